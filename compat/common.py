@@ -1,0 +1,352 @@
+"""What the Python runners share: the client interface, the loop that runs scenarios, and the JSON lines it prints.
+
+A runner is an adapter: a subclass of `Client` that carries out each call with one client library and nothing else.
+`scenarios.py` asks everything through that interface, so each client is asked the same and `seen` means the same.
+
+The driver (`run.py`) starts a runner with these environment variables:
+
+    COMPAT_BOOTSTRAP   host:port of the broker
+    COMPAT_PREFIX      what all topic names of this client begin with; unique to the run
+    COMPAT_SCENARIOS   the ids to carry out, in this order, comma separated
+    COMPAT_STATE       a JSON file: what was written before the restart, for the scenarios after it
+    COMPAT_CONTROL     host:port that takes the line `kill9` and answers `ok`; unset without power over the broker
+
+and reads one line of JSON per scenario from its standard output:
+
+    {"scenario": "tombstone", "result": "ok", "seconds": 0.12, "seen": {"null values": 1}}
+    {"scenario": "topics-200", "result": "fail", "seconds": 1.5, "why": "…"}
+    {"scenario": "alter-configs", "result": "absent", "why": "kcat has no admin calls"}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import wire
+
+SCENARIO_SECONDS_MAX = 60.0
+
+Headers = tuple[tuple[str, bytes | None], ...]
+Seen = dict[str, Any]
+
+
+class Absent(Exception):
+    """The client has no such feature, or the driver has no power over the broker: neither passed nor failed."""
+
+
+class Refused(Exception):
+    """The broker, or the client in its name, said no. `name` is Kafka's name of the error."""
+
+    def __init__(self, error: int | str, detail: object = "") -> None:
+        self.name = ERRORS.get(error, str(error)) if isinstance(error, int) else error
+        super().__init__(f"{self.name} {detail}".strip())
+
+
+@dataclass(frozen=True)
+class Message:
+    """A record to be written; `partition` None leaves the choice to the client's partitioner."""
+
+    value: bytes | None
+    key: bytes | None = None
+    partition: int | None = 0
+    headers: Headers = ()
+    timestamp: int | None = None
+
+
+@dataclass(frozen=True, order=True)
+class Record:
+    """A record as it was read."""
+
+    partition: int
+    offset: int
+    timestamp: int = field(compare=False)
+    log_append_time: bool | None = field(compare=False)  # None: the client does not say
+    key: bytes | None = field(compare=False)
+    value: bytes | None = field(compare=False)
+    headers: Headers = field(compare=False, default=())
+
+
+class Consumer:
+    """Reads partitions that were assigned by hand; no group, no commits."""
+
+    def seek(self, starts: dict[int, int]) -> None:
+        """Go on from these offsets."""
+        raise NotImplementedError
+
+    def take(self, count: int, wait: float) -> list[Record]:
+        """The next records, as soon as there are `count` or after `wait` seconds; maybe a few more than `count`."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+class Client:
+    """What a scenario may ask of a client. A method that the client has no call for stays as it is here: absent."""
+
+    name = "client"
+
+    def __init__(self, bootstrap: str) -> None:
+        self.bootstrap = bootstrap
+
+    def cluster(self) -> dict[str, Any]:
+        """`brokers` (node ids), `controller` (node id) and, where the client tells, `cluster_id`."""
+        raise self.absent("cluster description")
+
+    def topics(self) -> set[str]:
+        raise self.absent("list of topics")
+
+    def partitions(self, topic: str) -> int:
+        """Number of partitions, from metadata; must not create the topic."""
+        raise self.absent("topic description")
+
+    def create_topics(
+        self, topics: dict[str, int], configs: dict[str, str] | None = None, replication: int = 1
+    ) -> None:
+        """Create topics (name -> number of partitions) with one request."""
+        raise self.absent("admin call to create topics")
+
+    def delete_topics(self, topics: list[str]) -> None:
+        raise self.absent("admin call to delete topics")
+
+    def add_partitions(self, topic: str, total: int) -> None:
+        raise self.absent("admin call to add partitions")
+
+    def delete_records(self, topic: str, before: dict[int, int]) -> None:
+        raise self.absent("admin call to delete records")
+
+    def configs(self, topic: str) -> dict[str, str]:
+        raise self.absent("admin call to describe configs")
+
+    def broker_configs(self, node: int) -> dict[str, str]:
+        raise self.absent("admin call to describe configs")
+
+    def replace_configs(self, topic: str, configs: dict[str, str]) -> None:
+        """AlterConfigs: these and no others."""
+        raise self.absent("AlterConfigs")
+
+    def change_configs(self, topic: str, put: dict[str, str], remove: tuple[str, ...] = ()) -> None:
+        """IncrementalAlterConfigs."""
+        raise self.absent("IncrementalAlterConfigs")
+
+    def offset(self, topic: str, partition: int, when: str | int) -> int | None:
+        """Offset at `earliest`, `latest` or a timestamp in ms; None where there is none."""
+        raise self.absent("offset lookup")
+
+    def produce(self, topic: str, messages: Iterable[Message], **options: Any) -> list[int | None]:
+        """Write all, wait for all acknowledgements; offsets where the client learns them.
+
+        Options: acks ("all", "1", "0"), codec ("none" …), idempotent (bool), linger_ms, in_flight, batch_bytes,
+        request_bytes_max, patience (seconds to go on trying).
+        """
+        raise NotImplementedError
+
+    def consumer(self, topic: str, starts: dict[int, int], **options: Any) -> Consumer:
+        """A consumer at these offsets. Options: isolation, reset ("none", "earliest", "latest"), max_wait_ms, min_bytes,
+        partition_bytes."""
+        raise NotImplementedError
+
+    def read(self, topic: str, starts: dict[int, int], count: int, wait: float = 15.0, **options: Any) -> list[Record]:
+        """`count` records from these offsets on, in order of partition and offset."""
+        consumer = self.consumer(topic, starts, **options)
+        try:
+            return sorted(consumer.take(count, wait))
+        finally:
+            consumer.close()
+
+    def close(self) -> None:
+        pass
+
+    def absent(self, what: str) -> Absent:
+        return Absent(f"{self.name} has no {what}")
+
+
+class Run:
+    """One client's run: the client, its topics, and what it left behind for the scenarios after the restart."""
+
+    def __init__(self, client: Client, prefix: str, state_file: Path, control: str | None) -> None:
+        self.client, self.prefix, self.control = client, prefix, control
+        self.state_file = state_file
+        self.state: dict[str, Any] = json.loads(state_file.read_text()) if state_file.exists() else {}
+
+    def name(self, topic: str) -> str:
+        return f"{self.prefix}{topic}"
+
+    def topic(self, name: str, partitions: int = 1, **configs: str) -> str:
+        """A topic of this run, made by the client itself where it can; returns once its leaders serve."""
+        full = self.name(name)
+        settings = {key.replace("_", "."): value for key, value in configs.items()}
+        try:
+            self.client.create_topics({full: partitions}, settings)
+        except Absent:
+            wire.create_topic(self.client.bootstrap, full, partitions, settings)
+        self.settle(full, partitions)
+        return full
+
+    def settle(self, topic: str, partitions: int) -> None:
+        for partition in range(partitions):
+            wire.offset(self.client.bootstrap, topic, partition)
+
+    def remember(self, what: str, key: str, value: Any) -> None:
+        self.state.setdefault(what, {})[key] = value
+        self.state_file.write_text(json.dumps(self.state))
+
+    def remembered(self, what: str) -> dict[str, Any]:
+        if not self.state.get(what):
+            raise AssertionError(f"nothing was remembered about {what}: did the scenarios before the restart run?")
+        return dict(self.state[what])
+
+    def kill_and_restart_broker(self) -> None:
+        """kill -9, start again on the same port and data; returns when the broker serves."""
+        if self.control is None:
+            raise Absent("no power over the broker")
+        with socket.create_connection(wire.address(self.control), timeout=SCENARIO_SECONDS_MAX) as line:
+            line.sendall(b"kill9\n")
+            answer = line.makefile().readline().strip()
+        if answer != "ok":
+            raise AssertionError(f"the broker did not come back: {answer}")
+
+
+Scenario = Callable[[Run], Seen | None]
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(identifier: str) -> Callable[[Scenario], Scenario]:
+    """Registers a function under its id in scenarios.md. It returns what was seen; an exception is a failure."""
+
+    def register(function: Scenario) -> Scenario:
+        SCENARIOS[identifier] = function
+        return function
+
+    return register
+
+
+def main(client_class: type[Client]) -> None:
+    """The runner: carry out the asked scenarios in order, one line of JSON each."""
+    import scenarios  # noqa: F401 - registers itself
+
+    bootstrap = os.environ["COMPAT_BOOTSTRAP"]
+    wanted = [name for name in os.environ.get("COMPAT_SCENARIOS", "").split(",") if name] or list(SCENARIOS)
+    state = Path(os.environ.get("COMPAT_STATE", f"/tmp/compat-{os.getpid()}.json"))
+    client = client_class(bootstrap)
+    run = Run(client, os.environ.get("COMPAT_PREFIX", "compat-"), state, os.environ.get("COMPAT_CONTROL"))
+    for identifier in wanted:
+        if identifier in SCENARIOS:
+            print(json.dumps(carry_out(identifier, run), ensure_ascii=False), flush=True)
+    watch_dog = threading.Timer(5.0, os._exit, (0,))  # a client that cannot close must not hold up the run
+    watch_dog.start()
+    client.close()
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def carry_out(identifier: str, run: Run) -> dict[str, Any]:
+    """One scenario in its own thread with a hard deadline; the line to print."""
+    outcome: dict[str, Any] = {"scenario": identifier, "result": "fail", "why": "no end within the deadline"}
+
+    def body() -> None:
+        try:
+            seen = SCENARIOS[identifier](run) or {}
+            report = {"result": "ok", "seen": plain(seen, run.prefix)}
+        except Absent as reason:
+            report = {"result": "absent", "why": str(reason)}
+        except BaseException as error:
+            traceback.print_exc()
+            report = {"result": "fail", "why": f"{type(error).__name__}: {error}"[:500]}
+        outcome.pop("why", None)
+        outcome.update(report)
+
+    began = time.monotonic()
+    print(f"--- {identifier}", file=sys.stderr, flush=True)
+    thread = threading.Thread(target=body, name=identifier, daemon=True)
+    thread.start()
+    thread.join(SCENARIO_SECONDS_MAX)
+    return dict(outcome, seconds=round(time.monotonic() - began, 2))
+
+
+def plain(value: Any, prefix: str) -> Any:
+    """The same facts for each run and each broker: without the run's prefix."""
+    return json.loads(json.dumps(value).replace(prefix, ""))
+
+
+def check(condition: object, message: object) -> None:
+    if not condition:
+        raise AssertionError(message)
+
+
+def same(found: Any, wanted: Any, what: str) -> None:
+    if found != wanted:
+        raise AssertionError(f"{what}: {short(found)}, not {short(wanted)}")
+
+
+def short(value: Any, limit: int = 200) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+
+
+def refusal(call: Callable[[], Any]) -> str:
+    """The name of the error with which `call` is refused; AssertionError if it is not."""
+    try:
+        result = call()
+    except Refused as error:
+        return error.name
+    raise AssertionError(f"was not refused, but gave {short(result)}")
+
+
+def digest(records: Iterable[Record]) -> str:
+    """A fingerprint of everything in the records."""
+    total = hashlib.sha256()
+    for each in sorted(records):
+        fields = (each.partition, each.offset, each.timestamp, each.key, each.value, each.headers)
+        total.update(repr(fields).encode())
+    return total.hexdigest()[:16]
+
+
+def until(condition: Callable[[], Any], seconds: float = 10.0, pause: float = 0.05) -> Any:
+    """Ask again until the answer is true; the last answer."""
+    deadline = time.monotonic() + seconds
+    while not (answer := condition()) and time.monotonic() < deadline:
+        time.sleep(pause)
+    return answer
+
+
+# Error codes that the scenarios can meet, in Kafka's words.
+ERRORS = {
+    -1: "UNKNOWN_SERVER_ERROR",
+    1: "OFFSET_OUT_OF_RANGE",
+    2: "CORRUPT_MESSAGE",
+    3: "UNKNOWN_TOPIC_OR_PARTITION",
+    5: "LEADER_NOT_AVAILABLE",
+    6: "NOT_LEADER_OR_FOLLOWER",
+    7: "REQUEST_TIMED_OUT",
+    10: "MESSAGE_TOO_LARGE",
+    17: "INVALID_TOPIC_EXCEPTION",
+    18: "RECORD_LIST_TOO_LARGE",
+    19: "NOT_ENOUGH_REPLICAS",
+    32: "INVALID_TIMESTAMP",
+    35: "UNSUPPORTED_VERSION",
+    36: "TOPIC_ALREADY_EXISTS",
+    37: "INVALID_PARTITIONS",
+    38: "INVALID_REPLICATION_FACTOR",
+    39: "INVALID_REPLICA_ASSIGNMENT",
+    40: "INVALID_CONFIG",
+    41: "NOT_CONTROLLER",
+    42: "INVALID_REQUEST",
+    44: "POLICY_VIOLATION",
+    45: "OUT_OF_ORDER_SEQUENCE_NUMBER",
+    47: "INVALID_PRODUCER_EPOCH",
+    59: "UNKNOWN_PRODUCER_ID",
+    76: "UNSUPPORTED_COMPRESSION_TYPE",
+    87: "INVALID_RECORD",
+}

@@ -1,0 +1,212 @@
+"""kafka-python 3.x under the scenarios: one adapter method per call of the library."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import kafka
+from common import Client, Consumer, Message, Record, Refused, main
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.admin import ConfigResource, ConfigResourceType
+
+
+class KafkaPython(Client):
+    name = f"kafka-python {kafka.__version__}"
+
+    def __init__(self, bootstrap: str) -> None:
+        super().__init__(bootstrap)
+        self._admin: KafkaAdminClient | None = None
+
+    @property
+    def admin(self) -> KafkaAdminClient:
+        if self._admin is None:
+            self._admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
+        return self._admin
+
+    def cluster(self) -> dict[str, Any]:
+        found = self.admin.describe_cluster()
+        brokers = [broker.get("broker_id", broker.get("node_id")) for broker in found["brokers"]]
+        return {"brokers": brokers, "controller": found["controller_id"], "cluster_id": found["cluster_id"]}
+
+    def topics(self) -> set[str]:
+        return set(self.admin.list_topics())
+
+    def partitions(self, topic: str) -> int:
+        found = self.admin.describe_topics([topic])[0]
+        refuse(found["error_code"])
+        return len(found["partitions"])
+
+    def create_topics(
+        self, topics: dict[str, int], configs: dict[str, str] | None = None, replication: int = 1
+    ) -> None:
+        wanted = {
+            name: {"num_partitions": count, "replication_factor": replication, "configs": configs or {}}
+            for name, count in topics.items()
+        }
+        with refusals():
+            self.admin.create_topics(wanted)
+
+    def delete_topics(self, topics: list[str]) -> None:
+        with refusals():
+            self.admin.delete_topics(topics)
+
+    def add_partitions(self, topic: str, total: int) -> None:
+        with refusals():
+            self.admin.create_partitions({topic: total})
+
+    def delete_records(self, topic: str, before: dict[int, int]) -> None:
+        with refusals():
+            self.admin.delete_records({TopicPartition(topic, p): offset for p, offset in before.items()})
+
+    def configs(self, topic: str) -> dict[str, str]:
+        return self._describe(ConfigResourceType.TOPIC, topic)
+
+    def broker_configs(self, node: int) -> dict[str, str]:
+        return self._describe(ConfigResourceType.BROKER, str(node))
+
+    def _describe(self, kind: ConfigResourceType, name: str) -> dict[str, str]:
+        found = self.admin.describe_configs([ConfigResource(kind, name)], config_filter="all")
+        return {key: entry["value"] for key, entry in found[kind.name.lower()][name].items()}
+
+    def replace_configs(self, topic: str, configs: dict[str, str]) -> None:
+        self._alter(topic, configs, incremental=False)
+
+    def change_configs(self, topic: str, put: dict[str, str], remove: tuple[str, ...] = ()) -> None:
+        removals = {name: ("DELETE", None) for name in remove}
+        self._alter(topic, {**{name: ("SET", value) for name, value in put.items()}, **removals}, incremental=True)
+
+    def _alter(self, topic: str, configs: dict[str, Any], incremental: bool) -> None:
+        resource = ConfigResource(ConfigResourceType.TOPIC, topic, configs)
+        with refusals():
+            found = self.admin.alter_configs([resource], raise_on_unknown=False, incremental=incremental)
+        result = found["topic"][topic]  # "OK", or the error as text, its class first
+        if result != "OK":
+            refuse(getattr(kafka_errors, result.partition(":")[0].strip()).errno)
+
+    def offset(self, topic: str, partition: int, when: str | int) -> int | None:
+        at = TopicPartition(topic, partition)
+        consumer = KafkaConsumer(bootstrap_servers=self.bootstrap, group_id=None, enable_auto_commit=False)
+        try:
+            if when == "earliest":
+                return int(consumer.beginning_offsets([at])[at])
+            if when == "latest":
+                return int(consumer.end_offsets([at])[at])
+            found = consumer.offsets_for_times({at: when})[at]
+            return None if found is None else int(found.offset)
+        finally:
+            consumer.close()
+
+    def produce(self, topic: str, messages: Iterable[Message], **options: Any) -> list[int | None]:
+        with refusals():
+            producer = KafkaProducer(**self.producer_settings(options))
+            try:
+                futures = [self._send(producer, topic, message) for message in messages]
+                producer.flush(timeout=options.get("patience", 30))
+                return [offset_or_none(future.get(timeout=10).offset) for future in futures]
+            finally:
+                producer.close(timeout=5)
+
+    def producer_settings(self, options: dict[str, Any]) -> dict[str, Any]:
+        codec, level, patience = options.get("codec", "none"), options.get("acks", "all"), options.get("patience", 30)
+        return {
+            "bootstrap_servers": self.bootstrap,
+            "acks": "all" if level == "all" else int(level),
+            "enable_idempotence": options.get("idempotent", False),
+            "compression_type": None if codec == "none" else codec,
+            "linger_ms": options.get("linger_ms", 0),
+            "batch_size": options.get("batch_bytes", 16384),
+            "max_in_flight_requests_per_connection": options.get("in_flight", 5),
+            "max_request_size": options.get("request_bytes_max", 1048576),
+            "max_block_ms": patience * 1000,
+            "request_timeout_ms": min(patience, 10) * 1000,
+            "delivery_timeout_ms": patience * 1000 + 1000,
+            "reconnect_backoff_max_ms": 500,
+        }
+
+    def _send(self, producer: KafkaProducer, topic: str, message: Message) -> Any:
+        if any(value is None for _, value in message.headers):
+            raise self.absent("null header values: it takes bytes only")
+        return producer.send(
+            topic,
+            message.value,
+            key=message.key,
+            partition=message.partition,
+            headers=list(message.headers),
+            timestamp_ms=message.timestamp,
+        )
+
+    def consumer(self, topic: str, starts: dict[int, int], **options: Any) -> Consumer:
+        return AssignedConsumer(KafkaConsumer(**self.consumer_settings(options)), topic, starts)
+
+    def consumer_settings(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "bootstrap_servers": self.bootstrap,
+            "group_id": None,
+            "enable_auto_commit": False,
+            "auto_offset_reset": options.get("reset", "none"),
+            "isolation_level": options.get("isolation", "read_uncommitted"),
+            "fetch_max_wait_ms": options.get("max_wait_ms", 500),
+            "max_partition_fetch_bytes": options.get("partition_bytes", 1048576),
+        }
+
+    def close(self) -> None:
+        if self._admin is not None:
+            self._admin.close()
+
+
+class AssignedConsumer(Consumer):
+    def __init__(self, consumer: KafkaConsumer, topic: str, starts: dict[int, int]) -> None:
+        self.consumer, self.topic = consumer, topic
+        consumer.assign([TopicPartition(topic, partition) for partition in starts])
+        self.seek(starts)
+
+    def seek(self, starts: dict[int, int]) -> None:
+        for partition, offset in starts.items():
+            self.consumer.seek(TopicPartition(self.topic, partition), offset)
+
+    def take(self, count: int, wait: float) -> list[Record]:
+        found: list[Record] = []
+        deadline = time.monotonic() + wait
+        with refusals():
+            while len(found) < count and (left := deadline - time.monotonic()) > 0:
+                polled = self.consumer.poll(timeout_ms=int(left * 1000))
+                found.extend(record(each) for batch in polled.values() for each in batch)
+        return found
+
+    def close(self) -> None:
+        self.consumer.close()
+
+
+def record(each: Any) -> Record:
+    append_time = each.timestamp_type == 1
+    return Record(each.partition, each.offset, each.timestamp, append_time, each.key, each.value, tuple(each.headers))
+
+
+def offset_or_none(offset: int) -> int | None:
+    return None if offset < 0 else offset
+
+
+def refuse(code: int) -> None:
+    if code:
+        raise Refused(code)
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """The library's errors in Kafka's words."""
+    try:
+        yield
+    except kafka_errors.OffsetOutOfRangeError as error:
+        raise Refused(1, error) from error
+    except kafka_errors.KafkaError as error:
+        code = getattr(error, "errno", None)
+        raise Refused(code if isinstance(code, int) and code > 0 else type(error).__name__, error) from error
+
+
+
+if __name__ == "__main__":
+    main(KafkaPython)

@@ -1,0 +1,144 @@
+"""How each row is measured: functions that take a broker and a scale, do the work once, and return a sample.
+
+Rows whose brokers stay up (produce, fetch, polls) only load them; rows about starting, stopping and recovering get a
+broker that is not running, and leave one that is not running.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from importlib import metadata, util
+from pathlib import Path
+
+from apache_kafka import find_or_fetch
+from brokers import Broker, Sample, Scale, load
+
+Measure = Callable[[Broker, Scale], Sample]
+
+def traffic(mode: str, **flags: object) -> Measure:
+    """A run of the load generator; each kind of traffic has a topic of its own."""
+    topic = "-".join([mode, *(str(value) for value in flags.values())])
+
+    def measure(broker: Broker, scale: Scale) -> Sample:
+        os.sync()  # what earlier rows wrote is not this row's to wait for
+        return load(broker, mode, **{"topic": topic, "seconds": scale.seconds, "warmup": scale.warmup, **flags})
+
+    return measure
+
+
+BATCH_15_KB = {"record_bytes": 100, "records_per_batch": 140}
+BATCH_900_KB = {"record_bytes": 1000, "records_per_batch": 890}
+
+
+def fetch(**flags: object) -> Measure:
+    """Read the same 400 MB of 15 KB batches around and around; the first fetch row of a broker writes them."""
+    read = traffic("fetch", topic="fetch-data", partitions=4, **flags)
+
+    def measure(broker: Broker, scale: Scale) -> Sample:
+        if "fetch-data" not in broker.memo:
+            written = {"max_megabytes": scale.count(400), "seconds": 30, "warmup": 0}
+            shape = {"conns": 4, "inflight": 2, "partitions": 4, **BATCH_15_KB}
+            broker.memo["fetch-data"] = load(broker, "produce", topic="fetch-data", **shape, **written)
+        return read(broker, scale)
+
+    return measure
+
+
+def start_up(broker: Broker, scale: Scale) -> Sample:
+    broker.wipe()
+    with broker.launch() as began:
+        sample = load(broker, "first", topic="first", since=began)
+    time.sleep(2 * scale.warmup)
+    sample |= broker.watch(2 * scale.seconds)
+    broker.kill()
+    return sample
+
+
+def partitions(broker: Broker, scale: Scale) -> Sample:
+    """5,000 partitions in three steps, a clean stop, and the start after it."""
+    broker.wipe()
+    broker.start()
+    load(broker, "create", topic="warm", partitions=4, write=True)
+    steps = {
+        "wide_1000": load(broker, "create", topic="wide-1000", partitions=scale.count(1000), write=True),
+        "wide_3000": load(broker, "create", topic="wide-3000", partitions=scale.count(3000), write=True),
+        "topics_1000": load(broker, "create", topic="one", topics=scale.count(1000), write=True),
+    }
+    broker.stop()
+    with broker.launch() as began:
+        ready = load(broker, "ready", since=began, expect=scale.count(1000) * 2 + scale.count(3000) + 4)
+    broker.kill()
+    return {
+        "wide_1000": steps["wide_1000"]["write_seconds"],
+        "wide_3000": steps["wide_3000"]["write_seconds"],
+        "topics_1000": steps["topics_1000"]["seconds"],
+        "restart": ready["first_seconds"],
+    }
+
+
+def recovery(broker: Broker, scale: Scale) -> Sample:
+    broker.wipe()
+    broker.start()
+    written = {"max_megabytes": scale.count(1000), "seconds": 60, "warmup": 0}
+    load(broker, "produce", topic="big", conns=2, inflight=2, **BATCH_900_KB, **written)
+    broker.kill()
+    with broker.launch() as began:
+        sample = load(broker, "ready", since=began, expect=1)
+    broker.kill()
+    return sample
+
+
+def idle_connections(broker: Broker, scale: Scale) -> Sample:
+    before = broker.rss_mb()
+    sample = load(broker, "idle", conns=scale.count(1000), seconds=2 * scale.seconds, warmup=2 * scale.warmup)
+    if before is not None:
+        sample["rss_growth_mb"] = sample["rss_mb"] - before
+    return sample
+
+
+def polls(broker: Broker, scale: Scale) -> Sample:
+    flags = {"conns": scale.count(500), "partitions": 16, "warmup": 1.0, "seconds": max(1.0, scale.seconds)}
+    return load(broker, "poll", topic="polled", **flags)
+
+
+def memory(broker: Broker, scale: Scale) -> Sample:
+    return {"rss_mb": broker.rss_mb()}
+
+
+def installed_size(broker: Broker, scale: Scale) -> Sample:
+    """What installing it puts on the disk: Kafka's jars without Java, or our wheel and those it needs."""
+    if broker.name == "kafka":
+        return {"installed_mb": du(Path(find_or_fetch()).parent)}
+    return {"installed_mb": sum(distribution_mb(name) for name in requirements("kbroker", set()))}
+
+
+def requirements(name: str, seen: set[str]) -> set[str]:
+    if name not in seen:
+        seen.add(name)
+        for requirement in metadata.distribution(name).requires or []:
+            needed, _, condition = requirement.partition(";")
+            wanted = needed.strip().split(">")[0].split("=")[0].split("<")[0].split("!")[0].split("[")[0].strip()
+            if "extra ==" not in condition and util_has(wanted):
+                requirements(wanted, seen)
+    return seen
+
+
+def util_has(name: str) -> bool:
+    try:
+        return bool(metadata.distribution(name))
+    except metadata.PackageNotFoundError:
+        return False  # needed on another platform
+
+
+def distribution_mb(name: str) -> float:
+    if name == "kbroker":  # may be installed as a link to the checkout
+        return sum(du(Path(util.find_spec(part).origin or "").parent) for part in ("kbroker", "kafka_wire"))
+    files = metadata.distribution(name).files or []
+    return sum(Path(file.locate()).stat().st_size for file in files if file.suffix != ".pyc") / 1e6
+
+
+def du(folder: Path) -> float:
+    files = (file for file in folder.rglob("*") if file.is_file() and file.suffix != ".pyc")
+    return sum(file.stat().st_size for file in files) / 1e6

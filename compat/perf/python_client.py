@@ -1,0 +1,151 @@
+"""What a Python client gets from a broker: `python_client.py MODE BOOTSTRAP TOPIC RECORDS RECORD_BYTES`.
+
+One process per measurement. "start" and "stop" on stderr bound the measured part; the result is one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+SECONDS_MAX = 120.0
+
+
+class Window:
+    """The measured part: a `with` block that marks its two ends and takes the time."""
+
+    def __enter__(self) -> Window:
+        print("start", file=sys.stderr, flush=True)
+        self.began = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self.began
+        print("stop", file=sys.stderr, flush=True)
+
+
+def throughput(window: Window, records: int, record_bytes: int) -> dict[str, Any]:
+    return {
+        "records": records,
+        "bytes": records * record_bytes,
+        "seconds": window.seconds,
+        "records_s": records / window.seconds,
+    }
+
+
+def latency(send: Callable[[], object], records: int) -> dict[str, Any]:
+    """One record after the other, each waited for; a tenth of them first, to get warm."""
+    for _ in range(max(1, records // 10)):
+        send()
+    taken = []
+    with Window() as window:
+        for _ in range(records):
+            began = time.perf_counter()
+            send()
+            taken.append((time.perf_counter() - began) * 1000)
+    taken.sort()
+    p50, p99 = taken[len(taken) // 2], taken[min(len(taken) - 1, len(taken) * 99 // 100)]
+    return {"requests": records, "seconds": window.seconds, "p50_ms": p50, "p99_ms": p99}
+
+
+def confluent_producer(bootstrap: str, failures: list[object]) -> Any:
+    from confluent_kafka import Producer
+
+    def report(error: object, _: object) -> None:
+        if error is not None:
+            failures.append(error)
+
+    return Producer({"bootstrap.servers": bootstrap, "acks": 1, "queue.buffering.max.messages": 1_000_000,
+                     "on_delivery": report})  # fmt: skip
+
+
+def confluent_produce(bootstrap: str, topic: str, records: int, record_bytes: int) -> dict[str, Any]:
+    failures: list[object] = []
+    producer, value = confluent_producer(bootstrap, failures), os.urandom(record_bytes)
+    producer.produce(topic, value)
+    producer.flush(30)  # the topic exists and the metadata is here
+    with Window() as window:
+        for _ in range(records):
+            while True:
+                try:
+                    producer.produce(topic, value)
+                    break
+                except BufferError:
+                    producer.poll(0.01)
+            producer.poll(0)
+        left = producer.flush(SECONDS_MAX)
+    if left or failures:
+        sys.exit(f"{left} records not delivered, {len(failures)} failed: {failures[:1]}")
+    return throughput(window, records, record_bytes)
+
+
+def confluent_consume(bootstrap: str, topic: str, records: int, record_bytes: int) -> dict[str, Any]:
+    from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "bench", "enable.auto.commit": False})
+    partition = TopicPartition(topic.replace("consume", "produce"), 0, OFFSET_BEGINNING)
+    if consumer.get_watermark_offsets(partition, timeout=10)[1] < records:
+        confluent_produce(bootstrap, partition.topic, records, record_bytes)
+    with Window() as window:
+        consumer.assign([partition])
+        seen, end = 0, time.perf_counter() + SECONDS_MAX
+        while seen < records:
+            if time.perf_counter() > end:
+                sys.exit(f"{seen} of {records} records within {SECONDS_MAX:.0f} s")
+            for message in consumer.consume(10_000, timeout=0.1):
+                if message.error():
+                    sys.exit(str(message.error()))
+                seen += 1
+    consumer.close()
+    return throughput(window, seen, record_bytes)
+
+
+def confluent_flush(bootstrap: str, topic: str, records: int, record_bytes: int) -> dict[str, Any]:
+    producer, value = confluent_producer(bootstrap, []), os.urandom(record_bytes)
+
+    def send() -> None:
+        producer.produce(topic, value)
+        if producer.flush(30):
+            sys.exit("a record was not delivered within 30 s")
+
+    return latency(send, records)
+
+
+def kafka_python_produce(bootstrap: str, topic: str, records: int, record_bytes: int) -> dict[str, Any]:
+    from kafka import KafkaProducer
+
+    producer, value = KafkaProducer(bootstrap_servers=bootstrap, enable_idempotence=True), os.urandom(record_bytes)
+    producer.send(topic, value).get(30)
+    with Window() as window:
+        futures = [producer.send(topic, value) for _ in range(records)]
+        producer.flush(SECONDS_MAX)
+    futures[-1].get(1)
+    producer.close()
+    return throughput(window, records, record_bytes)
+
+
+def kafka_python_get(bootstrap: str, topic: str, records: int, record_bytes: int) -> dict[str, Any]:
+    from kafka import KafkaProducer
+
+    producer, value = KafkaProducer(bootstrap_servers=bootstrap), os.urandom(record_bytes)
+    try:
+        return latency(lambda: producer.send(topic, value).get(30), records)
+    finally:
+        producer.close()
+
+
+MODES: dict[str, Callable[[str, str, int, int], dict[str, Any]]] = {
+    "confluent-produce": confluent_produce,
+    "confluent-consume": confluent_consume,
+    "confluent-flush": confluent_flush,
+    "kafka-python-produce": kafka_python_produce,
+    "kafka-python-get": kafka_python_get,
+}
+
+if __name__ == "__main__":
+    mode, bootstrap, topic, records, record_bytes = sys.argv[1:]
+    print(json.dumps(MODES[mode](bootstrap, topic, int(records), int(record_bytes))))

@@ -1,0 +1,172 @@
+"""What is measured: the table `ROWS`. To add a row, write a function that measures it once and add an entry.
+
+A row measures a broker once per repetition and returns a sample (a dictionary of numbers); its figures are the numbers
+of the sample that are shown, each with a unit and a goal. A ratio is always kbroker / Kafka.
+
+    shared     the row runs on brokers that live through the whole run, both at once; the one not asked is idle
+    apart      the row gets a broker that is not running, starts and stops it itself, and has the machine to itself
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import clients
+import measures
+from brokers import Broker, Sample, Scale
+from measures import BATCH_15_KB, BATCH_900_KB, fetch, traffic
+
+
+@dataclass(frozen=True)
+class Goal:
+    text: str
+    met: Callable[[float, float | None], bool | None]  # kbroker, Kafka; None: cannot be told
+
+
+@dataclass(frozen=True)
+class Figure:
+    key: str
+    unit: str
+    goal: Goal | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    title: str
+    measure: Callable[[Broker, Scale], Sample]
+    figures: tuple[Figure, ...]
+    apart: bool = False
+    missing: Callable[[], str | None] = lambda: None  # why this row cannot run on this machine
+
+
+def at_least(ratio: float) -> Goal:
+    return Goal(f"≥ {ratio:g}x", lambda ours, kafka: None if kafka is None else ours >= ratio * kafka)
+
+
+def at_most(ratio: float, text: str = "") -> Goal:
+    return Goal(text or f"≤ {ratio:g}x", lambda ours, kafka: None if kafka is None else ours <= ratio * kafka)
+
+
+def faster(times: float) -> Goal:
+    """For a duration: so many times shorter than Kafka's."""
+    return at_most(1 / times, f"≤ {1 / times:.2g}x ({times:g} times faster)")
+
+
+def below(limit: float, unit: str) -> Goal:
+    return Goal(f"≤ {limit:g} {unit}", lambda ours, kafka: ours <= limit)
+
+
+def rate(goal: Goal | None = None) -> Figure:
+    return Figure("rate", "requests/s", goal)
+
+
+def mb_s(goal: Goal | None = None) -> Figure:
+    return Figure("mb_s", "MB/s", goal)
+
+
+def cpu_request(goal: Goal | None = None) -> Figure:
+    return Figure("cpu_us_request", "µs CPU a request", goal)
+
+
+def cpu_mb(goal: Goal | None = None) -> Figure:
+    return Figure("cpu_ms_mb", "ms CPU a MB", goal)
+
+
+def java(verb: str, record_bytes: int, measure: measures.Measure, goal: Goal) -> Row:
+    title = f"Java {verb.title()}rPerformance, {record_bytes:,} B"
+    return Row(f"java-{verb}-{record_bytes}", title, measure, (mb_s(goal),), missing=clients.java_missing)
+
+
+def confluent(verb: str, record_bytes: int, records: int, speed: Goal | None, cpu: Goal | None) -> Row:
+    measure = clients.python(f"confluent-{verb}", record_bytes, records)
+    figures = (mb_s(speed), cpu_mb(cpu))
+    title = f"confluent-kafka {verb}, {record_bytes:,} B"
+    missing = clients.python_missing("confluent_kafka", "confluent-kafka")
+    return Row(f"confluent-{verb}-{record_bytes}", title, measure, figures, missing=missing)
+
+
+ONE = {"record_bytes": 100}
+LATENCY_MS = (Figure("p50_ms", "ms, p50"), Figure("p99_ms", "ms, p99", at_most(0.5)))
+
+# fmt: off
+ROWS = (
+    Row("start", "start", measures.start_up, (
+        Figure("first_seconds", "s from process start to the first acks=all acknowledgement", faster(10)),
+        Figure("rss_mb", "MB of memory, idle", below(45, "MB")),
+        Figure("cpu_percent", "% of a core, idle", below(0.5, "%")),
+    ), apart=True),
+    Row("installed", "installed size", measures.installed_size, (
+        Figure("installed_mb", "MB (Kafka: jars, without Java)", below(25, "MB")),
+    ), apart=True),
+    Row("partitions", "many partitions", measures.partitions, (
+        Figure("wide_1000", "s to create a topic of 1,000 partitions, all writable", faster(3)),
+        Figure("wide_3000", "s to create a topic of 3,000 partitions, all writable", faster(3)),
+        Figure("topics_1000", "s to create 1,000 topics one by one", faster(10)),
+        Figure("restart", "s from start to metadata with those 5,000 partitions, after a clean stop", faster(5)),
+    ), apart=True),
+    Row("recovery", "recovery", measures.recovery, (
+        Figure("first_seconds", "s from start to ready, after kill -9 with 1 GB of log", below(1, "s")),
+    ), apart=True),
+    Row("produce-1", "produce, 1 record of 100 B, 1 connection, ping-pong, acks=1", traffic("produce", **ONE), (
+        rate(at_least(1.5)), Figure("p99", "µs, p99", at_most(0.6)), cpu_request(at_most(0.8)),
+    )),
+    Row("produce-16", "same, 16 connections", traffic("produce", conns=16, partitions=16, **ONE), (
+        rate(at_least(1.0)), cpu_request(at_most(0.85)),
+    )),
+    Row("produce-pipelined", "same, 1 connection, 16 in flight", traffic("produce", inflight=16, **ONE), (
+        rate(at_least(5)),
+    )),
+    Row("produce-all", "same, 1 connection, ping-pong, acks=all", traffic("produce", acks=-1, **ONE), (
+        rate(at_least(1.5)),
+    )),
+    Row("produce-15k", "produce 15 KB batches, 4 connections × 4 in flight",
+        traffic("produce", conns=4, inflight=4, partitions=4, max_megabytes=1500, **BATCH_15_KB), (
+        mb_s(at_least(4)), cpu_mb(at_most(0.25)),
+    )),
+    Row("produce-900k", "produce 0.9 MB batches, 2 × 2",
+        traffic("produce", conns=2, inflight=2, partitions=2, max_megabytes=1500, **BATCH_900_KB), (
+        mb_s(at_least(5)), cpu_mb(at_most(0.15)),
+    )),
+    Row("fetch-1m", "fetch 1 MB, 1 connection, data in the page cache",
+        fetch(max_bytes=1 << 20, partition_bytes=1 << 20), (mb_s(at_least(1.0)),)),
+    Row("fetch-64k", "fetch 64 KB, 4 connections",
+        fetch(conns=4, max_bytes=64 << 10, partition_bytes=64 << 10), (mb_s(at_least(1.3)),)),
+    Row("fetch-16k", "fetch 16 KB, 16 connections",
+        fetch(conns=16, max_bytes=16 << 10, partition_bytes=16 << 10), (rate(at_least(1.0)),)),
+    Row("e2e", "end to end (produce → long-polling consumer), 1,000/s", traffic("e2e", rate=1000, **ONE), (
+        Figure("p50", "µs, p50", at_most(0.7)), Figure("p99", "µs, p99", at_most(0.3)),
+    )),
+    Row("idle-1000", "1,000 idle connections", measures.idle_connections, (
+        Figure("rss_growth_mb", "MB more memory", below(30, "MB")),
+        Figure("cpu_percent", "% of a core", below(0.5, "%")),
+        Figure("connect_seconds", "s until all were connected"),
+    )),
+    Row("poll-500", "500 consumers long-polling 500 ms each", measures.polls, (Figure("cpu_percent", "% of a core", below(12, "%")),)),
+    Row("memory", "memory after the load above", measures.memory, (Figure("rss_mb", "MB", below(100, "MB")),)),
+    java("produce", 100, clients.java_produce(100, 1_000_000), at_least(1.5)),
+    java("produce", 1_000, clients.java_produce(1_000, 300_000), at_least(1.5)),
+    java("produce", 10_000, clients.java_produce(10_000, 30_000), at_least(1.5)),
+    java("consume", 100, clients.java_consume(100, 1_000_000), at_least(1.0)),
+    java("consume", 1_000, clients.java_consume(1_000, 300_000), at_least(1.0)),
+    java("consume", 10_000, clients.java_consume(10_000, 30_000), at_least(1.0)),
+    Row("java-e2e", "Java EndToEndLatency, 100 B", clients.java_end_to_end, (
+        Figure("p50_ms", "ms, p50"), Figure("p99_ms", "ms, p99", at_most(0.5)), Figure("p999_ms", "ms, p99.9"),
+    ), missing=clients.java_missing),
+    confluent("produce", 100, 1_000_000, None, at_most(0.3)),
+    confluent("produce", 1_000, 300_000, None, at_most(0.3)),
+    confluent("produce", 10_000, 30_000, None, at_most(0.3)),
+    confluent("consume", 100, 1_000_000, None, None),
+    confluent("consume", 1_000, 300_000, at_least(1.5), None),
+    confluent("consume", 10_000, 30_000, None, None),
+    Row("kafka-python-produce", "kafka-python idempotent produce, 100 B",
+        clients.python("kafka-python-produce", 100, 50_000), (Figure("records_s", "records/s", at_least(1.2)),),
+        missing=clients.python_missing("kafka", "kafka-python")),
+    Row("kafka-python-get", "kafka-python send().get(), 100 B",
+        clients.python("kafka-python-get", 100, 3_000), LATENCY_MS,
+        missing=clients.python_missing("kafka", "kafka-python")),
+    Row("confluent-flush", "confluent-kafka produce and flush, 100 B",
+        clients.python("confluent-flush", 100, 5_000), LATENCY_MS,
+        missing=clients.python_missing("confluent_kafka", "confluent-kafka")),
+)

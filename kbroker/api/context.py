@@ -1,0 +1,81 @@
+"""What a handler is given besides its request: the services of this broker, and who asks.
+
+Handlers own no state of their own. What they change belongs to a `Partition`, the cluster `Member` or the cache of
+fetch sessions, and they reach those through here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kafka_wire.errors import ErrorCode, KafkaError
+from kbroker.api.fetch_sessions import FetchSessions
+from kbroker.cluster.image import ClusterImage
+from kbroker.cluster.member import Member
+from kbroker.config import BrokerConfig
+from kbroker.env import Env
+from kbroker.log.directory import LogDirectory
+from kbroker.replication.partition import Partition
+from kbroker.watermark import Watermark
+
+
+@dataclass(slots=True)
+class Services:
+    """The broker, as its handlers see it."""
+
+    env: Env
+    config: BrokerConfig
+    member: Member
+    logs: LogDirectory
+    partitions: dict[tuple[str, int], Partition]  # what this broker holds; owned by server/replicas.py
+    sessions: FetchSessions
+    applied: Watermark = field(default_factory=Watermark)  # the image revision `partitions` has caught up with
+
+    @property
+    def image(self) -> ClusterImage:
+        """The picture of the cluster as it is now."""
+        return self.member.image
+
+    def partition(self, topic: str, index: int) -> Partition:
+        """The local partition; KafkaError UNKNOWN_TOPIC_OR_PARTITION, or NOT_LEADER_OR_FOLLOWER if it is not here."""
+        partition = self.partitions.get((topic, index))
+        if partition is not None:
+            return partition
+        known = self.image.topics.get(topic)
+        if known is not None and 0 <= index < len(known.partitions):
+            raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER)
+        raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
+
+    @property
+    def node_id(self) -> int:
+        """This broker's id."""
+        return self.member.broker.id
+
+
+class Peer:
+    """The client at the other end of a connection."""
+
+    __slots__ = ("address", "local", "listener", "software_name", "software_version")
+
+    def __init__(self, address: tuple[str, int], local: tuple[str, int], listener: str) -> None:
+        self.address = address
+        self.local = local  # the address it came in on: what it can reach us by, where nothing else is configured
+        self.listener = listener
+        self.software_name = ""  # KIP-511
+        self.software_version = ""
+
+    def __str__(self) -> str:
+        software = f" ({self.software_name} {self.software_version})" if self.software_name else ""
+        return f"{self.address[0]}:{self.address[1]}{software}"
+
+
+class Context:
+    """One request's surroundings."""
+
+    __slots__ = ("services", "peer", "version", "client_id")
+
+    def __init__(self, services: Services, peer: Peer, version: int, client_id: str | None) -> None:
+        self.services = services
+        self.peer = peer
+        self.version = version
+        self.client_id = client_id

@@ -1,0 +1,110 @@
+"""Fetch sessions (KIP-227): a consumer of many partitions says only what changed, and is told only what changed.
+
+    epoch 0     full fetch, asks for a session       epoch -1    full fetch, ends the session and wants none
+    epoch n>0   incremental: the request's partitions are added or replaced, the forgotten ones removed;
+                the answer has the partitions with records, an error, or a moved high watermark or log start
+
+A session is a dict of partitions in the order they were asked for; a partition that had records moves to the end, so
+that a busy one cannot starve those behind it. The cache is bounded (`max.incremental.fetch.session.cache.slots`): when
+it is full, the longest unused session gives way once it has been idle for two minutes, else a client does without.
+Everything here is pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from kafka_wire.errors import ErrorCode, KafkaError
+
+IDLE_BEFORE_EVICTION_MS = 120_000
+EPOCH_MAX = 2**31 - 1
+NO_SESSION = 0
+FULL, FINAL = 0, -1
+
+PartitionKey = tuple["str | bytes", int]  # topic name or topic ID as it came on the wire, partition index
+
+
+class Wanted(NamedTuple):
+    """What a client wants of one partition."""
+
+    offset: int
+    bytes_max: int
+    current_leader_epoch: int
+
+
+class Session:
+    """One client's partitions, and what it was last told of each."""
+
+    __slots__ = ("id", "epoch", "wanted", "told", "used_ms")
+
+    def __init__(self, session_id: int, now_ms: int) -> None:
+        self.id = session_id
+        self.epoch = 1  # the epoch the next incremental request must carry
+        self.wanted: dict[PartitionKey, Wanted] = {}
+        self.told: dict[PartitionKey, tuple[int, int]] = {}  # (high watermark, log start) last sent
+        self.used_ms = now_ms
+
+    def update(self, wanted: Iterable[tuple[PartitionKey, Wanted]], forgotten: Iterable[PartitionKey]) -> None:
+        """Take over a request's additions, replacements and removals."""
+        self.wanted.update(wanted)
+        for key in forgotten:
+            self.wanted.pop(key, None)
+            self.told.pop(key, None)
+
+    def changed(self, key: PartitionKey, high_watermark: int, log_start: int) -> bool:
+        """Whether the client does not know these yet; from now on it does."""
+        news = (high_watermark, log_start)
+        if self.told.get(key) == news:
+            return False
+        self.told[key] = news
+        return True
+
+    def had_records(self, key: PartitionKey) -> None:
+        """Send a partition to the end of the line."""
+        self.wanted[key] = self.wanted.pop(key)
+
+
+class FetchSessions:
+    """The bounded cache of sessions."""
+
+    __slots__ = ("slots", "_sessions", "_next_id")
+
+    def __init__(self, slots: int, first_id: int = 1) -> None:
+        self.slots = slots
+        self._sessions: dict[int, Session] = {}  # in order of last use
+        self._next_id = first_id
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def find(self, session_id: int, epoch: int, now_ms: int) -> Session:
+        """The session an incremental request means.
+
+        Raises KafkaError FETCH_SESSION_ID_NOT_FOUND, INVALID_FETCH_SESSION_EPOCH: the client starts over.
+        """
+        session = self._sessions.pop(session_id, None)
+        if session is None:
+            raise KafkaError(ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
+        self._sessions[session_id] = session
+        if epoch != session.epoch:
+            raise KafkaError(ErrorCode.INVALID_FETCH_SESSION_EPOCH)
+        session.epoch = session.epoch % EPOCH_MAX + 1
+        session.used_ms = now_ms
+        return session
+
+    def open(self, now_ms: int) -> Session | None:
+        """A new session, or None when the cache is full of sessions in use."""
+        if len(self._sessions) >= self.slots:
+            oldest = next(iter(self._sessions.values()), None)
+            if oldest is None or now_ms - oldest.used_ms < IDLE_BEFORE_EVICTION_MS:
+                return None
+            del self._sessions[oldest.id]
+        session = Session(self._next_id, now_ms)
+        self._next_id = self._next_id % EPOCH_MAX + 1
+        self._sessions[session.id] = session
+        return session
+
+    def close(self, session_id: int) -> None:
+        """Forget a session; an unknown one is fine."""
+        self._sessions.pop(session_id, None)

@@ -1,0 +1,249 @@
+"""ApiVersions 0-4, Metadata 0-13, DescribeCluster 0-2, DescribeTopicPartitions 0: who we are and what there is.
+
+Metadata v0-3 cannot say whether a missing topic may be created: it may (trap of clients that loop otherwise). Topics
+asked for by name are created on the way where `auto.create.topics.enable` allows it, and the answer waits until they
+can be written to. v0 means "all" with an empty list, later versions with null. Leader epochs (v7) and topic IDs (v10)
+never go back.
+
+A broker is named by the address its listener advertises; without one, by the address this connection came in on, so
+that a client that reached us can reach us again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Iterable
+from typing import Any
+
+from kafka_wire.api import ApiKey
+from kafka_wire.errors import ErrorCode, KafkaError
+from kafka_wire.messages.metadata import (
+    ApiVersion,
+    ApiVersionsRequest,
+    ApiVersionsResponse,
+    DescribeClusterBroker,
+    DescribeClusterRequest,
+    DescribeClusterResponse,
+    DescribeTopicPartitionsCursor,
+    DescribeTopicPartitionsRequest,
+    DescribeTopicPartitionsResponse,
+    DescribeTopicPartitionsResponsePartition,
+    DescribeTopicPartitionsResponseTopic,
+    MetadataRequest,
+    MetadataResponse,
+    MetadataResponseBroker,
+    MetadataResponsePartition,
+    MetadataResponseTopic,
+)
+from kbroker.api.context import Context
+from kbroker.api.registry import APIS, handles
+from kbroker.api.topics import create_missing
+from kbroker.cluster.image import BrokerImage, PartitionImage, TopicImage
+
+NO_TOPIC_ID = bytes(16)
+NOT_ASKED = -(2**31)  # authorized operations were not requested
+# Bit n stands for AclOperation n: what an open broker lets everyone do (KIP-430).
+TOPIC_OPERATIONS = sum(1 << n for n in (3, 4, 5, 6, 7, 8, 10, 11))  # read write create delete alter describe configs
+CLUSTER_OPERATIONS = sum(1 << n for n in (5, 7, 8, 9, 10, 11, 12))
+DESCRIBED_PARTITIONS_MAX = 2000  # of one DescribeTopicPartitions answer (max.request.partition.size.limit)
+BROKER_ENDPOINTS = 1
+
+
+@handles(ApiKey.API_VERSIONS, 0, 4)
+def api_versions(request: ApiVersionsRequest, context: Context) -> ApiVersionsResponse:
+    """What the registry holds. Features with minimum 0 are never listed: old Java clients choke on them (KAFKA-17011)."""
+    if context.version >= 3:
+        context.peer.software_name = request.client_software_name
+        context.peer.software_version = request.client_software_version
+    return ApiVersionsResponse(api_keys=_advertised())
+
+
+def unsupported_version() -> ApiVersionsResponse:
+    """The answer, in the body of version 0, to an ApiVersions version we do not know."""
+    return ApiVersionsResponse(
+        error_code=ErrorCode.UNSUPPORTED_VERSION,
+        api_keys=[key for key in _advertised() if key.api_key == ApiKey.API_VERSIONS],
+    )
+
+
+def _advertised() -> list[ApiVersion]:
+    return [
+        ApiVersion(api_key=api.key, min_version=api.advertised_min, max_version=api.version_max)
+        for _, api in sorted(APIS.items())
+    ]
+
+
+# -- Metadata ---------------------------------------------------------------------------------------------------------
+
+
+@handles(ApiKey.METADATA, 0, 13)
+def metadata(
+    request: MetadataRequest, context: Context
+) -> MetadataResponse | Coroutine[Any, Any, MetadataResponse]:
+    """Describe brokers and the topics asked for; a coroutine when some of them are created on the way."""
+    topics = context.services.image.topics
+    may_create = context.version < 4 or request.allow_auto_topic_creation
+    if may_create and request.topics and context.services.config.get("auto.create.topics.enable"):
+        missing = [t.name for t in request.topics if t.name is not None and t.name not in topics]
+        if missing:
+            return _create_and_describe(missing, request, context)
+    return _metadata(request, context, {})
+
+
+async def _create_and_describe(missing: list[str], request: MetadataRequest, context: Context) -> MetadataResponse:
+    return _metadata(request, context, await create_missing(missing, context.services))
+
+
+def _metadata(request: MetadataRequest, context: Context, failed: dict[str, ErrorCode]) -> MetadataResponse:
+    image = context.services.image
+    with_operations = context.version >= 8 and request.include_topic_authorized_operations
+    return MetadataResponse(
+        brokers=[
+            MetadataResponseBroker(node_id=broker.id, host=host, port=port, rack=broker.rack)
+            for broker, (host, port) in _reachable(context)
+        ],
+        cluster_id=image.cluster_id,
+        controller_id=image.controller_id,
+        topics=[_topic(*each, with_operations) for each in _asked_topics(request, context, failed)],
+        cluster_authorized_operations=(
+            CLUSTER_OPERATIONS
+            if 8 <= context.version <= 10 and request.include_cluster_authorized_operations
+            else NOT_ASKED
+        ),
+    )
+
+
+def _asked_topics(
+    request: MetadataRequest, context: Context, failed: dict[str, ErrorCode]
+) -> Iterable[tuple[TopicImage | None, str | None, bytes, ErrorCode]]:
+    """(topic or None, name, id, error) for each topic asked for."""
+    image = context.services.image
+    if request.topics is None or (context.version == 0 and not request.topics):
+        for topic in image.topics.values():
+            yield topic, topic.name, topic.id, ErrorCode.NONE
+        return
+    for asked in request.topics:
+        if asked.name is None:
+            found = image.topics_by_id.get(asked.topic_id)
+            error = ErrorCode.NONE if found else ErrorCode.UNKNOWN_TOPIC_ID
+            yield found, found.name if found else None, asked.topic_id, error
+            continue
+        found = image.topics.get(asked.name)
+        error = ErrorCode.NONE if found else failed.get(asked.name, _why_absent(asked.name))
+        yield found, asked.name, found.id if found else NO_TOPIC_ID, error
+
+
+def _why_absent(name: str) -> ErrorCode:
+    return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION if is_valid_topic_name(name) else ErrorCode.INVALID_TOPIC_EXCEPTION
+
+
+def _topic(
+    topic: TopicImage | None, name: str | None, topic_id: bytes, error: ErrorCode, with_operations: bool
+) -> MetadataResponseTopic:
+    return MetadataResponseTopic(
+        error_code=error,
+        name=name,
+        topic_id=topic_id,
+        is_internal=topic.internal if topic else False,
+        partitions=[_partition(p) for p in topic.partitions] if topic else [],
+        topic_authorized_operations=TOPIC_OPERATIONS if with_operations and topic else NOT_ASKED,
+    )
+
+
+def _partition(p: PartitionImage) -> MetadataResponsePartition:
+    return MetadataResponsePartition(
+        error_code=ErrorCode.NONE if p.leader >= 0 else ErrorCode.LEADER_NOT_AVAILABLE,
+        partition_index=p.index,
+        leader_id=p.leader,
+        leader_epoch=p.leader_epoch,
+        replica_nodes=list(p.replicas),
+        isr_nodes=list(p.isr),
+    )
+
+
+def _reachable(context: Context) -> Iterable[tuple[BrokerImage, tuple[str, int]]]:
+    """Every broker with the address a client of this listener reaches it by."""
+    services, peer = context.services, context.peer
+    for broker in services.image.brokers.values():
+        host, port = broker.endpoints.get(peer.listener) or next(iter(broker.endpoints.values()))
+        if not host:  # nothing advertised for a wildcard address
+            host = peer.local[0] if broker.id == services.node_id else "127.0.0.1"
+        yield broker, (host, port)
+
+
+# -- DescribeCluster, DescribeTopicPartitions -------------------------------------------------------------------------
+
+
+@handles(ApiKey.DESCRIBE_CLUSTER, 0, 2)
+def describe_cluster(request: DescribeClusterRequest, context: Context) -> DescribeClusterResponse:
+    """Brokers, controller and cluster id (KIP-700); controllers have no endpoints of their own (KIP-919)."""
+    image = context.services.image
+    if context.version >= 1 and request.endpoint_type != BROKER_ENDPOINTS:
+        return DescribeClusterResponse(
+            error_code=ErrorCode.MISMATCHED_ENDPOINT_TYPE if request.endpoint_type == 2 else
+            ErrorCode.UNSUPPORTED_ENDPOINT_TYPE,
+            error_message="Only brokers can be described here.",
+        )
+    return DescribeClusterResponse(
+        cluster_id=image.cluster_id,
+        controller_id=image.controller_id,
+        brokers=[
+            DescribeClusterBroker(broker_id=broker.id, host=host, port=port, rack=broker.rack)
+            for broker, (host, port) in _reachable(context)
+        ],
+        cluster_authorized_operations=(
+            CLUSTER_OPERATIONS if request.include_cluster_authorized_operations else NOT_ASKED
+        ),
+    )
+
+
+@handles(ApiKey.DESCRIBE_TOPIC_PARTITIONS, 0, 0)
+def describe_topic_partitions(
+    request: DescribeTopicPartitionsRequest, context: Context
+) -> DescribeTopicPartitionsResponse:
+    """Topics in name order, so many partitions an answer, with a cursor to go on from (KIP-966)."""
+    image, cursor = context.services.image, request.cursor
+    names = sorted({t.name for t in request.topics} or image.topics)
+    room = max(1, min(request.response_partition_limit, DESCRIBED_PARTITIONS_MAX))
+    response = DescribeTopicPartitionsResponse()
+    for name in names:
+        if cursor is not None and name < cursor.topic_name:
+            continue
+        start = cursor.partition_index if cursor is not None and name == cursor.topic_name else 0
+        if room <= 0:
+            response.next_cursor = DescribeTopicPartitionsCursor(topic_name=name, partition_index=start)
+            break
+        topic = image.topics.get(name)
+        if topic is None:
+            response.topics.append(
+                DescribeTopicPartitionsResponseTopic(error_code=_why_absent(name), name=name)
+            )
+            continue
+        shown = topic.partitions[start : start + room]
+        room -= len(shown)
+        response.topics.append(_described_topic(topic, shown))
+        if start + len(shown) < len(topic.partitions):
+            response.next_cursor = DescribeTopicPartitionsCursor(topic_name=name, partition_index=start + len(shown))
+            break
+    return response
+
+
+def _described_topic(topic: TopicImage, shown: Iterable[PartitionImage]) -> DescribeTopicPartitionsResponseTopic:
+    return DescribeTopicPartitionsResponseTopic(
+        name=topic.name,
+        topic_id=topic.id,
+        is_internal=topic.internal,
+        partitions=[
+            DescribeTopicPartitionsResponsePartition(
+                error_code=ErrorCode.NONE if p.leader >= 0 else ErrorCode.LEADER_NOT_AVAILABLE,
+                partition_index=p.index,
+                leader_id=p.leader,
+                leader_epoch=p.leader_epoch,
+                replica_nodes=list(p.replicas),
+                isr_nodes=list(p.isr),
+                eligible_leader_replicas=[],
+                last_known_elr=[],
+            )
+            for p in shown
+        ],
+        topic_authorized_operations=TOPIC_OPERATIONS,
+    )

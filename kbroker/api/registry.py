@@ -1,0 +1,68 @@
+"""Which requests this broker answers, in which versions, and by whom.
+
+A handler is registered where it is written:
+
+    @handles(ApiKey.LIST_OFFSETS, 1, 10)
+    def list_offsets(request: ListOffsetsRequest, context: Context) -> ListOffsetsResponse: ...
+
+and everything else derives from that line: the dispatch, ApiVersions, the reference page. A handler is a `def` that
+changes state at once. It returns the response; or a coroutine of it, when the answer has to wait; or None, when there
+is to be no answer (acks=0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from importlib import import_module
+from typing import Any, NamedTuple, TypeVar
+
+from kafka_wire.api import ApiKey, request_class
+
+FAMILIES = ("produce", "fetch", "offsets", "metadata", "topics", "configs", "log_dirs", "producers")
+
+Handler = Callable[[Any, Any], "Any | Coroutine[Any, Any, Any] | None"]
+H = TypeVar("H", bound=Handler)
+
+
+class Api(NamedTuple):
+    """One registered API."""
+
+    key: ApiKey
+    version_min: int  # the lowest version that is answered
+    version_max: int
+    advertised_min: int  # what ApiVersions says; lower than version_min only for Produce (see produce.py)
+    handle: Handler
+    overlaps: bool  # later requests of the connection may be handled while this one's answer waits
+
+    @property
+    def request(self) -> type:
+        """The request's class; imports its family."""
+        return request_class(self.key)
+
+
+APIS: dict[int, Api] = {}
+
+
+def handles(
+    key: ApiKey, version_min: int, version_max: int, *, advertised_min: int | None = None, overlaps: bool = False
+) -> Callable[[H], H]:
+    """Register the decorated handler for key in versions version_min..version_max."""
+
+    def register(handler: H) -> H:
+        assert key not in APIS, f"{key.name} has two handlers"
+        low = version_min if advertised_min is None else advertised_min
+        APIS[int(key)] = Api(key, version_min, version_max, low, handler, overlaps)
+        return handler
+
+    return register
+
+
+class CloseConnection(Exception):
+    """Raised by a handler whose only possible answer is to hang up (a failed produce with acks=0)."""
+
+
+def load() -> dict[int, Api]:
+    """Import every handler family and return the table."""
+    for family in FAMILIES:
+        import_module(f"kbroker.api.{family}")
+    return APIS

@@ -1,0 +1,209 @@
+"""CreateTopics 2-7, DeleteTopics 1-6, CreatePartitions 0-3, DeleteRecords 0-2.
+
+Every change of the cluster is a guarded transaction by this broker on the coordination store (`cluster/member.py`), so
+it does not matter which broker is asked. It is answered once this broker's partitions have caught up with it: a topic
+is usable when CreateTopics returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import trio
+
+from kafka_wire.api import ApiKey
+from kafka_wire.errors import ErrorCode, KafkaError
+from kafka_wire.messages.topics import (
+    CreatableTopic,
+    CreatableTopicConfigs,
+    CreatableTopicResult,
+    CreatePartitionsRequest,
+    CreatePartitionsResponse,
+    CreatePartitionsTopic,
+    CreatePartitionsTopicResult,
+    CreateTopicsRequest,
+    CreateTopicsResponse,
+    DeletableTopicResult,
+    DeleteRecordsPartitionResult,
+    DeleteRecordsRequest,
+    DeleteRecordsResponse,
+    DeleteRecordsTopicResult,
+    DeleteTopicsRequest,
+    DeleteTopicsResponse,
+    DeleteTopicState,
+)
+from kbroker.api.context import Context, Services
+from kbroker.api.registry import handles
+from kbroker.cluster.image import TopicImage
+from kbroker.cluster.member import NewTopic
+from kbroker.config import describe_topic
+
+TIMEOUT_MS_MAX = 120_000  # no admin request waits longer, whatever it asks for
+AUTO_CREATE_TIMEOUT_MS = 10_000
+
+
+async def wait_applied(services: Services) -> None:
+    """Wait until this broker's partitions have caught up with the image as it is now."""
+    await services.applied.wait_past(services.image.revision - 1)
+
+
+def _timeout_s(timeout_ms: int) -> float:
+    return max(0, min(timeout_ms, TIMEOUT_MS_MAX)) / 1000
+
+
+# -- create -----------------------------------------------------------------------------------------------------------
+
+
+@handles(ApiKey.CREATE_TOPICS, 2, 7)
+async def create_topics(request: CreateTopicsRequest, context: Context) -> CreateTopicsResponse:
+    """Create topics; each gets its own answer. A timeout answers REQUEST_TIMED_OUT, and the topic may still appear."""
+    services = context.services
+    results: list[TopicImage | KafkaError] = [KafkaError(ErrorCode.REQUEST_TIMED_OUT)] * len(request.topics)
+    with trio.move_on_after(_timeout_s(request.timeout_ms)):
+        results = await services.member.create_topics(
+            [_new_topic(topic) for topic in request.topics], validate_only=request.validate_only
+        )
+        await wait_applied(services)
+    return CreateTopicsResponse(
+        topics=[
+            _created(topic, result, services) for topic, result in zip(request.topics, results, strict=True)
+        ]
+    )
+
+
+def _new_topic(topic: CreatableTopic) -> NewTopic:
+    return NewTopic(
+        name=topic.name,
+        partitions=topic.num_partitions,
+        replication_factor=topic.replication_factor,
+        assignments={a.partition_index: tuple(a.broker_ids) for a in topic.assignments} or None,
+        configs={c.name: c.value for c in topic.configs},
+    )
+
+
+def _created(topic: CreatableTopic, result: TopicImage | KafkaError, services: Services) -> CreatableTopicResult:
+    if isinstance(result, KafkaError):
+        return CreatableTopicResult(
+            name=topic.name, error_code=result.code, error_message=result.message, configs=None,
+            num_partitions=-1, replication_factor=-1,
+        )  # fmt: skip
+    return CreatableTopicResult(
+        name=result.name,
+        topic_id=result.id,
+        num_partitions=len(result.partitions),
+        replication_factor=len(result.partitions[0].replicas),
+        configs=[
+            CreatableTopicConfigs(
+                name=row.name,
+                value=row.value,
+                read_only=row.read_only,
+                config_source=row.source,
+                is_sensitive=row.sensitive,
+            )
+            for row in describe_topic(result.configs, services.config)
+        ],
+    )
+
+
+async def create_missing(names: Iterable[str], services: Services) -> dict[str, ErrorCode]:
+    """Create topics that a Metadata request asked for, with the broker's defaults. Returns the errors by name."""
+    wanted = [NewTopic(name, -1, -1, None, {}) for name in dict.fromkeys(names)]
+    results: list[TopicImage | KafkaError] = [KafkaError(ErrorCode.LEADER_NOT_AVAILABLE)] * len(wanted)
+    with trio.move_on_after(AUTO_CREATE_TIMEOUT_MS / 1000):
+        results = await services.member.create_topics(wanted, validate_only=False)
+        await wait_applied(services)
+    return {
+        topic.name: result.code
+        for topic, result in zip(wanted, results, strict=True)
+        if isinstance(result, KafkaError) and result.code != ErrorCode.TOPIC_ALREADY_EXISTS
+    }
+
+
+# -- delete -----------------------------------------------------------------------------------------------------------
+
+
+@handles(ApiKey.DELETE_TOPICS, 1, 6)
+async def delete_topics(request: DeleteTopicsRequest, context: Context) -> DeleteTopicsResponse:
+    """Delete topics by name, or by ID from version 6 (KIP-516)."""
+    services = context.services
+    asked = request.topics if context.version >= 6 else [DeleteTopicState(name=n) for n in request.topic_names]
+    responses = []
+    names = {topic.id: topic.name for topic in services.image.topics.values()} if context.version >= 6 else {}
+    if not services.config.get("delete.topic.enable"):
+        errors: list[KafkaError | None] = [KafkaError(ErrorCode.TOPIC_DELETION_DISABLED)] * len(asked)
+    else:
+        errors = [KafkaError(ErrorCode.REQUEST_TIMED_OUT)] * len(asked)
+        with trio.move_on_after(_timeout_s(request.timeout_ms)):
+            errors = await services.member.delete_topics([t.name if t.name is not None else t.topic_id for t in asked])
+            await wait_applied(services)
+    for topic, error in zip(asked, errors, strict=True):
+        responses.append(
+            DeletableTopicResult(
+                name=topic.name if topic.name is not None else names.get(topic.topic_id),
+                topic_id=topic.topic_id,
+                error_code=error.code if error else ErrorCode.NONE,
+                error_message=error.message if error else None,
+            )
+        )
+    return DeleteTopicsResponse(responses=responses)
+
+
+# -- grow -------------------------------------------------------------------------------------------------------------
+
+
+@handles(ApiKey.CREATE_PARTITIONS, 0, 3)
+async def create_partitions(request: CreatePartitionsRequest, context: Context) -> CreatePartitionsResponse:
+    """Raise topics to a total number of partitions."""
+    results = []
+    with trio.move_on_after(_timeout_s(request.timeout_ms)):
+        for topic in request.topics:
+            results.append(await _grow(topic, request.validate_only, context.services))
+    for topic in request.topics[len(results) :]:
+        results.append(_grown(topic, KafkaError(ErrorCode.REQUEST_TIMED_OUT)))
+    return CreatePartitionsResponse(results=results)
+
+
+async def _grow(topic: CreatePartitionsTopic, validate_only: bool, services: Services) -> CreatePartitionsTopicResult:
+    assignments = None if topic.assignments is None else [tuple(a.broker_ids) for a in topic.assignments]
+    try:
+        await services.member.create_partitions(topic.name, topic.count, assignments, validate_only=validate_only)
+        await wait_applied(services)
+    except KafkaError as error:
+        return _grown(topic, error)
+    return _grown(topic, None)
+
+
+def _grown(topic: CreatePartitionsTopic, error: KafkaError | None) -> CreatePartitionsTopicResult:
+    return CreatePartitionsTopicResult(
+        name=topic.name,
+        error_code=error.code if error else ErrorCode.NONE,
+        error_message=error.message if error else None,
+    )
+
+
+# -- delete records ---------------------------------------------------------------------------------------------------
+
+
+@handles(ApiKey.DELETE_RECORDS, 0, 2)
+def delete_records(request: DeleteRecordsRequest, context: Context) -> DeleteRecordsResponse:
+    """Move the log start of partitions; offset -1 means the high watermark (KIP-107)."""
+    return DeleteRecordsResponse(
+        topics=[
+            DeleteRecordsTopicResult(
+                name=topic.name,
+                partitions=[
+                    _delete_records(topic.name, p.partition_index, p.offset, context.services)
+                    for p in topic.partitions
+                ],
+            )
+            for topic in request.topics
+        ]
+    )
+
+
+def _delete_records(topic: str, index: int, offset: int, services: Services) -> DeleteRecordsPartitionResult:
+    try:
+        low_watermark, code = services.partition(topic, index).delete_records(offset), ErrorCode.NONE
+    except KafkaError as error:
+        low_watermark, code = -1, error.code
+    return DeleteRecordsPartitionResult(partition_index=index, low_watermark=low_watermark, error_code=code)

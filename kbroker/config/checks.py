@@ -1,0 +1,98 @@
+"""Checks of values with a shape of their own. Each takes the text and returns it as it is kept, or raises ValueError.
+
+The first line of a check's docstring completes the sentence "expected ..." of the error.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from kbroker.config.keys import split_list
+
+
+class ListenerAddress(NamedTuple):
+    """One entry of `listeners`: PLAINTEXT://localhost:9092. Host "" means every interface."""
+
+    name: str
+    host: str
+    port: int
+
+
+# NAME://host:port, the host possibly empty or an IPv6 address in brackets.
+_LISTENER = re.compile(
+    r"(?P<name>[A-Za-z0-9_.-]+)://(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[^:/\[\]\s]*)):(?P<port>-?\d{1,5})"
+)
+_DURATION = re.compile(r"by_duration:P(?=\d|T\d)(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+(\.\d+)?S)?)?")
+_THROTTLED = re.compile(r"\*|\d+:\d+(,\d+:\d+)*")
+
+
+def parse_listener(text: str) -> ListenerAddress:
+    """One NAME://HOST:PORT; ValueError when it is not."""
+    match = _LISTENER.fullmatch(text.strip())
+    if match is None or not 0 <= int(match["port"]) <= 65535:
+        raise ValueError(text)
+    return ListenerAddress(match["name"].upper(), match["v6"] or match["host"], int(match["port"]))
+
+
+def check_listeners(text: str) -> str:
+    """a list of NAME://HOST:PORT, each name once, such as PLAINTEXT://localhost:9092"""
+    names = [parse_listener(item).name for item in split_list(text)]
+    if not names or len(set(names)) != len(names):
+        raise ValueError(text)
+    return text
+
+
+def parse_protocol_map(text: str) -> dict[str, str]:
+    """`PLAINTEXT:PLAINTEXT,INTERNAL:PLAINTEXT` as {listener name: security protocol}."""
+    pairs = [item.partition(":") for item in split_list(text)]
+    return {name.strip().upper(): protocol.strip().upper() for name, _, protocol in pairs}
+
+
+def check_protocol_map(text: str) -> str:
+    """a list of NAME:PROTOCOL, the protocol PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"""
+    if not set(parse_protocol_map(text).values()) <= {"PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"}:
+        raise ValueError(text)
+    return text
+
+
+def check_gzip_level(text: str) -> str:
+    """1 to 9, or -1 for gzip's own default"""
+    if int(text) != -1 and not 1 <= int(text) <= 9:
+        raise ValueError(text)
+    return text
+
+
+def check_not_zero(text: str) -> str:
+    """a whole number, at least 1, or -1 for no limit"""
+    if int(text) != -1 and int(text) < 1:
+        raise ValueError(text)
+    return text
+
+
+def check_migration_policy(text: str) -> str:
+    """one of bidirectional, upgrade, downgrade, disabled"""
+    if text.lower() not in ("bidirectional", "upgrade", "downgrade", "disabled"):
+        raise ValueError(text)
+    return text.lower()
+
+
+def check_offset_reset(text: str) -> str:
+    """earliest, latest, or by_duration: with a length of time, such as by_duration:PT1H30M"""
+    if text not in ("earliest", "latest") and not _DURATION.fullmatch(text):
+        raise ValueError(text)
+    return text
+
+
+def check_throttled(text: str) -> str:
+    """nothing, *, or a list of PARTITION:BROKER"""
+    if text and not _THROTTLED.fullmatch(text):
+        raise ValueError(text)
+    return text
+
+
+def check_unset(text: str) -> str:
+    """nothing: kbroker cannot load Java classes, and will not pretend to enforce what they would"""
+    if text:
+        raise ValueError(text)
+    return text

@@ -1,0 +1,175 @@
+"""What each key means, in a sentence or two. Imported only when somebody asks: DescribeConfigs, the command line, docs.
+
+A broker key that is only the default of a topic key takes the topic key's text (`documentation`).
+"""
+
+from __future__ import annotations
+
+from kbroker.config.keys import ConfigKey, Scope
+from kbroker.config.topic_keys import GROUP_KEYS, TOPIC_KEYS
+
+NO_EFFECT = "Accepted so that files written for Apache Kafka work; it changes nothing in kbroker."
+
+TOPIC_DOCS = {
+    "cleanup.policy": "What happens to old data: delete removes segments by age and size; compact keeps the last value "
+    "of each key; both together do both.",
+    "compression.gzip.level": "Level used when the broker compresses with gzip.",
+    "compression.lz4.level": "Level used when the broker compresses with lz4.",
+    "compression.type": "How batches are stored: producer keeps what the producer sent, any other value recompresses.",
+    "compression.zstd.level": "Level used when the broker compresses with zstd.",
+    "delete.retention.ms": "How long a tombstone stays in a compacted topic, so that readers get to see the deletion.",
+    "file.delete.delay.ms": "How long a removed segment's files stay on disk, for the sake of readers under way.",
+    "flush.messages": "Force data to disk after this many records. Kafka's default leaves it to the operating system: "
+    "replication, not fsync, protects acknowledged data.",
+    "flush.ms": "Force data to disk at least this often. See flush.messages.",
+    "follower.replication.throttled.replicas": "Replicas whose following is throttled. kbroker does not throttle.",
+    "index.interval.bytes": "Bytes of log between two entries of its offset index.",
+    "internal.segment.bytes": "Overrides segment.bytes without its minimum. For tests.",
+    "leader.replication.throttled.replicas": "Replicas whose leading is throttled. kbroker does not throttle.",
+    "local.retention.bytes": "Bytes kept locally of a tiered topic. kbroker has no tiered storage yet.",
+    "local.retention.ms": "How long a tiered topic's data stays local. kbroker has no tiered storage yet.",
+    "max.compaction.lag.ms": "A record is compacted at the latest this long after it was written.",
+    "max.message.bytes": "The largest record batch accepted, as it is stored (compressed, if it is).",
+    "message.timestamp.after.max.ms": "How far a timestamp may lie ahead of the broker's clock. CreateTime only.",
+    "message.timestamp.before.max.ms": "How far a timestamp may lie behind the broker's clock. CreateTime only.",
+    "message.timestamp.type": "CreateTime keeps the producer's timestamps; LogAppendTime puts the broker's own.",
+    "min.cleanable.dirty.ratio": "Share of a log that must be uncompacted before compaction is worth it.",
+    "min.compaction.lag.ms": "A record is left uncompacted for at least this long.",
+    "min.insync.replicas": "With acks=all, a write is accepted only while this many replicas are in sync.",
+    "preallocate": "Reserve a segment's space when it is created. kbroker does not.",
+    "remote.log.copy.disable": "Stop copying a tiered topic. kbroker has no tiered storage yet.",
+    "remote.log.delete.on.disable": "Delete remote data when tiering ends. kbroker has no tiered storage yet.",
+    "remote.storage.enable": "Tiered storage. kbroker has none yet, so only false is accepted.",
+    "retention.bytes": "Keep at most about this many bytes per partition; -1 means no limit.",
+    "retention.ms": "Keep data for this long, by record timestamp; -1 means for ever.",
+    "segment.bytes": "A segment file is closed, and a new one begun, at this size. Retention removes whole segments.",
+    "segment.index.bytes": "Largest size of a segment's index; a full index closes the segment.",
+    "segment.jitter.ms": "Random time taken off segment.ms, so that partitions do not roll all at once.",
+    "segment.ms": "A segment is closed at this age even when it is not full.",
+    "unclean.leader.election.enable": "Whether a replica that is not in sync may lead when no other is left: available "
+    "again, but acknowledged data is lost.",
+}
+
+GROUP_DOCS = {
+    "consumer.assignment.interval.ms": "Shortest time between two computations of a group's assignment.",
+    "consumer.heartbeat.interval.ms": "How often members of the group send heartbeats (KIP-848 protocol).",
+    "consumer.session.timeout.ms": "A member that is silent for this long is removed (KIP-848 protocol).",
+}
+
+BROKER_DOCS = {
+    "advertised.listeners": "The addresses clients are told to connect to. Unset: those of `listeners`; for a listener "
+    "bound to every interface, the address a connection arrived on.",
+    "auto.create.topics.enable": "Create a topic when a client asks for one that does not exist.",
+    "auto.leader.rebalance.enable": "Give partitions back to their preferred leaders from time to time.",
+    "broker.heartbeat.interval.ms": "How often a broker renews its session with the cluster.",
+    "broker.id": "The older name of node.id; used when node.id is not set.",
+    "broker.rack": "Where the broker stands: replicas are spread over racks, consumers may read from their own.",
+    "broker.session.timeout.ms": "A broker that is silent for this long counts as dead, and its partitions move.",
+    "connections.max.idle.ms": "A connection without requests for this long is closed.",
+    "controlled.shutdown.enable": "Move leadership away before stopping.",
+    "default.replication.factor": "Replicas of a topic created without a number.",
+    "delete.topic.enable": "Whether topics can be deleted.",
+    "fetch.max.bytes": "The most bytes in one answer to a fetch, whatever the client asks for.",
+    "group.consumer.assignment.interval.ms": "Shortest time between two computations of a group's assignment.",
+    "group.consumer.assignors": "How partitions are spread over members on the broker's side (KIP-848), best first.",
+    "group.consumer.heartbeat.interval.ms": "How often members send heartbeats (KIP-848 protocol).",
+    "group.consumer.max.assignment.interval.ms": "Upper limit of consumer.assignment.interval.ms of a group.",
+    "group.consumer.max.heartbeat.interval.ms": "Upper limit of consumer.heartbeat.interval.ms of a group.",
+    "group.consumer.max.session.timeout.ms": "Upper limit of consumer.session.timeout.ms of a group.",
+    "group.consumer.max.size": "The most members in one group (KIP-848 protocol).",
+    "group.consumer.migration.policy": "Whether groups may change between the classic and the KIP-848 protocol.",
+    "group.consumer.min.assignment.interval.ms": "Lower limit of consumer.assignment.interval.ms of a group.",
+    "group.consumer.min.heartbeat.interval.ms": "Lower limit of consumer.heartbeat.interval.ms of a group.",
+    "group.consumer.min.session.timeout.ms": "Lower limit of consumer.session.timeout.ms of a group.",
+    "group.consumer.session.timeout.ms": "A member that is silent for this long is removed (KIP-848 protocol).",
+    "group.coordinator.rebalance.protocols": "The group protocols offered to clients.",
+    "group.initial.rebalance.delay.ms": "How long the first rebalance of an empty group waits for more members. "
+    "Kafka's default is 3000; kbroker's is 0, so that a first consumer starts at once.",
+    "group.max.session.timeout.ms": "The longest session timeout a member may ask for (classic protocol).",
+    "group.max.size": "The most members in one group (classic protocol).",
+    "group.min.session.timeout.ms": "The shortest session timeout a member may ask for (classic protocol).",
+    "inter.broker.listener.name": "The listener brokers use among themselves.",
+    "kbroker.data.dir": "Where kbroker keeps its data. Goes before log.dirs and log.dir.",
+    "leader.imbalance.check.interval.seconds": "How often the balance of leaders is looked at.",
+    "listener.security.protocol.map": "Which protocol each listener speaks. kbroker speaks PLAINTEXT so far; entries "
+    "for listeners that are not used do no harm.",
+    "listeners": "Where to listen: NAME://HOST:PORT, separated by commas. Kafka's default is every interface; kbroker "
+    "listens on the loopback interface unless told otherwise. Port 0 picks a free port.",
+    "log.cleaner.backoff.ms": "How long the compactor rests when there is nothing to compact.",
+    "log.cleaner.dedupe.buffer.size": "Memory for the keys of one round of compaction.",
+    "log.cleaner.enable": "Whether compaction runs at all.",
+    "log.cleaner.io.max.bytes.per.second": "Bytes per second that compaction may read and write.",
+    "log.cleaner.threads": "How many logs may be compacted at the same time.",
+    "log.dir": "Where data is kept when log.dirs is not set. Kafka's default is /tmp/kafka-logs; kbroker's is the "
+    "directory kbroker-data where it was started.",
+    "log.dirs": "Where data is kept. kbroker uses one directory: the first.",
+    "log.flush.interval.ms": "Force data to disk at least this often; unset: log.flush.scheduler.interval.ms.",
+    "log.flush.offset.checkpoint.interval.ms": "How often the point up to which logs are on disk is recorded, which "
+    "shortens recovery after a crash.",
+    "log.flush.scheduler.interval.ms": "The value of log.flush.interval.ms when that is not set.",
+    "log.flush.start.offset.checkpoint.interval.ms": "How often the start offsets of logs are recorded.",
+    "log.retention.check.interval.ms": "How often logs are looked at for segments to delete.",
+    "log.retention.hours": "The value of log.retention.minutes, in hours, when that is not set.",
+    "log.retention.minutes": "The value of log.retention.ms, in minutes, when that is not set.",
+    "log.roll.hours": "The value of log.roll.ms, in hours, when that is not set.",
+    "log.roll.jitter.hours": "The value of log.roll.jitter.ms, in hours, when that is not set.",
+    "max.connections": "The most connections at one time; more are closed at once.",
+    "max.connections.per.ip": "The most connections at one time from one address.",
+    "max.incremental.fetch.session.cache.slots": "How many fetch sessions are remembered (KIP-227).",
+    "max.request.partition.size.limit": "The most partitions in one answer to DescribeTopicPartitions.",
+    "node.id": "This broker's number. Kafka demands one; kbroker's default is 1.",
+    "num.partitions": "Partitions of a topic created without a number.",
+    "offset.metadata.max.bytes": "The longest text a consumer may keep beside a committed offset.",
+    "offsets.commit.timeout.ms": "How long a commit of offsets waits for the replicas.",
+    "offsets.retention.check.interval.ms": "How often committed offsets are looked at for old ones.",
+    "offsets.retention.minutes": "Committed offsets of a group without members are kept for this long.",
+    "offsets.topic.compression.codec": "Codec of the offsets topic, by number; 0 is none.",
+    "offsets.topic.num.partitions": "Partitions of the topic that holds committed offsets. Fixed once it exists.",
+    "offsets.topic.replication.factor": "Replicas of the topic that holds committed offsets. With fewer brokers than "
+    "that, kbroker makes one on each, so that a single broker just works.",
+    "offsets.topic.segment.bytes": "Segment size of the topic that holds committed offsets.",
+    "producer.id.expiration.ms": "An idempotent producer that is silent for this long is forgotten.",
+    "queued.max.requests": "Requests of all connections that may be under way before reading stops.",
+    "replica.fetch.backoff.ms": "How long a follower waits after an error.",
+    "replica.fetch.max.bytes": "Bytes a follower asks for per partition.",
+    "replica.fetch.min.bytes": "Bytes a leader collects before it answers a follower.",
+    "replica.fetch.response.max.bytes": "Bytes a follower asks for in one answer.",
+    "replica.fetch.wait.max.ms": "How long a leader may collect before it answers a follower.",
+    "replica.high.watermark.checkpoint.interval.ms": "How often high watermarks are recorded on disk.",
+    "replica.lag.time.max.ms": "A follower that has not caught up for this long leaves the in-sync replicas.",
+    "request.timeout.ms": "How long a broker waits for another broker's answer.",
+    "security.inter.broker.protocol": "The protocol among brokers. kbroker speaks PLAINTEXT so far.",
+    "socket.listen.backlog.size": "Connections that may wait to be accepted.",
+    "socket.receive.buffer.bytes": "Receive buffer of a connection; -1 leaves it to the operating system.",
+    "socket.request.max.bytes": "The largest request accepted; a larger one closes the connection.",
+    "socket.send.buffer.bytes": "Send buffer of a connection; -1 leaves it to the operating system.",
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "How often late transactions are looked for.",
+    "transaction.max.timeout.ms": "The longest transaction timeout a producer may ask for.",
+    "transaction.partition.verification.enable": "Whether a transactional write is checked against its transaction.",
+    "transaction.remove.expired.transaction.cleanup.interval.ms": "How often unused transactional ids are looked for.",
+    "transaction.state.log.min.isr": "min.insync.replicas of the topic that holds transactions; at most as many as "
+    "there are brokers.",
+    "transaction.state.log.num.partitions": "Partitions of the topic that holds transactions. Fixed once it exists.",
+    "transaction.state.log.replication.factor": "Replicas of the topic that holds transactions. With fewer brokers "
+    "than that, kbroker makes one on each.",
+    "transaction.state.log.segment.bytes": "Segment size of the topic that holds transactions.",
+    "transactional.id.expiration.ms": "A transactional id that is unused for this long is forgotten.",
+}
+
+_INHERITED = {
+    synonym.name: key.name for key in (*TOPIC_KEYS, *GROUP_KEYS) for synonym in key.synonyms if synonym.factor == 1
+}
+
+
+def documentation(key: ConfigKey) -> str:
+    """A key's meaning. Every key has one."""
+    if key.scope is Scope.TOPIC:
+        return TOPIC_DOCS[key.name]
+    if key.scope is Scope.GROUP:
+        return GROUP_DOCS.get(key.name, NO_EFFECT)
+    if key.name in BROKER_DOCS:
+        return BROKER_DOCS[key.name]
+    topic_name = _INHERITED.get(key.name)
+    if topic_name in TOPIC_DOCS:
+        return f"Default of {topic_name} for topics that do not set it. {TOPIC_DOCS[topic_name]}"
+    return NO_EFFECT

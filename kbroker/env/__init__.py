@@ -1,0 +1,227 @@
+"""What the broker takes from the world: clock, disk, net, rng, offload.
+
+Nothing above this package touches os, socket, time, random or threads; it gets an `Env` instead. `real.py` binds the
+operating system, `kbroker.testing` binds fakes with faults and a seeded, deterministic simulation. Timeouts above are
+trio cancel scopes: they run on the clock of the trio run, which is the I/O domain (always real, except in simulation).
+
+This module holds the contracts only, so that importing it costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, TypeVar
+
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """Two of the three time domains; the third, I/O, is the trio run's own clock."""
+
+    def data_ms(self) -> int:
+        """Milliseconds since the epoch: timestamps, retention, compaction, delay, expiry. Tests may jump it."""
+
+    def liveness(self) -> float:
+        """Seconds on a clock that never goes back: sessions, rebalances, transaction timeouts."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait in the I/O domain."""
+
+
+class File(Protocol):
+    """One file of a Disk. Appends and reads go to the page cache and run in the event loop; `sync` blocks: offload it.
+
+    Every method may raise OSError; that error belongs to the disk.
+    """
+
+    path: str
+
+    def size(self) -> int:
+        """Bytes in the file, without a system call."""
+
+    def append(self, buffers: Sequence[Buffer]) -> int:
+        """Write all buffers at the end, in one system call where there is one. Returns the bytes written: all of them.
+
+        On OSError some of the bytes may have reached the file: the caller truncates back to the size it knew.
+        """
+
+    def pread(self, length: int, position: int) -> bytes:
+        """Up to length bytes from position; fewer only at the end of the file."""
+
+    def truncate(self, size: int) -> None:
+        """Cut the file to size bytes."""
+
+    def sync(self) -> None:
+        """Make what was appended durable (fdatasync). Blocks."""
+
+    def close(self) -> None:
+        """Release the descriptor; idempotent. Slices of a closed file raise OSError when read."""
+
+    def fileno(self) -> int | None:
+        """A descriptor for sendfile, or None when the file is not one of the operating system's."""
+
+
+class FileSlice:
+    """A range of a file, to be sent without reading it where the system can (sendfile), else by `read`."""
+
+    __slots__ = ("file", "position", "length")
+
+    def __init__(self, file: File, position: int, length: int) -> None:
+        self.file = file
+        self.position = position
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def read(self) -> bytes:
+        """The bytes; OSError when the file has become shorter."""
+        data = self.file.pread(self.length, self.position)
+        if len(data) != self.length:
+            raise OSError(f"{self.file.path} ends before {self.position + self.length}")
+        return data
+
+
+class Lock(Protocol):
+    """Exclusive possession of a file name, gone with the process."""
+
+    def release(self) -> None:
+        """Give it up; idempotent."""
+
+
+class DirectoryLocked(Exception):
+    """Another process holds the lock; holder says which, where that is known (such as "process 4711")."""
+
+    def __init__(self, path: str, holder: str) -> None:
+        super().__init__(f"{path} is in use by {holder}")
+        self.holder = holder
+
+
+class Disk(Protocol):
+    """A directory tree. Paths are relative to its root, with "/" between names. Methods may raise OSError."""
+
+    root: str  # for people: where this is
+    boot_id: str  # identifies this run of the operating system; "" when unknown. Page cache survives while it is the same
+
+    def open(self, path: str, *, create: bool = False) -> File:
+        """Open for reading and appending. create=True makes an absent file; else FileNotFoundError."""
+
+    def read(self, path: str) -> bytes:
+        """The whole of a small file."""
+
+    def write_atomic(self, path: str, data: Buffer, *, sync: bool = True) -> None:
+        """Replace a small file whole: temporary file, fsync, rename, directory fsync. sync=False skips both fsyncs."""
+
+    def exists(self, path: str) -> bool:
+        """Whether a file or directory is there."""
+
+    def size(self, path: str) -> int:
+        """Bytes in a file that need not be open."""
+
+    def modified_ms(self, path: str) -> int:
+        """When the file was last written, milliseconds since the epoch."""
+
+    def list_dir(self, path: str) -> list[str]:
+        """Names in a directory, sorted."""
+
+    def make_dirs(self, path: str) -> None:
+        """Create a directory and its parents; present ones are fine."""
+
+    def rename(self, old: str, new: str) -> None:
+        """Rename a file or directory, replacing a file."""
+
+    def remove(self, path: str) -> None:
+        """Delete a file."""
+
+    def remove_tree(self, path: str) -> None:
+        """Delete a directory with all it holds; an absent one is fine."""
+
+    def sync_dir(self, path: str) -> None:
+        """Make creations, renames and deletions in a directory durable. Blocks; a no-op where the system has none."""
+
+    def lock(self, path: str) -> Lock:
+        """Take the lock file; DirectoryLocked when another process has it."""
+
+    def free_bytes(self) -> int:
+        """What the volume has left for us."""
+
+    def total_bytes(self) -> int:
+        """The volume's size."""
+
+
+class Stream(Protocol):
+    """A byte stream to one peer. Broken connections raise trio.BrokenResourceError, own closing ClosedResourceError."""
+
+    local: tuple[str, int]  # the address this connection arrived on
+    peer: tuple[str, int]
+
+    async def receive_into(self, view: memoryview) -> int:
+        """Read at least one byte into view, waiting if there is none; 0 at the end of the stream.
+
+        Optimistic: takes what is there without a checkpoint, but makes one now and then so that others get a turn.
+        """
+
+    async def send(self, parts: Sequence[Buffer | FileSlice]) -> None:
+        """Send all parts in order: buffers joined when small, big slices by sendfile, waiting as the peer demands."""
+
+    async def aclose(self) -> None:
+        """Close, without waiting for the peer."""
+
+
+class Listener(Protocol):
+    """A bound address that hands out connections."""
+
+    address: tuple[str, int]  # with the real port when 0 was asked for
+
+    async def accept(self) -> Stream:
+        """The next connection. Survives connections that break in the backlog and a shortage of descriptors."""
+
+    async def aclose(self) -> None:
+        """Stop listening."""
+
+
+class AddressInUse(OSError):
+    """The port is taken; holder says by whom where that is known (such as "process 4711 (java)"), else ""."""
+
+    def __init__(self, host: str, port: int, holder: str) -> None:
+        super().__init__(f"{host}:{port} is in use" + (f" by {holder}" if holder else ""))
+        self.host, self.port, self.holder = host, port, holder
+
+
+class Net(Protocol):
+    """Connections to others and from others."""
+
+    async def listen(self, host: str, port: int) -> Listener:
+        """Bind and listen; port 0 picks a free one. Raises AddressInUse, or OSError (unknown host, no permission)."""
+
+    async def connect(self, host: str, port: int) -> Stream:
+        """Open a connection; OSError when refused."""
+
+
+class Rng(Protocol):
+    """Randomness: from the system, or seeded."""
+
+    def token(self, length: int) -> bytes:
+        """Random bytes (topic IDs, member IDs)."""
+
+    def below(self, bound: int) -> int:
+        """A random integer, 0 <= n < bound."""
+
+
+class Offload(Protocol):
+    """Run blocking or long work elsewhere (a bounded pool of threads; inline in simulation)."""
+
+    def __call__(self, work: Callable[[], T]) -> Awaitable[T]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    """The world, as one argument."""
+
+    clock: Clock
+    disk: Disk
+    net: Net
+    rng: Rng
+    offload: Offload

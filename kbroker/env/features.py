@@ -1,0 +1,53 @@
+"""Which system calls this operating system has, decided once and handed to the disk and the net.
+
+Every call outside the portable core has a fallback, and the table says which of the two is taken. A test switches a
+feature off (`Features.detect().without("sendfile")`) and runs the same suite, so the ways of macOS and Windows are
+walked on every machine.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from dataclasses import dataclass, fields, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """One bool per call; in the comment, what is done without it."""
+
+    sendfile: bool = False  # read and send
+    sendmsg: bool = False  # one send per buffer
+    writev: bool = False  # join, then write
+    pread: bool = False  # seek and read, under a lock
+    fdatasync: bool = False  # fsync
+    full_sync: bool = False  # fsync; where this is present (macOS), fsync alone stops at the drive's cache
+    dir_sync: bool = False  # nothing: the system has no such thing
+    flock: bool = False  # byte_lock, else a file that holds a pid
+    byte_lock: bool = False  # a file that holds a pid
+
+    @classmethod
+    def detect(cls) -> Features:
+        """The features of this machine."""
+        posix = os.name == "posix"
+        return cls(
+            sendfile=hasattr(os, "sendfile"),
+            sendmsg=hasattr(socket.socket, "sendmsg"),
+            writev=hasattr(os, "writev"),
+            pread=hasattr(os, "pread"),
+            fdatasync=hasattr(os, "fdatasync"),
+            full_sync=sys.platform == "darwin",
+            dir_sync=posix,
+            flock=posix,
+            byte_lock=sys.platform == "win32",
+        )
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """All features by name, for tests that switch off one at a time."""
+        return tuple(field.name for field in fields(cls))
+
+    def without(self, *names: str) -> Features:
+        """The same machine, lacking the named features."""
+        return replace(self, **dict.fromkeys(names, False))

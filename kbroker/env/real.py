@@ -1,0 +1,110 @@
+"""The operating system as an `Env`: `real_env(data_dir)`.
+
+The parts: `real_disk` (files), `real_lock` (the data directory's lock), `real_net` (TCP), `features` (which system
+calls there are), `procfs` (who is in the way). The rest is here: clocks, randomness, threads.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+
+from kbroker.env import Env
+from kbroker.env.features import Features
+from kbroker.env.real_disk import RealDisk
+from kbroker.env.real_net import RealNet
+
+OFFLOAD_THREADS_MAX = 16  # fsyncs and cold reads at one time; the disk gains nothing from more
+
+T = TypeVar("T")
+
+
+def real_env(data_dir: str, *, features: Features | None = None) -> Env:
+    """The world of a broker process, its disk rooted at data_dir, which is created if absent (OSError if it cannot be).
+
+    features: what the system is able to do; found out when not given. Tests switch some off.
+    """
+    features = features or Features.detect()
+    return Env(RealClock(), RealDisk(data_dir, features), RealNet(features), RealRng(), ThreadOffload())
+
+
+class RealClock:
+    """Wall clock for data; for liveness a clock that goes on while the machine is suspended, where there is one."""
+
+    def data_ms(self) -> int:
+        """Milliseconds since the epoch."""
+        return time.time_ns() // 1_000_000
+
+    def liveness(self) -> float:
+        """Seconds since some moment, suspended time included."""
+        return _liveness()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await trio.sleep(seconds)
+
+
+def _choose_liveness() -> Callable[[], float]:
+    """CLOCK_BOOTTIME on Linux; CLOCK_MONOTONIC on macOS and time.monotonic on Windows count suspension as well."""
+    if sys.platform == "linux":
+        return lambda: time.clock_gettime(time.CLOCK_BOOTTIME)
+    elif sys.platform == "darwin":
+        return lambda: time.clock_gettime(time.CLOCK_MONOTONIC)
+    else:
+        return time.monotonic
+
+
+_liveness = _choose_liveness()
+
+
+class RealRng:
+    """The system's randomness."""
+
+    def __init__(self) -> None:
+        self._random = random.SystemRandom()
+
+    def token(self, length: int) -> bytes:
+        """Random bytes."""
+        return os.urandom(length)
+
+    def below(self, bound: int) -> int:
+        """A random integer, 0 <= n < bound."""
+        return self._random.randrange(bound)
+
+
+class ThreadOffload:
+    """Work in worker threads, a bounded number at a time. Work once begun is waited for, even when cancelled."""
+
+    def __init__(self, threads_max: int = OFFLOAD_THREADS_MAX) -> None:
+        self._limiter = trio.CapacityLimiter(threads_max)
+
+    async def __call__(self, work: Callable[[], T]) -> T:
+        """Run work in a thread; its result or exception is ours."""
+        return await trio.to_thread.run_sync(work, limiter=self._limiter)
+
+
+def raise_file_limit() -> int | None:
+    """Let this process open as many files as the system permits; the number, or None where there is no such limit.
+
+    Many systems start processes with 256 or 1,024, which a broker with a few hundred partitions exceeds.
+    """
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (hard, 10240):  # macOS may call the hard limit infinite and yet accept no more than OPEN_MAX
+        if wanted == soft:
+            break
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return wanted
+        except (ValueError, OSError):
+            continue
+    return soft

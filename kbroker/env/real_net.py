@@ -1,0 +1,324 @@
+"""TCP: streams that ask the kernel first and wait only when it has nothing to give.
+
+`receive_into` and `send` make the system call at once; only EAGAIN costs a wait. So that a busy connection does not
+starve the others, each stream has a credit of bytes: every call spends what it moved and a bit more, and when nothing
+is left the task lets the others have their turn. A wait fills it up again.
+
+    credit 4 MiB, a call costs 64 KiB + bytes moved:  a checkpoint after 64 small calls, or after some 4 MiB
+
+A send that fails or is cancelled midway has sent part of a frame; nothing sensible can follow, so the stream counts as
+broken from then on.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import trio
+
+from kbroker.env import AddressInUse, Buffer, FileSlice
+from kbroker.env.features import Features
+from kbroker.env.procfs import port_holder
+
+Address: TypeAlias = "tuple[str, int]"
+
+JOIN_MAX = 65536  # up to here copying is cheaper than another system call or an iovec
+CHUNK = 262144  # read and sent at a time where sendfile cannot be used; and the most that is read ahead of sending
+SENDFILE_MAX = 1 << 20  # asked of one sendfile
+BUFFERS_MAX = 512  # in one sendmsg; systems allow 1024 or more
+CREDIT = 4 << 20
+TURN_COST = CREDIT // 64
+BACKLOG = 1024
+
+ACCEPT_RETRY_S = 0.1
+SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+
+log = logging.getLogger("kbroker.net")
+
+
+class RealStream:
+    """One TCP connection."""
+
+    __slots__ = ("local", "peer", "_socket", "_features", "_credit", "_broken", "_closed")
+
+    def __init__(self, connected: socket.socket, peer: Address, features: Features) -> None:
+        connected.setblocking(False)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self.local = as_address(connected.getsockname())
+        self.peer = peer
+        self._socket = connected
+        self._features = features
+        self._credit = CREDIT
+        self._broken = False  # a send ended midway
+        self._closed = False
+
+    async def receive_into(self, view: memoryview) -> int:
+        """Receive at least one byte into view; 0 at the end of the stream."""
+        if self._credit < 0:
+            await self._yield()
+        while True:
+            try:
+                received = self._socket.recv_into(view)
+            except BlockingIOError:
+                await self._wait_readable()
+            except OSError as error:
+                raise self._failure() from error
+            else:
+                self._credit -= received + TURN_COST
+                return received
+
+    async def send(self, parts: Sequence[Buffer | FileSlice]) -> None:
+        """Send all parts in order. An OSError comes from the disk under a slice; the stream is then broken, too."""
+        if self._broken or self._closed:
+            raise self._failure()
+        if self._credit < 0:
+            await self._yield()
+        try:
+            if sum(map(len, parts)) <= JOIN_MAX:
+                await self._send_small(parts)
+            else:
+                await self._send_large(parts)
+        except BaseException:
+            self._broken = True
+            raise
+
+    async def aclose(self) -> None:
+        """Close, without waiting for the peer; idempotent."""
+        if not self._closed:
+            self._closed = True
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+        await trio.lowlevel.checkpoint()
+
+    # -- sending ------------------------------------------------------------------------------------------------------
+
+    async def _send_small(self, parts: Sequence[Buffer | FileSlice]) -> None:
+        data = b"".join([part.read() if isinstance(part, FileSlice) else part for part in parts])
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise self._failure() from error
+        self._credit -= sent + TURN_COST
+        if sent != len(data):
+            await self._send_all(memoryview(data)[sent:])
+
+    async def _send_large(self, parts: Sequence[Buffer | FileSlice]) -> None:
+        """Small slices are read, big ones handed to sendfile; what has been read is sent before it gets much."""
+        run: list[Buffer] = []
+        size = 0
+        for part in parts:
+            if isinstance(part, FileSlice) and len(part) > JOIN_MAX:
+                await self._send_buffers(run)
+                await self._send_file(part)
+                run, size = [], 0
+                continue
+            run.append(part.read() if isinstance(part, FileSlice) else part)
+            size += len(part)
+            if size > CHUNK:
+                await self._send_buffers(run)
+                run, size = [], 0
+        await self._send_buffers(run)
+
+    async def _send_buffers(self, buffers: list[Buffer]) -> None:
+        joined = join_small(buffers)
+        if len(joined) == 1 or not self._features.sendmsg:
+            for each in joined:
+                await self._send_all(memoryview(each))
+            return
+        pending = [memoryview(each) for each in joined]
+        while pending:
+            try:
+                sent = self._socket.sendmsg(pending[:BUFFERS_MAX])
+            except BlockingIOError:
+                await self._wait_writable()
+            except OSError as error:
+                raise self._failure() from error
+            else:
+                pending = after(pending, sent)
+                await self._spend(sent)
+
+    async def _send_all(self, rest: memoryview) -> None:
+        while rest:
+            try:
+                sent = self._socket.send(rest)
+            except BlockingIOError:
+                await self._wait_writable()
+            except OSError as error:
+                raise self._failure() from error
+            else:
+                rest = rest[sent:]
+                await self._spend(sent)
+
+    async def _send_file(self, part: FileSlice) -> None:
+        """By sendfile as far as it goes. When it stops for another reason than a full socket, reading and sending
+        either works or tells whose fault it is: the disk's (OSError) or the connection's (BrokenResourceError)."""
+        position, end = part.position, part.position + part.length
+        while position < end and (descriptor := self._sendfile_descriptor(part)) is not None:
+            try:
+                sent = os.sendfile(self._socket.fileno(), descriptor, position, min(end - position, SENDFILE_MAX))
+            except BlockingIOError:
+                await self._wait_writable()
+                continue
+            except OSError:
+                break
+            if not sent:  # the file has become shorter
+                break
+            position += sent
+            await self._spend(sent)
+        while position < end:
+            chunk = FileSlice(part.file, position, min(end - position, CHUNK))
+            await self._send_all(memoryview(chunk.read()))
+            position += len(chunk)
+
+    def _sendfile_descriptor(self, part: FileSlice) -> int | None:
+        return part.file.fileno() if self._features.sendfile else None
+
+    # -- waiting and failing ------------------------------------------------------------------------------------------
+
+    async def _spend(self, moved: int) -> None:
+        self._credit -= moved + TURN_COST
+        if self._credit < 0:
+            await self._yield()
+
+    async def _yield(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self._credit = CREDIT
+
+    async def _wait_readable(self) -> None:
+        await trio.lowlevel.wait_readable(self._socket)
+        self._credit = CREDIT
+
+    async def _wait_writable(self) -> None:
+        await trio.lowlevel.wait_writable(self._socket)
+        self._credit = CREDIT
+
+    def _failure(self) -> trio.ClosedResourceError | trio.BrokenResourceError:
+        if self._closed:
+            return trio.ClosedResourceError("this stream was closed")
+        return trio.BrokenResourceError(f"the connection to {self.peer[0]}:{self.peer[1]} is broken")
+
+
+def join_small(buffers: Sequence[Buffer]) -> list[Buffer]:
+    """The same bytes in fewer buffers: neighbours joined as long as the result stays small."""
+    joined: list[Buffer] = []
+    run: list[Buffer] = []
+    size = 0
+    for each in buffers:
+        if run and size + len(each) > JOIN_MAX:
+            joined.append(run[0] if len(run) == 1 else b"".join(run))
+            run, size = [], 0
+        run.append(each)
+        size += len(each)
+    if run:
+        joined.append(run[0] if len(run) == 1 else b"".join(run))
+    return joined
+
+
+def after(views: list[memoryview], sent: int) -> list[memoryview]:
+    """What is left of views when the first sent bytes are gone."""
+    for index, view in enumerate(views):
+        if sent < len(view):
+            return [view[sent:], *views[index + 1 :]]
+        sent -= len(view)
+    return []
+
+
+class RealListener:
+    """A bound and listening socket."""
+
+    def __init__(self, listening: socket.socket, features: Features) -> None:
+        listening.setblocking(False)
+        self.address = as_address(listening.getsockname())
+        self._socket = listening
+        self._features = features
+        self._closed = False
+
+    async def accept(self) -> RealStream:
+        """The next connection; waits through a shortage of descriptors, skips connections that are gone already."""
+        await trio.lowlevel.checkpoint()
+        while True:
+            try:
+                connected, peer = self._socket.accept()
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._socket)
+            except OSError as error:
+                if self._closed:
+                    raise trio.ClosedResourceError("this listener was closed") from None
+                if error.errno in SHORTAGES:
+                    log.warning("cannot accept on port %d: %s", self.address[1], error)
+                    await trio.sleep(ACCEPT_RETRY_S)
+                else:  # ECONNABORTED and, on Linux, pending errors of the new connection (accept(2))
+                    await trio.lowlevel.checkpoint()
+            else:
+                try:
+                    return RealStream(connected, as_address(peer), self._features)
+                except OSError:  # reset since
+                    connected.close()
+
+    async def aclose(self) -> None:
+        """Stop listening; idempotent."""
+        if not self._closed:
+            self._closed = True
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+        await trio.lowlevel.checkpoint()
+
+
+class RealNet:
+    """The operating system's TCP."""
+
+    def __init__(self, features: Features) -> None:
+        self._features = features
+
+    async def listen(self, host: str, port: int) -> RealListener:
+        """Bind the first address of host; "" and "::" mean all addresses of both families."""
+        family, address = (await self._resolve(host, port, socket.AI_PASSIVE))[0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            if os.name == "posix":  # on Windows this option would let two processes share the port
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
+            listening.bind(address)
+            listening.listen(BACKLOG)
+            return RealListener(listening, self._features)
+        except OSError as error:
+            listening.close()
+            if error.errno == errno.EADDRINUSE:
+                raise AddressInUse(host, port, port_holder(port)) from error
+            raise
+
+    async def connect(self, host: str, port: int) -> RealStream:
+        """Try the addresses of host in turn; the last failure is raised."""
+        failure = OSError(f"{host} has no address")
+        for family, address in await self._resolve(host, port, 0):
+            attempt = trio.socket.socket(family, socket.SOCK_STREAM)
+            try:
+                await attempt.connect(address)
+                return RealStream(socket.socket(fileno=attempt.detach()), as_address(address), self._features)
+            except OSError as error:
+                failure = error
+            finally:
+                attempt.close()  # nothing left to close when detached
+        raise failure
+
+    async def _resolve(self, host: str, port: int, flags: int) -> list[tuple[int, tuple[str, int]]]:
+        """Families and addresses of a host, IPv4 first: a listener binds one, and most clients try that one first."""
+        if not host and flags:
+            host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
+        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+        found.sort(key=lambda row: row[0] != socket.AF_INET)
+        return [(row[0], row[4]) for row in found]  # type: ignore[misc]  # longer tuples for IPv6 go back to bind as they came
+
+
+def as_address(name: tuple[str, int]) -> Address:
+    """A socket's name as (host, port); an IPv4 peer of a dual-stack socket looks like IPv4."""
+    return name[0].removeprefix("::ffff:"), name[1]

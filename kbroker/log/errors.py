@@ -1,0 +1,19 @@
+"""What a log raises when the disk is to blame. Clients are answered KAFKA_STORAGE_ERROR and try elsewhere or later."""
+
+from __future__ import annotations
+
+from kafka_wire.errors import ErrorCode, KafkaError
+
+
+class LogOffline(KafkaError):
+    """The log serves nothing until it is reopened and rescanned: a write or fsync failed, or its files are damaged."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorCode.KAFKA_STORAGE_ERROR, message)
+
+    def __reduce__(self) -> tuple[type[LogOffline], tuple[str]]:  # type: ignore[override]
+        return type(self), (self.message,)
+
+
+class CorruptLog(LogOffline):
+    """Bytes that were durable are wrong: corruption, not a torn tail. Such a log is never truncated (L4)."""

@@ -1,0 +1,163 @@
+"""One partition as this broker holds it: its role, leader epoch, in-sync replicas and high watermark, around a log.
+
+    absent ──lead(epoch 7)──▶ leading epoch 7 ──lead(epoch 8)──▶ leading epoch 8 ──resign()──▶ absent
+                                   │ every change of epoch closes the old high watermark: its waiters answer
+                                   └ NOT_LEADER_OR_FOLLOWER, and nothing of the old epoch is acknowledged any more
+
+A partition whose only replica is here has the ISR {self}; its high watermark follows its own log. With followers the
+same arithmetic (`isr.py`) takes their progress into account. The log owns bytes and offsets, this class all the rest.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from kafka_wire.errors import ErrorCode, KafkaError
+from kbroker.env import FileSlice
+from kbroker.log.log import Appended, PartitionLog
+from kbroker.replication import isr
+from kbroker.watermark import Watermark
+
+ACKS_ALL = -1
+
+
+class ReadResult(NamedTuple):
+    """What a fetch of one partition found, all taken at one moment (L7)."""
+
+    slices: list[FileSlice]
+    high_watermark: int
+    last_stable_offset: int
+    log_start_offset: int
+    length: int  # bytes in slices
+
+
+class NotLeader(KafkaError):
+    """This broker does not lead the partition (any more)."""
+
+    def __init__(self) -> None:
+        super().__init__(ErrorCode.NOT_LEADER_OR_FOLLOWER)
+
+
+class Partition:
+    """A partition of the local broker. Every method is a `def`: what it changes, it changes at once."""
+
+    __slots__ = ("topic", "index", "topic_id", "log", "node_id", "leader_epoch", "leading", "isr", "high_watermark")
+
+    def __init__(self, topic: str, index: int, topic_id: bytes, log: PartitionLog, node_id: int) -> None:
+        self.topic = topic
+        self.index = index
+        self.topic_id = topic_id
+        self.log = log
+        self.node_id = node_id
+        self.leader_epoch = -1
+        self.leading = False
+        self.isr: tuple[int, ...] = ()
+        self.high_watermark = Watermark(log.start_offset)
+
+    def lead(self, leader_epoch: int, isr: tuple[int, ...]) -> None:
+        """Become (or go on as) leader in leader_epoch with the agreed ISR. An epoch that is not newer changes no epoch.
+
+        The epoch is written to the log's epoch history at its current end, before any record of it (KIP-101).
+        """
+        if leader_epoch > self.leader_epoch:
+            self._end_epoch()
+            self.log.epochs.assign(leader_epoch, self.log.end.value)
+            self.leader_epoch = leader_epoch
+            self.high_watermark = Watermark(self.high_watermark.value)
+            self.leading = True
+        self.isr = isr
+        self.follow_log()
+
+    def resign(self) -> None:
+        """Stop leading: waiters answer NOT_LEADER_OR_FOLLOWER."""
+        self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        self.leading = False
+        self.high_watermark.close(NotLeader())
+
+    def check_leader(self, current_leader_epoch: int = -1) -> None:
+        """Raise unless this broker leads in the epoch the client believes in; -1 is no belief (KIP-320, R11)."""
+        if current_leader_epoch >= 0 and current_leader_epoch != self.leader_epoch:
+            if current_leader_epoch < self.leader_epoch:
+                raise KafkaError(ErrorCode.FENCED_LEADER_EPOCH)
+            raise KafkaError(ErrorCode.UNKNOWN_LEADER_EPOCH)
+        if not self.leading:
+            raise NotLeader
+        if self.log.offline is not None:
+            raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR)
+
+    def append(self, batch: bytearray | memoryview, acks: int, now_ms: int) -> Appended:
+        """Append a client's batch, patched in place with its offsets and leader epoch.
+
+        Args:
+            batch: one record batch; see PartitionLog.append for what is checked.
+            acks: -1, 0 or 1; -1 demands min.insync.replicas in the ISR before anything is written (R6).
+            now_ms: data time, for LogAppendTime and the timestamp window.
+
+        Raises KafkaError; LogOffline when the disk failed.
+        """
+        if not self.leading or self.log.offline is not None:
+            self.check_leader()
+        if acks == ACKS_ALL and not isr.may_acknowledge(self.isr, self.log.config.min_insync_replicas):
+            raise KafkaError(ErrorCode.NOT_ENOUGH_REPLICAS)
+        appended = self.log.append(batch, leader_epoch=self.leader_epoch, now_ms=now_ms)
+        self.follow_log()
+        return appended
+
+    def follow_log(self) -> None:
+        """Let the high watermark follow what the replicas have; to be called when the log grew or was flushed."""
+        if self.leading:
+            ends = {self.node_id: self.log.end.value}
+            self.high_watermark.advance(isr.high_watermark(isr.maximal(self.isr), ends, self.high_watermark.value))
+
+    @property
+    def last_stable_offset(self) -> int:
+        """The bound of read_committed readers: no transaction is open below it."""
+        return self.high_watermark.value
+
+    def read(
+        self, offset: int, bytes_max: int, current_leader_epoch: int = -1, *, at_least_one: bool = True
+    ) -> ReadResult:
+        """What a consumer may see from offset on: whole batches below the high watermark.
+
+        Args:
+            offset: first offset wanted; the first batch may begin before it.
+            bytes_max: stop before exceeding it.
+            current_leader_epoch: what the client believes, or -1.
+            at_least_one: let the first batch exceed bytes_max.
+
+        Raises KafkaError OFFSET_OUT_OF_RANGE, or those of check_leader.
+        """
+        self.check_leader(current_leader_epoch)
+        bound = self.high_watermark.value
+        log = self.log
+        if not log.start_offset <= offset <= bound:
+            raise KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE)
+        slices = log.read(offset, bytes_max, bound, at_least_one=at_least_one) if offset < bound else []
+        return ReadResult(slices, bound, bound, log.start_offset, sum(map(len, slices)))
+
+    def epoch_end(self, epoch: int) -> tuple[int, int]:
+        """The last epoch of this log at or before epoch, and where it ends; (-1, -1) when there is none (R4).
+
+        The current epoch ends at the log end. Raises those of check_leader.
+        """
+        self.check_leader()
+        if epoch == self.leader_epoch:
+            return epoch, self.log.end.value
+        return self.log.epochs.end_offset_for(epoch)
+
+    def delete_records(self, offset: int) -> int:
+        """Move the log start to offset (-1: the high watermark) and return the new log start (KIP-107).
+
+        Raises KafkaError OFFSET_OUT_OF_RANGE above the high watermark, POLICY_VIOLATION for a compacted-only topic.
+        """
+        self.check_leader()
+        if "delete" not in self.log.config.cleanup_policy:
+            raise KafkaError(ErrorCode.POLICY_VIOLATION)
+        bound = self.high_watermark.value
+        offset = bound if offset == -1 else offset
+        if not 0 <= offset <= bound:
+            raise KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE)
+        self.log.advance_start(offset)
+        return self.log.start_offset

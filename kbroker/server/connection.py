@@ -1,0 +1,164 @@
+"""One client connection: frames in, requests handled in order, answers out in the same order.
+
+    receive ─▶ FrameBuffer ─▶ dispatch ─▶ answer at once ───────────────▶ out ─▶ send      (the common way)
+                                   │
+                                   └─▶ an answer that must wait ─▶ the line ─▶ Writer ─▶ send
+
+Most answers are there when the handler returns; those of one read are sent together. An answer that has to wait either
+holds up the connection (a long-polling Fetch, as in Kafka), or, where the API allows overlap (Produce waiting for
+replicas), takes its place in the line: requests behind it are handled at once, and one writer task sends the answers
+in order. While there is a line every answer joins it, so nobody overtakes and only one task ever writes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Coroutine, Mapping, Sequence
+from types import CoroutineType
+from typing import Any
+
+import trio
+
+from kafka_wire.api import ApiKey
+from kafka_wire.codegen import decode
+from kafka_wire.errors import ProtocolError
+from kafka_wire.frames import FrameBuffer, RequestHeader, read_request_header, response_parts
+from kbroker.api.context import Context, Peer, Services
+from kbroker.api.metadata import unsupported_version
+from kbroker.api.registry import Api, CloseConnection
+from kbroker.env import Buffer, FileSlice, Stream
+
+LINE_MAX = 64  # answers waiting in one connection's line; beyond it the connection is not read
+
+Parts = Sequence["Buffer | FileSlice"]
+log = logging.getLogger("kbroker.connection")
+
+
+class Waiting:
+    """A place in the line: an answer still to come."""
+
+    __slots__ = ("header", "answer")
+
+    def __init__(self, header: RequestHeader, answer: Coroutine[Any, Any, Any]) -> None:
+        self.header = header
+        self.answer = answer
+
+
+class Connection:
+    """Serves one stream until the client leaves, breaks the protocol, or the listener cancels it."""
+
+    __slots__ = ("stream", "services", "apis", "peer", "frames", "turns", "_line", "_writing", "_room", "scope")
+
+    def __init__(self, stream: Stream, services: Services, apis: Mapping[int, Api], listener: str) -> None:
+        self.stream = stream
+        self.services = services
+        self.apis = apis
+        self.peer = Peer(stream.peer, stream.local, listener)
+        self.frames = FrameBuffer(services.config.get("socket.request.max.bytes"))
+        self.turns = 0  # grows with every read: the listener's reaper watches it
+        self.scope = trio.CancelScope()
+        self._line: deque[Parts | Waiting] = deque()
+        self._writing = False
+        self._room = trio.Event()
+
+    async def run(self) -> None:
+        """Serve. Every way a connection can end ends here; none of them touches another connection."""
+        try:
+            with self.scope:
+                async with trio.open_nursery() as nursery:
+                    await self._serve(nursery)
+        except* (ProtocolError, CloseConnection) as group:
+            log.info("closing the connection from %s: %s", self.peer, group.exceptions[0])
+        except* (trio.BrokenResourceError, trio.ClosedResourceError):
+            log.debug("the connection from %s broke", self.peer)
+        except* Exception:
+            log.exception("closing the connection from %s after a failure of our own", self.peer)
+        finally:
+            self._abandon_line()
+            with trio.CancelScope(shield=True):
+                await self.stream.aclose()
+
+    async def _serve(self, nursery: trio.Nursery) -> None:
+        frames, stream = self.frames, self.stream
+        while True:
+            received = await stream.receive_into(frames.space())
+            if not received:
+                return
+            self.turns += 1
+            frames.received(received)
+            out: list[Buffer | FileSlice] = []
+            while (frame := frames.next_frame()) is not None:
+                header, api, answer = self._dispatch(frame)
+                if answer is None:
+                    continue
+                if not isinstance(answer, CoroutineType):
+                    self._reply(out, response_parts(header.key, header.version, header.correlation_id, answer))
+                elif api is not None and api.overlaps:
+                    await self._flush(out)
+                    await self._join_line(Waiting(header, answer), nursery)
+                else:
+                    await self._flush(out)
+                    await self._drain_line()
+                    response = await answer
+                    self._reply(out, response_parts(header.key, header.version, header.correlation_id, response))
+            await self._flush(out)
+
+    def _dispatch(self, frame: bytearray) -> tuple[RequestHeader, Api | None, Any]:
+        """Decode one request and hand it to its handler."""
+        header = read_request_header(frame)
+        api = self.apis.get(header.key)
+        if api is None or not api.version_min <= header.version <= api.version_max:
+            if header.key == ApiKey.API_VERSIONS:
+                return header._replace(version=0), api, unsupported_version()
+            raise ProtocolError(f"API {header.key} version {header.version} is not supported")
+        body = decode(api.request, header.version, frame, header.body)
+        return header, api, api.handle(body, Context(self.services, self.peer, header.version, header.client_id))
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def _reply(self, out: list[Buffer | FileSlice], parts: Parts) -> None:
+        if self._writing:
+            self._line.append(parts)
+        else:
+            out.extend(parts)
+
+    async def _flush(self, out: list[Buffer | FileSlice]) -> None:
+        """Send what has gathered. While a writer is at work there is nothing here, and the line is kept short."""
+        if out:
+            await self.stream.send(out)
+            out.clear()
+        while len(self._line) > LINE_MAX:
+            await self._wait_room()
+
+    async def _join_line(self, waiting: Waiting, nursery: trio.Nursery) -> None:
+        self._line.append(waiting)
+        if not self._writing:
+            self._writing = True
+            nursery.start_soon(self._write_line)
+
+    async def _write_line(self) -> None:
+        """The writer: take the head of the line, wait for it, send it; gone when the line is empty."""
+        while self._line:
+            head = self._line[0]
+            if isinstance(head, Waiting):
+                header, response = head.header, await head.answer
+                head = response_parts(header.key, header.version, header.correlation_id, response)
+            await self.stream.send(head)
+            self._line.popleft()
+            self._room.set()
+        self._writing = False
+
+    async def _drain_line(self) -> None:
+        while self._writing:
+            await self._wait_room()
+
+    async def _wait_room(self) -> None:
+        self._room = trio.Event()
+        await self._room.wait()
+
+    def _abandon_line(self) -> None:
+        for each in self._line:
+            if isinstance(each, Waiting):
+                each.answer.close()  # a coroutine never awaited would complain
+        self._line.clear()

@@ -1,0 +1,80 @@
+"""A number that only grows, and the tasks waiting for it to grow. This is what kbroker has in place of a purgatory.
+
+A produce that waits for replicas, a fetch that waits for data: each is its handler's own task, waiting here under a
+cancel scope. One bell (a `trio.Event`) may listen to many watermarks: a fetch over a hundred partitions hangs one bell
+on each of them. Closing a watermark wakes everyone with the reason, so the end of a leadership answers its waiters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+
+class Watermark:
+    """A value (an offset) that never goes back while open."""
+
+    __slots__ = ("value", "error", "_bells")
+
+    def __init__(self, value: int = 0) -> None:
+        self.value = value
+        self.error: Exception | None = None  # why it was closed; None while open
+        self._bells: dict[trio.Event, None] | None = None  # ordered, for the simulator; most watermarks have none
+
+    def advance(self, value: int) -> None:
+        """Raise the value and wake the waiters; a lower or equal value changes nothing."""
+        if value > self.value:
+            self.value = value
+            if self._bells:
+                self._ring()
+
+    def close(self, error: Exception) -> None:
+        """End it: every present and future wait raises error."""
+        if self.error is None:
+            self.error = error
+            self._ring()
+
+    def check(self) -> None:
+        """Raise the closing error, if closed."""
+        if self.error is not None:
+            raise self.error
+
+    @contextmanager
+    def rings(self, bell: trio.Event) -> Iterator[None]:
+        """Have bell set at the next advance or close, while the block runs."""
+        self.attach(bell)
+        try:
+            yield
+        finally:
+            self.detach(bell)
+
+    def attach(self, bell: trio.Event) -> None:
+        """Have bell set at the next advance or close. The caller must `detach` it."""
+        if self._bells is None:
+            self._bells = {}
+        self._bells[bell] = None
+
+    def detach(self, bell: trio.Event) -> None:
+        """Stop ringing bell; unknown bells are ignored."""
+        if self._bells is not None:
+            self._bells.pop(bell, None)
+            if not self._bells:
+                self._bells = None
+
+    async def wait_past(self, value: int) -> None:
+        """Wait until the value is greater than value. The caller bounds the wait with a cancel scope.
+
+        Raises the closing error.
+        """
+        while self.value <= value:
+            self.check()
+            bell = trio.Event()
+            with self.rings(bell):
+                await bell.wait()
+        self.check()
+
+    def _ring(self) -> None:
+        for bell in tuple(self._bells or ()):
+            bell.set()

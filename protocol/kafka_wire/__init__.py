@@ -1,0 +1,11 @@
+"""Kafka's wire protocol: values to bytes and back. No I/O, no trio, nothing of kbroker.
+
+    primitives                varints, CRC-32C
+    schema, codegen           a message is an annotated class; its codec is compiled per version, on first use
+    errors, api               error codes; keys to classes, header versions
+    frames                    a byte stream to frames to requests; responses to bytes
+    records, compression      record batches and their codecs
+    messages/                 the declarations by family
+
+Nothing is imported here, so that `import kafka_wire.errors` costs no more than it says.
+"""
