@@ -165,6 +165,9 @@ class Client:
         finally:
             consumer.close()
 
+    def broker_restarted(self) -> None:
+        """Forget connections that do not heal by themselves."""
+
     def close(self) -> None:
         pass
 
@@ -216,6 +219,7 @@ class Run:
             answer = line.makefile().readline().strip()
         if answer != "ok":
             raise AssertionError(f"the broker did not come back: {answer}")
+        self.client.broker_restarted()
 
 
 Scenario = Callable[[Run], Seen | None]

@@ -83,9 +83,9 @@ class KafkaPython(Client):
         resource = ConfigResource(ConfigResourceType.TOPIC, topic, configs)
         with refusals():
             found = self.admin.alter_configs([resource], raise_on_unknown=False, incremental=incremental)
-        result = found["topic"][topic]  # "OK", or the error as text, its class first
+        result = found["topic"][topic]  # "OK", or such as "[Error 40] InvalidConfigurationError: …"
         if result != "OK":
-            refuse(getattr(kafka_errors, result.partition(":")[0].strip()).errno)
+            refuse(int(result.split("]")[0].removeprefix("[Error")))
 
     def offset(self, topic: str, partition: int, when: str | int) -> int | None:
         at = TopicPartition(topic, partition)
@@ -153,6 +153,11 @@ class KafkaPython(Client):
             "max_partition_fetch_bytes": options.get("partition_bytes", 1048576),
         }
 
+    def broker_restarted(self) -> None:
+        """The admin client's first call afterwards ends in NodeNotReadyError (2.0.2: KafkaConnectionError)."""
+        self.close()
+        self._admin = None
+
     def close(self) -> None:
         if self._admin is not None:
             self._admin.close()
@@ -202,6 +207,8 @@ def refusals() -> Iterator[None]:
         yield
     except kafka_errors.OffsetOutOfRangeError as error:
         raise Refused(1, error) from error
+    except ValueError as error:  # it looks at topic names itself
+        raise Refused("refused by the client", error) from error
     except kafka_errors.KafkaError as error:
         code = getattr(error, "errno", None)
         raise Refused(code if isinstance(code, int) and code > 0 else type(error).__name__, error) from error

@@ -54,7 +54,8 @@ class KafkaPython202(KafkaPython):
             raise self.absent("idempotent producer")
         settings = super().producer_settings(options)
         del settings["enable_idempotence"], settings["delivery_timeout_ms"]
-        return {**settings, "retries": 1000}
+        # It gives records up after request_timeout_ms in the queue, whether or not it could send them.
+        return {**settings, "retries": 1000, "request_timeout_ms": options.get("patience", 30) * 1000}
 
     def consumer_settings(self, options: dict[str, Any]) -> dict[str, Any]:
         settings = super().consumer_settings(options)

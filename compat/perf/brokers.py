@@ -166,6 +166,10 @@ class Broker:
         self.memo.clear()
 
     @property
+    def running(self) -> bool:
+        return self.side.process is not None and self.side.process.poll() is None
+
+    @property
     def pid(self) -> int:
         if self.side.process is None or self.side.process.poll() is not None:
             raise Failed(f"{self.name} is not running")

@@ -38,7 +38,7 @@ def fetch(**flags: object) -> Measure:
 
     def measure(broker: Broker, scale: Scale) -> Sample:
         if "fetch-data" not in broker.memo:
-            written = {"max_megabytes": scale.count(400), "seconds": 30, "warmup": 0}
+            written = {"max_megabytes": scale.count(400), "seconds": 30, "warmup": 0.3}
             shape = {"conns": 4, "inflight": 2, "partitions": 4, **BATCH_15_KB}
             broker.memo["fetch-data"] = load(broker, "produce", topic="fetch-data", **shape, **written)
         return read(broker, scale)
@@ -49,7 +49,7 @@ def fetch(**flags: object) -> Measure:
 def start_up(broker: Broker, scale: Scale) -> Sample:
     broker.wipe()
     with broker.launch() as began:
-        sample = load(broker, "first", topic="first", since=began)
+        sample = load(broker, "first", topic="first", since=began, timeout="60s")
     time.sleep(2 * scale.warmup)
     sample |= broker.watch(2 * scale.seconds)
     broker.kill()
@@ -64,7 +64,7 @@ def partitions(broker: Broker, scale: Scale) -> Sample:
     steps = {
         "wide_1000": load(broker, "create", topic="wide-1000", partitions=scale.count(1000), write=True),
         "wide_3000": load(broker, "create", topic="wide-3000", partitions=scale.count(3000), write=True),
-        "topics_1000": load(broker, "create", topic="one", topics=scale.count(1000), write=True),
+        "topics_1000": load(broker, "create", topic="one", topics=scale.count(1000)),
     }
     broker.stop()
     with broker.launch() as began:
@@ -81,7 +81,7 @@ def partitions(broker: Broker, scale: Scale) -> Sample:
 def recovery(broker: Broker, scale: Scale) -> Sample:
     broker.wipe()
     broker.start()
-    written = {"max_megabytes": scale.count(1000), "seconds": 60, "warmup": 0}
+    written = {"max_megabytes": scale.count(1000), "seconds": 60, "warmup": 0.3}
     load(broker, "produce", topic="big", conns=2, inflight=2, **BATCH_900_KB, **written)
     broker.kill()
     with broker.launch() as began:

@@ -109,16 +109,16 @@ ROWS = (
     Row("recovery", "recovery", measures.recovery, (
         Figure("first_seconds", "s from start to ready, after kill -9 with 1 GB of log", below(1, "s")),
     ), apart=True),
-    Row("produce-1", "produce, 1 record of 100 B, 1 connection, ping-pong, acks=1", traffic("produce", **ONE), (
+    Row("produce-1", "produce 100 B, 1 connection, ping-pong, acks=1", traffic("produce", **ONE), (
         rate(at_least(1.5)), Figure("p99", "µs, p99", at_most(0.6)), cpu_request(at_most(0.8)),
     )),
-    Row("produce-16", "same, 16 connections", traffic("produce", conns=16, partitions=16, **ONE), (
+    Row("produce-16", "produce 100 B, 16 connections, acks=1", traffic("produce", conns=16, partitions=16, **ONE), (
         rate(at_least(1.0)), cpu_request(at_most(0.85)),
     )),
-    Row("produce-pipelined", "same, 1 connection, 16 in flight", traffic("produce", inflight=16, **ONE), (
+    Row("produce-pipelined", "produce 100 B, 1 connection, 16 in flight", traffic("produce", inflight=16, **ONE), (
         rate(at_least(5)),
     )),
-    Row("produce-all", "same, 1 connection, ping-pong, acks=all", traffic("produce", acks=-1, **ONE), (
+    Row("produce-all", "produce 100 B, 1 connection, ping-pong, acks=all", traffic("produce", acks=-1, **ONE), (
         rate(at_least(1.5)),
     )),
     Row("produce-15k", "produce 15 KB batches, 4 connections × 4 in flight",
@@ -143,14 +143,16 @@ ROWS = (
         Figure("cpu_percent", "% of a core", below(0.5, "%")),
         Figure("connect_seconds", "s until all were connected"),
     )),
-    Row("poll-500", "500 consumers long-polling 500 ms each", measures.polls, (Figure("cpu_percent", "% of a core", below(12, "%")),)),
+    Row("poll-500", "500 consumers long-polling 500 ms each", measures.polls, (
+        Figure("cpu_percent", "% of a core", below(12, "%")),
+    )),
     Row("memory", "memory after the load above", measures.memory, (Figure("rss_mb", "MB", below(100, "MB")),)),
-    java("produce", 100, clients.java_produce(100, 1_000_000), at_least(1.5)),
-    java("produce", 1_000, clients.java_produce(1_000, 300_000), at_least(1.5)),
-    java("produce", 10_000, clients.java_produce(10_000, 30_000), at_least(1.5)),
-    java("consume", 100, clients.java_consume(100, 1_000_000), at_least(1.0)),
-    java("consume", 1_000, clients.java_consume(1_000, 300_000), at_least(1.0)),
-    java("consume", 10_000, clients.java_consume(10_000, 30_000), at_least(1.0)),
+    java("produce", 100, clients.java_produce(100, 500_000), at_least(1.5)),
+    java("produce", 1_000, clients.java_produce(1_000, 200_000), at_least(1.5)),
+    java("produce", 10_000, clients.java_produce(10_000, 20_000), at_least(1.5)),
+    java("consume", 100, clients.java_consume(100, 500_000), at_least(1.0)),
+    java("consume", 1_000, clients.java_consume(1_000, 200_000), at_least(1.0)),
+    java("consume", 10_000, clients.java_consume(10_000, 20_000), at_least(1.0)),
     Row("java-e2e", "Java EndToEndLatency, 100 B", clients.java_end_to_end, (
         Figure("p50_ms", "ms, p50"), Figure("p99_ms", "ms, p99", at_most(0.5)), Figure("p999_ms", "ms, p99.9"),
     ), missing=clients.java_missing),

@@ -12,6 +12,7 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.api.fetch_sessions import FetchSessions
 from kbroker.cluster.image import ClusterImage
 from kbroker.cluster.member import Member
+from kbroker.cluster.producer_ids import ProducerIds
 from kbroker.config import BrokerConfig
 from kbroker.env import Env
 from kbroker.log.directory import LogDirectory
@@ -29,12 +30,18 @@ class Services:
     logs: LogDirectory
     partitions: dict[tuple[str, int], Partition]  # what this broker holds; owned by server/replicas.py
     sessions: FetchSessions
-    applied: Watermark = field(default_factory=Watermark)  # the image revision `partitions` has caught up with
+    producer_ids: ProducerIds
+    announced: int = 0  # revision of the newest image `partitions` is to follow
+    applied: Watermark = field(default_factory=Watermark)  # and of the one it has caught up with
 
     @property
     def image(self) -> ClusterImage:
         """The picture of the cluster as it is now."""
         return self.member.image
+
+    async def wait_applied(self) -> None:
+        """Wait until `partitions` has caught up with the image as it is now. The caller bounds the wait."""
+        await self.applied.wait_past(self.announced - 1)
 
     def partition(self, topic: str, index: int) -> Partition:
         """The local partition; KafkaError UNKNOWN_TOPIC_OR_PARTITION, or NOT_LEADER_OR_FOLLOWER if it is not here."""

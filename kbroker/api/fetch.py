@@ -58,7 +58,7 @@ class FetchJob:
         self.services = context.services
         self.by_id = context.version >= TOPIC_IDS_SINCE
         self.aborted: list[Any] | None = [] if request.isolation_level == READ_COMMITTED else None
-        self.bytes_max = min(request.max_bytes, self.services.config.get("fetch.max.bytes"))
+        self.bytes_max = min(request.max_bytes, self.services.config.get_int("fetch.max.bytes"))
         self.bytes_min = min(request.min_bytes, self.bytes_max)
         self.max_wait_ms = request.max_wait_ms
         self.session: Session | None = None
@@ -133,12 +133,12 @@ class FetchJob:
 
     def _find(self, key: PartitionKey) -> Partition:
         name, index = key
-        if self.by_id:
-            topic = self.services.image.topics_by_id.get(name)  # type: ignore[arg-type]  # by_id: a topic ID
+        if isinstance(name, bytes):
+            topic = self.services.image.topics_by_id.get(name)
             if topic is None:
                 raise KafkaError(ErrorCode.UNKNOWN_TOPIC_ID)
             name = topic.name
-        return self.services.partition(name, index)  # type: ignore[arg-type]  # now a name
+        return self.services.partition(name, index)
 
     def settled(self) -> bool:
         """Whether there is nothing to wait for."""
@@ -176,9 +176,11 @@ class FetchJob:
             name = key[0]
             topic = topics.get(name)
             if topic is None:
-                topic = topics[name] = (
-                    FetchableTopicResponse(topic_id=name) if self.by_id else FetchableTopicResponse(topic=name)
-                )
+                if isinstance(name, bytes):
+                    topic = FetchableTopicResponse(topic_id=name, partitions=[])
+                else:
+                    topic = FetchableTopicResponse(topic=name, partitions=[])
+                topics[name] = topic
             topic.partitions.append(data)
         return FetchResponse(
             session_id=session.id if session is not None else NO_SESSION, responses=list(topics.values())

@@ -37,6 +37,7 @@ from kafka_wire.messages.metadata import (
 from kbroker.api.context import Context
 from kbroker.api.registry import APIS, handles
 from kbroker.api.topics import create_missing
+from kbroker.cluster.controller import check_topic_name
 from kbroker.cluster.image import BrokerImage, PartitionImage, TopicImage
 
 NO_TOPIC_ID = bytes(16)
@@ -50,7 +51,7 @@ BROKER_ENDPOINTS = 1
 
 @handles(ApiKey.API_VERSIONS, 0, 4)
 def api_versions(request: ApiVersionsRequest, context: Context) -> ApiVersionsResponse:
-    """What the registry holds. Features with minimum 0 are never listed: old Java clients choke on them (KAFKA-17011)."""
+    """What the registry holds. Features of minimum 0 are not listed: old Java clients choke on them (KAFKA-17011)."""
     if context.version >= 3:
         context.peer.software_name = request.client_software_name
         context.peer.software_version = request.client_software_version
@@ -82,7 +83,7 @@ def metadata(
     """Describe brokers and the topics asked for; a coroutine when some of them are created on the way."""
     topics = context.services.image.topics
     may_create = context.version < 4 or request.allow_auto_topic_creation
-    if may_create and request.topics and context.services.config.get("auto.create.topics.enable"):
+    if may_create and request.topics and context.services.config.get_bool("auto.create.topics.enable"):
         missing = [t.name for t in request.topics if t.name is not None and t.name not in topics]
         if missing:
             return _create_and_describe(missing, request, context)
@@ -133,7 +134,11 @@ def _asked_topics(
 
 
 def _why_absent(name: str) -> ErrorCode:
-    return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION if is_valid_topic_name(name) else ErrorCode.INVALID_TOPIC_EXCEPTION
+    try:
+        check_topic_name(name, ())
+    except KafkaError as error:
+        return error.code
+    return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
 
 
 def _topic(

@@ -12,7 +12,7 @@ KIP-890 and topic IDs, and come with transactions.
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 
@@ -28,6 +28,7 @@ from kafka_wire.messages.produce_fetch import (
 )
 from kbroker.api.context import Context
 from kbroker.api.registry import CloseConnection, handles
+from kbroker.env import Offload
 from kbroker.replication.partition import ACKS_ALL, Partition
 from kbroker.watermark import Watermark
 
@@ -35,15 +36,14 @@ ATTRIBUTES_LOW_BYTE = 22  # of a v2 batch: codec in bits 0-2, transactional is b
 CODEC_MASK, ZSTD, TRANSACTIONAL = 0x07, 4, 0x10
 
 
-class Pending:
-    """A partition's answer that waits for a watermark to pass the last record."""
+class Pending(NamedTuple):
+    """A partition's answer that is not true yet."""
 
-    __slots__ = ("answer", "watermark", "last_offset")
-
-    def __init__(self, answer: PartitionProduceResponse, watermark: Watermark, last_offset: int) -> None:
-        self.answer = answer
-        self.watermark = watermark
-        self.last_offset = last_offset
+    answer: PartitionProduceResponse
+    partition: Partition
+    high_watermark: Watermark | None  # to be passed by last_offset; None: not asked for
+    last_offset: int
+    must_flush: bool
 
 
 @handles(ApiKey.PRODUCE, 3, 11, advertised_min=0, overlaps=True)
@@ -66,7 +66,8 @@ def produce(request: ProduceRequest, context: Context) -> ProduceResponse | Coro
         _check_unanswered(response)
         return None
     if pending:
-        return _when_safe(response, pending, trio.current_time() + request.timeout_ms / 1000)
+        deadline = trio.current_time() + request.timeout_ms / 1000
+        return _when_safe(response, pending, deadline, context.services.env.offload)
     return response
 
 
@@ -83,7 +84,7 @@ def _append(
         partition = context.services.partition(topic, index)
         batch = data.records
         _check_request(request, batch, context.version)
-        appended = partition.append(batch, request.acks, now_ms)  # type: ignore[arg-type]  # null was refused
+        appended = partition.append(batch, request.acks, now_ms)
     except KafkaError as error:
         return _refusal(index, error)
     answer = PartitionProduceResponse(
@@ -92,9 +93,7 @@ def _append(
         log_append_time_ms=appended.append_time_ms,
         log_start_offset=partition.log.start_offset,
     )
-    watermark = _must_pass(partition, request.acks, appended.last_offset)
-    if watermark is not None:
-        pending.append(Pending(answer, watermark, appended.last_offset))
+    _note_pending(answer, partition, appended.last_offset, request.acks, now_ms, pending)
     return answer
 
 
@@ -121,28 +120,44 @@ def _refusal(index: int, error: KafkaError) -> PartitionProduceResponse:
     )
 
 
-def _must_pass(partition: Partition, acks: int, last_offset: int) -> Watermark | None:
-    """The watermark that has to pass last_offset before the client may be told, or None if that has happened."""
-    if acks == ACKS_ALL and partition.high_watermark.value <= last_offset:
-        return partition.high_watermark
-    if acks != 0 and partition.log.flush_due and partition.log.flushed.value <= last_offset:
-        return partition.log.flushed
-    return None
+def _note_pending(
+    answer: PartitionProduceResponse,
+    partition: Partition,
+    last_offset: int,
+    acks: int,
+    now_ms: int,
+    pending: list[Pending],
+) -> None:
+    """Note what has to happen before the client may be told, if anything."""
+    must_flush = partition.log.needs_flush(now_ms)
+    if acks == 0:
+        if must_flush and partition.log.on_due is not None:
+            partition.log.on_due(partition.log)  # nobody waits for it
+        return
+    behind = acks == ACKS_ALL and partition.high_watermark.value <= last_offset
+    if must_flush or behind:
+        pending.append(
+            Pending(answer, partition, partition.high_watermark if behind else None, last_offset, must_flush)
+        )
 
 
-async def _when_safe(response: ProduceResponse, pending: list[Pending], deadline: float) -> ProduceResponse:
+async def _when_safe(
+    response: ProduceResponse, pending: list[Pending], deadline: float, offload: Offload
+) -> ProduceResponse:
     """Wait for every pending partition until the deadline; those that did not make it answer why not."""
     with trio.CancelScope(deadline=deadline):
         while pending:
             one = pending[-1]
             try:
-                await one.watermark.wait_past(one.last_offset)
+                if one.must_flush:
+                    await one.partition.log.flush(offload)
+                if one.high_watermark is not None:
+                    await one.high_watermark.wait_past(one.last_offset)
             except KafkaError as error:
                 _fail(one.answer, error.code)
             pending.pop()
     for one in pending:
-        if one.watermark.value <= one.last_offset:
-            _fail(one.answer, ErrorCode.REQUEST_TIMED_OUT)
+        _fail(one.answer, ErrorCode.REQUEST_TIMED_OUT)
     return response
 
 
@@ -156,5 +171,5 @@ def _check_unanswered(response: ProduceResponse) -> None:
         for answer in topic.partition_responses:
             if answer.error_code:
                 raise CloseConnection(
-                    f"acks=0 produce to {topic.name}-{answer.index} failed: {ErrorCode(answer.error_code).name}"
+                    f"acks=0 produce to {topic.name}-{answer.index} failed: {answer.error_code!r}"
                 )

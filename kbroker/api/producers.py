@@ -19,7 +19,7 @@ async def init_producer_id(request: InitProducerIdRequest, context: Context) -> 
     if request.transactional_id is not None:
         return _refused(ErrorCode.INVALID_REQUEST if request.transactional_id == "" else ErrorCode.NOT_COORDINATOR)
     try:
-        producer_id = await context.services.member.next_producer_id()
+        producer_id = await context.services.producer_ids.next()
     except KafkaError as error:
         return _refused(error.code)
     return InitProducerIdResponse(producer_id=producer_id, producer_epoch=0)

@@ -7,7 +7,7 @@ is usable when CreateTopics returns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import trio
 
@@ -34,17 +34,12 @@ from kafka_wire.messages.topics import (
 )
 from kbroker.api.context import Context, Services
 from kbroker.api.registry import handles
+from kbroker.cluster.controller import NewTopic
 from kbroker.cluster.image import TopicImage
-from kbroker.cluster.member import NewTopic
 from kbroker.config import describe_topic
 
 TIMEOUT_MS_MAX = 120_000  # no admin request waits longer, whatever it asks for
 AUTO_CREATE_TIMEOUT_MS = 10_000
-
-
-async def wait_applied(services: Services) -> None:
-    """Wait until this broker's partitions have caught up with the image as it is now."""
-    await services.applied.wait_past(services.image.revision - 1)
 
 
 def _timeout_s(timeout_ms: int) -> float:
@@ -58,12 +53,12 @@ def _timeout_s(timeout_ms: int) -> float:
 async def create_topics(request: CreateTopicsRequest, context: Context) -> CreateTopicsResponse:
     """Create topics; each gets its own answer. A timeout answers REQUEST_TIMED_OUT, and the topic may still appear."""
     services = context.services
-    results: list[TopicImage | KafkaError] = [KafkaError(ErrorCode.REQUEST_TIMED_OUT)] * len(request.topics)
+    results: Sequence[TopicImage | KafkaError] = [KafkaError(ErrorCode.REQUEST_TIMED_OUT)] * len(request.topics)
     with trio.move_on_after(_timeout_s(request.timeout_ms)):
         results = await services.member.create_topics(
             [_new_topic(topic) for topic in request.topics], validate_only=request.validate_only
         )
-        await wait_applied(services)
+        await services.wait_applied()
     return CreateTopicsResponse(
         topics=[
             _created(topic, result, services) for topic, result in zip(request.topics, results, strict=True)
@@ -107,11 +102,11 @@ def _created(topic: CreatableTopic, result: TopicImage | KafkaError, services: S
 
 async def create_missing(names: Iterable[str], services: Services) -> dict[str, ErrorCode]:
     """Create topics that a Metadata request asked for, with the broker's defaults. Returns the errors by name."""
-    wanted = [NewTopic(name, -1, -1, None, {}) for name in dict.fromkeys(names)]
-    results: list[TopicImage | KafkaError] = [KafkaError(ErrorCode.LEADER_NOT_AVAILABLE)] * len(wanted)
+    wanted = [NewTopic(name) for name in dict.fromkeys(names)]
+    results: Sequence[TopicImage | KafkaError] = [KafkaError(ErrorCode.LEADER_NOT_AVAILABLE)] * len(wanted)
     with trio.move_on_after(AUTO_CREATE_TIMEOUT_MS / 1000):
         results = await services.member.create_topics(wanted, validate_only=False)
-        await wait_applied(services)
+        await services.wait_applied()
     return {
         topic.name: result.code
         for topic, result in zip(wanted, results, strict=True)
@@ -126,26 +121,27 @@ async def create_missing(names: Iterable[str], services: Services) -> dict[str, 
 async def delete_topics(request: DeleteTopicsRequest, context: Context) -> DeleteTopicsResponse:
     """Delete topics by name, or by ID from version 6 (KIP-516)."""
     services = context.services
-    asked = request.topics if context.version >= 6 else [DeleteTopicState(name=n) for n in request.topic_names]
-    responses = []
-    names = {topic.id: topic.name for topic in services.image.topics.values()} if context.version >= 6 else {}
-    if not services.config.get("delete.topic.enable"):
-        errors: list[KafkaError | None] = [KafkaError(ErrorCode.TOPIC_DELETION_DISABLED)] * len(asked)
-    else:
-        errors = [KafkaError(ErrorCode.REQUEST_TIMED_OUT)] * len(asked)
+    asked = request.topics
+    if context.version < 6:
+        asked = [DeleteTopicState(name=name, topic_id=bytes(16)) for name in request.topic_names]
+    results: Sequence[TopicImage | KafkaError] = [KafkaError(ErrorCode.TOPIC_DELETION_DISABLED)] * len(asked)
+    if services.config.get_bool("delete.topic.enable"):
+        results = [KafkaError(ErrorCode.REQUEST_TIMED_OUT)] * len(asked)
         with trio.move_on_after(_timeout_s(request.timeout_ms)):
-            errors = await services.member.delete_topics([t.name if t.name is not None else t.topic_id for t in asked])
-            await wait_applied(services)
-    for topic, error in zip(asked, errors, strict=True):
-        responses.append(
-            DeletableTopicResult(
-                name=topic.name if topic.name is not None else names.get(topic.topic_id),
-                topic_id=topic.topic_id,
-                error_code=error.code if error else ErrorCode.NONE,
-                error_message=error.message if error else None,
-            )
+            wanted = [topic.topic_id if topic.name is None else topic.name for topic in asked]
+            results = await services.member.delete_topics(wanted)
+            await services.wait_applied()
+    return DeleteTopicsResponse(
+        responses=[_deleted(topic, result) for topic, result in zip(asked, results, strict=True)]
+    )
+
+
+def _deleted(topic: DeleteTopicState, result: TopicImage | KafkaError) -> DeletableTopicResult:
+    if isinstance(result, KafkaError):
+        return DeletableTopicResult(
+            name=topic.name, topic_id=topic.topic_id, error_code=result.code, error_message=result.message
         )
-    return DeleteTopicsResponse(responses=responses)
+    return DeletableTopicResult(name=result.name, topic_id=result.id, error_code=ErrorCode.NONE)
 
 
 # -- grow -------------------------------------------------------------------------------------------------------------
@@ -167,7 +163,7 @@ async def _grow(topic: CreatePartitionsTopic, validate_only: bool, services: Ser
     assignments = None if topic.assignments is None else [tuple(a.broker_ids) for a in topic.assignments]
     try:
         await services.member.create_partitions(topic.name, topic.count, assignments, validate_only=validate_only)
-        await wait_applied(services)
+        await services.wait_applied()
     except KafkaError as error:
         return _grown(topic, error)
     return _grown(topic, None)

@@ -7,7 +7,7 @@ history (`Past`), or is told Compacted. Appending rings every watcher.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeAlias
 
 import trio
@@ -70,38 +70,36 @@ class Feed:
         start = revision - first
         return [self._changes[i] for i in range(start, min(start + REVISIONS_MAX, len(self._changes)))]
 
-    async def wait(self, seconds: float) -> None:
-        """Until something is appended, at most seconds."""
+    async def wait(self, seconds: float) -> bool:
+        """Until something is appended, at most seconds; whether something was."""
         bell = self._bell
         with trio.move_on_after(seconds):
             await bell.wait()
+        return bell.is_set()
 
 
-async def follow(feed: Feed, prefix: bytes, from_revision: int, past: Past, tick: Tick) -> AsyncIterator[Batch]:
-    """The batches of one watch; see CoordinationStore.watch. A revision of the future means another history: Compacted."""
+async def follow(feed: Feed, prefix: bytes, from_revision: int, past: Past, tick: Tick) -> AsyncGenerator[Batch, None]:
+    """The batches of one watch; see CoordinationStore.watch. A revision of the future is another history: Compacted."""
     cursor = from_revision
     silent_s = 0.0
+    pause_s = await tick()
+    if cursor > feed.last + 1:
+        raise Compacted(feed.last)
     while True:
-        pause_s = await tick()
-        if cursor > feed.last + 1:
-            raise Compacted(feed.last)
         changes = feed.since(cursor)
         if changes is None:
             changes = await past(cursor)
-        if changes:
-            events: list[Event] = []
-            for revision, revision_events in changes:
-                events += [event for event in revision_events if event.key.startswith(prefix)]
-                cursor = revision + 1
-                if len(events) >= EVENTS_MAX:
-                    break
-            if events:
-                silent_s = 0.0
-                yield Batch(cursor - 1, tuple(events))
-            continue
-        pause_s = min(pause_s, HEARTBEAT_S - silent_s)
-        await feed.wait(pause_s)
-        silent_s += pause_s
-        if silent_s >= HEARTBEAT_S:
+        events: list[Event] = []
+        for revision, revision_events in changes:
+            events += [event for event in revision_events if event.key.startswith(prefix)]
+            cursor = revision + 1
+            if len(events) >= EVENTS_MAX:
+                break
+        if changes or silent_s >= HEARTBEAT_S:
             silent_s = 0.0
-            yield Batch(cursor - 1, ())
+            yield Batch(cursor - 1, tuple(events))
+        else:
+            pause_s = min(pause_s, HEARTBEAT_S - silent_s)
+            if not await feed.wait(pause_s):
+                silent_s += pause_s
+                pause_s = await tick()

@@ -85,7 +85,7 @@ class MemoryStore:
     @asynccontextmanager
     async def watch(self, prefix: bytes, from_revision: int) -> AsyncIterator[AsyncIterator[Batch]]:
         """See CoordinationStore."""
-        async with aclosing(follow(self._feed, prefix, from_revision, self._past, self._tick)) as batches:  # type: ignore[type-var]
+        async with aclosing(follow(self._feed, prefix, from_revision, self._past, self._tick)) as batches:
             yield batches
 
     def session(self, ttl_s: float) -> AbstractAsyncContextManager[Session]:

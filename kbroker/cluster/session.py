@@ -51,11 +51,17 @@ async def hold(lessor: Lessor, clock: Clock, ttl_s: float) -> AsyncIterator[Held
     """Grant, keep alive while the block runs, revoke."""
     sent = clock.liveness()
     session = HeldSession(await lessor.grant(ttl_s), ttl_s, sent)
+    error: Exception | None = None
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_keep_alive, lessor, clock, session)
-            yield session
+            try:
+                yield session
+            except Exception as raised:  # goes on as it is, not as a group made by this nursery
+                error = raised
             nursery.cancel_scope.cancel()
+        if error is not None:
+            raise error
     finally:
         with trio.move_on_after(REVOKE_S) as scope:
             scope.shield = True

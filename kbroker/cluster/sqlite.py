@@ -10,8 +10,9 @@ together share one commit and one fsync, each with its own revision. Keepalives 
 the boot id has changed, and every session is over anyway.
 
 One piece of work at a time runs on a worker thread (env.offload), never the event loop. Changes of this process are
-fed to its watchers directly; those of other processes are found by polling `PRAGMA data_version`: often while another
-process has a live session here, rarely otherwise. The file is created with mode 0600. It must lie on a local disk.
+fed to its watchers directly; those of other processes are found with the next piece of work, or by polling: often
+while another process has a session here, rarely otherwise. The file is created with mode 0600 and must lie on a local
+disk.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import struct
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 
@@ -69,6 +70,44 @@ insert or ignore into meta values ('id', lower(hex(randomblob(16)))), ('revision
 """
 UPSERT = """insert into kv values (?, ?, ?, ?)
     on conflict(key) do update set value = excluded.value, mod = excluded.mod, lease = excluded.lease"""
+# Sessions that have ended; what ends later than a TTL from now was written on another clock.
+OVER = "ends <= ? or ends > ? + ttl"
+
+
+@asynccontextmanager
+async def open_sqlite(
+    path: str, *, clock: Clock, offload: Offload, boot_id: str = "", poll_s: float = POLL_ALONE_S
+) -> AsyncIterator[SqliteStore]:
+    """The store in the file at path (created with mode 0600 when absent), open while the block runs.
+
+    Args:
+        path: of the operating system, on a local disk.
+        clock: its liveness clock must be the machine's, the same in all processes that share the file.
+        offload: a worker thread.
+        boot_id: this run of the operating system; "" when unknown.
+        poll_s: how often, in seconds, to look for changes by other processes while none is known to live.
+
+    Raises Unavailable when the file cannot be opened or is not a store.
+    """
+
+    def connect() -> SqliteStore:
+        Path(path).touch(mode=0o600)
+        db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        try:
+            store = SqliteStore(db, clock, offload, boot_id, poll_s)
+            store._prepare()
+        except BaseException:
+            db.close()
+            raise
+        return store
+
+    store = await offload(lambda: _translated(connect))
+    try:
+        yield store
+    finally:
+        with trio.CancelScope(shield=True):
+            async with store._turn:
+                await offload(store._db.close)
 
 
 class _Job:
@@ -98,8 +137,6 @@ class SqliteStore:
         # Only the thread whose turn it is touches what follows.
         self._id = ""
         self._owner = ""
-        self._shared = False  # another process has a live session
-        self._data_version = -1
         self._wal_synced = True
 
     async def get(self, key: bytes) -> Entry | None:
@@ -133,7 +170,7 @@ class SqliteStore:
     @asynccontextmanager
     async def watch(self, prefix: bytes, from_revision: int) -> AsyncIterator[AsyncIterator[Batch]]:
         """See CoordinationStore."""
-        async with aclosing(follow(self._feed, prefix, from_revision, self._past, self._tick)) as batches:  # type: ignore[type-var]
+        async with aclosing(follow(self._feed, prefix, from_revision, self._past, self._tick)) as batches:
             yield batches
 
     def session(self, ttl_s: float) -> AbstractAsyncContextManager[Session]:
@@ -142,7 +179,7 @@ class SqliteStore:
 
     async def compact(self, before_revision: int) -> None:
         """See CoordinationStore."""
-        await self._run(lambda: self._compact(before_revision))
+        self._feed.forget(await self._run(lambda: self._compact(before_revision)))
 
     async def info(self) -> StoreInfo:
         """See CoordinationStore."""
@@ -162,7 +199,7 @@ class SqliteStore:
         await self._run(lambda: self._revoke(lease))
 
     async def _run(self, work: Callable[[], T]) -> T:
-        """Do work on the worker when it is our turn, then tell the watchers what it found."""
+        """Do work on the worker thread when it is our turn, then tell the watchers what is new."""
         async with self._turn:
             return await self._work(work)
 
@@ -187,10 +224,18 @@ class SqliteStore:
                 if not isinstance(job.outcome, StoreError):
                     job.outcome = error
 
+    async def _tick(self) -> float:
+        return await self._run(self._poll)
+
+    async def _past(self, revision: int) -> Changes:
+        return await self._run(lambda: self._history(revision))
+
     # From here on: in the worker.
 
     def _prepare(self) -> None:
-        self._db.executescript(f"pragma journal_mode = wal; pragma synchronous = full; begin immediate; {SCHEMA} commit")
+        self._db.execute("pragma journal_mode = wal")
+        self._db.execute("pragma synchronous = full")
+        self._db.executescript(f"begin immediate; {SCHEMA} commit")
         self._id = self._meta("id")
         (self._owner,) = self._db.execute("select lower(hex(randomblob(8)))").fetchone()
         with self._transaction():
@@ -200,10 +245,8 @@ class SqliteStore:
             self._reap()
         self._feed.last = self._meta("revision")
 
-    def _meta(self, name: str) -> T:  # type: ignore[type-var]
-        value: T
-        (value,) = self._db.execute("select value from meta where name = ?", (name,)).fetchone()
-        return value
+    def _meta(self, name: str) -> Any:
+        return self._db.execute("select value from meta where name = ?", (name,)).fetchone()[0]
 
     def _set_meta(self, name: str, value: int | str) -> None:
         self._db.execute("update meta set value = ? where name = ?", (value, name))
@@ -218,7 +261,8 @@ class SqliteStore:
         try:
             yield
         except BaseException:
-            self._db.execute("rollback")
+            if self._db.in_transaction:  # SQLite itself rolls back when the disk is full
+                self._db.execute("rollback")
             raise
         try:
             self._db.execute("commit")
@@ -229,6 +273,7 @@ class SqliteStore:
 
     def _commit(self, jobs: list[_Job]) -> None:
         with self._transaction():
+            self._reap()
             first = revision = self._meta("revision")
             for job in jobs:
                 job.outcome = self._try(job, revision)
@@ -268,8 +313,9 @@ class SqliteStore:
                 self._check_unchanged(prefix, revision, now)
             columns = "key, x'', mod, lease" if keys_only else "*"
             end = prefix_end(prefix)
+            bound = "and key < ?" if end else ""
             rows = self._db.execute(
-                f"select {columns} from kv where key >= ? and key > ? {'and key < ?' if end else ''} order by key limit ?",
+                f"select {columns} from kv where key >= ? and key > ? {bound} order by key limit ?",
                 (prefix, after, *([end] if end else []), limit + 1),
             ).fetchall()
         finally:
@@ -283,17 +329,18 @@ class SqliteStore:
             if any(event.key.startswith(prefix) for event in unpack(packed, 0)):
                 raise Compacted(now)
 
-    def _compact(self, before: int) -> None:
+    def _compact(self, before: int) -> int:
         with self._transaction(durable=False):
             before = min(before, self._meta("revision") + 1)
             if before > self._meta("compacted"):
                 self._set_meta("compacted", before)
                 self._db.execute("delete from log where revision < ?", (before,))
-        self._feed.forget(before)
+        return before
 
     def _lives(self, lease: int) -> bool:
-        row = self._db.execute("select ends from lease where id = ?", (lease,)).fetchone()
-        return row is not None and row[0] > self._clock.liveness()
+        now = self._clock.liveness()
+        query = f"select 1 from lease where id = ? and not ({OVER})"
+        return self._db.execute(query, (lease, now, now)).fetchone() is not None
 
     def _grant(self, ttl_s: float) -> int:
         with self._transaction(durable=False):
@@ -306,8 +353,8 @@ class SqliteStore:
     def _refresh(self, lease: int) -> bool:
         now = self._clock.liveness()
         with self._transaction(durable=False):
-            query = "update lease set ends = ? + ttl where id = ? and ends > ?"
-            return self._db.execute(query, (now, lease, now)).rowcount == 1
+            query = f"update lease set ends = ? + ttl where id = ? and not ({OVER})"
+            return self._db.execute(query, (now, lease, now, now)).rowcount == 1
 
     def _revoke(self, lease: int) -> None:
         with self._transaction():
@@ -316,8 +363,8 @@ class SqliteStore:
 
     def _reap(self) -> None:
         """Inside a transaction: end the sessions that are over, each in a revision of its own."""
-        over = self._db.execute("select id from lease where ends <= ?", (self._clock.liveness(),)).fetchall()
-        for (lease,) in over:
+        now = self._clock.liveness()
+        for (lease,) in self._db.execute(f"select id from lease where {OVER}", (now, now)).fetchall():
             owned = self._db.execute("select key from kv where lease = ?", (lease,)).fetchall()
             if owned:
                 revision = self._meta("revision") + 1
@@ -326,18 +373,15 @@ class SqliteStore:
             self._db.execute("delete from lease where id = ?", (lease,))
 
     def _poll(self) -> float:
-        """End sessions that are over and find out who else is here; answers when to look again."""
-        (version,) = self._db.execute("pragma data_version").fetchone()
+        """End sessions that are over and see who else is here; answers when to look again."""
         now = self._clock.liveness()
         over, others = self._db.execute(
-            "select count(case when ends <= ? then 1 end), count(case when owner <> ? then 1 end) from lease",
-            (now, self._owner),
+            f"select count(case when {OVER} then 1 end), count(case when owner <> ? then 1 end) from lease",
+            (now, now, self._owner),
         ).fetchone()
         if over:
             with self._transaction():
                 self._reap()
-        self._shared = others > over
-        self._data_version = version
         return self._poll_shared_s if others else self._poll_alone_s
 
     def _news(self) -> tuple[Changes, int]:
@@ -360,3 +404,30 @@ class SqliteStore:
         if revision < compacted:
             raise Compacted(compacted)
         return self._read_log(revision, REVISIONS_MAX)
+
+
+_LENGTHS = struct.Struct("<Ii")
+PACK = _LENGTHS.pack
+
+
+def unpack(packed: bytes, revision: int) -> Iterator[Event]:
+    """The events of a log row."""
+    position = 0
+    while position < len(packed):
+        key_length, value_length = _LENGTHS.unpack_from(packed, position)
+        position += _LENGTHS.size
+        key = packed[position : position + key_length]
+        position += key_length
+        if value_length < 0:
+            yield Event(key, None, revision)
+        else:
+            yield Event(key, packed[position : position + value_length], revision)
+            position += value_length
+
+
+def _translated(work: Callable[[], T]) -> T:
+    """Do work; SQLite's and the system's errors become Unavailable."""
+    try:
+        return work()
+    except (sqlite3.Error, OSError) as error:
+        raise Unavailable(str(error)) from error

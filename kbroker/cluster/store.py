@@ -124,7 +124,7 @@ class SessionLost(StoreError):
 
 
 class Session(Protocol):
-    """The right to own keys, for as long as keepalives succeed. The keepalives run in the event loop, never a thread."""
+    """The right to own keys, for as long as keepalives succeed. They are sent from the event loop, never a thread."""
 
     id: int
     lost: trio.Event  # set once, when the store has ended the session or valid_until has passed

@@ -114,6 +114,12 @@ def format_value(value: Value) -> str | None:
     return str(value)
 
 
+def default_text(key: ConfigKey) -> str:
+    """The default, for people."""
+    text = format_value(key.default)
+    return "null" if text is None else text or '""'
+
+
 def split_list(text: str | None) -> list[str]:
     """The items of a LIST value; none of an empty one."""
     return [item for item in (part.strip() for part in (text or "").split(",")) if item]

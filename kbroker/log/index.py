@@ -28,7 +28,7 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_left, bisect_right
-from itertools import pairwise
+from collections.abc import Sequence
 from sys import byteorder
 
 from kbroker.env import Disk
@@ -66,7 +66,7 @@ class IndexBytes:
     def save(self, disk: Disk) -> None:
         """Bring the file up to date. May raise OSError; memory is then still right, and a later save repairs it."""
         if self.saved == len(self.data):
-            return
+            return  # what the file may have beyond is stale, and true
         file = disk.open(self.path, create=True)
         try:
             if file.size() < self.saved:
@@ -87,15 +87,13 @@ class IndexBytes:
             finally:
                 file.close()
 
-    def keep(self, entries: int, disk: Disk) -> None:
-        """Forget all but the first entries, in the file too (a stale entry must not outlive what it points to)."""
-        size = entries * self.entry_size
-        del self.data[size:]
-        if self.saved > size:
-            self.saved = size
+    def trim(self, disk: Disk) -> None:
+        """Take from the file what is not in memory: a stale entry must not outlive what it points to."""
+        if disk.exists(self.path):
             file = disk.open(self.path)
             try:
-                file.truncate(size)
+                if file.size() > self.saved:
+                    file.truncate(self.saved)
             finally:
                 file.close()
 
@@ -112,7 +110,7 @@ class OffsetIndex(IndexBytes):
 
     def entry(self, n: int) -> tuple[int, int]:
         """(last offset, relative; position) of the n-th entry."""
-        return _ENTRY.unpack_from(self.data, n * 8)  # type: ignore[return-value]
+        return _ENTRY.unpack_from(self.data, n * 8)
 
     def position_before(self, relative_offset: int) -> int:
         """The best known position of a batch at or before an offset; 0 when there is none."""
@@ -156,7 +154,7 @@ class TimeIndex(IndexBytes):
 
     def entry(self, n: int) -> tuple[int, int]:
         """(timestamp; offset, relative) of the n-th entry."""
-        return _TIME_ENTRY.unpack_from(self.data, n * 12)  # type: ignore[return-value]
+        return _TIME_ENTRY.unpack_from(self.data, n * 12)
 
     def last(self) -> tuple[int, int] | None:
         """The last entry: the largest timestamp, and where it first came."""
@@ -175,11 +173,13 @@ class TimeIndex(IndexBytes):
 
     def is_sane(self, last_offset: int) -> bool:
         """Whether both columns rise strictly and no entry is past the segment's last (relative) offset."""
-        entries = list(_TIME_ENTRY.iter_unpack(bytes(self.data)))
-        if entries and (entries[-1][1] > last_offset or entries[0][0] < 0):
+        count = len(self)
+        words = struct.unpack(">" + "qI" * count, bytes(self.data[: count * 12]))
+        stamps, offsets = words[0::2], words[1::2]
+        if count and (offsets[-1] > last_offset or stamps[0] < 0):
             return False
-        return all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(entries))
+        return _rises(stamps) and _rises(offsets)
 
 
-def _rises(column: array[int]) -> bool:
+def _rises(column: Sequence[int]) -> bool:
     return all(map(int.__lt__, column, column[1:]))

@@ -52,18 +52,17 @@ class Partition:
         self.leader_epoch = -1
         self.leading = False
         self.isr: tuple[int, ...] = ()
-        self.high_watermark = Watermark(log.start_offset)
+        self.high_watermark = log.high_watermark = Watermark(log.start_offset)
 
     def lead(self, leader_epoch: int, isr: tuple[int, ...]) -> None:
         """Become (or go on as) leader in leader_epoch with the agreed ISR. An epoch that is not newer changes no epoch.
 
-        The epoch is written to the log's epoch history at its current end, before any record of it (KIP-101).
+        The log notes the epoch with the first batch of it (KIP-101).
         """
         if leader_epoch > self.leader_epoch:
             self._end_epoch()
-            self.log.epochs.assign(leader_epoch, self.log.end.value)
             self.leader_epoch = leader_epoch
-            self.high_watermark = Watermark(self.high_watermark.value)
+            self.high_watermark = self.log.high_watermark = Watermark(self.high_watermark.value)
             self.leading = True
         self.isr = isr
         self.follow_log()

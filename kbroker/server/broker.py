@@ -10,7 +10,8 @@ Everything that runs, runs in the nursery of `run_broker`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import trio
@@ -19,16 +20,20 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.api import registry
 from kbroker.api.context import Services
 from kbroker.api.fetch_sessions import FetchSessions
-from kbroker.cluster.member import BrokerRegistration, Member, NewTopic
-from kbroker.cluster.store import CoordinationStore
+from kbroker.cluster.controller import NewTopic
+from kbroker.cluster.member import BrokerIdInUse, BrokerRegistration, Member
+from kbroker.cluster.producer_ids import ProducerIds
+from kbroker.cluster.sqlite import open_sqlite
+from kbroker.cluster.store import CoordinationStore, Unavailable
 from kbroker.config import BrokerConfig
 from kbroker.env import Env, Listener
 from kbroker.log.directory import LogDirectory
+from kbroker.server.identity import StartFailed, directory_id
 from kbroker.server.listener import Server
 from kbroker.server.replicas import Replicas
 
 WILDCARDS = ("", "0.0.0.0", "::")
-CLOSE_TIMEOUT_S = 5.0
+STORE_FILE = "coord.db"
 
 log = logging.getLogger("kbroker")
 
@@ -43,5 +48,138 @@ class Ready:
     advertised: Mapping[str, tuple[str, int]]
 
 
-class StartFailed(Exception):
-    """The broker cannot start as configured; the message is one line for people."""
+
+
+class Broker:
+    """A broker's parts, put together in `serve`. `run_broker` is the way to have one."""
+
+    def __init__(self, env: Env, config: BrokerConfig) -> None:
+        self.env = env
+        self.config = config
+        self.listeners: dict[str, Listener] = {}
+
+    async def bind(self) -> None:
+        """Bind every listener. AddressInUse or OSError; those bound already are closed again."""
+        try:
+            for name, host, port in self.config.listeners:
+                self.listeners[name] = await self.env.net.listen(host, port)
+        except OSError:
+            await self.unbind()
+            raise
+
+    async def unbind(self) -> None:
+        """Close the listeners."""
+        with trio.CancelScope(shield=True):
+            for listener in self.listeners.values():
+                await listener.aclose()
+
+    def advertised(self) -> dict[str, tuple[str, int]]:
+        """What clients are told, by listener. Host "" stands for "the address you came in on" (api/metadata.py)."""
+        configured = self.config.advertised_listeners
+        hosts = {name: host for name, host, _ in self.config.listeners}
+        return {
+            name: configured.get(name) or ("" if hosts[name] in WILDCARDS else hosts[name], listener.address[1])
+            for name, listener in self.listeners.items()
+        }
+
+    async def serve(
+        self,
+        logs: LogDirectory,
+        store: CoordinationStore,
+        topics: Iterable[tuple[str, int]],
+        on_ready: Callable[[Ready], None],
+    ) -> None:
+        """Come up and serve until cancelled."""
+        services, replicas = self._assemble(logs, store)
+        apis = registry.load()
+        async with trio.open_nursery() as nursery:
+            try:
+                await nursery.start(services.member.run)
+            except BrokerIdInUse as error:
+                raise StartFailed(str(error)) from error
+            await nursery.start(replicas.run)
+            await nursery.start(logs.run)
+            await _create(topics, services)
+            for name, listener in self.listeners.items():
+                nursery.start_soon(Server(name, listener, services, apis).run)
+            bound = {name: listener.address for name, listener in self.listeners.items()}
+            on_ready(Ready(services.image.cluster_id, self.config.node_id, bound, self.advertised()))
+
+    def _assemble(self, logs: LogDirectory, store: CoordinationStore) -> tuple[Services, Replicas]:
+        config, env = self.config, self.env
+        registration = BrokerRegistration(
+            config.node_id, directory_id(env, config.node_id), self.advertised(), config.get_str("broker.rack") or None
+        )
+        member = Member(
+            store,
+            env.clock,
+            registration,
+            lambda old, new: replicas.on_image(old, new),
+            on_lost=lambda: replicas.on_lost(),
+            rng=env.rng,
+            topic_defaults=lambda: (
+                services.config.get_int("num.partitions"),
+                services.config.get_int("default.replication.factor"),
+            ),
+        )
+        slots = config.get_int("max.incremental.fetch.session.cache.slots")
+        sessions = FetchSessions(slots, first_id=1 + env.rng.below(2**30))
+        services = Services(env, config, member, logs, {}, sessions, ProducerIds(member))
+        replicas = Replicas(services)
+        return services, replicas
+
+
+async def _create(topics: Iterable[tuple[str, int]], services: Services) -> None:
+    """Create the topics asked for at start; those that are there stay as they are."""
+    wishes = [NewTopic(name, partitions) for name, partitions in topics]
+    for wish, result in zip(wishes, await services.member.create_topics(wishes), strict=True):
+        if isinstance(result, KafkaError) and result.code != ErrorCode.TOPIC_ALREADY_EXISTS:
+            raise StartFailed(f"topic {wish.name} cannot be created: {result.message}")
+    await services.wait_applied()
+
+
+async def run_broker(
+    env: Env,
+    config: BrokerConfig,
+    *,
+    store: CoordinationStore | None = None,
+    topics: Iterable[tuple[str, int]] = (),
+    on_ready: Callable[[Ready], None] = lambda ready: None,
+) -> None:
+    """Run a broker until cancelled; it then stops cleanly.
+
+    Args:
+        env: the world; its disk is the data directory.
+        config: checked already.
+        store: the coordination store; None for one SQLite file in the data directory.
+        topics: (name, partitions) to be there from the start; present ones are left as they are.
+        on_ready: called once, when clients are served.
+
+    Raises StartFailed, AddressInUse, DirectoryLocked or OSError when it cannot start.
+    """
+    broker = Broker(env, config)
+    await broker.bind()
+    try:
+        logs = LogDirectory(env, config)
+        logs.open()
+        try:
+            async with _store(env, store) as opened:
+                await broker.serve(logs, opened, topics, on_ready)
+        finally:
+            with trio.CancelScope(shield=True):
+                await logs.close()
+    finally:
+        await broker.unbind()
+
+
+@asynccontextmanager
+async def _store(env: Env, store: CoordinationStore | None) -> AsyncIterator[CoordinationStore]:
+    if store is not None:
+        yield store
+        return
+    path = f"{env.disk.root}/{STORE_FILE}"
+    try:
+        async with open_sqlite(path, clock=env.clock, offload=env.offload, boot_id=env.disk.boot_id) as opened:
+            yield opened
+    except Unavailable as error:
+        raise StartFailed(f"{path} cannot be used: {error}") from error

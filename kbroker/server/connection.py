@@ -55,7 +55,7 @@ class Connection:
         self.services = services
         self.apis = apis
         self.peer = Peer(stream.peer, stream.local, listener)
-        self.frames = FrameBuffer(services.config.get("socket.request.max.bytes"))
+        self.frames = FrameBuffer(services.config.get_int("socket.request.max.bytes"))
         self.turns = 0  # grows with every read: the listener's reaper watches it
         self.scope = trio.CancelScope()
         self._line: deque[Parts | Waiting] = deque()
@@ -112,7 +112,7 @@ class Connection:
             if header.key == ApiKey.API_VERSIONS:
                 return header._replace(version=0), api, unsupported_version()
             raise ProtocolError(f"API {header.key} version {header.version} is not supported")
-        body = decode(api.request, header.version, frame, header.body)
+        body: Any = decode(api.request, header.version, frame, header.body)
         return header, api, api.handle(body, Context(self.services, self.peer, header.version, header.client_id))
 
     # -- answers ------------------------------------------------------------------------------------------------------

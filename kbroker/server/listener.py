@@ -55,8 +55,8 @@ class Server:
             ("max.connections", len(self.connections)),
             ("max.connections.per.ip", self._per_address[address]),
         ):
-            if used >= config.get(limit):
-                log.warning("refusing a connection from %s: %s is %d", address, limit, config.get(limit))
+            if used >= config.get_int(limit):
+                log.warning("refusing a connection from %s: %s is %d", address, limit, config.get_int(limit))
                 return False
         return True
 
@@ -80,7 +80,7 @@ class Server:
 
     def look_round(self, elapsed_s: float) -> None:
         """Note which connections have been quiet for another elapsed_s seconds; cancel those that were for too long."""
-        idle_max_s = self.services.config.get("connections.max.idle.ms") / 1000
+        idle_max_s = self.services.config.get_int("connections.max.idle.ms") / 1000
         for connection, (turns, quiet_s) in self.connections.items():
             if connection.turns != turns:
                 self.connections[connection] = (connection.turns, 0.0)

@@ -18,7 +18,7 @@ import trio
 
 from kafka_wire.errors import KafkaError
 from kbroker.api.context import Services
-from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage
+from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage, changes
 from kbroker.config import topic_config
 from kbroker.replication.partition import Partition
 
@@ -32,22 +32,31 @@ class Replicas:
 
     def __init__(self, services: Services) -> None:
         self.services = services
-        self.carried_out = ClusterImage.empty()
+        self.carried_out = ClusterImage()
         self._news = trio.Event()
 
     def on_image(self, old: ClusterImage, new: ClusterImage) -> None:
         """Be told of a new image."""
+        self.services.announced = new.revision
         self._news.set()
 
-    async def run(self) -> None:
-        """Carry out image after image until cancelled."""
+    def on_lost(self) -> None:
+        """This broker is no member any more: lead nothing until an image brings new epochs."""
+        for partition in self.services.partitions.values():
+            partition.resign()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Carry out image after image until cancelled. started() when the first has been."""
+        await self._catch_up()
+        self._report_strays()
+        task_status.started()
         while True:
             await self._news.wait()
-            self._news = trio.Event()
-            await self.catch_up()
+            await self._catch_up()
 
-    async def catch_up(self) -> None:
+    async def _catch_up(self) -> None:
         """Carry out the difference between the last image carried out and the present one."""
+        self._news = trio.Event()
         target = self.services.image
         for done, _ in enumerate(self._steps(self.carried_out, target), start=1):
             if done % CHUNK == 0:
@@ -55,23 +64,43 @@ class Replicas:
         self.carried_out = target
         self.services.applied.advance(target.revision)
 
+    def _report_strays(self) -> None:
+        """Logs of topics the cluster does not know are left alone: deleting data needs more than a missing name."""
+        known = self.services.image.topics_by_id
+        strays = [f"{topic}-{index}" for topic, index, id in self.services.logs.on_disk() if id not in known]
+        if strays:
+            log.warning("%d logs belong to no topic and are left alone: %s", len(strays), ", ".join(strays[:5]))
+
     def _steps(self, old: ClusterImage, new: ClusterImage) -> Iterator[None]:
         """One step for every partition touched; nothing is done between the steps."""
-        for topic in old.topics.values():
-            if topic.name not in new.topics or new.topics[topic.name].id != topic.id:
-                for partition in topic.partitions:
-                    self._remove(topic, partition)
-                    yield
-        for topic in new.topics.values():
-            before = old.topics.get(topic.name)
-            if before is topic:
-                continue
-            known = before.partitions if before is not None and before.id == topic.id else ()
-            reconfigured = before is not None and before.configs != topic.configs
-            for partition in topic.partitions:
-                if reconfigured or partition.index >= len(known) or known[partition.index] is not partition:
-                    self._apply(topic, partition, reconfigured)
-                    yield
+        difference = changes(old, new)
+        for topic, image in difference.partitions_removed:
+            self._remove(topic, image)
+            yield
+        if difference.broker_configs_changed:
+            yield from self._reconfigure_all(new)
+        for topic in difference.topic_configs_changed:
+            yield from self._reconfigure(topic)
+        for topic, image in (*difference.partitions_added, *difference.partitions_changed):
+            self._apply(topic, image)
+            yield
+
+    def _reconfigure_all(self, image: ClusterImage) -> Iterator[None]:
+        """Take over dynamic broker configs, which are the defaults of every topic's."""
+        services, configs = self.services, image.broker_configs
+        services.config = services.config.with_dynamic(
+            cluster=configs.get("", {}), broker=configs.get(str(services.node_id), {})
+        )
+        for topic in image.topics.values():
+            yield from self._reconfigure(topic)
+
+    def _reconfigure(self, topic: TopicImage) -> Iterator[None]:
+        config = topic_config(topic.configs, self.services.config)
+        for image in topic.partitions:
+            partition = self.services.partitions.get((topic.name, image.index))
+            if partition is not None:
+                partition.log.reconfigure(config)
+                yield
 
     def _remove(self, topic: TopicImage, image: PartitionImage) -> None:
         partition = self.services.partitions.pop((topic.name, image.index), None)
@@ -79,7 +108,7 @@ class Replicas:
             partition.resign()
             self.services.logs.remove(topic.name, image.index)
 
-    def _apply(self, topic: TopicImage, image: PartitionImage, reconfigured: bool) -> None:
+    def _apply(self, topic: TopicImage, image: PartitionImage) -> None:
         services = self.services
         if services.node_id not in image.replicas:
             self._remove(topic, image)
@@ -90,8 +119,6 @@ class Replicas:
             if partition is None:
                 return
             services.partitions[topic.name, image.index] = partition
-        elif reconfigured:
-            partition.log.reconfigure(topic_config(topic.configs, services.config))
         if image.leader == services.node_id:
             partition.lead(image.leader_epoch, image.isr)
         else:

@@ -36,6 +36,7 @@ _XERIAL_BLOCK = 32 * 1024  # snappy-java's default, which Kafka keeps
 _SNAPPY_RATIO_MAX = 22  # a copy of 64 bytes takes three: no snappy block grows further than 64 / 3
 _GUESS_RATIO, _GUESS_MIN, _GUESS_GROWTH = 6, 16 * 1024, 4
 _GZIP_BITE = 8 * 1024  # small, as zlib copies what follows a member: many tiny members must not cost a square
+_GZIP_STEP = 64 * 1024  # of output, for a bite may hold a thousand times its size
 _GZIP_WRAPPER = 31  # zlib's window bits for gzip's header and trailer
 _OUTPUT_FULL = "failed to write whole buffer"  # how cramjam says that a frame holds more than the buffer it was given
 
@@ -107,19 +108,28 @@ def _gunzip(data: Buffer, max_bytes: int) -> bytes:
     inflate = zlib.decompressobj(_GZIP_WRAPPER)
     try:
         for start in range(0, len(view), _GZIP_BITE):
-            bite: Buffer = view[start : start + _GZIP_BITE]
-            while bite:
-                if inflate.eof:
-                    inflate = zlib.decompressobj(_GZIP_WRAPPER)
-                out.write(inflate.decompress(bite, max_bytes - out.tell() + 1))
-                if out.tell() > max_bytes:
-                    raise _too_large(GZIP, max_bytes)
-                bite = inflate.unused_data
+            inflate = _inflate_bite(inflate, view[start : start + _GZIP_BITE], out, max_bytes)
     except zlib.error as error:
         raise _corrupt(GZIP, error) from None
     if not inflate.eof:
         raise _corrupt(GZIP, "it ends early")
     return out.getvalue()
+
+
+def _inflate_bite(inflate: zlib._Decompress, bite: Buffer, out: io.BytesIO, max_bytes: int) -> zlib._Decompress:
+    """Inflate all of `bite`, going on to new members as others end; the member it ends in."""
+    while True:
+        if inflate.eof:
+            if not bite:
+                return inflate
+            inflate = zlib.decompressobj(_GZIP_WRAPPER)
+        piece = inflate.decompress(bite, min(_GZIP_STEP, max_bytes - out.tell() + 1))
+        out.write(piece)
+        if out.tell() > max_bytes:
+            raise _too_large(GZIP, max_bytes)
+        bite = inflate.unused_data or inflate.unconsumed_tail
+        if not bite and len(piece) < _GZIP_STEP:  # a full step may have left output inside zlib
+            return inflate
 
 
 # snappy -------------------------------------------------------------------------------------------------------------
@@ -213,7 +223,7 @@ def _lz4(data: Buffer, level: int | None) -> bytes:
     import cramjam
 
     frame = cramjam.lz4.Compressor(level=1 if level is None else level, content_checksum=False, block_linked=False)
-    frame.compress(data)
+    frame.compress(bytes(data))  # cramjam's one call that takes nothing else
     return bytes(frame.finish())
 
 
@@ -251,6 +261,7 @@ def _decode_frames(codec: int, decode: Callable[[Buffer, memoryview], int], data
                 raise _corrupt(codec, error) from None
         if guess == max_bytes:
             raise _too_large(codec, max_bytes)
+        del out, room  # the small one goes before the large one comes
         guess = min(guess * _GUESS_GROWTH, max_bytes)
     out.truncate(size)
     return out.getvalue()

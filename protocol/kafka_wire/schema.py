@@ -10,8 +10,8 @@
         topics: list[ListOffsetsTopic] = array(ListOffsetsTopic)
 
 A specifier says how the field travels: its kind, the versions that carry it, the version from which it may be null,
-its tag if it is a tagged field (KIP-482). The decorated class has slots, a keyword-only constructor in which every field
-has a default, equality and a repr. The type checker (PEP 681) demands a field unless `default=` is written in its
+its tag if it is a tagged field (KIP-482). The decorated class has slots, a keyword-only constructor in which every
+field has a default, equality and a repr. The type checker (PEP 681) demands a field unless `default=` is written in its
 declaration: so a field that some version lacks states its default, and one that must not be forgotten states none.
 
 A tagged struct is None when absent: absent means that all of its fields have their defaults.
@@ -165,9 +165,6 @@ def layout(cls: type) -> Layout:
     return found
 
 
-_SPECIFIERS = (boolean, int8, int16, uint16, int32, uint32, int64, float64, uuid, string, bytes_, records, array, embed)
-
-
 @overload
 def struct(cls: type[T]) -> type[T]: ...
 @overload
@@ -229,7 +226,7 @@ def _declare(cls: type[T], key: int | None, versions: tuple[int, int], flexible:
 
 
 def _first_init(self: Any, **values: Any) -> None:
-    """The constructor until the first object is made: compiles the real one, so that a declaration costs no compiling."""
+    """The constructor until the first object is made: it compiles the real one, so that a declaration costs nothing."""
     cls = type(self)
     cls.__init__ = _compile_init(cls)
     cls.__init__(self, **values)
@@ -259,5 +256,5 @@ def _repr(self: Any) -> str:
 
 def _eq(self: Any, other: object) -> bool:
     if type(other) is not type(self):
-        return NotImplemented
+        return False
     return all(getattr(self, f.name) == getattr(other, f.name) for f in layout(type(self)).fields)

@@ -33,7 +33,7 @@ func idleMode() (*Result, error) {
 		}
 		return nil
 	})
-	r.Requests, r.ConnectSeconds = int64(len(cs)), connected
+	r.ConnectSeconds = connected
 	for _, c := range cs { // still there?
 		if err := c.hello(); err != nil {
 			r.Errors++
@@ -154,7 +154,7 @@ func retry(attempt func(c *conn) error) (*Result, error) {
 			c.Close()
 		}
 		if last = err; err == nil {
-			return &Result{Requests: 1, FirstSeconds: time.Since(start).Seconds()}, nil
+			return &Result{FirstSeconds: time.Since(start).Seconds()}, nil
 		}
 	}
 	return nil, last

@@ -1,0 +1,214 @@
+"""aiokafka under the scenarios: one adapter method per call of the library, on an event loop in its own thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+import aiokafka
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import errors as kafka_errors
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from common import Client, Consumer, Message, Record, Refused, main
+
+T = TypeVar("T")
+LOOP = asyncio.new_event_loop()
+threading.Thread(target=LOOP.run_forever, daemon=True).start()
+
+
+def wait(work: Coroutine[Any, Any, T]) -> T:
+    """Run on the loop's thread; the library's errors in Kafka's words."""
+    try:
+        return asyncio.run_coroutine_threadsafe(work, LOOP).result()
+    except kafka_errors.OffsetOutOfRangeError as error:
+        raise Refused(1, error) from error
+    except TimeoutError as error:
+        raise Refused("no end within the client's patience", error) from error
+    except ValueError as error:
+        raise Refused("refused by the client", error) from error
+    except kafka_errors.KafkaError as error:
+        code = getattr(error, "errno", None)
+        raise Refused(code if isinstance(code, int) and code > 0 else type(error).__name__, error) from error
+
+
+class AioKafka(Client):
+    name = f"aiokafka {aiokafka.__version__}"
+
+    def __init__(self, bootstrap: str) -> None:
+        super().__init__(bootstrap)
+        self._admin: AIOKafkaAdminClient | None = None
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """One call of the admin client."""
+        return wait(self._ask(method, *arguments))
+
+    async def _ask(self, method: str, *arguments: Any) -> Any:
+        if self._admin is None:
+            self._admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+            await self._admin.start()
+        return await getattr(self._admin, method)(*arguments)
+
+    def cluster(self) -> dict[str, Any]:
+        found = self.ask("describe_cluster")
+        return {
+            "brokers": [broker["node_id"] for broker in found["brokers"]],
+            "controller": found["controller_id"],
+            "cluster_id": found.get("cluster_id"),
+        }
+
+    def topics(self) -> set[str]:
+        return set(self.ask("list_topics"))
+
+    def partitions(self, topic: str) -> int:
+        found = self.ask("describe_topics", [topic])[0]
+        refuse(found["error_code"])
+        return len(found["partitions"])
+
+    def create_topics(
+        self, topics: dict[str, int], configs: dict[str, str] | None = None, replication: int = 1
+    ) -> None:
+        wanted = [NewTopic(name, count, replication, topic_configs=configs or {}) for name, count in topics.items()]
+        refuse(*(error[1] for error in self.ask("create_topics", wanted).topic_errors))
+
+    def delete_topics(self, topics: list[str]) -> None:
+        refuse(*(error[1] for error in self.ask("delete_topics", topics).topic_error_codes))
+
+    def add_partitions(self, topic: str, total: int) -> None:
+        refuse(*(error[1] for error in self.ask("create_partitions", {topic: NewPartitions(total)}).topic_errors))
+
+    def delete_records(self, topic: str, before: dict[int, int]) -> None:
+        self.ask("delete_records", {TopicPartition(topic, p): RecordsToDelete(o) for p, o in before.items()})
+
+    def configs(self, topic: str) -> dict[str, str]:
+        return self._describe(ConfigResource(ConfigResourceType.TOPIC, topic))
+
+    def broker_configs(self, node: int) -> dict[str, str]:
+        return self._describe(ConfigResource(ConfigResourceType.BROKER, str(node)))
+
+    def _describe(self, resource: ConfigResource) -> dict[str, str]:
+        resources = [each for response in self.ask("describe_configs", [resource]) for each in response.resources]
+        code, _, _, _, entries = resources[0]
+        refuse(code)
+        return {entry[0]: entry[1] for entry in entries}
+
+    def replace_configs(self, topic: str, configs: dict[str, str]) -> None:
+        responses = self.ask("alter_configs", [ConfigResource(ConfigResourceType.TOPIC, topic, configs)])
+        refuse(*(each[0] for response in responses for each in response.resources))
+
+    def offset(self, topic: str, partition: int, when: str | int) -> int | None:
+        return wait(self._offset(TopicPartition(topic, partition), when))
+
+    async def _offset(self, at: TopicPartition, when: str | int) -> int | None:
+        async with AIOKafkaConsumer(bootstrap_servers=self.bootstrap, enable_auto_commit=False) as consumer:
+            if when == "earliest":
+                return int((await consumer.beginning_offsets([at]))[at])
+            if when == "latest":
+                return int((await consumer.end_offsets([at]))[at])
+            found = (await consumer.offsets_for_times({at: when}))[at]
+            return None if found is None else int(found.offset)
+
+    def produce(self, topic: str, messages: Iterable[Message], **options: Any) -> list[int | None]:
+        return wait(self._produce(topic, messages, options))
+
+    async def _produce(self, topic: str, messages: Iterable[Message], options: dict[str, Any]) -> list[int | None]:
+        patience = options.get("patience", 30)
+        producer = AIOKafkaProducer(**self.producer_settings(options))
+        await producer.start()
+        try:
+            async with asyncio.timeout(patience):
+                futures = []
+                for message in messages:
+                    futures.append(await self._send(producer, topic, message))
+                    await asyncio.sleep(0)
+                return [None if sent is None else sent.offset for sent in await asyncio.gather(*futures)]
+        finally:
+            async with asyncio.timeout(5):
+                await producer.stop()
+
+    async def _send(self, producer: AIOKafkaProducer, topic: str, message: Message) -> Any:
+        return await producer.send(
+            topic,
+            message.value,
+            key=message.key,
+            partition=message.partition,
+            headers=list(message.headers),
+            timestamp_ms=message.timestamp,
+        )
+
+    def producer_settings(self, options: dict[str, Any]) -> dict[str, Any]:
+        codec, level = options.get("codec", "none"), options.get("acks", "all")
+        return {
+            "bootstrap_servers": self.bootstrap,
+            "acks": "all" if level == "all" else int(level),
+            "enable_idempotence": options.get("idempotent", False),
+            "compression_type": None if codec == "none" else codec,
+            "linger_ms": options.get("linger_ms", 0),
+            "max_batch_size": options.get("batch_bytes", 16384),
+            "max_request_size": options.get("request_bytes_max", 1048576),
+            "request_timeout_ms": options.get("patience", 30) * 1000,
+        }
+
+    def consumer(self, topic: str, starts: dict[int, int], **options: Any) -> Consumer:
+        return AssignedConsumer(wait(self._consumer(topic, starts, options)), topic, starts)
+
+    async def _consumer(self, topic: str, starts: dict[int, int], options: dict[str, Any]) -> AIOKafkaConsumer:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.bootstrap,
+            enable_auto_commit=False,
+            auto_offset_reset=options.get("reset", "none"),
+            isolation_level=options.get("isolation", "read_uncommitted"),
+            fetch_max_wait_ms=options.get("max_wait_ms", 500),
+            max_partition_fetch_bytes=options.get("partition_bytes", 1048576),
+        )
+        await consumer.start()
+        consumer.assign([TopicPartition(topic, partition) for partition in starts])
+        return consumer
+
+    def close(self) -> None:
+        if self._admin is not None:
+            wait(self._admin.close())
+
+
+class AssignedConsumer(Consumer):
+    def __init__(self, consumer: AIOKafkaConsumer, topic: str, starts: dict[int, int]) -> None:
+        self.consumer, self.topic = consumer, topic
+        self.seek(starts)
+
+    def seek(self, starts: dict[int, int]) -> None:
+        async def seek_all() -> None:
+            for partition, offset in starts.items():
+                self.consumer.seek(TopicPartition(self.topic, partition), offset)
+
+        wait(seek_all())
+
+    def take(self, count: int, wait_seconds: float) -> list[Record]:
+        return wait(self._take(count, time.monotonic() + wait_seconds))
+
+    async def _take(self, count: int, deadline: float) -> list[Record]:
+        found: list[Record] = []
+        while len(found) < count and (left := deadline - time.monotonic()) > 0:
+            polled = await self.consumer.getmany(timeout_ms=int(left * 1000))
+            found.extend(record(each) for batch in polled.values() for each in batch)
+        return found
+
+    def close(self) -> None:
+        wait(self.consumer.stop())
+
+
+def record(each: Any) -> Record:
+    append_time = each.timestamp_type == 1
+    return Record(each.partition, each.offset, each.timestamp, append_time, each.key, each.value, tuple(each.headers))
+
+
+def refuse(*codes: int) -> None:
+    for code in codes:
+        if code:
+            raise Refused(code)
+
+
+if __name__ == "__main__":
+    main(AioKafka)

@@ -1,0 +1,229 @@
+"""confluent-kafka (librdkafka) under the scenarios: one adapter method per call of the library."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import confluent_kafka as ck
+from common import Client, Consumer, Message, Record, Refused, main
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewPartitions,
+    NewTopic,
+    ResourceType,
+)
+
+SECONDS_MAX = 20
+
+
+class ConfluentKafka(Client):
+    name = f"confluent-kafka {ck.version()[0] if isinstance(ck.version(), tuple) else ck.version()}"
+
+    def __init__(self, bootstrap: str) -> None:
+        super().__init__(bootstrap)
+        self.admin = AdminClient({"bootstrap.servers": bootstrap})
+
+    def cluster(self) -> dict[str, Any]:
+        found = wait(self.admin.describe_cluster(request_timeout=SECONDS_MAX))
+        return {
+            "brokers": [node.id for node in found.nodes],
+            "controller": found.controller.id,
+            "cluster_id": found.cluster_id,
+        }
+
+    def topics(self) -> set[str]:
+        return set(self.admin.list_topics(timeout=SECONDS_MAX).topics)
+
+    def partitions(self, topic: str) -> int:
+        found = self.admin.describe_topics(ck.TopicCollection([topic]), request_timeout=SECONDS_MAX)
+        return len(wait(found[topic]).partitions)
+
+    def create_topics(
+        self, topics: dict[str, int], configs: dict[str, str] | None = None, replication: int = 1
+    ) -> None:
+        wanted = [
+            NewTopic(name, num_partitions=count, replication_factor=replication, config=configs or {})
+            for name, count in topics.items()
+        ]
+        wait_all(lambda: self.admin.create_topics(wanted, operation_timeout=SECONDS_MAX))
+
+    def delete_topics(self, topics: list[str]) -> None:
+        wait_all(lambda: self.admin.delete_topics(topics, operation_timeout=SECONDS_MAX))
+
+    def add_partitions(self, topic: str, total: int) -> None:
+        wait_all(lambda: self.admin.create_partitions([NewPartitions(topic, total)], operation_timeout=SECONDS_MAX))
+
+    def delete_records(self, topic: str, before: dict[int, int]) -> None:
+        wanted = [TopicPartition(topic, partition, offset) for partition, offset in before.items()]
+        wait_all(lambda: self.admin.delete_records(wanted))
+
+    def configs(self, topic: str) -> dict[str, str]:
+        return self._describe(ConfigResource(ResourceType.TOPIC, topic))
+
+    def broker_configs(self, node: int) -> dict[str, str]:
+        return self._describe(ConfigResource(ResourceType.BROKER, str(node)))
+
+    def _describe(self, resource: ConfigResource) -> dict[str, str]:
+        found = wait(self.admin.describe_configs([resource])[resource])
+        return {name: entry.value for name, entry in found.items()}
+
+    def replace_configs(self, topic: str, configs: dict[str, str]) -> None:
+        wait_all(lambda: self.admin.alter_configs([ConfigResource(ResourceType.TOPIC, topic, set_config=configs)]))
+
+    def change_configs(self, topic: str, put: dict[str, str], remove: tuple[str, ...] = ()) -> None:
+        entries = [ConfigEntry(k, v, incremental_operation=AlterConfigOpType.SET) for k, v in put.items()]
+        entries += [ConfigEntry(k, None, incremental_operation=AlterConfigOpType.DELETE) for k in remove]
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+        wait_all(lambda: self.admin.incremental_alter_configs([resource]))
+
+    def offset(self, topic: str, partition: int, when: str | int) -> int | None:
+        consumer = ck.Consumer(self.consumer_settings({}))
+        try:
+            if isinstance(when, str):
+                at = TopicPartition(topic, partition)
+                low, high = consumer.get_watermark_offsets(at, timeout=SECONDS_MAX, cached=False)
+                return int(low if when == "earliest" else high)
+            found = consumer.offsets_for_times([TopicPartition(topic, partition, when)], timeout=SECONDS_MAX)[0]
+            refuse(found.error)
+            return None if found.offset < 0 else int(found.offset)
+        except ck.KafkaException as error:
+            raise refused(error) from error
+        finally:
+            consumer.close()
+
+    def produce(self, topic: str, messages: Iterable[Message], **options: Any) -> list[int | None]:
+        producer = ck.Producer(self.producer_settings(options))
+        reports: dict[int, tuple[Any, Any]] = {}
+        count = 0
+        for message in messages:
+            producer.produce(topic, on_delivery=reporter(reports, count), **arguments(message))
+            producer.poll(0)
+            count += 1
+        producer.flush(options.get("patience", 30))
+        if len(reports) < count:
+            raise Refused("no delivery report", f"for {count - len(reports)} of {count}")
+        for error, _ in reports.values():
+            refuse(error)
+        return [offset_or_none(reports[index][1].offset()) for index in range(count)]
+
+    def producer_settings(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "bootstrap.servers": self.bootstrap,
+            "acks": options.get("acks", "all"),
+            "enable.idempotence": options.get("idempotent", False),
+            "compression.type": options.get("codec", "none"),
+            "linger.ms": options.get("linger_ms", 0),
+            "batch.size": options.get("batch_bytes", 1_000_000),
+            "max.in.flight": options.get("in_flight", 5),
+            "message.max.bytes": options.get("request_bytes_max", 1_000_000),
+            "message.timeout.ms": options.get("patience", 30) * 1000,
+            "reconnect.backoff.max.ms": 500,
+        }
+
+    def consumer(self, topic: str, starts: dict[int, int], **options: Any) -> Consumer:
+        return AssignedConsumer(ck.Consumer(self.consumer_settings(options)), topic, starts)
+
+    def consumer_settings(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "bootstrap.servers": self.bootstrap,
+            "group.id": "unused",  # it insists on a name, but does not join while partitions are assigned by hand
+            "enable.auto.commit": False,
+            "auto.offset.reset": {"none": "error"}.get(options.get("reset", "none"), options.get("reset")),
+            "isolation.level": options.get("isolation", "read_uncommitted"),
+            "fetch.wait.max.ms": options.get("max_wait_ms", 500),
+            "max.partition.fetch.bytes": options.get("partition_bytes", 1048576),
+        }
+
+
+class AssignedConsumer(Consumer):
+    def __init__(self, consumer: ck.Consumer, topic: str, starts: dict[int, int]) -> None:
+        self.consumer, self.topic = consumer, topic
+        consumer.assign([TopicPartition(topic, partition, offset) for partition, offset in starts.items()])
+
+    def seek(self, starts: dict[int, int]) -> None:
+        for partition, offset in starts.items():
+            self.consumer.seek(TopicPartition(self.topic, partition, offset))
+
+    def take(self, count: int, wait: float) -> list[Record]:
+        found: list[Record] = []
+        deadline = time.monotonic() + wait
+        while len(found) < count and (left := deadline - time.monotonic()) > 0:
+            message = self.consumer.poll(left)
+            if message is not None:
+                refuse(message.error())
+                found.append(record(message))
+        return found
+
+    def close(self) -> None:
+        self.consumer.close()
+
+
+def record(message: ck.Message) -> Record:
+    kind, timestamp = message.timestamp()
+    return Record(
+        message.partition(),
+        message.offset(),
+        timestamp,
+        kind == ck.TIMESTAMP_LOG_APPEND_TIME,
+        message.key(),
+        message.value(),
+        tuple(message.headers() or ()),
+    )
+
+
+def arguments(message: Message) -> dict[str, Any]:
+    """What `Producer.produce` takes; it does not take None for what is left out."""
+    wanted = {"value": message.value, "key": message.key, "partition": message.partition}
+    wanted |= {"timestamp": message.timestamp, "headers": list(message.headers) or None}
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def reporter(reports: dict[int, tuple[Any, Any]], index: int) -> Callable[[Any, Any], None]:
+    def report(error: Any, message: Any) -> None:
+        reports[index] = (error, message)
+
+    return report
+
+
+def offset_or_none(offset: int | None) -> int | None:
+    return None if offset is None or offset < 0 else offset
+
+
+def wait(future: Any) -> Any:
+    try:
+        return future.result(timeout=SECONDS_MAX)
+    except ck.KafkaException as error:
+        raise refused(error) from error
+
+
+def wait_all(ask: Callable[[], dict[Any, Any]]) -> None:
+    """Carry out an admin call; the first error among its results, or what the client itself refuses to send."""
+    try:
+        futures = ask()
+    except (ValueError, TypeError) as error:
+        raise Refused("refused by the client", error) from error
+    except ck.KafkaException as error:
+        raise refused(error) from error
+    for future in futures.values():
+        wait(future)
+
+
+def refuse(error: ck.KafkaError | None) -> None:
+    if error is not None:
+        raise refused(ck.KafkaException(error))
+
+
+def refused(error: ck.KafkaException) -> Refused:
+    """Kafka's code, or librdkafka's own name (it begins with an underscore)."""
+    cause = error.args[0]
+    return Refused(cause.code() if cause.code() >= 0 else cause.name(), cause.str())
+
+
+if __name__ == "__main__":
+    main(ConfluentKafka)

@@ -1,0 +1,76 @@
+"""kbroker as a user starts it: `kbroker start --listen … --data-dir …` in its own process.
+
+Owns: the process, and in its directory `data/` and `broker.log`. The same calls as `ApacheKafka`, so the driver treats both alike.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Kbroker:
+    """One broker; start, stop and kill may be repeated and keep the data."""
+
+    def __init__(self, directory: str | Path, port: int) -> None:
+        self.directory, self.port = Path(directory), port
+        self.bootstrap = f"127.0.0.1:{port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log_file(self) -> Path:
+        return self.directory / "broker.log"
+
+    def start(self, timeout: float = 30.0) -> float:
+        """Start and wait for the line that says ready; the seconds it took."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        began, said = time.monotonic(), self._said_so_far()
+        command = [*find(), "start", "--listen", self.bootstrap, "--data-dir", str(self.directory / "data")]
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        while time.monotonic() - began < timeout:
+            if b"ready in" in self.log_file.read_bytes()[said:]:
+                return time.monotonic() - began
+            if self.process.poll() is not None:
+                raise RuntimeError(f"kbroker ended with {self.process.returncode}: {self._last_lines(said)}")
+            time.sleep(0.01)
+        self.kill()
+        raise RuntimeError(f"kbroker was not ready within {timeout:.0f} s: {self._last_lines(said)}")
+
+    def stop(self, timeout: float = 30.0) -> None:
+        self._end(signal.SIGTERM, timeout)
+
+    def kill(self) -> None:
+        """kill -9: nothing is flushed, nothing is said."""
+        self._end(signal.SIGKILL, 10.0)
+
+    def _said_so_far(self) -> int:
+        return self.log_file.stat().st_size if self.log_file.exists() else 0
+
+    def _last_lines(self, start: int) -> str:
+        return " | ".join(self.log_file.read_bytes()[start:].decode(errors="replace").splitlines()[-3:])
+
+    def _end(self, how: signal.Signals, timeout: float) -> None:
+        process, self.process = self.process, None
+        if process is None or process.poll() is not None:
+            return
+        process.send_signal(how)
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10.0)
+            raise RuntimeError(f"kbroker did not stop within {timeout:.0f} s and was killed") from None
+
+
+def find() -> list[str]:
+    """The command: beside this Python, in the checkout's environment, or as a module."""
+    for place in (Path(sys.executable).parent, ROOT / ".venv" / "bin"):
+        if (place / "kbroker").exists():
+            return [str(place / "kbroker")]
+    return [sys.executable, "-m", "kbroker"]

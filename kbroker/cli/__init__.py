@@ -1,0 +1,68 @@
+"""The command line: `kbroker` starts a broker; `kbroker topic ...` is an ordinary client; the rest works on files.
+
+    lazy.py      commands imported when they are called        errors.py   how a command fails; exit codes
+    start.py     `start`: flags to a BrokerConfig              serve.py    the broker's process: env, signals, banner
+    logs.py      console and JSON log lines                    tables.py   aligned text and JSON
+    client.py    connecting with kafka-python                  formats.py  %k %v ... for produce and consume
+    topic.py     the `topic` group; produce.py, consume.py     segments.py, log.py   segment files: dump, verify
+    settings.py  `config docs|check`                           shell.py    `completion`, `version`
+
+Exit codes: 0 done, 1 failed, 2 used or configured wrongly (also: port or data directory taken), 3 no broker reached,
+130 interrupted. A broker stopped by CTRL+C or SIGTERM has done what it was told: 0.
+
+Importing this package loads click and nothing else; the command that starts a broker must not pay for the others.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from kbroker.cli.errors import run
+from kbroker.cli.lazy import LazyGroup
+
+_HELP = """A Kafka-compatible broker. Without a command, starts one (see `kbroker start --help`).
+
+\b
+  kbroker                                start a broker on 127.0.0.1:9092
+  echo hi | kbroker topic produce demo   write a record
+  kbroker topic consume demo -n 1        read it back
+"""
+
+cli = LazyGroup(
+    name="kbroker",
+    help=_HELP,
+    commands_at={
+        "start": ("kbroker.cli.start:start", "Start a broker."),
+        "topic": ("kbroker.cli.topic:topic", "Create, list, describe, alter and delete topics; produce and consume."),
+        "log": ("kbroker.cli.log:log", "Look into a broker's log files, without a broker."),
+        "config": ("kbroker.cli.settings:config", "Explain and check configuration."),
+        "completion": ("kbroker.cli.shell:completion", "Print a completion script for your shell."),
+        "version": ("kbroker.cli.shell:version", "Print the version."),
+    },
+    default="start",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+cli.params.append(
+    click.Option(
+        ["--version"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        help="Print the version and exit.",
+        callback=lambda context, _option, wanted: _print_version(context) if wanted else None,
+    )
+)
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(cli))
+
+
+def _print_version(context: click.Context) -> None:
+    from kbroker import __version__
+
+    click.echo(f"kbroker {__version__}")
+    context.exit()

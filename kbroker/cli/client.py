@@ -1,0 +1,191 @@
+"""Connecting as an ordinary client, with kafka-python: options, clear errors, a fast answer when no broker is there."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from kbroker.cli.errors import Failed, Misconfigured, Unreachable
+
+CONNECT_TIMEOUT_S = 3.0
+ANSWER_TIMEOUT_MS = 10_000
+_DEFAULT_PORT = 9092
+
+# Names of the Java client and librdkafka whose kafka-python name is not simply the same with underscores.
+_RENAMED = {
+    "sasl.mechanisms": "sasl_mechanism",
+    "sasl.username": "sasl_plain_username",
+    "sasl.password": "sasl_plain_password",
+    "ssl.ca.location": "ssl_cafile",
+    "ssl.certificate.location": "ssl_certfile",
+    "ssl.key.location": "ssl_keyfile",
+    "ssl.key.password": "ssl_password",
+}
+
+
+class Connection(NamedTuple):
+    """Where to connect, and kafka-python settings."""
+
+    servers: tuple[str, ...]
+    properties: Mapping[str, Any]
+
+
+def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """-b, -X and --command-config; the command gets a `connection`."""
+
+    @click.option("-b", "--bootstrap-server", "--bootstrap-servers", "--brokers", "servers", metavar="HOST:PORT,...",
+                  envvar=["KBROKER_BROKERS", "KAFKA_BOOTSTRAP_SERVERS"], default="localhost:9092", show_default=True,
+                  help="Where brokers are. Else $KBROKER_BROKERS, $KAFKA_BOOTSTRAP_SERVERS.")
+    @click.option("-X", "settings", metavar="NAME=VALUE", multiple=True, help="A client property. Repeatable.")
+    @click.option("--command-config", type=click.Path(dir_okay=False, path_type=Path), help="A file of them.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, servers: str, settings: Sequence[str], command_config: Path | None, **rest: Any) -> Any:
+        addresses = tuple(part.strip() for part in servers.split(",") if part.strip())
+        connection = Connection(addresses, _properties(settings, command_config))
+        return command(*args, connection=connection, **rest)
+
+    return wrapped
+
+
+@contextmanager
+def admin(connection: Connection) -> Iterator[Any]:
+    """A KafkaAdminClient, closed at the end; its errors become Failed or Unreachable."""
+    with _clear_errors(connection):
+        from kafka import KafkaAdminClient
+
+        client = _made(KafkaAdminClient, _settings(connection, request_timeout_ms=ANSWER_TIMEOUT_MS))
+        try:
+            yield client
+        finally:
+            client.close()
+
+
+@contextmanager
+def producer(connection: Connection, **settings: Any) -> Iterator[Any]:
+    """A KafkaProducer."""
+    with _clear_errors(connection):
+        from kafka import KafkaProducer
+
+        settings = {"max_block_ms": ANSWER_TIMEOUT_MS, **settings}
+        client = _made(KafkaProducer, _settings(connection, **settings))
+        try:
+            yield client
+        finally:
+            client.close(timeout=CONNECT_TIMEOUT_S)
+
+
+@contextmanager
+def consumer(connection: Connection, **settings: Any) -> Iterator[Any]:
+    """A KafkaConsumer without a group."""
+    with _clear_errors(connection):
+        from kafka import KafkaConsumer
+
+        settings = {"enable_auto_commit": False, "allow_auto_create_topics": False, **settings}
+        client = _made(KafkaConsumer, _settings(connection, **settings))
+        try:
+            yield client
+        finally:
+            client.close()
+
+
+def error_text(code: int, message: str | None = None) -> str:
+    """An error code for people: Kafka's name for it, and what the broker said."""
+    from kafka.errors import for_code
+
+    kind = for_code(code)
+    name = getattr(kind, "message", kind.__name__)
+    return f"{name}: {message or getattr(kind, 'description', '') or 'no details'}"
+
+
+def check_code(code: int, what: str, message: str | None = None) -> None:
+    """Failed, when an answer carries an error."""
+    if code:
+        raise Failed(f"{what}: {error_text(code, message)}")
+
+
+def _properties(settings: Sequence[str], file: Path | None) -> dict[str, Any]:
+    from kbroker.config import read_properties
+
+    named: dict[str, str] = {}
+    if file is not None:
+        try:
+            named.update(read_properties(file.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise Misconfigured(f"cannot read {file}: {error.strerror}") from None
+    for text in settings:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise click.UsageError(f"-X {text!r} is not NAME=VALUE")
+        named[name.strip()] = value.strip()
+    return {_RENAMED.get(name, name.replace(".", "_")): _typed(value) for name, value in named.items()}
+
+
+def _typed(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+def _settings(connection: Connection, **settings: Any) -> dict[str, Any]:
+    return {
+        "bootstrap_servers": list(connection.servers),
+        "client_id": "kbroker-cli",
+        "bootstrap_timeout_ms": ANSWER_TIMEOUT_MS,
+        **settings,
+        **connection.properties,
+    }
+
+
+@contextmanager
+def _clear_errors(connection: Connection) -> Iterator[None]:
+    try:
+        import kafka.errors as errors
+    except ImportError:
+        raise Failed("this command needs kafka-python: pip install 'kbroker[cli]'") from None
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters comes as an exception
+    if not any(name in connection.properties for name in ("proxy_url", "socks5_proxy")):
+        _knock(connection.servers)
+    try:
+        yield
+    except (errors.KafkaConnectionError, errors.NodeNotReadyError, errors.MetadataEmptyBrokerList) as error:
+        raise Unreachable(f"lost {', '.join(connection.servers)}: {error}") from None
+    except errors.KafkaTimeoutError as error:
+        raise Failed(f"no answer in time: {error}") from None
+    except errors.BrokerResponseError as error:
+        raise Failed(error_text(error.errno, ", ".join(map(str, error.args)))) from None
+    except errors.KafkaError as error:
+        raise Failed(f"{type(error).__name__}: {error}") from None
+
+
+def _made(client: Callable[..., Any], settings: Mapping[str, Any]) -> Any:
+    try:
+        return client(**settings)
+    except (AssertionError, ValueError, TypeError) as error:  # a property that does not exist, or cannot be so
+        raise Misconfigured(f"{error} (see -X and --command-config)") from None
+
+
+def _knock(servers: Sequence[str]) -> None:
+    """Find out at once whether anybody listens: kafka-python would go on trying for a long time."""
+    problems = []
+    for server in servers:
+        host, _, port = server.rpartition(":") if ":" in server and not server.endswith("]") else (server, "", "")
+        try:
+            address = (host.strip("[]"), int(port or _DEFAULT_PORT))
+        except ValueError:
+            raise click.UsageError(f"{server!r} is not HOST:PORT") from None
+        try:
+            socket.create_connection(address, timeout=CONNECT_TIMEOUT_S).close()
+            return
+        except OSError as error:
+            problems.append(f"{server}: {error.strerror or error}")
+    raise Unreachable(f"no broker at {'; '.join(problems)}. Start one with: kbroker")

@@ -1,0 +1,163 @@
+"""`kbroker topic consume`: read partitions without a group; offsets are where you say."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, BinaryIO, NamedTuple
+
+import click
+
+from kbroker.cli.client import Connection, connection_options, consumer
+from kbroker.cli.errors import Failed
+from kbroker.cli.formats import Output, Shown, json_fields
+
+POLL_MS = 200  # how long CTRL+C may have to wait
+SECONDS_BELOW = 10**11  # an @number below is seconds since the epoch, above milliseconds
+
+
+class Start(NamedTuple):
+    """Where to begin: base "start", "end", "at" (an offset) or "time", and a number."""
+
+    base: str
+    number: int = 0
+
+
+class StartType(click.ParamType[Start]):
+    """start, end, N, +N (after the start), -N (before the end), @TIME."""
+
+    name = "offset"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Start:
+        """A Start; a usage error when it is none."""
+        if isinstance(value, Start):
+            return value
+        try:
+            return parse_start(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is not start, end, N, +N, -N or @TIME", param, ctx)
+
+
+def parse_start(text: str) -> Start:
+    """What -o says. Raises ValueError."""
+    if text in ("start", "beginning", "earliest", "oldest"):
+        return Start("start")
+    if text in ("end", "latest", "newest"):
+        return Start("end")
+    if text.startswith("@"):
+        return Start("time", _time_ms(text[1:]))
+    number = int(text)
+    return Start("start" if text[0] == "+" else "end" if number < 0 or text[0] == "-" else "at", number)
+
+
+@click.command()
+@click.argument("topics", nargs=-1, required=True, metavar="TOPIC...")
+@click.option("-o", "--offset", "start", type=StartType(), default="start", show_default=True,
+              help="Where to begin: start, end, N, +N (N after the start), -N (N before the end), @TIME (seconds or "
+              "milliseconds since the epoch, or 2026-11-22T12:00:00).")
+@click.option("-n", "--count", type=click.IntRange(1), help="Stop after so many records.")
+@click.option("-e", "--exit-at-end", is_flag=True, help="Stop at what was the end when it began.")
+@click.option("-p", "--partitions", metavar="N,N...", help="Only these partitions.")
+@click.option("-f", "--output-format", "pattern", default=r"%v\n", show_default=True,
+              help="%v value, %k key, %h headers, %t topic, %p partition, %o offset, %d time; %v{hex}, %v{base64}.")
+@click.option("-J", "--json", "as_json", is_flag=True, help="A JSON object a line, as kcat's.")
+@click.option("--read-committed", is_flag=True, help="Leave out what transactions have not committed.")
+@connection_options
+def consume(
+    connection: Connection,
+    topics: Sequence[str],
+    start: Start,
+    count: int | None,
+    exit_at_end: bool,
+    partitions: str | None,
+    pattern: str,
+    as_json: bool,
+    read_committed: bool,
+) -> None:
+    """Read records, and go on as they arrive.
+
+    \b
+      kbroker topic consume demo -o start -n 1
+      kbroker topic consume demo -e -f '%p/%o %k: %v\\n'
+    """
+    try:
+        write = Output(pattern)
+        only = {int(part) for part in partitions.split(",")} if partitions else None
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    isolation = "read_committed" if read_committed else "read_uncommitted"
+    with consumer(connection, isolation_level=isolation) as client:
+        assigned = _assign(client, topics, only)
+        ends = dict(client.end_offsets(assigned))
+        _seek(client, assigned, start, ends)
+        out = sys.stdout.buffer
+        for record in _limited(_records(client, ends if exit_at_end else None), count):
+            _write(out, record, None if as_json else write)
+
+
+def _records(client: Any, ends: Mapping[Any, int] | None) -> Iterator[Shown | None]:
+    """Records as they arrive, and None after each batch of them; with ends, until all are reached."""
+    while ends is None or any(client.position(partition) < end for partition, end in ends.items()):
+        for partition, records in client.poll(timeout_ms=POLL_MS).items():
+            for r in records:
+                if ends is None or r.offset < ends[partition]:
+                    yield Shown(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers))
+        yield None
+
+
+def _limited(records: Iterator[Shown | None], count: int | None) -> Iterator[Shown | None]:
+    seen = 0
+    for record in records:
+        yield record
+        seen += record is not None
+        if seen == count:
+            yield None
+            return
+
+
+def _write(out: BinaryIO, record: Shown | None, write: Output | None) -> None:
+    if record is None:
+        out.flush()
+    elif write is not None:
+        out.write(write(record))
+    else:
+        import json
+
+        out.write(json.dumps(json_fields(record), ensure_ascii=False).encode() + b"\n")
+
+
+def _assign(client: Any, topics: Sequence[str], only: set[int] | None) -> list[Any]:
+    from kafka import TopicPartition
+
+    assigned = []
+    for topic in topics:
+        known = client.partitions_for_topic(topic)
+        if not known:
+            raise Failed(f"topic {topic} does not exist")
+        missing = sorted((only or set()) - known)
+        if missing:
+            raise Failed(f"topic {topic} has no partition {missing[0]}: it has 0 to {max(known)}")
+        assigned += [TopicPartition(topic, number) for number in sorted(known) if only is None or number in only]
+    client.assign(assigned)
+    return assigned
+
+
+def _seek(client: Any, assigned: Sequence[Any], start: Start, ends: Mapping[Any, int]) -> None:
+    firsts = client.beginning_offsets(assigned)
+    by_time = client.offsets_for_times(dict.fromkeys(assigned, start.number)) if start.base == "time" else {}
+    for partition in assigned:
+        first, end = firsts[partition], ends[partition]
+        if start.base == "time":
+            wanted = by_time[partition].offset if by_time.get(partition) else end
+        else:
+            wanted = {"start": first, "end": end, "at": 0}[start.base] + start.number
+        client.seek(partition, min(max(wanted, first), end))
+
+
+def _time_ms(text: str) -> int:
+    if text.isdecimal():
+        number = int(text)
+        return number * 1000 if number < SECONDS_BELOW else number
+    moment = datetime.fromisoformat(text)
+    return int((moment if moment.tzinfo else moment.astimezone()).astimezone(UTC).timestamp() * 1000)

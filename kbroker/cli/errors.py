@@ -1,0 +1,54 @@
+"""How a command fails: one clear line on stderr and an exit code. Tracebacks are for bugs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import IO, Any
+
+import click
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_UNREACHABLE = 3
+EXIT_INTERRUPTED = 130
+
+
+class Failed(click.ClickException):
+    """The command was understood and could not be done."""
+
+    exit_code = EXIT_FAILED
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """The line, on stderr."""
+        click.echo(f"kbroker: {self.format_message()}", file=file, err=file is None)
+
+
+class Misconfigured(Failed):
+    """The configuration, the port or the data directory does not let it start."""
+
+    exit_code = EXIT_USAGE
+
+
+class Unreachable(Failed):
+    """No broker answered."""
+
+    exit_code = EXIT_UNREACHABLE
+
+
+def run(command: click.Command) -> int:
+    """Run a command with the process's arguments; returns the exit code."""
+    try:
+        result = command.main(prog_name="kbroker", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Who read our output has gone (`| head`). Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED

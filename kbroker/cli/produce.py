@@ -1,0 +1,129 @@
+"""`kbroker topic produce`: every line of standard input is a record."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, BinaryIO
+
+import click
+
+from kbroker.cli.client import Connection, connection_options, producer
+from kbroker.cli.formats import Input, parse_header
+from kbroker.cli.tables import format_option, json_text, plural
+
+UNDER_WAY_MAX = 10_000  # records sent and not yet acknowledged
+
+
+@click.command()
+@click.argument("topic")
+@click.option("-k", "--key", help="The key of every record.")
+@click.option("-H", "--header", "headers", metavar="NAME:VALUE", multiple=True,
+              help="A header of every record. Repeatable.")
+@click.option("-p", "--partition", type=click.IntRange(0), help="Where to write.  [default: by key, else spread]")
+@click.option("-z", "--compression", type=click.Choice(["none", "gzip", "snappy", "lz4", "zstd"]), default="none",
+              show_default=True, help="How batches are compressed.")
+@click.option("-f", "--input-format", "pattern", default="%v", show_default=True,
+              help=r"How a line is read: %k key, %v value, %h headers (a=b,c=d), e.g. '%k\t%v'.")
+@click.option("-Z", "--tombstone", is_flag=True, help="An empty value is null: in a compacted topic, a deletion.")
+@click.option("--acks", type=click.Choice(["all", "-1", "1", "0"]), default="all", show_default=True,
+              help="Who must have a record before it counts as written.")
+@format_option
+@connection_options
+def produce(
+    connection: Connection,
+    topic: str,
+    key: str | None,
+    headers: Sequence[str],
+    partition: int | None,
+    compression: str,
+    pattern: str,
+    tombstone: bool,
+    acks: str,
+    style: str,
+) -> None:
+    """Write the lines of standard input as records to TOPIC.
+
+    \b
+      echo hi | kbroker topic produce demo
+      kbroker topic produce demo -f '%k:%v' < file
+    """
+    try:
+        line_format = Input(pattern)
+        common_headers = [parse_header(text) for text in headers]
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    settings: dict[str, Any] = {"acks": "all" if acks == "-1" else acks if acks == "all" else int(acks)}
+    if settings["acks"] != "all":
+        settings["enable_idempotence"] = False  # it needs acks=all
+    if compression != "none":
+        settings["compression_type"] = compression
+    source = sys.stdin.buffer
+    at_terminal = sys.stdin.isatty()
+    written = _Written(topic, each=at_terminal and style == "table")
+    with producer(connection, linger_ms=0 if at_terminal else 5, **settings) as client:
+        for line in _lines(source):
+            try:
+                record = line_format.parse(line)
+            except ValueError as error:
+                raise click.UsageError(str(error)) from None
+            value = None if tombstone and not record.value else record.value
+            the_key = key.encode() if key is not None else record.key
+            future = client.send(
+                topic, value, key=the_key, headers=[*common_headers, *record.headers], partition=partition
+            )
+            written.add(future)
+        client.flush()
+        written.finish()
+    click.echo(json_text(written.as_json()) if style == "json" else written.as_text())
+
+
+class _Written:
+    """What was acknowledged: the first and last offset and the number of records, by partition."""
+
+    def __init__(self, topic: str, *, each: bool) -> None:
+        self.topic = topic
+        self.each = each  # at a terminal: tell at once
+        self.partitions: dict[int, tuple[int, int, int]] = {}
+        self._futures: deque[Any] = deque()
+
+    def add(self, future: Any) -> None:
+        self._futures.append(future)
+        while self._futures and (self.each or len(self._futures) > UNDER_WAY_MAX or self._futures[0].is_done):
+            self._take()
+
+    def finish(self) -> None:
+        while self._futures:
+            self._take()
+
+    def _take(self) -> None:
+        done = self._futures.popleft().get(timeout=60)
+        first, last, count = self.partitions.get(done.partition, (done.offset, done.offset, 0))
+        self.partitions[done.partition] = (min(first, done.offset), max(last, done.offset), count + 1)
+        if self.each:
+            click.echo(f"wrote {self.topic} {_place(done.partition, done.offset, done.offset)}")
+
+    def as_json(self) -> list[dict[str, object]]:
+        return [
+            {"topic": self.topic, "partition": partition, "first_offset": first, "last_offset": last, "records": count}
+            for partition, (first, last, count) in sorted(self.partitions.items())
+        ]
+
+    def as_text(self) -> str:
+        total = sum(count for _, _, count in self.partitions.values())
+        places = [_place(partition, first, last) for partition, (first, last, _) in sorted(self.partitions.items())]
+        return f"wrote {plural(total, 'record')} to {self.topic}" + (f": {'; '.join(places)}" if places else "")
+
+
+def _place(partition: int, first: int, last: int) -> str:
+    if first < 0:  # acks=0: nobody said where
+        return f"partition {partition}"
+    offsets = f"offset {first}" if first == last else f"offsets {first} to {last}"
+    return f"partition {partition} {offsets}"
+
+
+def _lines(source: BinaryIO) -> Any:
+    for line in source:
+        line = line[:-1] if line.endswith(b"\n") else line
+        yield line[:-1] if line.endswith(b"\r") else line

@@ -1,0 +1,171 @@
+"""The process of a broker: its world, its signals, what it says when it is ready, and how it ends.
+
+Everything the command line knows of `run_broker` is in `_Process.run_broker`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import click
+import trio
+
+from kbroker import __version__
+from kbroker.cli.errors import EXIT_INTERRUPTED, Misconfigured
+from kbroker.cli.logs import is_terminal
+from kbroker.config import BrokerConfig
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+MEMORY_FREE_MIN = 1 << 30  # a smaller tmpfs (64 MiB in many containers) would be full at once
+_IMPORTED_AT = time.monotonic()
+
+log = logging.getLogger("kbroker")
+
+
+class Ready(Protocol):
+    """What the broker tells when it serves."""
+
+    @property
+    def node_id(self) -> int:
+        """Its number."""
+
+    @property
+    def listeners(self) -> Mapping[str, tuple[str, int]]:
+        """Listener name to the address bound."""
+
+
+def serve(config: BrokerConfig, *, topics: Sequence[tuple[str, int]], memory: bool, plain: bool) -> int:
+    """Run a broker until a signal; returns the exit status. plain: no banner, even on a terminal.
+
+    topics: (name, partitions; -1 for num.partitions) to create if absent. Raises Misconfigured when it cannot start.
+    """
+    for warning in config.warnings:
+        log.warning("%s", warning)
+    with _data_directory(config, memory) as (data_dir, place):
+        process = _Process(config, data_dir, place, banner=is_terminal(sys.stderr) and not plain)
+        try:
+            trio.run(process.run, topics)
+        except Exception as error:
+            reason = None if process.ready else why(error)
+            if reason is None:
+                raise  # a bug, or a failure while serving: the traceback is wanted
+            raise Misconfigured(reason) from None
+    return 0
+
+
+class _Process:
+    """A broker and the signals that end it."""
+
+    def __init__(self, config: BrokerConfig, data_dir: str, place: str, *, banner: bool) -> None:
+        self.config = config
+        self.data_dir = data_dir
+        self.place = place  # data_dir in words
+        self.banner = banner
+        self.ready = False
+
+    async def run(self, topics: Sequence[tuple[str, int]]) -> None:
+        """The broker, in a nursery that the first signal cancels."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._watch_signals, nursery.cancel_scope)
+            await self.run_broker(topics)
+            nursery.cancel_scope.cancel()
+        log.info("stopped")
+
+    async def run_broker(self, topics: Sequence[tuple[str, int]]) -> None:
+        """The broker in the real world, until it is cancelled."""
+        from kbroker.env.real import raise_file_limit, real_env
+        from kbroker.server.broker import run_broker
+
+        raise_file_limit()
+        env = real_env(self.data_dir)
+        await run_broker(env, self.config, topics=topics, on_ready=self._say_ready)
+
+    async def _watch_signals(
+        self, scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with trio.open_signal_receiver(*SIGNALS) as signals:
+            task_status.started()
+            number = await anext(aiter(signals))
+        for each in SIGNALS:  # a second signal: leave at once, the next start recovers
+            signal.signal(each, lambda *_: os._exit(EXIT_INTERRUPTED))
+        log.info("%s: stopping", signal.Signals(number).name)
+        scope.cancel()
+
+    def _say_ready(self, ready: Ready) -> None:
+        self.ready = True
+        addresses = [_address(*address) for address in ready.listeners.values()]
+        took = f"ready in {seconds_since_start():.2f} s"
+        if self.banner:
+            click.echo(_banner(ready.node_id, self.place, addresses, took), err=True)
+        else:
+            about = f"kbroker {__version__}, node {ready.node_id}, data {self.place}"
+            log.info("%s, listening on %s", about, ", ".join(addresses))
+            log.info("%s", took)
+
+
+def why(error: BaseException) -> str | None:
+    """A start that failed, in one line; None for an exception that nobody expected."""
+    from kbroker.config import ConfigError
+    from kbroker.env import AddressInUse, DirectoryLocked
+    from kbroker.server.broker import StartFailed
+
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if isinstance(error, AddressInUse):
+        return f"{error}. Another port: kbroker --listen 127.0.0.1:0"
+    if isinstance(error, DirectoryLocked):
+        return f"the data directory {error}. Another directory: kbroker --data-dir DIR"
+    if isinstance(error, ConfigError | StartFailed):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror or error}"
+    return None
+
+
+def seconds_since_start() -> float:
+    """How long this process has run: since the system started it where that can be known, else since the import."""
+    try:
+        with open("/proc/self/stat", encoding="ascii") as file:
+            ticks = int(file.read().rpartition(")")[2].split()[19])  # starttime, field 22, after the command's name
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError, IndexError):
+        return time.monotonic() - _IMPORTED_AT
+
+
+@contextmanager
+def _data_directory(config: BrokerConfig, memory: bool) -> Iterator[tuple[str, str]]:
+    """Where the broker keeps its files, as a path and in words; with memory a directory that goes with the broker."""
+    if not memory:
+        yield config.data_dir, config.data_dir
+        return
+    import shutil
+    import tempfile
+
+    shared = "/dev/shm"  # memory, on Linux
+    roomy = os.access(shared, os.W_OK) and shutil.disk_usage(shared).free >= MEMORY_FREE_MIN
+    with tempfile.TemporaryDirectory(prefix="kbroker-", dir=shared if roomy else None) as directory:
+        yield directory, "in memory: lost on exit" if roomy else f"{directory}: lost on exit"
+
+
+def _banner(node_id: int, place: str, addresses: Sequence[str], took: str) -> str:
+    bold, plain = ("", "") if "NO_COLOR" in os.environ else ("\x1b[1m", "\x1b[0m")
+    port_option = "" if any(address.endswith(":9092") for address in addresses) else f" -b {addresses[0]}"
+    lines = [
+        f"{bold}kbroker {__version__}{plain}, node {node_id}",
+        f"  data       {place}",
+        f"  listening  {', '.join(addresses)}",
+        f"  try        echo hi | kbroker topic produce{port_option} demo",
+        f"{bold}{took}{plain} (CTRL+C to quit)",
+    ]
+    return "\n".join(lines)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,55 @@
+"""What a command tells: aligned text for people, JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+RIGHT_ALIGNED = (int, float)
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns two blanks apart; numbers to the right, as are their headings. None is an empty cell."""
+    cells = [[_text(cell) for cell in row] for row in rows]
+    widths = [max([len(heading), *(len(row[i]) for row in cells)]) for i, heading in enumerate(headings)]
+    numeric = [
+        bool(rows) and all(row[i] is None or isinstance(row[i], RIGHT_ALIGNED) for row in rows)
+        for i in range(len(headings))
+    ]
+    lines = []
+    for row in [list(headings), *cells]:
+        parts = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ]
+        lines.append("  ".join(parts).rstrip())
+    return "\n".join(lines)
+
+
+def json_text(value: Any) -> str:
+    """Indented JSON, names as they are."""
+    import json
+
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def plural(count: int, noun: str) -> str:
+    """"1 record", "2 records", "2 batches"."""
+    return f"{count} {noun}" + ("" if count == 1 else "es" if noun.endswith("ch") else "s")
+
+
+def format_option(command: Any) -> Any:
+    """The --format option of commands that print something."""
+    return click.option(
+        "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True, help="For whom."
+    )(command)
+
+
+def _text(cell: object) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, list | tuple):
+        return ",".join(map(str, cell))
+    return str(cell)

@@ -1,0 +1,222 @@
+"""`kbroker topic`: what a cluster's topics are, and changing them. produce and consume are in files of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from kbroker.cli.client import Connection, admin, check_code, connection_options, error_text
+from kbroker.cli.errors import Failed
+from kbroker.cli.lazy import LazyGroup
+from kbroker.cli.tables import format_option, json_text, plural, table
+
+TOPIC_ALREADY_EXISTS = 36
+UNKNOWN_TOPIC_OR_PARTITION = 3
+
+topic = LazyGroup(
+    name="topic",
+    help="Create, list, describe, alter and delete topics; produce and consume.",
+    commands_at={
+        "create": ("kbroker.cli.topic:create", "Create topics."),
+        "list": ("kbroker.cli.topic:list_topics", "List topics."),
+        "describe": ("kbroker.cli.topic:describe", "Show a topic's partitions and configs."),
+        "alter": ("kbroker.cli.topic:alter", "Change configs, add partitions."),
+        "delete": ("kbroker.cli.topic:delete", "Delete topics with all their records."),
+        "produce": ("kbroker.cli.produce:produce", "Write the lines of standard input as records."),
+        "consume": ("kbroker.cli.consume:consume", "Read records."),
+    },
+    aliases={"ls": "list", "info": "describe", "rm": "delete"},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="TOPIC...")
+@click.option("-p", "--partitions", type=click.IntRange(1), help="How many.  [default: the broker's num.partitions]")
+@click.option("-r", "--replicas", type=click.IntRange(1), help="How many.  [default: default.replication.factor]")
+@click.option("-c", "--config", "configs", metavar="NAME=VALUE", multiple=True, help="A topic config. Repeatable.")
+@click.option("--if-not-exists", is_flag=True, help="A topic that exists is fine.")
+@format_option
+@connection_options
+def create(
+    connection: Connection,
+    names: Sequence[str],
+    partitions: int | None,
+    replicas: int | None,
+    configs: Sequence[str],
+    if_not_exists: bool,
+    style: str,
+) -> None:
+    """Create topics."""
+    wanted = {
+        "num_partitions": partitions or -1,
+        "replication_factor": replicas or -1,
+        "configs": _pairs(configs, "-c"),
+    }
+    with admin(connection) as client:
+        answer = client.create_topics(dict.fromkeys(names, wanted), raise_errors=False)
+    for result in answer["topics"]:
+        if not (if_not_exists and result["error_code"] == TOPIC_ALREADY_EXISTS):
+            check_code(result["error_code"], result["name"], result["error_message"])
+    if style == "json":
+        shown = ("name", "num_partitions", "replication_factor")
+        click.echo(json_text([{name: result[name] for name in shown} for result in answer["topics"]]))
+        return
+    for result in answer["topics"]:
+        if result["error_code"]:
+            click.echo(f"{result['name']} exists")
+        else:
+            made = plural(result["num_partitions"], "partition")
+            click.echo(f"created {result['name']}: {made}, replication factor {result['replication_factor']}")
+
+
+@click.command()
+@click.option("-a", "--all", "everything", is_flag=True, help="Internal topics too.")
+@format_option
+@connection_options
+def list_topics(connection: Connection, everything: bool, style: str) -> None:
+    """List topics."""
+    with admin(connection) as client:
+        topics = sorted(client.describe_topics(), key=lambda each: str(each["name"]))
+    rows = [
+        (each["name"], len(each["partitions"]), max((len(p["replica_nodes"]) for p in each["partitions"]), default=0))
+        for each in topics
+        if everything or not each["is_internal"]
+    ]
+    if style == "json":
+        click.echo(json_text([{"name": name, "partitions": p, "replicas": r} for name, p, r in rows]))
+    elif rows:
+        click.echo(table(("NAME", "PARTITIONS", "REPLICAS"), rows))
+    else:
+        click.echo("no topics", err=True)
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="TOPIC...")
+@click.option("-a", "--all-configs", is_flag=True, help="All configs, not only those that were set.")
+@format_option
+@connection_options
+def describe(connection: Connection, names: Sequence[str], all_configs: bool, style: str) -> None:
+    """Show a topic's partitions and configs."""
+    with admin(connection) as client:
+        found = {each["name"]: each for each in client.describe_topics(list(names))}
+        for name in names:
+            check_code(found[name]["error_code"], name)
+        shown = [_description(client, found[name], all_configs) for name in names]
+    if style == "json":
+        click.echo(json_text(shown))
+    else:
+        click.echo("\n\n".join(map(_as_text, shown)))
+
+
+@click.command()
+@click.argument("name", metavar="TOPIC")
+@click.option("-c", "--config", "configs", metavar="NAME=VALUE", multiple=True, help="Set a config. Repeatable.")
+@click.option("-d", "--delete-config", "removed", metavar="NAME", multiple=True,
+              help="Go back to the default. Repeatable.")
+@click.option("-p", "--partitions", type=click.IntRange(1), help="The new number of partitions; it can only grow.")
+@connection_options
+def alter(
+    connection: Connection, name: str, configs: Sequence[str], removed: Sequence[str], partitions: int | None
+) -> None:
+    """Change configs, add partitions."""
+    changes: dict[str, tuple[str, str | None]] = {key: ("SET", value) for key, value in _pairs(configs, "-c").items()}
+    changes.update(dict.fromkeys(removed, ("DELETE", None)))
+    if not changes and partitions is None:
+        raise click.UsageError("nothing to do: give -c, -d or -p")
+    with admin(connection) as client:
+        if changes:
+            _alter_configs(client, name, changes)
+        if partitions is not None:
+            answer = client.create_partitions({name: partitions}, raise_errors=False)
+            for result in answer["results"]:
+                check_code(result["error_code"], name, result["error_message"])
+    done = [*(f"{key}={value}" for key, (_, value) in changes.items() if value is not None)]
+    done += [f"{key} back to its default" for key in removed]
+    done += [plural(partitions, "partition")] if partitions is not None else []
+    click.echo(f"altered {name}: {', '.join(done)}")
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="TOPIC...")
+@click.option("--if-exists", is_flag=True, help="A topic that does not exist is fine.")
+@connection_options
+def delete(connection: Connection, names: Sequence[str], if_exists: bool) -> None:
+    """Delete topics with all their records."""
+    with admin(connection) as client:
+        answer = client.delete_topics(list(names), raise_errors=False)
+    problems = []
+    for result in answer["topics"]:
+        if not result["error_code"]:
+            click.echo(f"deleted {result['name']}")
+        elif not (if_exists and result["error_code"] == UNKNOWN_TOPIC_OR_PARTITION):
+            problems.append(f"{result['name']}: {error_text(result['error_code'], result.get('error_message'))}")
+    if problems:
+        raise Failed("; ".join(problems))
+
+
+def _alter_configs(client: Any, name: str, changes: Mapping[str, tuple[str, str | None]]) -> None:
+    from kafka.admin import ConfigResource
+
+    answer = client.alter_configs([ConfigResource("TOPIC", name, dict(changes))], raise_on_unknown=False)
+    result = answer["topic"][name]
+    if result != "OK":
+        raise Failed(f"{name}: {result}")
+
+
+def _description(client: Any, found: Mapping[str, Any], all_configs: bool) -> dict[str, Any]:
+    from kafka import TopicPartition
+    from kafka.admin import ConfigResource
+
+    name = found["name"]
+    led = [TopicPartition(name, p["partition_index"]) for p in found["partitions"] if p["leader_id"] >= 0]
+    first = client.list_partition_offsets(dict.fromkeys(led, -2)) if led else {}
+    end = client.list_partition_offsets(dict.fromkeys(led, -1)) if led else {}
+    partitions = []
+    for each in sorted(found["partitions"], key=lambda p: int(p["partition_index"])):
+        key = TopicPartition(name, each["partition_index"])
+        partitions.append(
+            {
+                "partition": each["partition_index"],
+                "leader": each["leader_id"],
+                "epoch": each.get("leader_epoch"),
+                "replicas": each["replica_nodes"],
+                "isr": each["isr_nodes"],
+                "first": first[key].offset if key in first else None,
+                "next": end[key].offset if key in end else None,
+            }
+        )
+    answer = client.describe_configs([ConfigResource("TOPIC", name)], config_filter="ALL")
+    configs = {
+        key: {"value": value["value"], "source": value["config_source"]}
+        for key, value in sorted(answer["topic"][name].items())
+        if all_configs or value["config_source"] == "DYNAMIC_TOPIC_CONFIG"
+    }
+    return {"name": name, "id": str(found.get("topic_id") or ""), "partitions": partitions, "configs": configs}
+
+
+def _as_text(shown: Mapping[str, Any]) -> str:
+    partitions = shown["partitions"]
+    head = f"{shown['name']}: {plural(len(partitions), 'partition')}"
+    headings = ("PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR", "FIRST", "NEXT", "RECORDS")
+    rows = []
+    for each in partitions:
+        known = each["first"] is not None and each["next"] is not None
+        rows.append((*each.values(), each["next"] - each["first"] if known else None))
+    text = f"{head}\n{table(headings, rows)}"
+    if shown["configs"]:
+        configs = [(key, value["value"], value["source"]) for key, value in shown["configs"].items()]
+        text += "\n" + table(("CONFIG", "VALUE", "SOURCE"), configs)
+    return text
+
+
+def _pairs(texts: Sequence[str], option: str) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise click.UsageError(f"{option} {text!r} is not NAME=VALUE")
+        pairs[name.strip()] = value.strip()
+    return pairs

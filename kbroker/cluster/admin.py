@@ -1,0 +1,344 @@
+"""Administration: topics, partitions, configurations, producer ids, as guarded transactions of the broker asked.
+
+A change is planned on the image (`controller.py`), written, and answered when the image shows it. When a guard fails,
+somebody was faster: wait until the image shows that, and plan again, a bounded number of times.
+
+A topic with few partitions is one transaction. A large one is marked `pending` first, under this broker's session:
+
+    pending + first partitions ──▶ more partitions (guarding pending), several at a time ──▶ topic, rest, pending gone
+
+so that nobody sees half a topic, and what a dead broker left unfinished can be told from what is under way.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Protocol, TypeVar
+
+import trio
+
+from kafka_wire.errors import ErrorCode, KafkaError
+from kbroker.cluster import controller
+from kbroker.cluster.controller import ConfigChange, NewTopic
+from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage
+from kbroker.cluster.keys import Keys, decode, id_text
+from kbroker.cluster.store import CoordinationStore, Delete, Guard, Op, StoreError, load
+from kbroker.cluster.writer import Txn, Writer
+from kbroker.config.keys import Scope
+from kbroker.env import Rng
+
+PRODUCER_ID_BLOCK = 1000
+ATTEMPTS_MAX = 10
+CHANGES_AT_ONCE = 16
+TXN_OPS = 96  # partitions in a transaction: leaves room for the keys that go with them
+UNASSIGNED = bytes(16)
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+class Home(Protocol):
+    """What the administration needs of the member it belongs to."""
+
+    image: ClusterImage
+    lease: int  # the broker's session
+
+    async def wait_applied(self, revision: int) -> None:
+        """Until the change is visible wherever a client may ask. Raises KafkaError REQUEST_TIMED_OUT."""
+
+
+class Admin:
+    """The administrative operations of one broker. Refusals are KafkaErrors with Kafka's codes and texts."""
+
+    def __init__(
+        self,
+        home: Home,
+        store: CoordinationStore,
+        writer: Writer,
+        keys: Keys,
+        rng: Rng,
+        topic_defaults: Callable[[], tuple[int, int]],
+    ) -> None:
+        """topic_defaults: partitions and replication factor of a topic that asks for -1."""
+        self._home = home
+        self._store = store
+        self._writer = writer
+        self._keys = keys
+        self._rng = rng
+        self._topic_defaults = topic_defaults
+        self._being_created: set[str] = set()
+        self._limiter = trio.CapacityLimiter(CHANGES_AT_ONCE)
+
+    async def create_topics(self, wishes: Sequence[NewTopic], validate_only: bool) -> list[TopicImage | KafkaError]:
+        """See Member."""
+        times = Counter(wish.name for wish in wishes)
+        plans: list[TopicImage | KafkaError] = []
+        reserved: list[str] = []
+        for wish in wishes:
+            try:
+                if times[wish.name] > 1:
+                    raise KafkaError(ErrorCode.INVALID_REQUEST, "Duplicate topic name.")
+                plans.append(self._plan(wish))
+                self._being_created.add(wish.name)
+                reserved.append(wish.name)
+            except KafkaError as error:
+                plans.append(error)
+        try:
+            if validate_only:
+                return [plan if isinstance(plan, KafkaError) else replace(plan, id=UNASSIGNED) for plan in plans]
+            return await self._each(plans, self._create)
+        finally:
+            self._being_created.difference_update(reserved)
+
+    async def delete_topics(self, topics: Sequence[str | bytes]) -> list[TopicImage | KafkaError]:
+        """See Member."""
+        return await self._each(range(len(topics)), lambda number: self._delete(topics[number]))
+
+    async def create_partitions(
+        self, name: str, total: int, assignments: Sequence[Sequence[int]] | None, validate_only: bool
+    ) -> TopicImage:
+        """See Member."""
+        return await _theirs(self._grow(name, total, assignments, validate_only))
+
+    async def alter_configs(
+        self, changes: Sequence[ConfigChange], validate_only: bool
+    ) -> list[None | KafkaError]:
+        """See Member."""
+
+        async def one(change: ConfigChange) -> None:
+            await self._alter(change, validate_only)
+
+        return await self._each(list(changes), one)
+
+    async def allocate_producer_ids(self, count: int) -> range:
+        """See Member."""
+        return await _theirs(self._allocate(count))
+
+    async def reap_strays(self) -> None:
+        """Delete partitions whose topic was never finished, or is deleted, unless that is under way. May raise
+        StoreError."""
+        image = self._home.image
+        for topic_id in image.strays.keys() - image.pending - {topic.id for topic in image.topics.values()}:
+            if topic_id not in image.unfinished:
+                await self._delete_partitions(topic_id)
+
+    async def _each(
+        self, items: Sequence[S | KafkaError], work: Callable[[S], Awaitable[T]]
+    ) -> list[T | KafkaError]:
+        """Do work for each item that is no error yet, several at a time; results in order."""
+        results: dict[int, T | KafkaError] = {}
+
+        async def one(number: int, item: S) -> None:
+            async with self._limiter:
+                try:
+                    results[number] = await _theirs(work(item))
+                except KafkaError as error:
+                    results[number] = error
+
+        async with trio.open_nursery() as nursery:
+            for number, item in enumerate(items):
+                if isinstance(item, KafkaError):
+                    results[number] = item
+                else:
+                    nursery.start_soon(one, number, item)
+        return [results[number] for number in range(len(items))]
+
+    def _plan(self, wish: NewTopic) -> TopicImage:
+        """The topic as it will be."""
+        image, name = self._home.image, wish.name
+        controller.check_topic_name(name, image.topics)
+        controller.check_topic_name(name, self._being_created)
+        if name in image.topics or name in self._being_created:
+            raise _exists(name)
+        configs = controller.check_configs(wish.configs)
+        partitions, factor = self._topic_defaults()
+        start = self._rng.below(max(1, len(image.brokers)))
+        assignments = controller.plan_topic(
+            wish, image, partitions=partitions, replication_factor=factor, start=start
+        )
+        topic_id = self._rng.token(16)
+        while topic_id in (UNASSIGNED, UNASSIGNED[:15] + b"\1") or id_text(topic_id).startswith("-"):
+            topic_id = self._rng.token(16)  # Kafka's reserved ids; a leading dash looks like an option to its tools
+        return TopicImage(name, topic_id, tuple(controller.new_partitions(topic_id, assignments)), configs)
+
+    async def _create(self, topic: TopicImage) -> TopicImage:
+        keys = self._keys
+        guards = [Guard(keys.topic(topic.name), 0)]
+        ops: list[Op] = [self._topic_put(topic, len(topic.partitions))]
+        if topic.configs:
+            guards.insert(0, Guard(keys.topic_config(topic.name), 0))
+            ops.insert(0, self._writer.put(keys.topic_config(topic.name), {"configs": dict(topic.configs)}))
+        succeeded, revision = await self._write_partitions(topic.id, topic.partitions, guards, ops)
+        await self._home.wait_applied(revision)
+        seen = self._home.image.topics.get(topic.name)
+        if not succeeded and (seen is None or seen.id != topic.id):
+            raise _exists(topic.name)
+        return seen or topic
+
+    def _topic_put(self, topic: TopicImage, partitions: int) -> Op:
+        fields = {"id": id_text(topic.id), "partitions": partitions}
+        return self._writer.put(self._keys.topic(topic.name), fields)
+
+    async def _write_partitions(
+        self, topic_id: bytes, partitions: Sequence[PartitionImage], guards: list[Guard], ops: list[Op]
+    ) -> tuple[bool, int]:
+        """Write new partitions and, last, the topic's keys. Whether the guards held, and the revision to wait for."""
+        chunks = [self._partition_txn(partitions[i : i + TXN_OPS]) for i in range(0, len(partitions), TXN_OPS)]
+        last_guards, last_ops = chunks.pop()
+        if not chunks:
+            succeeded, revision = await self._writer.commit(last_guards + guards, last_ops + ops)
+            return succeeded, revision
+        mark = self._keys.pending(topic_id)
+        first = chunks.pop(0)
+        marked = await self._writer.commit(
+            [*first[0], Guard(mark, 0)], [*first[1], self._writer.put(mark, {}, self._home.lease)]
+        )
+        if not marked.succeeded:
+            return False, marked.revision
+        held = Guard(mark, marked.revision)
+        results = await self._writer.commit_all([([*chunk, held], puts) for chunk, puts in chunks])
+        succeeded, revision = False, max(result.revision for result in [marked, *results])
+        if all(result.succeeded for result in results):
+            succeeded, revision = await self._writer.commit(
+                [*last_guards, *guards, held], [*last_ops, *ops, Delete(mark)]
+            )
+        if not succeeded and (await self._writer.commit([held], [Delete(mark)])).succeeded:
+            # The mark was still there, so the topic was not completed: nobody sees these partitions.
+            await self._delete_partitions(topic_id, first=partitions[0].index)
+        return succeeded, revision
+
+    def _partition_txn(self, partitions: Sequence[PartitionImage]) -> Txn:
+        keys = [self._keys.partition(partition.topic_id, partition.index) for partition in partitions]
+        puts = [self._writer.put(key, partition.fields()) for key, partition in zip(keys, partitions, strict=True)]
+        return [Guard(key, partition.mod_revision) for key, partition in zip(keys, partitions, strict=True)], [*puts]
+
+    async def _delete(self, name_or_id: str | bytes) -> TopicImage:
+        tried: TopicImage | None = None
+        for _ in range(ATTEMPTS_MAX):
+            if tried is not None and tried.id not in self._home.image.topics_by_id:
+                return tried  # a lost reply: it was us, most likely
+            tried = topic = self._find(name_or_id)
+            config = self._keys.topic_config(topic.name)
+            entry = await self._store.get(config) if topic.name in self._home.image.topic_configs else None
+            guards = [Guard(self._keys.topic(topic.name), topic.mod_revision)]
+            guards.append(Guard(config, entry.mod_revision if entry else 0))
+            ops: list[Op] = [Delete(self._keys.topic(topic.name)), Delete(config)]
+            if small := len(topic.partitions) <= TXN_OPS:
+                for partition in topic.partitions:
+                    key = self._keys.partition(topic.id, partition.index)
+                    guards.append(Guard(key, partition.mod_revision))
+                    ops.append(Delete(key))
+            result = await self._writer.commit(guards, ops)
+            await self._home.wait_applied(result.revision)
+            if result.succeeded:
+                if not small:
+                    await self._delete_partitions(topic.id)
+                return topic
+        raise _contended()
+
+    def _find(self, name_or_id: str | bytes) -> TopicImage:
+        image = self._home.image
+        if isinstance(name_or_id, bytes):
+            topic = image.topics_by_id.get(name_or_id)
+        else:
+            topic = image.topics.get(name_or_id)
+        if topic is None:
+            by_id = isinstance(name_or_id, bytes)
+            raise KafkaError(ErrorCode.UNKNOWN_TOPIC_ID if by_id else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
+        return topic
+
+    async def _delete_partitions(self, topic_id: bytes, first: int = 0) -> None:
+        """Delete the stored partitions of a topic that nobody sees, from index first on."""
+        prefix = self._keys.partition(topic_id, 0)[:-1]
+        page = await load(self._store, prefix)
+        entries = [entry for entry in page.entries if int(entry.key[len(prefix) :]) >= first]
+        txns: list[Txn] = []
+        for start in range(0, len(entries), TXN_OPS):
+            chunk = entries[start : start + TXN_OPS]
+            txns.append(
+                ([Guard(entry.key, entry.mod_revision) for entry in chunk], [Delete(entry.key) for entry in chunk])
+            )
+        await self._writer.commit_all(txns)
+
+    async def _grow(
+        self, name: str, total: int, assignments: Sequence[Sequence[int]] | None, validate_only: bool
+    ) -> TopicImage:
+        for attempt in range(ATTEMPTS_MAX):
+            topic, image = self._find(name), self._home.image
+            if attempt and len(topic.partitions) == total:
+                return topic  # a lost reply, or someone with the same wish
+            start = self._rng.below(max(1, len(image.brokers)))
+            planned = controller.plan_growth(topic, total, assignments, image, start)
+            gained = controller.new_partitions(topic.id, planned, first=len(topic.partitions))
+            grown = replace(topic, partitions=(*topic.partitions, *gained))
+            if validate_only:
+                return grown
+            guards = [Guard(self._keys.topic(name), topic.mod_revision)]
+            succeeded, revision = await self._write_partitions(
+                topic.id, gained, guards, [self._topic_put(topic, total)]
+            )
+            await self._home.wait_applied(revision)
+            if succeeded:
+                return self._home.image.topics.get(name, grown)
+        raise _contended()
+
+    async def _alter(self, change: ConfigChange, validate_only: bool) -> None:
+        for _ in range(ATTEMPTS_MAX):
+            guards: list[Guard] = []
+            if change.scope is Scope.TOPIC:
+                topic = self._home.image.topics.get(change.name)
+                if topic is None:
+                    text = f"The topic '{change.name}' does not exist."
+                    raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, text)
+                guards.append(Guard(self._keys.topic(change.name), topic.mod_revision))
+                key = self._keys.topic_config(change.name)
+            else:
+                self._check_broker_name(change.name)
+                key = self._keys.broker_config(change.name)
+            entry = await self._store.get(key)
+            current = decode(entry.value)["configs"] if entry else {}
+            altered = controller.alter(change, current)
+            if validate_only or altered == current:
+                return
+            guards.append(Guard(key, entry.mod_revision if entry else 0))
+            op = self._writer.put(key, {"configs": altered}) if altered else Delete(key)
+            result = await self._writer.commit(guards, [op])
+            await self._home.wait_applied(result.revision)
+            if result.succeeded:
+                return
+        raise _contended()
+
+    def _check_broker_name(self, name: str) -> None:
+        if name and not (name.isascii() and name.isdigit() and str(int(name)) == name):
+            raise KafkaError(ErrorCode.INVALID_REQUEST, f"Broker id '{name}' is not a number.")
+        if name and int(name) not in self._home.image.brokers:
+            raise KafkaError(ErrorCode.BROKER_ID_NOT_REGISTERED, f"No broker with id {name} found.")
+
+    async def _allocate(self, count: int) -> range:
+        key = self._keys.producer_ids
+        for _ in range(ATTEMPTS_MAX):
+            entry = await self._store.get(key)
+            first = decode(entry.value)["next"] if entry else 0
+            guards = [Guard(key, entry.mod_revision if entry else 0)]
+            result = await self._writer.commit(guards, [self._writer.put(key, {"next": first + count})])
+            if result.succeeded:
+                return range(first, first + count)
+        raise _contended()
+
+
+async def _theirs(work: Awaitable[T]) -> T:
+    """What the store could not do is answered as a timeout: a client may try again, and find out what happened."""
+    try:
+        return await work
+    except StoreError as error:
+        raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, f"The coordination store did not answer: {error}") from error
+
+
+def _exists(name: str) -> KafkaError:
+    return KafkaError(ErrorCode.TOPIC_ALREADY_EXISTS, f"Topic '{name}' already exists.")
+
+
+def _contended() -> KafkaError:
+    return KafkaError(ErrorCode.REQUEST_TIMED_OUT, "Others kept changing the same thing; it was not changed.")

@@ -1,0 +1,302 @@
+"""What a controller decides, as pure functions: names, placement, leaders, epochs, configs. No store, no clock.
+
+Refusals are KafkaErrors with the codes and texts of Kafka's ReplicationControlManager and ConfigurationControlManager,
+so that clients and their tests find what they expect.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from itertools import chain, product
+
+from kafka_wire.errors import ErrorCode, KafkaError
+from kbroker.cluster.image import NO_LEADER, ClusterImage, PartitionImage, TopicImage
+from kbroker.config.keys import ConfigError, ConfigType, Scope, Value, format_value, split_list
+from kbroker.config.table import TABLE, check_broker_configs, check_topic_configs
+
+TOPIC_NAME_LENGTH_MAX = 249
+PARTITIONS_PER_REQUEST_MAX = 10_000  # ReplicationControlManager.MAX_PARTITIONS_PER_BATCH
+REPLICATION_FACTOR_MAX = 32_767
+_TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]+")
+
+Assignment = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NewTopic:
+    """A topic that is wished for. -1 means the default; assignments say partition -> replicas instead of numbers."""
+
+    name: str
+    partitions: int = -1
+    replication_factor: int = -1
+    assignments: Mapping[int, Sequence[int]] | None = None
+    configs: Mapping[str, str | None] = field(default_factory=dict)
+
+
+class ConfigOp(IntEnum):
+    """KIP-339; the codes of IncrementalAlterConfigs."""
+
+    SET = 0
+    DELETE = 1
+    APPEND = 2
+    SUBTRACT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigChange:
+    """A change of one resource's configs: step by step, or (replace) what is not named goes (AlterConfigs)."""
+
+    scope: Scope  # TOPIC or BROKER
+    name: str  # of the topic; or the broker's id, "" for the default of all brokers
+    ops: Sequence[tuple[ConfigOp, str, str | None]]
+    replace: bool = False
+
+
+def check_topic_name(name: str, taken: Collection[str]) -> None:
+    """Raise INVALID_TOPIC_EXCEPTION for a name Kafka's Topic.validate refuses, or one that collides with a taken name.
+
+    '.' and '_' count as the same character, because metric names cannot tell them apart.
+    """
+    problem = ""
+    if not name:
+        problem = "the empty string is not allowed"
+    elif name in (".", ".."):
+        problem = f"'{name}' is not allowed"
+    elif len(name) > TOPIC_NAME_LENGTH_MAX:
+        problem = f"the length of '{name}' is longer than the max allowed length {TOPIC_NAME_LENGTH_MAX}"
+    elif not _TOPIC_NAME.fullmatch(name):
+        problem = f"'{name}' contains one or more characters other than ASCII alphanumerics, '.', '_' and '-'"
+    if problem:
+        raise KafkaError(ErrorCode.INVALID_TOPIC_EXCEPTION, f"Topic name is invalid: {problem}")
+    for other in _twins(name, taken):
+        if other in taken:
+            text = f"Topic '{name}' collides with existing topic: {other}"
+            raise KafkaError(ErrorCode.INVALID_TOPIC_EXCEPTION, text)
+
+
+def _twins(name: str, taken: Collection[str]) -> Iterable[str]:
+    """The other names that differ from name only in '.' and '_': all of them, or if that is too many, those taken."""
+    parts = re.split("[._]", name)
+    if 2 ** (len(parts) - 1) > len(taken):
+        unified = name.replace(".", "_")
+        return [other for other in taken if other != name and other.replace(".", "_") == unified]
+    marks = product([""], *[("._")] * (len(parts) - 1))  # what stands before each part
+    variants = ("".join(chain.from_iterable(zip(row, parts, strict=True))) for row in marks)
+    return (variant for variant in variants if variant != name)
+
+
+def plan_topic(
+    new: NewTopic, image: ClusterImage, *, partitions: int, replication_factor: int, start: int
+) -> list[Assignment]:
+    """The replicas of each partition of a wished-for topic.
+
+    Args:
+        new: the wish; its name is not looked at.
+        image: which brokers there are.
+        partitions, replication_factor: the defaults for -1.
+        start: random; placement is a function of it.
+
+    Raises KafkaError.
+    """
+    if new.assignments:
+        return _manual(new, image)
+    if new.replication_factor < -1 or new.replication_factor == 0 or new.replication_factor > REPLICATION_FACTOR_MAX:
+        text = "Replication factor must be larger than 0, or -1 to use the default value."
+        raise KafkaError(ErrorCode.INVALID_REPLICATION_FACTOR, text)
+    if new.partitions < -1 or new.partitions == 0:
+        text = "Number of partitions was set to an invalid non-positive value."
+        raise KafkaError(ErrorCode.INVALID_PARTITIONS, text)
+    count = partitions if new.partitions == -1 else new.partitions
+    factor = replication_factor if new.replication_factor == -1 else new.replication_factor
+    check_partition_count(count)
+    return place(count, factor, image, start)
+
+
+def check_partition_count(count: int) -> None:
+    """Raise POLICY_VIOLATION for more partitions than one request may make."""
+    if count > PARTITIONS_PER_REQUEST_MAX:
+        raise KafkaError(ErrorCode.POLICY_VIOLATION, "Excessively large number of partitions per request.")
+
+
+def place(count: int, factor: int, image: ClusterImage, start: int, first: int = 0) -> list[Assignment]:
+    """Replicas for count partitions, round robin over the brokers as in Kafka's AdminUtils.
+
+    The leaders go round; each time they have gone round, the distance of the followers from their leader grows by one,
+    so that the followers of one broker's partitions lie on all others.
+
+    Args:
+        count: how many partitions.
+        factor: replicas of each.
+        image: which brokers there are.
+        start: the broker (its place in order of id, modulo their number) of partition 0, and the first distance.
+        first: index of the first new partition.
+
+    Raises INVALID_REPLICATION_FACTOR when there are too few brokers.
+    """
+    brokers = sorted(image.brokers)
+    number = len(brokers)
+    if factor > number:
+        text = (
+            f"Unable to replicate the partition {factor} time(s): The target replication factor of {factor} cannot be "
+            f"reached because only {number} broker(s) are registered."
+        )
+        raise KafkaError(ErrorCode.INVALID_REPLICATION_FACTOR, text)
+    if factor == 1:
+        return [(brokers[(start + index) % number],) for index in range(first, first + count)]
+    placed = []
+    for index in range(first, first + count):
+        leader = start + index
+        distance = start // number + index // number
+        followers = ((leader + 1 + (distance + i) % (number - 1)) % number for i in range(factor - 1))
+        placed.append((brokers[leader % number], *(brokers[follower] for follower in followers)))
+    return placed
+
+
+def _manual(new: NewTopic, image: ClusterImage) -> list[Assignment]:
+    assert new.assignments
+    for value, what in ((new.replication_factor, "replication factor"), (new.partitions, "numPartitions")):
+        if value != -1:
+            text = f"A manual partition assignment was specified, but {what} was not set to -1."
+            raise KafkaError(ErrorCode.INVALID_REQUEST, text)
+    check_partition_count(len(new.assignments))
+    assignments = [tuple(replicas) for _, replicas in sorted(new.assignments.items())]
+    check_assignments(assignments, image)
+    if sorted(new.assignments) != list(range(len(new.assignments))):
+        text = "partitions should be a consecutive 0-based integer sequence"
+        raise KafkaError(ErrorCode.INVALID_REPLICA_ASSIGNMENT, text)
+    return assignments
+
+
+def check_assignments(assignments: Iterable[Assignment], image: ClusterImage, factor: int | None = None) -> None:
+    """Raise INVALID_REPLICA_ASSIGNMENT for replica lists no cluster could have.
+
+    factor: what each must have, None: as many as the first.
+    """
+    for replicas in assignments:
+        problem = ""
+        if not replicas:
+            problem = "includes an empty replica list."
+        for place_, broker in enumerate(replicas):
+            if broker not in image.brokers:
+                problem = problem or f"includes broker {broker}, but no such broker is registered."
+            if broker in replicas[:place_]:
+                problem = problem or f"includes the broker {broker} more than once."
+        factor = len(replicas) if factor is None else factor
+        if len(replicas) != factor:
+            problem = problem or (
+                f"includes a partition with {len(replicas)} replica(s), but this is not consistent with previous "
+                f"partitions, which have {factor} replica(s)."
+            )
+        if problem:
+            raise KafkaError(ErrorCode.INVALID_REPLICA_ASSIGNMENT, f"The manual partition assignment {problem}")
+
+
+def plan_growth(
+    topic: TopicImage, total: int, assignments: Sequence[Sequence[int]] | None, image: ClusterImage, start: int
+) -> list[Assignment]:
+    """The replicas of the partitions a topic gains. Raises KafkaError when it would not grow."""
+    current = len(topic.partitions)
+    if total == current:
+        raise KafkaError(ErrorCode.INVALID_PARTITIONS, f"Topic already has {current} partition(s).")
+    if total < current:
+        text = f"The topic {topic.name} currently has {current} partition(s); {total} would not be an increase."
+        raise KafkaError(ErrorCode.INVALID_PARTITIONS, text)
+    gained = total - current
+    check_partition_count(gained)
+    factor = len(topic.partitions[0].replicas)
+    if assignments is None:
+        return place(gained, factor, image, start, first=current)
+    if len(assignments) != gained:
+        text = (
+            f"Attempted to add {gained} additional partition(s), but only {len(assignments)} assignment(s) were "
+            "specified."
+        )
+        raise KafkaError(ErrorCode.INVALID_REPLICA_ASSIGNMENT, text)
+    wished = [tuple(replicas) for replicas in assignments]
+    check_assignments(wished, image, factor)
+    return wished
+
+
+def new_partitions(topic_id: bytes, assignments: Sequence[Assignment], first: int = 0) -> list[PartitionImage]:
+    """Partitions as they begin: the first replica leads, all are in sync."""
+    return [
+        PartitionImage(topic_id, index, replicas, replicas, replicas[0], 0, 0)
+        for index, replicas in enumerate(assignments, first)
+    ]
+
+
+def take_up(image: ClusterImage, broker_id: int) -> list[PartitionImage]:
+    """What changes when a broker has registered (again): it resumes no leadership of an epoch it led before (R8).
+
+    A partition it led, or that waits for it as the last of its ISR, gets a new leader epoch: led by another live
+    member of the ISR, else by this broker.
+    """
+    changed = []
+    for topic in image.topics.values():
+        for partition in topic.partitions:
+            if partition.leader == broker_id or (partition.leader == NO_LEADER and broker_id in partition.isr):
+                others = [id for id in partition.replicas if id in partition.isr and id != broker_id]
+                leader = next((id for id in others if id in image.brokers), broker_id)
+                changed.append(led_by(partition, leader))
+    return changed
+
+
+def led_by(partition: PartitionImage, leader: int) -> PartitionImage:
+    """The partition with this leader, in its next epoch."""
+    epoch, partition_epoch = partition.leader_epoch + 1, partition.partition_epoch + 1
+    return replace(partition, leader=leader, leader_epoch=epoch, partition_epoch=partition_epoch)
+
+
+def alter(change: ConfigChange, current: Mapping[str, str]) -> dict[str, str]:
+    """The configs of a resource after a change. Raises KafkaError INVALID_CONFIG, INVALID_REQUEST."""
+    configs = {} if change.replace else dict(current)
+    names = [name for _, name, _ in change.ops]
+    if len(set(names)) != len(names):
+        raise KafkaError(ErrorCode.INVALID_REQUEST, "Error due to duplicate config keys")
+    for op, name, text in change.ops:
+        if op is ConfigOp.DELETE:
+            configs.pop(name, None)
+            continue
+        if text is None:
+            raise KafkaError(ErrorCode.INVALID_REQUEST, f"Null value not supported for :{name}")
+        if op is ConfigOp.SET:
+            configs[name] = text
+        else:
+            configs[name] = _edit_list(change.scope, op, name, text, configs.get(name))
+    if change.scope is Scope.TOPIC:
+        return check_configs(configs)
+    try:
+        values = check_broker_configs(configs, per_broker=change.name != "")
+    except ConfigError as error:
+        raise KafkaError(ErrorCode.INVALID_CONFIG, str(error)) from None
+    return _texts(values, configs)
+
+
+def check_configs(configs: Mapping[str, str | None]) -> dict[str, str]:
+    """A topic's own configs as they are kept. Raises INVALID_CONFIG."""
+    try:
+        return _texts(check_topic_configs(configs), configs)
+    except ConfigError as error:
+        raise KafkaError(ErrorCode.INVALID_CONFIG, str(error)) from None
+
+
+def _texts(values: Mapping[str, Value], given: Mapping[str, str | None]) -> dict[str, str]:
+    """What is stored: what was given, trimmed; lists as the table keeps them."""
+    return {name: format_value(value) or (given[name] or "").strip() for name, value in values.items()}
+
+
+def _edit_list(scope: Scope, op: ConfigOp, name: str, text: str, current: str | None) -> str:
+    key = TABLE[scope].get(name)
+    if key is None or key.type is not ConfigType.LIST:
+        problem = f"Can't {op.name} to key {name} because its type is not LIST."
+        raise KafkaError(ErrorCode.INVALID_CONFIG, problem)
+    items = split_list(format_value(key.default) if current is None else current)
+    for item in split_list(text):
+        if op is ConfigOp.APPEND and item not in items:
+            items.append(item)
+        elif op is ConfigOp.SUBTRACT and item in items:
+            items.remove(item)
+    return ",".join(items)

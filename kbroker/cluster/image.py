@@ -1,0 +1,379 @@
+"""ClusterImage: the cluster as this broker knows it. Immutable; `apply` makes the next one, `changes` compares two.
+
+    key-value entries at a revision ──load──▶ ClusterImage ──apply(events)──▶ ClusterImage ──apply──▶ ...
+
+A topic is seen when it is whole: its key is written after its partitions and deleted before them. Partitions whose
+topic is not seen (being made, being deleted, left behind by a broker that died meanwhile) are `strays`.
+Untouched parts are shared between images, and an image remembers which topics its last step touched, so that one
+change among thousands of topics costs the copying of two dicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from kbroker.cluster.keys import BROKER_DEFAULT, decode, id_bytes
+from kbroker.cluster.store import Entry, Event
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+NO_LEADER = -1
+INTERNAL_TOPICS = frozenset({"__consumer_offsets", "__transaction_state", "__share_group_state"})
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionImage:
+    """A partition as the cluster has agreed on it."""
+
+    topic_id: bytes
+    index: int
+    replicas: tuple[int, ...]
+    isr: tuple[int, ...]
+    leader: int  # NO_LEADER: none
+    leader_epoch: int  # grows with every change of leader, and when a leader's broker starts again (R8)
+    partition_epoch: int  # grows with every change
+    mod_revision: int = field(default=0, compare=False)  # guard of the next change; 0: not stored yet
+
+    def fields(self) -> dict[str, Any]:
+        """What is stored."""
+        return {
+            "replicas": self.replicas,
+            "isr": self.isr,
+            "leader": self.leader,
+            "leader_epoch": self.leader_epoch,
+            "partition_epoch": self.partition_epoch,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerImage:
+    """A registered broker."""
+
+    id: int
+    epoch: int  # a later registration of any broker has a greater one
+    rack: str | None
+    endpoints: Mapping[str, tuple[str, int]]  # listener name -> (host, port)
+    directory_id: str  # of its data: the same broker, started again, has the same
+    incarnation: str  # of the process: no two starts have the same
+    mod_revision: int = field(default=0, compare=False)
+
+    def fields(self) -> dict[str, Any]:
+        """What is stored."""
+        return {
+            "epoch": self.epoch,
+            "rack": self.rack,
+            "endpoints": {name: list(address) for name, address in self.endpoints.items()},
+            "directory": self.directory_id,
+            "incarnation": self.incarnation,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TopicImage:
+    """A topic with all its partitions; partitions[i].index == i."""
+
+    name: str
+    id: bytes
+    partitions: tuple[PartitionImage, ...]
+    configs: Mapping[str, str]
+    mod_revision: int = field(default=0, compare=False)
+
+    def having(self, partitions: tuple[PartitionImage, ...]) -> TopicImage:
+        """The same topic with other partitions."""
+        return TopicImage(self.name, self.id, partitions, self.configs, self.mod_revision)
+
+    @property
+    def internal(self) -> bool:
+        """Whether it is one of the broker's own."""
+        return self.name in INTERNAL_TOPICS
+
+
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
+
+def nothing() -> Mapping[Any, Any]:
+    """An empty mapping, always the same."""
+    return NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterImage:
+    """The cluster at a revision of the store."""
+
+    cluster_id: str = ""
+    controller_id: int = -1
+    controller_epoch: int = -1
+    brokers: Mapping[int, BrokerImage] = field(default_factory=nothing)
+    topics: Mapping[str, TopicImage] = field(default_factory=nothing)
+    topics_by_id: Mapping[bytes, TopicImage] = field(default_factory=nothing)
+    broker_configs: Mapping[str, Mapping[str, str]] = field(default_factory=nothing)  # by id, "": for all
+    revision: int = 0
+    # What is not a picture of the cluster but of its store.
+    topic_configs: Mapping[str, Mapping[str, str]] = field(default_factory=nothing)  # also of topics not seen yet
+    strays: Mapping[bytes, Mapping[int, PartitionImage]] = field(default_factory=nothing)
+    # Topics whose key was seen while partitions are missing: (name, number of partitions, mod_revision of the key).
+    unfinished: Mapping[bytes, tuple[str, int, int]] = field(default_factory=nothing)
+    pending: frozenset[bytes] = frozenset()  # topic ids marked as being made or grown
+    touched: frozenset[str] = frozenset()  # topics changed by the step from `base`
+    base: int = -1
+
+    def apply(self, events: Iterable[Event], prefix: bytes, revision: int) -> ClusterImage:
+        """The image after these events, at revision. What this image knows already is passed over."""
+        edit = _Edit(self)
+        for event in events:
+            if event.mod_revision > self.revision and event.key.startswith(prefix):
+                edit.take(event.key[len(prefix) :].decode("ascii"), event.value, event.mod_revision)
+        return edit.done(max(revision, self.revision))
+
+
+def load_image(entries: Iterable[Entry], prefix: bytes, revision: int) -> ClusterImage:
+    """The image of everything that is stored under prefix, read at revision."""
+    return ClusterImage().apply(
+        (Event(entry.key, entry.value, entry.mod_revision) for entry in entries), prefix, revision
+    )
+
+
+class _Edit:
+    """The parts that differ from the old image, copied when first touched."""
+
+    def __init__(self, old: ClusterImage) -> None:
+        self.old = old
+        self.new: dict[str, Any] = {}
+        self.moved: dict[bytes, dict[int, PartitionImage | None]] = {}  # partitions written (None: deleted), by topic
+        self.topics_touched: set[str] = set()
+
+    def copy(self, name: str) -> dict[Any, Any]:
+        """A dict of the new image, to be changed."""
+        if name not in self.new:
+            self.new[name] = dict(getattr(self.old, name))
+        mapping: dict[Any, Any] = self.new[name]
+        return mapping
+
+    def get(self, name: str) -> Any:
+        return self.new[name] if name in self.new else getattr(self.old, name)
+
+    def take(self, path: str, value: bytes | None, mod_revision: int) -> None:
+        """One event; keys nobody here knows are passed over."""
+        kind, _, rest = path.partition("/")
+        fields = None if value is None else decode(value)
+        if kind == "p":
+            topic, _, index = rest.partition("/")
+            topic_id = id_bytes(topic)
+            partition = None if fields is None else _partition(topic_id, int(index), fields, mod_revision)
+            self.moved.setdefault(topic_id, {})[int(index)] = partition
+        elif kind == "topics":
+            self._topic(rest, fields, mod_revision)
+        elif kind == "config":
+            self._config(rest, fields)
+        elif kind == "brokers":
+            _put(self.copy("brokers"), int(rest), None if fields is None else _broker(int(rest), fields, mod_revision))
+        elif kind == "controller":
+            self.new["controller_id"] = -1 if fields is None else fields["broker"]
+            if fields is not None:
+                self.new["controller_epoch"] = fields["epoch"]
+        elif kind == "cluster":
+            self.new["cluster_id"] = "" if fields is None else fields["id"]
+        elif kind == "pending":
+            topic_ids = {id_bytes(rest)}
+            pending = self.get("pending")
+            self.new["pending"] = pending - topic_ids if fields is None else pending | topic_ids
+
+    def _config(self, path: str, fields: dict[str, Any] | None) -> None:
+        scope, _, name = path.partition("/")
+        configs = None if fields is None else MappingProxyType(dict(fields["configs"]))
+        if scope == "brokers":
+            _put(self.copy("broker_configs"), "" if name == BROKER_DEFAULT else name, configs)
+        elif scope == "topics":
+            _put(self.copy("topic_configs"), name, configs)
+            topic = self.get("topics").get(name)
+            if topic is not None:
+                self._show(replace(topic, configs=configs or NOTHING))
+
+    def _topic(self, name: str, fields: dict[str, Any] | None, mod_revision: int) -> None:
+        """A topic's key was written or deleted. Its partitions, told before it, must be in their places by then."""
+        topic_id = None if fields is None else id_bytes(fields["id"])
+        seen = self.get("topics").get(name)
+        if seen is not None and seen.id != topic_id:
+            self.settle()
+            self._hide(seen)
+        for other in [id for id, (other_name, _, _) in self.get("unfinished").items() if other_name == name]:
+            del self.copy("unfinished")[other]
+        if fields is not None:
+            assert topic_id is not None
+            head = (name, fields["partitions"], mod_revision)
+            if seen is None and self._show_at_once(topic_id, *head):
+                return
+            self.settle()
+            self.copy("unfinished")[topic_id] = head
+            self._complete(topic_id)
+
+    def _show_at_once(self, topic_id: bytes, name: str, count: int, mod_revision: int) -> bool:
+        """Show a new topic whose partitions have all come just now: the usual case, done without detours."""
+        moved: Mapping[int, PartitionImage | None] = self.moved.get(topic_id, NOTHING)
+        if len(moved) != count or topic_id in self.get("strays"):
+            return False
+        partitions = tuple(part for index in range(count) if (part := moved.get(index)) is not None)
+        if len(partitions) != count:
+            return False
+        del self.moved[topic_id]
+        configs = self.get("topic_configs").get(name, NOTHING)
+        self._show(TopicImage(name, topic_id, partitions, configs, mod_revision))
+        return True
+
+    def settle(self) -> None:
+        """Put the partitions that were written where they belong: into their topics, or among the strays."""
+        moved, self.moved = self.moved, {}
+        for topic_id, partitions in moved.items():
+            topic = self.get("topics_by_id").get(topic_id)
+            seen = topic.partitions if topic is not None else ()
+            if topic is not None:
+                now = list(seen)
+                for index, partition in partitions.items():
+                    if index < len(now) and partition is not None:
+                        now[index] = partition
+                self._show(topic.having(tuple(now)))
+            outside = {index: partition for index, partition in partitions.items() if index >= len(seen)}
+            if outside:
+                self._stray(topic_id, outside)
+
+    def _stray(self, topic_id: bytes, partitions: Mapping[int, PartitionImage | None]) -> None:
+        strays = dict(self.get("strays").get(topic_id, NOTHING))
+        for index, partition in partitions.items():
+            _put(strays, index, partition)
+        _put(self.copy("strays"), topic_id, strays or None)
+        self._complete(topic_id)
+
+    def _complete(self, topic_id: bytes) -> None:
+        """Show a topic whose key has been seen, once no partition is missing."""
+        if topic_id not in self.get("unfinished"):
+            return
+        name, count, mod_revision = self.get("unfinished")[topic_id]
+        seen = self.get("topics_by_id").get(topic_id)
+        known = dict(self.get("strays").get(topic_id, NOTHING))
+        known.update({} if seen is None else {p.index: p for p in seen.partitions})
+        if any(index not in known for index in range(count)):
+            return
+        del self.copy("unfinished")[topic_id]
+        rest = {index: partition for index, partition in known.items() if index >= count}
+        _put(self.copy("strays"), topic_id, rest or None)
+        partitions = tuple(known[index] for index in range(count))
+        configs = self.get("topic_configs").get(name, NOTHING)
+        self._show(TopicImage(name, topic_id, partitions, configs, mod_revision))
+
+    def _show(self, topic: TopicImage) -> None:
+        self.copy("topics")[topic.name] = topic
+        self.copy("topics_by_id")[topic.id] = topic
+        self.topics_touched.add(topic.name)
+
+    def _hide(self, topic: TopicImage) -> None:
+        del self.copy("topics")[topic.name]
+        del self.copy("topics_by_id")[topic.id]
+        self.copy("strays")[topic.id] = {partition.index: partition for partition in topic.partitions}
+        self.topics_touched.add(topic.name)
+
+    def done(self, revision: int) -> ClusterImage:
+        """The new image."""
+        self.settle()
+        touched = frozenset(self.topics_touched)
+        return replace(self.old, **self.new, revision=revision, touched=touched, base=self.old.revision)
+
+
+def _put(mapping: dict[K, V], key: K, value: V | None) -> None:
+    """Set, or remove when there is no value."""
+    if value is None:
+        mapping.pop(key, None)
+    else:
+        mapping[key] = value
+
+
+def _partition(topic_id: bytes, index: int, fields: dict[str, Any], mod_revision: int) -> PartitionImage:
+    return PartitionImage(
+        topic_id,
+        index,
+        tuple(fields["replicas"]),
+        tuple(fields["isr"]),
+        fields["leader"],
+        fields["leader_epoch"],
+        fields["partition_epoch"],
+        mod_revision,
+    )
+
+
+def _broker(broker_id: int, fields: dict[str, Any], mod_revision: int) -> BrokerImage:
+    endpoints = {name: (host, port) for name, (host, port) in fields["endpoints"].items()}
+    return BrokerImage(
+        broker_id,
+        fields["epoch"],
+        fields["rack"],
+        MappingProxyType(endpoints),
+        fields["directory"],
+        fields["incarnation"],
+        mod_revision,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What distinguishes two images. A topic made anew under its old name is both deleted and created."""
+
+    topics_created: tuple[TopicImage, ...] = ()
+    topics_deleted: tuple[TopicImage, ...] = ()  # as they were
+    partitions_added: tuple[tuple[TopicImage, PartitionImage], ...] = ()  # also those of created topics
+    partitions_removed: tuple[tuple[TopicImage, PartitionImage], ...] = ()  # also those of deleted topics
+    partitions_changed: tuple[tuple[TopicImage, PartitionImage], ...] = ()  # as they are now
+    topic_configs_changed: tuple[TopicImage, ...] = ()  # of topics in both images
+    broker_configs_changed: tuple[str, ...] = ()  # "" = default of all brokers
+    brokers_added: tuple[BrokerImage, ...] = ()  # also a broker registered anew, in its new epoch
+    brokers_removed: tuple[BrokerImage, ...] = ()  # also a broker registered anew, in its old epoch
+
+
+def changes(old: ClusterImage, new: ClusterImage) -> Changes:
+    """Compare two images. When new is one step from old, only the topics of that step are looked at."""
+    created: list[TopicImage] = []
+    deleted: list[TopicImage] = []
+    added: list[tuple[TopicImage, PartitionImage]] = []
+    removed: list[tuple[TopicImage, PartitionImage]] = []
+    changed: list[tuple[TopicImage, PartitionImage]] = []
+    configured: list[TopicImage] = []
+    for name in _names_to_compare(old, new):
+        before, after = old.topics.get(name), new.topics.get(name)
+        if before is after:
+            continue
+        same = before is not None and after is not None and before.id == after.id
+        if before is not None and not same:
+            deleted.append(before)
+            removed += [(before, partition) for partition in before.partitions]
+        if after is not None and not same:
+            created.append(after)
+            added += [(after, partition) for partition in after.partitions]
+        if same:
+            assert before is not None and after is not None
+            pairs = zip(before.partitions, after.partitions, strict=False)
+            changed += [(after, now) for was, now in pairs if was is not now and was != now]
+            added += [(after, partition) for partition in after.partitions[len(before.partitions) :]]
+            if before.configs != after.configs:
+                configured.append(after)
+    names = sorted(old.broker_configs.keys() | new.broker_configs.keys())
+    return Changes(
+        tuple(created),
+        tuple(deleted),
+        tuple(added),
+        tuple(removed),
+        tuple(changed),
+        tuple(configured),
+        tuple(name for name in names if old.broker_configs.get(name) != new.broker_configs.get(name)),
+        tuple(broker for broker in new.brokers.values() if old.brokers.get(broker.id) != broker),
+        tuple(broker for broker in old.brokers.values() if new.brokers.get(broker.id) != broker),
+    )
+
+
+def _names_to_compare(old: ClusterImage, new: ClusterImage) -> Iterable[str]:
+    if new.topics is old.topics:
+        return ()
+    if new.base == old.revision:
+        return sorted(new.touched)
+    return sorted(old.topics.keys() | new.topics.keys())

@@ -1,0 +1,32 @@
+"""ProducerIds: hands out producer ids one by one from blocks of the cluster's (P4).
+
+A block is asked for when the last one is used up; what is left of a block when the broker stops is never given out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import trio
+
+from kbroker.cluster.member import Member
+
+
+class ProducerIds:
+    """This broker's supply of producer ids."""
+
+    __slots__ = ("_member", "_block", "_turn")
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+        self._block: Iterator[int] = iter(())
+        self._turn = trio.Lock()
+
+    async def next(self) -> int:
+        """An id nobody else was or will be given. Raises KafkaError REQUEST_TIMED_OUT when the store does not answer."""
+        async with self._turn:
+            producer_id = next(self._block, None)
+            if producer_id is None:
+                self._block = iter(await self._member.allocate_producer_ids())
+                producer_id = next(self._block)
+        return producer_id

@@ -1,0 +1,91 @@
+"""Writing to the coordination store: signed values, guarded transactions, lost replies.
+
+    txn ──▶ succeeded, or a guard failed                 known
+     └─ Ambiguous ──▶ the same txn again ──▶ succeeded   it had not happened, now it has
+                                         └─ a guard failed ──▶ read what we wrote: our very bytes? then it had happened
+
+No two values this broker writes are equal (`keys.Stamp`), which is what makes the last step sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import trio
+
+from kbroker.cluster.keys import Stamp, encode
+from kbroker.cluster.store import Ambiguous, CoordinationStore, Guard, Op, Put, StoreError, TxnResult, Unavailable
+from kbroker.env import Clock
+
+ATTEMPTS_MAX = 6
+PAUSE_S = 0.05  # before the second attempt, twice as long before each further one
+IN_FLIGHT_MAX = 8  # transactions of one big change
+
+Txn = tuple[list[Guard], list[Op]]
+
+
+class Writer:
+    """One incarnation of a broker, as the author of values."""
+
+    __slots__ = ("_store", "_clock", "_by", "_seq")
+
+    def __init__(self, store: CoordinationStore, clock: Clock, by: str) -> None:
+        self._store = store
+        self._clock = clock
+        self._by = by
+        self._seq = 0
+
+    def put(self, key: bytes, fields: dict[str, Any], lease: int = 0) -> Put:
+        """A put of these fields, signed."""
+        self._seq += 1
+        return Put(key, encode(fields, Stamp(self._by, self._seq)), lease)
+
+    async def commit(self, guards: Sequence[Guard], ops: Sequence[Op]) -> TxnResult:
+        """Do a transaction and learn for certain whether it happened.
+
+        Raises Ambiguous or Unavailable when the store cannot be heard for some seconds, SessionLost.
+        """
+        doubt = False
+        failure: StoreError = Unavailable("not tried")
+        for attempt in range(ATTEMPTS_MAX):
+            if attempt:
+                await self._clock.sleep(PAUSE_S * 2 ** (attempt - 1))
+            try:
+                result = await self._store.txn(guards, ops)
+                return await self._resolve(ops, result) if doubt and not result.succeeded else result
+            except Ambiguous as error:
+                doubt, failure = True, error
+            except Unavailable as error:
+                failure = error if not doubt else Ambiguous(str(error))
+        raise failure
+
+    async def commit_all(self, txns: Sequence[Txn]) -> list[TxnResult]:
+        """Do independent transactions, a bounded number at a time. Raises what one raised, when all are over."""
+        results: list[TxnResult | StoreError] = [Unavailable("not tried")] * len(txns)
+        limiter = trio.CapacityLimiter(IN_FLIGHT_MAX)
+
+        async def one(number: int) -> None:
+            async with limiter:
+                try:
+                    results[number] = await self.commit(*txns[number])
+                except StoreError as error:
+                    results[number] = error
+
+        async with trio.open_nursery() as nursery:
+            for number in range(len(txns)):
+                nursery.start_soon(one, number)
+        for result in results:
+            if isinstance(result, StoreError):
+                raise result
+        return [result for result in results if isinstance(result, TxnResult)]
+
+    async def _resolve(self, ops: Sequence[Op], refused: TxnResult) -> TxnResult:
+        """A guard failed after a lost reply: it may have been our own transaction that moved the key on."""
+        for op in ops:
+            if isinstance(op, Put):
+                entry = await self._store.get(op.key)
+                if entry is not None and entry.value == op.value:
+                    return TxnResult(True, entry.mod_revision)
+                break
+        return refused  # also when our bytes are overwritten by now, or there were only deletes: the caller looks again

@@ -1,0 +1,355 @@
+"""LogDirectory: all logs of a broker's data directory. Owns its lock, the crash marker, the checkpoints, the duties.
+
+    .lock                               held while a broker runs on the directory
+    .kafka_cleanshutdown                there only after an orderly stop
+    boot-id                             the operating system's run in which the directory was last used
+    recovery-point-offset-checkpoint    what is durable, per partition     (drawn in checkpoints.py)
+    log-start-offset-checkpoint         what DeleteRecords gave up
+    <topic>-<partition>/                a log                              (drawn in log.py)
+    <topic>-<partition>.<id>-delete/    of a deleted topic, about to go
+    <topic>-<partition>.<id>-stray/     of a topic with another id (R13): kept for people, never served
+
+`.kafka_cleanshutdown` absent and boot-id as it is now: the broker was killed, the page cache survived (Crash.PROCESS).
+Another boot-id, or none: Crash.POWER.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import trio
+
+from kbroker.config import BrokerConfig, TopicConfig
+from kbroker.env import Env, Lock
+from kbroker.log.checkpoints import LOG_STARTS, RECOVERY_POINTS, Key, OffsetCheckpoint, read_topic_id
+from kbroker.log.errors import LogOffline
+from kbroker.log.log import LONG_MAX, PartitionLog, Remains
+from kbroker.log.recovery import Crash
+
+LOCK = ".lock"
+CLEAN_MARKER = ".kafka_cleanshutdown"
+BOOT_ID = "boot-id"
+DELETE, STRAY = "-delete", "-stray"
+TIMED_FLUSH_SECONDS = 0.05  # how finely flush.ms is kept
+RELEASE_SECONDS = 30.0  # after how much idleness a closed segment's index and file are given back, at least
+
+log = logging.getLogger(__name__)
+
+
+class LogDirectory:
+    """The logs of one broker. `open`, then `run` in a nursery, at last `close`."""
+
+    def __init__(self, env: Env, config: BrokerConfig) -> None:
+        self.env = env
+        self.config = config  # replaceable
+        self.crash = Crash.CLEAN  # how the last broker here ended; known after open
+        self.logs: dict[Key, PartitionLog] = {}
+        self._lock: Lock | None = None
+        self._recovery_points = OffsetCheckpoint(env.disk, RECOVERY_POINTS)
+        self._log_starts = OffsetCheckpoint(env.disk, LOG_STARTS)
+        self._due: dict[PartitionLog, None] = {}  # to be flushed in the background
+        self._due_bell = trio.Event()
+        self._buried: deque[tuple[int, Remains]] = deque()  # (not before, data clock ms; what), in no strict order
+        self._names = itertools.count(1)
+        self._was_damaged = False  # a log could not be closed in order: no clean marker
+
+    # life
+
+    def open(self) -> None:
+        """Take possession: lock, find out how the last run ended, read the checkpoints. Blocks on one fsync.
+
+        Raises DirectoryLocked, OSError.
+        """
+        disk = self.env.disk
+        self._lock = disk.lock(LOCK)
+        self.crash = self._how_it_ended()
+        if disk.exists(CLEAN_MARKER):
+            disk.remove(CLEAN_MARKER)
+            disk.sync_dir("")  # else a power failure could bring it back
+        if disk.boot_id:
+            disk.write_atomic(BOOT_ID, disk.boot_id.encode(), sync=False)
+        self._recovery_points.load()
+        self._log_starts.load()
+        self._remove_deleted()
+
+    def _how_it_ended(self) -> Crash:
+        disk = self.env.disk
+        if disk.exists(CLEAN_MARKER):
+            return Crash.CLEAN
+        try:
+            last_boot_id = disk.read(BOOT_ID).decode(errors="replace")
+        except FileNotFoundError:
+            return Crash.POWER
+        return Crash.PROCESS if last_boot_id == disk.boot_id != "" else Crash.POWER
+
+    def _remove_deleted(self) -> None:
+        now_ms = self.env.clock.data_ms()
+        for name in self.env.disk.list_dir(""):
+            if name.endswith(DELETE):
+                self._buried.append((now_ms, Remains([], [name])))
+
+    async def close(self, *, clean: bool = True) -> None:
+        """Stop. clean: make everything durable and mark it, so that the next start trusts all and scans nothing."""
+        clean = clean and self._lock is not None
+        try:
+            if clean:
+                await self._close_logs()
+                if not self._was_damaged:
+                    await self.env.offload(self._mark_clean)
+        finally:
+            for each in self.logs.values():
+                await each.close(self.env.offload, clean=False)
+            self.logs.clear()
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
+
+    async def _close_logs(self) -> None:
+        for key, each in self.logs.items():
+            try:
+                await each.close(self.env.offload)
+            except (OSError, LogOffline) as error:
+                log.error("%s-%d was not closed in order: %s", *key, error)
+                self._was_damaged = True
+        self._note_offsets()
+
+    def _mark_clean(self) -> None:
+        for checkpoint in (self._recovery_points, self._log_starts):
+            if checkpoint.is_dirty:
+                checkpoint.save(sync=True)
+        self.env.disk.write_atomic(CLEAN_MARKER, b'{"version":0,"brokerEpoch":-1}', sync=True)
+
+    # logs
+
+    def log_for(self, topic: str, partition: int, topic_id: bytes, config: TopicConfig) -> PartitionLog:
+        """The log of a partition: the open one, or opened now, or begun. One that went offline is rescanned first.
+
+        Data of another topic id under the same name is moved aside (R13). Raises LogOffline when the log cannot be
+        served as it is (CorruptLog: damaged), OSError.
+        """
+        key = (topic, partition)
+        present = self.logs.get(key)
+        if present is not None and present.topic_id == topic_id and present.offline is None:
+            present.reconfigure(config)
+            return present
+        crash = self.crash
+        if present is not None:
+            self._bury(self.logs.pop(key).abandon())
+            crash = Crash.ERROR
+        directory = f"{topic}-{partition}"
+        if not self._is_ours(directory, topic_id):
+            self._move_aside(key, directory, topic_id)
+        if not self.env.disk.exists(directory):
+            self._begin(key)
+        opened = PartitionLog.open(
+            self.env.disk,
+            directory,
+            config=config,
+            clock=self.env.clock,
+            topic_id=topic_id,
+            clean=crash,
+            recovery_point=self._recovery_points.offsets.get(key, 0),
+            start_offset=self._log_starts.offsets.get(key, 0),
+            producer_expiration_ms=self.config.get_int("producer.id.expiration.ms"),
+        )
+        opened.on_due = self._flush_is_due
+        if not opened.is_created:
+            opened.create()
+        self.logs[key] = opened
+        return opened
+
+    def _is_ours(self, directory: str, topic_id: bytes) -> bool:
+        """Whether a directory holds data of that topic, or none at all."""
+        found = read_topic_id(self.env.disk, directory)
+        if found is not None:
+            return found == topic_id
+        try:
+            names = self.env.disk.list_dir(directory)
+        except FileNotFoundError:
+            return True
+        return not any(name.endswith(".log") for name in names)
+
+    def _move_aside(self, key: Key, directory: str, topic_id: bytes) -> None:
+        aside = self._aside(directory, STRAY)
+        log.warning("%s holds data of another topic id than %s: moved to %s", directory, topic_id.hex(), aside)
+        self.env.disk.rename(directory, aside)
+        self._forget(key)
+
+    def _aside(self, directory: str, suffix: str) -> str:
+        """A free name beside a directory."""
+        stem = directory[:200]  # names have an end
+        return next(
+            name
+            for n in self._names
+            if not self.env.disk.exists(name := f"{stem}.{self.env.clock.data_ms():x}{n:x}{suffix}")
+        )
+
+    def _forget(self, key: Key) -> None:
+        self._recovery_points.set(key, None)
+        self._log_starts.set(key, None)
+
+    def _begin(self, key: Key) -> None:
+        """A new log: offsets of an earlier one with its name must not be found after a crash."""
+        self._forget(key)
+        for checkpoint in (self._recovery_points, self._log_starts):
+            if checkpoint.is_stale_on_disk(key):
+                checkpoint.save(sync=True)
+
+    def remove(self, topic: str, partition: int) -> None:
+        """Delete a partition's log, open or not. Its files go later. May raise OSError."""
+        key, directory = (topic, partition), f"{topic}-{partition}"
+        present = self.logs.pop(key, None)
+        if present is not None:
+            self._bury(present.delete(self._aside(directory, DELETE)), present.config.file_delete_delay_ms)
+        elif self.env.disk.exists(directory):
+            aside = self._aside(directory, DELETE)
+            self.env.disk.rename(directory, aside)
+            self._bury(Remains([], [aside]))
+        self._forget(key)
+
+    def on_disk(self) -> list[tuple[str, int, bytes | None]]:
+        """(topic, partition, topic id) of every log there is on the disk: to find those of deleted topics."""
+        found = []
+        for name in self.env.disk.list_dir(""):
+            topic, dash, partition = name.rpartition("-")
+            if dash and topic and partition.isascii() and partition.isdigit():
+                found.append((topic, int(partition), read_topic_id(self.env.disk, name)))
+        return found
+
+    # duties
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Flush in the background, delete what is too old, checkpoint, expire producers; until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._flush_when_due)
+            nursery.start_soon(self._every, "log.retention.check.interval.ms", self._housekeeping)
+            nursery.start_soon(self._every, "log.flush.offset.checkpoint.interval.ms", self._checkpoint)
+            nursery.start_soon(self._release_idle)
+            task_status.started()
+
+    async def _every(self, name: str, duty: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await self.env.clock.sleep(max(self.config.get_int(name), 1) / 1000)
+            try:
+                await duty()
+            except OSError as error:
+                log.error("%s: %s", name, error)
+
+    def _flush_is_due(self, due: PartitionLog) -> None:
+        self._due[due] = None
+        self._due_bell.set()
+
+    async def _flush_when_due(self) -> None:
+        while True:
+            await self._due_bell.wait()
+            self._due_bell = trio.Event()
+            waiting = [due for due in tuple(self._due) if not await self._flush_due(due)]
+            if waiting:  # flush.ms has not run out yet
+                await self.env.clock.sleep(TIMED_FLUSH_SECONDS)
+                for due in waiting:
+                    self._flush_is_due(due)
+
+    async def _flush_due(self, due: PartitionLog) -> bool:
+        """Flush what a log owes; whether that was all of it."""
+        del self._due[due]
+        try:
+            await due.flush_closed(self.env.offload)
+            if due.needs_flush(self.env.clock.data_ms()):
+                await due.flush(self.env.offload)
+        except LogOffline as error:
+            log.error("%s: %s", due.directory, error)
+            return True
+        except Exception as error:  # a full disk
+            log.error("%s: %s", due.directory, error)
+        return due.config.flush_ms == LONG_MAX or due.flushed.value >= due.end.value
+
+    async def _housekeeping(self) -> None:
+        """Retention and producer expiry of all logs, then remove what was deleted long enough ago."""
+        expiration_ms = self.config.get_int("producer.id.expiration.ms")
+        for n, each in enumerate(tuple(self.logs.values())):
+            if not n % 100:
+                await trio.lowlevel.checkpoint()
+            self.tidy(each, expiration_ms)
+        await self._remove_buried()
+
+    def tidy(self, each: PartitionLog, expiration_ms: int) -> None:
+        """Retention and producer expiry of one log."""
+        if each.offline is not None:
+            return
+        now_ms = self.env.clock.data_ms()
+        each.expire_producers(now_ms, expiration_ms)
+        try:
+            if each.high_watermark is not None:
+                each.apply_retention(now_ms, each.high_watermark.value)
+        except Exception as error:
+            log.error("retention of %s: %s", each.directory, error)
+        self._bury(each.take_remains(), each.config.file_delete_delay_ms)
+
+    def _bury(self, remains: Remains, delay_ms: int = 60_000) -> None:
+        if remains.files or remains.paths:
+            self._buried.append((self.env.clock.data_ms() + delay_ms, remains))
+
+    async def _remove_buried(self) -> None:
+        now_ms = self.env.clock.data_ms()
+        for _ in range(len(self._buried)):
+            due_ms, remains = self._buried.popleft()
+            if due_ms > now_ms:
+                self._buried.append((due_ms, remains))
+                continue
+            for file in remains.files:
+                file.close()
+            await self.env.offload(partial(self._remove_paths, remains.paths))
+
+    def _remove_paths(self, paths: list[str]) -> None:
+        for path in paths:
+            try:
+                if path.endswith(DELETE):
+                    self.env.disk.remove_tree(path)
+                else:
+                    self.env.disk.remove(path)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                log.error("%s was not removed: %s", path, error)
+
+    async def _release_idle(self) -> None:
+        while True:
+            await self.env.clock.sleep(RELEASE_SECONDS)
+            for each in self.logs.values():
+                if len(each.segments) > 1:
+                    each.release_idle()
+                if each.remains.files or each.remains.paths:
+                    self._bury(each.take_remains(), each.config.file_delete_delay_ms)
+            await self._remove_buried()
+
+    # checkpoints
+
+    def start_moved(self, each: PartitionLog) -> None:
+        """Note a log start that DeleteRecords moved, before the answer is given. May raise OSError."""
+        self._note_start(self._key_of(each), each)
+        if self._log_starts.is_dirty:
+            self._log_starts.save(sync=False)
+
+    def _key_of(self, each: PartitionLog) -> Key:
+        topic, _, partition = each.directory.rpartition("-")
+        return topic, int(partition)
+
+    def _note_start(self, key: Key, each: PartitionLog) -> None:
+        is_inside = each.start_offset > each.segments[0].base_offset
+        self._log_starts.set(key, each.start_offset if is_inside else None)
+
+    def _note_offsets(self) -> None:
+        for key, each in self.logs.items():
+            self._recovery_points.set(key, each.flushed.value or None)
+            self._note_start(key, each)
+
+    async def _checkpoint(self) -> None:
+        """Write down recovery points and log starts, if they moved."""
+        self._note_offsets()
+        for checkpoint in (self._recovery_points, self._log_starts):
+            if checkpoint.is_dirty:
+                await self.env.offload(partial(checkpoint.save, sync=True))

@@ -1,0 +1,287 @@
+"""Opening a log: what is on the disk, how much of it can be believed, and repair of the rest.
+
+How much is believed depends on how the last process ended:
+
+    CLEAN    it stopped in order: everything, only the size is looked at
+    PROCESS  it was killed, the system ran on: every finished write is there; the last one may be cut short (torn),
+             and indexes lag: scan from the last index entry
+    POWER    the system went down, or nobody knows: below the recovery point everything is durable; from there on
+             the longest prefix of batches with a right CRC is kept (L3), and indexes are made anew
+    ERROR    nothing ended, but an operation on the files failed: like POWER, and what is not durable is written anew,
+             as after a failed fsync the page cache may hold bytes that it will never write again (L2)
+
+A batch that is wrong *below* the recovery point, or whole and wrong after a mere kill, was damaged later: that is
+corruption, and is never cut off (L4). Indexes, snapshots and the epoch checkpoint may be missing or torn in any
+combination (L5): they are rebuilt from the batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import NamedTuple
+
+from kafka_wire.records import BatchHeader
+from kbroker.env import Disk
+from kbroker.log import scan
+from kbroker.log.epochs import LeaderEpochs
+from kbroker.log.errors import CorruptLog
+from kbroker.log.producers import CorruptSnapshot, ProducerStates
+from kbroker.log.retention import DELETED
+from kbroker.log.segment import Segment, file_stem
+from kbroker.log.snapshots import SUFFIX as SNAPSHOT
+from kbroker.log.snapshots import snapshot_path
+
+
+class Crash(Enum):
+    """How the process that wrote a log ended."""
+
+    CLEAN = "clean"
+    PROCESS = "process"
+    POWER = "power"
+    ERROR = "error"
+
+
+class Recovered(NamedTuple):
+    """A log as it was found and repaired."""
+
+    segments: list[Segment]  # at least one
+    start_offset: int
+    snapshots: list[int]
+    is_created: bool  # the directory was there
+
+
+class _Found(NamedTuple):
+    """The names in a log's directory, sorted out."""
+
+    bases: list[int]
+    snapshots: list[int]
+    stray: list[str]
+    others: set[str]
+    is_created: bool
+
+
+def recover(
+    disk: Disk,
+    directory: str,
+    epochs: LeaderEpochs,
+    producers: ProducerStates,
+    *,
+    crash: Crash,
+    recovery_point: int,
+    start_offset: int,
+    interval: int,
+) -> Recovered:
+    """Bring a log's files into order; fills epochs and producers. Raises CorruptLog, OSError."""
+    found = _look(disk, directory)
+    for name in found.stray:
+        disk.remove(f"{directory}/{name}")
+    segments = _open_segments(disk, directory, found.bases, start_offset)
+    tail = _recover_end(disk, segments, found.snapshots, crash, recovery_point, interval)
+    end = segments[-1].next_offset
+    if start_offset > end:  # what was above it is lost, what is below it was given up
+        _remove_from(disk, segments, 0)
+        segments = [Segment(disk, file_stem(directory, start_offset), start_offset)]
+        end = start_offset
+    snapshots = [offset for offset in found.snapshots if offset <= end]
+    for offset in found.snapshots[len(snapshots) :]:
+        disk.remove(snapshot_path(directory, offset))
+    _recover_epochs(disk, directory, epochs, found, segments, tail)
+    snapshots = restore_producers(disk, directory, segments, producers, snapshots)
+    return Recovered(segments, max(start_offset, segments[0].base_offset), snapshots, found.is_created)
+
+
+def _look(disk: Disk, directory: str) -> _Found:
+    try:
+        names = disk.list_dir(directory)
+    except FileNotFoundError:
+        return _Found([], [], [], set(), False)
+    bases, snapshots, stray, others = [], [], [], set()
+    for name in names:
+        if name.endswith(".log"):
+            bases.append(int(name[:-4]))
+        elif name.endswith(SNAPSHOT):
+            snapshots.append(int(name[: -len(SNAPSHOT)]))
+        elif name.endswith((DELETED, ".tmp")):
+            stray.append(name)
+        else:
+            others.add(name)
+    return _Found(bases, snapshots, stray, others, True)
+
+
+def _open_segments(disk: Disk, directory: str, bases: list[int], start_offset: int) -> list[Segment]:
+    segments = []
+    for base in bases:
+        stem = file_stem(directory, base)
+        segments.append(Segment(disk, stem, base, disk.size(stem + ".log")))
+    for segment, following in zip(segments, segments[1:], strict=False):
+        segment.next_offset = following.base_offset
+    return segments or [Segment(disk, file_stem(directory, start_offset), start_offset)]
+
+
+# the end
+
+
+def _recover_end(
+    disk: Disk, segments: list[Segment], snapshots: list[int], crash: Crash, recovery_point: int, interval: int
+) -> int:
+    """Find the log's end, cutting what is torn. Returns the offset from which batches were looked at."""
+    active = segments[-1]
+    if crash is Crash.CLEAN:
+        latest = snapshots[-1] if snapshots else -1
+        if not active.size:
+            return active.base_offset
+        if latest > active.base_offset:
+            active.next_offset = latest
+            return latest
+        crash = Crash.PROCESS  # stopped in order, but by another hand: look
+    if crash is Crash.PROCESS:
+        scanned_from = _recover_segment(active, active.base_offset, None, interval, recovery_point, crash)
+    else:
+        scanned_from = _recover_unsynced(disk, segments, recovery_point, interval)
+    if crash is Crash.ERROR:
+        for segment in segments:
+            if segment.next_offset > recovery_point and segment.size:
+                _write_anew(disk, segment)
+    if segments[-1].next_offset < recovery_point:
+        raise CorruptLog(
+            f"{segments[-1].path}: the log ends at {segments[-1].next_offset}, but was durable up to {recovery_point}"
+        )
+    return scanned_from
+
+
+def _recover_unsynced(disk: Disk, segments: list[Segment], recovery_point: int, interval: int) -> int:
+    """After a power failure: scan whatever reaches past the recovery point; nothing follows a tear."""
+    first = next((n for n, each in enumerate(segments[:-1]) if each.next_offset > recovery_point), len(segments) - 1)
+    scanned_from = None
+    for n in range(first, len(segments)):
+        segment = segments[n]
+        expected_end = segments[n + 1].base_offset if n + 1 < len(segments) else None
+        at = _recover_segment(segment, segment.base_offset, recovery_point, interval, recovery_point, Crash.POWER)
+        scanned_from = at if scanned_from is None else scanned_from
+        if expected_end is not None and segment.next_offset != expected_end:
+            if expected_end <= recovery_point:
+                raise CorruptLog(f"{segment.path} ends at {segment.next_offset}, the next begins at {expected_end}")
+            _remove_from(disk, segments, n + 1)
+            break
+    assert scanned_from is not None
+    return scanned_from
+
+
+def _recover_segment(
+    segment: Segment, base: int, trusted: int | None, interval: int, recovery_point: int, crash: Crash
+) -> int:
+    """Scan a segment from its last good index entry (below `trusted`, if given) and cut it where it is torn.
+
+    Returns the offset from which it was scanned.
+    """
+    position = segment.resume_indexes(before=trusted)
+    segment.next_offset = base
+    started = [base if not position else -1]
+
+    def batches() -> Iterator[tuple[int, BatchHeader]]:
+        for at, header in scan.scan(segment.file, position, segment.size, base):
+            if started[0] < 0:
+                started[0] = header.base_offset
+            yield at, header
+
+    if not segment.size:
+        return base
+    end = segment.index_batches(batches(), position, interval)
+    if end == position and position:  # the index pointed to no batch: it is not this log's
+        segment.index = segment.times = None
+        for suffix in (".index", ".timeindex"):
+            if segment.disk.exists(segment.stem + suffix):
+                segment.disk.remove(segment.stem + suffix)
+        return _recover_segment(segment, base, trusted, interval, recovery_point, crash)
+    if end < segment.size:
+        if segment.next_offset < recovery_point:
+            raise CorruptLog(f"{segment.path}: damage at byte {end}, offset {segment.next_offset}, which was durable")
+        if crash is Crash.PROCESS and scan.is_whole(segment.file, end, segment.size):
+            raise CorruptLog(f"{segment.path}: damage at byte {end}, offset {segment.next_offset}, in a finished write")
+        segment.file.truncate(end)
+        segment.size = end
+    segment.trim_index_files()
+    return started[0]
+
+
+def _write_anew(disk: Disk, segment: Segment) -> None:
+    """Give a segment a new file with the same bytes."""
+    copy = segment.path + ".tmp"
+    if disk.exists(copy):
+        disk.remove(copy)
+    file, old = disk.open(copy, create=True), segment.file
+    for position in range(0, segment.size, scan.WHOLE_BYTES):
+        file.append([old.pread(min(scan.WHOLE_BYTES, segment.size - position), position)])
+    file.close()
+    disk.rename(copy, segment.path)
+    segment.detach()
+    old.close()
+
+
+def _remove_from(disk: Disk, segments: list[Segment], first: int) -> None:
+    for segment in segments[first:]:
+        for path in segment.files():
+            disk.remove(path)
+    del segments[first:]
+
+
+# what is derived from the batches
+
+
+def _recover_epochs(
+    disk: Disk, directory: str, epochs: LeaderEpochs, found: _Found, segments: list[Segment], tail: int
+) -> None:
+    """Read the checkpoint and add what the scanned tail says; without a good one read all batches (L5)."""
+    end = segments[-1].next_offset
+    is_good = False
+    if "leader-epoch-checkpoint" in found.others:
+        is_good = epochs.load(disk, directory)
+    if not is_good:
+        epochs.clear()
+        tail = segments[0].base_offset
+    epochs.truncate_end(end)
+    if is_good and tail < end:
+        epochs.truncate_end(tail)
+    if tail < end:
+        for header in _headers_from(segments, tail):
+            if header.leader_epoch > epochs.latest:
+                epochs.assign(header.leader_epoch, header.base_offset)
+    if not found.bases:
+        epochs.is_dirty = epochs.is_unsynced = False
+
+
+def restore_producers(
+    disk: Disk, directory: str, segments: list[Segment], producers: ProducerStates, snapshots: list[int]
+) -> list[int]:
+    """Make producers what a replay of the log would (P2): the newest good snapshot, then the batches after it.
+
+    Returns the offsets of the good snapshots. Damaged ones are removed. May raise OSError.
+    """
+    good, start = list(snapshots), segments[0].base_offset
+    producers.by_id = {}
+    while good:
+        path = snapshot_path(directory, good[-1])
+        try:
+            producers.load(disk.read(path))
+            start = max(good[-1], start)
+            break
+        except CorruptSnapshot:
+            producers.by_id = {}
+            disk.remove(path)
+            good.pop()
+    if start < segments[-1].next_offset:
+        for header in _headers_from(segments, start):
+            if header.producer_id >= 0:
+                producers.update(header, header.base_offset)
+    return good
+
+
+def _headers_from(segments: list[Segment], offset: int) -> Iterator[BatchHeader]:
+    """The headers of all batches that begin at or after an offset."""
+    for segment in segments:
+        if segment.next_offset > offset and segment.size:
+            position = segment.position_of(offset) if offset > segment.base_offset else 0
+            for _, header in scan.walk(segment.file, position, segment.size):
+                if header.base_offset >= offset:
+                    yield header

@@ -1,0 +1,10 @@
+"""Tools for tests: a whole broker world in memory that can be broken on purpose, and repeated exactly.
+
+    clock       JumpClock drives a trio run without waiting; SteeredClock is an Env's clock with a lever per domain
+    disk        MemoryDisk: power loss, full disks, failing calls (its state: volume)
+    net         MemoryNetwork: latency, cuts, resets, fragments
+    world       simulate(): nodes on such disks and such a network, decided by one seed (scheduler: trio's part in it)
+    client      a bare Kafka client
+
+Import what you need from its module: this package itself imports nothing.
+"""

@@ -1,0 +1,238 @@
+"""What only the operating system's world has."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from kbroker.env import AddressInUse, DirectoryLocked, real_disk, real_net
+from kbroker.env.features import Features
+from kbroker.env.procfs import port_holder, process_name
+from kbroker.env.real import raise_file_limit, real_env
+from kbroker.env.real_disk import RealDisk
+from tests.env.worlds import features_of
+
+HOLD_THE_LOCK = """
+import sys
+from kbroker.env.features import Features
+from kbroker.env.real_disk import RealDisk
+features = Features.detect().without(*sys.argv[2:])
+lock = RealDisk(sys.argv[1], features).lock(".lock")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+class Patched:
+    """The os module with some functions replaced, for one module."""
+
+    def __init__(self, **functions: Callable[..., Any]) -> None:
+        self.__dict__.update(functions)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+
+def test_the_env_is_whole(tmp_path: Path) -> None:
+    env = real_env(str(tmp_path / "not" / "yet"))
+    assert env.disk.list_dir("") == []
+    assert env.clock.data_ms() > 1_700_000_000_000
+    assert env.clock.liveness() <= env.clock.liveness()
+    assert len(env.rng.token(16)) == 16
+    assert {env.rng.below(3) for _ in range(200)} == {0, 1, 2}
+    if os.path.exists("/proc/sys/kernel/random/boot_id"):
+        assert len(env.disk.boot_id) == 36
+
+
+async def test_offload_runs_in_another_thread_and_brings_back_results_and_errors(tmp_path: Path) -> None:
+    env = real_env(str(tmp_path))
+    assert await env.offload(threading.get_ident) != threading.get_ident()
+    with pytest.raises(FileNotFoundError):
+        await env.offload(lambda: env.disk.read("absent"))
+
+
+def test_features_can_be_switched_off() -> None:
+    features = Features.detect()
+    assert not features.without("pread").pread
+    assert features.without("pread").flock == features.flock
+    assert features.without(*Features.names()) == Features()
+
+
+def test_a_short_write_is_continued_and_a_failure_leaves_a_true_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes = 0
+
+    def stingy_write(fd: int, data: bytes) -> int:
+        nonlocal writes
+        writes += 1
+        if writes == 4:
+            raise OSError(errno.ENOSPC, "no space")
+        return os.write(fd, memoryview(data)[:3])
+
+    stingy = Patched(write=stingy_write, writev=lambda fd, buffers: os.write(fd, buffers[0][:2]))
+    monkeypatch.setattr(real_disk, "os", stingy)
+    file = RealDisk(str(tmp_path), Features.detect()).open("a", create=True)
+    assert file.append([b"12345", b"678"]) == 8  # 2 by writev, then 3 and 3
+    assert file.pread(8, 0) == b"12345678"
+    with pytest.raises(OSError):
+        file.append([b"abcdefgh"])  # 3, then no space
+    assert file.size() == 11 == os.stat(tmp_path / "a").st_size
+    file.truncate(8)
+    assert file.pread(99, 0) == b"12345678"
+
+
+def test_the_descriptor_opens_at_first_use(tmp_path: Path) -> None:
+    disk = RealDisk(str(tmp_path), Features.detect())
+    disk.write_atomic("a", b"abc")
+    open_before = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
+    files = [disk.open("a") for _ in range(50)]
+    if open_before:
+        assert len(os.listdir("/proc/self/fd")) == open_before
+    assert all(file.size() == 3 for file in files)
+    assert files[7].pread(3, 0) == b"abc"
+    for file in files:
+        file.close()
+
+
+@pytest.mark.parametrize("features", [Features.detect(), Features()])
+def test_closing_waits_for_the_worker_that_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features: Features
+) -> None:
+    """A descriptor closed under a reader could by then be another file's."""
+    disk = RealDisk(str(tmp_path), features)
+    file = disk.open("a", create=True)
+    file.append([b"abc"])
+    fd = file.fileno()
+    reading, go_on = threading.Event(), threading.Event()
+    results: list[bytes] = []
+
+    def slow_read(read: Callable[..., bytes], *args: int) -> bytes:
+        reading.set()
+        assert go_on.wait(10)
+        return read(*args)
+
+    slow = Patched(pread=lambda *args: slow_read(os.pread, *args), read=lambda *args: slow_read(os.read, *args))
+    monkeypatch.setattr(real_disk, "os", slow)
+    worker = threading.Thread(target=lambda: results.append(file.pread(3, 0)))
+    worker.start()
+    assert reading.wait(10)
+    file.close()
+    os.fstat(fd)  # still open
+    go_on.set()
+    worker.join()
+    assert results == [b"abc"]
+    with pytest.raises(OSError):
+        os.fstat(fd)
+
+
+@pytest.mark.parametrize("missing", [(), ("flock", "byte_lock")])
+def test_the_lock_names_another_process_and_goes_with_it(tmp_path: Path, missing: tuple[str, ...]) -> None:
+    disk = RealDisk(str(tmp_path), Features.detect().without(*missing))
+    command = [sys.executable, "-c", HOLD_THE_LOCK, str(tmp_path), *missing]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as other:
+        assert other.stdout
+        assert other.stdout.readline().strip() == b"locked"
+        with pytest.raises(DirectoryLocked) as refusal:
+            disk.lock(".lock")
+        assert refusal.value.holder.startswith(f"process {other.pid}")
+        other.kill()
+    disk.lock(".lock").release()
+
+
+async def test_an_address_in_use_names_the_holder(tmp_path: Path) -> None:
+    env = real_env(str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(AddressInUse) as refusal:
+            await env.net.listen("127.0.0.1", port)
+        if os.path.exists("/proc/net/tcp"):
+            assert refusal.value.holder == process_name(os.getpid())
+            assert f"in use by process {os.getpid()}" in str(refusal.value)
+    assert port_holder(port) == ""
+
+
+async def test_accept_survives_a_shortage_of_descriptors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    listener = await real_env(str(tmp_path)).net.listen("127.0.0.1", 0)
+    failures = [errno.EMFILE, errno.ECONNABORTED, errno.ENFILE]
+    accept = listener._socket.accept
+
+    class Failing:
+        def accept(self) -> Any:
+            if failures:
+                raise OSError(failures.pop(), "no descriptor")
+            return accept()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(listening, name)
+
+    listening = listener._socket
+    with socket.create_connection(listener.address) as client:
+        monkeypatch.setattr(listener, "_socket", Failing())
+        server = await listener.accept()
+        assert server.peer == client.getsockname()
+        assert not failures
+        assert trio.current_time() >= 2 * real_net.ACCEPT_RETRY_S
+    await server.aclose()
+    listening.close()
+
+
+async def test_an_unknown_host_is_an_os_error(tmp_path: Path) -> None:
+    env = real_env(str(tmp_path))
+    with pytest.raises(OSError):
+        await env.net.listen("999.999.999.999", 0)
+
+
+async def test_a_failing_sendfile_is_replaced_by_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """File systems without sendfile answer EINVAL, only when tried."""
+    env = real_env(str(tmp_path), features=features_of("real"))
+    calls = 0
+
+    def refuse(*args: int) -> int:
+        nonlocal calls
+        calls += 1
+        raise OSError(errno.EINVAL, "not here")
+
+    monkeypatch.setattr(real_net, "os", Patched(sendfile=refuse))
+    file = env.disk.open("a", create=True)
+    file.append([bytes(range(250)) * 400])
+    listener = await env.net.listen("127.0.0.1", 0)
+    client = await env.net.connect(*listener.address)
+    server = await listener.accept()
+    received = bytearray()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.send, [real_net.FileSlice(file, 0, 100_000)])
+        while len(received) < 100_000:
+            chunk = bytearray(65536)
+            received += chunk[: await client.receive_into(memoryview(chunk))]
+    assert received == bytes(range(250)) * 400
+    assert calls == (1 if Features.detect().sendfile else 0)
+    for each in (client, server, listener):
+        await each.aclose()
+
+
+def test_the_file_limit_rises_to_what_is_allowed() -> None:
+    pytest.importorskip("resource")
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        limit = raise_file_limit()
+        assert limit == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        assert limit is not None
+        assert limit >= before[0]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

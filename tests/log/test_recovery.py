@@ -1,0 +1,341 @@
+"""Opening a log after a clean stop, a kill, a power failure: L3, L4, L5, L6, P2."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from kafka_wire import records
+from kbroker.env import Disk
+from kbroker.log.errors import CorruptLog
+from kbroker.log.log import PartitionLog
+from kbroker.log.recovery import Crash
+from kbroker.testing.disk import MemoryDisk
+from tests.log.tools import (
+    NOW,
+    TOPIC_ID,
+    Worker,
+    answers,
+    append,
+    batch,
+    contents,
+    fill,
+    new_disk,
+    open_log,
+    producers_of,
+)
+
+LOG = "orders-0/00000000000000000000.log"
+
+
+def history(log: PartitionLog, count: int = 120) -> None:
+    """Several segments, epochs, producers, records in a batch, timestamps that jump about."""
+    for number in range(count):
+        values = [b"%d-%d" % (number, n) + b"." * 50 for n in range(number % 3 + 1)]
+        producer = number % 4
+        sequence = sum(n % 3 + 1 for n in range(number) if n % 4 == producer)
+        append(
+            log, *values, at=NOW + number * 3 % 170, leader_epoch=number // 25,
+            producer=producer if producer else -1, sequence=sequence if producer else -1,
+        )  # fmt: skip
+
+
+SMALL: dict[str, int] = {"segment_bytes": 4000, "index_interval_bytes": 300}
+
+
+async def test_a_clean_stop_leaves_nothing_to_scan() -> None:
+    disk = new_disk()
+    log = open_log(disk, **SMALL)
+    history(log)
+    before = answers(log)
+    await log.close(Worker())
+    size = disk.size(log.segments[-1].path)
+    disk.fail("pread", "*.log", times=10**6)
+    again = open_log(disk, **SMALL)
+    disk.heal()
+    assert again.flushed.value == again.end.value == before["end"]
+    assert answers(again) == before
+    append(again, b"more", leader_epoch=9)
+    assert disk.size(again.segments[-1].path) > size or len(again.segments) > len(log.segments)
+
+
+async def test_after_a_clean_stop_a_size_that_does_not_fit_is_corruption() -> None:
+    disk = new_disk()
+    log = open_log(disk)
+    fill(log, 10)
+    await log.close(Worker())
+    disk.open(LOG).truncate(700)
+    with pytest.raises(CorruptLog):
+        contents(open_log(disk))
+
+
+async def test_a_clean_stop_survives_a_power_failure() -> None:
+    for seed in range(20):
+        disk = new_disk(seed)
+        log = open_log(disk, **SMALL)
+        history(log)
+        before = answers(log)
+        await log.close(Worker())
+        disk.power_loss()
+        assert answers(open_log(disk, **SMALL)) == before, seed
+
+
+def test_L3_after_a_kill_every_finished_write_is_there() -> None:
+    disk = new_disk()
+    log = open_log(disk, **SMALL)
+    history(log)
+    before = answers(log)
+    disk.kill()
+    again = open_log(disk, Crash.PROCESS, **SMALL)
+    assert answers(again) == before and again.flushed.value == 0
+    disk.kill()
+    assert answers(open_log(disk, Crash.PROCESS, **SMALL)) == before
+
+
+@pytest.mark.parametrize("kept", [1, 11, 12, 60, 61, 70, 170])
+def test_L3_after_a_kill_a_torn_batch_is_cut(kept: int) -> None:
+    disk = new_disk()
+    fill(open_log(disk), 10)
+    whole = disk.size(LOG)
+    torn = batch(b"x" * 100)
+    records.assign(torn, 0, 10, 0)
+    disk.open(LOG).append([torn[:kept]])
+    disk.kill()
+    log = open_log(disk, Crash.PROCESS)
+    assert (log.end.value, log.size, disk.size(LOG)) == (10, whole, whole)
+    assert append(log, b"next").base_offset == 10
+
+
+@pytest.mark.parametrize("crash", [Crash.POWER, Crash.ERROR])
+async def test_L3_after_a_power_failure_the_longest_good_prefix_is_there(crash: Crash) -> None:
+    """And all that was below the recovery point, which only a finished fsync moves."""
+    for seed in range(60):
+        disk = new_disk(seed)
+        log = open_log(disk, **SMALL)
+        history(log, 40 + seed)
+        await log.flush(Worker())
+        durable = log.flushed.value
+        history_after = [append(log, b"later-%d" % n, leader_epoch=9).base_offset for n in range(seed)]
+        written = contents(log)
+        disk.power_loss()
+        again = open_log(disk, crash, recovery_point=durable, **SMALL)
+        assert durable <= again.end.value <= (history_after or [durable - 1])[-1] + 1, seed
+        assert contents(again) == written[: again.end.value], seed
+        assert append(again, b"next", leader_epoch=10).base_offset == len(written[: again.end.value])
+        disk.kill()
+        assert contents(open_log(disk, Crash.PROCESS, **SMALL))[:-1] == written[: again.end.value], seed
+
+
+async def test_L3_the_recovery_point_moves_only_after_fsync() -> None:
+    disk = new_disk()
+    log = open_log(disk)
+    fill(log, 5)
+    assert log.flushed.value == 0
+    worker = Worker()
+    await log.flush(worker)
+    assert log.flushed.value == 5 and worker.calls == 1
+    fill(log, 5)
+    assert log.flushed.value == 5
+
+
+def damage(disk: Disk, path: str, position: int) -> None:
+    data = bytearray(disk.read(path))
+    data[position] ^= 0x40
+    disk.write_atomic(path, data)
+
+
+@pytest.mark.parametrize("position", [500, 3000, -30])
+async def test_L4_damage_below_the_recovery_point_is_never_cut_off(position: int) -> None:
+    disk = new_disk()
+    log = open_log(disk, index_interval_bytes=10**6)
+    fill(log, 40)
+    await log.flush(Worker())
+    disk.power_loss()
+    damage(disk, LOG, position)
+    before = disk.read(LOG)
+    with pytest.raises(CorruptLog, match="durable"):
+        open_log(disk, Crash.POWER, recovery_point=40)
+    assert disk.read(LOG) == before
+
+
+async def test_L4_a_log_that_ends_below_its_recovery_point_is_corrupt() -> None:
+    disk = new_disk()
+    log = open_log(disk)
+    fill(log, 10)
+    disk.kill()
+    disk.open(LOG).truncate(disk.size(LOG) // 2)
+    with pytest.raises(CorruptLog):
+        open_log(disk, Crash.PROCESS, recovery_point=10)
+    disk.remove(LOG)
+    with pytest.raises(CorruptLog):
+        open_log(disk, Crash.POWER, recovery_point=10)
+
+
+def test_L4_a_finished_write_that_is_wrong_after_a_mere_kill_is_corruption() -> None:
+    disk = new_disk()
+    log = open_log(disk)
+    fill(log, 10)
+    disk.kill()
+    damage(disk, LOG, 700)
+    with pytest.raises(CorruptLog, match="finished write"):
+        open_log(disk, Crash.PROCESS)
+
+
+def derived_files(disk: MemoryDisk) -> list[str]:
+    return [name for name in disk.list_dir("orders-0") if not name.endswith((".log", ".metadata"))]
+
+
+@pytest.mark.parametrize("crash", [Crash.CLEAN, Crash.PROCESS, Crash.POWER])
+async def test_L5_any_derived_files_may_be_missing(crash: Crash) -> None:
+    disk = new_disk()
+    log = open_log(disk, **SMALL)
+    history(log, 60)
+    before = answers(log)
+    await log.close(Worker())
+    kinds = [".index", ".timeindex", ".snapshot", "checkpoint"]
+    for count in range(1, len(kinds) + 1):
+        for missing in itertools.combinations(kinds, count):
+            copy = clone(disk)
+            for name in derived_files(copy):
+                if name.endswith(missing):
+                    copy.remove(f"orders-0/{name}")
+            assert answers(open_log(copy, crash, recovery_point=before["end"], **SMALL)) == before, missing
+
+
+@pytest.mark.parametrize("crash", [Crash.CLEAN, Crash.PROCESS, Crash.POWER])
+async def test_L5_any_single_derived_file_may_be_missing_empty_or_garbage(crash: Crash) -> None:
+    disk = new_disk()
+    log = open_log(disk, **SMALL)
+    history(log, 60)
+    before = answers(log)
+    await log.close(Worker())
+    for name in derived_files(disk):
+        contents_before = disk.read(f"orders-0/{name}")
+        for replaced in (None, b"", contents_before[:-1], contents_before[: len(contents_before) // 2], b"\0" * 48):
+            copy = clone(disk)
+            copy.remove(f"orders-0/{name}")
+            if replaced is not None:
+                copy.write_atomic(f"orders-0/{name}", replaced)
+            if replaced == contents_before[:-1] and name.endswith("checkpoint"):
+                continue  # a missing last newline changes nothing
+            assert answers(open_log(copy, crash, recovery_point=before["end"], **SMALL)) == before, (name, replaced)
+
+
+def clone(disk: MemoryDisk) -> MemoryDisk:
+    copy = new_disk()
+    copy.make_dirs("orders-0")
+    for name in disk.list_dir("orders-0"):
+        copy.write_atomic(f"orders-0/{name}", disk.read(f"orders-0/{name}"))
+    return copy
+
+
+async def test_L6_files_and_directory_are_durable_before_the_recovery_point_passes_a_roll() -> None:
+    for seed in range(30):
+        disk = new_disk(seed)
+        log = open_log(disk, **SMALL)
+        history(log)
+        written = contents(log)
+        await log.flush_closed(Worker())
+        assert log.flushed.value == log.active.base_offset > 0
+        disk.power_loss()
+        again = open_log(disk, Crash.POWER, recovery_point=log.flushed.value, **SMALL)
+        assert again.end.value >= log.flushed.value
+        assert contents(again) == written[: again.end.value], seed
+
+
+def test_L6_what_a_deletion_left_is_removed_at_open() -> None:
+    disk = new_disk()
+    log = open_log(disk, segment_bytes=1000)
+    fill(log, 20)
+    disk.rename("orders-0/00000000000000000000.log", "orders-0/00000000000000000000.log.deleted")
+    disk.kill()
+    again = open_log(disk, Crash.PROCESS, segment_bytes=1000)
+    assert again.start_offset == again.segments[0].base_offset > 0
+    assert not [name for name in disk.list_dir("orders-0") if name.endswith(".deleted")]
+
+
+@pytest.mark.parametrize("crash", [Crash.CLEAN, Crash.PROCESS])
+async def test_P2_producer_state_is_that_of_a_replay(crash: Crash) -> None:
+    disk = new_disk()
+    log = open_log(disk, **SMALL)
+    history(log)
+    before = producers_of(log)
+    if crash is Crash.CLEAN:
+        await log.close(Worker())
+    disk.kill()
+    again = open_log(disk, crash, **SMALL)
+    assert producers_of(again) == before
+    assert [len(each.batches) for each in again.producers.by_id.values()] == [5, 5, 5]
+
+
+async def test_P2_repetitions_of_the_last_five_batches_are_known_after_a_restart() -> None:
+    disk = new_disk()
+    log = open_log(disk)
+    for sequence in range(8):
+        append(log, producer=1, sequence=sequence)
+    await log.close(Worker())
+    again = open_log(disk)
+    for sequence in range(3, 8):
+        assert append(again, producer=1, sequence=sequence) == (sequence, sequence, -1, True)
+
+
+@pytest.mark.parametrize("offset", [0, 1, 37, 90, 141, 179, 239])
+async def test_P2_truncation_leaves_what_the_rest_of_the_log_says(offset: int) -> None:
+    disk = new_disk()
+    log, model = open_log(disk, **SMALL), open_log(new_disk(), **SMALL)
+    history(log)
+    for found in [log.read(at, 1, log.end.value)[0].read() for at in bases(log)]:
+        header = records.read_header(found)
+        if header.next_offset <= offset:
+            data = bytearray(found)
+            records.assign(data, 0, 0, 0)
+            model.append(data, leader_epoch=header.leader_epoch, now_ms=NOW)
+    await log.flush(Worker())
+    log.truncate_to(offset)
+    assert answers(log) == answers(model)
+    assert log.flushed.value <= log.end.value
+    disk.power_loss()
+    again = open_log(disk, Crash.POWER, recovery_point=log.flushed.value, **SMALL)
+    assert answers(again) == answers(model)
+    append(again, b"another history", leader_epoch=20)
+    append(model, b"another history", leader_epoch=20)
+    assert answers(again) == answers(model)
+
+
+def bases(log: PartitionLog) -> list[int]:
+    data = b"".join(piece.read() for piece in log.read(0, 10**7, log.end.value))
+    return [header.base_offset for _, header in records.headers(data)]
+
+
+def test_the_scan_after_a_kill_is_bounded() -> None:
+    disk = new_disk()
+    log = open_log(disk)
+    big = b"x" * 900_000
+    for _ in range(30):
+        append(log, big)
+    disk.kill()
+    read: list[int] = []
+    disk.volume.trace = lambda *event: None
+    again = open_log(disk, Crash.PROCESS)
+    assert again.end.value == 30
+    assert again.active.index is not None and again.active.index.saved > 8
+    last_saved = again.active.index.entry(again.active.index.saved // 8 - 1)[1]
+    assert again.size - last_saved <= 10 * 1024 * 1024, read
+
+
+def test_a_log_start_above_what_survived_begins_anew_there() -> None:
+    disk = new_disk()
+    fill(open_log(disk), 5)
+    disk.power_loss()
+    log = open_log(disk, Crash.POWER, start_offset=9)
+    assert (log.start_offset, log.end.value, contents(log)) == (9, 9, [])
+    assert append(log, b"a").base_offset == 9
+
+
+def test_opening_takes_the_directory_for_what_it_holds() -> None:
+    disk = new_disk()
+    log = open_log(disk)
+    append(log)
+    assert disk.list_dir("orders-0") == ["00000000000000000000.log", "leader-epoch-checkpoint", "partition.metadata"]
+    assert TOPIC_ID == bytes(range(16))

@@ -1,0 +1,117 @@
+"""What the tests of the log share: batches, a log on a disk, and how to read it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import trio
+
+from kafka_wire import records
+from kbroker.config import TopicConfig
+from kbroker.env import Disk
+from kbroker.log.log import Appended, PartitionLog
+from kbroker.log.recovery import Crash
+from kbroker.testing.clock import EPOCH_MS, SteeredClock
+from kbroker.testing.disk import MemoryDisk
+
+TOPIC_ID = bytes(range(16))
+NOW = EPOCH_MS
+T = TypeVar("T")
+
+
+def batch(
+    *values: bytes, at: int = NOW, producer: int = -1, epoch: int = 0, sequence: int = -1, **options: Any
+) -> bytearray:
+    """One batch; every record has the same timestamp."""
+    if producer >= 0:
+        options |= {"producer_id": producer, "producer_epoch": epoch, "base_sequence": sequence}
+    return records.build_batch([(at, b"key", value) for value in values or (b"value",)], **options)
+
+
+def open_log(
+    disk: Disk, crash: Crash = Crash.CLEAN, *, recovery_point: int = 0, start_offset: int = 0, **config: Any
+) -> PartitionLog:
+    return PartitionLog.open(
+        disk, "orders-0", config=TopicConfig(**config), clock=SteeredClock(), topic_id=TOPIC_ID, clean=crash,
+        recovery_point=recovery_point, start_offset=start_offset,
+    )  # fmt: skip
+
+
+def append(log: PartitionLog, *values: bytes, leader_epoch: int = 0, now: int = NOW, **options: Any) -> Appended:
+    return log.append(batch(*values, **options), leader_epoch=leader_epoch, now_ms=now)
+
+
+def fill(log: PartitionLog, count: int, size: int = 100, first: int = 0, **options: Any) -> None:
+    """Append count batches of one record whose value begins with its number."""
+    for number in range(first, first + count):
+        append(log, b"%d:" % number + b"x" * size, **options)
+
+
+def contents(log: PartitionLog, bound: int | None = None) -> list[tuple[int, bytes | None]]:
+    """(offset, value) of every record from the log's start, read as a consumer would."""
+    bound = log.end.value if bound is None else bound
+    found: list[tuple[int, bytes | None]] = []
+    offset = log.start_offset
+    while slices := log.read(offset, 1000, bound):
+        for header, batch_records in batches(b"".join(piece.read() for piece in slices)):
+            found += [(each.offset, each.value) for each in batch_records if each.offset >= log.start_offset]
+            offset = header.next_offset
+    return found
+
+
+def batches(data: bytes) -> Iterator[tuple[records.BatchHeader, list[records.Record]]]:
+    covered = 0
+    for position, header in records.headers(data):
+        assert records.check_crc(data, position, header)
+        covered = position + header.size
+        yield header, list(records.read_records(data, position, max_bytes=1 << 20))
+    assert covered == len(data), "a read ends with a partial batch"
+
+
+def answers(log: PartitionLog) -> dict[str, Any]:
+    """Everything a log answers that must not depend on its indexes, snapshots and checkpoints (L5)."""
+    end = log.end.value
+    everything = contents(log)
+    stamps = range(NOW - 5, NOW + 200, 7)
+    return {
+        "start": log.start_offset,
+        "end": end,
+        "records": everything,
+        "times": [log.first_at_or_after(stamp, end) for stamp in stamps],
+        "latest": log.max_timestamp(end),
+        "reads": [starts_at(log, offset) for offset in range(log.start_offset, end, max(end // 50, 1))],
+        "epochs": log.epochs.entries,
+        "producers": producers_of(log),
+    }
+
+
+def starts_at(log: PartitionLog, offset: int) -> int:
+    """The base offset of the batch that a read of an offset begins with."""
+    return records.read_header(log.read(offset, 1, log.end.value)[0].read()).base_offset
+
+
+def producers_of(log: PartitionLog) -> dict[int, tuple[Any, ...]]:
+    return {
+        producer_id: (each.epoch, tuple(each.batches), each.timestamp_ms)
+        for producer_id, each in sorted(log.producers.by_id.items())
+    }
+
+
+class Worker:
+    """An offload that runs in place, after a checkpoint; counts its calls, and can be held up."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.gate: trio.Event | None = None
+
+    async def __call__(self, work: Callable[[], T]) -> T:
+        self.calls += 1
+        await trio.lowlevel.checkpoint()
+        if self.gate is not None:
+            await self.gate.wait()
+        return work()
+
+
+def new_disk(seed: int = 0) -> MemoryDisk:
+    return MemoryDisk(seed=seed)
