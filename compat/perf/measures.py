@@ -13,7 +13,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from apache_kafka import find_or_fetch
-from brokers import Broker, Sample, Scale, load
+from brokers import Broker, Failed, Sample, Scale, load
 
 Measure = Callable[[Broker, Scale], Sample]
 
@@ -111,6 +111,8 @@ def installed_size(broker: Broker, scale: Scale) -> Sample:
     """What installing it puts on the disk: Kafka's jars without Java, or our wheel and those it needs."""
     if broker.name == "kafka":
         return {"installed_mb": du(Path(find_or_fetch()).parent)}
+    if not is_installed("kbroker"):
+        raise Failed("kbroker runs from the checkout, its wheel is not installed")
     return {"installed_mb": sum(distribution_mb(name) for name in requirements("kbroker", set()))}
 
 
@@ -120,12 +122,12 @@ def requirements(name: str, seen: set[str]) -> set[str]:
         for requirement in metadata.distribution(name).requires or []:
             needed, _, condition = requirement.partition(";")
             wanted = needed.strip().split(">")[0].split("=")[0].split("<")[0].split("!")[0].split("[")[0].strip()
-            if "extra ==" not in condition and util_has(wanted):
+            if "extra ==" not in condition and is_installed(wanted):
                 requirements(wanted, seen)
     return seen
 
 
-def util_has(name: str) -> bool:
+def is_installed(name: str) -> bool:
     try:
         return bool(metadata.distribution(name))
     except metadata.PackageNotFoundError:

@@ -143,9 +143,13 @@ class MemoryStore:
                 raise SessionLost(f"session {op.lease} has ended")
 
     def _check_unchanged(self, prefix: bytes, revision: int) -> None:
-        changes = self._feed.since(revision + 1)
-        if changes is None or any(event.key.startswith(prefix) for _, events in changes for event in events):
+        if not self._feed.first - 1 <= revision <= self._feed.last:
             raise Compacted(self._feed.last)
+        while revision < self._feed.last:
+            changes = self._feed.since(revision + 1) or []
+            if any(event.key.startswith(prefix) for _, events in changes for event in events):
+                raise Compacted(self._feed.last)
+            revision += len(changes)
 
     def _reap(self) -> None:
         now = self._clock.liveness()

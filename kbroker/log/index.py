@@ -149,7 +149,7 @@ class TimeIndex(IndexBytes):
     def append(self, timestamp_ms: int, relative_offset: int) -> None:
         """Note that timestamp_ms is the largest up to relative_offset; ignored unless larger than the last entry's."""
         data = self.data
-        if not data or timestamp_ms > _I64(data, len(data) - 12)[0]:
+        if timestamp_ms > (_I64(data, len(data) - 12)[0] if data else -1):
             data += _TIME_ENTRY.pack(timestamp_ms, relative_offset)
 
     def entry(self, n: int) -> tuple[int, int]:

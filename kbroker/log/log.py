@@ -202,7 +202,11 @@ class PartitionLog:
         elif self._must_roll(segment, header, size, base_offset, now_ms):
             segment = self.roll()
             segment.first_timestamp_ms = header[8] if header[8] >= 0 else now_ms
-        if leader_epoch > self.epochs.latest:
+        latest_epoch = self.epochs.latest
+        if leader_epoch != latest_epoch:
+            if leader_epoch < latest_epoch:  # R11
+                text = f"leader epoch {leader_epoch} is older than the log's, {latest_epoch}"
+                raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER, text)
             self.epochs.assign(leader_epoch, base_offset)
         if self.epochs.is_dirty:
             self._save_epochs()
@@ -304,6 +308,7 @@ class PartitionLog:
         except OSError as error:
             raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, f"{new.path} cannot be made: {error}") from error
         new.load()
+        old.is_closed = True
         self.segments.append(new)
         self._recent.clear()
         self._snapshots.take(self)

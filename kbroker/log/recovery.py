@@ -116,6 +116,7 @@ def _open_segments(disk: Disk, directory: str, bases: list[int], start_offset: i
         segments.append(Segment(disk, stem, base, disk.size(stem + ".log")))
     for segment, following in zip(segments, segments[1:], strict=False):
         segment.next_offset = following.base_offset
+        segment.is_closed = True
     return segments or [Segment(disk, file_stem(directory, start_offset), start_offset)]
 
 
@@ -136,7 +137,7 @@ def _recover_end(
             return latest
         crash = Crash.PROCESS  # stopped in order, but by another hand: look
     if crash is Crash.PROCESS:
-        scanned_from = _recover_segment(active, active.base_offset, None, interval, recovery_point, crash)
+        scanned_from = _recover_segment(active, interval, recovery_point, crash)
     else:
         scanned_from = _recover_unsynced(disk, segments, recovery_point, interval)
     if crash is Crash.ERROR:
@@ -151,49 +152,36 @@ def _recover_end(
 
 
 def _recover_unsynced(disk: Disk, segments: list[Segment], recovery_point: int, interval: int) -> int:
-    """After a power failure: scan whatever reaches past the recovery point; nothing follows a tear."""
+    """After a power failure: scan the segments that reach past the recovery point; nothing follows a tear."""
     first = next((n for n, each in enumerate(segments[:-1]) if each.next_offset > recovery_point), len(segments) - 1)
-    scanned_from = None
     for n in range(first, len(segments)):
         segment = segments[n]
-        expected_end = segments[n + 1].base_offset if n + 1 < len(segments) else None
-        at = _recover_segment(segment, segment.base_offset, recovery_point, interval, recovery_point, Crash.POWER)
-        scanned_from = at if scanned_from is None else scanned_from
-        if expected_end is not None and segment.next_offset != expected_end:
+        is_last = n + 1 == len(segments)
+        expected_end = -1 if is_last else segments[n + 1].base_offset
+        _recover_segment(segment, interval, recovery_point, Crash.POWER)
+        if not is_last and segment.next_offset != expected_end:
             if expected_end <= recovery_point:
                 raise CorruptLog(f"{segment.path} ends at {segment.next_offset}, the next begins at {expected_end}")
             _remove_from(disk, segments, n + 1)
+            segment.is_closed = False
             break
-    assert scanned_from is not None
-    return scanned_from
+        if not is_last:
+            segment.finish()
+    return segments[first].base_offset
 
 
-def _recover_segment(
-    segment: Segment, base: int, trusted: int | None, interval: int, recovery_point: int, crash: Crash
-) -> int:
-    """Scan a segment from its last good index entry (below `trusted`, if given) and cut it where it is torn.
+def _recover_segment(segment: Segment, interval: int, recovery_point: int, crash: Crash) -> int:
+    """Scan a segment and cut it where it is torn. Returns the offset from which it was scanned.
 
-    Returns the offset from which it was scanned.
+    After a kill the index files are right as far as they go; after a power failure they say nothing.
     """
-    position = segment.resume_indexes(before=trusted)
-    segment.next_offset = base
-    started = [base if not position else -1]
-
-    def batches() -> Iterator[tuple[int, BatchHeader]]:
-        for at, header in scan.scan(segment.file, position, segment.size, base):
-            if started[0] < 0:
-                started[0] = header.base_offset
-            yield at, header
-
+    base = segment.base_offset
     if not segment.size:
         return base
-    end = segment.index_batches(batches(), position, interval)
-    if end == position and position:  # the index pointed to no batch: it is not this log's
-        segment.index = segment.times = None
-        for suffix in (".index", ".timeindex"):
-            if segment.disk.exists(segment.stem + suffix):
-                segment.disk.remove(segment.stem + suffix)
-        return _recover_segment(segment, base, trusted, interval, recovery_point, crash)
+    position = segment.resume_indexes() if crash is Crash.PROCESS else segment.reset_indexes()
+    segment.next_offset = start = segment.base_of(position) if position else base
+    batches = scan.scan(segment.file, position, segment.size, start, recovery_point)
+    end = segment.index_batches(batches, position, interval)
     if end < segment.size:
         if segment.next_offset < recovery_point:
             raise CorruptLog(f"{segment.path}: damage at byte {end}, offset {segment.next_offset}, which was durable")
@@ -202,7 +190,7 @@ def _recover_segment(
         segment.file.truncate(end)
         segment.size = end
     segment.trim_index_files()
-    return started[0]
+    return start
 
 
 def _write_anew(disk: Disk, segment: Segment) -> None:

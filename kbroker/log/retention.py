@@ -65,7 +65,7 @@ def cut_end(log: PartitionLog, offset: int) -> None:
         return
     log.size -= last.size
     last.truncate_to(offset, log.config.index_interval_bytes)
-    last.is_synced = False
+    last.is_closed = last.is_synced = False
     log.size += last.size
     last.file.sync()  # else a power failure could mix old batches with those that will be written in their place
     log.disk.sync_dir(log.directory)

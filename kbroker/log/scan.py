@@ -11,6 +11,7 @@ _MAGIC = 2
 NEAR_BYTES = 8 * 1024  # to find a batch close to a known one
 FAR_BYTES = 64 * 1024  # to walk on
 WHOLE_BYTES = 1024 * 1024  # to read everything
+EPOCH_STEP_MAX = 1 << 24  # more leaders than that between two batches is a flipped bit
 
 
 def walk(file: File, position: int, end: int, *, chunk: int = FAR_BYTES) -> Iterator[tuple[int, BatchHeader]]:
@@ -32,12 +33,14 @@ def walk(file: File, position: int, end: int, *, chunk: int = FAR_BYTES) -> Iter
         position = after
 
 
-def scan(file: File, position: int, end: int, offset: int) -> Iterator[tuple[int, BatchHeader]]:
-    """Like walk, but each batch is read whole, has the right CRC, and begins at or after where the last one ended.
+def scan(file: File, position: int, end: int, offset: int, durable: int) -> Iterator[tuple[int, BatchHeader]]:
+    """Like walk, but each batch is read whole, has the right CRC, and continues the one before it.
 
-    offset is the least that the first batch may begin with.
+    offset is what the first batch begins with. Base offset and leader epoch lie outside the CRC, so they are judged by
+    what came before: offsets have no gap but where compaction made one, which is only below durable; epochs never fall.
     """
     buffer, start = b"", position
+    epoch = -1
     while position + HEADER_SIZE <= end:
         at = position - start
         if at + HEADER_SIZE > len(buffer):
@@ -47,16 +50,20 @@ def scan(file: File, position: int, end: int, offset: int) -> Iterator[tuple[int
             header = read_header(buffer, at)
         except CorruptRecords:
             return
-        size = header.length + 12
-        if header.magic != _MAGIC or position + size > end or header.base_offset < offset:
+        size = header[1] + 12
+        if header[3] != _MAGIC or position + size > end or header[6] < 0:
+            return
+        if header[0] != offset and not offset < header[0] < durable:
+            return
+        if header[2] < epoch or header[2] - epoch > EPOCH_STEP_MAX:
             return
         if at + size > len(buffer):
             start, at = position, 0
             buffer = file.pread(max(WHOLE_BYTES, size), position)
-        if not check_crc(buffer, at, header) or header.last_offset_delta < 0:
+        if not check_crc(buffer, at, header):
             return
         yield position, header
-        offset = header.base_offset + header.last_offset_delta + 1
+        offset, epoch = header[0] + header[6] + 1, header[2]
         position += size
 
 

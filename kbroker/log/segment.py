@@ -42,7 +42,7 @@ class Segment:
 
     __slots__ = (
         "disk", "stem", "base_offset", "next_offset", "size", "index", "times", "max_timestamp_ms",
-        "max_timestamp_offset", "first_timestamp_ms", "is_synced", "is_used", "_since_index", "_saved_size", "_file",
+        "max_timestamp_offset", "first_timestamp_ms", "is_closed", "is_synced", "is_used", "_since_index", "_saved_size", "_file",
     )  # fmt: skip
 
     def __init__(self, disk: Disk, stem: str, base_offset: int, size: int = 0) -> None:
@@ -56,6 +56,7 @@ class Segment:
         self.max_timestamp_ms = NO_TIMESTAMP if not size else UNKNOWN
         self.max_timestamp_offset = base_offset  # the last offset of the batch that has it
         self.first_timestamp_ms: int | None = None  # of the first batch; None: not known
+        self.is_closed = False  # not the active one
         self.is_synced = False  # closed, and all its files are durable
         self.is_used = False  # looked into since the last `release`
         self._since_index = 0  # bytes appended since the last index entry
@@ -146,6 +147,15 @@ class Segment:
 
     # indexes
 
+    def reset_indexes(self) -> int:
+        """Begin with empty indexes. Returns the position from which to scan: 0."""
+        self._new_indexes()
+        return 0
+
+    def base_of(self, position: int) -> int:
+        """The base offset of the batch at a position."""
+        return read_header(self.file.pread(61, position)).base_offset
+
     def _new_indexes(self) -> tuple[OffsetIndex, TimeIndex]:
         self.index, self.times = OffsetIndex(self.stem + ".index"), TimeIndex(self.stem + ".timeindex")
         self.max_timestamp_ms, self.max_timestamp_offset = NO_TIMESTAMP, self.base_offset
@@ -160,7 +170,8 @@ class Segment:
         position = self.resume_indexes()
         end = self.next_offset
         position = self.index_batches(scan.walk(self.file, position, self.size), position, interval)
-        if position != self.size or (self.size and self.next_offset > end):
+        is_wrong = self.next_offset > end if self.is_closed else self.next_offset != end
+        if position != self.size or (is_wrong and self.size):
             raise CorruptLog(f"{self.path}: no whole batch at {position}, though it has {self.size} bytes")
         self.next_offset = end  # a closed segment may end, after compaction, behind its last batch
         self.is_used = True
@@ -266,7 +277,7 @@ class Segment:
                     break
         if end >= self.size:
             return self.size, self.next_offset
-        return end, read_header(self.file.pread(61, end)).base_offset
+        return end, self.base_of(end)
 
     def largest_timestamp_ms(self) -> int:
         """The largest timestamp of the segment, -1 when it has none; from the time index's last entry where it can."""

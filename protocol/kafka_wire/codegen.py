@@ -400,16 +400,14 @@ def _compile_encoder(cls: type, version: int, parts: bool) -> Callable[[Any], An
 
 def _put_records(value: Any, out: list[Any], parts: list[Any]) -> None:
     """Put the value of a records field into the parts; what was written before it goes first."""
-    if isinstance(value, list | tuple):
-        for each in value:
-            _put_records(each, out, parts)
-    elif len(value) >= OWN_PART_SIZE or not isinstance(value, bytes | bytearray | memoryview):
+    for each in value if isinstance(value, list | tuple) else (value,):
+        if len(each) < OWN_PART_SIZE and isinstance(each, bytes | bytearray | memoryview):
+            out.append(each)
+            continue
         if out:
             parts.append(b"".join(out))
             out.clear()
-        parts.append(value)
-    else:
-        out.append(value)
+        parts.append(each)
 
 
 def _encode_struct(source: _Source, cls: type, obj: str, parts: bool) -> None:

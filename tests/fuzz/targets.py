@@ -189,11 +189,39 @@ def fuzz_records(data: bytes) -> None:
             r.check_crc(buf, pos, header)
             found = list(r.read_records(buf, pos, max_bytes=BOUND))
             assert len(found) == header.count
+            if header.compression == codecs.NONE:
+                assert [record[2:4] for record in found] == _reference_records(bytes(buf), pos, header)
             _check_rebuilt(buf, pos, header, found)
             _read_controls(found)
         r.read_header(buf)
     except KafkaError as error:
         assert error.code in THEIRS, error
+
+
+def _reference_records(buf: bytes, pos: int, header: r.BatchHeader) -> list[tuple[bytes | None, bytes | None]]:
+    """Key and value of each record, read the plain way: every field inside its record, nothing before or behind."""
+    pairs, at, end = [], pos + r.HEADER_SIZE, pos + header.size
+    for _ in range(header.count):
+        size, at = p.read_varint(buf, at)
+        assert 0 < size <= end - at
+        record, at = buf[at : at + size], at + size
+        _, here = p.read_varint(record, 1)
+        _, here = p.read_varint(record, here)
+        key, here = _reference_bytes(record, here)
+        value, here = _reference_bytes(record, here)
+        fields, here = p.read_varint(record, here)
+        for _ in range(2 * fields):
+            _, here = _reference_bytes(record, here)
+        assert here == len(record)
+        pairs.append((key, value))
+    assert at == end
+    return pairs
+
+
+def _reference_bytes(record: bytes, at: int) -> tuple[bytes | None, int]:
+    size, at = p.read_varint(record, at)
+    assert -1 <= size <= len(record) - at
+    return (None, at) if size < 0 else (record[at : at + size], at + size)
 
 
 def _check_rebuilt(buf: bytearray, pos: int, header: r.BatchHeader, found: list[r.Record]) -> None:

@@ -197,9 +197,9 @@ def test_a_segment_rolls_by_the_age_of_its_first_record() -> None:
     assert len(log.segments) == 1
     append(log, at=NOW + 1001)
     assert [segment.base_offset for segment in log.segments] == [0, 2]
-    append(log, at=-1, now=NOW + 2002)  # no timestamp: the clock counts
+    append(log, at=-1, now=NOW + 2001)  # no timestamp: the clock counts
     assert len(log.segments) == 2
-    append(log, at=-1, now=NOW + 2003)
+    append(log, at=-1, now=NOW + 2002)
     assert len(log.segments) == 3
 
 

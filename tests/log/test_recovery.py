@@ -60,12 +60,13 @@ async def test_a_clean_stop_leaves_nothing_to_scan() -> None:
     assert disk.size(again.segments[-1].path) > size or len(again.segments) > len(log.segments)
 
 
-async def test_after_a_clean_stop_a_size_that_does_not_fit_is_corruption() -> None:
+@pytest.mark.parametrize("missing", [1, 175, 350])
+async def test_after_a_clean_stop_a_size_that_does_not_fit_is_corruption(missing: int) -> None:
     disk = new_disk()
     log = open_log(disk)
     fill(log, 10)
     await log.close(Worker())
-    disk.open(LOG).truncate(700)
+    disk.open(LOG).truncate(log.size - missing)
     with pytest.raises(CorruptLog):
         contents(open_log(disk))
 
@@ -122,9 +123,11 @@ async def test_L3_after_a_power_failure_the_longest_good_prefix_is_there(crash: 
         again = open_log(disk, crash, recovery_point=durable, **SMALL)
         assert durable <= again.end.value <= (history_after or [durable - 1])[-1] + 1, seed
         assert contents(again) == written[: again.end.value], seed
-        assert append(again, b"next", leader_epoch=10).base_offset == len(written[: again.end.value])
+        end = again.end.value
+        epoch = max(again.epochs.latest, 10)  # a flipped bit may have raised it: the CRC does not cover epochs
+        assert append(again, b"next", leader_epoch=epoch).base_offset == end
         disk.kill()
-        assert contents(open_log(disk, Crash.PROCESS, **SMALL))[:-1] == written[: again.end.value], seed
+        assert contents(open_log(disk, Crash.PROCESS, **SMALL)) == [*written[:end], (end, b"next")], seed
 
 
 async def test_L3_the_recovery_point_moves_only_after_fsync() -> None:
@@ -203,23 +206,21 @@ async def test_L5_any_derived_files_may_be_missing(crash: Crash) -> None:
             assert answers(open_log(copy, crash, recovery_point=before["end"], **SMALL)) == before, missing
 
 
-@pytest.mark.parametrize("crash", [Crash.CLEAN, Crash.PROCESS, Crash.POWER])
-async def test_L5_any_single_derived_file_may_be_missing_empty_or_garbage(crash: Crash) -> None:
+async def test_L5_after_a_power_failure_any_derived_file_may_be_torn() -> None:
     disk = new_disk()
     log = open_log(disk, **SMALL)
     history(log, 60)
     before = answers(log)
     await log.close(Worker())
     for name in derived_files(disk):
-        contents_before = disk.read(f"orders-0/{name}")
-        for replaced in (None, b"", contents_before[:-1], contents_before[: len(contents_before) // 2], b"\0" * 48):
+        content = disk.read(f"orders-0/{name}")
+        for torn in (b"", content[:-1], content[: len(content) // 2], b"\0" * 48, bytes(each ^ 1 for each in content)):
             copy = clone(disk)
-            copy.remove(f"orders-0/{name}")
-            if replaced is not None:
-                copy.write_atomic(f"orders-0/{name}", replaced)
-            if replaced == contents_before[:-1] and name.endswith("checkpoint"):
-                continue  # a missing last newline changes nothing
-            assert answers(open_log(copy, crash, recovery_point=before["end"], **SMALL)) == before, (name, replaced)
+            copy.write_atomic(f"orders-0/{name}", torn)
+            again = open_log(copy, Crash.POWER, **SMALL)
+            assert answers(again) == before, (name, torn)
+            copy.kill()
+            assert answers(open_log(copy, Crash.PROCESS, **SMALL)) == before, (name, torn)
 
 
 def clone(disk: MemoryDisk) -> MemoryDisk:

@@ -12,7 +12,7 @@ from kbroker.config import TopicConfig
 from kbroker.env import Disk
 from kbroker.log.log import Appended, PartitionLog
 from kbroker.log.recovery import Crash
-from kbroker.testing.clock import EPOCH_MS, SteeredClock
+from kbroker.testing.clock import EPOCH_MS
 from kbroker.testing.disk import MemoryDisk
 
 TOPIC_ID = bytes(range(16))
@@ -29,11 +29,27 @@ def batch(
     return records.build_batch([(at, b"key", value) for value in values or (b"value",)], **options)
 
 
+class StoppedClock:
+    """It is always NOW."""
+
+    def __init__(self) -> None:
+        self.now_ms = NOW
+
+    def data_ms(self) -> int:
+        return self.now_ms
+
+    def liveness(self) -> float:
+        return trio.current_time()
+
+    async def sleep(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+
+
 def open_log(
     disk: Disk, crash: Crash = Crash.CLEAN, *, recovery_point: int = 0, start_offset: int = 0, **config: Any
 ) -> PartitionLog:
     return PartitionLog.open(
-        disk, "orders-0", config=TopicConfig(**config), clock=SteeredClock(), topic_id=TOPIC_ID, clean=crash,
+        disk, "orders-0", config=TopicConfig(**config), clock=StoppedClock(), topic_id=TOPIC_ID, clean=crash,
         recovery_point=recovery_point, start_offset=start_offset,
     )  # fmt: skip
 

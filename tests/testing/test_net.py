@@ -87,7 +87,7 @@ def test_a_cut_holds_one_way_and_healing_delivers() -> None:
         network.heal()
         assert await receive(server) == b"held"
 
-    run(main, delay=lambda rng: 0.001)
+    run(main, delay=lambda rng: 0.001, fragment=False)
 
 
 def test_an_isolated_host_reaches_itself_only() -> None:

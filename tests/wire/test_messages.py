@@ -15,22 +15,18 @@ from collections.abc import Iterator
 from importlib import resources
 from typing import Any
 
-import kafka.protocol.admin
-import kafka.protocol.consumer
-import kafka.protocol.metadata
-import kafka.protocol.producer
-import kafka.protocol.sasl
 import pytest
 from kafka.protocol.api_message import ApiMessage
-from kafka_wire.api import APIS, request_class, response_class
-from kafka_wire.codegen import decode, encode
-from kafka_wire.messages.internal import ConsumerProtocolAssignment, ConsumerProtocolSubscription
-from kafka_wire.schema import Field, layout
 from kio.index import load_entity_module
 from kio.schema.index import api_key_map
 from kio.serial import entity_reader, entity_writer
 from kio.static.constants import EntityType
 from wire_samples import all_messages, sample
+
+from kafka_wire.api import APIS, request_class, response_class
+from kafka_wire.codegen import decode, encode
+from kafka_wire.messages.internal import ConsumerProtocolAssignment, ConsumerProtocolSubscription
+from kafka_wire.schema import Field, layout
 
 CLASSES = [cls for key in APIS for cls in (request_class(key), response_class(key))]
 NOT_IN_KIO = {("OffsetCommitRequest", 1), ("OffsetCommitResponse", 1)}  # Kafka 4 has dropped it; kafka-python has it
@@ -152,7 +148,10 @@ def assert_same_values(ours: Any, theirs: Any, version: int) -> None:
     elif hasattr(type(ours), "__wire__"):
         for field in layout(type(ours)).fields:
             value = getattr(ours, field.name)
-            if field.has(version) and value is not None:
+            if field.name.endswith("authorized_operations"):
+                continue  # kafka-python makes a set of them, under another name
+            left_out = field.tag is not None and value == field.default  # kafka-python may say None then
+            if field.has(version) and value is not None and not left_out:
                 assert_same_values(value, getattr(theirs, field.name), version)
     else:
         assert ours == (theirs.bytes if hasattr(theirs, "bytes") else theirs)

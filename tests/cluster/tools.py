@@ -1,0 +1,172 @@
+"""What the tests of this room share: a clock moved by hand, a seeded rng, stores that fail on purpose."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import trio
+
+from kbroker.cluster.image import Changes, ClusterImage, changes
+from kbroker.cluster.member import BrokerRegistration, Member
+from kbroker.cluster.memory import MemoryStore
+from kbroker.cluster.sqlite import SqliteStore, open_sqlite
+from kbroker.cluster.store import Ambiguous, Guard, Op, TxnResult, Unavailable
+
+T = TypeVar("T")
+PATIENCE_S = 20  # before a test that waits for something is given up
+
+
+class HandClock:
+    """Liveness moves when the test says so, and sleepers with it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self._sleepers: list[tuple[float, trio.Event]] = []
+
+    def data_ms(self) -> int:
+        return int(self.now * 1000)
+
+    def liveness(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        event = trio.Event()
+        self._sleepers.append((self.now + seconds, event))
+        await event.wait()
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+        for due, event in self._sleepers:
+            if due <= self.now:
+                event.set()
+        self._sleepers = [sleeper for sleeper in self._sleepers if sleeper[0] > self.now]
+
+
+class EagerClock(HandClock):
+    """Sleeping takes no time: for retries."""
+
+    async def sleep(self, seconds: float) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class SeededRng:
+    def __init__(self, seed: int = 0) -> None:
+        self._random = random.Random(seed)
+
+    def token(self, length: int) -> bytes:
+        return self._random.randbytes(length)
+
+    def below(self, bound: int) -> int:
+        return self._random.randrange(bound)
+
+
+class Inline:
+    """Offload without threads."""
+
+    async def __call__(self, work: Callable[[], T]) -> T:
+        await trio.lowlevel.checkpoint()
+        return work()
+
+
+class Threads:
+    async def __call__(self, work: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(work)
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Let others run until condition holds."""
+    with trio.fail_after(PATIENCE_S):
+        while not condition():
+            await trio.lowlevel.checkpoint()
+
+
+class FaultyStore(MemoryStore):
+    """A memory store that loses replies, refuses, or dies without a farewell, when told to."""
+
+    def __init__(self, clock: HandClock) -> None:
+        super().__init__(clock)
+        self.lose_replies = 0  # of the next transactions, which happen
+        self.lose_requests = 0  # the next transactions do not happen; nobody is told
+        self.refuse = 0
+        self.killed = False  # the process is gone: nothing is revoked
+        self.before_txn: Callable[[], Awaitable[None]] | None = None
+        self.txns = 0
+
+    async def txn(self, guards: Sequence[Guard], ops: Sequence[Op]) -> TxnResult:
+        self.txns += 1
+        if self.before_txn is not None:
+            hook, self.before_txn = self.before_txn, None
+            await hook()
+        if self.refuse:
+            self.refuse -= 1
+            raise Unavailable("refused")
+        if self.lose_requests:
+            self.lose_requests -= 1
+            raise Ambiguous("request lost")
+        result = await super().txn(guards, ops)
+        if self.lose_replies:
+            self.lose_replies -= 1
+            raise Ambiguous("reply lost")
+        return result
+
+    async def revoke(self, lease: int) -> None:
+        if not self.killed:
+            await super().revoke(lease)
+
+
+class MortalSqlite(SqliteStore):
+    """Leaves without revoking its sessions, as after kill -9."""
+
+    killed = False
+
+    async def revoke(self, lease: int) -> None:
+        if not self.killed:
+            await super().revoke(lease)
+
+
+class Watcher:
+    """Takes a member's images."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[ClusterImage, ClusterImage]] = []
+        self.lost = 0
+
+    def on_image(self, old: ClusterImage, new: ClusterImage) -> None:
+        self.seen.append((old, new))
+
+    def on_lost(self) -> None:
+        self.lost += 1
+
+    @property
+    def changes(self) -> list[Changes]:
+        return [changes(old, new) for old, new in self.seen]
+
+
+def make_member(store: Any, clock: Any, watcher: Watcher | None = None, **options: Any) -> Member:
+    """A member with id 0, unless told otherwise."""
+    watcher = watcher or Watcher()
+    broker = BrokerRegistration(
+        options.pop("id", 0), options.pop("directory", "dir-0"), {"PLAINTEXT": ("localhost", options.pop("port", 9092))}
+    )
+    rng = SeededRng(options.pop("seed", 0))
+    return Member(store, clock, broker, watcher.on_image, rng=rng, on_lost=watcher.on_lost, **options)
+
+
+@asynccontextmanager
+async def running(member: Member) -> AsyncIterator[Member]:
+    """A member that has joined, and leaves at the end of the block."""
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(PATIENCE_S):
+            await nursery.start(member.run)
+        yield member
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def sqlite_at(path: Any, clock: Any, **options: Any) -> AsyncIterator[SqliteStore]:
+    options = {"offload": Threads(), "boot_id": "boot-1", "poll_s": 0.01, **options}
+    async with open_sqlite(str(path), clock=clock, **options) as store:
+        yield store
