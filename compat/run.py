@@ -6,34 +6,22 @@
     python compat/run.py --kafka --no-kbroker --record      write down anew what is seen on Apache Kafka
     … --clients aiokafka,kcat --only tombstone,headers --json result.json
 
-A client is a folder with a `client.toml`:
+A verdict is `ok`, `FAIL`, or `absent`: the client has no such feature and says why. A scenario also fails when `seen`
+differs from what the same client saw on Apache Kafka, in this run (`--kafka`) or as written down in `<client>/kafka.json`.
+Exit status 1 if anything failed, a runner left a scenario out, or, with CI=true, a required client could not run.
 
-    title     = "aiokafka"                        how it is called in the table
-    packages  = ["aiokafka==0.14.0"]              a Python client: installed in an environment of its own
-    needs     = ["kcat"]                          executables; without them the client is skipped, by name
-    build     = ["go", "build", "-o", "{cache}/runner", "."]     run in the folder before the list
-    run       = ["{cache}/runner"]                default: ["{python}", "{folder}/runner.py"]
-    required  = true                              with CI=true, not being able to run it is a failure
+The order on one broker: each client's restarts under load; each client's list; then the broker is stopped and started
+once; each client's scenarios under "After a restart". One client at a time.
 
-`{cache}` is the client's folder under `.compat/` in the checkout, `{python}` its environment's interpreter. What a runner
-reads and prints is told at the head of `common.py`.
-
-A scenario's verdict is `ok`, `FAIL`, or `absent`: the client has no such feature and says why. On kbroker a scenario also
-fails when `seen` differs from what the same client saw on Apache Kafka, in this run (`--kafka`) or as written down in
-`<client>/kafka.json`. Exit status 1 if anything failed.
-
-The order on one broker: each client's restarts under load; each client's list; then the broker is stopped and started once;
-each client's scenarios under "After a restart".
+Owns: the brokers and runners it starts, and `.compat/logs/`. How a client is declared is told in `toolchains.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import queue
-import re
 import shutil
 import signal
 import socketserver
@@ -42,25 +30,22 @@ import sys
 import tempfile
 import threading
 import time
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-import wire  # noqa: E402
-from apache_kafka import CACHE, VERSION, ApacheKafka, Unavailable, find_or_fetch  # noqa: E402
-from kbroker_process import Kbroker  # noqa: E402
+import wire
+from apache_kafka import CACHE, VERSION, ApacheKafka, Unavailable, find_or_fetch
+from kbroker_process import Kbroker
+from toolchains import Client, at_hand, read_clients
+from verdicts import POWERLESS, Line, Lines, Results, Scenarios, counted, details, judge, line, read_scenarios, table
 
 SILENCE_SECONDS_MAX = 75.0  # a runner ends a scenario after 60 s itself
-INSTALL_SECONDS_MAX = 300
-POWERLESS = "no power over the broker"
-
-Line = dict[str, Any]  # what a runner prints for a scenario
-Results = dict[str, dict[str, Line]]  # client -> scenario -> line
+PHASE_SECONDS_MAX = 300.0  # for one client, so that a broker that answers nothing does not cost an hour
 
 
 class Broker(Protocol):
@@ -73,95 +58,82 @@ class Broker(Protocol):
     def kill(self) -> None: ...
 
 
-@dataclass(frozen=True)
-class Scenarios:
-    """The ids of the page, in its order; every client ends a phase before any begins the next."""
-
-    under_load: list[str]
-    main: list[str]
-    after_restart: list[str]
-
-    @property
-    def all(self) -> list[str]:
-        return self.under_load + self.main + self.after_restart
-
-    def only(self, wanted: list[str]) -> Scenarios:
-        phases = (self.under_load, self.main, self.after_restart)
-        return Scenarios(*([identifier for identifier in phase if identifier in wanted] for phase in phases))
-
-
-@dataclass
-class Client:
-    """One folder."""
-
-    name: str
-    title: str
-    folder: Path
-    needs: list[str] = field(default_factory=list)
-    packages: list[str] | None = None
-    build: list[str] | None = None
-    run: list[str] = field(default_factory=lambda: ["{python}", "{folder}/runner.py"])
-    required: bool = False
-
-    @property
-    def cache(self) -> Path:
-        return CACHE / self.name
-
-    @property
-    def recorded_file(self) -> Path:
-        return self.folder / "kafka.json"
-
-    def recorded(self) -> dict[str, Line]:
-        """What this client saw on Apache Kafka when it was last written down."""
-        if not self.recorded_file.exists():
-            return {}
-        found: dict[str, Line] = json.loads(self.recorded_file.read_text())["scenarios"]
-        return found
-
-
-class Missing(Exception):
-    """A client cannot run here; the message says why."""
-
-
-# ---- The run ---------------------------------------------------------------------------------------------------------
-
-
 def main() -> int:
     options = arguments()
     scenarios = read_scenarios((HERE / "scenarios.md").read_text())
     if options.only:
-        scenarios = scenarios.only(options.only.split(","))
+        scenarios = scenarios.only(options.only)
     clients, skipped = at_hand(read_clients(HERE, options.clients))
     outcomes: dict[str, Results] = {}
     for label, broker in brokers(options):
         print(f"{label} at {broker.bootstrap}", file=sys.stderr)
-        outcomes[label] = on_broker(broker, clients, scenarios, powerless=label == options.target)
-    wanted = references(clients, outcomes.get("kafka"))
-    for label, results in outcomes.items():
-        if label != "kafka":
-            compare(results, wanted)
-    return conclude(options, clients, skipped, scenarios, outcomes)
+        outcomes[label] = on_broker(broker, clients, scenarios)
+    if options.record:
+        for client in clients:
+            client.record(outcomes["kafka"][client.name])
+    if options.json:
+        Path(options.json).write_text(json.dumps(outcomes, indent=1, ensure_ascii=False) + "\n")
+    columns = judged(clients, outcomes)
+    print(table(scenarios.all, columns), details(columns), sep="\n\n")
+    return conclude(columns, skipped)
 
 
 def arguments() -> argparse.Namespace:
+    def names(text: str) -> list[str]:
+        return text.split(",")
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", metavar="HOST:PORT", help="a running broker")
-    parser.add_argument("--clients", help="folders, comma separated; default: all")
-    parser.add_argument("--only", help="scenario ids, comma separated; default: all")
+    parser.add_argument("--clients", type=names, default=[], help="folders, comma separated; default: all")
+    parser.add_argument("--only", type=names, default=[], help="scenario ids, comma separated; default: all")
     parser.add_argument("--kafka", action="store_true", help=f"also start Apache Kafka {VERSION}")
     parser.add_argument("--no-kbroker", action="store_true", help="do not start kbroker")
-    parser.add_argument("--record", action="store_true", help="write down what was seen on Apache Kafka")
+    parser.add_argument("--record", action="store_true", help="write down what is seen on Apache Kafka (with --kafka)")
     parser.add_argument("--json", metavar="FILE", help="write everything that was seen")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.record and not options.kafka:
+        parser.error("--record writes down what is seen on Apache Kafka: it needs --kafka")
+    return options
 
 
-@contextmanager
-def scratch() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="compat-"))
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+def judged(clients: list[Client], outcomes: dict[str, Results]) -> Results:
+    """A column per client and broker, judged by what the client saw on Apache Kafka: in this run, else as written down."""
+    columns: Results = {}
+    for client in clients:
+        there = outcomes["kafka"][client.name] if "kafka" in outcomes else client.recorded()
+        for label, results in outcomes.items():
+            title = client.title + (f" @{label}" if len(outcomes) > 1 else "")
+            lines = results[client.name]
+            columns[title] = {identifier: judge(found, there.get(identifier)) for identifier, found in lines.items()}
+    return columns
+
+
+def conclude(columns: Results, skipped: list[tuple[Client, str]]) -> int:
+    """What was left out, the count, the exit status."""
+    missing = [client for client, _ in skipped if client.required and os.environ.get("CI") == "true"]
+    for client, reason in skipped:
+        print(f"{'FAIL, could not run' if client in missing else 'skipped'}: {client.title}: {reason}")
+    passed, failed, absent = counted(found for lines in columns.values() for found in lines.values())
+    print(f"\ncompat: {passed} passed, {failed + len(missing)} failed, {absent} skipped")
+    return 1 if failed or missing else 0
+
+
+# ---- Brokers ---------------------------------------------------------------------------------------------------------
+
+
+class Foreign:
+    """A broker that somebody else runs."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self.bootstrap = bootstrap
+
+    def start(self) -> float:
+        raise RuntimeError(POWERLESS)
+
+    def stop(self) -> None:
+        raise RuntimeError(POWERLESS)
+
+    kill = stop
 
 
 def brokers(options: argparse.Namespace) -> Iterator[tuple[str, Broker]]:
@@ -183,42 +155,17 @@ def running(label: str, broker: Kbroker | ApacheKafka) -> Iterator[tuple[str, Br
     broker.start()
     try:
         yield label, broker
-        broker.stop()
     finally:
         broker.kill()
 
 
-class Foreign:
-    """A broker that somebody else runs."""
-
-    def __init__(self, bootstrap: str) -> None:
-        self.bootstrap = bootstrap
-
-    def start(self) -> float:
-        return 0.0
-
-    def stop(self) -> None:
-        pass
-
-    kill = stop
-
-
-def on_broker(broker: Broker, clients: list[Client], scenarios: Scenarios, powerless: bool) -> Results:
-    """Restarts under load for every client, every client's list, a restart, every client's scenarios after it."""
-    mark = f"{int(time.time()) % 1_000_000:06}"
-    results: Results = {client.name: {} for client in clients}
-    with scratch() as states, control(broker) as address:
-        for phase in (scenarios.under_load, scenarios.main, scenarios.after_restart):
-            if phase is scenarios.after_restart and phase and not powerless:
-                broker.stop()
-                broker.start()
-            for client in clients:
-                work = Work(client, broker.bootstrap, f"{client.name}-{mark}-", states, None if powerless else address)
-                if powerless and phase is not scenarios.main:
-                    results[client.name].update({i: line(i, "absent", POWERLESS) for i in phase})
-                elif phase:
-                    results[client.name].update(carry_out(work, phase))
-    return results
+@contextmanager
+def scratch() -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="compat-"))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager
@@ -227,16 +174,8 @@ def control(broker: Broker) -> Iterator[str]:
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
-            how = {b"kill9": broker.kill, b"restart": broker.stop}.get(self.rfile.readline().strip())
-            if how is None:
-                self.wfile.write(b"say kill9 or restart\n")
-                return
-            try:
-                how()
-                broker.start()
-                self.wfile.write(b"ok\n")
-            except Exception as problem:
-                self.wfile.write(f"{problem}\n".encode())
+            asked = self.rfile.readline().strip().decode()
+            self.wfile.write(f"{again(broker, kill=asked == 'kill9') or 'ok'}\n".encode())
 
     with socketserver.TCPServer(("127.0.0.1", wire.free_port()), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -246,7 +185,17 @@ def control(broker: Broker) -> Iterator[str]:
             server.shutdown()
 
 
-# ---- One client ------------------------------------------------------------------------------------------------------
+def again(broker: Broker, kill: bool) -> str | None:
+    """Stop or kill the broker and start it; what went wrong."""
+    try:
+        broker.kill() if kill else broker.stop()
+        broker.start()
+    except Exception as problem:
+        return f"the broker did not come back: {problem}"
+    return None
+
+
+# ---- Runners ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -272,32 +221,67 @@ class Work:
         }
 
 
-def carry_out(work: Work, wanted: list[str]) -> dict[str, Line]:
+def on_broker(broker: Broker, clients: list[Client], scenarios: Scenarios) -> Results:
+    """Every client through every phase."""
+    mark = f"{int(time.time()) % 1_000_000:06}"
+    powerless = isinstance(broker, Foreign)
+    results: Results = {client.name: {} for client in clients}
+    with scratch() as states, control(broker) as address:
+        works = [
+            Work(client, broker.bootstrap, f"{client.name}-{mark}-", states, None if powerless else address)
+            for client in clients
+        ]
+        for phase in (scenarios.under_load, scenarios.main, scenarios.after_restart):
+            restarts = phase is scenarios.after_restart and phase and not powerless
+            trouble = again(broker, kill=False) if restarts else None
+            for work in works:
+                if powerless and phase is not scenarios.main:
+                    found = {identifier: line(identifier, "absent", POWERLESS) for identifier in phase}
+                else:
+                    found = carry_out(work, phase, trouble)
+                results[work.client.name].update(found)
+    return results
+
+
+def carry_out(work: Work, wanted: list[str], trouble: str | None) -> Lines:
     """The wanted scenarios; a runner that hangs or dies loses the one it was at and is started again for the rest."""
-    found: dict[str, Line] = {}
-    rest = list(wanted)
+    found: Lines = {}
+    rest, deadline = list(wanted), time.monotonic() + PHASE_SECONDS_MAX
     while rest:
-        lines, trouble = run_once(work, rest)
-        found |= {each["scenario"]: each for each in lines if each["scenario"] in rest}
-        rest = unreported(rest, found)
-        if rest and trouble:
-            found[rest[0]] = line(rest[0], "fail", trouble)
-            rest = rest[1:]
-        elif rest:
-            found |= {identifier: line(identifier, "fail", "missing: no line from the runner") for identifier in rest}
-            rest = []
-    print(f"  {work.client.title}: {summary(found.values())}", file=sys.stderr)
+        if trouble is None and not serves(work.bootstrap):
+            trouble = "the broker does not answer"
+        if trouble is None and time.monotonic() > deadline:
+            trouble = f"the client's {PHASE_SECONDS_MAX:.0f} s for these scenarios were over"
+        if trouble:
+            found |= {identifier: line(identifier, "fail", trouble) for identifier in rest}
+            break
+        lines, accident = run_once(work, rest, deadline)
+        found |= {each["scenario"]: each for each in lines if each.get("scenario") in rest}
+        rest = [identifier for identifier in rest if identifier not in found]
+        if rest:
+            lost = rest[:1] if accident else rest
+            found |= {each: line(each, "fail", accident or "missing: no line from the runner") for each in lost}
+            rest = rest[len(lost) :]
+    if wanted:
+        passed, failed, absent = counted(found.values())
+        print(f"  {work.client.title}: {passed} passed, {failed} failed, {absent} absent", file=sys.stderr)
     return found
 
 
-def run_once(work: Work, wanted: list[str]) -> tuple[list[Line], str | None]:
+def serves(bootstrap: str) -> bool:
+    try:
+        return bool(wire.broker_ids(bootstrap))
+    except (OSError, IndexError, ValueError):
+        return False
+
+
+def run_once(work: Work, wanted: list[str], deadline: float) -> tuple[list[Line], str | None]:
     """Start the runner; its lines, and what went wrong with it if it hung or died."""
-    command = expand(work.client.run, work.client)
-    log_name = CACHE / "logs" / f"{work.client.name}.log"
-    log_name.parent.mkdir(parents=True, exist_ok=True)
-    with log_name.open("ab") as log:
+    log_file = CACHE / "logs" / f"{work.client.name}.log"
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    with log_file.open("ab") as log:
         process = subprocess.Popen(
-            command,
+            work.client.expand(work.client.run),
             env=work.environment(wanted),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -306,20 +290,18 @@ def run_once(work: Work, wanted: list[str]) -> tuple[list[Line], str | None]:
         )
     lines: list[Line] = []
     try:
-        for text in spoken(process):
-            if text is None:
-                return lines, f"no word for {SILENCE_SECONDS_MAX:.0f} s; {log_name}"
+        for text in spoken(process, deadline):
             lines.append(json.loads(text))
         code = process.wait(10)
-        return lines, f"the runner ended with status {code}; {log_name}" if code else None
-    except (ValueError, subprocess.TimeoutExpired) as problem:
-        return lines, f"the runner: {problem}"
+        return lines, f"the runner ended with status {code}, see {log_file}" if code else None
+    except (ValueError, TimeoutError, subprocess.TimeoutExpired) as problem:
+        return lines, f"the runner: {problem}, see {log_file}"
     finally:
         end_session(process)
 
 
-def spoken(process: subprocess.Popen[bytes]) -> Iterator[str | None]:
-    """The lines of the process as they come; None when it is silent for too long."""
+def spoken(process: subprocess.Popen[bytes], deadline: float) -> Iterator[bytes]:
+    """The lines of the process as they come; TimeoutError when it is silent for too long."""
     heard: queue.Queue[bytes | None] = queue.Queue()
 
     def listen() -> None:
@@ -330,14 +312,13 @@ def spoken(process: subprocess.Popen[bytes]) -> Iterator[str | None]:
     threading.Thread(target=listen, daemon=True).start()
     while True:
         try:
-            text = heard.get(timeout=SILENCE_SECONDS_MAX)
+            text = heard.get(timeout=max(1.0, min(SILENCE_SECONDS_MAX, deadline - time.monotonic())))
         except queue.Empty:
-            yield None
-            return
+            raise TimeoutError("no further word") from None
         if text is None:
             return
         if text.strip():
-            yield text.decode()
+            yield text
 
 
 def end_session(process: subprocess.Popen[bytes]) -> None:
@@ -347,203 +328,6 @@ def end_session(process: subprocess.Popen[bytes]) -> None:
     except ProcessLookupError:
         pass
     process.wait(10)
-
-
-def unreported(wanted: list[str], found: dict[str, Line]) -> list[str]:
-    return [identifier for identifier in wanted if identifier not in found]
-
-
-def line(identifier: str, result: str, why: str) -> Line:
-    return {"scenario": identifier, "result": result, "why": why}
-
-
-# ---- Clients at hand -------------------------------------------------------------------------------------------------
-
-
-def read_clients(folder: Path, wanted: str | None) -> list[Client]:
-    names = wanted.split(",") if wanted else sorted(path.parent.name for path in folder.glob("*/client.toml"))
-    return [
-        Client(name=name, folder=folder / name, **tomllib.loads((folder / name / "client.toml").read_text()))
-        for name in names
-    ]
-
-
-def at_hand(clients: list[Client]) -> tuple[list[Client], dict[str, tuple[Client, str]]]:
-    """The clients that can run here; the others with the reason."""
-    ready, skipped = [], {}
-    for client in clients:
-        try:
-            prepare(client)
-            ready.append(client)
-        except Missing as reason:
-            skipped[client.name] = (client, str(reason))
-    return ready, skipped
-
-
-def prepare(client: Client) -> None:
-    for program in client.needs:
-        if shutil.which(program) is None:
-            raise Missing(f"no `{program}` on this machine")
-    client.cache.mkdir(parents=True, exist_ok=True)
-    if client.packages and not environment(client).exists():
-        install(client)
-    if client.build:
-        execute(expand(client.build, client), client.folder)
-
-
-def environment(client: Client) -> Path:
-    """The client's Python environment; another list of packages or another Python is another environment."""
-    facts = json.dumps([client.packages, sys.version_info[:2], sys.prefix])
-    return client.cache / f"env-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
-
-
-def install(client: Client) -> None:
-    """Make the environment under another name first, so that it is either there and whole or not there."""
-    place, draft = environment(client), client.cache / "env-new"
-    shutil.rmtree(draft, ignore_errors=True)
-    packages = client.packages or []
-    if uv := shutil.which("uv"):
-        execute([uv, "venv", "-q", "--python", sys.executable, str(draft)], client.cache)
-        execute([uv, "pip", "install", "-q", "--python", str(draft / "bin" / "python"), *packages], client.cache)
-    else:
-        execute([sys.executable, "-m", "venv", str(draft)], client.cache)
-        pip = [str(draft / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        execute([*pip, *packages], client.cache)
-    draft.rename(place)
-
-
-def execute(command: list[str], folder: Path) -> None:
-    try:
-        done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_SECONDS_MAX, stdin=subprocess.DEVNULL
-        )
-    except subprocess.TimeoutExpired:
-        raise Missing(f"`{Path(command[0]).name}` took more than {INSTALL_SECONDS_MAX} s") from None
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise Missing(f"`{' '.join([Path(command[0]).name, *command[1:4]])} …`: {said[-1] if said else 'failed'}")
-
-
-def expand(command: list[str], client: Client) -> list[str]:
-    python = environment(client) / "bin" / "python" if client.packages else Path(sys.executable)
-    return [part.format(python=python, folder=client.folder, cache=client.cache) for part in command]
-
-
-# ---- What was seen ---------------------------------------------------------------------------------------------------
-
-
-def read_scenarios(page: str) -> Scenarios:
-    """The ids: headings such as "### `tombstone`". Two sections are phases of their own."""
-    phases: dict[str, list[str]] = {"Restart under load": [], "After a restart": [], "": []}
-    phase = phases[""]
-    for heading in re.findall(r"^(## .+|### `[a-z0-9-]+`)$", page, re.MULTILINE):
-        if heading.startswith("## "):
-            phase = phases.get(heading[3:], phases[""])
-        else:
-            phase.append(heading[5:-1])
-    return Scenarios(phases["Restart under load"], phases[""], phases["After a restart"])
-
-
-def references(clients: list[Client], live: Results | None) -> Results:
-    """What each client saw on Apache Kafka: in this run, else as written down."""
-    return {client.name: (live or {}).get(client.name) or client.recorded() for client in clients}
-
-
-def compare(results: Results, wanted: Results) -> None:
-    """Turn `ok` into `fail` where the client saw something else on Apache Kafka, and `absent` where it was `ok` there."""
-    for client, lines in results.items():
-        for identifier, found in lines.items():
-            there = wanted.get(client, {}).get(identifier)
-            if there is None or found["result"] == "fail" or there["result"] == "fail":
-                continue
-            if found.get("why") == POWERLESS:
-                continue
-            if found["result"] != there["result"]:
-                found.update(result="fail", why=f"{found['result']}, but on Apache Kafka {there['result']}")
-            elif difference := differing(found.get("seen") or {}, there.get("seen") or {}):
-                found.update(result="fail", why=f"seen otherwise than on Apache Kafka: {difference}")
-
-
-def differing(here: dict[str, Any], there: dict[str, Any], at: str = "") -> str:
-    """The differing facts of two `seen`, in words."""
-    parts = []
-    for name in dict.fromkeys([*there, *here]):
-        mine, its = here.get(name, "nothing"), there.get(name, "nothing")
-        if isinstance(mine, dict) and isinstance(its, dict):
-            parts.append(differing(mine, its, f"{at}{name} / "))
-        elif mine != its:
-            parts.append(f"{at}{name}: {json.dumps(mine, ensure_ascii=False)}, there {json.dumps(its, ensure_ascii=False)}")
-    return "; ".join(part for part in parts if part)
-
-
-def record(clients: list[Client], results: Results) -> None:
-    """Write down what was seen on Apache Kafka, beside each runner."""
-    for client in clients:
-        kept = {**client.recorded()}
-        for identifier, found in results[client.name].items():
-            kept[identifier] = {name: found[name] for name in ("result", "seen", "why") if name in found}
-        page = {"kafka": VERSION, "packages": client.packages, "scenarios": kept}
-        client.recorded_file.write_text(json.dumps(page, indent=1, ensure_ascii=False) + "\n")
-
-
-def conclude(
-    options: argparse.Namespace,
-    clients: list[Client],
-    skipped: dict[str, tuple[Client, str]],
-    scenarios: Scenarios,
-    outcomes: dict[str, Results],
-) -> int:
-    """Print the table and what is to be said to it; the exit status."""
-    columns = {
-        client.title + (f" @{label}" if len(outcomes) > 1 else ""): results[client.name]
-        for client in clients
-        for label, results in outcomes.items()
-    }
-    if options.json:
-        Path(options.json).write_text(json.dumps(outcomes, indent=1, ensure_ascii=False) + "\n")
-    if options.record and "kafka" in outcomes:
-        record(clients, outcomes["kafka"])
-    print(table(scenarios.all, columns))
-    print(details(columns))
-    in_ci = os.environ.get("CI") == "true"
-    lacking = [client for client, _ in skipped.values() if client.required and in_ci]
-    for client, reason in skipped.values():
-        print(f"{'MISSING' if client in lacking else 'skipped'}: {client.title}: {reason}")
-    return closing([each for lines in columns.values() for each in lines.values()], len(lacking), bool(columns))
-
-
-def table(identifiers: list[str], columns: dict[str, dict[str, Line]]) -> str:
-    """Rows are scenarios, columns are clients."""
-    words = {"ok": "ok", "fail": "FAIL", "absent": "absent"}
-    rows = [["scenario", *columns]]
-    for identifier in identifiers:
-        rows.append([identifier, *(words[lines[identifier]["result"]] if identifier in lines else "FAIL" for lines in columns.values())])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-
-
-def details(columns: dict[str, dict[str, Line]]) -> str:
-    """Why scenarios failed, and, once per reason, why they are absent."""
-    failed, absent = [], {}
-    for title, lines in columns.items():
-        for identifier, found in lines.items():
-            if found["result"] == "fail":
-                failed.append(f"FAIL {title}: {identifier}: {found.get('why', '')}")
-            elif found["result"] == "absent":
-                absent.setdefault(f"{title}: {found.get('why', '')}", []).append(identifier)
-    return "\n".join(["", *(f"absent, {why} ({', '.join(names)})" for why, names in absent.items()), *failed, ""])
-
-
-def summary(lines: Any) -> str:
-    results = [each["result"] for each in lines]
-    return f"{results.count('ok')} passed, {results.count('fail')} failed, {results.count('absent')} absent"
-
-
-def closing(lines: list[Line], lacking: int, ran: bool) -> int:
-    results = [each["result"] for each in lines]
-    failed = results.count("fail") + lacking
-    print(f"compat: {results.count('ok')} passed, {failed} failed, {results.count('absent')} skipped")
-    return 1 if failed or not ran else 0
 
 
 if __name__ == "__main__":

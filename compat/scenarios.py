@@ -460,7 +460,7 @@ def offsets(run: Run) -> Seen:
 @scenario("offsets-by-time")
 def offsets_by_time(run: Run) -> Seen:
     topic, base = run.topic("hourly", retention_ms="-1"), 1_700_000_000_000
-    run.client.produce(topic, [Message(b"hour %d" % i, timestamp=base + i * HOUR) for i in range(10)], batch_bytes=1)
+    run.client.produce(topic, [Message(b"hour %d" % i, timestamp=base + i * HOUR) for i in range(10)])
     wanted = {"before all": -1, "first": 0, "a little later": 1, "an exact one": 5 * HOUR, "last": 9 * HOUR}
     found = {name: run.client.offset(topic, 0, base + shift) for name, shift in wanted.items()}
     found["after all"] = run.client.offset(topic, 0, base + 9 * HOUR + 1)

@@ -17,6 +17,7 @@ from brokers import Broker, Failed, Sample, Scale, load
 
 Measure = Callable[[Broker, Scale], Sample]
 
+
 def traffic(mode: str, **flags: object) -> Measure:
     """A run of the load generator; each kind of traffic has a topic of its own."""
     topic = "-".join([mode, *(str(value) for value in flags.values())])

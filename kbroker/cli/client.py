@@ -16,6 +16,7 @@ from kbroker.cli.errors import Failed, Misconfigured, Unreachable
 
 CONNECT_TIMEOUT_S = 3.0
 ANSWER_TIMEOUT_MS = 10_000
+BATCH_BYTES_MAX = 1 << 30  # decompressed
 _DEFAULT_PORT = 9092
 
 # Names of the Java client and librdkafka whose kafka-python name is not simply the same with underscores.
@@ -97,11 +98,13 @@ def consumer(connection: Connection, **settings: Any) -> Iterator[Any]:
 
 def error_text(code: int, message: str | None = None) -> str:
     """An error code for people: Kafka's name for it, and what the broker said."""
-    from kafka.errors import for_code
+    from kafka_wire.errors import ErrorCode
 
-    kind = for_code(code)
-    name = getattr(kind, "message", kind.__name__)
-    return f"{name}: {message or getattr(kind, 'description', '') or 'no details'}"
+    try:
+        known = ErrorCode(code)
+    except ValueError:
+        return f"error {code}: {message or 'unknown to this version'}"
+    return f"{known.name}: {message or known.text}"
 
 
 def check_code(code: int, what: str, message: str | None = None) -> None:
@@ -153,6 +156,7 @@ def _clear_errors(connection: Connection) -> Iterator[None]:
     except ImportError:
         raise Failed("this command needs kafka-python: pip install 'kbroker[cli]'") from None
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters comes as an exception
+    _lend_codecs()
     if not any(name in connection.properties for name in ("proxy_url", "socks5_proxy")):
         _knock(connection.servers)
     try:
@@ -163,14 +167,30 @@ def _clear_errors(connection: Connection) -> Iterator[None]:
         raise Failed(f"no answer in time: {error}") from None
     except errors.BrokerResponseError as error:
         raise Failed(error_text(error.errno, ", ".join(map(str, error.args)))) from None
+    except errors.KafkaConfigurationError as error:
+        raise Misconfigured(f"{', '.join(map(str, error.args))} (see -X and --command-config)") from None
     except errors.KafkaError as error:
         raise Failed(f"{type(error).__name__}: {error}") from None
+
+
+def _lend_codecs() -> None:
+    """Give kafka-python our codecs where it has none: it wants three more packages to read a compressed topic."""
+    import kafka.codec
+    import kafka.record.default_records as batches
+
+    from kafka_wire.compression import compress, decompress
+
+    for number, name in ((2, "snappy"), (3, "lz4"), (4, "zstd")):
+        if not getattr(kafka.codec, f"has_{name}")():
+            setattr(kafka.codec, name, "kafka_wire")  # has_<name>() asks whether this is None
+            setattr(batches, f"{name}_encode", functools.partial(compress, number))
+            setattr(batches, f"{name}_decode", functools.partial(decompress, number, max_bytes=BATCH_BYTES_MAX))
 
 
 def _made(client: Callable[..., Any], settings: Mapping[str, Any]) -> Any:
     try:
         return client(**settings)
-    except (AssertionError, ValueError, TypeError) as error:  # a property that does not exist, or cannot be so
+    except (AssertionError, ValueError, TypeError, RuntimeError) as error:  # a property it refuses
         raise Misconfigured(f"{error} (see -X and --command-config)") from None
 
 

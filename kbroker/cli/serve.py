@@ -121,11 +121,11 @@ def why(error: BaseException) -> str | None:
     if isinstance(error, AddressInUse):
         return f"{error}. Another port: kbroker --listen 127.0.0.1:0"
     if isinstance(error, DirectoryLocked):
-        return f"the data directory {error}. Another directory: kbroker --data-dir DIR"
+        return f"the data directory is in use by {error.holder}. Another directory: kbroker --data-dir DIR"
     if isinstance(error, ConfigError | StartFailed):
         return str(error)
     if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror or error}"
+        return f"cannot use {error.filename}: {error.strerror}" if error.filename else f"{error.strerror or error}"
     return None
 
 

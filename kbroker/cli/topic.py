@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from kbroker.cli.tables import format_option, json_text, plural, table
 
 TOPIC_ALREADY_EXISTS = 36
 UNKNOWN_TOPIC_OR_PARTITION = 3
+_ERROR_PREFIX = r"^\[Error \d+\] \w+: "  # kafka-python's, before what the broker said
 
 topic = LazyGroup(
     name="topic",
@@ -131,8 +133,8 @@ def alter(
             _alter_configs(client, name, changes)
         if partitions is not None:
             answer = client.create_partitions({name: partitions}, raise_errors=False)
-            for result in answer["results"]:
-                check_code(result["error_code"], name, result["error_message"])
+            for result in answer.results:
+                check_code(result.error_code, name, result.error_message)
     done = [*(f"{key}={value}" for key, (_, value) in changes.items() if value is not None)]
     done += [f"{key} back to its default" for key in removed]
     done += [plural(partitions, "partition")] if partitions is not None else []
@@ -163,7 +165,7 @@ def _alter_configs(client: Any, name: str, changes: Mapping[str, tuple[str, str 
     answer = client.alter_configs([ConfigResource("TOPIC", name, dict(changes))], raise_on_unknown=False)
     result = answer["topic"][name]
     if result != "OK":
-        raise Failed(f"{name}: {result}")
+        raise Failed(f"{name}: {re.sub(_ERROR_PREFIX, '', result)}")
 
 
 def _description(client: Any, found: Mapping[str, Any], all_configs: bool) -> dict[str, Any]:

@@ -355,6 +355,7 @@ def changes(old: ClusterImage, new: ClusterImage) -> Changes:
             pairs = zip(before.partitions, after.partitions, strict=False)
             changed += [(after, now) for was, now in pairs if was is not now and was != now]
             added += [(after, partition) for partition in after.partitions[len(before.partitions) :]]
+            removed += [(before, partition) for partition in before.partitions[len(after.partitions) :]]
             if before.configs != after.configs:
                 configured.append(after)
     names = sorted(old.broker_configs.keys() | new.broker_configs.keys())

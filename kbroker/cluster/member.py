@@ -188,6 +188,10 @@ class Member:
         """Producer ids nobody else was or will be given (P4). Raises KafkaError REQUEST_TIMED_OUT."""
         return await self._admin.allocate_producer_ids(count)
 
+    async def reap_strays(self) -> None:
+        """Delete what changes that were never finished left in the store; the controller does so now and then."""
+        await self._admin.reap_strays()
+
     async def wait_applied(self, revision: int) -> None:
         """Until the change of this revision is visible wherever a client may ask; KafkaError REQUEST_TIMED_OUT if not.
 
@@ -345,7 +349,7 @@ class Member:
         while True:
             try:
                 if self.image.controller_id == self.broker.id:
-                    await self._admin.reap_strays()
+                    await self.reap_strays()
                     if compact_before > 0:
                         await self._store.compact(compact_before)
             except StoreError as error:

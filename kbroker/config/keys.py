@@ -146,13 +146,17 @@ def range_text(key: ConfigKey) -> str:
     """The allowed range, to be put behind other words: ", 0 to 1", or nothing."""
     low, high = key.low, key.high
     if low is not None and high is not None:
-        return f", {low:g} to {high:g}"
+        return f", {_number(low)} to {_number(high)}"
     if low is not None:
-        return f", at least {low:g}"
+        return f", at least {_number(low)}"
     if key.type in _RANGE_OF_TYPE and not key.choices:
         least, greatest = _RANGE_OF_TYPE[key.type]
         return f", {least} to {greatest}"
     return ""
+
+
+def _number(bound: float) -> str:
+    return str(int(bound)) if bound == int(bound) else str(bound)
 
 
 def _parse_bool(key: ConfigKey, text: str) -> Value:

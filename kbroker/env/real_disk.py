@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import sys
 import threading
@@ -234,8 +235,6 @@ class RealDisk:
 
     def remove_tree(self, path: str) -> None:
         """Delete a directory with all it holds; an absent one is fine."""
-        import shutil  # not needed on the way to the first request
-
         try:
             shutil.rmtree(self._full(path))
         except FileNotFoundError:
@@ -251,14 +250,10 @@ class RealDisk:
 
     def free_bytes(self) -> int:
         """What the volume has left for us."""
-        import shutil
-
         return shutil.disk_usage(self.root).free
 
     def total_bytes(self) -> int:
         """The volume's size."""
-        import shutil
-
         return shutil.disk_usage(self.root).total
 
     def _full(self, path: str) -> str:

@@ -3,6 +3,7 @@
     clock       JumpClock drives a trio run without waiting; SteeredClock is an Env's clock with a lever per domain
     disk        MemoryDisk: power loss, full disks, failing calls (its state: volume)
     net         MemoryNetwork: latency, cuts, resets, fragments
+    broker      memory_broker(): a whole broker on these
     world       simulate(): nodes on such disks and such a network, decided by one seed (scheduler: trio's part in it)
     client      a bare Kafka client
 

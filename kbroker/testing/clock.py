@@ -70,10 +70,11 @@ def _stuck() -> None:
 class SteeredClock:
     """A Clock for an Env: follows the clock of the trio run, and jumps in one domain when told to.
 
-    epoch_ms: data time when the run's clock shows origin. drift: seconds that pass here in one of the run's.
+    epoch_ms: data time when the run's clock shows origin; origin: when it is first asked, if not given. drift: seconds
+    that pass here in one of the run's.
     """
 
-    def __init__(self, *, epoch_ms: int = EPOCH_MS, origin: float = 0.0, drift: float = 1.0) -> None:
+    def __init__(self, *, epoch_ms: int = EPOCH_MS, origin: float | None = None, drift: float = 1.0) -> None:
         self.epoch_ms = epoch_ms
         self.origin = origin
         self.drift = drift
@@ -102,4 +103,7 @@ class SteeredClock:
         self._liveness_ahead += seconds
 
     def _elapsed(self) -> float:
-        return (trio.current_time() - self.origin) * self.drift
+        now = trio.current_time()
+        if self.origin is None:
+            self.origin = now
+        return (now - self.origin) * self.drift

@@ -166,7 +166,7 @@ class Node:
     def __init__(self, world: World, name: str, drift: float) -> None:
         self.world = world
         self.name = name
-        self.clock = SteeredClock(drift=drift)  # data and liveness time; jump them at will
+        self.clock = SteeredClock(origin=0.0, drift=drift)  # data and liveness time; jump them at will
         self.volume = Volume(world.random(f"disk/{name}"), now_ms=self.clock.data_ms, trace=partial(world.trace, name))
         self.process: Process | None = None  # the live one
         self.processes = 0

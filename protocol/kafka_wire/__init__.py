@@ -2,6 +2,7 @@
 
     primitives                varints, CRC-32C
     schema, codegen           a message is an annotated class; its codec is compiled per version, on first use
+    source decoding encoding  how codegen writes a codec
     errors, api               error codes; keys to classes, header versions
     frames                    a byte stream to frames to requests; responses to bytes
     records, compression      record batches and their codecs

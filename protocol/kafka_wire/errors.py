@@ -19,7 +19,7 @@ class ErrorCode(IntEnum):
     text: str  # what Kafka answers as error message when nothing better is known
     retriable: bool  # a client may send the same request again, perhaps after refreshing its metadata
 
-    def __new__(cls, code: int, text: str, retriable: bool = False) -> ErrorCode:
+    def __new__(cls, code: int, text: str = "", retriable: bool = False) -> ErrorCode:
         member = int.__new__(cls, code)
         member._value_ = code
         member.text = text

@@ -76,7 +76,7 @@ async def test_acks_0_failure_closes_the_connection() -> None:
             ErrorCode.INVALID_RECORD,
         ),
         (batch(b"x" * 2_000_000), ErrorCode.MESSAGE_TOO_LARGE),
-        (batch(b"a", transactional=True, producer_id=1, producer_epoch=0, base_sequence=0), ErrorCode.INVALID_TXN_STATE),
+        (batch(b"a", transactional=True, producer_id=1, producer_epoch=0), ErrorCode.INVALID_TXN_STATE),
     ],
     ids=["null", "empty", "two-batches", "cut", "crc", "control", "too-large", "transactional"],
 )
@@ -120,7 +120,7 @@ async def test_P1_a_retried_batch_is_acknowledged_with_its_first_offset() -> Non
         assert (await produce(client, gap)).error_code == ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
 
 
-async def test_log_append_time_is_answered() -> None:
+async def test_log_append_time_is_answered(autojump_clock: MockClock) -> None:
     config = {"log.message.timestamp.type": "LogAppendTime"}
     async with memory_broker(topics={"t": 1}, config=config) as broker, broker.client() as client:
         assert (await produce(client, batch(b"a"))).log_append_time_ms == broker.clock.data_ms()

@@ -14,6 +14,7 @@ from kbroker.cluster.member import BrokerRegistration, Member
 from kbroker.cluster.memory import MemoryStore
 from kbroker.cluster.sqlite import SqliteStore, open_sqlite
 from kbroker.cluster.store import Ambiguous, Guard, Op, TxnResult, Unavailable
+from kbroker.env import Clock
 
 T = TypeVar("T")
 PATIENCE_S = 20  # before a test that waits for something is given up
@@ -37,6 +38,10 @@ class HandClock:
         self._sleepers.append((self.now + seconds, event))
         await event.wait()
 
+    @property
+    def sleepers(self) -> int:
+        return len(self._sleepers)
+
     def advance(self, seconds: float) -> None:
         self.now += seconds
         for due, event in self._sleepers:
@@ -45,11 +50,17 @@ class HandClock:
         self._sleepers = [sleeper for sleeper in self._sleepers if sleeper[0] > self.now]
 
 
-class EagerClock(HandClock):
-    """Sleeping takes no time: for retries."""
+class RunClock:
+    """The clock of the trio run: for tests with autojump_clock."""
+
+    def data_ms(self) -> int:
+        return int(trio.current_time() * 1000)
+
+    def liveness(self) -> float:
+        return trio.current_time()
 
     async def sleep(self, seconds: float) -> None:
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(seconds)
 
 
 class SeededRng:
@@ -86,7 +97,7 @@ async def eventually(condition: Callable[[], bool]) -> None:
 class FaultyStore(MemoryStore):
     """A memory store that loses replies, refuses, or dies without a farewell, when told to."""
 
-    def __init__(self, clock: HandClock) -> None:
+    def __init__(self, clock: Clock) -> None:
         super().__init__(clock)
         self.lose_replies = 0  # of the next transactions, which happen
         self.lose_requests = 0  # the next transactions do not happen; nobody is told

@@ -339,4 +339,4 @@ def test_opening_takes_the_directory_for_what_it_holds() -> None:
     log = open_log(disk)
     append(log)
     assert disk.list_dir("orders-0") == ["00000000000000000000.log", "leader-epoch-checkpoint", "partition.metadata"]
-    assert TOPIC_ID == bytes(range(16))
+    assert bytes(range(16)) == TOPIC_ID

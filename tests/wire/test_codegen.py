@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire_samples import all_messages, sample
 
-from kafka_wire.codegen import OWN_PART_SIZE, decode, decoder, encode, encode_parts, encoder
+from kafka_wire.codegen import decode, decoder, encode, encode_parts, encoder
+from kafka_wire.encoding import OWN_PART_SIZE
 from kafka_wire.errors import ErrorCode, ProtocolError
 from kafka_wire.messages.metadata import ApiVersionsResponse, FinalizedFeatureKey, MetadataRequest, MetadataResponse
 from kafka_wire.messages.produce_fetch import (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import kafka.errors
 import pytest
@@ -30,6 +31,7 @@ def test_the_codes_are_kios() -> None:
 
 def test_the_codes_are_kafka_pythons() -> None:
     known = 0
+    cls: Any
     for cls in vars(kafka.errors).values():
         if isinstance(cls, type) and issubclass(cls, kafka.errors.BrokerResponseError) and cls.errno is not None:
             code = ErrorCode(cls.errno)

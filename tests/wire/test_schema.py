@@ -59,7 +59,8 @@ def test_the_constructor_takes_the_declared_names_only() -> None:
 def test_equality_is_by_content_and_class() -> None:
     assert Part(index=1) == Part(index=1, epoch=-1)
     assert Part(index=1) != Part(index=2)
-    assert Part(index=1) != (1, -1)
+    other: object = (1, -1)
+    assert Part(index=1) != other
     with pytest.raises(TypeError):
         hash(Part(index=1))
 

@@ -1,0 +1,202 @@
+"""What only the SQLite file has to show: several openers, kill -9, another boot, no store at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+from kbroker.cluster import sqlite
+from kbroker.cluster.store import Compacted, Guard, Put, Unavailable, load
+from tests.cluster.test_conformance import collect, put
+from tests.cluster.tools import PATIENCE_S, HandClock, MortalSqlite, eventually, sqlite_at
+
+ROOT = Path(__file__).parents[2]
+
+
+async def test_the_file_is_private_and_its_content_stays(tmp_path: Path, clock: HandClock) -> None:
+    path = tmp_path / "coord.db"
+    async with sqlite_at(path, clock) as store:
+        revision = await put(store, b"a", b"1")
+        store_id = (await store.info()).id
+        for file in tmp_path.iterdir():
+            assert file.stat().st_mode & 0o777 == 0o600, file
+    async with sqlite_at(path, clock) as store:
+        info = await store.info()
+        assert (info.id, info.revision) == (store_id, revision)
+        assert len(await collect(store, b"a", 1, 1)) == 1  # the history too
+
+
+async def test_no_database_is_an_error(tmp_path: Path, clock: HandClock) -> None:
+    (tmp_path / "coord.db").write_bytes(b"no database at all" * 100)
+    with pytest.raises(Unavailable):
+        async with sqlite_at(tmp_path / "coord.db", clock):
+            pass
+    with pytest.raises(Unavailable):
+        async with sqlite_at(tmp_path / "absent" / "coord.db", clock):
+            pass
+
+
+async def test_two_openers_see_each_others_changes(tmp_path: Path, clock: HandClock) -> None:
+    path = tmp_path / "coord.db"
+    async with sqlite_at(path, clock) as one, sqlite_at(path, clock) as two:
+        seen: list[bytes | None] = []
+
+        async def watch() -> None:
+            for batch in await collect(two, b"x/", 1, 40):
+                seen.extend(event.value for event in batch.events)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            for i in range(40):
+                store = one if i % 3 else two
+                await put(store, b"x/%d" % i, b"%d" % i)
+        assert seen == [b"%d" % i for i in range(40)]
+        entry = await one.get(b"x/0")
+        assert entry is not None
+        assert not (await two.txn([Guard(b"x/0", 0)], [Put(b"x/0", b"")])).succeeded
+        assert (await two.txn([Guard(b"x/0", entry.mod_revision)], [Put(b"x/0", b"")])).succeeded
+
+
+async def test_an_openers_dead_session_is_ended_by_another(tmp_path: Path, clock: HandClock) -> None:
+    path = tmp_path / "coord.db"
+    async with sqlite_at(path, clock) as one, sqlite_at(path, clock) as two:
+        lease = await one.grant(6)
+        revision = await put(one, b"s", b"x", lease=lease)
+        assert await two.get(b"s") is not None
+        clock.advance(6)
+        (batch,) = await collect(two, b"s", revision + 1, 1)
+        assert batch.events[0].value is None
+
+
+async def test_looks_often_only_while_another_has_a_session(tmp_path: Path, clock: HandClock) -> None:
+    path = tmp_path / "coord.db"
+    async with sqlite_at(path, clock, poll_s=0.5) as one, sqlite_at(path, clock, poll_s=0.5) as two:
+        await one.grant(6)
+        assert await one._tick() == 0.5
+        assert await two._tick() == sqlite.POLL_SHARED_S
+        clock.advance(7)
+        assert await two._tick() == 0.05
+        assert await two._tick() == 0.5
+
+
+async def test_another_boot_ends_every_session(tmp_path: Path, clock: HandClock) -> None:
+    path = tmp_path / "coord.db"
+    async with sqlite_at(path, clock) as store:
+        await put(store, b"s", b"x", lease=await store.grant(1e6))
+    async with sqlite_at(path, clock) as store:
+        assert await store.get(b"s") is not None
+    async with sqlite_at(path, clock, boot_id="boot-2") as store:
+        assert await store.get(b"s") is None
+
+
+async def test_sessions_of_a_clock_that_began_anew_are_over(tmp_path: Path, clock: HandClock) -> None:
+    path = tmp_path / "coord.db"
+    async with sqlite_at(path, clock, boot_id="") as store:
+        await put(store, b"s", b"x", lease=await store.grant(6))
+    clock.now = 1.0
+    async with sqlite_at(path, clock, boot_id="") as store:
+        assert await store.get(b"s") is None
+
+
+async def test_old_history_comes_from_the_file(
+    tmp_path: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "RECENT_MAX", 5)
+    path = tmp_path / "coord.db"
+    async with sqlite_at(path, clock) as one, sqlite_at(path, clock) as two:
+        for i in range(30):
+            await put(one, b"x/%02d" % i, b"")
+        batches = await collect(one, b"x/", 1, 30)
+        assert [event.mod_revision for batch in batches for event in batch.events] == list(range(1, 31))
+        assert (await two.info()).revision == 30  # fell behind by more than it keeps
+        assert sum(len(batch.events) for batch in await collect(two, b"x/", 3, 28)) == 28
+        await one.compact(20)
+        with pytest.raises(Compacted):
+            await collect(two, b"x/", 19, 1)
+        assert sum(len(batch.events) for batch in await collect(two, b"x/", 20, 11)) == 11
+
+
+async def test_a_busy_or_broken_file_is_unavailable(tmp_path: Path, clock: HandClock) -> None:
+    async with sqlite_at(tmp_path / "coord.db", clock) as store:
+        await put(store, b"a", b"1")
+        store._db.execute("alter table kv rename to hidden")
+        with pytest.raises(Unavailable):
+            await put(store, b"b", b"1")
+        store._db.execute("alter table hidden rename to kv")
+        assert (await store.info()).revision == 1
+        assert await put(store, b"b", b"1") == 2
+
+
+async def test_a_killed_openers_lease_outlives_it(tmp_path: Path, clock: HandClock) -> None:
+    path = tmp_path / "coord.db"
+    async with sqlite_at(path, clock) as store:
+        store.__class__ = MortalSqlite
+        async with store.session(6) as session:
+            await put(store, b"s", b"x", lease=session.id)
+            store.killed = True  # type: ignore[attr-defined]
+    async with sqlite_at(path, clock) as store:
+        assert await store.get(b"s") is not None
+        clock.advance(6)
+        async with store.session(6):
+            assert await store.get(b"s") is None
+
+
+WRITER = """
+import sys, trio
+from kbroker.cluster.store import Guard, Put
+from tests.cluster.tools import HandClock, sqlite_at
+
+async def main():
+    async with sqlite_at(sys.argv[1], HandClock()) as store:
+        n = 0
+        while True:
+            key = b"n/%06d" % n
+            if (await store.txn([Guard(key, 0)], [Put(key, b"x" * 100)])).succeeded:
+                print(n, flush=True)
+            n += 1
+
+trio.run(main)
+"""
+
+
+@pytest.mark.slow
+async def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path: Path, clock: HandClock) -> None:
+    path = tmp_path / "coord.db"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protocol'}"}
+    acknowledged = -1
+    for _ in range(2):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, env=environment, text=True
+        ) as writer:
+            assert writer.stdout is not None
+            for _ in range(150):
+                acknowledged = max(acknowledged, int(writer.stdout.readline()))
+            writer.send_signal(signal.SIGKILL)
+            acknowledged = max([acknowledged, *(int(line) for line in writer.stdout if line.endswith("\n"))])
+    async with sqlite_at(path, clock) as store:
+        assert store._db.execute("pragma integrity_check").fetchone() == ("ok",)
+        page = await load(store, b"n/")
+        assert len(page.entries) >= acknowledged + 1 >= 300 - 150
+        assert [entry.mod_revision for entry in page.entries] == list(range(1, len(page.entries) + 1))
+        assert page.revision == len(page.entries)
+
+
+async def test_transactions_that_arrive_together_share_a_commit(tmp_path: Path, clock: HandClock) -> None:
+    async with sqlite_at(tmp_path / "coord.db", clock) as store:
+        commits: list[str] = []
+        store._db.set_trace_callback(lambda sql: commits.append(sql) if sql.lower() == "commit" else None)
+        with trio.fail_after(PATIENCE_S):
+            async with trio.open_nursery() as nursery:
+                for i in range(50):
+                    nursery.start_soon(put, store, b"x/%d" % i, b"")
+        store._db.set_trace_callback(None)
+        assert (await store.info()).revision == 50
+        assert len(commits) <= 3
+        assert len({entry.mod_revision for entry in (await store.range(b"x/")).entries}) == 50
+        await eventually(lambda: store._feed.last == 50)

@@ -1,0 +1,124 @@
+"""The logic of `compat/`: ids and their functions agree, verdicts, the table, and a runner that dies."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+
+COMPAT = Path(__file__).resolve().parents[2] / "compat"
+sys.path.insert(0, str(COMPAT))
+import common
+import run as driver
+import scenarios as carried_out
+import wire
+from toolchains import Client, Missing, at_hand, read_clients
+from verdicts import POWERLESS, counted, details, differing, judge, read_scenarios, table
+
+PAGE = (COMPAT / "scenarios.md").read_text()
+
+
+def test_every_id_of_the_page_has_its_function_and_no_other_exists() -> None:
+    ids = read_scenarios(PAGE).all
+    assert len(set(ids)) == len(ids)
+    assert set(ids) == set(common.SCENARIOS)
+    assert carried_out.CODEC_IDS["zstd"] == 4
+
+
+def test_two_sections_are_phases_of_their_own() -> None:
+    page = "## Restart under load\n### `a`\n## Topics\n### `b`\n## After a restart\n### `c`\n## Later\n### `d`\n"
+    found = read_scenarios(page)
+    assert (found.under_load, found.main, found.after_restart) == (["a"], ["b", "d"], ["c"])
+    assert found.only(["c", "b"]).all == ["b", "c"]
+
+
+@pytest.mark.parametrize("client", read_clients(COMPAT, []), ids=lambda client: client.name)
+def test_every_client_has_written_down_what_it_saw_on_apache_kafka(client: Client) -> None:
+    recorded = client.recorded()
+    assert set(recorded) == set(read_scenarios(PAGE).all)
+    assert {line["result"] for line in recorded.values()} <= {"ok", "absent"}
+
+
+def ok(**seen: object) -> dict[str, object]:
+    return {"scenario": "s", "result": "ok", "seen": seen}
+
+
+def absent(why: str) -> dict[str, object]:
+    return {"scenario": "s", "result": "absent", "why": why}
+
+
+def test_what_is_seen_must_be_the_same_as_on_apache_kafka() -> None:
+    assert judge(ok(error="A"), ok(error="A"))["result"] == "ok"
+    assert judge(ok(error="A"), None)["result"] == "ok"
+    found = judge(ok(error="A"), ok(error="B"))
+    assert found["result"] == "fail"
+    assert 'error: "A", there "B"' in found["why"]
+
+
+def test_a_feature_that_only_this_broker_lacks_fails() -> None:
+    assert judge(absent("no codec"), ok())["result"] == "fail"
+    assert judge(absent("no admin"), absent("no admin"))["result"] == "absent"
+    assert judge(absent(POWERLESS), ok())["result"] == "absent"
+
+
+def test_differences_are_told_by_their_place() -> None:
+    assert differing({"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"x": 1, "y": 4}}) == 'a / y: 2, there 4; b: 3, there "nothing"'
+
+
+def test_the_table_shows_a_scenario_that_nobody_reported_as_failed() -> None:
+    columns = {"kcat": {"one": ok()}, "aiokafka": {"one": absent("why"), "two": {"result": "fail", "why": "boom"}}}
+    assert table(["one", "two"], columns).splitlines() == [
+        "scenario  kcat  aiokafka",
+        "one       ok    absent",
+        "two       FAIL  FAIL",
+    ]
+    assert details(columns) == "absent, aiokafka: why (one)\nFAIL aiokafka: two: boom"
+    assert counted(columns["aiokafka"].values()) == (0, 1, 1)
+
+
+def test_a_client_without_its_program_is_skipped_by_name(tmp_path: Path) -> None:
+    client = Client("c", tmp_path, "C", needs=["no-such-program"])
+    assert at_hand([client]) == ([], [(client, "no `no-such-program` on this machine")])
+    with pytest.raises(Missing):
+        client.prepare()
+
+
+RUNNER = """
+import json, os
+for name in os.environ["COMPAT_SCENARIOS"].split(","):
+    if name == "deadly": os._exit(3)
+    if name != "left-out": print(json.dumps({"scenario": name, "result": "ok"}), flush=True)
+"""
+
+
+def test_a_runner_that_dies_loses_one_scenario_and_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "serves", lambda bootstrap: True)
+    monkeypatch.setattr(driver, "CACHE", tmp_path)
+    runner = tmp_path / "runner.py"
+    runner.write_text(RUNNER)
+    client = Client("c", tmp_path, "C", run=[sys.executable, str(runner)])
+    work = driver.Work(client, "nowhere:1", "c-", tmp_path, None)
+    found = driver.carry_out(work, ["first", "deadly", "left-out", "last"], None)
+    assert {name: line["result"] for name, line in found.items()} == {
+        "first": "ok",
+        "deadly": "fail",
+        "last": "ok",
+        "left-out": "fail",
+    }
+    assert "status 3" in found["deadly"]["why"]
+    assert "missing" in found["left-out"]["why"]
+
+
+def test_a_broker_that_does_not_answer_fails_the_rest_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "serves", lambda bootstrap: False)
+    work = driver.Work(Client("c", tmp_path, "C"), "nowhere:1", "c-", tmp_path, None)
+    assert driver.carry_out(work, ["one"], None)["one"]["why"] == "the broker does not answer"
+
+
+def test_batch_headers_are_read_and_a_torn_tail_is_left_out() -> None:
+    header = struct.pack(">qiibIhiqqqhii", 7, 49, 0, 2, 0, 4 | 8, 1, 0, 0, 99, 0, 0, 2)
+    assert list(wire.split(header + header[:30])) == [wire.Batch(7, 1, 4, True, 99, 2)]

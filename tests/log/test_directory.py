@@ -1,0 +1,301 @@
+"""LogDirectory: the lock, how the last run ended, whose data it is (R13), checkpoints, duties in the background."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from kbroker.config import BrokerConfig, TopicConfig
+from kbroker.env import DirectoryLocked, Env
+from kbroker.log.checkpoints import read_topic_id
+from kbroker.log.directory import LogDirectory
+from kbroker.log.errors import CorruptLog, LogOffline
+from kbroker.log.log import PartitionLog
+from kbroker.log.recovery import Crash
+from kbroker.testing.disk import MemoryDisk
+from kbroker.watermark import Watermark
+from tests.log.tools import NOW, TOPIC_ID, StoppedClock, Worker, append, contents, fill, new_disk
+
+OTHER_ID = bytes(16)
+
+
+@dataclass
+class World:
+    disk: MemoryDisk = field(default_factory=new_disk)
+    clock: StoppedClock = field(default_factory=StoppedClock)
+    offload: Worker = field(default_factory=Worker)
+
+    def start(self) -> LogDirectory:
+        env = Env(self.clock, self.disk, None, None, self.offload)  # type: ignore[arg-type]
+        directory = LogDirectory(env, BrokerConfig())
+        directory.open()
+        return directory
+
+
+def orders(directory: LogDirectory, topic_id: bytes = TOPIC_ID, **config: int) -> PartitionLog:
+    return directory.log_for("orders", 0, topic_id, TopicConfig(**config))  # type: ignore[arg-type]
+
+
+async def test_how_the_last_run_ended() -> None:
+    world = World()
+    first = world.start()
+    assert first.crash is Crash.POWER, "nobody knows"
+    fill(orders(first), 3)
+    await first.close()
+    second = world.start()
+    assert second.crash is Crash.CLEAN
+    fill(orders(second), 3)
+    world.disk.kill()
+    third = world.start()
+    assert third.crash is Crash.PROCESS
+    assert len(contents(orders(third))) == 6
+    world.disk.power_loss()
+    assert world.start().crash is Crash.POWER
+
+
+async def test_a_start_that_is_interrupted_does_not_count_as_clean() -> None:
+    for seed in range(10):
+        world = World(new_disk(seed))
+        fill(orders(started := world.start()), 3)
+        await started.close()
+        assert world.start().crash is Crash.CLEAN
+        world.disk.power_loss()
+        assert world.start().crash is Crash.POWER
+
+
+async def test_a_directory_belongs_to_one_broker() -> None:
+    world = World()
+    first = world.start()
+    with pytest.raises(DirectoryLocked):
+        world.start()
+    await first.close()
+    world.start()
+
+
+def test_a_log_is_opened_once_and_takes_new_settings() -> None:
+    directory = World().start()
+    log = orders(directory)
+    assert orders(directory, retention_ms=5) is log and log.config.retention_ms == 5
+
+
+async def test_a_topic_without_records_survives_restarts() -> None:
+    world = World()
+    first = world.start()
+    assert orders(first).end.value == 0
+    assert read_topic_id(world.disk, "orders-0") == TOPIC_ID
+    await first.close()
+    second = world.start()
+    assert second.on_disk() == [("orders", 0, TOPIC_ID)]
+    assert append(orders(second)).base_offset == 0
+
+
+async def test_R13_data_of_another_topic_id_is_never_served_nor_thrown_away() -> None:
+    world = World()
+    first = world.start()
+    fill(orders(first), 5)
+    await first.close()
+    second = world.start()
+    log = orders(second, OTHER_ID)
+    assert log.end.value == 0 and contents(log) == []
+    append(log, b"new")
+    await second.close()
+    third = world.start()
+    assert contents(orders(third, OTHER_ID)) == [(0, b"new")]
+    assert [name for name in world.disk.list_dir("") if name.endswith("-stray")] != []
+
+
+def test_R13_data_without_a_legible_topic_id_is_not_served() -> None:
+    world = World()
+    fill(orders(world.start()), 5)
+    world.disk.kill()
+    world.disk.remove("orders-0/partition.metadata")
+    assert orders(world.start()).end.value == 0
+
+
+async def test_R13_a_recreated_topic_is_not_measured_by_the_old_recovery_point() -> None:
+    world = World()
+    first = world.start()
+    fill(orders(first), 50)
+    await first.close()
+    second = world.start()
+    second.remove("orders", 0)
+    fill(orders(second, OTHER_ID), 3)
+    world.disk.kill()
+    assert len(contents(orders(world.start(), OTHER_ID))) == 3
+    world.disk.power_loss()
+    assert orders(world.start(), OTHER_ID).end.value <= 3
+
+
+async def test_a_damaged_log_is_refused_and_the_others_are_served() -> None:
+    world = World()
+    first = world.start()
+    fill(orders(first), 5)
+    fill(first.log_for("orders", 1, TOPIC_ID, TopicConfig()), 5)
+    await first.close()
+    second = world.start()
+    orders(second)
+    world.disk.kill()
+    world.disk.open("orders-0/00000000000000000000.log").truncate(100)
+    third = world.start()
+    with pytest.raises(CorruptLog):
+        orders(third)
+    assert len(contents(third.log_for("orders", 1, TOPIC_ID, TopicConfig()))) == 5
+
+
+async def test_L2_an_offline_log_is_rescanned_when_asked_for_again() -> None:
+    """And what was not durable is written anew: the page cache would never write it again."""
+    world = World()
+    directory = world.start()
+    log = orders(directory)
+    fill(log, 5)
+    world.disk.fail("sync", "*.log")
+    with pytest.raises(LogOffline):
+        await log.flush(world.offload)
+    with pytest.raises(LogOffline):
+        await log.flush(world.offload)
+    with pytest.raises(LogOffline):
+        append(log)
+    again = orders(directory)
+    assert again is not log and len(contents(again)) == 5
+    await again.flush(world.offload)
+    assert again.flushed.value == 5
+    await directory.close()
+    world.disk.power_loss()
+    assert len(contents(orders(world.start()))) == 5
+
+
+async def test_a_close_that_fails_leaves_no_clean_marker() -> None:
+    world = World()
+    first = world.start()
+    fill(orders(first), 5)
+    world.disk.fail("sync", "*.log")
+    await first.close()
+    assert world.start().crash is Crash.PROCESS
+
+
+async def test_a_removed_partition_is_gone_at_once_and_its_files_later(autojump_clock: MockClock) -> None:
+    world = World()
+    directory = world.start()
+    log = orders(directory)
+    fill(log, 5)
+    (piece,) = log.read(0, 10**6, 5)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(directory.run)
+        directory.remove("orders", 0)
+        directory.remove("orders", 7)  # never was
+        assert log.offline is not None and orders(directory, OTHER_ID).end.value == 0
+        assert len(piece.read()) > 0, "a read under way goes on"
+        await trio.sleep(400)
+        assert [name for name in world.disk.list_dir("") if name.endswith("-delete")] != []
+        world.clock.now_ms += 60_001
+        await trio.sleep(400)
+        assert [name for name in world.disk.list_dir("") if name.endswith("-delete")] == []
+        nursery.cancel_scope.cancel()
+
+
+async def test_deletions_cut_short_are_finished_at_the_next_start(autojump_clock: MockClock) -> None:
+    world = World()
+    directory = world.start()
+    fill(orders(directory), 5)
+    directory.remove("orders", 0)
+    world.disk.kill()
+    again = world.start()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(again.run)
+        await trio.sleep(400)
+        nursery.cancel_scope.cancel()
+    assert not [name for name in world.disk.list_dir("") if name.startswith("orders")]
+
+
+async def test_DeleteRecords_is_remembered_over_a_kill() -> None:
+    world = World()
+    directory = world.start()
+    log = orders(directory)
+    fill(log, 10)
+    log.advance_start(4)
+    directory.start_moved(log)
+    world.disk.kill()
+    again = world.start()
+    assert orders(again).start_offset == 4 and contents(orders(again))[0][0] == 4
+    await again.close()
+    assert orders(world.start()).start_offset == 4
+
+
+async def test_the_recovery_points_are_checkpointed(autojump_clock: MockClock) -> None:
+    world = World()
+    directory = world.start()
+    log = orders(directory)
+    fill(log, 5)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(directory.run)
+        await log.flush(world.offload)
+        await trio.sleep(61)
+        nursery.cancel_scope.cancel()
+    assert world.disk.read("recovery-point-offset-checkpoint") == b"0\n1\norders 0 5\n"
+
+
+async def test_closed_segments_are_flushed_in_the_background(autojump_clock: MockClock) -> None:
+    world = World()
+    directory = world.start()
+    log = orders(directory, segment_bytes=1000)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(directory.run)
+        fill(log, 20)
+        await trio.testing.wait_all_tasks_blocked()
+        assert log.flushed.value == log.active.base_offset > 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_flush_ms_is_kept(autojump_clock: MockClock) -> None:
+    world = World()
+    directory = world.start()
+    log = orders(directory, flush_ms=1000)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(directory.run)
+        fill(log, 3)
+        await trio.sleep(1)
+        assert log.flushed.value == 0
+        world.clock.now_ms += 1000
+        await trio.sleep(0.2)
+        assert log.flushed.value == 3
+        nursery.cancel_scope.cancel()
+
+
+async def test_retention_and_producer_expiry_run_by_themselves(autojump_clock: MockClock) -> None:
+    world = World()
+    directory = world.start()
+    log = orders(directory, segment_bytes=1000, retention_ms=1000)
+    log.high_watermark = Watermark(10)
+    append(log, producer=3, sequence=0)
+    fill(log, 20)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(directory.run)
+        world.clock.now_ms = NOW + 86_400_001
+        await trio.sleep(301)
+        assert 0 < log.start_offset <= 10 and not log.producers.by_id
+        assert [name for name in world.disk.list_dir("orders-0") if name.endswith(".deleted")]
+        world.clock.now_ms += 60_001
+        await trio.sleep(301)
+        assert not [name for name in world.disk.list_dir("orders-0") if name.endswith(".deleted")]
+        nursery.cancel_scope.cancel()
+
+
+async def test_idle_closed_segments_give_back_index_and_file(autojump_clock: MockClock) -> None:
+    world = World()
+    directory = world.start()
+    log = orders(directory, segment_bytes=1000)
+    fill(log, 20)
+    expected = contents(log)
+    (piece,) = log.read(0, 100, 20)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(directory.run)
+        await trio.sleep(70)
+        assert all(segment.index is None for segment in log.segments[:-1])
+        assert len(piece.read()) > 0
+        world.clock.now_ms += 60_001
+        await trio.sleep(70)
+        nursery.cancel_scope.cancel()
+    assert contents(log) == expected

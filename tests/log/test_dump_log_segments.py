@@ -1,0 +1,109 @@
+"""Our files judged by Kafka's own dump tool, where Java and Maven (or the jars in .compat/) are."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import trio
+
+from kbroker.env.real import real_env
+from tests.log.tools import Worker, append, open_log
+
+pytestmark = [pytest.mark.java, pytest.mark.slow]
+
+VERSION = "4.3.0"
+CACHE = Path(__file__).parents[2] / ".compat" / f"kafka-tools-{VERSION}"
+POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>kbroker.compat</groupId><artifactId>kafka-tools</artifactId><version>1</version>
+  <dependencies>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId><version>{version}</version></dependency>
+    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-nop</artifactId><version>1.7.36</version></dependency>
+  </dependencies>
+</project>
+"""
+
+
+@pytest.fixture(scope="module")
+def classpath() -> str:
+    if not shutil.which("java"):
+        pytest.skip("no Java")
+    if not list(CACHE.glob("kafka-tools-*.jar")):
+        fetch_jars()
+    return f"{CACHE}/*"
+
+
+def fetch_jars() -> None:
+    if not shutil.which("mvn"):
+        pytest.skip("no Maven to fetch kafka-tools with")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    (CACHE / "pom.xml").write_text(POM.replace("{version}", VERSION))
+    copy = ["mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={CACHE}", "-DincludeScope=runtime"]
+    try:
+        done = subprocess.run(copy, cwd=CACHE, capture_output=True, timeout=300)
+    except subprocess.TimeoutExpired:
+        pytest.skip("Maven does not get kafka-tools in time")
+    if done.returncode:
+        pytest.skip("Maven cannot fetch kafka-tools")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """A log of several segments with all there is in it, stopped in order; and how many records it has."""
+    root = tmp_path_factory.mktemp("data")
+    log = open_log(real_env(str(root)).disk, segment_bytes=15_000, index_interval_bytes=1000)
+    sequence = 0
+    for number in range(400):
+        values = [b"%d/%d" % (number, n) * 20 for n in range(number % 5 + 1)]
+        idempotent = number % 2 == 1
+        append(
+            log, *values, at=1_700_000_000_000 + number * 7 % 1000, compression=number % 5, leader_epoch=number // 100,
+            producer=77 if idempotent else -1, sequence=sequence if idempotent else -1,
+        )  # fmt: skip
+        sequence += len(values) if idempotent else 0
+    assert len(log.segments) > 2
+    trio.run(log.close, Worker())
+    return root / "orders-0", log.end.value
+
+
+def dump(classpath: str, files: list[Path], *options: str) -> str:
+    """What the tool prints; it speaks of what it does not like, and exits with 0 all the same."""
+    java = ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-cp", classpath, "org.apache.kafka.tools.DumpLogSegments"]
+    done = subprocess.run(
+        [*java, "--files", ",".join(map(str, files)), *options], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout + done.stderr
+
+
+def files(directory: Path, suffix: str) -> list[Path]:
+    return sorted(directory.glob("*" + suffix))
+
+
+def test_segments_are_read_to_the_last_record(classpath: str, written: tuple[Path, int]) -> None:
+    directory, count = written
+    text = dump(classpath, files(directory, ".log"), "--deep-iteration", "--print-data-log")
+    offsets = [int(found) for found in re.findall(r"^\| offset: (\d+)", text, re.MULTILINE)]
+    assert offsets == list(range(count))
+    assert "isvalid: false" not in text and "mismatch" not in text.lower() and "invalid" not in text.replace("isvalid", "")
+
+
+@pytest.mark.parametrize("suffix", [".index", ".timeindex"])
+def test_indexes_agree_with_the_segments(classpath: str, written: tuple[Path, int], suffix: str) -> None:
+    directory, _ = written
+    found = files(directory, suffix)
+    assert len(found) == len(files(directory, ".log"))
+    text = dump(classpath, found)
+    assert not re.search(r"mismatch|non-consecutive|found|exception|error", text, re.IGNORECASE), text[-2000:]
+    assert text.count("offset") >= len(found)
+    assert "passed sanity check" in dump(classpath, found, "--index-sanity-check")
+
+
+def test_snapshots_name_their_producer(classpath: str, written: tuple[Path, int]) -> None:
+    directory, count = written
+    text = dump(classpath, files(directory, ".snapshot"))
+    assert "producerId: 77" in text and f"lastOffset: {count - 1}" in text and "exception" not in text.lower()
