@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-import wire  # noqa: E402
+import wire
 
 VERSION = os.environ.get("COMPAT_KAFKA_VERSION", "4.3.0")
 CACHE = Path(__file__).resolve().parent.parent / ".compat"

@@ -153,8 +153,10 @@ class Client:
         raise NotImplementedError
 
     def consumer(self, topic: str, starts: dict[int, int], **options: Any) -> Consumer:
-        """A consumer at these offsets. Options: isolation, reset ("none", "earliest", "latest"), max_wait_ms, min_bytes,
-        partition_bytes."""
+        """A consumer at these offsets.
+
+        Options: isolation, reset ("none", "earliest", "latest"), max_wait_ms, partition_bytes.
+        """
         raise NotImplementedError
 
     def read(self, topic: str, starts: dict[int, int], count: int, wait: float = 15.0, **options: Any) -> list[Record]:

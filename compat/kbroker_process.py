@@ -1,6 +1,7 @@
 """kbroker as a user starts it: `kbroker start --listen … --data-dir …` in its own process.
 
-Owns: the process, and in its directory `data/` and `broker.log`. The same calls as `ApacheKafka`, so the driver treats both alike.
+Owns: the process, and in its directory `data/` and `broker.log`. The same calls as `ApacheKafka`, so that the driver
+treats both alike.
 """
 
 from __future__ import annotations

@@ -36,14 +36,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 import wire
 from apache_kafka import CACHE, VERSION, ApacheKafka, Unavailable, find_or_fetch
 from kbroker_process import Kbroker
 from toolchains import Client, at_hand, read_clients
 from verdicts import POWERLESS, Line, Lines, Results, Scenarios, counted, details, judge, line, read_scenarios, table
 
+HERE = Path(__file__).resolve().parent
 SILENCE_SECONDS_MAX = 75.0  # a runner ends a scenario after 60 s itself
 PHASE_SECONDS_MAX = 300.0  # for one client, so that a broker that answers nothing does not cost an hour
 
@@ -331,6 +331,7 @@ def end_session(process: subprocess.Popen[bytes]) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     try:
         sys.exit(main())
     except Unavailable as reason:

@@ -47,7 +47,7 @@ def restart_under_load_idempotent(run: Run) -> Seen:
 
 
 def write_through_restart(run: Run, name: str, idempotent: bool) -> tuple[str, list[Message], list[Record]]:
-    """Write without pause, kill -9 the broker and start it again, go on writing for a second; what was sent and found."""
+    """Write without pause, kill -9 the broker, start it again, write for another second; what was sent and found."""
     if run.control is None:
         raise Absent("no power over the broker")
     topic, sent, over = run.topic(name, 2), [], threading.Event()
@@ -69,7 +69,8 @@ def write_through_restart(run: Run, name: str, idempotent: bool) -> tuple[str, l
             time.sleep(0.004)
 
     threading.Thread(target=disturb, daemon=True).start()
-    run.client.produce(topic, source(), acks="all", idempotent=idempotent, in_flight=5 if idempotent else 1, patience=50)
+    in_flight = 5 if idempotent else 1
+    run.client.produce(topic, source(), acks="all", idempotent=idempotent, in_flight=in_flight, patience=50)
     check(not problems, problems)
     total = sum(wire.offset(run.client.bootstrap, topic, p) for p in range(2))
     records = run.client.read(topic, {0: 0, 1: 0}, total)
@@ -337,7 +338,8 @@ def idempotence(run: Run) -> Seen:
     )
     found = wire.batches(run.client.bootstrap, topic, 0)
     check(all(batch.producer_id >= 0 for batch in found), "batches without a producer id")
-    return {"records": counts(records), "many batches": len(found) > 10, "producer ids": len({b.producer_id for b in found})}
+    producers = {batch.producer_id for batch in found}
+    return {"records": counts(records), "many batches": len(found) > 10, "producer ids": len(producers)}
 
 
 @scenario("many-in-flight")

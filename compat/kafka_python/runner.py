@@ -76,7 +76,7 @@ class KafkaPython(Client):
         self._alter(topic, configs, incremental=False)
 
     def change_configs(self, topic: str, put: dict[str, str], remove: tuple[str, ...] = ()) -> None:
-        removals = {name: ("DELETE", None) for name in remove}
+        removals = dict.fromkeys(remove, ("DELETE", None))
         self._alter(topic, {**{name: ("SET", value) for name, value in put.items()}, **removals}, incremental=True)
 
     def _alter(self, topic: str, configs: dict[str, Any], incremental: bool) -> None:

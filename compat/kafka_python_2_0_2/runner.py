@@ -16,10 +16,9 @@ try:  # 2.0.2 carries a copy of six that Python 3.12 cannot import; the real one
 except ImportError:
     pass
 
-from common import Client, main  # noqa: E402
-from kafka.admin import ConfigResource, ConfigResourceType, NewPartitions, NewTopic  # noqa: E402
-
-from kafka_python.runner import KafkaPython, refusals, refuse  # noqa: E402
+from common import Client, main
+from kafka.admin import ConfigResource, ConfigResourceType, NewPartitions, NewTopic
+from kafka_python.runner import KafkaPython, refusals, refuse
 
 
 class KafkaPython202(KafkaPython):

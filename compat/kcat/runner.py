@@ -1,8 +1,8 @@
 """kcat (librdkafka's command line tool) under the scenarios: each call is one or more processes.
 
-kcat writes lines: key and value are divided by 0x1F, records by a newline. Partition, headers and null values are set per
-process, so messages that differ in these go to processes of their own, one after the other. It has no admin calls; the
-topics are made for it (`Run.topic`).
+kcat writes lines: key and value are divided by 0x1F, records by a newline. Partition, headers and null values are set
+per process, so messages that differ in these go to processes of their own, one after the other. It has no admin calls;
+the topics are made for it (`Run.topic`).
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Kcat(Client):
 
 
 class Reading(Consumer):
-    """Each `take` is a process (one per partition, unless all begin at the same offset) that begins where the last ended."""
+    """Each `take` is a process that begins where the last ended; one per partition, unless all begin at one offset."""
 
     def __init__(self, command: list[str], starts: dict[int, int]) -> None:
         self.command, self.starts = command, dict(starts)

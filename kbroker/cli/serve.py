@@ -114,7 +114,7 @@ def why(error: BaseException) -> str | None:
     """A start that failed, in one line; None for an exception that nobody expected."""
     from kbroker.config import ConfigError
     from kbroker.env import AddressInUse, DirectoryLocked
-    from kbroker.server.broker import StartFailed
+    from kbroker.server.identity import StartFailed
 
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]

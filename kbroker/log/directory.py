@@ -1,7 +1,7 @@
 """LogDirectory: all logs of a broker's data directory. Owns its lock, the crash marker, the checkpoints, the duties.
 
     .lock                               held while a broker runs on the directory
-    .kafka_cleanshutdown                there only after an orderly stop
+    .kafka_cleanshutdown                there only after an orderly stop; JSON, see below
     boot-id                             the operating system's run in which the directory was last used
     recovery-point-offset-checkpoint    what is durable, per partition     (drawn in checkpoints.py)
     log-start-offset-checkpoint         what DeleteRecords gave up
@@ -10,12 +10,15 @@
     <topic>-<partition>.<id>-stray/     of a topic with another id (R13): kept for people, never served
 
 `.kafka_cleanshutdown` absent and boot-id as it is now: the broker was killed, the page cache survived (Crash.PROCESS).
-Another boot-id, or none: Crash.POWER.
+Another boot-id, or none: Crash.POWER. An orderly stop fsyncs for a bounded time, as thousands of partitions would take
+minutes; the marker names the logs it did not get to, `{"version": 0, "brokerEpoch": -1, "unsynced": ["orders-0"]}`,
+and should the system go down before the next start, these alone are opened as after a power failure.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -23,6 +26,7 @@ from functools import partial
 
 import trio
 
+from kafka_wire.errors import KafkaError
 from kbroker.config import BrokerConfig, TopicConfig
 from kbroker.env import Env, Lock
 from kbroker.log.checkpoints import LOG_STARTS, RECOVERY_POINTS, Key, OffsetCheckpoint, read_topic_id
@@ -34,6 +38,8 @@ LOCK = ".lock"
 CLEAN_MARKER = ".kafka_cleanshutdown"
 BOOT_ID = "boot-id"
 DELETE, STRAY = "-delete", "-stray"
+CLOSE_SYNC_SECONDS = 2.0  # how long an orderly stop may spend on fsyncs
+CLOSE_SYNC_TASKS = 16
 TIMED_FLUSH_SECONDS = 0.05  # how finely flush.ms is kept
 RELEASE_SECONDS = 30.0  # after how much idleness a closed segment's index and file are given back, at least
 
@@ -55,7 +61,7 @@ class LogDirectory:
         self._due_bell = trio.Event()
         self._buried: deque[tuple[int, Remains]] = deque()  # (not before, data clock ms; what), in no strict order
         self._names = itertools.count(1)
-        self._was_damaged = False  # a log could not be closed in order: no clean marker
+        self._unsynced: set[str] = set()  # logs that the last stop, though orderly, did not make durable
 
     # life
 
@@ -78,13 +84,18 @@ class LogDirectory:
 
     def _how_it_ended(self) -> Crash:
         disk = self.env.disk
-        if disk.exists(CLEAN_MARKER):
-            return Crash.CLEAN
         try:
-            last_boot_id = disk.read(BOOT_ID).decode(errors="replace")
+            is_same_boot = disk.read(BOOT_ID).decode(errors="replace") == disk.boot_id != ""
         except FileNotFoundError:
-            return Crash.POWER
-        return Crash.PROCESS if last_boot_id == disk.boot_id != "" else Crash.POWER
+            is_same_boot = False
+        if not disk.exists(CLEAN_MARKER):
+            return Crash.PROCESS if is_same_boot else Crash.POWER
+        try:
+            marker = json.loads(disk.read(CLEAN_MARKER))
+            self._unsynced = set() if is_same_boot else set(marker["unsynced"])
+        except (ValueError, TypeError, KeyError):  # another broker's
+            return Crash.CLEAN if is_same_boot else Crash.POWER
+        return Crash.CLEAN
 
     def _remove_deleted(self) -> None:
         now_ms = self.env.clock.data_ms()
@@ -94,34 +105,58 @@ class LogDirectory:
 
     async def close(self, *, clean: bool = True) -> None:
         """Stop. clean: make everything durable and mark it, so that the next start trusts all and scans nothing."""
-        clean = clean and self._lock is not None
         try:
-            if clean:
-                await self._close_logs()
-                if not self._was_damaged:
-                    await self.env.offload(self._mark_clean)
+            if clean and self._lock is not None and self._finish_logs():
+                unsynced = await self._sync_logs()
+                self._note_offsets()
+                if not any(each.offline for each in self.logs.values()):
+                    await self.env.offload(partial(self._mark_clean, unsynced))
         finally:
             for each in self.logs.values():
-                await each.close(self.env.offload, clean=False)
+                for file in each.abandon().files:
+                    file.close()
             self.logs.clear()
             if self._lock is not None:
                 self._lock.release()
                 self._lock = None
 
-    async def _close_logs(self) -> None:
-        for key, each in self.logs.items():
+    def _finish_logs(self) -> bool:
+        """Write what the next open would have to find out; whether all logs are in order."""
+        in_order = True
+        for each in self.logs.values():
             try:
-                await each.close(self.env.offload)
+                each.finish()
             except (OSError, LogOffline) as error:
-                log.error("%s-%d was not closed in order: %s", *key, error)
-                self._was_damaged = True
-        self._note_offsets()
+                log.error("%s was not closed in order: %s", each.directory, error)
+                in_order = False
+        return in_order
 
-    def _mark_clean(self) -> None:
+    async def _sync_logs(self) -> list[str]:
+        """Make logs durable while the time lasts. Returns the names of those that are not."""
+        waiting = deque(self.logs.values())
+        unsynced = {each.directory for each in waiting}
+
+        async def work() -> None:
+            while waiting:
+                each = waiting.popleft()
+                try:
+                    await each.sync(self.env.offload)
+                    unsynced.discard(each.directory)
+                except (OSError, KafkaError) as error:
+                    log.error("%s was not made durable: %s", each.directory, error)
+
+        with trio.move_on_after(CLOSE_SYNC_SECONDS):
+            async with trio.open_nursery() as nursery:
+                for _ in range(CLOSE_SYNC_TASKS):
+                    nursery.start_soon(work)
+        return sorted(unsynced)
+
+    def _mark_clean(self, unsynced: list[str]) -> None:
         for checkpoint in (self._recovery_points, self._log_starts):
             if checkpoint.is_dirty:
                 checkpoint.save(sync=True)
-        self.env.disk.write_atomic(CLEAN_MARKER, b'{"version":0,"brokerEpoch":-1}', sync=True)
+        marker = json.dumps({"version": 0, "brokerEpoch": -1, "unsynced": unsynced})
+        self.env.disk.write_atomic(CLEAN_MARKER, marker.encode(), sync=True)
 
     # logs
 
@@ -141,10 +176,11 @@ class LogDirectory:
             self._bury(self.logs.pop(key).abandon())
             crash = Crash.ERROR
         directory = f"{topic}-{partition}"
-        if not self._is_ours(directory, topic_id):
+        if directory in self._unsynced:
+            self._unsynced.discard(directory)
+            crash = Crash.POWER
+        if not self._is_ours(key, directory, topic_id):
             self._move_aside(key, directory, topic_id)
-        if not self.env.disk.exists(directory):
-            self._begin(key)
         opened = PartitionLog.open(
             self.env.disk,
             directory,
@@ -157,12 +193,11 @@ class LogDirectory:
             producer_expiration_ms=self.config.get_int("producer.id.expiration.ms"),
         )
         opened.on_due = self._flush_is_due
-        if not opened.is_created:
-            opened.create()
+        opened.create()
         self.logs[key] = opened
         return opened
 
-    def _is_ours(self, directory: str, topic_id: bytes) -> bool:
+    def _is_ours(self, key: Key, directory: str, topic_id: bytes) -> bool:
         """Whether a directory holds data of that topic, or none at all."""
         found = read_topic_id(self.env.disk, directory)
         if found is not None:
@@ -170,14 +205,17 @@ class LogDirectory:
         try:
             names = self.env.disk.list_dir(directory)
         except FileNotFoundError:
-            return True
-        return not any(name.endswith(".log") for name in names)
+            names = []
+        if any(name.endswith(".log") for name in names):
+            return False
+        self._begin(key)
+        return True
 
     def _move_aside(self, key: Key, directory: str, topic_id: bytes) -> None:
         aside = self._aside(directory, STRAY)
         log.warning("%s holds data of another topic id than %s: moved to %s", directory, topic_id.hex(), aside)
         self.env.disk.rename(directory, aside)
-        self._forget(key)
+        self._begin(key)
 
     def _aside(self, directory: str, suffix: str) -> str:
         """A free name beside a directory."""
@@ -260,12 +298,9 @@ class LogDirectory:
             await due.flush_closed(self.env.offload)
             if due.needs_flush(self.env.clock.data_ms()):
                 await due.flush(self.env.offload)
-        except LogOffline as error:
+        except (OSError, KafkaError) as error:
             log.error("%s: %s", due.directory, error)
-            return True
-        except Exception as error:  # a full disk
-            log.error("%s: %s", due.directory, error)
-        return due.config.flush_ms == LONG_MAX or due.flushed.value >= due.end.value
+        return due.offline is not None or due.config.flush_ms == LONG_MAX or due.flushed.value >= due.end.value
 
     async def _housekeeping(self) -> None:
         """Retention and producer expiry of all logs, then remove what was deleted long enough ago."""
@@ -285,7 +320,7 @@ class LogDirectory:
         try:
             if each.high_watermark is not None:
                 each.apply_retention(now_ms, each.high_watermark.value)
-        except Exception as error:
+        except (OSError, KafkaError) as error:
             log.error("retention of %s: %s", each.directory, error)
         self._bury(each.take_remains(), each.config.file_delete_delay_ms)
 

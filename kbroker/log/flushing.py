@@ -37,6 +37,13 @@ class Flusher:
         self._segments_synced = -1  # base offset of the newest segment whose directory entry is durable
         self._metadata_synced = False
 
+    def resume(self) -> None:
+        """The log was opened: what is below its recovery point needs no fsync again."""
+        flushed = self.log.flushed.value
+        for segment in self.log.segments[:-1]:
+            segment.is_synced = segment.next_offset <= flushed
+        self._metadata_synced = flushed > 0
+
     def grow(self, now_ms: int) -> None:
         """A batch was appended."""
         if self._dirty_since_ms is None:
@@ -141,7 +148,7 @@ class Flusher:
         """Wait until the active segment's index files and the newest snapshot are durable: for a clean stop."""
         log, active = self.log, self.log.active
         if active.index is None:
-            return  # not touched since it was opened
+            return  # nothing was written since it was opened
         paths = [active.stem + ".timeindex", active.stem + ".index"]
         if log.snapshot_offset >= 0:
             paths.append(snapshot_path(log.directory, log.snapshot_offset))

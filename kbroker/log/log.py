@@ -122,8 +122,8 @@ class PartitionLog:
     ) -> PartitionLog:
         """Open a log, or begin one (nothing is written before it must be).
 
-        clean: how the process that wrote it ended. recovery_point: everything below was durable by then; a clean stop
-        made everything durable. start_offset: from the log-start checkpoint.
+        clean: how the process that wrote it ended. recovery_point: everything below is durable. start_offset: from the
+        log-start checkpoint.
         Raises CorruptLog when durable bytes are wrong (L4), OSError.
         """
         log = cls(disk, directory, config, topic_id)
@@ -132,7 +132,8 @@ class PartitionLog:
             crash=clean, recovery_point=recovery_point, start_offset=start_offset, interval=config.index_interval_bytes,
         )  # fmt: skip
         log._adopt(found)
-        log.flushed.value = log.end.value if clean is Crash.CLEAN else min(recovery_point, log.end.value)
+        log.flushed.value = min(recovery_point, log.end.value)
+        log._flusher.resume()
         if log.producers.by_id:
             log.producers.expire(clock.data_ms(), producer_expiration_ms)
         return log
@@ -240,7 +241,10 @@ class PartitionLog:
         if not self.is_created:
             self.disk.make_dirs(self.directory)
             if self.topic_id is not None:
-                self.disk.write_atomic(f"{self.directory}/{METADATA}", metadata_content(self.topic_id), sync=False)
+                file = self.disk.open(f"{self.directory}/{METADATA}", create=True)
+                file.truncate(0)
+                file.append([metadata_content(self.topic_id)])
+                file.close()
             self.is_created = True
 
     def _write_failed(self, segment: Segment, error: OSError) -> KafkaError:
@@ -480,28 +484,37 @@ class PartitionLog:
         """Forget producers that wrote nothing for so long. Returns how many."""
         return self.producers.expire(now_ms, expiration_ms)
 
+    def finish(self) -> None:
+        """Write what the next open would otherwise have to find out: indexes, snapshot, epochs. No append may follow.
+
+        Raises LogOffline, OSError.
+        """
+        if self.offline is not None:
+            raise self.offline
+        active = self.segments[-1]
+        active.finish()
+        if self.end.value != self._snapshots.latest and active.size:
+            self._snapshots.write(self)
+        if self.epochs.is_dirty and active.size:
+            self._save_epochs()
+
+    async def sync(self, offload: Offload) -> None:
+        """Wait until everything is durable, derived files too. Raises LogOffline, OSError."""
+        await self.flush(offload)
+        await self._flusher.sync_derived(offload)
+
     async def close(self, offload: Offload, *, clean: bool = True) -> None:
-        """Stop. clean: leave files that the next open need not scan: indexes, snapshot, all of it durable.
+        """Stop. clean: leave files that the next open need not scan, durable.
 
         Raises LogOffline or OSError when that could not be had; the log is closed all the same.
         """
         try:
             if clean and self.offline is None and self.is_created:
-                self._leave_nothing_to_scan()
-                await self.flush(offload)
-                await self._flusher.sync_derived(offload)
+                self.finish()
+                await self.sync(offload)
         finally:
             for file in self.abandon().files:
                 file.close()
-
-    def _leave_nothing_to_scan(self) -> None:
-        """Write what the next open would otherwise have to find out. May raise OSError."""
-        active = self.segments[-1]
-        active.finish()
-        if self.end.value != self._snapshots.latest and active.size:
-            self._snapshots.write(self)
-        if self.epochs.is_dirty:
-            self._save_epochs()
 
     def delete(self, aside: str) -> Remains:
         """Take the whole log away: its directory is renamed to `aside`. May raise OSError.

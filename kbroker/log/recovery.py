@@ -24,6 +24,8 @@ from typing import NamedTuple
 from kafka_wire.records import BatchHeader
 from kbroker.env import Disk
 from kbroker.log import scan
+from kbroker.log.checkpoints import METADATA
+from kbroker.log.epochs import FILE_NAME as EPOCHS
 from kbroker.log.epochs import LeaderEpochs
 from kbroker.log.errors import CorruptLog
 from kbroker.log.producers import CorruptSnapshot, ProducerStates
@@ -48,7 +50,7 @@ class Recovered(NamedTuple):
     segments: list[Segment]  # at least one
     start_offset: int
     snapshots: list[int]
-    is_created: bool  # the directory was there
+    is_created: bool  # the directory was there, with partition.metadata
 
 
 class _Found(NamedTuple):
@@ -106,7 +108,7 @@ def _look(disk: Disk, directory: str) -> _Found:
             stray.append(name)
         else:
             others.add(name)
-    return _Found(bases, snapshots, stray, others, True)
+    return _Found(bases, snapshots, stray, others, METADATA in others)
 
 
 def _open_segments(disk: Disk, directory: str, bases: list[int], start_offset: int) -> list[Segment]:
@@ -223,7 +225,7 @@ def _recover_epochs(
     """Read the checkpoint and add what the scanned tail says; without a good one read all batches (L5)."""
     end = segments[-1].next_offset
     is_good = False
-    if "leader-epoch-checkpoint" in found.others:
+    if EPOCHS in found.others:
         is_good = epochs.load(disk, directory)
     if not is_good:
         epochs.clear()

@@ -42,7 +42,8 @@ class Segment:
 
     __slots__ = (
         "disk", "stem", "base_offset", "next_offset", "size", "index", "times", "max_timestamp_ms",
-        "max_timestamp_offset", "first_timestamp_ms", "is_closed", "is_synced", "is_used", "_since_index", "_saved_size", "_file",
+        "max_timestamp_offset", "first_timestamp_ms", "is_closed", "is_synced", "is_used", "_since_index",
+        "_saved_size", "_file",
     )  # fmt: skip
 
     def __init__(self, disk: Disk, stem: str, base_offset: int, size: int = 0) -> None:

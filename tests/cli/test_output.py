@@ -1,0 +1,106 @@
+"""Tables, log lines, the banner: what people and programs read."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+
+import pytest
+
+from kbroker.cli import logs
+from kbroker.cli.serve import _banner, seconds_since_start, why
+from kbroker.cli.tables import plural, table
+from kbroker.env import AddressInUse, DirectoryLocked
+
+
+def test_table() -> None:
+    text = table(("NAME", "N", "LIST"), [("a", 1, [1, 2]), ("long name", None, ()), ("c", 100, None)])
+    assert text.splitlines() == [
+        "NAME         N  LIST",
+        "a            1  1,2",
+        "long name",
+        "c          100",
+    ]
+
+
+def test_plural() -> None:
+    assert [plural(1, "record"), plural(2, "record"), plural(1, "batch"), plural(0, "batch")] == [
+        "1 record",
+        "2 records",
+        "1 batch",
+        "0 batches",
+    ]
+
+
+def record(level: int = logging.INFO, message: str = "said %s", exc_info: object = None) -> logging.LogRecord:
+    made = logging.LogRecord("kbroker.log", level, __file__, 1, message, ("so",), None)
+    made.created, made.msecs = 1_700_000_000.5, 500
+    made.exc_info = exc_info  # type: ignore[assignment]
+    return made
+
+
+def test_file_line() -> None:
+    assert logs.FileFormatter().format(record()) == "2023-11-14T22:13:20.500Z INFO kbroker.log: said so"
+
+
+def test_terminal_line_and_colour() -> None:
+    plain = logs.TerminalFormatter(colour=False).format(record(logging.WARNING))
+    assert plain.endswith("warning  said so")
+    assert logs.TerminalFormatter(colour=True).format(record(logging.WARNING)) == f"\x1b[33m{plain}\x1b[0m"
+    assert "\x1b" not in logs.TerminalFormatter(colour=True).format(record())
+
+
+def test_json_line_is_one_line() -> None:
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        line = logs.JsonFormatter().format(record(exc_info=sys.exc_info()))
+    assert "\n" not in line
+    fields = json.loads(line)
+    assert (fields["level"], fields["message"], fields["time"]) == ("info", "said so", "2023-11-14T22:13:20.500Z")
+    assert "ValueError: two" in fields["exception"]
+
+
+@pytest.fixture
+def root_logger() -> object:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield root
+    root.handlers[:], root.level = handlers, level
+
+
+def test_set_up(root_logger: logging.Logger) -> None:
+    stream = io.StringIO()
+    logs.set_up("warning", "auto", stream)
+    logging.getLogger("kbroker").info("not this")
+    logging.getLogger("kbroker").warning("this")
+    assert stream.getvalue().endswith("WARNING kbroker: this\n")
+    assert stream.getvalue().count("\n") == 1
+
+
+def test_banner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    lines = _banner(1, "in memory: lost on exit", ["127.0.0.1:9092"], "ready in 0.21 s").splitlines()
+    assert len(lines) <= 8
+    assert lines[-1] == "ready in 0.21 s (CTRL+C to quit)"
+    assert "  try        echo hi | kbroker topic produce demo" in lines
+    assert "in memory: lost on exit" in lines[1]
+    assert "-b 127.0.0.1:19092 demo" in _banner(1, "d", ["127.0.0.1:19092"], "ready")
+    monkeypatch.delenv("NO_COLOR")
+    assert "\x1b[1m" in _banner(1, "d", ["127.0.0.1:9092"], "ready")
+
+
+def test_why_is_one_line_or_nothing() -> None:
+    assert why(AddressInUse("h", 1, "process 7 (java)")) == (
+        "h:1 is in use by process 7 (java). Another port: kbroker --listen 127.0.0.1:0"
+    )
+    locked = ExceptionGroup("", [DirectoryLocked("d", "process 7")])
+    assert why(locked) == "the data directory is in use by process 7. Another directory: kbroker --data-dir DIR"
+    assert why(PermissionError(13, "Permission denied", "/x")) == "cannot use /x: Permission denied"
+    assert why(KeyError("bug")) is None
+
+
+def test_seconds_since_start() -> None:
+    assert 0 < seconds_since_start() < 36_000

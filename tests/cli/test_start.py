@@ -1,0 +1,151 @@
+"""`kbroker start` as a process: ready, stopped, refused; and the topic commands against it."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from kbroker.cli import cli
+from kbroker.cli.start import host_and_port
+
+ROOT = Path(__file__).parent.parent.parent
+ENVIRONMENT = {"PYTHONPATH": f"{ROOT}:{ROOT / 'protocol'}", "PATH": "/usr/bin:/bin"}
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "kbroker", *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+
+
+def wait_ready(process: subprocess.Popen[str]) -> str:
+    """The address; the broker has said that it is ready."""
+    assert process.stderr is not None
+    address = ""
+    for line in process.stderr:
+        found = re.search(r"listening on (\S+?)\"?[,}\s]", line)
+        address = found[1] if found else address
+        if "ready in " in line:
+            return address
+    raise AssertionError(f"ended with {process.wait()}")
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    directory = tmp_path_factory.mktemp("data")
+    process = start("--listen", "127.0.0.1:0", "--data-dir", str(directory), "--topic", "given:2")
+    try:
+        yield wait_ready(process)
+    finally:
+        process.terminate()
+        assert process.wait(timeout=10) == 0
+
+
+def kbroker(broker: str, *arguments: str, stdin: bytes | None = None) -> Result:
+    return CliRunner(env={"KBROKER_BROKERS": broker}).invoke(cli, ["topic", *arguments], input=stdin)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stops_cleanly_on_a_signal(number: signal.Signals) -> None:
+    process = start("start", "--listen", "127.0.0.1:0", "--memory", "--log-format", "json")
+    wait_ready(process)
+    process.send_signal(number)
+    _, rest = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert [json.loads(line)["message"] for line in rest.splitlines()][-1] == "stopped"
+    assert "Traceback" not in rest
+
+
+@pytest.mark.slow
+def test_refused_in_one_line(tmp_path: Path) -> None:
+    """Port in use, directory locked, directory that cannot be: status 2, no traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        taken = f"127.0.0.1:{holder.getsockname()[1]}"
+        in_use = start("--listen", taken, "--data-dir", str(tmp_path / "a"))
+        _, said = in_use.communicate(timeout=30)
+    assert in_use.returncode == 2
+    assert said.startswith(f"kbroker: {taken} is in use")
+    assert said.count("\n") == 1
+
+    (tmp_path / "file").write_text("in the way")
+    no_directory = start("--listen", "127.0.0.1:0", "--data-dir", str(tmp_path / "file" / "data"))
+    _, said = no_directory.communicate(timeout=30)
+    assert no_directory.returncode == 2
+    assert said.startswith(f"kbroker: cannot use {tmp_path / 'file'}")
+    assert said.count("\n") == 1
+
+    first = start("--listen", "127.0.0.1:0", "--data-dir", str(tmp_path / "b"))
+    wait_ready(first)
+    second = start("--listen", "127.0.0.1:0", "--data-dir", str(tmp_path / "b"))
+    _, said = second.communicate(timeout=30)
+    first.terminate()
+    first.communicate(timeout=10)
+    assert second.returncode == 2
+    assert said.startswith("kbroker: the data directory is in use by ")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_topics_from_creation_to_deletion(broker: str) -> None:
+    assert "given           2" in kbroker(broker, "ls").stdout
+    made = kbroker(broker, "create", "orders", "-p", "3", "-c", "retention.ms=60000")
+    assert made.stdout == "created orders: 3 partitions, replication factor 1\n"
+    assert kbroker(broker, "create", "orders").exit_code == 1
+    assert "TOPIC_ALREADY_EXISTS" in kbroker(broker, "create", "orders").stderr
+    assert kbroker(broker, "create", "orders", "--if-not-exists").stdout == "orders exists\n"
+    assert kbroker(broker, "alter", "orders", "-p", "4").stdout == "altered orders: 4 partitions\n"
+    described = json.loads(kbroker(broker, "describe", "orders", "--format", "json").stdout)[0]
+    assert len(described["partitions"]) == 4
+    assert described["configs"] == {"retention.ms": {"value": "60000", "source": "DYNAMIC_TOPIC_CONFIG"}}
+    assert "did you mean" in kbroker(broker, "alter", "orders", "-c", "retention.m=1").stderr
+    assert kbroker(broker, "delete", "orders").stdout == "deleted orders\n"
+    gone = kbroker(broker, "describe", "orders")
+    assert (gone.exit_code, gone.stdout) == (1, "")
+    assert "UNKNOWN_TOPIC_OR_PARTITION" in gone.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", ["none", "gzip", "snappy", "lz4", "zstd"])
+def test_produce_and_consume(broker: str, codec: str) -> None:
+    topic = f"demo-{codec}"
+    options = ("-f", "%k:%v", "-H", "from:me", "-Z", "-z", codec)
+    written = kbroker(broker, "produce", topic, *options, stdin=b"a:1\nb:2\nc:\n")
+    assert written.stdout == f"wrote 3 records to {topic}: partition 0 offsets 0 to 2\n"
+    read = kbroker(broker, "consume", topic, "-e", "-f", r"%o %k=%v %V %h\n")
+    assert read.stdout.splitlines() == ["0 a=1 1 from=me", "1 b=2 1 from=me", "2 c= -1 from=me"]
+    assert kbroker(broker, "consume", topic, "-o", "+1", "-n", "1").stdout == "2\n"
+    assert kbroker(broker, "consume", topic, "-o", "end", "-e").stdout == ""
+    last = json.loads(kbroker(broker, "consume", topic, "-o", "-1", "-e", "-J").stdout)
+    assert (last["offset"], last["key"], last["payload"], last["headers"]) == (2, "c", None, ["from", "me"])
+
+
+@pytest.mark.slow
+def test_consume_what_is_not_there(broker: str) -> None:
+    missing = kbroker(broker, "consume", "nowhere")
+    assert (missing.exit_code, missing.stderr) == (1, "kbroker: topic nowhere does not exist\n")
+    assert "has no partition 7" in kbroker(broker, "consume", "given", "-p", "7").stderr
+
+
+def test_nobody_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    result = kbroker(address, "list")
+    assert result.exit_code == 3
+    assert result.stderr == f"kbroker: no broker at {address}: Connection refused. Start one with: kbroker\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("h:1", ("h", 1)), (":9", ("", 9)), ("9092", ("127.0.0.1", 9092)), ("[::1]:5", ("::1", 5))],
+)
+def test_host_and_port(text: str, address: tuple[str, int]) -> None:
+    assert host_and_port(text) == address
