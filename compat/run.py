@@ -7,8 +7,9 @@
     … --clients aiokafka,kcat --only tombstone,headers --json result.json
 
 A verdict is `ok`, `FAIL`, or `absent`: the client has no such feature and says why. A scenario also fails when `seen`
-differs from what the same client saw on Apache Kafka, in this run (`--kafka`) or as written down in `<client>/kafka.json`.
-Exit status 1 if anything failed, a runner left a scenario out, or, with CI=true, a required client could not run.
+differs from what the same client saw on Apache Kafka, in this run (`--kafka`) or as written down in
+`<client>/kafka.json`. Exit status 1 if anything failed, a runner left a scenario out, or, with CI=true, a required
+client could not run.
 
 The order on one broker: each client's restarts under load; each client's list; then the broker is stopped and started
 once; each client's scenarios under "After a restart". One client at a time.
@@ -97,7 +98,7 @@ def arguments() -> argparse.Namespace:
 
 
 def judged(clients: list[Client], outcomes: dict[str, Results]) -> Results:
-    """A column per client and broker, judged by what the client saw on Apache Kafka: in this run, else as written down."""
+    """A column per client and broker, judged by what the client saw on Apache Kafka, in this run or as written down."""
     columns: Results = {}
     for client in clients:
         there = outcomes["kafka"][client.name] if "kafka" in outcomes else client.recorded()
@@ -152,7 +153,10 @@ def brokers(options: argparse.Namespace) -> Iterator[tuple[str, Broker]]:
 
 
 def running(label: str, broker: Kbroker | ApacheKafka) -> Iterator[tuple[str, Broker]]:
-    broker.start()
+    try:
+        broker.start()
+    except RuntimeError as problem:
+        sys.exit(f"{label} did not start: {problem}")
     try:
         yield label, broker
     finally:

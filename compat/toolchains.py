@@ -5,12 +5,12 @@ A client is a folder with a `client.toml`:
     title     = "aiokafka"                        how it is called in the table
     packages  = ["aiokafka==0.14.0"]              a Python client: installed in an environment of its own
     needs     = ["kcat"]                          executables; without them the client is skipped, by name
-    build     = ["go", "build", "-o", "{cache}/runner", "."]     run in the folder before the list
+    build     = ["go", "build", "-o", "{cache}/runner", "."]      run in the folder before the list
     run       = ["{cache}/runner"]                default: ["{python}", "{folder}/runner.py"]
     required  = true                              with CI=true, not being able to run it is a failure
 
-`{cache}` is the client's folder under `.compat/` in the checkout, `{python}` its environment's interpreter, `{folder}` its
-folder here. What a runner reads and prints is told at the head of `common.py`.
+`{cache}` is the client's folder under `.compat/` in the checkout, `{python}` its environment's interpreter, `{folder}`
+its folder here. What a runner reads and prints is told at the head of `common.py`.
 
 Owns: `.compat/<client>/`, kept from run to run.
 """

@@ -1,6 +1,7 @@
 """What was seen, and what follows from it: the ids of the page, the comparison with Apache Kafka, the table. Pure.
 
-A scenario's line (what the runner prints) has a `result`: `ok`, `fail` or `absent`; `seen` with `ok`, `why` with the others.
+A scenario's line, as the runner prints it, has a `result`: `ok`, `fail` or `absent`; `seen` with `ok`, `why` with the
+others.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ def line(identifier: str, result: str, why: str) -> Line:
 def judge(found: Line, there: Line | None) -> Line:
     """A line as it counts, given what the same client saw on Apache Kafka.
 
-    What is `ok` in itself fails when Kafka showed the client something else. `absent` fails when it was not absent there: a
-    feature that only this broker takes away is not the client's lack.
+    What is `ok` in itself fails when Kafka showed the client something else. `absent` fails when it was not absent
+    there: a feature that only this broker takes away is not the client's lack.
     """
     if there is None or found["result"] == "fail" or there["result"] == "fail" or found.get("why") == POWERLESS:
         return found

@@ -2,6 +2,7 @@
 
     lazy.py      commands imported when they are called        errors.py   how a command fails; exit codes
     start.py     `start`: flags to a BrokerConfig              serve.py    the broker's process: env, signals, banner
+    memory.py    the data directory of --memory
     logs.py      console and JSON log lines                    tables.py   aligned text and JSON
     client.py    connecting with kafka-python                  formats.py  %k %v ... for produce and consume
     topic.py     the `topic` group; produce.py, consume.py     segments.py, log.py   segment files: dump, verify

@@ -10,8 +10,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Protocol
 
 import click
@@ -20,10 +20,12 @@ import trio
 from kbroker import __version__
 from kbroker.cli.errors import EXIT_INTERRUPTED, Misconfigured
 from kbroker.cli.logs import is_terminal
+from kbroker.cli.memory import memory_directory
 from kbroker.config import BrokerConfig
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-MEMORY_FREE_MIN = 1 << 30  # a smaller tmpfs (64 MiB in many containers) would be full at once
+# SIGHUP: the terminal is gone. Windows has none.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+WILDCARDS = ("0.0.0.0:", "[::]:")
 _IMPORTED_AT = time.monotonic()
 
 log = logging.getLogger("kbroker")
@@ -48,7 +50,7 @@ def serve(config: BrokerConfig, *, topics: Sequence[tuple[str, int]], memory: bo
     """
     for warning in config.warnings:
         log.warning("%s", warning)
-    with _data_directory(config, memory) as (data_dir, place):
+    with memory_directory() if memory else nullcontext((config.data_dir, config.data_dir)) as (data_dir, place):
         process = _Process(config, data_dir, place, banner=is_terminal(sys.stderr) and not plain)
         try:
             trio.run(process.run, topics)
@@ -139,24 +141,12 @@ def seconds_since_start() -> float:
         return time.monotonic() - _IMPORTED_AT
 
 
-@contextmanager
-def _data_directory(config: BrokerConfig, memory: bool) -> Iterator[tuple[str, str]]:
-    """Where the broker keeps its files, as a path and in words; with memory a directory that goes with the broker."""
-    if not memory:
-        yield config.data_dir, config.data_dir
-        return
-    import shutil
-    import tempfile
-
-    shared = "/dev/shm"  # memory, on Linux
-    roomy = os.access(shared, os.W_OK) and shutil.disk_usage(shared).free >= MEMORY_FREE_MIN
-    with tempfile.TemporaryDirectory(prefix="kbroker-", dir=shared if roomy else None) as directory:
-        yield directory, "in memory: lost on exit" if roomy else f"{directory}: lost on exit"
-
 
 def _banner(node_id: int, place: str, addresses: Sequence[str], took: str) -> str:
     bold, plain = ("", "") if "NO_COLOR" in os.environ else ("\x1b[1m", "\x1b[0m")
-    port_option = "" if any(address.endswith(":9092") for address in addresses) else f" -b {addresses[0]}"
+    port = addresses[0].rpartition(":")[2]
+    near = f"localhost:{port}" if addresses[0].startswith(WILDCARDS) else addresses[0]
+    port_option = "" if port == "9092" else f" -b {near}"
     lines = [
         f"{bold}kbroker {__version__}{plain}, node {node_id}",
         f"  data       {place}",

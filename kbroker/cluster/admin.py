@@ -24,7 +24,7 @@ from kbroker.cluster import controller
 from kbroker.cluster.controller import ConfigChange, NewTopic
 from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage
 from kbroker.cluster.keys import Keys, decode, id_text
-from kbroker.cluster.store import CoordinationStore, Delete, Guard, Op, StoreError, load
+from kbroker.cluster.store import CoordinationStore, Delete, Entry, Guard, Op, StoreError, load
 from kbroker.cluster.writer import Txn, Writer
 from kbroker.config.keys import Scope
 from kbroker.env import Rng
@@ -117,12 +117,18 @@ class Admin:
         return await _theirs(self._allocate(count))
 
     async def reap_strays(self) -> None:
-        """Delete partitions whose topic was never finished, or is deleted, unless that is under way. May raise
-        StoreError."""
+        """Delete partitions of topics that were never finished, or are deleted, unless a change is under way.
+
+        Exactly those the image shows, guarded: what somebody writes meanwhile stays. May raise StoreError.
+        """
         image = self._home.image
-        for topic_id in image.strays.keys() - image.pending - {topic.id for topic in image.topics.values()}:
-            if topic_id not in image.unfinished:
-                await self._delete_partitions(topic_id)
+        left = [
+            Entry(self._keys.partition(topic_id, partition.index), b"", partition.mod_revision)
+            for topic_id, strays in image.strays.items()
+            if topic_id not in image.pending and topic_id not in image.unfinished
+            for partition in strays.values()
+        ]
+        await self._delete_entries(left)
 
     async def _each(
         self, items: Sequence[S | KafkaError], work: Callable[[S], Awaitable[T]]
@@ -218,6 +224,7 @@ class Admin:
         tried: TopicImage | None = None
         for _ in range(ATTEMPTS_MAX):
             if tried is not None and tried.id not in self._home.image.topics_by_id:
+                await self._delete_partitions(tried.id)
                 return tried  # a lost reply: it was us, most likely
             tried = topic = self._find(name_or_id)
             config = self._keys.topic_config(topic.name)
@@ -253,13 +260,14 @@ class Admin:
         """Delete the stored partitions of a topic that nobody sees, from index first on."""
         prefix = self._keys.partition(topic_id, 0)[:-1]
         page = await load(self._store, prefix)
-        entries = [entry for entry in page.entries if int(entry.key[len(prefix) :]) >= first]
+        await self._delete_entries([entry for entry in page.entries if int(entry.key[len(prefix) :]) >= first])
+
+    async def _delete_entries(self, entries: Sequence[Entry]) -> None:
         txns: list[Txn] = []
         for start in range(0, len(entries), TXN_OPS):
             chunk = entries[start : start + TXN_OPS]
-            txns.append(
-                ([Guard(entry.key, entry.mod_revision) for entry in chunk], [Delete(entry.key) for entry in chunk])
-            )
+            guards = [Guard(entry.key, entry.mod_revision) for entry in chunk]
+            txns.append((guards, [Delete(entry.key) for entry in chunk]))
         await self._writer.commit_all(txns)
 
     async def _grow(

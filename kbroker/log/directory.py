@@ -193,7 +193,6 @@ class LogDirectory:
             producer_expiration_ms=self.config.get_int("producer.id.expiration.ms"),
         )
         opened.on_due = self._flush_is_due
-        opened.create()
         self.logs[key] = opened
         return opened
 

@@ -30,6 +30,7 @@ from kbroker.env import Env, Listener
 from kbroker.log.directory import LogDirectory
 from kbroker.server.identity import StartFailed, directory_id
 from kbroker.server.listener import Server
+from kbroker.server.memory import RequestMemory
 from kbroker.server.replicas import Replicas
 
 WILDCARDS = ("", "0.0.0.0", "::")
@@ -100,8 +101,9 @@ class Broker:
             await nursery.start(replicas.run)
             await nursery.start(logs.run)
             await _create(topics, services)
+            memory = RequestMemory(_request_bytes_max(self.config))
             for name, listener in self.listeners.items():
-                nursery.start_soon(Server(name, listener, services, apis).run)
+                nursery.start_soon(Server(name, listener, services, apis, memory).run)
             bound = {name: listener.address for name, listener in self.listeners.items()}
             on_ready(Ready(services.image.cluster_id, self.config.node_id, bound, self.advertised()))
 
@@ -127,6 +129,12 @@ class Broker:
         services = Services(env, config, member, logs, {}, sessions, ProducerIds(member))
         replicas = Replicas(services)
         return services, replicas
+
+
+def _request_bytes_max(config: BrokerConfig) -> int:
+    """`queued.max.request.bytes`, or where that sets no bound, four requests of the largest size."""
+    configured = config.get_int("queued.max.request.bytes")
+    return configured if configured > 0 else 4 * config.get_int("socket.request.max.bytes")
 
 
 async def _create(topics: Iterable[tuple[str, int]], services: Services) -> None:

@@ -28,6 +28,7 @@ from kbroker.api.context import Context, Peer, Services
 from kbroker.api.metadata import unsupported_version
 from kbroker.api.registry import Api, CloseConnection
 from kbroker.env import Buffer, FileSlice, Stream
+from kbroker.server.memory import RequestMemory
 
 LINE_MAX = 64  # answers waiting in one connection's line; beyond it the connection is not read
 
@@ -48,14 +49,19 @@ class Waiting:
 class Connection:
     """Serves one stream until the client leaves, breaks the protocol, or the listener cancels it."""
 
-    __slots__ = ("stream", "services", "apis", "peer", "frames", "turns", "_line", "_writing", "_room", "scope")
+    __slots__ = (
+        "stream", "services", "apis", "peer", "frames", "turns", "memory", "_line", "_writing", "_room", "scope",
+    )  # fmt: skip
 
-    def __init__(self, stream: Stream, services: Services, apis: Mapping[int, Api], listener: str) -> None:
+    def __init__(
+        self, stream: Stream, services: Services, apis: Mapping[int, Api], listener: str, memory: RequestMemory
+    ) -> None:
         self.stream = stream
         self.services = services
         self.apis = apis
         self.peer = Peer(stream.peer, stream.local, listener)
         self.frames = FrameBuffer(services.config.get_int("socket.request.max.bytes"))
+        self.memory = memory
         self.turns = 0  # grows with every read: the listener's reaper watches it
         self.scope = trio.CancelScope()
         self._line: deque[Parts | Waiting] = deque()
@@ -75,13 +81,19 @@ class Connection:
         except* Exception:
             log.exception("closing the connection from %s after a failure of our own", self.peer)
         finally:
+            self.memory.note(self, 0)
             self._abandon_line()
             with trio.CancelScope(shield=True):
                 await self.stream.aclose()
 
     async def _serve(self, nursery: trio.Nursery) -> None:
-        frames, stream = self.frames, self.stream
+        frames, stream, held = self.frames, self.stream, 0
         while True:
+            if held != frames.held:
+                held = frames.held
+                self.memory.note(self, held)
+                if held:
+                    await self.memory.wait_turn(self)
             received = await stream.receive_into(frames.space())
             if not received:
                 return

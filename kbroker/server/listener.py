@@ -17,6 +17,7 @@ from kbroker.api.context import Services
 from kbroker.api.registry import Api
 from kbroker.env import Listener, Stream
 from kbroker.server.connection import Connection
+from kbroker.server.memory import RequestMemory
 
 REAPER_INTERVAL_S = 10.0
 PARTIAL_FRAME_MAX_S = 30.0
@@ -27,11 +28,14 @@ log = logging.getLogger("kbroker.listener")
 class Server:
     """The accept loop of one bound address and the connections it has accepted."""
 
-    def __init__(self, name: str, listener: Listener, services: Services, apis: dict[int, Api]) -> None:
+    def __init__(
+        self, name: str, listener: Listener, services: Services, apis: dict[int, Api], memory: RequestMemory
+    ) -> None:
         self.name = name
         self.listener = listener
         self.services = services
         self.apis = apis
+        self.memory = memory
         self.connections: dict[Connection, tuple[int, float]] = {}  # -> (turns when last looked at, seconds quiet)
         self._per_address: Counter[str] = Counter()
 
@@ -62,7 +66,7 @@ class Server:
 
     async def _serve(self, stream: Stream) -> None:
         address = stream.peer[0]
-        connection = Connection(stream, self.services, self.apis, self.name)
+        connection = Connection(stream, self.services, self.apis, self.name, self.memory)
         self.connections[connection] = (0, 0.0)
         self._per_address[address] += 1
         try:

@@ -35,17 +35,17 @@ class BareClient:
 
     async def call(self, request: Any, version: int) -> Any:
         """Send a request and return its response, decoded. The caller bounds the wait."""
-        await self.send(request, version)
-        return await self.receive(ApiKey(layout(type(request)).key), version)
+        return await self.receive(ApiKey(await self.send(request, version)), version)
 
-    async def send(self, request: Any, version: int) -> None:
-        """Send a request without waiting for anything."""
+    async def send(self, request: Any, version: int) -> int:
+        """Send a request without waiting for anything; its API key."""
         key = layout(type(request)).key
         assert key is not None, f"{type(request).__name__} is no request"
         self._correlation_id += 1
         await self.send_frame(
             request_header(key, version, self._correlation_id, self.client_id), encode(request, version)
         )
+        return key
 
     async def send_frame(self, *parts: bytes) -> None:
         """Send any bytes as one frame."""

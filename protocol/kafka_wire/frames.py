@@ -62,6 +62,11 @@ class FrameBuffer:
         """Whether bytes of a frame that is not whole have arrived."""
         return self._head != self._tail or self._large is not None
 
+    @property
+    def held(self) -> int:
+        """Bytes of memory that a large frame takes which is not whole yet; 0 when there is none."""
+        return 0 if self._large is None else len(self._large)
+
     def space(self) -> memoryview:
         """Where to receive into; never empty when next_frame() has returned None."""
         if self._large is not None:

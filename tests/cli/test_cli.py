@@ -117,7 +117,8 @@ def test_exit_codes(error: BaseException, code: int, monkeypatch: pytest.MonkeyP
     assert run(fails) == code
 
 
-NOT_FOR_START = {"kafka", "rich", "asyncio", "cryptography", "grpc", "httpx", "tomllib", "difflib", "unittest", "http", "email"}
+CLIENTS = {"kafka", "rich", "cryptography", "grpc", "httpx", "http", "email"}
+NOT_FOR_START = CLIENTS | {"asyncio", "tomllib", "difflib", "unittest"}
 MODULES_MAX = 420
 
 

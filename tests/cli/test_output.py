@@ -88,6 +88,7 @@ def test_banner(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "  try        echo hi | kbroker topic produce demo" in lines
     assert "in memory: lost on exit" in lines[1]
     assert "-b 127.0.0.1:19092 demo" in _banner(1, "d", ["127.0.0.1:19092"], "ready")
+    assert "-b localhost:19092 demo" in _banner(1, "d", ["[::]:19092"], "ready")
     monkeypatch.delenv("NO_COLOR")
     assert "\x1b[1m" in _banner(1, "d", ["127.0.0.1:9092"], "ready")
 

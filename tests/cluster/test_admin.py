@@ -62,7 +62,7 @@ async def test_refusals(store: Any, clock: HandClock) -> None:
         assert (await refusal(member.create_topics([wish]))).code is ErrorCode.INVALID_CONFIG
         wish = NewTopic("x", replication_factor=2)
         assert (await refusal(member.create_topics([wish]))).code is ErrorCode.INVALID_REPLICATION_FACTOR
-        results = await member.create_topics([NewTopic("d"), NewTopic("e"), NewTopic("d"), NewTopic("e_f"), NewTopic("e.f")])
+        results = await member.create_topics([NewTopic(name) for name in ("d", "e", "d", "e_f", "e.f")])
         codes = [r.code if isinstance(r, KafkaError) else None for r in results]
         duplicate, collision = ErrorCode.INVALID_REQUEST, ErrorCode.INVALID_TOPIC_EXCEPTION
         assert codes == [duplicate, None, duplicate, None, collision]
@@ -214,7 +214,9 @@ FAULTS = ["lose_replies", "lose_requests", "refuse"]
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("partitions", [1, 250])
-async def test_P4_R5_lost_replies_change_no_answer(autojump_clock: MockClock, site: Site, fault: str, partitions: int) -> None:
+async def test_P4_R5_lost_replies_change_no_answer(
+    autojump_clock: MockClock, site: Site, fault: str, partitions: int
+) -> None:
     async with running(site.member) as member:
         for lost in (1, 3):
             setattr(site.store, fault, lost)
@@ -292,7 +294,7 @@ async def test_what_a_dead_broker_left_unfinished_is_reaped(clock: HandClock) ->
     store.killed = False
     async with running(make_member(store, clock, seed=1)) as member:
         assert {name: len(topic.partitions) for name, topic in member.image.topics.items()} == {"grown": 2}
-        await eventually(lambda: clock.sleepers == 2)  # the session's keepalive, and the housekeeping done with its round
+        await eventually(lambda: clock.sleepers == 2)  # keepalive and housekeeping
         assert set(member.image.strays) == member.image.pending  # the dead one's session still guards them
         clock.advance(5)
         await eventually(lambda: clock.sleepers == 2)

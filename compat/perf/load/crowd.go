@@ -130,8 +130,8 @@ func (c *conn) writeEach(topic string, partitions int) error {
 		if broken != nil || d.short {
 			return fmt.Errorf("%v (short: %v)", broken, d.short)
 		}
-		if waiting = append(waiting[n:], refused...); len(refused) == n {
-			time.Sleep(2 * time.Millisecond)
+		if waiting = append(waiting[n:], refused...); len(refused) > 0 {
+			time.Sleep(20 * time.Millisecond) // asking without pause would take the cores from what is waited for
 		}
 	}
 	if len(waiting) > 0 {

@@ -1,0 +1,55 @@
+"""The data directory of `start --memory`: a directory in memory that goes when the broker does.
+
+Linux has a file system in memory at /dev/shm. Elsewhere, and where that is small (64 MiB in many containers), it is an
+ordinary temporary directory, and the broker says so. A broker that was killed leaves its directory behind; the next
+`--memory` broker removes those that are old enough and that nobody holds the lock of.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kbroker.env import DirectoryLocked
+
+SHARED_MEMORY = Path("/dev/shm")
+FREE_BYTES_MIN = 1 << 30
+PREFIX = "kbroker-memory-"
+STALE_AFTER_S = 60.0  # a younger one may be of a broker that has yet to take its lock
+
+
+@contextmanager
+def memory_directory(shared: Path = SHARED_MEMORY) -> Iterator[tuple[str, str]]:
+    """A directory, as a path and in words; removed at the end."""
+    roomy = os.access(shared, os.W_OK) and shutil.disk_usage(shared).free >= FREE_BYTES_MIN
+    if roomy:
+        remove_stale(shared, time.time())
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=shared if roomy else None) as directory:
+        yield directory, "in memory: lost on exit" if roomy else f"{directory}: lost on exit"
+
+
+def remove_stale(shared: Path, now_s: float) -> None:
+    """Remove what killed brokers left: directories of ours, not young, whose lock is free."""
+    for directory in shared.glob(PREFIX + "*"):
+        try:
+            if now_s - directory.stat().st_mtime >= STALE_AFTER_S and _is_free(directory):
+                shutil.rmtree(directory)
+        except OSError:
+            continue  # somebody else's, or gone already
+
+
+def _is_free(directory: Path) -> bool:
+    from kbroker.env.features import Features
+    from kbroker.env.real_lock import take_lock
+    from kbroker.log.directory import LOCK
+
+    try:
+        take_lock(str(directory / LOCK), Features.detect()).release()
+    except DirectoryLocked:
+        return False
+    return True

@@ -1,0 +1,114 @@
+"""The sparse indexes: lookups against a naive search, saving in pieces, and what is not believed."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kbroker.log.index import IndexBytes, OffsetIndex, TimeIndex
+from tests.log.tools import new_disk
+
+rising = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), max_size=40)
+
+
+def summed(steps: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    entries, a, b = [], 0, 0
+    for step_a, step_b in steps:
+        a, b = a + step_a, b + step_b
+        entries.append((a, b))
+    return entries
+
+
+@given(rising, st.integers(0, 2200))
+def test_offset_lookups(steps: list[tuple[int, int]], target: int) -> None:
+    entries, index = summed(steps), OffsetIndex("x.index")
+    for entry in entries:
+        index.append(*entry)
+    assert len(index) == len(entries) and [index.entry(n) for n in range(len(index))] == entries
+    assert index.position_before(target) == max((p for o, p in entries if o <= target), default=0)
+    assert index.boundary_before(target) == max((p for _, p in entries if p <= target), default=0)
+    assert index.entries_below(target) == sum(o < target for o, _ in entries)
+    assert index.is_sane(10**6)
+
+
+@given(rising, st.integers(0, 2200))
+def test_time_lookups(steps: list[tuple[int, int]], target: int) -> None:
+    entries, index = summed(steps), TimeIndex("x.timeindex")
+    for entry in entries:
+        index.append(*entry)
+        index.append(entry[0] - 1, entry[1] + 1)  # not later: ignored
+    assert len(index) == len(entries)
+    assert index.offset_before(target) == max((o for t, o in entries if t <= target), default=0)
+    assert index.last() == (entries[-1] if entries else None)
+    assert index.is_sane(10**6)
+
+
+def test_the_formats_are_kafkas() -> None:
+    index, times = OffsetIndex("x.index"), TimeIndex("x.timeindex")
+    index.append(3, 4097)
+    times.append(1_700_000_000_000, 3)
+    assert bytes(index.data) == struct.pack(">II", 3, 4097)
+    assert bytes(times.data) == struct.pack(">qI", 1_700_000_000_000, 3)
+
+
+def test_records_without_timestamps_make_no_time_entries() -> None:
+    times = TimeIndex("x.timeindex")
+    times.append(-1, 3)
+    assert len(times) == 0 and times.last() is None
+
+
+@pytest.mark.parametrize("entries", [[(5, 10), (5, 20)], [(5, 10), (4, 20)], [(5, 10), (6, 10)], [(5, 999)], [(0, 0)] * 2])
+def test_an_index_that_does_not_rise_is_not_sane(entries: list[tuple[int, int]]) -> None:
+    index = OffsetIndex("x.index")
+    for entry in entries:
+        index.append(*entry)
+    assert not index.is_sane(500)
+
+
+def test_saving_goes_on_where_it_was() -> None:
+    disk = new_disk()
+    index = OffsetIndex("x.index")
+    for n in range(1, 10):
+        index.append(n, n * 10)
+        index.save(disk)
+        assert disk.read("x.index") == index.data
+    again: IndexBytes = OffsetIndex("x.index")
+    again.load(disk)
+    assert again.data == index.data
+
+
+@pytest.mark.parametrize("found", [b"", b"12345", b"x" * 200])
+def test_saving_repairs_what_is_in_the_file(found: bytes) -> None:
+    disk = new_disk()
+    index = OffsetIndex("x.index")
+    for n in range(1, 5):
+        index.append(n, n * 10)
+    index.save(disk)
+    disk.write_atomic("x.index", bytes(index.data[:16]) + found if len(found) == 5 else found)
+    index.append(9, 90)
+    index.save(disk)
+    if len(found) != 200:
+        assert disk.read("x.index") == index.data
+
+
+def test_a_failed_save_is_made_good_by_the_next() -> None:
+    disk = new_disk()
+    index = OffsetIndex("x.index")
+    index.append(1, 10)
+    disk.fail("append", "x.index")
+    with pytest.raises(OSError):
+        index.save(disk)
+    index.append(2, 20)
+    index.save(disk)
+    assert disk.read("x.index") == index.data
+
+
+def test_an_incomplete_last_entry_is_dropped() -> None:
+    disk = new_disk()
+    disk.write_atomic("x.index", struct.pack(">IIH", 1, 10, 0))
+    index = OffsetIndex("x.index")
+    index.load(disk)
+    assert len(index) == 1

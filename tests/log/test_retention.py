@@ -1,0 +1,105 @@
+"""Deletion of old segments (L8), DeleteRecords, what readers see meanwhile."""
+
+from __future__ import annotations
+
+import pytest
+
+from kafka_wire.errors import ErrorCode, KafkaError
+from kbroker.log.log import PartitionLog
+from kbroker.log.recovery import Crash
+from kbroker.testing.disk import MemoryDisk
+from tests.log.tools import NOW, append, contents, fill, new_disk, open_log
+
+LATER = NOW + 10_000
+
+
+def ten_segments(disk: MemoryDisk | None = None, **config: int | str) -> PartitionLog:
+    """Segments of two records, a second apart."""
+    log = open_log(disk or new_disk(), segment_bytes=400, **config)
+    for number in range(20):
+        append(log, b"x" * 100, at=NOW + number // 2 * 1000)
+    assert len(log.segments) == 10
+    return log
+
+
+def test_by_time() -> None:
+    log = ten_segments(retention_ms=4500)
+    assert log.apply_retention(NOW + 7000, 20) == 3
+    assert (log.start_offset, contents(log)[0][0]) == (6, 6)
+    assert log.apply_retention(NOW + 7000, 20) == 0
+    with pytest.raises(KafkaError) as caught:
+        log.read(5, 100, 20)
+    assert caught.value.code is ErrorCode.OFFSET_OUT_OF_RANGE
+
+
+def test_by_size() -> None:
+    log = ten_segments(retention_bytes=1200, retention_ms=-1)
+    log.apply_retention(LATER, 20)
+    assert 1200 <= log.size < 1200 + 400 and log.size == sum(segment.size for segment in log.segments)
+
+
+def test_all_of_it_by_time_leaves_an_empty_segment_at_the_end() -> None:
+    disk = new_disk()
+    log = ten_segments(disk, retention_ms=1)
+    assert log.apply_retention(NOW + 10**6, 20) == 10
+    assert (log.start_offset, log.end.value, log.size, contents(log)) == (20, 20, 0, [])
+    assert append(log).base_offset == 20
+    disk.kill()
+    assert open_log(disk, Crash.PROCESS).start_offset == 20
+
+
+@pytest.mark.parametrize("bound", [0, 1, 2, 3, 10, 19])
+def test_L8_never_at_or_above_the_high_watermark(bound: int) -> None:
+    log = ten_segments(retention_ms=1, retention_bytes=0)
+    log.apply_retention(NOW + 10**6, bound)
+    assert log.start_offset == bound - bound % 2
+
+
+def test_L8_the_log_start_only_rises() -> None:
+    log = ten_segments(retention_ms=4500)
+    log.advance_start(7)
+    log.advance_start(3)
+    assert log.start_offset == 7
+    assert log.apply_retention(NOW + 4000, 20) == 3, "segments wholly below the log start go"
+    assert log.start_offset == 7
+    with pytest.raises(KafkaError):
+        log.advance_start(21)
+
+
+def test_compacted_topics_keep_their_age() -> None:
+    log = ten_segments(retention_ms=1, cleanup_policy="compact")
+    assert log.apply_retention(NOW + 10**6, 20) == 0
+    log.advance_start(6)
+    assert log.apply_retention(NOW + 10**6, 20) == 3
+
+
+def test_records_without_timestamps_are_as_old_as_their_file() -> None:
+    disk = new_disk()
+    disk.volume.now_ms = lambda: NOW
+    log = open_log(disk, segment_bytes=400, retention_ms=1000)
+    fill(log, 10, at=-1)
+    assert log.apply_retention(NOW + 900, 10) == 0
+    assert log.apply_retention(NOW + 1100, 10) > 0
+
+
+def test_reads_under_way_survive_a_deletion() -> None:
+    disk = new_disk()
+    log = ten_segments(disk, retention_ms=1)
+    pieces = log.read(0, 10**6, 20)
+    log.apply_retention(NOW + 10**6, 20)
+    assert sum(len(piece.read()) for piece in pieces) > 0
+    remains = log.take_remains()
+    assert len(remains.files) == 10 and all(path.endswith(".deleted") for path in remains.paths)
+    assert not log.take_remains().paths
+
+
+def test_snapshots_and_epochs_of_deleted_segments_go_too() -> None:
+    disk = new_disk()
+    log = open_log(disk, segment_bytes=400, retention_ms=1000)
+    for number in range(20):
+        append(log, b"x" * 100, at=NOW + number * 100, leader_epoch=number // 4)
+    log.apply_retention(NOW + 2500, 20)
+    start = log.start_offset
+    assert log.epochs.entries[0] == (start // 4, start)
+    snapshots = [int(name[:20]) for name in disk.list_dir("orders-0") if name.endswith(".snapshot")]
+    assert min(snapshots) >= start
