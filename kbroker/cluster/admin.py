@@ -179,9 +179,9 @@ class Admin:
         succeeded, revision = await self._write_partitions(topic.id, topic.partitions, guards, ops)
         await self._home.wait_applied(revision)
         seen = self._home.image.topics.get(topic.name)
-        if not succeeded and (seen is None or seen.id != topic.id):
-            raise _exists(topic.name)
-        return seen or topic
+        if succeeded or (seen is not None and seen.id == topic.id):
+            return seen or topic
+        raise _exists(topic.name) if seen is not None else _contended()
 
     def _topic_put(self, topic: TopicImage, partitions: int) -> Op:
         fields = {"id": id_text(topic.id), "partitions": partitions}

@@ -385,14 +385,18 @@ class SqliteStore:
         return self._poll_shared_s if others else self._poll_alone_s
 
     def _news(self) -> tuple[Changes, int]:
-        """What the watchers of this process do not know yet, and the store's revision."""
-        last: int = self._meta("revision")
+        """What the watchers of this process do not know yet, and the store's revision.
+
+        A failure here is not the failure of the work before it: the next piece of work will find the news.
+        """
         known = self._feed.last
-        if last == known:
-            return [], last
-        if last - known > RECENT_MAX:
-            return [], last
-        return self._read_log(known + 1, RECENT_MAX), last
+        try:
+            last: int = self._meta("revision")
+            if last == known or last - known > RECENT_MAX:
+                return [], last
+            return self._read_log(known + 1, RECENT_MAX), last
+        except sqlite3.Error:
+            return [], known
 
     def _read_log(self, revision: int, revisions_max: int) -> Changes:
         query = "select revision, events from log where revision >= ? order by revision limit ?"

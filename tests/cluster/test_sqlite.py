@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 import trio
 
 from kbroker.cluster import sqlite
+from kbroker.cluster.feed import Changes
+from kbroker.cluster.sqlite import SqliteStore
 from kbroker.cluster.store import Compacted, Guard, Put, Unavailable, load
 from tests.cluster.test_conformance import collect, put
 from tests.cluster.tools import PATIENCE_S, HandClock, MortalSqlite, eventually, sqlite_at
@@ -131,6 +134,20 @@ async def test_a_busy_or_broken_file_is_unavailable(tmp_path: Path, clock: HandC
         store._db.execute("alter table hidden rename to kv")
         assert (await store.info()).revision == 1
         assert await put(store, b"b", b"1") == 2
+
+
+async def test_a_commit_whose_news_cannot_be_read_has_still_happened(
+    tmp_path: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: object, revision: int, revisions_max: int) -> Changes:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    async with sqlite_at(tmp_path / "coord.db", clock) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(SqliteStore, "_read_log", broken)
+            assert await put(store, b"a", b"1") == 1
+        assert await put(store, b"b", b"1") == 2
+        assert len(await collect(store, b"", 1, 2)) >= 1
 
 
 async def test_a_killed_openers_lease_outlives_it(tmp_path: Path, clock: HandClock) -> None:
