@@ -59,11 +59,8 @@ async def create_topics(request: CreateTopicsRequest, context: Context) -> Creat
             [_new_topic(topic) for topic in request.topics], validate_only=request.validate_only
         )
         await services.wait_applied()
-    return CreateTopicsResponse(
-        topics=[
-            _created(topic, result, services) for topic, result in zip(request.topics, results, strict=True)
-        ]
-    )
+    answers = {t.name: _created(t, result, services) for t, result in zip(request.topics, results, strict=True)}
+    return CreateTopicsResponse(topics=list(answers.values()))  # a name given twice is answered once, as in Kafka
 
 
 def _new_topic(topic: CreatableTopic) -> NewTopic:

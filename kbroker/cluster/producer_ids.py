@@ -23,7 +23,7 @@ class ProducerIds:
         self._turn = trio.Lock()
 
     async def next(self) -> int:
-        """An id nobody else was or will be given. Raises KafkaError REQUEST_TIMED_OUT when the store does not answer."""
+        """An id nobody else was or will be given. Raises KafkaError REQUEST_TIMED_OUT if the store does not answer."""
         async with self._turn:
             producer_id = next(self._block, None)
             if producer_id is None:

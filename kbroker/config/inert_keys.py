@@ -129,7 +129,6 @@ INERT_KEYS = (
     _key("max.connections.per.ip.overrides", STRING, "", update=CLUSTER_WIDE),
     _key("max.connection.creation.rate", INT, INT_MAX, low=0, update=CLUSTER_WIDE),
     _key("connection.failed.authentication.delay.ms", INT, 100, low=0),
-    _key("queued.max.request.bytes", LONG, -1),
     _key("num.network.threads", INT, 3, low=1, update=CLUSTER_WIDE),
     _key("controller.socket.timeout.ms", INT, 30000),
     _key("replica.socket.timeout.ms", INT, 30000),

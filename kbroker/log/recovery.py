@@ -179,6 +179,7 @@ def _recover_segment(segment: Segment, interval: int, recovery_point: int, crash
     """
     base = segment.base_offset
     if not segment.size:
+        segment.next_offset = base
         return base
     position = segment.resume_indexes() if crash is Crash.PROCESS else segment.reset_indexes()
     segment.next_offset = start = segment.base_of(position) if position else base
@@ -190,6 +191,7 @@ def _recover_segment(segment: Segment, interval: int, recovery_point: int, crash
         if crash is Crash.PROCESS and scan.is_whole(segment.file, end, segment.size):
             raise CorruptLog(f"{segment.path}: damage at byte {end}, offset {segment.next_offset}, in a finished write")
         segment.file.truncate(end)
+        segment.file.sync()  # before anything is written in place of what was cut
         segment.size = end
     segment.trim_index_files()
     return start
@@ -210,9 +212,11 @@ def _write_anew(disk: Disk, segment: Segment) -> None:
 
 
 def _remove_from(disk: Disk, segments: list[Segment], first: int) -> None:
-    for segment in segments[first:]:
+    """Remove segments durably, the last first."""
+    for segment in reversed(segments[first:]):
         for path in segment.files():
             disk.remove(path)
+    disk.sync_dir(segments[0].path.rpartition("/")[0])
     del segments[first:]
 
 

@@ -28,7 +28,7 @@ from kbroker.cluster.store import CoordinationStore, Unavailable
 from kbroker.config import BrokerConfig
 from kbroker.env import Env, Listener
 from kbroker.log.directory import LogDirectory
-from kbroker.server.identity import StartFailed, directory_id
+from kbroker.server.identity import StartFailed, directory_id, refuse_foreign
 from kbroker.server.listener import Server
 from kbroker.server.memory import RequestMemory
 from kbroker.server.replicas import Replicas
@@ -67,6 +67,10 @@ class Broker:
         except OSError:
             await self.unbind()
             raise
+        told = {name: address for name, address in self.advertised().items() if address[0]}
+        if len(told) == len(self.listeners):  # else it depends on the connection
+            listed = ",".join(f"{name}://{host_port(*address)}" for name, address in told.items())
+            self.config = self.config.with_values({"advertised.listeners": listed}, origin="listeners")
 
     async def unbind(self) -> None:
         """Close the listeners."""
@@ -137,6 +141,11 @@ def _request_bytes_max(config: BrokerConfig) -> int:
     return configured if configured > 0 else 4 * config.get_int("socket.request.max.bytes")
 
 
+def host_port(host: str, port: int) -> str:
+    """As in a listener: an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 async def _create(topics: Iterable[tuple[str, int]], services: Services) -> None:
     """Create the topics asked for at start; those that are there stay as they are."""
     wishes = [NewTopic(name, partitions) for name, partitions in topics]
@@ -168,6 +177,7 @@ async def run_broker(
     broker = Broker(env, config)
     await broker.bind()
     try:
+        refuse_foreign(env)
         logs = LogDirectory(env, config)
         logs.open()
         try:

@@ -19,15 +19,30 @@ class StartFailed(Exception):
     """The broker cannot start as configured; the message is one line for people."""
 
 
+def refuse_foreign(env: Env) -> None:
+    """Raise StartFailed for a directory of Apache Kafka's own, before anything in it is touched.
+
+    Its files could be read, but its topics live in its own metadata log, and it would not know what was written here.
+    """
+    found = _read(env)
+    if "cluster.id" in found:
+        cluster = found["cluster.id"]
+        raise StartFailed(f"{env.disk.root} belongs to Apache Kafka (cluster {cluster}): use another directory")
+
+
+def _read(env: Env) -> dict[str, str]:
+    try:
+        return read_properties(env.disk.read(META).decode())
+    except FileNotFoundError:
+        return {}
+
+
 def directory_id(env: Env, node_id: int) -> str:
     """The id of the data directory, made up if it has none. The caller holds the directory's lock.
 
     Raises StartFailed when the directory belongs to another broker, OSError.
     """
-    try:
-        found = read_properties(env.disk.read(META).decode())
-    except FileNotFoundError:
-        found = {}
+    found = _read(env)
     owner = found.get("node.id", str(node_id))
     if owner != str(node_id):
         raise StartFailed(

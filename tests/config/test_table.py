@@ -22,6 +22,8 @@ OTHER_DEFAULTS = {
     "group.initial.rebalance.delay.ms": "0",
     "listeners": "PLAINTEXT://127.0.0.1:9092",
     "log.dir": "kbroker-data",
+    "max.connections": "10000",
+    "max.connections.per.ip": "10000",
     "node.id": "1",
     "process.roles": "",
 }
