@@ -129,7 +129,7 @@ BROKER_DOCS = {
     "that, kbroker makes one on each, so that a single broker just works.",
     "offsets.topic.segment.bytes": "Segment size of the topic that holds committed offsets.",
     "producer.id.expiration.ms": "An idempotent producer that is silent for this long is forgotten.",
-    "queued.max.request.bytes": "Bytes of requests that have not fully arrived, of all connections together; -1 is four "
+    "queued.max.request.bytes": "Bytes of requests that have not fully arrived, of all connections together; -1: four "
     "times socket.request.max.bytes. Above it requests are received one after the other.",
     "queued.max.requests": "Requests of all connections that may be under way before reading stops.",
     "replica.fetch.backoff.ms": "How long a follower waits after an error.",

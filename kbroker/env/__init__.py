@@ -103,7 +103,7 @@ class Disk(Protocol):
     """A directory tree. Paths are relative to its root, with "/" between names. Methods may raise OSError."""
 
     root: str  # for people: where this is
-    boot_id: str  # identifies this run of the operating system; "" when unknown. Page cache survives while it is the same
+    boot_id: str  # names this run of the operating system, "" when unknown; the page cache survives while it is the same
 
     def open(self, path: str, *, create: bool = False) -> File:
         """Open for reading and appending. create=True makes an absent file; else FileNotFoundError."""

@@ -424,6 +424,7 @@ class PartitionLog:
         self._flusher.cut()
         self.end.value = self.segments[-1].next_offset
         self.flushed.value = min(self.flushed.value, self.end.value)
+        self.start_offset = min(self.start_offset, self.end.value)  # it may have been inside the batch that is cut
         self.epochs.truncate_end(self.end.value)
         self._snapshots.truncate(self.end.value)
         recovery.restore_producers(self.disk, self.directory, self.segments, self.producers, self._snapshots.offsets)

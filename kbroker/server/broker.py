@@ -26,7 +26,7 @@ from kbroker.cluster.producer_ids import ProducerIds
 from kbroker.cluster.sqlite import open_sqlite
 from kbroker.cluster.store import CoordinationStore, Unavailable
 from kbroker.config import BrokerConfig
-from kbroker.env import Env, Listener
+from kbroker.env import AddressInUse, Env, Listener
 from kbroker.log.directory import LogDirectory
 from kbroker.server.identity import StartFailed, directory_id, refuse_foreign
 from kbroker.server.listener import Server
@@ -60,13 +60,15 @@ class Broker:
         self.listeners: dict[str, Listener] = {}
 
     async def bind(self) -> None:
-        """Bind every listener. AddressInUse or OSError; those bound already are closed again."""
+        """Bind every listener. AddressInUse or StartFailed; those bound already are closed again."""
         try:
             for name, host, port in self.config.listeners:
                 self.listeners[name] = await self.env.net.listen(host, port)
-        except OSError:
+        except OSError as error:
             await self.unbind()
-            raise
+            if isinstance(error, AddressInUse):
+                raise
+            raise StartFailed(f"cannot listen on {host_port(host, port)}: {error.strerror or error}") from error
         told = {name: address for name, address in self.advertised().items() if address[0]}
         if len(told) == len(self.listeners):  # else it depends on the connection
             listed = ",".join(f"{name}://{host_port(*address)}" for name, address in told.items())

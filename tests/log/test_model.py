@@ -87,6 +87,7 @@ class LogMachine(RuleBasedStateMachine):
         self.log.truncate_to(target)
         self.forget_from(self.log.end.value)
         assert self.end <= target
+        self.start = min(self.start, self.end)
         self.durable = min(self.durable, self.end)
 
     @rule(error=st.sampled_from([errno.ENOSPC, errno.EIO]), name=st.sampled_from(["*.log", "*index", "*.snapshot"]))
