@@ -222,7 +222,7 @@ def _change(
 
 @handles(ApiKey.LIST_CONFIG_RESOURCES, 0, 1)
 def list_config_resources(request: ListConfigResourcesRequest, context: Context) -> ListConfigResourcesResponse:
-    """What has configs (KIP-1142). Version 0 asks for client metrics only, of which there are none (KIP-1000)."""
+    """List what has configs (KIP-1142). Version 0 asks for client metrics only: there are none (KIP-1000)."""
     wanted = set(request.resource_types) or {int(kind) for kind in RESOURCE_TYPES}
     if context.version == 0:
         wanted = set()

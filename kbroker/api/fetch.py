@@ -35,7 +35,10 @@ READ_COMMITTED = 1
 
 @handles(ApiKey.FETCH, 4, 17)
 def fetch(request: FetchRequest, context: Context) -> FetchResponse | Coroutine[Any, Any, FetchResponse]:
-    """Answer at once if there is enough, or nothing to wait for; else a coroutine that waits."""
+    """Read batches from partitions, waiting for more where there are too few.
+
+    Returns the response if there is enough, or nothing to wait for; else a coroutine that waits.
+    """
     try:
         job = FetchJob(request, context)
     except KafkaError as error:

@@ -48,7 +48,10 @@ class Pending(NamedTuple):
 
 @handles(ApiKey.PRODUCE, 3, 11, advertised_min=0, overlaps=True)
 def produce(request: ProduceRequest, context: Context) -> ProduceResponse | Coroutine[Any, Any, ProduceResponse] | None:
-    """Append now; return the response, or a coroutine of it if some partition has to wait, or None for acks=0."""
+    """Append a batch of records to each partition.
+
+    Returns the response, or a coroutine of it if some partition has to wait, or None for acks=0.
+    """
     pending: list[Pending] = []
     now_ms = context.services.env.clock.data_ms()
     response = ProduceResponse(

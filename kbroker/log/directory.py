@@ -185,12 +185,10 @@ class LogDirectory:
             self.env.disk,
             directory,
             config=config,
-            clock=self.env.clock,
             topic_id=topic_id,
             clean=crash,
             recovery_point=self._recovery_points.offsets.get(key, 0),
             start_offset=self._log_starts.offsets.get(key, 0),
-            producer_expiration_ms=self.config.get_int("producer.id.expiration.ms"),
         )
         opened.on_due = self._flush_is_due
         self.logs[key] = opened

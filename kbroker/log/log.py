@@ -29,7 +29,7 @@ from kafka_wire import primitives
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import BatchHeader, Record, assign
 from kbroker.config.topic import TopicConfig
-from kbroker.env import Clock, Disk, File, FileSlice, Offload
+from kbroker.env import Disk, File, FileSlice, Offload
 from kbroker.log import recovery, retention
 from kbroker.log.checkpoints import METADATA, metadata_content
 from kbroker.log.epochs import FILE_NAME as EPOCHS
@@ -113,12 +113,10 @@ class PartitionLog:
         directory: str,
         *,
         config: TopicConfig,
-        clock: Clock,
         topic_id: bytes | None,
         clean: Crash,
         recovery_point: int = 0,
         start_offset: int = 0,
-        producer_expiration_ms: int = LONG_MAX,
     ) -> PartitionLog:
         """Open a log, or begin one (nothing is written before it must be).
 
@@ -134,8 +132,6 @@ class PartitionLog:
         log._adopt(found)
         log.flushed.value = min(recovery_point, log.end.value)
         log._flusher.resume()
-        if log.producers.by_id:
-            log.producers.expire(clock.data_ms(), producer_expiration_ms)
         return log
 
     def _adopt(self, found: Recovered) -> None:
@@ -220,7 +216,7 @@ class PartitionLog:
         # The batch is in the log. From here on nothing may fail (L1).
         self.size += size
         if header[9] >= 0:
-            self.producers.update(header, base_offset)
+            self.producers.update(header, base_offset, now_ms)
         self._snapshots.grow(self, size)
         self._flusher.grow(now_ms)
         self.end.advance(base_offset + header[6] + 1)

@@ -48,14 +48,14 @@ class SeenBatch(NamedTuple):
 class Producer:
     """One producer: its epoch and last batches, oldest first. Batches of an older epoch are forgotten."""
 
-    __slots__ = ("epoch", "batches", "coordinator_epoch", "txn_first_offset", "timestamp_ms")
+    __slots__ = ("epoch", "batches", "coordinator_epoch", "txn_first_offset", "seen_ms")
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
         self.batches: list[SeenBatch] = []
         self.coordinator_epoch = -1
         self.txn_first_offset = -1  # of the open transaction; -1 when there is none
-        self.timestamp_ms = -1  # of the last batch, data clock
+        self.seen_ms = -1  # when it last wrote, by the data clock; -1 when read back: nobody knows, so it counts from now
 
 
 class CorruptSnapshot(Exception):
@@ -106,7 +106,7 @@ class ProducerStates:
             )
         return None
 
-    def update(self, header: BatchHeader, base_offset: int) -> None:
+    def update(self, header: BatchHeader, base_offset: int, now_ms: int = -1) -> None:
         """Note a batch that is now in the log at base_offset. Never refuses: replay of the log comes here too (P2)."""
         producer = self.by_id.get(header.producer_id)
         if producer is None:
@@ -114,7 +114,7 @@ class ProducerStates:
         elif header.producer_epoch != producer.epoch:
             producer.epoch = header.producer_epoch
             producer.batches.clear()
-        producer.timestamp_ms = header.max_timestamp
+        producer.seen_ms = now_ms
         if header.is_control:  # a marker ends the transaction and carries no sequence
             producer.txn_first_offset = -1
             return
@@ -129,11 +129,17 @@ class ProducerStates:
             del batches[0]
 
     def expire(self, now_ms: int, expiration_ms: int) -> int:
-        """Forget producers without an open transaction that wrote nothing for expiration_ms. Returns how many."""
+        """Forget producers without an open transaction that wrote nothing for expiration_ms. Returns how many.
+
+        Kafka goes by the timestamps in the records, and so forgets at once who writes old data. The clock is what counts.
+        """
+        for producer in self.by_id.values():
+            if producer.seen_ms < 0:
+                producer.seen_ms = now_ms
         old = [
             producer_id
             for producer_id, producer in self.by_id.items()
-            if producer.txn_first_offset < 0 and now_ms - producer.timestamp_ms >= expiration_ms
+            if producer.txn_first_offset < 0 and now_ms - producer.seen_ms >= expiration_ms
         ]
         for producer_id in old:
             del self.by_id[producer_id]
@@ -159,7 +165,7 @@ class ProducerStates:
                 at = (seen.last_sequence, seen.last_offset, delta, seen.timestamp_ms)
                 yield (producer_id, producer.epoch, *at, *tail)
             if not producer.batches:
-                yield (producer_id, producer.epoch, NO_SEQUENCE, -1, 0, producer.timestamp_ms, *tail)
+                yield (producer_id, producer.epoch, NO_SEQUENCE, -1, 0, producer.seen_ms, *tail)
 
     def load(self, data: bytes) -> None:
         """Replace the state by a snapshot's. Raises CorruptSnapshot."""
@@ -190,7 +196,6 @@ class ProducerStates:
         producer = self.by_id.get(producer_id)
         if producer is None or producer.epoch != epoch:
             producer = self.by_id[producer_id] = Producer(epoch)
-        producer.timestamp_ms = timestamp_ms
         producer.coordinator_epoch = coordinator_epoch
         producer.txn_first_offset = txn_first_offset
         if last_sequence != NO_SEQUENCE:

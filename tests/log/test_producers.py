@@ -139,9 +139,10 @@ def test_a_damaged_snapshot_is_refused(damage: str) -> None:
 
 def test_silent_producers_are_forgotten_but_not_in_a_transaction() -> None:
     states = ProducerStates()
-    states.update(sent(0, producer=1, at=NOW), 0)
-    states.update(sent(0, producer=2, at=NOW + 500), 1)
-    states.update(read_header(batch(producer=3, sequence=0, transactional=True)), 2)
+    states.update(sent(0, producer=1, at=-1), 0, NOW)
+    states.update(sent(0, producer=2, at=5), 1, NOW + 500)
+    states.update(read_header(batch(producer=3, sequence=0, transactional=True)), 2, NOW)
     assert states.first_open_transaction == 2
+    assert states.expire(NOW + 999, 1000) == 0, "the clock counts, not the records' timestamps"
     assert states.expire(NOW + 1000, 1000) == 1
     assert sorted(states.by_id) == [2, 3]

@@ -49,7 +49,7 @@ def open_log(
     disk: Disk, crash: Crash = Crash.CLEAN, *, recovery_point: int = 0, start_offset: int = 0, **config: Any
 ) -> PartitionLog:
     return PartitionLog.open(
-        disk, "orders-0", config=TopicConfig(**config), clock=StoppedClock(), topic_id=TOPIC_ID, clean=crash,
+        disk, "orders-0", config=TopicConfig(**config), topic_id=TOPIC_ID, clean=crash,
         recovery_point=recovery_point, start_offset=start_offset,
     )  # fmt: skip
 
@@ -109,7 +109,7 @@ def starts_at(log: PartitionLog, offset: int) -> int:
 
 def producers_of(log: PartitionLog) -> dict[int, tuple[Any, ...]]:
     return {
-        producer_id: (each.epoch, tuple(each.batches), each.timestamp_ms)
+        producer_id: (each.epoch, tuple(each.batches))
         for producer_id, each in sorted(log.producers.by_id.items())
     }
 
