@@ -31,6 +31,7 @@ class Services:
     partitions: dict[tuple[str, int], Partition]  # what this broker holds; owned by server/replicas.py
     sessions: FetchSessions
     producer_ids: ProducerIds
+    offline: set[tuple[str, int]] = field(default_factory=set)  # should be in `partitions`; the disk says no
     announced: int = 0  # revision of the newest image `partitions` is to follow
     applied: Watermark = field(default_factory=Watermark)  # and of the one it has caught up with
 
@@ -44,10 +45,16 @@ class Services:
         await self.applied.wait_past(self.announced - 1)
 
     def partition(self, topic: str, index: int) -> Partition:
-        """The local partition; KafkaError UNKNOWN_TOPIC_OR_PARTITION, or NOT_LEADER_OR_FOLLOWER if it is not here."""
+        """The local partition.
+
+        Raises KafkaError UNKNOWN_TOPIC_OR_PARTITION, NOT_LEADER_OR_FOLLOWER if it is not here, KAFKA_STORAGE_ERROR if it
+        should be and its log could not be opened.
+        """
         partition = self.partitions.get((topic, index))
         if partition is not None:
             return partition
+        if (topic, index) in self.offline:
+            raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR)
         known = self.image.topics.get(topic)
         if known is not None and 0 <= index < len(known.partitions):
             raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER)

@@ -64,6 +64,8 @@ def _list(topic: str, asked: ListOffsetsPartition, isolation: int, context: Cont
         timestamp, offset, epoch = _look_up(partition, asked.timestamp, isolation)
     except KafkaError as error:
         return _failed(asked, error.code)
+    except OSError:
+        return _failed(asked, ErrorCode.KAFKA_STORAGE_ERROR)
     return ListOffsetsPartitionResponse(
         partition_index=asked.partition_index, timestamp=timestamp, offset=offset, leader_epoch=epoch
     )

@@ -196,7 +196,11 @@ def delete_records(request: DeleteRecordsRequest, context: Context) -> DeleteRec
 
 def _delete_records(topic: str, index: int, offset: int, services: Services) -> DeleteRecordsPartitionResult:
     try:
-        low_watermark, code = services.partition(topic, index).delete_records(offset), ErrorCode.NONE
+        partition = services.partition(topic, index)
+        low_watermark, code = partition.delete_records(offset), ErrorCode.NONE
+        services.logs.start_moved(partition.log)  # L8: a killed broker must not bring them back
     except KafkaError as error:
         low_watermark, code = -1, error.code
+    except OSError:
+        low_watermark, code = -1, ErrorCode.KAFKA_STORAGE_ERROR
     return DeleteRecordsPartitionResult(partition_index=index, low_watermark=low_watermark, error_code=code)

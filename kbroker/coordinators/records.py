@@ -30,12 +30,14 @@ from kafka_wire.errors import ProtocolError
 from kafka_wire.primitives import Buffer
 from kafka_wire.schema import array, bytes_, embed, int8, int16, int32, int64, message, string, uuid
 from kafka_wire.schema import struct as wire_struct
+from kbroker.coordinators.effects import EncodedRecord, GroupSnapshot, GroupTombstone, MemberSnapshot, StateRecord
 
 Pair: TypeAlias = "tuple[bytes, bytes | None]"  # a record's key and value
 
 _INT16 = struct.Struct(">h")
 _INT32 = struct.Struct(">i")
 VERSION_SIZE = 2
+CURRENT_OFFSET_KEY = b"\0\1"  # how the keys of committed offsets begin
 
 
 class KeyType(IntEnum):
@@ -305,7 +307,7 @@ def offset_commit_key(group: str, topic: str, partition: int) -> bytes:
     group_bytes, topic_bytes = group.encode(), topic.encode()
     if len(group_bytes) > 32767 or len(topic_bytes) > 32767:
         raise ValueError("a string on the wire has at most 32767 bytes")
-    return b"\0\1%b%b%b%b%b" % (
+    return CURRENT_OFFSET_KEY + b"%b%b%b%b%b" % (
         _INT16.pack(len(group_bytes)), group_bytes, _INT16.pack(len(topic_bytes)), topic_bytes, _INT32.pack(partition)
     )  # fmt: skip
 
@@ -320,12 +322,66 @@ def offset_record(group: str, topic: str, partition: int, value: OffsetCommitVal
     return offset_commit_key(group, topic, partition), None if value is None else offset_commit_value(value)
 
 
-def group_record(group: str, value: GroupMetadataValue | None) -> Pair:
-    """The record of a classic group; None removes it."""
-    key = encode_key(KeyType.GROUP_METADATA, GroupKey(group=group))
-    return key, None if value is None else encode_value(KeyType.GROUP_METADATA, value)
-
-
 def record_pair(kind: KeyType, key: Any, value: Any | None) -> Pair:
     """A record of any type; value None removes it."""
     return encode_key(kind, key), None if value is None else encode_value(kind, value)
+
+
+def state_pair(record: StateRecord | EncodedRecord) -> Pair:
+    """What a core wants stored, as a record."""
+    if isinstance(record, tuple):
+        return record
+    if isinstance(record, GroupSnapshot):
+        return record_pair(KeyType.GROUP_METADATA, GroupKey(group=record.group_id), _group_value(record))
+    assert isinstance(record, GroupTombstone), record
+    return record_pair(KeyType.GROUP_METADATA, GroupKey(group=record.group_id), None)
+
+
+def _group_value(group: GroupSnapshot) -> GroupMetadataValue:
+    return GroupMetadataValue(
+        protocol_type=group.protocol_type or "",
+        generation=group.generation,
+        protocol=group.protocol,
+        leader=group.leader,
+        current_state_timestamp=group.state_timestamp_ms,
+        members=[
+            MemberMetadata(
+                member_id=member.member_id,
+                group_instance_id=member.group_instance_id,
+                client_id=member.client_id,
+                client_host=member.client_host,
+                rebalance_timeout=member.rebalance_timeout_ms,
+                session_timeout=member.session_timeout_ms,
+                subscription=member.subscription,
+                assignment=member.assignment,
+            )
+            for member in group.members
+        ],
+    )
+
+
+def group_snapshot(group_id: str, value: GroupMetadataValue) -> GroupSnapshot:
+    """A classic group as it was stored. Version 0 had no rebalance timeout: the session timeout stands in for it."""
+    return GroupSnapshot(
+        group_id=group_id,
+        protocol_type=value.protocol_type or None,
+        generation=value.generation,
+        protocol=value.protocol,
+        leader=value.leader,
+        state_timestamp_ms=value.current_state_timestamp,
+        members=tuple(
+            MemberSnapshot(
+                member_id=member.member_id,
+                group_instance_id=member.group_instance_id,
+                client_id=member.client_id,
+                client_host=member.client_host,
+                rebalance_timeout_ms=(
+                    member.session_timeout if member.rebalance_timeout < 0 else member.rebalance_timeout
+                ),
+                session_timeout_ms=member.session_timeout,
+                subscription=bytes(member.subscription),
+                assignment=bytes(member.assignment),
+            )
+            for member in value.members
+        ),
+    )

@@ -352,8 +352,7 @@ class LogDirectory:
         while True:
             await self.env.clock.sleep(RELEASE_SECONDS)
             for each in self.logs.values():
-                if len(each.segments) > 1:
-                    each.release_idle()
+                each.release_idle()
                 if each.remains.files or each.remains.paths:
                     self._bury(each.take_remains(), each.config.file_delete_delay_ms)
             await self._remove_buried()

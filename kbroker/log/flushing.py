@@ -8,12 +8,13 @@ recovery point moves.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.env import Offload
+from kbroker.env import Disk, File, Offload
 from kbroker.log.checkpoints import METADATA, metadata_content
 from kbroker.log.epochs import FILE_NAME as EPOCHS
 from kbroker.log.errors import LogOffline
@@ -95,16 +96,15 @@ class Flusher:
         epochs_are_new, is_metadata_new = log.epochs.is_unsynced, not self._metadata_synced
         log.epochs.is_unsynced = False
         try:
-            work = self._work(closed, with_active, newest, epochs_are_new)
-            no_space = await offload(work)
+            refused = await offload(self._work(closed, with_active, newest, epochs_are_new))
         except OSError as error:
             raise log.fail(LogOffline(f"{log.directory}: fsync failed: {error}")) from error
         except BaseException:  # cancelled: nobody knows how far it came
             log.epochs.is_unsynced, self._dirty_since_ms = True, since_ms
             raise
-        if no_space is not None:
+        if refused is not None:
             log.epochs.is_unsynced, self._dirty_since_ms = log.epochs.is_unsynced or epochs_are_new, since_ms
-            raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, f"{log.directory}: {no_space}")
+            raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, f"{log.directory}: {refused}")
         self._segments_synced, self._metadata_synced = newest, self._metadata_synced or is_metadata_new
         if cuts == self._cuts:
             for segment in closed:
@@ -114,9 +114,13 @@ class Flusher:
     def _work(
         self, closed: list[Segment], with_active: bool, newest: int, epochs_are_new: bool
     ) -> Callable[[], OSError | None]:
-        """What the worker does: with files and values picked now, so that it reads nothing that may change."""
+        """What the worker does: with files and values picked now, so that it reads nothing that may change.
+
+        A failed fsync is raised. What the disk merely refuses (no space for a small file, no descriptor left) is
+        returned: then nothing is proven, and a later flush may try again.
+        """
         log, disk, directory = self.log, self.log.disk, self.log.directory
-        files = [segment.file for segment in (*closed, *([log.active] if with_active else []))]
+        segments = [*closed, log.active] if with_active else closed
         index_files = [path for segment in closed for path in (segment.stem + ".timeindex", segment.stem + ".index")]
         small: list[tuple[str, bytes]] = []
         if epochs_are_new:
@@ -125,11 +129,20 @@ class Flusher:
             small.append((f"{directory}/{METADATA}", metadata_content(log.topic_id)))
         new_files, new_directory = newest != self._segments_synced, not self._metadata_synced
 
+        try:
+            files = [segment.file for segment in segments]
+        except OSError as error:
+            return partial(_return, error)
+
         def work() -> OSError | None:
-            for file in files:
+            try:
+                opened = [file for path in index_files if (file := _open_if_there(disk, path)) is not None]
+            except OSError as error:
+                return error
+            for file in (*files, *opened):
                 file.sync()
-            for path in index_files:
-                _sync_path(log, path)
+            for file in opened:
+                file.close()
             try:
                 for path, content in small:
                     disk.write_atomic(path, content, sync=True)
@@ -155,18 +168,22 @@ class Flusher:
 
         def work() -> None:
             for path in paths:
-                _sync_path(log, path)
+                file = _open_if_there(log.disk, path)
+                if file is not None:
+                    file.sync()
+                    file.close()
             log.disk.sync_dir(log.directory)
 
         await offload(work)
 
 
-def _sync_path(log: PartitionLog, path: str) -> None:
+def _open_if_there(disk: Disk, path: str) -> File | None:
+    """A derived file. A small segment has no index files, and retention may just have removed them."""
     try:
-        file = log.disk.open(path)
-    except FileNotFoundError:  # a small segment has no index files, and retention may just have removed them
-        return
-    try:
-        file.sync()
-    finally:
-        file.close()
+        return disk.open(path)
+    except FileNotFoundError:
+        return None
+
+
+def _return(error: OSError) -> OSError | None:
+    return error

@@ -25,26 +25,26 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import NamedTuple
 
-from kafka_wire import primitives
 from kafka_wire.errors import ErrorCode, KafkaError
-from kafka_wire.records import BatchHeader, Record, assign
+from kafka_wire.records import BatchHeader, assign
 from kbroker.config.topic import TopicConfig
 from kbroker.env import Disk, File, FileSlice, Offload
-from kbroker.log import recovery, retention
+from kbroker.log import lookup, recovery, retention
 from kbroker.log.checkpoints import METADATA, metadata_content
 from kbroker.log.epochs import FILE_NAME as EPOCHS
 from kbroker.log.epochs import LeaderEpochs
 from kbroker.log.errors import LogOffline
 from kbroker.log.flushing import Flusher
+from kbroker.log.lookup import Found
 from kbroker.log.producers import ProducerStates
 from kbroker.log.recovery import Crash, Recovered
+from kbroker.log.rolling import must_roll
 from kbroker.log.segment import Segment, WritableBuffer, file_stem
 from kbroker.log.snapshots import Snapshots
 from kbroker.log.validation import check_batch, check_timestamps, needs_records, prepare
 from kbroker.watermark import Watermark
 
 NO_TIMESTAMP = -1
-RELATIVE_OFFSET_MAX = 2**31 - 1
 POSITIONS_KEPT = 32  # of readers that come back for the next bytes
 LONG_MAX = 2**63 - 1
 NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -59,14 +59,6 @@ class Appended(NamedTuple):
     last_offset: int
     append_time_ms: int  # -1 unless the topic has LogAppendTime
     duplicate: bool  # it was there already; nothing was written
-
-
-class Found(NamedTuple):
-    """A record found by its timestamp."""
-
-    timestamp_ms: int
-    offset: int
-    leader_epoch: int
 
 
 class Remains(NamedTuple):
@@ -196,7 +188,7 @@ class PartitionLog:
         size = header[1] + 12
         if not segment.size:
             self._begin(segment, header, now_ms)
-        elif self._must_roll(segment, header, size, base_offset, now_ms):
+        elif must_roll(self.config, segment, header, base_offset, now_ms):
             segment = self.roll()
             segment.first_timestamp_ms = header[8] if header[8] >= 0 else now_ms
         latest_epoch = self.epochs.latest
@@ -207,6 +199,8 @@ class PartitionLog:
             self.epochs.assign(leader_epoch, base_offset)
         if self.epochs.is_dirty:
             self._save_epochs()
+        if segment._file is None:
+            self._open_file(segment)
         try:
             segment.append(batch, header, base_offset, self.config.index_interval_bytes)
         except OSError as error:
@@ -226,11 +220,18 @@ class PartitionLog:
         segment.first_timestamp_ms = header[8] if header[8] >= 0 else now_ms
         try:
             self.create()
-            _ = segment.file
         except OSError as error:
-            raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, f"{segment.path} cannot be made: {error}") from error
+            raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, f"{self.directory} cannot be made: {error}") from error
+        self._open_file(segment)
         if segment.index is None:
             segment.load()
+
+    def _open_file(self, segment: Segment) -> None:
+        """Have a descriptor. That there is none left, or no space, is answered; nothing has happened then."""
+        try:
+            _ = segment.file
+        except OSError as error:
+            raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, f"{segment.path} cannot be opened: {error}") from error
 
     def create(self) -> None:
         """Make the directory and write whose data it holds. May raise OSError."""
@@ -270,28 +271,6 @@ class PartitionLog:
             pass
 
     # rolling
-
-    def _must_roll(self, segment: Segment, header: BatchHeader, size: int, base_offset: int, now_ms: int) -> bool:
-        """Kafka: LogSegment.shouldRoll. Age counts from the first batch's timestamp to this one's."""
-        config = self.config
-        if segment.size + size > config.segment_bytes:
-            return True
-        first_ms = segment.first_timestamp_ms
-        if first_ms is None:
-            first_ms = segment.opening_timestamp_ms()
-            assert first_ms is not None
-        latest_ms = header[8] if header[8] >= 0 else now_ms
-        if latest_ms - first_ms > config.segment_ms - self._jitter_ms(segment):
-            return True
-        index = segment.index
-        if index is not None and len(index.data) >= config.segment_index_bytes:
-            return True
-        return base_offset + header[6] - segment.base_offset > RELATIVE_OFFSET_MAX
-
-    def _jitter_ms(self, segment: Segment) -> int:
-        """Spreads the rolls of many partitions (`segment.jitter.ms`); the same after a restart."""
-        spread = self.config.segment_jitter_ms
-        return primitives.crc32c(segment.stem.encode()) % spread if spread else 0
 
     def roll(self) -> Segment:
         """Close the active segment and begin the next at the log's end. An empty one stays.
@@ -385,23 +364,11 @@ class PartitionLog:
 
     def first_at_or_after(self, timestamp_ms: int, bound: int) -> Found | None:
         """The first record below bound whose timestamp is at least timestamp_ms. Reads batches: may take a while."""
-        for segment in self.segments:
-            if segment.next_offset > self.start_offset and segment.base_offset < bound and segment.size:
-                found = segment.first_at_or_after(timestamp_ms, self.start_offset, bound)
-                if found is not None:
-                    return _found(*found)
-        return None
+        return lookup.first_at_or_after(self.segments, timestamp_ms, self.start_offset, bound)
 
     def max_timestamp(self, bound: int) -> Found | None:
         """The first record with the log's largest timestamp (KIP-734), unless it is not below bound."""
-        filled = [segment for segment in self.segments if segment.size]
-        if not filled:
-            return None
-        best = max(filled, key=Segment.largest_timestamp_ms)
-        found = best.with_largest_timestamp()
-        if found is None or not self.start_offset <= found[0].offset < bound:
-            return None
-        return _found(*found)
+        return lookup.with_largest_timestamp(self.segments, self.start_offset, bound)
 
     # shrinking
 
@@ -451,8 +418,12 @@ class PartitionLog:
         return deleted
 
     def release_idle(self) -> None:
-        """Free the indexes and files of closed segments that nobody used since the last call."""
+        """Free the files that nobody used since the last call, and of closed segments the indexes."""
         files = [segment.release() for segment in self.segments[:-1]]
+        active = self.segments[-1]
+        if not active.is_used:
+            files.append(active.detach())
+        active.is_used = False
         self.remains.files.extend(file for file in files if file is not None)
 
     def take_remains(self) -> Remains:
@@ -529,7 +500,3 @@ class PartitionLog:
         self.fail(LogOffline(f"{self.directory} is closed"))
         self.remains.files.extend(file for file in (segment.detach() for segment in self.segments) if file is not None)
         return self.take_remains()
-
-
-def _found(record: Record, leader_epoch: int) -> Found:
-    return Found(record.timestamp, record.offset, leader_epoch)

@@ -55,7 +55,7 @@ class Producer:
         self.batches: list[SeenBatch] = []
         self.coordinator_epoch = -1
         self.txn_first_offset = -1  # of the open transaction; -1 when there is none
-        self.seen_ms = -1  # when it last wrote, by the data clock; -1 when read back: nobody knows, so it counts from now
+        self.seen_ms = -1  # when it last wrote, by the data clock; -1: read back, so nobody knows
 
 
 class CorruptSnapshot(Exception):
@@ -131,7 +131,8 @@ class ProducerStates:
     def expire(self, now_ms: int, expiration_ms: int) -> int:
         """Forget producers without an open transaction that wrote nothing for expiration_ms. Returns how many.
 
-        Kafka goes by the timestamps in the records, and so forgets at once who writes old data. The clock is what counts.
+        Kafka goes by the timestamps in the records, and so forgets at once who writes old data. Here the clock counts,
+        and for what was read back from the disk it begins now.
         """
         for producer in self.by_id.values():
             if producer.seen_ms < 0:

@@ -79,7 +79,8 @@ def recover(
     for name in found.stray:
         disk.remove(f"{directory}/{name}")
     segments = _open_segments(disk, directory, found.bases, start_offset)
-    tail = _recover_end(disk, segments, found.snapshots, crash, recovery_point, interval)
+    tail = _Tail()
+    _recover_end(disk, segments, found.snapshots, crash, recovery_point, interval, tail)
     end = segments[-1].next_offset
     if start_offset > end:  # what was above it is lost, what is below it was given up
         _remove_from(disk, segments, 0)
@@ -91,6 +92,25 @@ def recover(
     _recover_epochs(disk, directory, epochs, found, segments, tail)
     snapshots = restore_producers(disk, directory, segments, producers, snapshots)
     return Recovered(segments, max(start_offset, segments[0].base_offset), snapshots, found.is_created)
+
+
+class _Tail:
+    """What the scan of a log's end came across: from which offset on, and the epochs it saw begin."""
+
+    __slots__ = ("start", "epochs")
+
+    def __init__(self) -> None:
+        self.start: int | None = None  # None: nothing was scanned
+        self.epochs: list[tuple[int, int]] = []
+
+    def watch(self, batches: Iterator[tuple[int, BatchHeader]]) -> Iterator[tuple[int, BatchHeader]]:
+        """The same batches, with a note made of each change of epoch."""
+        epoch = -1
+        for each in batches:
+            if each[1][2] != epoch:
+                epoch = each[1][2]
+                self.epochs.append((epoch, each[1][0]))
+            yield each
 
 
 def _look(disk: Disk, directory: str) -> _Found:
@@ -126,22 +146,28 @@ def _open_segments(disk: Disk, directory: str, bases: list[int], start_offset: i
 
 
 def _recover_end(
-    disk: Disk, segments: list[Segment], snapshots: list[int], crash: Crash, recovery_point: int, interval: int
-) -> int:
-    """Find the log's end, cutting what is torn. Returns the offset from which batches were looked at."""
+    disk: Disk,
+    segments: list[Segment],
+    snapshots: list[int],
+    crash: Crash,
+    recovery_point: int,
+    interval: int,
+    tail: _Tail,
+) -> None:
+    """Find the log's end, cutting what is torn."""
     active = segments[-1]
     if crash is Crash.CLEAN:
         latest = snapshots[-1] if snapshots else -1
         if not active.size:
-            return active.base_offset
+            return
         if latest > active.base_offset:
             active.next_offset = latest
-            return latest
+            return
         crash = Crash.PROCESS  # stopped in order, but by another hand: look
     if crash is Crash.PROCESS:
-        scanned_from = _recover_segment(active, interval, recovery_point, crash)
+        _recover_segment(active, interval, recovery_point, crash, tail)
     else:
-        scanned_from = _recover_unsynced(disk, segments, recovery_point, interval)
+        _recover_unsynced(disk, segments, recovery_point, interval, tail)
     if crash is Crash.ERROR:
         for segment in segments:
             if segment.next_offset > recovery_point and segment.size:
@@ -150,17 +176,18 @@ def _recover_end(
         raise CorruptLog(
             f"{segments[-1].path}: the log ends at {segments[-1].next_offset}, but was durable up to {recovery_point}"
         )
-    return scanned_from
 
 
-def _recover_unsynced(disk: Disk, segments: list[Segment], recovery_point: int, interval: int) -> int:
+def _recover_unsynced(
+    disk: Disk, segments: list[Segment], recovery_point: int, interval: int, tail: _Tail
+) -> None:
     """After a power failure: scan the segments that reach past the recovery point; nothing follows a tear."""
     first = next((n for n, each in enumerate(segments[:-1]) if each.next_offset > recovery_point), len(segments) - 1)
     for n in range(first, len(segments)):
         segment = segments[n]
         is_last = n + 1 == len(segments)
         expected_end = -1 if is_last else segments[n + 1].base_offset
-        _recover_segment(segment, interval, recovery_point, Crash.POWER)
+        _recover_segment(segment, interval, recovery_point, Crash.POWER, tail)
         if not is_last and segment.next_offset != expected_end:
             if expected_end <= recovery_point:
                 raise CorruptLog(f"{segment.path} ends at {segment.next_offset}, the next begins at {expected_end}")
@@ -169,22 +196,22 @@ def _recover_unsynced(disk: Disk, segments: list[Segment], recovery_point: int, 
             break
         if not is_last:
             segment.finish()
-    return segments[first].base_offset
 
 
-def _recover_segment(segment: Segment, interval: int, recovery_point: int, crash: Crash) -> int:
-    """Scan a segment and cut it where it is torn. Returns the offset from which it was scanned.
+def _recover_segment(segment: Segment, interval: int, recovery_point: int, crash: Crash, tail: _Tail) -> None:
+    """Scan a segment and cut it where it is torn.
 
     After a kill the index files are right as far as they go; after a power failure they say nothing.
     """
     base = segment.base_offset
     if not segment.size:
         segment.next_offset = base
-        return base
+        return
     position = segment.resume_indexes() if crash is Crash.PROCESS else segment.reset_indexes()
     segment.next_offset = start = segment.base_of(position) if position else base
+    tail.start = start if tail.start is None else tail.start
     batches = scan.scan(segment.file, position, segment.size, start, recovery_point)
-    end = segment.index_batches(batches, position, interval)
+    end = segment.index_batches(tail.watch(batches), position, interval)
     if end < segment.size:
         if segment.next_offset < recovery_point:
             raise CorruptLog(f"{segment.path}: damage at byte {end}, offset {segment.next_offset}, which was durable")
@@ -194,7 +221,6 @@ def _recover_segment(segment: Segment, interval: int, recovery_point: int, crash
         segment.file.sync()  # before anything is written in place of what was cut
         segment.size = end
     segment.trim_index_files()
-    return start
 
 
 def _write_anew(disk: Disk, segment: Segment) -> None:
@@ -224,25 +250,21 @@ def _remove_from(disk: Disk, segments: list[Segment], first: int) -> None:
 
 
 def _recover_epochs(
-    disk: Disk, directory: str, epochs: LeaderEpochs, found: _Found, segments: list[Segment], tail: int
+    disk: Disk, directory: str, epochs: LeaderEpochs, found: _Found, segments: list[Segment], tail: _Tail
 ) -> None:
     """Read the checkpoint and add what the scanned tail says; without a good one read all batches (L5)."""
-    end = segments[-1].next_offset
-    is_good = False
-    if EPOCHS in found.others:
-        is_good = epochs.load(disk, directory)
-    if not is_good:
-        epochs.clear()
-        tail = segments[0].base_offset
-    epochs.truncate_end(end)
-    if is_good and tail < end:
-        epochs.truncate_end(tail)
-    if tail < end:
-        for header in _headers_from(segments, tail):
-            if header.leader_epoch > epochs.latest:
-                epochs.assign(header.leader_epoch, header.base_offset)
     if not found.bases:
-        epochs.is_dirty = epochs.is_unsynced = False
+        return
+    if EPOCHS in found.others and epochs.load(disk, directory):
+        epochs.truncate_end(segments[-1].next_offset)
+        seen = tail.epochs
+        if tail.start is not None:
+            epochs.truncate_end(tail.start)
+    else:
+        epochs.clear()
+        seen = [(header.leader_epoch, header.base_offset) for header in _headers_from(segments, 0)]
+    for epoch, start_offset in seen:
+        epochs.assign(epoch, start_offset)
 
 
 def restore_producers(

@@ -85,6 +85,7 @@ class Segment:
         """
         if self.index is None:
             self.load(interval)
+        self.is_used = True
         file = self._file or self.file
         file.append((batch,))
         position = self.size
@@ -295,10 +296,11 @@ class Segment:
                 self.max_timestamp_ms, self.max_timestamp_offset = last[0], self.base_offset + last[1]
         return self.max_timestamp_ms
 
-    def opening_timestamp_ms(self) -> int | None:
-        """The largest timestamp of the first batch: from it the segment's age counts. None while empty."""
-        if self.first_timestamp_ms is None and self.size:
-            self.first_timestamp_ms = read_header(self.file.pread(61, 0)).max_timestamp
+    def opening_timestamp_ms(self, now_ms: int) -> int:
+        """The largest timestamp of the first batch: from it the segment's age counts; now_ms where it has none."""
+        if self.first_timestamp_ms is None:
+            found_ms = read_header(self.file.pread(61, 0)).max_timestamp
+            self.first_timestamp_ms = found_ms if found_ms >= 0 else now_ms
         return self.first_timestamp_ms
 
     def first_at_or_after(self, timestamp_ms: int, offset: int, bound: int) -> tuple[Record, int] | None:
@@ -354,6 +356,11 @@ class Segment:
         """The paths of the files there are."""
         paths = [self.path, self.stem + ".index", self.stem + ".timeindex", self.stem + ".txnindex"]
         return [path for path in paths if self.disk.exists(path)]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a descriptor."""
+        return self._file is not None
 
     def detach(self) -> File | None:
         """Give up the open file, if there is one, to be closed by the caller."""

@@ -126,14 +126,17 @@ class Partition:
             current_leader_epoch: what the client believes, or -1.
             at_least_one: let the first batch exceed bytes_max.
 
-        Raises KafkaError OFFSET_OUT_OF_RANGE, or those of check_leader.
+        Raises KafkaError OFFSET_OUT_OF_RANGE, KAFKA_STORAGE_ERROR, or those of check_leader.
         """
         self.check_leader(current_leader_epoch)
         bound = self.high_watermark.value
         log = self.log
         if not log.start_offset <= offset <= bound:
             raise KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE)
-        slices = log.read(offset, bytes_max, bound, at_least_one=at_least_one) if offset < bound else []
+        try:
+            slices = log.read(offset, bytes_max, bound, at_least_one=at_least_one) if offset < bound else []
+        except OSError as error:
+            raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, str(error)) from error
         return ReadResult(slices, bound, bound, log.start_offset, sum(map(len, slices)))
 
     def epoch_end(self, epoch: int) -> tuple[int, int]:

@@ -78,6 +78,8 @@ class Connection:
             log.info("closing the connection from %s: %s", self.peer, group.exceptions[0])
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             log.debug("the connection from %s broke", self.peer)
+        except* OSError as group:
+            log.error("closing the connection from %s: reading for it failed: %s", self.peer, group.exceptions[0])
         except* Exception:
             log.exception("closing the connection from %s after a failure of our own", self.peer)
         finally:

@@ -103,10 +103,14 @@ class Replicas:
                 yield
 
     def _remove(self, topic: TopicImage, image: PartitionImage) -> None:
+        self.services.offline.discard((topic.name, image.index))
         partition = self.services.partitions.pop((topic.name, image.index), None)
         if partition is not None:
             partition.resign()
-            self.services.logs.remove(topic.name, image.index)
+            try:
+                self.services.logs.remove(topic.name, image.index)
+            except OSError as error:  # what stays is a stray: moved aside should the name come back
+                log.error("the log of deleted partition %s-%d stays: %s", topic.name, image.index, error)
 
     def _apply(self, topic: TopicImage, image: PartitionImage) -> None:
         services = self.services
@@ -132,5 +136,7 @@ class Replicas:
             )
         except (OSError, KafkaError) as error:
             log.error("partition %s-%d is offline: %s", topic.name, image.index, error)
+            services.offline.add((topic.name, image.index))
             return None
+        services.offline.discard((topic.name, image.index))
         return Partition(topic.name, image.index, topic.id, opened, services.node_id)

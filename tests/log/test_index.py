@@ -60,7 +60,9 @@ def test_records_without_timestamps_make_no_time_entries() -> None:
     assert len(times) == 0 and times.last() is None
 
 
-@pytest.mark.parametrize("entries", [[(5, 10), (5, 20)], [(5, 10), (4, 20)], [(5, 10), (6, 10)], [(5, 999)], [(0, 0)] * 2])
+@pytest.mark.parametrize(
+    "entries", [[(5, 10), (5, 20)], [(5, 10), (4, 20)], [(5, 10), (6, 10)], [(5, 999)], [(0, 0), (0, 0)]]
+)
 def test_an_index_that_does_not_rise_is_not_sane(entries: list[tuple[int, int]]) -> None:
     index = OffsetIndex("x.index")
     for entry in entries:

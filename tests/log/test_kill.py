@@ -1,4 +1,4 @@
-"""A real process on a real disk, killed with -9 under load, again and again: all that was acknowledged is there, once."""
+"""A real process on a real disk, killed with -9 under load, twenty times: all that was acknowledged is there, once."""
 
 from __future__ import annotations
 

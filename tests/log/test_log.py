@@ -92,6 +92,26 @@ def test_L2_a_log_that_cannot_be_cut_back_is_offline_even_when_the_disk_was_only
     assert again.end.value == 3 and append(again, b"later").base_offset == 3
 
 
+async def test_a_shortage_of_descriptors_is_answered_and_forgotten() -> None:
+    disk = new_disk()
+    log = open_log(disk)
+    fill(log, 3)
+    log.release_idle()
+    log.release_idle()
+    assert not log.active.is_open and len(log.take_remains().files) == 1
+    disk.fail("open", "*.log", times=3, error=errno.EMFILE)
+    with pytest.raises(KafkaError):
+        append(log, b"a")
+    with pytest.raises(OSError):
+        log.read(0, 100, 3)
+    with pytest.raises(KafkaError):
+        await log.flush(Worker())
+    assert log.offline is None
+    assert append(log, b"a").base_offset == 3 and len(contents(log)) == 4
+    await log.flush(Worker())
+    assert log.flushed.value == 4
+
+
 async def test_a_full_disk_refuses_appends_serves_reads_and_goes_on_without_restart() -> None:
     disk = new_disk()
     log = open_log(disk, segment_bytes=3000)

@@ -93,7 +93,7 @@ def test_producers_do_not_know_each_other() -> None:
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4), st.booleans()), max_size=40))
 def test_P2_a_snapshot_holds_everything(steps: list[tuple[int, int, bool]]) -> None:
     partition = Partition()
-    state = {n: (0, SEQUENCE_MAX - 5) for n in range(4)}
+    state = dict.fromkeys(range(4), (0, SEQUENCE_MAX - 5))
     for producer, count, bump in steps:
         epoch, sequence = state[producer]
         epoch, sequence = (epoch + 1, 0) if bump else (epoch, sequence)

@@ -13,10 +13,10 @@ ever taken for "not written"; a value is a phantom only if nobody ever sent it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from kafka_wire.records import BatchHeader, check_crc, headers, read_records
+from kafka_wire.records import BatchHeader, CorruptRecords, check_crc, headers, read_records
 from kbroker.testing.volume import Directory, Inode, Volume
 
 Records = list[tuple[int, bytes]]  # (offset, value)
@@ -56,8 +56,9 @@ class PartitionHistory:
         self.floor = 0  # the least that any later high watermark may be
         self.start = 0  # the least that any later log start may be
         self.start_max = 0  # as far as deleting was asked for
+        self.start_unsure = False  # the disk refused to note where it is
         self.epoch = -1
-        self.losses = 0  # power failures so far
+        self.losses = 0  # grows with a power failure, and with the recovery from it
 
     def __str__(self) -> str:
         return f"{self.topic}-{self.index}"
@@ -109,12 +110,13 @@ class PartitionHistory:
             return
         if high_watermark < floor:
             raise self.broken(f"high watermark {high_watermark} after {floor} was acknowledged or read")
-        if log_start < start:
+        if log_start < start and not self.start_unsure:
             raise self.broken(f"log start {log_start} after {start}")
         if not self.shrinks and log_start > self.start_max:
             raise self.broken(f"log start {log_start}, though only what is below {self.start_max} was to be deleted")
         self.floor = max(self.floor, high_watermark)
-        self.start = max(self.start, log_start)
+        if not self.start_unsure:
+            self.start = max(self.start, log_start)
 
     def saw_epoch(self, epoch: int) -> None:
         """Metadata told a leader epoch, in order of the asking."""
@@ -128,6 +130,7 @@ class PartitionHistory:
             raise self.broken(f"records below {asked} deleted, but the log start is {low_watermark}")
         if losses == self.losses:
             self.start = max(self.start, low_watermark)
+            self.start_unsure = False
 
     def _expose(self, offset: int, value: bytes) -> None:
         if self.checker.sent.get(value) != self.topic:
@@ -152,7 +155,8 @@ class PartitionHistory:
         self.start = 0
 
     def recovered(self, end: int) -> None:
-        """After a power failure the log ends here."""
+        """After a power failure the log ends here. What was asked before is void once more."""
+        self.losses += 1
         lost = sorted(offset for offset in self.acked if offset >= end)
         if lost and self.durable:
             raise self.broken(f"acknowledged after a flush and lost: {lost}; the log ends at {end}")
@@ -232,51 +236,49 @@ def read_batches(data: bytes, position: int) -> Records:
 
 
 class Image(NamedTuple):
-    """The batches of a log directory: (base offset, last offset, crc), without gap."""
+    """The batches of a log directory: (base offset, last offset, crc), without gap; the next offset."""
 
     batches: list[tuple[int, int, int]]
+    end: int
 
-    @property
-    def end(self) -> int:
-        return self.batches[-1][1] + 1 if self.batches else 0
+
+NOTHING = Image([], 0)
 
 
 def log_images(volume: Volume) -> dict[str, Image]:
     """What a recovery of each log should find, by directory."""
     return {
-        name: Image(list(_whole_batches(node)))
+        name: _image(node)
         for name, node in sorted(volume.root.entries.items())
         if isinstance(node, Directory) and not name.endswith(("-delete", "-stray"))
     }
 
 
-def _whole_batches(directory: Directory) -> Iterator[tuple[int, int, int]]:
-    expected = -1
-    segments = sorted(name for name in directory.entries if name.endswith(".log"))
-    for name in segments:
-        node = directory.entries[name]
+def _image(directory: Directory) -> Image:
+    batches: list[tuple[int, int, int]] = []
+    end = -1
+    for name in sorted(name for name in directory.entries if name.endswith(".log")):
+        node, base = directory.entries[name], int(name[:-4])
         assert isinstance(node, Inode)
-        if expected >= 0 and int(name[:-4]) != expected:
-            return
-        expected, is_whole = int(name[:-4]), True
-        data = bytes(node.data)
-        for header, good in _judged(data, expected):
-            if not good:
-                is_whole = False
-                break
-            yield header.base_offset, header.last_offset, header.crc
-            expected = header.next_offset
-        if not is_whole:
-            return
+        if end not in (-1, base):
+            break
+        end, size = base, 0
+        for header in _whole_batches(bytes(node.data), base):
+            batches.append((header.base_offset, header.last_offset, header.crc))
+            end, size = header.next_offset, size + header.size
+        if size < len(node.data):
+            break
+    return Image(batches, max(end, 0))
 
 
-def _judged(data: bytes, expected: int) -> Iterable[tuple[BatchHeader, bool]]:
+def _whole_batches(data: bytes, expected: int) -> Iterator[BatchHeader]:
     try:
         for at, header in headers(data):
-            good = header.magic == 2 and header.base_offset == expected and check_crc(data, at, header)
-            yield header, good
+            if header.magic != 2 or header.base_offset != expected or not check_crc(data, at, header):
+                return
+            yield header
             expected = header.next_offset
-    except Exception:
+    except CorruptRecords:
         return
 
 
@@ -291,7 +293,7 @@ def durable_ends(volume: Volume) -> dict[str, int]:
 
 def compare_images(before: dict[str, Image], after: dict[str, Image], name: str, *, power_loss: bool) -> None:
     """Judge a log after a restart by what it was: the same but for its oldest part; after a power loss a prefix."""
-    was, now = before.get(name, Image([])).batches, after.get(name, Image([])).batches
+    was, now = before.get(name, NOTHING).batches, after.get(name, NOTHING).batches
     if not was:
         return
     first = max(was[0][0], now[0][0]) if now else was[0][0]

@@ -1,0 +1,181 @@
+"""The last rebalances of one group: when each began, who was waited for, how long which partition had no owner.
+
+    began ──▶ arrived(member) ... ──▶ joined ──▶ ended(generation)          one Rebalance; a ring of the last 32
+                released(member, partitions)   taken(member, partitions)    who owns what, meanwhile
+
+A partition is unowned from the moment its owner gives it up until the next owner has it. The group says when that is:
+
+    classic, eager         a member that joins again owns nothing: its partitions are free since the rebalance began
+    classic, cooperative   it lists what it keeps (KIP-429): only the others become free, those it must hand over at the
+                           assignment that takes them away
+    KIP-848                from the heartbeat that acknowledges the revocation to the new owner's
+
+Pure: `now` (liveness, seconds) measures, `now_ms` (data time) dates. Bounded: the ring, the members and the partitions of
+each rebalance have limits; what falls beyond is still counted. It lives in memory only and starts anew with the coordinator.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+REBALANCES_MAX = 32
+PARTITIONS_MAX = 1_000  # whose unowned time one rebalance itemises
+MEMBERS_MAX = 1_000  # whose arrival one rebalance itemises
+
+TopicPartition: TypeAlias = tuple[str, int]
+
+
+@dataclass(slots=True)
+class Rebalance:
+    """One rebalance. Times of length None have not come, or never will."""
+
+    reason: str
+    began_ms: int  # data time
+    generation: int = -1  # the generation (or group epoch) that came of it; -1: none yet, or another rebalance cut in
+    waits_ms: dict[str, int | None] = field(default_factory=dict)  # member id -> after which time it came; None: not yet
+    given_up: list[str] = field(default_factory=list)  # members removed because they did not come
+    joined_after_ms: int | None = None  # until everybody had come, or was given up
+    ended_after_ms: int | None = None  # until assignments were handed out
+    partitions_moved: int = 0  # whose owner is another one than before
+    partitions_unowned: int = 0  # which were without an owner for a while
+    unowned_ms_max: int = 0
+    unowned_ms: dict[TopicPartition, int] = field(default_factory=dict)  # the first PARTITIONS_MAX of them
+
+
+class _Freed(NamedTuple):
+    since: float
+    owner: str  # the last one
+    assignments: int  # how many had been made by then
+
+
+class Timeline:
+    """The rebalances of a group, and the owners of its partitions as far as that is known."""
+
+    __slots__ = ("rebalances", "_began", "_owner", "_owned", "_free", "_assignments")
+
+    def __init__(self) -> None:
+        self.rebalances: deque[Rebalance] = deque(maxlen=REBALANCES_MAX)  # oldest first
+        self._began = 0.0  # of the last one; liveness seconds
+        self._owner: dict[TopicPartition, str] = {}
+        self._owned: dict[str, set[TopicPartition]] = {}  # the same, by member id
+        self._free: dict[TopicPartition, _Freed] = {}
+        self._assignments = 0
+
+    @property
+    def under_way(self) -> Rebalance | None:
+        """The rebalance that has not ended."""
+        if self.rebalances and self.rebalances[-1].ended_after_ms is None:
+            return self.rebalances[-1]
+        return None
+
+    @property
+    def began(self) -> float:
+        """When the last rebalance began, in liveness seconds."""
+        return self._began
+
+    def begin(self, reason: str, awaited: Iterable[str], now: float, now_ms: int) -> None:
+        """A rebalance begins, and these members have not come yet. One under way is cut short by it."""
+        self.end(-1, now)
+        waits: dict[str, int | None] = dict.fromkeys(awaited)
+        for member_id in list(waits)[MEMBERS_MAX:]:
+            del waits[member_id]
+        self._began = now
+        self.rebalances.append(Rebalance(reason, now_ms, waits_ms=waits))
+
+    def arrived(self, member_id: str, now: float) -> None:
+        """A member has joined: awaited ones get their time, others are added."""
+        current = self.under_way
+        if current is not None and current.waits_ms.get(member_id) is None:
+            if member_id in current.waits_ms or len(current.waits_ms) < MEMBERS_MAX:
+                current.waits_ms[member_id] = self._after_ms(now)
+
+    def joined(self, given_up: Iterable[str], now: float) -> None:
+        """Everybody has come but these, who are given up."""
+        current = self.under_way
+        if current is not None:
+            current.given_up.extend(list(given_up)[:MEMBERS_MAX])
+            current.joined_after_ms = self._after_ms(now)
+
+    def end(self, generation: int, now: float) -> None:
+        """The rebalance is over: its assignments are handed out, or the group is empty."""
+        current = self.under_way
+        if current is not None:
+            current.generation = generation
+            current.ended_after_ms = self._after_ms(now)
+
+    def released(self, member_id: str, partitions: Collection[TopicPartition], since: float) -> None:
+        """A member has given these up. Those it does not own are ignored."""
+        owned = self._owned.get(member_id)
+        if owned:
+            for each in owned.intersection(partitions):
+                owned.discard(each)
+                del self._owner[each]
+                self._free[each] = _Freed(since, member_id, self._assignments)
+
+    def kept(self, member_id: str, partitions: Collection[TopicPartition], since: float) -> None:
+        """A member owns no more than these: the rest it has given up."""
+        owned = self._owned.get(member_id)
+        if owned:
+            self.released(member_id, owned.difference(partitions), since)
+
+    def left(self, member_id: str, since: float) -> None:
+        """A member is gone, and gave up what it had."""
+        self.kept(member_id, (), since)
+        self._owned.pop(member_id, None)
+
+    def renamed(self, old_id: str, new_id: str) -> None:
+        """A static member came back under a new id and goes on where it was (KIP-345)."""
+        owned = self._owned.pop(old_id, None)
+        if owned:
+            self._owned[new_id] = owned
+            self._owner.update(dict.fromkeys(owned, new_id))
+
+    def taken(self, member_id: str, partitions: Iterable[TopicPartition], now: float) -> None:
+        """A member owns these from now on."""
+        owned = self._owned.setdefault(member_id, set())
+        last = self.rebalances[-1] if self.rebalances else None
+        for each in partitions:
+            before = self._owner.get(each)
+            if before == member_id:
+                continue
+            freed = self._free.pop(each, None)
+            if before is not None:  # handed over without a gap
+                self._owned[before].discard(each)
+            elif freed is not None:
+                before = freed.owner
+                if last is not None:
+                    _note_gap(last, each, round((now - freed.since) * 1000))
+            if last is not None and before is not None and before != member_id:
+                last.partitions_moved += 1
+            self._owner[each] = member_id
+            owned.add(each)
+
+    def assigned(self, assignment: Mapping[str, Collection[TopicPartition]], now: float) -> None:
+        """Everybody's partitions at once: what a member does not find in its own, it has to give up."""
+        for member_id in list(self._owned):
+            self.kept(member_id, assignment.get(member_id, ()), now)
+            if member_id not in assignment:
+                self._owned.pop(member_id)
+        for member_id, partitions in assignment.items():
+            self.taken(member_id, partitions, now)
+        self._assignments += 1
+        # What two assignments in a row leave out is not about to be handed over: nobody wants it (any more).
+        forgotten = [each for each, freed in self._free.items() if self._assignments - freed.assignments > 1]
+        for each in forgotten:
+            del self._free[each]
+
+    def _after_ms(self, now: float) -> int:
+        return round((now - self._began) * 1000)
+
+
+def _note_gap(rebalance: Rebalance, partition: TopicPartition, gap_ms: int) -> None:
+    """A partition had no owner for a while; no time at all is not worth a line."""
+    if gap_ms <= 0:
+        return
+    rebalance.partitions_unowned += 1
+    rebalance.unowned_ms_max = max(rebalance.unowned_ms_max, gap_ms)
+    if partition in rebalance.unowned_ms or len(rebalance.unowned_ms) < PARTITIONS_MAX:
+        rebalance.unowned_ms[partition] = rebalance.unowned_ms.get(partition, 0) + gap_ms

@@ -1,0 +1,36 @@
+"""Local partitions follow the image; what the disk refuses stays out, alone."""
+
+from __future__ import annotations
+
+from kafka_wire.errors import ErrorCode
+from kbroker.testing.broker import Machine, memory_broker
+from tests.api.test_produce import batch, produce
+from tests.api.test_topics import call_delete, create
+
+FIRST_SEGMENT = "bad-0/00000000000000000000.log"
+
+
+async def test_L4_a_damaged_log_takes_its_partition_offline_and_no_other() -> None:
+    machine = Machine()
+    async with memory_broker(topics={"bad": 1, "good": 1}, machine=machine) as broker, broker.client() as client:
+        for topic in ("bad", "good"):
+            assert (await produce(client, batch(b"a" * 100), topic=topic)).error_code == 0
+    data = bytearray(machine.disk.read(FIRST_SEGMENT))
+    data[-10] ^= 0xFF
+    machine.disk.write_atomic(FIRST_SEGMENT, data)
+    machine.disk.remove(".kafka_cleanshutdown")
+    machine.disk.power_loss()  # so that the next start reads what it had made durable
+    async with memory_broker(machine=machine) as broker, broker.client() as client:
+        assert (await produce(client, batch(b"b"), topic="bad")).error_code == ErrorCode.KAFKA_STORAGE_ERROR
+        assert (await produce(client, batch(b"b"), topic="good")).base_offset == 1
+        assert machine.disk.read(FIRST_SEGMENT) == data  # never shortened
+        await call_delete(client, "bad")
+        assert (await create(client, "bad")).error_code == 0
+        assert (await produce(client, batch(b"b"), topic="bad")).base_offset == 0
+
+
+async def test_thousands_of_partitions_are_there_when_create_returns() -> None:
+    async with memory_broker() as broker, broker.client() as client:
+        assert (await create(client, "wide", 1000)).error_code == 0
+        for index in (0, 500, 999):
+            assert (await produce(client, batch(b"a"), topic="wide", index=index)).base_offset == 0
