@@ -1,9 +1,9 @@
 """What consumers write into a classic group's opaque metadata and assignments, for those who look inside.
 
 The broker needs none of it to coordinate. It looks for the sake of the timeline (who owned which partition), of
-OffsetDelete (which topics are subscribed), and of groups that change to KIP-848. Bytes that are not what a consumer writes
-are no error: they say nothing, and the answer is None. A version newer than known is read as the newest known, as Kafka's
-ConsumerProtocol does.
+OffsetDelete (which topics are subscribed), and of groups that change to KIP-848. Bytes that are not what a consumer
+writes are no error: they say nothing, and the answer is None. A version newer than known is read as the newest known,
+as Kafka's ConsumerProtocol does.
 """
 
 from __future__ import annotations

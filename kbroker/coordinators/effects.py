@@ -1,6 +1,6 @@
 """What a pure core asks of its shell, in order; and the values a classic group keeps in `__consumer_offsets`.
 
-    core.event(..., now) ──▶ [Store(records), Reply(ticket, response), ...]       core.deadline ──▶ when to call on_alarm
+    core.event(..., now) ──▶ [Store(records), Reply(ticket, response), ...]     core.deadline ──▶ when to call on_alarm
 
 The rules the shell keeps:
  - Effects of one group are performed in the order they were returned, across calls too: a Reply is sent when every

@@ -8,13 +8,13 @@
                              └──────────────────────────────────────────────────────────────── STABLE
         DEAD: deleted, or its shard went away. From any state; every event is refused with COORDINATOR_NOT_AVAILABLE.
 
-A generation begins when PREPARING completes, and is stored when its leader's assignment arrives, before anyone is told (G2).
-Every waiting request ends (G6): a JoinGroup with the rebalance timeout, a SyncGroup with the same time for the leader to
-assign. Behaviour and codes are those of Kafka 4.3's GroupMetadataManager and ClassicGroup; where a comment says "unlike
-Kafka", a request would otherwise never be answered, or memory not be bounded.
+A generation begins when PREPARING completes, and is stored when its leader's assignment arrives, before anyone is told
+(G2). Every waiting request ends (G6): a JoinGroup with the rebalance timeout, a SyncGroup with the same time for the
+leader to assign. Behaviour and codes are those of Kafka 4.3's GroupMetadataManager and ClassicGroup; where a comment
+says "unlike Kafka", a request would otherwise never be answered, or memory not be bounded.
 
-`now` is liveness time in seconds, `now_ms` data time. A session costs no timer: a heartbeat only moves its member's end;
-`deadline` is the earliest end anybody knew of, and on_alarm, when it has passed, finds the true one.
+`now` is liveness time in seconds, `now_ms` data time. A session costs no timer: a heartbeat only moves the end of its
+member's; `deadline` is the earliest end anybody knew of, and on_alarm, when it has passed, finds the true one.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Group(RebalancingGroup):
         return protocol_type == self.protocol_type and self._roster.supports(protocols)
 
     def _give_id(self, ticket: Ticket, member_id: str, session_timeout_ms: int, now: float) -> None:
-        """A dynamic member learns its id before it counts, so that a client that never hears of it leaves nothing (KIP-394)."""
+        """A dynamic member learns its id before it counts, so that one that never hears of it leaves nothing (KIP-394)."""
         if len(self._pending) >= self.limits.size_max:  # unlike Kafka: a storm of those who do not come back is bounded
             del self._pending[next(iter(self._pending))]
         self._pending[member_id] = end = now + session_timeout_ms / 1000
@@ -175,9 +175,10 @@ class Group(RebalancingGroup):
             return
         member = self._roster.members[member_id]
         leads = member_id == self._roster.leader
-        # A member whose JoinGroup answer was lost asks again, and a follower may: nothing has changed. A leader that joins
-        # a stable group wants a rebalance, for what only it can see: the topics' partitions.
-        if self.state is not GroupState.PREPARING_REBALANCE and member.protocols == protocols and not (leads and self.state is GroupState.STABLE):
+        changed = member.protocols != protocols
+        if self.state is GroupState.STABLE:  # a leader that joins wants a rebalance, for what only it sees: new partitions
+            changed = changed or leads
+        if self.state is not GroupState.PREPARING_REBALANCE and not changed:  # perhaps the last answer was lost
             self._renew(member, now)
             self._reply_generation(ticket, member)
             return
@@ -238,7 +239,7 @@ class Group(RebalancingGroup):
     # -- SyncGroup
 
     def sync(self, ticket: Ticket, request: SyncGroupRequest, *, now: float, now_ms: int) -> list[Effect]:
-        """SyncGroup. The answer, a SyncGroupResponse, waits for the leader's; the leader's for the record of the group."""
+        """SyncGroup. The answer, a SyncGroupResponse, waits for the leader's; that one for the record of the group."""
         code = self._check_sync(request)
         if code is not _OK:
             self._effects.append(Reply(ticket, SyncGroupResponse(error_code=code)))
@@ -291,7 +292,7 @@ class Group(RebalancingGroup):
     def leave(
         self, ticket: Ticket, request: LeaveGroupRequest, *, version: int, now: float, now_ms: int
     ) -> list[Effect]:
-        """LeaveGroup: one member up to version 2, then several, each with its code, by member id or instance id (KIP-345)."""
+        """LeaveGroup: one member up to version 2; then several with a code each, by member or instance id (KIP-345)."""
         if self.state is GroupState.DEAD:
             response = LeaveGroupResponse(error_code=ErrorCode.COORDINATOR_NOT_AVAILABLE)
             return [Reply(ticket, response)]

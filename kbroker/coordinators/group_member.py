@@ -181,7 +181,7 @@ class Roster:
         return max(ballots, key=ballots.__getitem__)
 
     def elect_joined_leader(self) -> bool:
-        """See that the leader is one who has joined: the old one if it has, else the first that has. False: nobody has."""
+        """See that the leader has joined: the old one if it has, else the first that has. False: nobody has."""
         if self.leader is not None and self.members[self.leader].join_ticket is not None:
             return True
         joined = next((member.member_id for member in self if member.join_ticket is not None), None)

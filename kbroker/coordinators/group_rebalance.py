@@ -60,8 +60,8 @@ class GroupLimits:
 class RebalancingGroup:
     """A classic group without its requests. Methods with an underscore add to the effects of the event in hand.
 
-    Invariants, between events: generation never goes back. EMPTY and DEAD have no members, STABLE has nobody with a ticket,
-    PREPARING nobody who waits in SyncGroup, COMPLETING nobody who waits in JoinGroup.
+    Invariants, between events: generation never goes back. EMPTY and DEAD have no members, STABLE has nobody with a
+    ticket, PREPARING nobody who waits in SyncGroup, COMPLETING nobody who waits in JoinGroup.
     """
 
     __slots__ = (
@@ -92,7 +92,7 @@ class RebalancingGroup:
         self._effects: list[Effect] = []  # of the event in hand
 
     @classmethod
-    def restore(cls, snapshot: GroupSnapshot, limits: GroupLimits, *, now: float) -> Group:
+    def restore(cls, snapshot: GroupSnapshot, limits: GroupLimits, *, now: float) -> Self:
         """A group from its last record: STABLE, with everybody's session starting now (as Kafka does), or EMPTY."""
         group = cls(snapshot.group_id, limits, now_ms=snapshot.state_timestamp_ms)
         group.generation = snapshot.generation
@@ -157,7 +157,7 @@ class RebalancingGroup:
         absent = [m for m in roster if m.join_ticket is None and m.group_instance_id is None]
         for member in absent:
             self._remove(member, now)
-        if len(roster) and not roster.elect_joined_leader():  # only static ones, and nobody waits: their sessions decide
+        if len(roster) and not roster.elect_joined_leader():  # only absent static ones: their sessions decide
             self._set_phase_end(now + max(roster.rebalance_timeout_ms / 1000, POSTPONED_S_MIN))
             return
         self.timeline.joined((member.member_id for member in absent), now)
@@ -185,6 +185,13 @@ class RebalancingGroup:
             member.is_new = False
             self._renew(member, now)
 
+    def _park(self, member: Member, ticket: Ticket, now: float) -> None:
+        """Have a member wait for the rebalance."""
+        before = self._roster.park(member, ticket)
+        if before is not None:  # unlike Kafka: asked twice, answered twice
+            self._reply_join(before, member.member_id, ErrorCode.REBALANCE_IN_PROGRESS)
+        self.timeline.arrived(member.member_id, now)
+
     def _give_up_generation(self, code: ErrorCode, now: float) -> None:
         """The assignment will not come, or cannot be kept: those who wait for it are told."""
         for member in self._roster:
@@ -204,7 +211,7 @@ class RebalancingGroup:
     # -- Assignments
 
     def _assign(self, assignments: dict[str, bytes], now: float, now_ms: int) -> None:
-        """The leader's assignment: stored, then handed out. Whom it forgets gets an empty one; strangers are ignored."""
+        """The leader's assignment: stored, then handed out. Who is left out gets an empty one; strangers are ignored."""
         for member in self._roster:
             member.assignment = assignments.get(member.member_id, b"")
         if self._snapshot_bytes() > self.limits.snapshot_bytes_max:  # Kafka finds out when the log refuses the record
@@ -299,7 +306,7 @@ class RebalancingGroup:
         return [Store((GroupTombstone(self.group_id),))]
 
     def resign(self, code: ErrorCode = ErrorCode.NOT_COORDINATOR) -> list[Effect]:
-        """The shard goes away: everybody who waits hears code. Nothing is stored; the next coordinator loads the record."""
+        """The shard goes away: everybody who waits hears code. Nothing is stored: the next coordinator loads the rest."""
         for member in list(self._roster):
             self._answer(member, code)
             self._roster.remove(member)
@@ -315,7 +322,7 @@ class RebalancingGroup:
     # -- What is stored
 
     def snapshot(self) -> GroupSnapshot:
-        """The group as a record: what _store writes, and what a rewrite of the log, or a conversion to KIP-848, needs."""
+        """The group as a record: what _store writes; what a conversion to KIP-848 needs."""
         return GroupSnapshot(
             group_id=self.group_id,
             protocol_type=self.protocol_type,

@@ -5,13 +5,13 @@
 
 A partition is unowned from the moment its owner gives it up until the next owner has it. The group says when that is:
 
-    classic, eager         a member that joins again owns nothing: its partitions are free since the rebalance began
-    classic, cooperative   it lists what it keeps (KIP-429): only the others become free, those it must hand over at the
-                           assignment that takes them away
-    KIP-848                from the heartbeat that acknowledges the revocation to the new owner's
+    classic, eager         from the JoinGroup of the old owner, which revokes all before it, to the new assignments
+    classic, cooperative   a member that joins lists what it keeps (KIP-429); what it must hand over is free from the
+                           assignment that takes it away to the one that gives it to another
+    KIP-848                from the heartbeat that acknowledges the revocation to the assignment of the new owner
 
-Pure: `now` (liveness, seconds) measures, `now_ms` (data time) dates. Bounded: the ring, the members and the partitions of
-each rebalance have limits; what falls beyond is still counted. It lives in memory only and starts anew with the coordinator.
+Pure: `now` (liveness, seconds) measures, `now_ms` (data time) dates. Bounded: the ring, the members and partitions of
+each rebalance have limits; what falls beyond is still counted. In memory only: it starts anew with the coordinator.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Rebalance:
     reason: str
     began_ms: int  # data time
     generation: int = -1  # the generation (or group epoch) that came of it; -1: none yet, or another rebalance cut in
-    waits_ms: dict[str, int | None] = field(default_factory=dict)  # member id -> after which time it came; None: not yet
+    waits_ms: dict[str, int | None] = field(default_factory=dict)  # member id -> when it came; None: not yet
     given_up: list[str] = field(default_factory=list)  # members removed because they did not come
     joined_after_ms: int | None = None  # until everybody had come, or was given up
     ended_after_ms: int | None = None  # until assignments were handed out
@@ -88,9 +88,10 @@ class Timeline:
     def arrived(self, member_id: str, now: float) -> None:
         """A member has joined: awaited ones get their time, others are added."""
         current = self.under_way
-        if current is not None and current.waits_ms.get(member_id) is None:
-            if member_id in current.waits_ms or len(current.waits_ms) < MEMBERS_MAX:
-                current.waits_ms[member_id] = self._after_ms(now)
+        if current is None or current.waits_ms.get(member_id) is not None:
+            return
+        if member_id in current.waits_ms or len(current.waits_ms) < MEMBERS_MAX:
+            current.waits_ms[member_id] = self._after_ms(now)
 
     def joined(self, given_up: Iterable[str], now: float) -> None:
         """Everybody has come but these, who are given up."""

@@ -448,10 +448,6 @@ class PartitionLog:
         """Wait until all segments but the active one are durable."""
         await self._flusher.flush(offload, self.segments[-1].base_offset)
 
-    def expire_producers(self, now_ms: int, expiration_ms: int) -> int:
-        """Forget producers that wrote nothing for so long. Returns how many."""
-        return self.producers.expire(now_ms, expiration_ms)
-
     def finish(self) -> None:
         """Write what the next open would otherwise have to find out: indexes, snapshot, epochs. No append may follow.
 

@@ -1,0 +1,438 @@
+"""Coordinator: the groups of this broker. The shell around the pure cores: it loads, performs, wakes, keeps house.
+
+    __consumer_offsets-17 led here in epoch 5 ──lead──▶ Shard, loading ──replay──▶ Shard, active ──┐
+                          resigned, or led in epoch 6 ──────────────────────────▶ closed ◀─────────┘
+
+A group belongs to the partition that its name hashes to, and whoever leads that partition coordinates it. What a shard
+is in is decided by the leader epoch alone: an epoch that is led already changes nothing, a later one starts over from
+the log (G3). Requests are answered COORDINATOR_LOAD_IN_PROGRESS until the replay has reached the log's end and all of
+that is committed. A load that fails is tried again for as long as the partition is led.
+
+The topic is made when somebody first asks for a coordinator.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import trio
+
+from kafka_wire.errors import ErrorCode, KafkaError, ProtocolError
+from kbroker.cluster.controller import NewTopic
+from kbroker.cluster.image import NO_LEADER, TopicImage
+from kbroker.cluster.member import Member
+from kbroker.config import BrokerConfig
+from kbroker.coordinators.alarms import Alarms
+from kbroker.coordinators.effects import Effect
+from kbroker.coordinators.group import Group, GroupLimits
+from kbroker.coordinators.offsets import Change
+from kbroker.coordinators.replay import TURN, replay
+from kbroker.coordinators.rewrite import rewrite
+from kbroker.coordinators.shard import APPEND_ERRORS, Shard, Ticket
+from kbroker.env import Env
+from kbroker.log.directory import LogDirectory
+from kbroker.replication.partition import Partition
+
+OFFSETS_TOPIC = "__consumer_offsets"
+GROUP_ID_BYTES_MAX = 32767  # what a string in a record's key can hold
+CREATE_WAIT_S = 10.0
+RETRY_S = 1.0  # after a load failed
+REWRITE_RETRY_S = 30.0
+ALARM_TICK_S = 0.5  # how late an alarm may be when liveness jumps ahead
+
+Refuse = Callable[[ErrorCode], Any]
+log = logging.getLogger("kbroker.groups")
+
+
+@lru_cache(maxsize=8192)
+def partition_of(group_id: str, partitions: int) -> int:
+    """The partition of `__consumer_offsets` that a group belongs to: Utils.abs(String.hashCode) % partitions."""
+    code = 0
+    units = group_id.encode("utf-16-be", "surrogatepass")
+    for at in range(0, len(units), 2):
+        code = (31 * code + (units[at] << 8 | units[at + 1])) & 0xFFFFFFFF
+    if code & 0x80000000:
+        code = 0 if code == 0x80000000 else 0x100000000 - code
+    return code % partitions
+
+
+class Coordinator:
+    """All groups whose partition is led here. Made once; `run` it before partitions are led."""
+
+    def __init__(self, env: Env, member: Member, logs: LogDirectory, config: Callable[[], BrokerConfig]) -> None:
+        """config: the broker's configs as they are now."""
+        self.env = env
+        self.member = member
+        self.logs = logs
+        self.config = config
+        self.alarms = Alarms()
+        self._shards: dict[int, Shard] = {}
+        self._nursery: trio.Nursery | None = None
+        self._creating = trio.Lock()
+        self._limits: tuple[BrokerConfig, GroupLimits] | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Wake groups, expire offsets, load and rewrite; until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._ring_alarms)
+            nursery.start_soon(self._keep_house)
+            task_status.started()
+
+    def _start(self, work: Callable[..., Awaitable[object]], *args: object) -> None:
+        assert self._nursery is not None, "run comes first"
+        self._nursery.start_soon(work, *args)
+
+    @property
+    def limits(self) -> GroupLimits:
+        """What the configs say about classic groups."""
+        config = self.config()
+        if self._limits is None or self._limits[0] is not config:
+            limits = GroupLimits(
+                session_timeout_min_ms=config.get_int("group.min.session.timeout.ms"),
+                session_timeout_max_ms=config.get_int("group.max.session.timeout.ms"),
+                size_max=config.get_int("group.max.size"),
+                initial_rebalance_delay_ms=config.get_int("group.initial.rebalance.delay.ms"),
+            )
+            self._limits = config, limits
+        return self._limits[1]
+
+    # -- who coordinates ----------------------------------------------------------------------------------------------
+
+    async def ensure_topic(self) -> None:
+        """Have `__consumer_offsets`. Raises KafkaError COORDINATOR_NOT_AVAILABLE when that cannot be had now."""
+        with trio.move_on_after(CREATE_WAIT_S):
+            async with self._creating:
+                if OFFSETS_TOPIC in self.member.image.topics:
+                    return
+                result = (await self.member.create_topics([self.offsets_topic()]))[0]
+                if isinstance(result, TopicImage) or result.code == ErrorCode.TOPIC_ALREADY_EXISTS:
+                    return
+                log.error("%s cannot be created: %s", OFFSETS_TOPIC, result.message)
+        raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE)
+
+    def offsets_topic(self) -> NewTopic:
+        """How `__consumer_offsets` is made. With fewer brokers than replicas asked for, it has as many as there are."""
+        config = self.config()
+        factor = min(config.get_int("offsets.topic.replication.factor"), max(1, len(self.member.image.brokers)))
+        return NewTopic(
+            OFFSETS_TOPIC,
+            config.get_int("offsets.topic.num.partitions"),
+            factor,
+            configs={
+                "cleanup.policy": "compact",
+                "compression.type": "producer",
+                "segment.bytes": str(config.get_int("offsets.topic.segment.bytes")),
+            },
+        )
+
+    def leader_of(self, group_id: str) -> int:
+        """The broker that coordinates a group. Raises KafkaError COORDINATOR_NOT_AVAILABLE."""
+        topic = self.member.image.topics.get(OFFSETS_TOPIC)
+        leader = NO_LEADER
+        if topic is not None:
+            leader = topic.partitions[partition_of(group_id, len(topic.partitions))].leader
+        if leader == NO_LEADER:
+            raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE)
+        return leader
+
+    def shard(self, group_id: str) -> Shard:
+        """The active shard a group belongs to. Raises KafkaError: COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR,
+        COORDINATOR_LOAD_IN_PROGRESS, INVALID_GROUP_ID for a name that cannot be stored."""
+        topic = self.member.image.topics.get(OFFSETS_TOPIC)
+        if topic is None:
+            if not self._creating.locked():
+                self._start(self._create_quietly)
+            raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE)
+        if len(group_id) * 3 > GROUP_ID_BYTES_MAX and len(group_id.encode()) > GROUP_ID_BYTES_MAX:
+            text = f"A group id has at most {GROUP_ID_BYTES_MAX} bytes."
+            raise KafkaError(ErrorCode.INVALID_GROUP_ID, text)
+        index = partition_of(group_id, len(topic.partitions))
+        found = self._shards.get(index)
+        if found is not None:
+            if found.is_active:
+                return found
+            raise KafkaError(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
+        leader = topic.partitions[index].leader
+        if leader == self.member.broker.id:
+            raise KafkaError(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
+        raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE if leader == NO_LEADER else ErrorCode.NOT_COORDINATOR)
+
+    async def _create_quietly(self) -> None:
+        try:
+            await self.ensure_topic()
+        except KafkaError:
+            pass  # the next request will try again
+
+    @property
+    def shards(self) -> Collection[Shard]:
+        """Of all partitions led here, loading ones too."""
+        return self._shards.values()
+
+    # -- leading and resigning ----------------------------------------------------------------------------------------
+
+    def lead(self, partition: Partition) -> None:
+        """A partition of the topic is led here in its leader epoch. Idempotent; older epochs change nothing (G3)."""
+        present = self._shards.get(partition.index)
+        if present is not None:
+            if present.partition is partition and present.epoch >= partition.leader_epoch:
+                return
+            present.close(ErrorCode.NOT_COORDINATOR)
+        self._begin(partition)
+
+    def _begin(self, partition: Partition) -> None:
+        shard = Shard(partition, self.env.clock, self._on_waiting)
+        self._shards[shard.index] = shard
+        if partition.log.start_offset == partition.log.end.value:
+            shard.is_active = True  # there is nothing to load
+        else:
+            self._start(self._load, shard)
+
+    def resign(self, index: int) -> None:
+        """A partition is not led here (any more)."""
+        present = self._shards.pop(index, None)
+        if present is not None:
+            present.close(ErrorCode.NOT_COORDINATOR)
+
+    def resign_all(self) -> None:
+        """This broker is no member any more."""
+        for index in tuple(self._shards):
+            self.resign(index)
+
+    def on_topics_deleted(self, names: Iterable[str]) -> None:
+        """Offsets of deleted topics are forgotten."""
+        gone = set(names)
+        for shard in self._active():
+            self._forget_topics(shard, gone)
+
+    def _active(self) -> list[Shard]:
+        return [shard for shard in self._shards.values() if shard.is_active]
+
+    def _forget_topics(self, shard: Shard, names: Iterable[str]) -> None:
+        topics = self.member.image.topics
+        changes = shard.offsets.of_topics({name: topics[name].id if name in topics else None for name in names})
+        if changes:
+            self._forget(shard, changes)
+
+    def _forget(self, shard: Shard, changes: Sequence[Change]) -> None:
+        """Remove offsets, as housekeeping: what fails is tried again when it comes round."""
+        try:
+            shard.forget_offsets(changes)
+        except KafkaError as error:
+            log.warning("%s-%d: offsets were not removed: %s", OFFSETS_TOPIC, shard.index, error)
+        for group_id in {change[0] for change in changes}:
+            shard.drop_if_idle(group_id)
+        self._note_growth(shard)
+
+    async def _load(self, shard: Shard) -> None:
+        """Bring a shard up, however often it takes."""
+        while shard.closed is None:
+            try:
+                await self._load_once(shard)
+                return
+            except (KafkaError, ProtocolError, OSError) as error:
+                if shard.closed is None:
+                    log.error("%s-%d cannot be loaded, and will be tried again: %s", OFFSETS_TOPIC, shard.index, error)
+                    await self.env.clock.sleep(RETRY_S)
+
+    async def _load_once(self, shard: Shard) -> None:
+        partition, began = shard.partition, trio.current_time()
+        end = partition.log.end.value
+        found = await replay(partition.log, end, self.env.offload)
+        for done, _ in enumerate(shard.restore(found.live, self.limits), start=1):
+            if done % TURN == 0:
+                await trio.lowlevel.checkpoint()
+        shard.logged = found.records
+        if partition.high_watermark.value < end:
+            await partition.high_watermark.wait_past(end - 1)
+        if shard.closed is not None:
+            return
+        shard.is_active = True
+        for group_id, group in shard.groups.items():
+            self.alarms.note(shard, group_id, group.deadline)
+        self._forget_topics(shard, shard.offsets.topic_names())
+        self._note_growth(shard)
+        log.info(
+            "%s-%d: %d groups and %d offsets loaded from %d records in %.0f ms",
+            OFFSETS_TOPIC, shard.index, len(shard.groups), shard.offsets.count, found.records,
+            (trio.current_time() - began) * 1000,
+        )  # fmt: skip
+
+    def _restart(self, shard: Shard, code: ErrorCode) -> None:
+        """Memory is ahead of the log: answer who waits, and load again if the partition is still led."""
+        shard.close(code)
+        if self._shards.get(shard.index) is shard:
+            del self._shards[shard.index]
+            if shard.partition.leading:
+                self._begin(shard.partition)
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        group_id: str,
+        event: Callable[[Shard, Ticket], Iterable[Effect]],
+        refuse: Refuse,
+        wait_s: float,
+        *,
+        late: ErrorCode = ErrorCode.COORDINATOR_NOT_AVAILABLE,
+    ) -> Any | Coroutine[Any, Any, Any]:
+        """Give a group's core an event, and perform what it returns.
+
+        Args:
+            event: called with the shard and the request's ticket; may raise KafkaError before it changes anything.
+            refuse: the answer that stands for an error.
+            wait_s: how long an answer may take.
+            late: the error when it took longer.
+
+        Returns the answer, or a coroutine of it when it has to wait.
+        """
+        try:
+            shard = self.shard(group_id)
+            ticket = Ticket(refuse)
+            self.perform(shard, group_id, event(shard, ticket))
+        except KafkaError as error:
+            return refuse(error.code)
+        if ticket.response is not None:
+            return ticket.response
+        return _answer(shard, ticket, wait_s, late)
+
+    def perform(self, shard: Shard, group_id: str, effects: Iterable[Effect]) -> None:
+        """Perform a core's effects and see to its deadline. Raises KafkaError with what a client is told."""
+        try:
+            shard.perform(group_id, effects)
+        except KafkaError as error:
+            code = APPEND_ERRORS.get(error.code, ErrorCode.UNKNOWN_SERVER_ERROR)
+            log.error("%s-%d: group %s was not stored: %s", OFFSETS_TOPIC, shard.index, group_id, error)
+            self._restart(shard, code)
+            raise KafkaError(code) from error
+        self.note(shard, group_id)
+
+    def note(self, shard: Shard, group_id: str) -> None:
+        """Something happened to a group: set its alarm, forget it if nothing is left, see how long the log is."""
+        group = shard.groups.get(group_id)
+        if group is not None:
+            if group.forgettable:
+                shard.drop_if_idle(group_id)
+            else:
+                self.alarms.note(shard, group_id, group.deadline)
+        self._note_growth(shard)
+
+    def make_group(self, shard: Shard, group_id: str) -> Group:
+        """The group of that name, made if there is none."""
+        group = shard.groups.get(group_id)
+        if group is None:
+            group = shard.groups[group_id] = self.new_group(group_id)
+        return group
+
+    def new_group(self, group_id: str) -> Group:
+        """A group nobody has heard of: it answers whoever claims to be a member as that deserves."""
+        return Group(group_id, self.limits, now_ms=self.env.clock.data_ms())
+
+    # -- duties -------------------------------------------------------------------------------------------------------
+
+    def _on_waiting(self, shard: Shard) -> None:
+        self._start(self._settle, shard)
+
+    async def _settle(self, shard: Shard) -> None:
+        try:
+            await shard.wait_committed()
+        except KafkaError:
+            self._restart(shard, ErrorCode.NOT_COORDINATOR)
+
+    async def _ring_alarms(self) -> None:
+        clock, alarms = self.env.clock, self.alarms
+        while True:
+            alarms.bell = trio.Event()
+            rung = 0
+            while (due := alarms.pop_due(clock.liveness())) is not None:
+                self._ring(*due)
+                rung += 1
+                if rung % 50 == 0:
+                    await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+            if alarms.next is None:
+                await alarms.bell.wait()
+            else:
+                with trio.move_on_after(min(max(alarms.next - clock.liveness(), 0.0), ALARM_TICK_S)):
+                    await alarms.bell.wait()
+
+    def _ring(self, shard: Shard, group_id: str) -> None:
+        """Wake a group. Whatever goes wrong with it stays with its shard."""
+        group, now = shard.groups.get(group_id), self.env.clock.liveness()
+        if group is None or group.deadline is None:
+            return
+        try:
+            effects: Iterable[Effect] = ()
+            if group.deadline <= now:
+                effects = group.on_alarm(now, self.env.clock.data_ms())
+            self.perform(shard, group_id, effects)
+        except KafkaError:
+            pass  # the shard starts over
+        except Exception:
+            log.exception("%s-%d: group %s failed, its partition is loaded again", OFFSETS_TOPIC, shard.index, group_id)
+            self._restart(shard, ErrorCode.COORDINATOR_NOT_AVAILABLE)
+
+    async def _keep_house(self) -> None:
+        while True:
+            await self.env.clock.sleep(self.config().get_int("offsets.retention.check.interval.ms") / 1000)
+            for shard in self._active():
+                await self.expire(shard)
+
+    async def expire(self, shard: Shard) -> None:
+        """Forget what is too old in groups without members (G5), then the groups that have nothing left."""
+        retention_ms = self.config().get_int("offsets.retention.minutes") * 60_000
+        for done, group_id in enumerate(list(shard.groups), start=1):
+            if done % TURN == 0:
+                await trio.lowlevel.checkpoint()
+            group = shard.groups.get(group_id)
+            since_ms = None if group is None or shard.closed is not None else group.empty_since_ms
+            if group is None or since_ms is None:
+                continue
+            now_ms = self.env.clock.data_ms()
+            changes = shard.offsets.expired(group_id, now_ms, retention_ms, since_ms)
+            if changes:
+                self._forget(shard, changes)
+            if not shard.offsets.is_known(group_id):
+                self._forget_group(shard, group_id, now_ms)
+
+    def _forget_group(self, shard: Shard, group_id: str, now_ms: int) -> None:
+        group = shard.groups.get(group_id)
+        if group is None:
+            return
+        try:
+            self.perform(shard, group_id, group.delete(now_ms))
+            shard.groups.pop(group_id, None)
+        except KafkaError:
+            pass  # somebody is just joining; or the shard starts over
+
+    def _note_growth(self, shard: Shard) -> None:
+        if shard.is_active and shard.closed is None and not shard.is_rewriting and shard.is_bloated:
+            shard.is_rewriting = True
+            self._start(self._rewrite, shard)
+
+    async def _rewrite(self, shard: Shard) -> None:
+        try:
+            await rewrite(shard, self.logs, self.env.offload)
+        except (KafkaError, OSError) as error:
+            if shard.closed is None:
+                log.warning("%s-%d was not rewritten: %s", OFFSETS_TOPIC, shard.index, error)
+                await self.env.clock.sleep(REWRITE_RETRY_S)
+        shard.is_rewriting = False
+        self._note_growth(shard)
+
+
+async def _answer(shard: Shard, ticket: Ticket, wait_s: float, late: ErrorCode) -> Any:
+    """Wait for a ticket's answer, for so long."""
+    if shard.closed is not None:
+        ticket.answer(ticket.refuse(shard.closed))
+    shard.tickets.add(ticket)
+    try:
+        with trio.move_on_after(wait_s):
+            return await ticket.wait()
+        return ticket.refuse(late)
+    finally:
+        shard.tickets.discard(ticket)
