@@ -10,6 +10,7 @@ The driver (`run.py`) starts a runner with these environment variables:
     COMPAT_SCENARIOS   the ids to carry out, in this order, comma separated
     COMPAT_STATE       a JSON file: what was written before the restart, for the scenarios after it
     COMPAT_CONTROL     host:port that takes the line `kill9` and answers `ok`; unset without power over the broker
+    COMPAT_SERVE       set in a second process of the client, which answers calls instead: see `remote.py`
 
 and reads one line of JSON per scenario from its standard output:
 
@@ -31,9 +32,13 @@ import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import wire
+
+if TYPE_CHECKING:
+    from members import Member
+    from remote import Remote
 
 SCENARIO_SECONDS_MAX = 60.0
 
@@ -167,6 +172,40 @@ class Client:
         finally:
             consumer.close()
 
+    def member(self, topics: list[str] | str, **options: Any) -> Member:
+        """A member of a group, subscribed to topics or to a pattern of names (a regular expression from ^ to $).
+
+        Options: group, protocol ("classic", "consumer"), cooperative (bool), instance (static membership), commits
+        (bool: after each poll), reset ("earliest", "latest", "none"), session_ms, heartbeat_ms.
+        """
+        raise self.absent("member of a group that takes orders")
+
+    def elsewhere(self) -> Remote:
+        """The same client in a process of its own, with `member` and `kill`."""
+        from remote import Remote
+
+        return Remote(self.bootstrap, [sys.executable, sys.argv[0]], self.name)
+
+    def groups(self) -> set[str]:
+        raise self.absent("list of groups")
+
+    def describe_group(self, group: str) -> dict[str, Any]:
+        """`state`, in capitals as in Kafka's listings, and `members`, their number."""
+        raise self.absent("description of groups")
+
+    def delete_group(self, group: str) -> None:
+        raise self.absent("admin call to delete groups")
+
+    def committed(self, group: str, topic: str) -> dict[int, int]:
+        """The group's committed offsets in the topic, by partition."""
+        raise self.absent("list of committed offsets")
+
+    def alter_offsets(self, group: str, topic: str, offsets: dict[int, int]) -> None:
+        raise self.absent("admin call to alter committed offsets")
+
+    def delete_offsets(self, group: str, topic: str, partitions: list[int]) -> None:
+        raise self.absent("admin call to delete committed offsets")
+
     def broker_restarted(self) -> None:
         """Forget connections that do not heal by themselves."""
 
@@ -240,9 +279,14 @@ def scenario(identifier: str) -> Callable[[Scenario], Scenario]:
 
 def main(client_class: type[Client]) -> None:
     """The runner: carry out the asked scenarios in order, one line of JSON each."""
-    import scenarios  # noqa: F401 - registers itself
+    import group_scenarios  # noqa: F401 - registers itself, as the next
+    import scenarios  # noqa: F401
+    from remote import serve
 
     bootstrap = os.environ["COMPAT_BOOTSTRAP"]
+    if os.environ.get("COMPAT_SERVE"):
+        serve(client_class(bootstrap))
+        os._exit(0)
     wanted = [name for name in os.environ.get("COMPAT_SCENARIOS", "").split(",") if name] or list(SCENARIOS)
     state = Path(os.environ.get("COMPAT_STATE", f"/tmp/compat-{os.getpid()}.json"))
     client = client_class(bootstrap)
@@ -337,9 +381,20 @@ ERRORS = {
     6: "NOT_LEADER_OR_FOLLOWER",
     7: "REQUEST_TIMED_OUT",
     10: "MESSAGE_TOO_LARGE",
+    12: "OFFSET_METADATA_TOO_LARGE",
+    14: "COORDINATOR_LOAD_IN_PROGRESS",
+    15: "COORDINATOR_NOT_AVAILABLE",
+    16: "NOT_COORDINATOR",
     17: "INVALID_TOPIC_EXCEPTION",
     18: "RECORD_LIST_TOO_LARGE",
     19: "NOT_ENOUGH_REPLICAS",
+    22: "ILLEGAL_GENERATION",
+    23: "INCONSISTENT_GROUP_PROTOCOL",
+    24: "INVALID_GROUP_ID",
+    25: "UNKNOWN_MEMBER_ID",
+    26: "INVALID_SESSION_TIMEOUT",
+    27: "REBALANCE_IN_PROGRESS",
+    28: "INVALID_COMMIT_OFFSET_SIZE",
     32: "INVALID_TIMESTAMP",
     35: "UNSUPPORTED_VERSION",
     36: "TOPIC_ALREADY_EXISTS",
@@ -353,6 +408,14 @@ ERRORS = {
     45: "OUT_OF_ORDER_SEQUENCE_NUMBER",
     47: "INVALID_PRODUCER_EPOCH",
     59: "UNKNOWN_PRODUCER_ID",
+    68: "NON_EMPTY_GROUP",
+    69: "GROUP_ID_NOT_FOUND",
     76: "UNSUPPORTED_COMPRESSION_TYPE",
+    79: "MEMBER_ID_REQUIRED",
+    81: "GROUP_MAX_SIZE_REACHED",
+    82: "FENCED_INSTANCE_ID",
+    86: "GROUP_SUBSCRIBED_TO_TOPIC",
     87: "INVALID_RECORD",
+    110: "FENCED_MEMBER_EPOCH",
+    113: "STALE_MEMBER_EPOCH",
 }

@@ -9,11 +9,12 @@ from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
 import aiokafka
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from common import Client, Consumer, Message, Record, Refused, main
+from members import Member, Place, Pumped
 
 T = TypeVar("T")
 LOOP = asyncio.new_event_loop()
@@ -168,6 +169,37 @@ class AioKafka(Client):
         consumer.assign([TopicPartition(topic, partition) for partition in starts])
         return consumer
 
+    def member(self, topics: list[str] | str, **options: Any) -> Member:
+        if options["protocol"] != "classic":
+            raise self.absent("consumer protocol (KIP-848)")
+        if options.get("cooperative"):
+            raise self.absent("cooperative rebalancing")
+        return GroupMember(topics, options["commits"], self.member_settings(options))
+
+    def member_settings(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "bootstrap_servers": self.bootstrap,
+            "enable_auto_commit": False,
+            "auto_offset_reset": options.get("reset", "none"),
+            "group_id": options["group"],
+            "group_instance_id": options.get("instance"),
+            "session_timeout_ms": options.get("session_ms", 10_000),
+            "heartbeat_interval_ms": options.get("heartbeat_ms", 500),
+            "metadata_max_age_ms": 1000,
+        }
+
+    def groups(self) -> set[str]:
+        return {group[0] for group in self.ask("list_consumer_groups")}
+
+    def describe_group(self, group: str) -> dict[str, Any]:
+        code, _, state, _, _, members, *_ = self.ask("describe_consumer_groups", [group])[0].groups[0]
+        refuse(code)
+        return {"state": state.upper(), "members": len(members)}
+
+    def committed(self, group: str, topic: str) -> dict[int, int]:
+        found = self.ask("list_consumer_group_offsets", group)
+        return {place.partition: mark.offset for place, mark in found.items() if place.topic == topic}
+
     def close(self) -> None:
         if self._admin is not None:
             wait(self._admin.close())
@@ -197,6 +229,57 @@ class AssignedConsumer(Consumer):
 
     def close(self) -> None:
         wait(self.consumer.stop())
+
+
+class GroupMember(Pumped):
+    def __init__(self, topics: list[str] | str, commits: bool, settings: dict[str, Any]) -> None:
+        self.topics, self.settings = topics, settings
+        super().__init__(commits)
+
+    def do_open(self) -> None:
+        wait(self._open())
+
+    async def _open(self) -> None:
+        self.consumer = AIOKafkaConsumer(**self.settings)
+        chosen = {"pattern": self.topics} if isinstance(self.topics, str) else {"topics": self.topics}
+        self.consumer.subscribe(**chosen, listener=Noting(self))
+        await self.consumer.start()
+
+    def do_poll(self, seconds: float) -> list[tuple[str, int, int]]:
+        polled = wait(self.consumer.getmany(timeout_ms=int(seconds * 1000)))
+        return [(each.topic, each.partition, each.offset) for batch in polled.values() for each in batch]
+
+    def do_owned(self) -> set[Place]:
+        return {(place.topic, place.partition) for place in self.consumer.assignment()}
+
+    def do_commit(self, offsets: dict[Place, int], wait_for_it: bool) -> None:
+        work = self.consumer.commit({TopicPartition(*place): offset for place, offset in offsets.items()})
+        if wait_for_it:
+            wait(work)
+        else:
+            asyncio.run_coroutine_threadsafe(work, LOOP)
+
+    def do_committed(self, place: Place) -> int | None:
+        return wait(self.consumer.committed(TopicPartition(*place)))
+
+    def do_seek(self, place: Place, offset: int) -> None:
+        LOOP.call_soon_threadsafe(self.consumer.seek, TopicPartition(*place), offset)
+
+    def do_close(self) -> None:
+        wait(self.consumer.stop())
+
+
+class Noting(ConsumerRebalanceListener):
+    """Writes the client's rebalance callbacks into the journal."""
+
+    def __init__(self, member: Pumped) -> None:
+        self.member = member
+
+    async def on_partitions_assigned(self, assigned: Any) -> None:
+        self.member.note_all("assigned", assigned)
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:
+        self.member.note_all("revoked", revoked)
 
 
 def record(each: Any) -> Record:

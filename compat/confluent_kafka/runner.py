@@ -8,7 +8,7 @@ from typing import Any
 
 import confluent_kafka as ck
 from common import Client, Consumer, Message, Record, Refused, main
-from confluent_kafka import TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -18,6 +18,7 @@ from confluent_kafka.admin import (
     NewTopic,
     ResourceType,
 )
+from members import Member, Place, Pumped
 
 SECONDS_MAX = 20
 
@@ -140,6 +141,46 @@ class ConfluentKafka(Client):
             "max.partition.fetch.bytes": options.get("partition_bytes", 1048576),
         }
 
+    def member(self, topics: list[str] | str, **options: Any) -> Member:
+        return GroupMember(topics, options["commits"], self.member_settings(options))
+
+    def member_settings(self, options: dict[str, Any]) -> dict[str, Any]:
+        protocol = options["protocol"]
+        settings = {
+            **self.consumer_settings(options),
+            "group.id": options["group"],
+            "group.protocol": protocol,
+            "topic.metadata.refresh.interval.ms": 1000,
+            "reconnect.backoff.max.ms": 500,
+        }
+        if protocol == "classic":  # the others are the broker's to set
+            settings["session.timeout.ms"] = options.get("session_ms", 10_000)
+            settings["heartbeat.interval.ms"] = options.get("heartbeat_ms", 500)
+        if options.get("instance"):
+            settings["group.instance.id"] = options["instance"]
+        if options.get("cooperative"):
+            settings["partition.assignment.strategy"] = "cooperative-sticky"
+        return settings
+
+    def groups(self) -> set[str]:
+        return {group.group_id for group in wait(self.admin.list_consumer_groups()).valid}
+
+    def describe_group(self, group: str) -> dict[str, Any]:
+        found = wait(self.admin.describe_consumer_groups([group])[group])
+        return {"state": found.state.name, "members": len(found.members)}
+
+    def delete_group(self, group: str) -> None:
+        wait_all(lambda: self.admin.delete_consumer_groups([group]))
+
+    def committed(self, group: str, topic: str) -> dict[int, int]:
+        found = wait(self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group])
+        return {place.partition: place.offset for place in found.topic_partitions if place.topic == topic}
+
+    def alter_offsets(self, group: str, topic: str, offsets: dict[int, int]) -> None:
+        wanted = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, p, o) for p, o in offsets.items()])
+        for place in wait(self.admin.alter_consumer_group_offsets([wanted])[group]).topic_partitions:
+            refuse(place.error)
+
 
 class AssignedConsumer(Consumer):
     def __init__(self, consumer: ck.Consumer, topic: str, starts: dict[int, int]) -> None:
@@ -161,6 +202,49 @@ class AssignedConsumer(Consumer):
         return found
 
     def close(self) -> None:
+        self.consumer.close()
+
+
+class GroupMember(Pumped):
+    def __init__(self, topics: list[str] | str, commits: bool, settings: dict[str, Any]) -> None:
+        self.topics, self.settings = topics, settings
+        super().__init__(commits)
+
+    def do_open(self) -> None:
+        self.consumer = ck.Consumer(self.settings)
+        self.consumer.subscribe(
+            [self.topics] if isinstance(self.topics, str) else self.topics,
+            on_assign=lambda _, places: self.note_all("assigned", places),
+            on_revoke=lambda _, places: self.note_all("revoked", places),
+            on_lost=lambda _, places: self.note_all("lost", places),
+        )
+
+    def do_poll(self, seconds: float) -> list[tuple[str, int, int]]:
+        first = self.consumer.poll(seconds)
+        if first is None:
+            return []
+        refuse(first.error())
+        rest = self.consumer.consume(500, timeout=0)
+        return [(each.topic(), each.partition(), each.offset()) for each in [first, *rest] if each.error() is None]
+
+    def do_owned(self) -> set[Place]:
+        return {(place.topic, place.partition) for place in self.consumer.assignment()}
+
+    def do_commit(self, offsets: dict[Place, int], wait: bool) -> None:
+        try:
+            marks = [TopicPartition(*place, offset) for place, offset in offsets.items()]
+            for place in self.consumer.commit(offsets=marks, asynchronous=not wait) or ():
+                refuse(place.error)
+        except ck.KafkaException as error:
+            raise refused(error) from error
+
+    def do_committed(self, place: Place) -> int | None:
+        return offset_or_none(self.consumer.committed([TopicPartition(*place)], timeout=SECONDS_MAX)[0].offset)
+
+    def do_seek(self, place: Place, offset: int) -> None:
+        self.consumer.seek(TopicPartition(*place, offset))
+
+    def do_close(self) -> None:
         self.consumer.close()
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import kafka
 from common import Client, Consumer, Message, Record, Refused, main
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import ConsumerRebalanceListener, KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.structs import OffsetAndMetadata
+from members import Member, Place, Pumped
 
 
 class KafkaPython(Client):
@@ -153,6 +155,59 @@ class KafkaPython(Client):
             "max_partition_fetch_bytes": options.get("partition_bytes", 1048576),
         }
 
+    def member(self, topics: list[str] | str, **options: Any) -> Member:
+        return GroupMember(topics, options["commits"], self.member_settings(options))
+
+    def member_settings(self, options: dict[str, Any]) -> dict[str, Any]:
+        if options["protocol"] != "classic":
+            raise self.absent("consumer protocol (KIP-848)")
+        return {
+            **self.consumer_settings(options),
+            **({"partition_assignment_strategy": [self.cooperative()]} if options.get("cooperative") else {}),
+            "group_id": options["group"],
+            "group_instance_id": options.get("instance"),
+            "session_timeout_ms": options.get("session_ms", 10_000),
+            "heartbeat_interval_ms": options.get("heartbeat_ms", 500),
+            "metadata_max_age_ms": 1000,
+            "reconnect_backoff_max_ms": 500,
+        }
+
+    def cooperative(self) -> Any:
+        from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+
+        return CooperativeStickyAssignor
+
+    def groups(self) -> set[str]:
+        return {group["group_id"] for group in self.admin.list_groups()}
+
+    def describe_group(self, group: str) -> dict[str, Any]:
+        found = self.admin.describe_groups([group])[group]
+        if found["error"]:
+            raise Refused(int(found["error"].split("]")[0].removeprefix("[Error")))
+        return {"state": found["group_state"].upper(), "members": len(found["members"])}
+
+    def delete_group(self, group: str) -> None:
+        result = self.admin.delete_groups([group])[group]
+        if result != "OK":
+            refuse(getattr(kafka_errors, result).errno)
+
+    def committed(self, group: str, topic: str) -> dict[int, int]:
+        with refusals():
+            found = self.admin.list_group_offsets({group: None})[group]
+        return {place.partition: mark.offset for place, mark in found.items() if place.topic == topic}
+
+    def alter_offsets(self, group: str, topic: str, offsets: dict[int, int]) -> None:
+        self._check(self.admin.alter_group_offsets(group, marks({(topic, p): o for p, o in offsets.items()})))
+
+    def delete_offsets(self, group: str, topic: str, partitions: list[int]) -> None:
+        with refusals():
+            found = self.admin.delete_group_offsets(group, [TopicPartition(topic, p) for p in partitions])
+        self._check(found)
+
+    def _check(self, results: dict[TopicPartition, Any]) -> None:
+        for error in results.values():
+            refuse(error.errno)
+
     def broker_restarted(self) -> None:
         """The admin client's first call afterwards ends in NodeNotReadyError (2.0.2: KafkaConnectionError)."""
         self.close()
@@ -186,6 +241,60 @@ class AssignedConsumer(Consumer):
         self.consumer.close()
 
 
+class GroupMember(Pumped):
+    def __init__(self, topics: list[str] | str, commits: bool, settings: dict[str, Any]) -> None:
+        self.topics, self.settings = topics, settings
+        super().__init__(commits)
+
+    def do_open(self) -> None:
+        self.consumer = KafkaConsumer(**self.settings)
+        chosen = {"pattern": self.topics} if isinstance(self.topics, str) else {"topics": self.topics}
+        self.consumer.subscribe(**chosen, listener=Noting(self))
+
+    def do_poll(self, seconds: float) -> list[tuple[str, int, int]]:
+        with refusals():
+            polled = self.consumer.poll(timeout_ms=int(seconds * 1000))
+        return [(each.topic, each.partition, each.offset) for batch in polled.values() for each in batch]
+
+    def do_owned(self) -> set[Place]:
+        return {(place.topic, place.partition) for place in self.consumer.assignment()}
+
+    def do_commit(self, offsets: dict[Place, int], wait: bool) -> None:
+        with refusals():
+            (self.consumer.commit if wait else self.consumer.commit_async)(marks(offsets))
+
+    def do_committed(self, place: Place) -> int | None:
+        found: int | None = self.consumer.committed(TopicPartition(*place))
+        return found
+
+    def do_seek(self, place: Place, offset: int) -> None:
+        self.consumer.seek(TopicPartition(*place), offset)
+
+    def do_close(self) -> None:
+        self.consumer.close()
+
+
+class Noting(ConsumerRebalanceListener):
+    """Writes the client's rebalance callbacks into the journal."""
+
+    def __init__(self, member: Pumped) -> None:
+        self.member = member
+
+    def on_partitions_assigned(self, assigned: Any) -> None:
+        self.member.note_all("assigned", assigned)
+
+    def on_partitions_revoked(self, revoked: Any) -> None:
+        self.member.note_all("revoked", revoked)
+
+    def on_partitions_lost(self, lost: Any) -> None:
+        self.member.note_all("lost", lost)
+
+
+def marks(offsets: dict[Place, int]) -> dict[TopicPartition, OffsetAndMetadata]:
+    rest = ("", -1)[: len(OffsetAndMetadata._fields) - 1]  # 2.0.2 knows no leader epoch
+    return {TopicPartition(*place): OffsetAndMetadata(offset, *rest) for place, offset in offsets.items()}
+
+
 def record(each: Any) -> Record:
     append_time = each.timestamp_type == 1
     return Record(each.partition, each.offset, each.timestamp, append_time, each.key, each.value, tuple(each.headers))
@@ -212,7 +321,6 @@ def refusals() -> Iterator[None]:
     except kafka_errors.KafkaError as error:
         code = getattr(error, "errno", None)
         raise Refused(code if isinstance(code, int) and code > 0 else type(error).__name__, error) from error
-
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from kafka_python.runner import KafkaPython, refusals, refuse
 class KafkaPython202(KafkaPython):
     delete_records = Client.delete_records
     change_configs = Client.change_configs
+    alter_offsets = Client.alter_offsets
+    delete_offsets = Client.delete_offsets
 
     def create_topics(
         self, topics: dict[str, int], configs: dict[str, str] | None = None, replication: int = 1
@@ -61,6 +63,33 @@ class KafkaPython202(KafkaPython):
         if settings.pop("isolation_level") == "read_committed":
             raise self.absent("isolation level")
         return settings
+
+    def member_settings(self, options: dict[str, Any]) -> dict[str, Any]:
+        if options.get("instance"):
+            raise self.absent("static membership")
+        settings = super().member_settings(options)
+        del settings["group_instance_id"]
+        return settings
+
+    def cooperative(self) -> Any:
+        raise self.absent("cooperative rebalancing")
+
+    def groups(self) -> set[str]:
+        return {name for name, _ in self.admin.list_consumer_groups()}
+
+    def describe_group(self, group: str) -> dict[str, Any]:
+        with refusals():
+            found = self.admin.describe_consumer_groups([group])[0]
+        return {"state": found.state.upper(), "members": len(found.members)}
+
+    def delete_group(self, group: str) -> None:
+        _, error = self.admin.delete_consumer_groups([group])[0]
+        refuse(error.errno)
+
+    def committed(self, group: str, topic: str) -> dict[int, int]:
+        with refusals():
+            found = self.admin.list_consumer_group_offsets(group)
+        return {place.partition: mark.offset for place, mark in found.items() if place.topic == topic}
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from kbroker.cluster.image import ClusterImage
 from kbroker.cluster.member import Member
 from kbroker.cluster.producer_ids import ProducerIds
 from kbroker.config import BrokerConfig
+from kbroker.coordinators.shell import Coordinator
 from kbroker.env import Env
 from kbroker.log.directory import LogDirectory
 from kbroker.replication.partition import Partition
@@ -31,6 +32,7 @@ class Services:
     partitions: dict[tuple[str, int], Partition]  # what this broker holds; owned by server/replicas.py
     sessions: FetchSessions
     producer_ids: ProducerIds
+    groups: Coordinator
     offline: set[tuple[str, int]] = field(default_factory=set)  # should be in `partitions`; the disk says no
     announced: int = 0  # revision of the newest image `partitions` is to follow
     applied: Watermark = field(default_factory=Watermark)  # and of the one it has caught up with

@@ -34,11 +34,12 @@ from kafka_wire.messages.metadata import (
     MetadataResponsePartition,
     MetadataResponseTopic,
 )
+from kbroker.api.addresses import reachable
 from kbroker.api.context import Context
 from kbroker.api.registry import APIS, handles
 from kbroker.api.topics import create_missing
 from kbroker.cluster.controller import check_topic_name
-from kbroker.cluster.image import BrokerImage, PartitionImage, TopicImage
+from kbroker.cluster.image import PartitionImage, TopicImage
 
 NO_TOPIC_ID = bytes(16)
 NOT_ASKED = -(2**31)  # authorized operations were not requested
@@ -100,7 +101,7 @@ def _metadata(request: MetadataRequest, context: Context, failed: dict[str, Erro
     return MetadataResponse(
         brokers=[
             MetadataResponseBroker(node_id=broker.id, host=host, port=port, rack=broker.rack)
-            for broker, (host, port) in _reachable(context)
+            for broker, (host, port) in reachable(context)
         ],
         cluster_id=image.cluster_id,
         controller_id=image.controller_id,
@@ -165,16 +166,6 @@ def _partition(p: PartitionImage) -> MetadataResponsePartition:
     )
 
 
-def _reachable(context: Context) -> Iterable[tuple[BrokerImage, tuple[str, int]]]:
-    """Every broker with the address a client of this listener reaches it by."""
-    services, peer = context.services, context.peer
-    for broker in services.image.brokers.values():
-        host, port = broker.endpoints.get(peer.listener) or next(iter(broker.endpoints.values()))
-        if not host:  # nothing advertised for a wildcard address
-            host = peer.local[0] if broker.id == services.node_id else "127.0.0.1"
-        yield broker, (host, port)
-
-
 # -- DescribeCluster, DescribeTopicPartitions -------------------------------------------------------------------------
 
 
@@ -193,7 +184,7 @@ def describe_cluster(request: DescribeClusterRequest, context: Context) -> Descr
         controller_id=image.controller_id,
         brokers=[
             DescribeClusterBroker(broker_id=broker.id, host=host, port=port, rack=broker.rack)
-            for broker, (host, port) in _reachable(context)
+            for broker, (host, port) in reachable(context)
         ],
         cluster_authorized_operations=(
             CLUSTER_OPERATIONS if request.include_cluster_authorized_operations else NOT_ASKED

@@ -28,6 +28,7 @@ from kafka_wire.messages.produce_fetch import (
 )
 from kbroker.api.context import Context
 from kbroker.api.registry import CloseConnection, handles
+from kbroker.cluster.image import INTERNAL_TOPICS
 from kbroker.env import Offload
 from kbroker.replication.partition import ACKS_ALL, Partition
 from kbroker.watermark import Watermark
@@ -84,6 +85,8 @@ def _append(
 ) -> PartitionProduceResponse:
     index = data.index
     try:
+        if topic in INTERNAL_TOPICS:  # they are written by the broker alone
+            raise KafkaError(ErrorCode.INVALID_TOPIC_EXCEPTION)
         partition = context.services.partition(topic, index)
         batch = data.records
         _check_request(request, batch, context.version)

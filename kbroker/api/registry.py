@@ -18,7 +18,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from kafka_wire.api import ApiKey, request_class
 
-FAMILIES = ("produce", "fetch", "offsets", "metadata", "topics", "configs", "log_dirs", "producers")
+FAMILIES = (
+    "produce", "fetch", "offsets", "metadata", "topics", "configs", "log_dirs", "producers",
+    "groups", "group_offsets", "group_admin",
+)  # fmt: skip
 
 Handler = Callable[[Any, Any], "Any | Coroutine[Any, Any, Any] | None"]
 H = TypeVar("H", bound=Handler)

@@ -37,6 +37,7 @@ from kbroker.api.registry import handles
 from kbroker.cluster.controller import NewTopic
 from kbroker.cluster.image import TopicImage
 from kbroker.config import describe_topic
+from kbroker.coordinators.shell import OFFSETS_TOPIC
 
 TIMEOUT_MS_MAX = 120_000  # no admin request waits longer, whatever it asks for
 AUTO_CREATE_TIMEOUT_MS = 10_000
@@ -99,7 +100,9 @@ def _created(topic: CreatableTopic, result: TopicImage | KafkaError, services: S
 
 async def create_missing(names: Iterable[str], services: Services) -> dict[str, ErrorCode]:
     """Create topics that a Metadata request asked for, with the broker's defaults. Returns the errors by name."""
-    wanted = [NewTopic(name) for name in dict.fromkeys(names)]
+    wanted = [
+        services.groups.offsets_topic() if name == OFFSETS_TOPIC else NewTopic(name) for name in dict.fromkeys(names)
+    ]
     results: Sequence[TopicImage | KafkaError] = [KafkaError(ErrorCode.LEADER_NOT_AVAILABLE)] * len(wanted)
     with trio.move_on_after(AUTO_CREATE_TIMEOUT_MS / 1000):
         results = await services.member.create_topics(wanted, validate_only=False)

@@ -5,7 +5,10 @@
     memory.py    the data directory of --memory
     logs.py      console and JSON log lines                    tables.py   aligned text and JSON
     client.py    connecting with kafka-python                  formats.py  %k %v ... for produce and consume
-    topic.py     the `topic` group; produce.py, consume.py     segments.py, log.py   segment files: dump, verify
+    topic.py     the `topic` group; produce.py, consume.py,    segments.py, log.py   segment files: dump, verify
+                 consume_group.py
+    group.py     the `group` group; group_seek.py              group_reads.py        what it knows of a group
+    bridge.py    requests kafka-python does not have
     settings.py  `config docs|check`                           shell.py    `completion`, `version`
 
 Exit codes: 0 done, 1 failed, 2 used or configured wrongly (also: port or data directory taken), 3 no broker reached,
@@ -37,6 +40,7 @@ cli = LazyGroup(
     commands_at={
         "start": ("kbroker.cli.start:start", "Start a broker."),
         "topic": ("kbroker.cli.topic:topic", "Create, list, describe, alter and delete topics; produce and consume."),
+        "group": ("kbroker.cli.group:group", "List and describe consumer groups, move their offsets, delete them."),
         "log": ("kbroker.cli.log:log", "Look into a broker's log files, without a broker."),
         "config": ("kbroker.cli.settings:config", "Explain and check configuration."),
         "completion": ("kbroker.cli.shell:completion", "Print a completion script for your shell."),

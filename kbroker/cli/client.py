@@ -84,7 +84,7 @@ def producer(connection: Connection, **settings: Any) -> Iterator[Any]:
 
 @contextmanager
 def consumer(connection: Connection, **settings: Any) -> Iterator[Any]:
-    """A KafkaConsumer without a group."""
+    """A KafkaConsumer that commits nothing by itself; closed at the end, which also leaves its group."""
     with _clear_errors(connection):
         from kafka import KafkaConsumer
 

@@ -1,4 +1,4 @@
-"""`kbroker topic consume`: read partitions without a group; offsets are where you say."""
+"""`kbroker topic consume`: read partitions from where you say. As a member of a group (-g): consume_group.py."""
 
 from __future__ import annotations
 
@@ -59,6 +59,8 @@ def parse_start(text: str) -> Start:
 @click.option("-n", "--count", type=click.IntRange(1), help="Stop after so many records.")
 @click.option("-e", "--exit-at-end", is_flag=True, help="Stop at what was the end when it began.")
 @click.option("-p", "--partitions", metavar="N,N...", help="Only these partitions.")
+@click.option("-g", "--group", metavar="GROUP", help="As a member of this group: goes on where the group was, and "
+              "commits what it has written. -o is for partitions the group has not read yet.")
 @click.option("-f", "--output-format", "pattern", default=r"%v\n", show_default=True,
               help="%v value, %k key, %h headers, %t topic, %p partition, %o offset, %d time; %v{hex}, %v{base64}.")
 @click.option("-J", "--json", "as_json", is_flag=True, help="A JSON object a line, as kcat's.")
@@ -71,6 +73,7 @@ def consume(
     count: int | None,
     exit_at_end: bool,
     partitions: str | None,
+    group: str | None,
     pattern: str,
     as_json: bool,
     read_committed: bool,
@@ -80,6 +83,7 @@ def consume(
     \b
       kbroker topic consume demo -o start -n 1
       kbroker topic consume demo -e -f '%p/%o %k: %v\\n'
+      kbroker topic consume demo -g billing
     """
     try:
         write = Output(pattern)
@@ -87,13 +91,21 @@ def consume(
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     isolation = "read_committed" if read_committed else "read_uncommitted"
+    if group is not None:
+        from kbroker.cli.consume_group import consume_as_member
+
+        if only or start not in (Start("start"), Start("end")):
+            raise click.UsageError("with -g: no -p, and -o start or end (to move a group: kbroker group seek)")
+        shown = None if as_json else write
+        consume_as_member(connection, group, topics, start, shown, count, exit_at_end, isolation)
+        return
     with consumer(connection, isolation_level=isolation) as client:
         assigned = _assign(client, topics, only)
         ends = dict(client.end_offsets(assigned))
         _seek(client, assigned, start, ends)
         out = sys.stdout.buffer
-        for record in _limited(_records(client, ends if exit_at_end else None), count):
-            _write(out, record, None if as_json else write)
+        for record in limited(_records(client, ends if exit_at_end else None), count):
+            write_record(out, record, None if as_json else write)
 
 
 def _records(client: Any, ends: Mapping[Any, int] | None) -> Iterator[Shown | None]:
@@ -106,7 +118,8 @@ def _records(client: Any, ends: Mapping[Any, int] | None) -> Iterator[Shown | No
         yield None
 
 
-def _limited(records: Iterator[Shown | None], count: int | None) -> Iterator[Shown | None]:
+def limited(records: Iterator[Shown | None], count: int | None) -> Iterator[Shown | None]:
+    """The records up to a number of them, and the None of their batch."""
     seen = 0
     for record in records:
         yield record
@@ -116,7 +129,8 @@ def _limited(records: Iterator[Shown | None], count: int | None) -> Iterator[Sho
             return
 
 
-def _write(out: BinaryIO, record: Shown | None, write: Output | None) -> None:
+def write_record(out: BinaryIO, record: Shown | None, write: Output | None) -> None:
+    """Write a record, as JSON without an Output; flush at None, which ends a batch."""
     if record is None:
         out.flush()
     elif write is not None:

@@ -1,6 +1,6 @@
 """A member of a consumer group (KIP-848): what it said of itself, and what it owns. No decisions.
 
-    epoch     0 joining ──▶ n: reconciled to the target assignment of epoch n ──▶ m > n ...      -2 static, left for a while
+    epoch     0 joining ──▶ n: reconciled to the target assignment of epoch n ──▶ m > n ...     -2 static, away
     state     STABLE                  it has what it should have, as of `epoch`
               UNREVOKED_PARTITIONS    it has been asked to give up `pending`, and has not said yet that it did
               UNRELEASED_PARTITIONS   it waits for partitions that others have not given up yet

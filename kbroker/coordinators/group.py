@@ -104,7 +104,8 @@ class Group(RebalancingGroup):
     def _has_room(self, member_id: str, protocols: Protocols) -> bool:
         """Whether the group may have this member and its offers (group.max.size, KIP-389).
 
-        While PREPARING those who wait are counted, so that the last to come are the ones for whom there is no room.
+        While PREPARING those who wait are counted, so that there is no room for the last to come. Static members that do
+        not come stay for a while; unlike in Kafka their number is bounded.
         """
         member = self._roster.members.get(member_id)
         bytes_held = self._roster.bytes_held - (0 if member is None else protocols_bytes(member.protocols))
@@ -113,8 +114,10 @@ class Group(RebalancingGroup):
         if self.state is GroupState.EMPTY:
             return True
         if self.state is GroupState.PREPARING_REBALANCE:
-            waits = member is not None and member.join_ticket is not None
-            return waits or self._roster.awaiting_join < self.limits.size_max
+            if member is not None and member.join_ticket is not None:
+                return True
+            fits = member is not None or len(self._roster) < 2 * self.limits.size_max
+            return fits and self._roster.awaiting_join < self.limits.size_max
         return member is not None or len(self._roster) < self.limits.size_max
 
     def _refuse_for_size(self, ticket: Ticket, member_id: str, now: float, now_ms: int) -> None:
@@ -131,7 +134,7 @@ class Group(RebalancingGroup):
         return protocol_type == self.protocol_type and self._roster.supports(protocols)
 
     def _give_id(self, ticket: Ticket, member_id: str, session_timeout_ms: int, now: float) -> None:
-        """A dynamic member learns its id before it counts, so that one that never hears of it leaves nothing (KIP-394)."""
+        """A dynamic member learns its id before it counts: one that never hears of it leaves nothing (KIP-394)."""
         if len(self._pending) >= self.limits.size_max:  # unlike Kafka: a storm of those who do not come back is bounded
             del self._pending[next(iter(self._pending))]
         self._pending[member_id] = end = now + session_timeout_ms / 1000
@@ -176,7 +179,7 @@ class Group(RebalancingGroup):
         member = self._roster.members[member_id]
         leads = member_id == self._roster.leader
         changed = member.protocols != protocols
-        if self.state is GroupState.STABLE:  # a leader that joins wants a rebalance, for what only it sees: new partitions
+        if self.state is GroupState.STABLE:  # a leader that joins wants a rebalance, for what it alone sees: partitions
             changed = changed or leads
         if self.state is not GroupState.PREPARING_REBALANCE and not changed:  # perhaps the last answer was lost
             self._renew(member, now)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Self
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.groups import (
@@ -204,14 +205,15 @@ class RebalancingGroup:
             delay_ms = min(self.limits.initial_rebalance_delay_ms, self._initial_left_ms)
             self._more_came = False
             self._initial_left_ms -= delay_ms
-            self._set_phase_end(now + delay_ms / 1000)
+            assert self._phase_end is not None
+            self._set_phase_end(self._phase_end + delay_ms / 1000)
         else:
             self._complete(now, now_ms)
 
     # -- Assignments
 
     def _assign(self, assignments: dict[str, bytes], now: float, now_ms: int) -> None:
-        """The leader's assignment: stored, then handed out. Who is left out gets an empty one; strangers are ignored."""
+        """The leader's assignment: stored, then handed out. A member left out gets an empty one."""
         for member in self._roster:
             member.assignment = assignments.get(member.member_id, b"")
         if self._snapshot_bytes() > self.limits.snapshot_bytes_max:  # Kafka finds out when the log refuses the record
@@ -227,18 +229,19 @@ class RebalancingGroup:
 
     def _snapshot_bytes(self) -> int:
         """The size of the record, to the safe side."""
-        per_member = (
-            len(m.member_id) * 2 + len(m.client.id) + len(m.metadata(self.protocol)) + len(m.assignment) + 128
-            for m in self._roster
+        return sum(
+            len(f"{each.member_id}{each.group_instance_id}{each.client.id}{each.client.host}".encode())
+            + len(each.metadata(self.protocol))
+            + len(each.assignment)
+            + 32
+            for each in self._roster
         )
-        return sum(per_member)
 
     # -- The end of members, and of the group
 
     def _remove(self, member: Member, now: float) -> None:
         """A member is out. If it waits, it hears UNKNOWN_MEMBER_ID and may come as a new one."""
         self._answer(member, ErrorCode.UNKNOWN_MEMBER_ID)
-        self._pending_sync.discard(member.member_id)
         self._roster.remove(member)
         self.timeline.left(member.member_id, now)
 
@@ -306,7 +309,7 @@ class RebalancingGroup:
         return [Store((GroupTombstone(self.group_id),))]
 
     def resign(self, code: ErrorCode = ErrorCode.NOT_COORDINATOR) -> list[Effect]:
-        """The shard goes away: everybody who waits hears code. Nothing is stored: the next coordinator loads the rest."""
+        """The shard goes away: everybody who waits hears code. Nothing is stored: the log says all that is to stay."""
         for member in list(self._roster):
             self._answer(member, code)
             self._roster.remove(member)

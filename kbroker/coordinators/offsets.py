@@ -150,8 +150,8 @@ class Offsets:
     def expired(self, group: str, now_ms: int, retention_ms: int, empty_since_ms: int) -> list[Change]:
         """The changes that forget what is too old, in a group without members (G5).
 
-        empty_since_ms: when it lost its last member; 0 or less: it never had any, or nobody knows. Retention counts from
-        the later of that and the commit, unless the commit said itself when it expires.
+        empty_since_ms: when it lost its last member; 0 or less: it never had any, or nobody knows. Retention counts
+        from the later of that and the commit, unless the commit said itself when it expires.
         """
         changes: list[Change] = []
         for topic, partitions in self.topics(group).items():

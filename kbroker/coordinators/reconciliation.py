@@ -1,7 +1,7 @@
 """One member's step from what it owns towards what it should own. Pure; nobody else is disturbed.
 
     kept     = assigned ∩ target      never taken away, whatever happens to the rest
-    revoked  = assigned − target      first to be given up, and acknowledged: UNREVOKED_PARTITIONS, still in the old epoch
+    revoked  = assigned − target      first given up, and acknowledged: UNREVOKED_PARTITIONS, still in the old epoch
     wanted   = target − assigned      then given, as far as nobody owns it: STABLE, or UNRELEASED_PARTITIONS
 
 A partition has one owner: it is wanted by the next one only after the last one said, in a heartbeat, that it let go.

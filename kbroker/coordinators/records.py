@@ -28,9 +28,8 @@ from typing import Any, NamedTuple, TypeAlias
 from kafka_wire.codegen import decoder, encoder
 from kafka_wire.errors import ProtocolError
 from kafka_wire.primitives import Buffer
-from kafka_wire.schema import array, bytes_, embed, int8, int16, int32, int64, message, string, uuid
+from kafka_wire.schema import array, bytes_, embed, int8, int32, int64, message, string, uuid
 from kafka_wire.schema import struct as wire_struct
-from kbroker.coordinators.effects import EncodedRecord, GroupSnapshot, GroupTombstone, MemberSnapshot, StateRecord
 
 Pair: TypeAlias = "tuple[bytes, bytes | None]"  # a record's key and value
 
@@ -325,63 +324,3 @@ def offset_record(group: str, topic: str, partition: int, value: OffsetCommitVal
 def record_pair(kind: KeyType, key: Any, value: Any | None) -> Pair:
     """A record of any type; value None removes it."""
     return encode_key(kind, key), None if value is None else encode_value(kind, value)
-
-
-def state_pair(record: StateRecord | EncodedRecord) -> Pair:
-    """What a core wants stored, as a record."""
-    if isinstance(record, tuple):
-        return record
-    if isinstance(record, GroupSnapshot):
-        return record_pair(KeyType.GROUP_METADATA, GroupKey(group=record.group_id), _group_value(record))
-    assert isinstance(record, GroupTombstone), record
-    return record_pair(KeyType.GROUP_METADATA, GroupKey(group=record.group_id), None)
-
-
-def _group_value(group: GroupSnapshot) -> GroupMetadataValue:
-    return GroupMetadataValue(
-        protocol_type=group.protocol_type or "",
-        generation=group.generation,
-        protocol=group.protocol,
-        leader=group.leader,
-        current_state_timestamp=group.state_timestamp_ms,
-        members=[
-            MemberMetadata(
-                member_id=member.member_id,
-                group_instance_id=member.group_instance_id,
-                client_id=member.client_id,
-                client_host=member.client_host,
-                rebalance_timeout=member.rebalance_timeout_ms,
-                session_timeout=member.session_timeout_ms,
-                subscription=member.subscription,
-                assignment=member.assignment,
-            )
-            for member in group.members
-        ],
-    )
-
-
-def group_snapshot(group_id: str, value: GroupMetadataValue) -> GroupSnapshot:
-    """A classic group as it was stored. Version 0 had no rebalance timeout: the session timeout stands in for it."""
-    return GroupSnapshot(
-        group_id=group_id,
-        protocol_type=value.protocol_type or None,
-        generation=value.generation,
-        protocol=value.protocol,
-        leader=value.leader,
-        state_timestamp_ms=value.current_state_timestamp,
-        members=tuple(
-            MemberSnapshot(
-                member_id=member.member_id,
-                group_instance_id=member.group_instance_id,
-                client_id=member.client_id,
-                client_host=member.client_host,
-                rebalance_timeout_ms=(
-                    member.session_timeout if member.rebalance_timeout < 0 else member.rebalance_timeout
-                ),
-                session_timeout_ms=member.session_timeout,
-                subscription=bytes(member.subscription),
-                assignment=bytes(member.assignment),
-            )
-            for member in value.members
-        ),
-    )

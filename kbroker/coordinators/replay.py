@@ -6,15 +6,14 @@ checkpoints, so that heartbeats of other partitions' groups are answered while a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kafka_wire.records import Record, check_crc, headers, read_records
+from kafka_wire.records import BatchHeader, check_crc, headers, read_records
 from kbroker.coordinators.records import CURRENT_OFFSET_KEY
-from kbroker.env import Buffer, Offload
+from kbroker.env import Offload
 from kbroker.log.log import PartitionLog
 
 READ_BYTES = 1024 * 1024
@@ -33,28 +32,40 @@ class Replayed(NamedTuple):
 async def replay(log: PartitionLog, end: int, offload: Offload) -> Replayed:
     """Read everything below end, a batch boundary. Raises KafkaError (LogOffline, CORRUPT_MESSAGE), OSError."""
     live: dict[bytes, bytes] = {}
-    count, offset = 0, log.start_offset
-    while offset < end:
-        data = await _read(log, offset, end, offload)
-        before = offset
-        for record, offset in _records(data, offset):
-            if record is None:
-                continue
-            count += 1
-            if count % TURN == 0:
+    start = reached = log.start_offset
+    count = turn = 0
+    while reached < end:
+        data, before = await _read(log, reached, end, offload), reached
+        for position, header in headers(data):
+            reached = header.next_offset
+            count += _take(data, position, header, start, live)
+            if count >= turn:
+                turn = count + TURN
                 await trio.lowlevel.checkpoint()
-            key, value = record.key, record.value
-            if key is None:
-                continue
-            if key[:2] == LEGACY_OFFSET_KEY:
-                key = CURRENT_OFFSET_KEY + key[2:]
-            if value is None:
-                live.pop(key, None)
-            else:
-                live[key] = value
-        if offset == before:
-            raise KafkaError(ErrorCode.CORRUPT_MESSAGE, f"{log.directory}: no whole batch at offset {offset}")
+        if reached == before:
+            raise KafkaError(ErrorCode.CORRUPT_MESSAGE, f"{log.directory}: no whole batch at offset {reached}")
     return Replayed(live, count)
+
+
+def _take(data: bytes, position: int, header: BatchHeader, start: int, live: dict[bytes, bytes]) -> int:
+    """Bring `live` up to date with the records of a batch; how many those were.
+
+    Control batches, which end transactions, hold no record of ours.
+    """
+    if not check_crc(data, position, header):
+        raise KafkaError(ErrorCode.CORRUPT_MESSAGE, f"the batch at offset {header.base_offset} has a wrong CRC")
+    if header.is_control:
+        return 0
+    for offset, _, key, value, _ in read_records(data, position, max_bytes=BATCH_BYTES_MAX):
+        if key is None or offset < start:
+            continue
+        if key[:2] == LEGACY_OFFSET_KEY:
+            key = CURRENT_OFFSET_KEY + key[2:]
+        if value is None:
+            live.pop(key, None)
+        else:
+            live[key] = value
+    return header.count
 
 
 async def _read(log: PartitionLog, offset: int, end: int, offload: Offload) -> bytes:
@@ -64,19 +75,3 @@ async def _read(log: PartitionLog, offset: int, end: int, offload: Offload) -> b
         return b"".join(each.read() for each in slices)
 
     return await offload(work)
-
-
-def _records(data: Buffer, offset: int) -> Iterator[tuple[Record | None, int]]:
-    """(record, where its batch ends) of each record from offset on; (None, end) once for a batch that counts for none.
-
-    Control batches, which end transactions, hold no record of ours.
-    """
-    for position, header in headers(data):
-        if not check_crc(data, position, header):
-            raise KafkaError(ErrorCode.CORRUPT_MESSAGE, f"the batch at offset {header.base_offset} has a wrong CRC")
-        yield None, header.next_offset
-        if header.is_control:
-            continue
-        for record in read_records(data, position, max_bytes=BATCH_BYTES_MAX):
-            if record.offset >= offset:
-                yield record, header.next_offset

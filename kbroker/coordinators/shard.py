@@ -12,34 +12,29 @@ counts the records that a replay would read. Their relation says when the log is
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial as bind
 from typing import Any
 
 import trio
 
-from kafka_wire.errors import ErrorCode, KafkaError
+from kafka_wire.errors import ErrorCode, KafkaError, ProtocolError
 from kafka_wire.records import build_batch
-from kbroker.coordinators.effects import Effect, Store
+from kbroker.coordinators.effects import Effect, GroupSnapshot, StateRecord, Store
 from kbroker.coordinators.group import Group, GroupLimits
 from kbroker.coordinators.offsets import Change, Offsets, records_of
-from kbroker.coordinators.records import (
-    CURRENT_OFFSET_KEY,
-    KeyType,
-    Pair,
-    decode_key,
-    decode_value,
-    group_snapshot,
-    key_type,
-    state_pair,
-)
+from kbroker.coordinators.records import CURRENT_OFFSET_KEY, KeyType, Pair, decode_key, decode_value
+from kbroker.coordinators.stored import read_state, state_pair
 from kbroker.env import Clock
 from kbroker.replication.partition import ACKS_ALL, Partition
 
 CHUNK_RECORDS = 500  # of changes that need not be one batch
 REPLAY_RECORDS_MIN = 2000  # a log this short is never rewritten
 REPLAY_FACTOR = 4  # else it may hold so many records for each that is live
+
+log = logging.getLogger("kbroker.groups")
 
 # What a failed append of a group's record looks like to clients (Kafka: CoordinatorOperationExceptionHelper).
 APPEND_ERRORS = {
@@ -122,6 +117,11 @@ class Shard:
         return appended.last_offset
 
     @property
+    def last_offset(self) -> int:
+        """The offset of the last record appended."""
+        return self.partition.log.end.value - 1
+
+    @property
     def is_bloated(self) -> bool:
         """Whether a replay would read far more than there is."""
         return self.logged > max(REPLAY_RECORDS_MIN, REPLAY_FACTOR * (len(self.live) + self.offsets.count))
@@ -159,9 +159,9 @@ class Shard:
                 self.after(self._barriers.get(group_id, -1), bind(effect.to.answer, effect.response))
 
     def change_offsets(self, changes: Sequence[Change]) -> int:
-        """Append changes of offsets as one batch; they settle when it is committed. Raises KafkaError, changing nothing.
+        """Append changes of offsets as one batch; they settle when it is committed.
 
-        Returns the offset to wait for.
+        Returns the offset to wait for. Raises KafkaError, and has changed nothing then.
         """
         offset = self.append(records_of(changes))
         if not self._waiting and offset < self.partition.high_watermark.value:
@@ -187,25 +187,39 @@ class Shard:
             del self.groups[group_id]
             self.alarms.pop(group_id, None)
 
-    def restore(self, live: dict[bytes, bytes], limits: GroupLimits) -> Iterable[None]:
-        """Take over what a replay found; a generator, so that it can be done in slices. Raises ProtocolError."""
+    def restore(self, live: dict[bytes, bytes], limits: GroupLimits) -> Iterator[None]:
+        """Take over what a replay found; a generator, so that it can be done in slices.
+
+        A record that cannot be read costs what it stood for, not the other groups of the partition.
+        """
         now, now_ms = self._clock.liveness(), self._clock.data_ms()
-        self.live = live
+        self.live, self.offsets = live, Offsets()
+        states: dict[str, list[StateRecord]] = {}
         for key in list(live):
-            kind = key_type(key)
-            if kind == KeyType.OFFSET_COMMIT:
-                place = decode_key(key)
-                value = decode_value(kind, live.pop(key))
-                self.offsets.settle(((place.group, place.topic, place.partition, value),))
-            elif kind == KeyType.GROUP_METADATA:
-                group_id = decode_key(key).group
-                snapshot = group_snapshot(group_id, decode_value(kind, live[key]))
-                self.groups[group_id] = Group.restore(snapshot, limits, now=now)
+            try:
+                self._restore_one(key, live, states)
+            except ProtocolError as error:
+                log.error("%s-%d: a record cannot be read: %s", self.partition.topic, self.index, error)
+            yield
+        self.groups = {}
+        for group_id, stored in states.items():
+            for state in stored:
+                if isinstance(state, GroupSnapshot):
+                    self.groups[group_id] = Group.restore(state, limits, now=now)
             yield
         for group_id in self.offsets.groups():
             if group_id not in self.groups:  # whoever commits without joining leaves no record of a group
                 self.groups[group_id] = Group(group_id, limits, now_ms=now_ms)
             yield
+
+    def _restore_one(self, key: bytes, live: dict[bytes, bytes], states: dict[str, list[StateRecord]]) -> None:
+        if key[:2] == CURRENT_OFFSET_KEY:
+            place, value = decode_key(key), decode_value(KeyType.OFFSET_COMMIT, live.pop(key))
+            self.offsets.settle(((place.group, place.topic, place.partition, value),))
+            return
+        state = read_state(key, live[key])
+        if state is not None:
+            states.setdefault(decode_key(key).group, []).append(state)
 
     def close(self, code: ErrorCode) -> None:
         """Serve no longer: who waits is answered with the code. Idempotent."""

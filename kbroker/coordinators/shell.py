@@ -261,7 +261,7 @@ class Coordinator:
             (trio.current_time() - began) * 1000,
         )  # fmt: skip
 
-    def _restart(self, shard: Shard, code: ErrorCode) -> None:
+    def restart(self, shard: Shard, code: ErrorCode) -> None:
         """Memory is ahead of the log: answer who waits, and load again if the partition is still led."""
         shard.close(code)
         if self._shards.get(shard.index) is shard:
@@ -295,7 +295,7 @@ class Coordinator:
             ticket = Ticket(refuse)
             self.perform(shard, group_id, event(shard, ticket))
         except KafkaError as error:
-            return refuse(error.code)
+            return refuse(APPEND_ERRORS.get(error.code, error.code))
         if ticket.response is not None:
             return ticket.response
         return _answer(shard, ticket, wait_s, late)
@@ -307,7 +307,7 @@ class Coordinator:
         except KafkaError as error:
             code = APPEND_ERRORS.get(error.code, ErrorCode.UNKNOWN_SERVER_ERROR)
             log.error("%s-%d: group %s was not stored: %s", OFFSETS_TOPIC, shard.index, group_id, error)
-            self._restart(shard, code)
+            self.restart(shard, code)
             raise KafkaError(code) from error
         self.note(shard, group_id)
 
@@ -341,7 +341,7 @@ class Coordinator:
         try:
             await shard.wait_committed()
         except KafkaError:
-            self._restart(shard, ErrorCode.NOT_COORDINATOR)
+            self.restart(shard, ErrorCode.NOT_COORDINATOR)
 
     async def _ring_alarms(self) -> None:
         clock, alarms = self.env.clock, self.alarms
@@ -374,7 +374,7 @@ class Coordinator:
             pass  # the shard starts over
         except Exception:
             log.exception("%s-%d: group %s failed, its partition is loaded again", OFFSETS_TOPIC, shard.index, group_id)
-            self._restart(shard, ErrorCode.COORDINATOR_NOT_AVAILABLE)
+            self.restart(shard, ErrorCode.COORDINATOR_NOT_AVAILABLE)
 
     async def _keep_house(self) -> None:
         while True:

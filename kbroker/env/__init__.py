@@ -103,7 +103,7 @@ class Disk(Protocol):
     """A directory tree. Paths are relative to its root, with "/" between names. Methods may raise OSError."""
 
     root: str  # for people: where this is
-    boot_id: str  # names this run of the operating system, "" when unknown; the page cache survives while it is the same
+    boot_id: str  # of this run of the operating system, "" when unknown; the page cache survives while it is the same
 
     def open(self, path: str, *, create: bool = False) -> File:
         """Open for reading and appending. create=True makes an absent file; else FileNotFoundError."""
@@ -162,6 +162,19 @@ class Stream(Protocol):
 
         Optimistic: takes what is there without a checkpoint, but makes one now and then so that others get a turn.
         """
+
+    def receive_now(self, view: memoryview) -> int | None:
+        """Receive what is there into view; None when there is nothing yet, 0 at the end of the stream."""
+
+    async def when_readable(self, step: Callable[[], T | None]) -> T:
+        """Call step whenever there may be something to receive, until it returns a value: return that.
+
+        step receives with `receive_now` and must not wait. It may be called by another task than the caller's; what it
+        raises is raised here. This is the cheap way to serve many connections that are mostly idle.
+        """
+
+    def send_now(self, parts: Sequence[Buffer | FileSlice]) -> Sequence[Buffer | FileSlice]:
+        """Send what goes without waiting; what is left is to be given to `send`. Large parts are left altogether."""
 
     async def send(self, parts: Sequence[Buffer | FileSlice]) -> None:
         """Send all parts in order: buffers joined when small, big slices by sendfile, waiting as the peer demands."""

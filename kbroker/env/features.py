@@ -8,6 +8,7 @@ walked on every machine.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import sys
 from dataclasses import dataclass, fields, replace
@@ -17,6 +18,7 @@ from dataclasses import dataclass, fields, replace
 class Features:
     """One bool per call; in the comment, what is done without it."""
 
+    epoll: bool = False  # each connection waits by itself
     sendfile: bool = False  # read and send
     sendmsg: bool = False  # one send per buffer
     writev: bool = False  # join, then write
@@ -32,6 +34,7 @@ class Features:
         """The features of this machine."""
         posix = os.name == "posix"
         return cls(
+            epoll=hasattr(select, "epoll"),
             sendfile=hasattr(os, "sendfile"),
             sendmsg=hasattr(socket.socket, "sendmsg"),
             writev=hasattr(os, "writev"),

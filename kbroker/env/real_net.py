@@ -16,16 +16,18 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, TypeVar
 
 import trio
 
 from kbroker.env import AddressInUse, Buffer, FileSlice
 from kbroker.env.features import Features
 from kbroker.env.procfs import port_holder
+from kbroker.env.real_poller import Poller, Reader
 
 Address: TypeAlias = "tuple[str, int]"
+T = TypeVar("T")
 
 JOIN_MAX = 65536  # up to here copying is cheaper than another system call or an iovec
 CHUNK = 262144  # read and sent at a time where sendfile cannot be used; and the most that is read ahead of sending
@@ -44,7 +46,7 @@ log = logging.getLogger("kbroker.net")
 class RealStream:
     """One TCP connection."""
 
-    __slots__ = ("local", "peer", "_socket", "_features", "_credit", "_broken", "_closed")
+    __slots__ = ("local", "peer", "_socket", "_features", "_credit", "_broken", "_closed", "_reader")
 
     def __init__(self, connected: socket.socket, peer: Address, features: Features) -> None:
         connected.setblocking(False)
@@ -57,6 +59,7 @@ class RealStream:
         self._credit = CREDIT
         self._broken = False  # a send ended midway
         self._closed = False
+        self._reader: Reader | None = None  # made when first waited for with when_readable
 
     async def receive_into(self, view: memoryview) -> int:
         """Receive at least one byte into view; 0 at the end of the stream."""
@@ -73,6 +76,59 @@ class RealStream:
                 self._credit -= received + TURN_COST
                 return received
 
+    def receive_now(self, view: memoryview) -> int | None:
+        """Receive what is there; None when nothing is, 0 at the end of the stream."""
+        reader = self._reader
+        try:
+            received = self._socket.recv_into(view)
+        except BlockingIOError:
+            if reader is not None:
+                reader.drained = True
+            return None
+        except OSError as error:
+            raise self._failure() from error
+        if reader is not None and received < len(view) and not reader.hung_up:
+            reader.drained = True
+        self._credit -= received + TURN_COST
+        return received
+
+    async def when_readable(self, step: Callable[[], T | None]) -> T:
+        """Call step whenever there may be something to receive, until it returns a value."""
+        reader = self._reader
+        if reader is None:
+            if self._closed:
+                raise self._failure()
+            reader = Poller.current().register(self._socket.fileno()) if self._features.epoll else Reader()
+            self._reader = reader
+        while True:
+            if reader.drained:
+                if self._features.epoll:
+                    return await reader.park(step)
+                await self._wait_readable()
+                reader.drained = False
+            elif self._credit < 0:
+                await self._yield()
+            result = step()
+            if result is not None:
+                return result
+
+    def send_now(self, parts: Sequence[Buffer | FileSlice]) -> Sequence[Buffer | FileSlice]:
+        """Send small parts as far as they go; returns what is left."""
+        if self._broken or self._closed:
+            raise self._failure()
+        if sum(map(len, parts)) > JOIN_MAX:
+            return parts
+        data = b"".join([part.read() if isinstance(part, FileSlice) else part for part in parts])
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._broken = True
+            raise self._failure() from error
+        self._credit -= sent + TURN_COST
+        return () if sent == len(data) else (memoryview(data)[sent:],)
+
     async def send(self, parts: Sequence[Buffer | FileSlice]) -> None:
         """Send all parts in order. An OSError comes from the disk under a slice; the stream is then broken, too."""
         if self._broken or self._closed:
@@ -80,10 +136,9 @@ class RealStream:
         if self._credit < 0:
             await self._yield()
         try:
-            if sum(map(len, parts)) <= JOIN_MAX:
-                await self._send_small(parts)
-            else:
-                await self._send_large(parts)
+            rest = self.send_now(parts)
+            if rest:
+                await self._send_large(rest)
         except BaseException:
             self._broken = True
             raise
@@ -92,23 +147,13 @@ class RealStream:
         """Close, without waiting for the peer; idempotent."""
         if not self._closed:
             self._closed = True
+            if self._reader is not None and self._features.epoll:
+                Poller.current().forget(self._socket.fileno())
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
         await trio.lowlevel.checkpoint()
 
     # -- sending ------------------------------------------------------------------------------------------------------
-
-    async def _send_small(self, parts: Sequence[Buffer | FileSlice]) -> None:
-        data = b"".join([part.read() if isinstance(part, FileSlice) else part for part in parts])
-        try:
-            sent = self._socket.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            raise self._failure() from error
-        self._credit -= sent + TURN_COST
-        if sent != len(data):
-            await self._send_all(memoryview(data)[sent:])
 
     async def _send_large(self, parts: Sequence[Buffer | FileSlice]) -> None:
         """Small slices are read, big ones handed to sendfile; what has been read is sent before it gets much."""

@@ -185,6 +185,7 @@ class LogDirectory:
             self.env.disk,
             directory,
             config=config,
+            clock=self.env.clock,
             topic_id=topic_id,
             clean=crash,
             recovery_point=self._recovery_points.offsets.get(key, 0),

@@ -38,12 +38,13 @@ class Flusher:
         self._segments_synced = -1  # base offset of the newest segment whose directory entry is durable
         self._metadata_synced = False
 
-    def resume(self) -> None:
-        """The log was opened: what is below its recovery point needs no fsync again."""
-        flushed = self.log.flushed.value
-        for segment in self.log.segments[:-1]:
-            segment.is_synced = segment.next_offset <= flushed
-        self._metadata_synced = flushed > 0
+    def resume(self, recovery_point: int) -> None:
+        """The log was opened: what is below its recovery point needs no fsync again, nor does nothing at all."""
+        log = self.log
+        log.flushed.value = recovery_point if log.size else log.end.value
+        for segment in log.segments[:-1]:
+            segment.is_synced = segment.next_offset < recovery_point
+        self._metadata_synced = recovery_point > 0 and log.is_created
 
     def grow(self, now_ms: int) -> None:
         """A batch was appended."""

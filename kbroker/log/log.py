@@ -28,7 +28,7 @@ from typing import NamedTuple
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import BatchHeader, assign
 from kbroker.config.topic import TopicConfig
-from kbroker.env import Disk, File, FileSlice, Offload
+from kbroker.env import Clock, Disk, File, FileSlice, Offload
 from kbroker.log import lookup, recovery, retention
 from kbroker.log.checkpoints import METADATA, metadata_content
 from kbroker.log.epochs import FILE_NAME as EPOCHS
@@ -105,6 +105,7 @@ class PartitionLog:
         directory: str,
         *,
         config: TopicConfig,
+        clock: Clock | None = None,
         topic_id: bytes | None,
         clean: Crash,
         recovery_point: int = 0,
@@ -113,7 +114,7 @@ class PartitionLog:
         """Open a log, or begin one (nothing is written before it must be).
 
         clean: how the process that wrote it ended. recovery_point: everything below is durable. start_offset: from the
-        log-start checkpoint.
+        log-start checkpoint. clock: producers read back count as seen now; without it, from their first expiry check.
         Raises CorruptLog when durable bytes are wrong (L4), OSError.
         """
         log = cls(disk, directory, config, topic_id)
@@ -122,8 +123,9 @@ class PartitionLog:
             crash=clean, recovery_point=recovery_point, start_offset=start_offset, interval=config.index_interval_bytes,
         )  # fmt: skip
         log._adopt(found)
-        log.flushed.value = min(recovery_point, log.end.value)
-        log._flusher.resume()
+        log._flusher.resume(min(recovery_point, log.end.value))
+        if clock is not None:
+            log.producers.touch(clock.data_ms())
         return log
 
     def _adopt(self, found: Recovered) -> None:
@@ -390,7 +392,9 @@ class PartitionLog:
         self.start_offset = min(self.start_offset, self.end.value)  # it may have been inside the batch that is cut
         self.epochs.truncate_end(self.end.value)
         self._snapshots.truncate(self.end.value)
-        recovery.restore_producers(self.disk, self.directory, self.segments, self.producers, self._snapshots.offsets)
+        found = self._snapshots.offsets
+        found = recovery.restore_producers(self.disk, self.directory, self.segments, self.producers, found)
+        self._snapshots.adopt(found)
         if self.is_created:
             self._save_epochs()
 

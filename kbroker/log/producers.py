@@ -55,7 +55,7 @@ class Producer:
         self.batches: list[SeenBatch] = []
         self.coordinator_epoch = -1
         self.txn_first_offset = -1  # of the open transaction; -1 when there is none
-        self.seen_ms = -1  # when it last wrote, by the data clock; -1: read back, so nobody knows
+        self.seen_ms = -1  # when it last wrote, by the data clock; `touch` says so of what was read back
 
 
 class CorruptSnapshot(Exception):
@@ -131,8 +131,7 @@ class ProducerStates:
     def expire(self, now_ms: int, expiration_ms: int) -> int:
         """Forget producers without an open transaction that wrote nothing for expiration_ms. Returns how many.
 
-        Kafka goes by the timestamps in the records, and so forgets at once who writes old data. Here the clock counts,
-        and for what was read back from the disk it begins now.
+        Kafka goes by the timestamps in the records, and so forgets at once who writes old data. Here the clock counts.
         """
         for producer in self.by_id.values():
             if producer.seen_ms < 0:
@@ -145,6 +144,11 @@ class ProducerStates:
         for producer_id in old:
             del self.by_id[producer_id]
         return len(old)
+
+    def touch(self, now_ms: int) -> None:
+        """Count all as seen now: how long they were silent before, nobody knows."""
+        for producer in self.by_id.values():
+            producer.seen_ms = now_ms
 
     @property
     def first_open_transaction(self) -> int | None:

@@ -128,6 +128,8 @@ def _look(disk: Disk, directory: str) -> _Found:
             stray.append(name)
         else:
             others.add(name)
+    stems = {f"{base:020d}" for base in bases}
+    stray += [name for name in others if name.endswith("index") and name.partition(".")[0] not in stems]
     return _Found(bases, snapshots, stray, others, METADATA in others)
 
 
@@ -181,8 +183,12 @@ def _recover_end(
 def _recover_unsynced(
     disk: Disk, segments: list[Segment], recovery_point: int, interval: int, tail: _Tail
 ) -> None:
-    """After a power failure: scan the segments that reach past the recovery point; nothing follows a tear."""
-    first = next((n for n, each in enumerate(segments[:-1]) if each.next_offset > recovery_point), len(segments) - 1)
+    """After a power failure: scan the segments that reach the recovery point or beyond; nothing follows a tear.
+
+    The flush that moved the recovery point past a segment's end synced its indexes too. One that ends right there may
+    have been closed after that flush.
+    """
+    first = next((n for n, each in enumerate(segments[:-1]) if each.next_offset >= recovery_point), len(segments) - 1)
     for n in range(first, len(segments)):
         segment = segments[n]
         is_last = n + 1 == len(segments)
@@ -206,6 +212,8 @@ def _recover_segment(segment: Segment, interval: int, recovery_point: int, crash
     base = segment.base_offset
     if not segment.size:
         segment.next_offset = base
+        segment.reset_indexes()
+        segment.trim_index_files()
         return
     position = segment.resume_indexes() if crash is Crash.PROCESS else segment.reset_indexes()
     segment.next_offset = start = segment.base_of(position) if position else base
@@ -224,15 +232,17 @@ def _recover_segment(segment: Segment, interval: int, recovery_point: int, crash
 
 
 def _write_anew(disk: Disk, segment: Segment) -> None:
-    """Give a segment a new file with the same bytes."""
+    """Give a segment a new file with the same bytes, durable before it takes the place of the old one. Blocks."""
     copy = segment.path + ".tmp"
     if disk.exists(copy):
         disk.remove(copy)
     file, old = disk.open(copy, create=True), segment.file
     for position in range(0, segment.size, scan.WHOLE_BYTES):
         file.append([old.pread(min(scan.WHOLE_BYTES, segment.size - position), position)])
+    file.sync()
     file.close()
     disk.rename(copy, segment.path)
+    disk.sync_dir(copy.rpartition("/")[0])
     segment.detach()
     old.close()
 
@@ -275,6 +285,7 @@ def restore_producers(
     Returns the offsets of the good snapshots. Damaged ones are removed. May raise OSError.
     """
     good, start = list(snapshots), segments[0].base_offset
+    seen_ms = max((producer.seen_ms for producer in producers.by_id.values()), default=-1)
     producers.by_id = {}
     while good:
         path = snapshot_path(directory, good[-1])
@@ -282,6 +293,8 @@ def restore_producers(
             producers.load(disk.read(path))
             start = max(good[-1], start)
             break
+        except FileNotFoundError:
+            good.pop()
         except CorruptSnapshot:
             producers.by_id = {}
             disk.remove(path)
@@ -290,6 +303,7 @@ def restore_producers(
         for header in _headers_from(segments, start):
             if header.producer_id >= 0:
                 producers.update(header, header.base_offset)
+    producers.touch(seen_ms)
     return good
 
 

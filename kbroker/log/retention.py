@@ -62,6 +62,7 @@ def cut_end(log: PartitionLog, offset: int) -> None:
         log.segments.append(Segment(log.disk, file_stem(log.directory, offset), offset))
         _bury(log, last)
         log.start_offset = offset
+        log.disk.sync_dir(log.directory)
         return
     log.size -= last.size
     last.truncate_to(offset, log.config.index_interval_bytes)

@@ -180,6 +180,10 @@ class Segment:
         assert self.index is not None
         return self.index
 
+    def _loaded(self) -> OffsetIndex:
+        index = self.index
+        return index if index is not None else self.load()
+
     def index_batches(self, batches: Iterator[tuple[int, BatchHeader]], position: int, interval: int) -> int:
         """Index batches that begin at position, the last indexed one. Returns the position after the last."""
         known = position if self.index else -1
@@ -251,7 +255,7 @@ class Segment:
         """Where the batch that holds an offset, or the first one after it, begins; `size` when there is none."""
         if offset >= self.next_offset:
             return self.size
-        index = self.index or self.load()
+        index = self._loaded()
         self.is_used = True
         position = index.position_before(offset - self.base_offset)
         for at, header in scan.walk(self.file, position, self.size, chunk=scan.NEAR_BYTES):
@@ -266,7 +270,7 @@ class Segment:
         the first batch is included even when it is larger. The end is position when nothing fits.
         """
         limit = position + max_bytes
-        end = (self.index or self.load()).boundary_before(limit)
+        end = self._loaded().boundary_before(limit)
         self.is_used = True
         if end <= position:
             end = position
@@ -307,7 +311,7 @@ class Segment:
         """The first record from offset on, below bound, with at least that timestamp, and its leader epoch."""
         if self.largest_timestamp_ms() < timestamp_ms:
             return None
-        index = self.index or self.load()
+        index = self._loaded()
         assert self.times is not None
         self.is_used = True
         start = max(self.times.offset_before(timestamp_ms), offset - self.base_offset)

@@ -26,6 +26,7 @@ from kbroker.cluster.producer_ids import ProducerIds
 from kbroker.cluster.sqlite import open_sqlite
 from kbroker.cluster.store import CoordinationStore, Unavailable
 from kbroker.config import BrokerConfig
+from kbroker.coordinators.shell import Coordinator
 from kbroker.env import AddressInUse, Env, Listener
 from kbroker.log.directory import LogDirectory
 from kbroker.server.identity import StartFailed, directory_id, refuse_foreign
@@ -104,6 +105,7 @@ class Broker:
                 await nursery.start(services.member.run)
             except BrokerIdInUse as error:
                 raise StartFailed(str(error)) from error
+            await nursery.start(services.groups.run)
             await nursery.start(replicas.run)
             await nursery.start(logs.run)
             await _create(topics, services)
@@ -132,7 +134,8 @@ class Broker:
         )
         slots = config.get_int("max.incremental.fetch.session.cache.slots")
         sessions = FetchSessions(slots, first_id=1 + env.rng.below(2**30))
-        services = Services(env, config, member, logs, {}, sessions, ProducerIds(member))
+        groups = Coordinator(env, member, logs, lambda: services.config)
+        services = Services(env, config, member, logs, {}, sessions, ProducerIds(member), groups)
         replicas = Replicas(services)
         return services, replicas
 

@@ -1,13 +1,14 @@
 """One client connection: frames in, requests handled in order, answers out in the same order.
 
-    receive ─▶ FrameBuffer ─▶ dispatch ─▶ answer at once ───────────────▶ out ─▶ send      (the common way)
+    receive ─▶ FrameBuffer ─▶ dispatch ─▶ answer at once ─▶ send       a step: never waits, costs no task switch
                                    │
-                                   └─▶ an answer that must wait ─▶ the line ─▶ Writer ─▶ send
+                                   └─▶ an answer that must wait ─▶ this connection's task, or the line ─▶ its writer
 
-Most answers are there when the handler returns; those of one read are sent together. An answer that has to wait either
-holds up the connection (a long-polling Fetch, as in Kafka), or, where the API allows overlap (Produce waiting for
-replicas), takes its place in the line: requests behind it are handled at once, and one writer task sends the answers
-in order. While there is a line every answer joins it, so nobody overtakes and only one task ever writes.
+Nearly all requests are answered in a step, which `Stream.when_readable` calls whenever bytes arrive; the answers of one
+read are sent together. An answer that has to wait either holds up the connection (a long-polling Fetch, as in Kafka),
+or, where the API allows overlap (Produce waiting for replicas), takes its place in the line: requests behind it are
+handled at once, and one writer task sends the answers in order. While there is a line every answer joins it, so nobody
+overtakes and only one task ever writes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import logging
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
 from types import CoroutineType
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 
@@ -45,12 +46,28 @@ class Waiting:
         self.header = header
         self.answer = answer
 
+    def parts(self, response: Any) -> Parts:
+        """The answer, as it goes out."""
+        return response_parts(self.header.key, self.header.version, self.header.correlation_id, response)
+
+
+class Unfinished(NamedTuple):
+    """What a step could not do without waiting."""
+
+    out: Parts = ()  # to be sent first
+    waiting: Waiting | None = None  # then an answer that is still to come
+    overlaps: bool = False  # for which later requests need not wait
+
+
+END = Unfinished()  # the client has left
+
 
 class Connection:
     """Serves one stream until the client leaves, breaks the protocol, or the listener cancels it."""
 
     __slots__ = (
-        "stream", "services", "apis", "peer", "frames", "turns", "memory", "_line", "_writing", "_room", "scope",
+        "stream", "services", "apis", "peer", "frames", "turns", "memory", "scope", "_held", "_line", "_writing",
+        "_room",
     )  # fmt: skip
 
     def __init__(
@@ -64,6 +81,7 @@ class Connection:
         self.memory = memory
         self.turns = 0  # grows with every read: the listener's reaper watches it
         self.scope = trio.CancelScope()
+        self._held = 0  # bytes of a large frame that is still arriving
         self._line: deque[Parts | Waiting] = deque()
         self._writing = False
         self._room = trio.Event()
@@ -89,34 +107,74 @@ class Connection:
                 await self.stream.aclose()
 
     async def _serve(self, nursery: trio.Nursery) -> None:
-        frames, stream, held = self.frames, self.stream, 0
         while True:
-            if held != frames.held:
-                held = frames.held
-                self.memory.note(self, held)
-                if held:
-                    await self.memory.wait_turn(self)
-            received = await stream.receive_into(frames.space())
-            if not received:
-                return
-            self.turns += 1
-            frames.received(received)
-            out: list[Buffer | FileSlice] = []
-            while (frame := frames.next_frame()) is not None:
-                header, api, answer = self._dispatch(frame)
-                if answer is None:
-                    continue
-                if not isinstance(answer, CoroutineType):
-                    self._reply(out, response_parts(header.key, header.version, header.correlation_id, answer))
-                elif api is not None and api.overlaps:
-                    await self._flush(out)
-                    await self._join_line(Waiting(header, answer), nursery)
-                else:
-                    await self._flush(out)
-                    await self._drain_line()
-                    response = await answer
-                    self._reply(out, response_parts(header.key, header.version, header.correlation_id, response))
-            await self._flush(out)
+            unfinished: Unfinished | None = await self.stream.when_readable(self._step)
+            while unfinished is not None:
+                if unfinished is END:
+                    return
+                await self._finish(unfinished, nursery)
+                unfinished = self._advance()
+
+    def _step(self) -> Unfinished | None:
+        """Receive what is there and see to it; None when that is all done. Called for every read, often by the pump."""
+        received = self.stream.receive_now(self.frames.space())
+        if received is None:
+            return None
+        if not received:
+            return END
+        self.turns += 1
+        self.frames.received(received)
+        return self._advance()
+
+    def _advance(self) -> Unfinished | None:
+        """Handle the frames that have arrived whole, and send their answers; what would have to wait is returned."""
+        frames = self.frames
+        out: list[Buffer | FileSlice] = []
+        while (frame := frames.next_frame()) is not None:
+            header, api, answer = self._dispatch(frame)
+            if answer is None:
+                continue
+            if isinstance(answer, CoroutineType):
+                return Unfinished(out, Waiting(header, answer), api is not None and api.overlaps)
+            self._reply(out, response_parts(header.key, header.version, header.correlation_id, answer))
+        rest = self.stream.send_now(out) if out else ()
+        if rest or len(self._line) > LINE_MAX or not self._may_receive():
+            return Unfinished(rest)
+        return None
+
+    def _may_receive(self) -> bool:
+        """Note what a large frame that is still arriving takes; whether there is memory for more of it."""
+        held = self.frames.held
+        if held != self._held:
+            self._held = held
+            self.memory.note(self, held)
+        return not held or self.memory.may_go_on(self)
+
+    async def _finish(self, unfinished: Unfinished, nursery: trio.Nursery) -> None:
+        """Wait for what has to be waited for."""
+        out, waiting = unfinished.out, unfinished.waiting
+        if waiting is not None and unfinished.overlaps:
+            if out:
+                self._line.append(out)
+            self._line.append(waiting)
+            if not self._writing:
+                self._writing = True
+                nursery.start_soon(self._write_line)
+        elif waiting is not None:
+            try:
+                if out:
+                    await self.stream.send(out)
+                while self._writing:
+                    await self._wait_room()
+                await self.stream.send(waiting.parts(await waiting.answer))
+            finally:
+                waiting.answer.close()  # a coroutine never awaited would complain
+        elif out:
+            await self.stream.send(out)
+        while len(self._line) > LINE_MAX:
+            await self._wait_room()
+        if self._held:
+            await self.memory.wait_turn(self)
 
     def _dispatch(self, frame: bytearray) -> tuple[RequestHeader, Api | None, Any]:
         """Decode one request and hand it to its handler."""
@@ -137,35 +195,14 @@ class Connection:
         else:
             out.extend(parts)
 
-    async def _flush(self, out: list[Buffer | FileSlice]) -> None:
-        """Send what has gathered. While a writer is at work there is nothing here, and the line is kept short."""
-        if out:
-            await self.stream.send(out)
-            out.clear()
-        while len(self._line) > LINE_MAX:
-            await self._wait_room()
-
-    async def _join_line(self, waiting: Waiting, nursery: trio.Nursery) -> None:
-        self._line.append(waiting)
-        if not self._writing:
-            self._writing = True
-            nursery.start_soon(self._write_line)
-
     async def _write_line(self) -> None:
         """The writer: take the head of the line, wait for it, send it; gone when the line is empty."""
         while self._line:
             head = self._line[0]
-            if isinstance(head, Waiting):
-                header, response = head.header, await head.answer
-                head = response_parts(header.key, header.version, header.correlation_id, response)
-            await self.stream.send(head)
+            await self.stream.send(head.parts(await head.answer) if isinstance(head, Waiting) else head)
             self._line.popleft()
             self._room.set()
         self._writing = False
-
-    async def _drain_line(self) -> None:
-        while self._writing:
-            await self._wait_room()
 
     async def _wait_room(self) -> None:
         self._room = trio.Event()

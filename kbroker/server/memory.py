@@ -34,7 +34,11 @@ class RequestMemory:
             self._room.set()
             self._room = trio.Event()
 
+    def may_go_on(self, holder: object) -> bool:
+        """Whether holder may receive more now."""
+        return self.bytes_held <= self.bytes_max or next(iter(self._held)) is holder
+
     async def wait_turn(self, holder: object) -> None:
         """Wait until holder may receive more. The caller's own cancellation ends the wait."""
-        while self.bytes_held > self.bytes_max and next(iter(self._held)) is not holder:
+        while not self.may_go_on(holder):
             await self._room.wait()

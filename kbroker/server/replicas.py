@@ -20,6 +20,7 @@ from kafka_wire.errors import KafkaError
 from kbroker.api.context import Services
 from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage, changes
 from kbroker.config import topic_config
+from kbroker.coordinators.shell import OFFSETS_TOPIC
 from kbroker.replication.partition import Partition
 
 CHUNK = 32  # partitions between two checkpoints
@@ -42,6 +43,7 @@ class Replicas:
 
     def on_lost(self) -> None:
         """This broker is no member any more: lead nothing until an image brings new epochs."""
+        self.services.groups.resign_all()
         for partition in self.services.partitions.values():
             partition.resign()
 
@@ -84,6 +86,8 @@ class Replicas:
         for topic, image in (*difference.partitions_added, *difference.partitions_changed):
             self._apply(topic, image)
             yield
+        if difference.topics_deleted:
+            self.services.groups.on_topics_deleted([topic.name for topic in difference.topics_deleted])
 
     def _reconfigure_all(self, image: ClusterImage) -> Iterator[None]:
         """Take over dynamic broker configs, which are the defaults of every topic's."""
@@ -107,6 +111,7 @@ class Replicas:
         partition = self.services.partitions.pop((topic.name, image.index), None)
         if partition is not None:
             partition.resign()
+            self._tell_coordinator(partition)
             try:
                 self.services.logs.remove(topic.name, image.index)
             except OSError as error:  # what stays is a stray: moved aside should the name come back
@@ -127,6 +132,15 @@ class Replicas:
             partition.lead(image.leader_epoch, image.isr)
         else:
             partition.resign()
+        self._tell_coordinator(partition)
+
+    def _tell_coordinator(self, partition: Partition) -> None:
+        """Who leads a partition of `__consumer_offsets` coordinates its groups."""
+        if partition.topic == OFFSETS_TOPIC:
+            if partition.leading:
+                self.services.groups.lead(partition)
+            else:
+                self.services.groups.resign(partition.index)
 
     def _open(self, topic: TopicImage, image: PartitionImage) -> Partition | None:
         services = self.services

@@ -23,7 +23,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import trio
 
@@ -31,6 +31,7 @@ from kbroker.env import AddressInUse, Buffer, FileSlice
 from kbroker.testing.clock import JumpClock
 
 Address: TypeAlias = "tuple[str, int]"
+T = TypeVar("T")
 
 BUFFER_SIZE = 262144
 BACKLOG = 1024
@@ -142,16 +143,40 @@ class MemoryStream:
     async def receive_into(self, view: memoryview) -> int:
         """Receive at least one byte into view; 0 at the end of the stream."""
         await self._begin()
-        while True:
-            if self._closed:
-                raise trio.ClosedResourceError("this stream was closed")
-            if self._in.buffer:
-                return self._in.take(view)
-            if self._in.reset:
-                raise trio.BrokenResourceError(f"{self.peer} has reset the connection")
-            if self._in.ended:
-                return 0
+        while (received := self.receive_now(view)) is None:
             await self._wait(self._in.arrived)
+        return received
+
+    def receive_now(self, view: memoryview) -> int | None:
+        """Receive what is there; None when nothing is, 0 at the end of the stream."""
+        self._alive()
+        if self._closed:
+            raise trio.ClosedResourceError("this stream was closed")
+        if self._in.buffer:
+            return self._in.take(view)
+        if self._in.reset:
+            raise trio.BrokenResourceError(f"{self.peer} has reset the connection")
+        return 0 if self._in.ended else None
+
+    async def when_readable(self, step: Callable[[], T | None]) -> T:
+        """Call step whenever there may be something to receive, until it returns a value."""
+        await self._begin()
+        while (result := step()) is None:
+            if self._in.buffer or self._in.ended or self._closed:
+                await self._begin()
+            else:
+                await self._wait(self._in.arrived)
+        return result
+
+    def send_now(self, parts: Sequence[Buffer | FileSlice]) -> Sequence[Buffer | FileSlice]:
+        """Send as much as there is room for; returns what is left."""
+        self._alive()
+        self._check_sending()
+        data = memoryview(b"".join([part.read() if isinstance(part, FileSlice) else part for part in parts]))
+        room = self._out.room()
+        if room and data:
+            self._out.push(bytes(data[:room]))
+        return (data[room:],) if room < len(data) else ()
 
     async def send(self, parts: Sequence[Buffer | FileSlice]) -> None:
         """Send all parts in order, waiting while the buffer is full; broken for good when that fails midway."""

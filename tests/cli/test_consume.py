@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from kbroker.cli.consume import Start, _limited, _records, _seek, parse_start
+from kbroker.cli.consume import Start, _records, _seek, limited, parse_start
 
 
 @pytest.mark.parametrize(
@@ -96,4 +96,4 @@ def test_exit_at_end_leaves_out_what_came_later() -> None:
 
 
 def test_count() -> None:
-    assert [record.offset for record in _limited(_records(FakeClient(), None), 4) if record] == [10, 11, 12, 13]
+    assert [record.offset for record in limited(_records(FakeClient(), None), 4) if record] == [10, 11, 12, 13]

@@ -49,7 +49,7 @@ def open_log(
     disk: Disk, crash: Crash = Crash.CLEAN, *, recovery_point: int = 0, start_offset: int = 0, **config: Any
 ) -> PartitionLog:
     return PartitionLog.open(
-        disk, "orders-0", config=TopicConfig(**config), topic_id=TOPIC_ID, clean=crash,
+        disk, "orders-0", config=TopicConfig(**config), clock=StoppedClock(), topic_id=TOPIC_ID, clean=crash,
         recovery_point=recovery_point, start_offset=start_offset,
     )  # fmt: skip
 

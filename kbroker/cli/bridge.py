@@ -1,0 +1,103 @@
+"""Sending a request that kafka-python has no class for, over its own connections, with the messages of kafka_wire.
+
+kafka-python asks of a request: a version, a header with the correlation id, its bytes; of the header: the class that
+reads the response; of that class: `parse_header`, then `decode`. `_Request` and `_Reader` are those.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from kafka_wire.api import APIS, request_header_version, response_class, response_header_version
+from kafka_wire.codegen import decode, encode
+from kafka_wire.errors import ProtocolError
+from kafka_wire.primitives import read_uvarint
+
+NULL = b"\xff\xff"
+NO_TAGS = b"\x00"
+
+
+def supported_version(client: Any, key: int) -> int | None:
+    """The latest version of an API that both sides know; None when the broker does not have the API."""
+    known = client._manager.broker_version_data.api_versions.get(key)
+    if known is None:
+        return None
+    version = min(known[1], APIS[key].version_max)
+    return version if version >= max(known[0], APIS[key].version_min) else None
+
+
+def send(client: Any, node_id: Any, request: object, key: int, version: int) -> Any:
+    """Send a request to a broker, by an admin client's connections; returns the response, a message of kafka_wire.
+
+    Raises kafka-python's errors: no connection, no answer in time.
+    """
+
+    async def exchange() -> Any:
+        return await client._manager.send(_Request(request, response_class(key), key, version), node_id=node_id)
+
+    return client._manager.run(exchange)
+
+
+class _Request:
+    """A request as kafka-python's connection wants it; it is its own header."""
+
+    def __init__(self, request: object, response: type, key: int, version: int) -> None:
+        self.request, self.response, self.api_key, self.API_VERSION = request, response, key, version
+        self.correlation_id, self.client_id = 0, ""
+
+    @property
+    def header(self) -> _Request:
+        return self
+
+    def __str__(self) -> str:
+        return f"{type(self.request).__name__} v{self.API_VERSION}"
+
+    def with_header(self, correlation_id: int, client_id: str) -> None:
+        """What goes into the header."""
+        self.correlation_id, self.client_id = correlation_id, client_id
+
+    def expect_response(self) -> bool:
+        """Whether there will be one."""
+        return True
+
+    def encode(self, framed: bool, header: bool) -> bytes:
+        """The whole frame."""
+        assert framed and header
+        name = self.client_id.encode()
+        client = struct.pack(">h", len(name)) + name if name else NULL
+        tags = NO_TAGS if request_header_version(self.api_key, self.API_VERSION) >= 2 else b""
+        head = struct.pack(">hhi", self.api_key, self.API_VERSION, self.correlation_id)
+        frame = head + client + tags + encode(self.request, self.API_VERSION)
+        return struct.pack(">i", len(frame)) + frame
+
+    def get_response_class(self) -> _Reader:
+        """What reads the response."""
+        return _Reader(self)
+
+
+class _Reader:
+    """Reads the response to one request: kafka-python hands it the frame twice, for its header and for the rest."""
+
+    def __init__(self, request: _Request) -> None:
+        self.of, self.correlation_id, self.frame, self.body = request, -1, b"", 0
+
+    def parse_header(self, buffer: Any) -> _Reader:
+        """The correlation id; remembers where the body begins."""
+        self.frame = bytes(buffer.read())
+        (self.correlation_id,) = struct.unpack_from(">i", self.frame)
+        self.body = 4
+        if response_header_version(self.of.api_key, self.of.API_VERSION) >= 1:
+            count, self.body = read_uvarint(self.frame, 4)
+            for _ in range(count):
+                _, self.body = read_uvarint(self.frame, self.body)
+                size, self.body = read_uvarint(self.frame, self.body)
+                self.body += size
+        return self
+
+    def decode(self, buffer: Any) -> Any:
+        """The body. Raises ValueError, which kafka-python reports as an answer it cannot read."""
+        try:
+            return decode(self.of.response, self.of.API_VERSION, self.frame, self.body)
+        except ProtocolError as error:
+            raise ValueError(str(error)) from None

@@ -1,0 +1,290 @@
+"""`kbroker group`: consumer groups, classic and KIP-848, and their offsets. seek is in group_seek.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import click
+
+from kbroker.cli.client import Connection, admin, connection_options, error_text
+from kbroker.cli.errors import Failed
+from kbroker.cli.group_reads import (
+    COORDINATOR_MOVING,
+    GROUP_ID_NOT_FOUND,
+    Described,
+    Member,
+    TopicPartition,
+    committed,
+    described,
+    ends_of,
+    existing,
+    patiently,
+)
+from kbroker.cli.group_reads import list_groups as all_groups
+from kbroker.cli.lazy import LazyGroup
+from kbroker.cli.tables import format_option, json_text, plural, table
+
+group = LazyGroup(
+    name="group",
+    help="List and describe consumer groups, move their offsets, delete them.",
+    commands_at={
+        "list": ("kbroker.cli.group:list_groups", "List consumer groups."),
+        "describe": ("kbroker.cli.group:describe", "Show a group's state, offsets, lag and members."),
+        "seek": ("kbroker.cli.group_seek:seek", "Move a group's committed offsets."),
+        "delete": ("kbroker.cli.group:delete", "Delete groups with their offsets."),
+        "offset-delete": ("kbroker.cli.group:offset_delete", "Delete a group's offsets of some topics."),
+    },
+    aliases={"ls": "list", "info": "describe", "rm": "delete"},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+class PartitionsType(click.ParamType[tuple[str, tuple[int, ...] | None]]):
+    """TOPIC or TOPIC:N,N...: a topic, and which of its partitions (None: all)."""
+
+    name = "topic"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[int, ...] | None]:
+        """The pair; a usage error when it is none."""
+        if isinstance(value, tuple):
+            return value
+        topic, colon, numbers = str(value).partition(":")  # a topic's name has no colon
+        try:
+            partitions = tuple(sorted({int(number) for number in numbers.split(",")})) if colon else None
+        except ValueError:
+            partitions = (-1,)
+        if not topic or (partitions and partitions[0] < 0):
+            self.fail(f"{value!r} is not TOPIC or TOPIC:PARTITION,PARTITION...", param, ctx)
+        return topic, partitions
+
+
+class Position(NamedTuple):
+    """How far a group is in a partition, and who has it. None: there is none, or nobody knows."""
+
+    topic: str
+    partition: int
+    committed: int | None
+    end: int | None
+    lag: int | None
+    member: Member | None
+
+
+@click.command("list")
+@format_option
+@connection_options
+def list_groups(connection: Connection, style: str) -> None:
+    """List consumer groups."""
+    with admin(connection) as client:
+        found = all_groups(client)
+    names = ("group_id", "group_type", "group_state", "protocol_type")
+    rows = [tuple(str(each.get(name) or "") for name in names) for each in found]
+    if style == "json":
+        keys = ("name", "type", "state", "protocol_type")
+        click.echo(json_text([dict(zip(keys, row, strict=True)) for row in rows]))
+    elif rows:
+        click.echo(table(("GROUP", "TYPE", "STATE", "PROTOCOL"), rows))
+    else:
+        click.echo("no groups", err=True)
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="GROUP...")
+@click.option("--lag", is_flag=True, help="Offsets and lag, partition by partition.")
+@click.option("--members", is_flag=True, help="Members, and the partitions each has.")
+@click.option("--state", is_flag=True, help="One line: state, protocol, members, coordinator, lag.")
+@format_option
+@connection_options
+def describe(
+    connection: Connection, names: Sequence[str], lag: bool, members: bool, state: bool, style: str
+) -> None:
+    """Show a group's state, offsets, lag and members.
+
+    Without --lag, --members or --state: the line of --state, and --lag. A lag counts what is written and not committed.
+    """
+    with admin(connection) as client:
+        shown = [(found, positions(client, found)) for found in (_known(client, name) for name in names)]
+    if style == "json":
+        click.echo(json_text([_as_json(*each) for each in shown]))
+        return
+    if not (lag or members or state):
+        lag = state = True
+    texts = []
+    for found, rows in shown:
+        parts = [_headline(found, rows)] if state else []
+        parts += [_lag_table(found, rows)] if lag and (rows or found.members) else []
+        parts += [_member_table(found)] if members else []
+        texts.append("\n".join(parts))
+    click.echo("\n\n".join(texts))
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="GROUP...")
+@connection_options
+def delete(connection: Connection, names: Sequence[str]) -> None:
+    """Delete groups with their offsets. A group with members is not deleted."""
+    problems = []
+    with admin(connection) as client:
+        for name in dict.fromkeys(names):
+            result = _coordinated(client, lambda name=name: client.delete_groups([name])[name])
+            if result == "OK":
+                click.echo(f"deleted {name}")
+            else:
+                problems.append(_problem(name, _code(result)))
+    if problems:
+        raise Failed("; ".join(problems))
+
+
+@click.command("offset-delete")
+@click.argument("name", metavar="GROUP")
+@click.option("-t", "--topic", "topics", type=PartitionsType(), multiple=True, required=True,
+              metavar="TOPIC[:PARTITION,...]", help="Which offsets. Repeatable.")
+@connection_options
+def offset_delete(
+    connection: Connection, name: str, topics: Sequence[tuple[str, tuple[int, ...] | None]]
+) -> None:
+    """Delete a group's offsets of some topics. Not while a member is subscribed to them."""
+    from kafka import TopicPartition as Key
+
+    with admin(connection) as client:
+        _known(client, name)
+        offsets = committed(client, name)
+        wanted = chosen(topics, {topic: [key for key in offsets if key[0] == topic] for topic, _ in topics})
+        missing = [place(key) for key in wanted if key not in offsets]
+        missing += [topic for topic, _ in topics if topic not in {key[0] for key in wanted}]
+        if missing:
+            raise Failed(f"{name} has committed nothing for {', '.join(missing)}")
+        keys = [Key(*key) for key in wanted]
+        answer = patiently(client, lambda: client.delete_group_offsets(name, keys))
+    done = sum(not error.errno for error in answer.values())
+    if done:
+        click.echo(f"deleted {plural(done, 'offset')} of {name}")
+    check_partitions(name, answer)
+
+
+def positions(client: Any, found: Described) -> list[Position]:
+    """How far a group is in every partition it has committed an offset of, or has a member for."""
+    owner = {partition: member for member in found.members or () for partition in member.partitions}
+    offsets = committed(client, found.name)
+    partitions = sorted({*offsets, *owner})
+    there = {p for each in existing(client, (topic for topic, _ in partitions)).values() for p in each}
+    ends = ends_of(client, [partition for partition in partitions if partition in there])
+    rows = []
+    for partition in partitions:
+        offset = offsets.get(partition)
+        end = ends[partition].end if partition in ends else None
+        lag = max(end - offset, 0) if end is not None and offset is not None else None
+        rows.append(Position(*partition, offset, end, lag, owner.get(partition)))
+    return rows
+
+
+def chosen(
+    topics: Sequence[tuple[str, tuple[int, ...] | None]], partitions: Mapping[str, Sequence[TopicPartition]]
+) -> list[TopicPartition]:
+    """The partitions --topic means, given those of each topic."""
+    wanted: set[TopicPartition] = set()
+    for topic, numbers in topics:
+        wanted.update(partitions[topic] if numbers is None else ((topic, number) for number in numbers))
+    return sorted(wanted)
+
+
+def check_partitions(name: str, answer: Mapping[Any, Any]) -> None:
+    """Failed, when some partitions were answered with an error; the same error is told once."""
+    refused: dict[int, list[str]] = {}
+    for key, error in sorted(answer.items()):
+        if error.errno:
+            refused.setdefault(error.errno, []).append(place((key.topic, key.partition)))
+    if refused:
+        raise Failed(f"{name}: " + "; ".join(f"{', '.join(at)}: {error_text(code)}" for code, at in refused.items()))
+
+
+def place(partition: TopicPartition) -> str:
+    """A partition for people: "orders 3"."""
+    return f"{partition[0]} {partition[1]}"
+
+
+def members_of(found: Described) -> str:
+    """How many members a group has."""
+    return "members unknown" if found.members is None else plural(len(found.members), "member")
+
+
+def _known(client: Any, name: str) -> Described:
+    found = described(client, name)
+    if found is None:
+        raise Failed(f"group {name} does not exist")
+    return found
+
+
+def _headline(found: Described, rows: Sequence[Position]) -> str:
+    protocol = f"{found.kind} ({found.protocol})" if found.protocol else found.kind
+    parts = [found.state, protocol]
+    parts += [f"epoch {found.epoch}"] if found.epoch is not None else []
+    parts += [members_of(found), f"coordinator {found.coordinator}", f"lag {sum(row.lag or 0 for row in rows)}"]
+    text = f"{found.name}: {', '.join(parts)}"
+    if found.members is None:
+        text += f"\nThis broker does not describe {found.kind} groups: who its members are is unknown."
+    return text
+
+
+def _lag_table(found: Described, rows: Sequence[Position]) -> str:
+    cells: list[tuple[object, ...]] = []
+    for row in rows:
+        member = (row.member.member_id, row.member.host) if row.member else (None, None)
+        cells.append((found.name, *row[:5], *member))
+    idle = [member for member in found.members or () if not member.partitions]
+    cells += [(found.name, None, None, None, None, None, member.member_id, member.host) for member in idle]
+    return table(("GROUP", "TOPIC", "PARTITION", "COMMITTED", "END", "LAG", "MEMBER", "HOST"), cells)
+
+
+def _member_table(found: Described) -> str:
+    rows = []
+    for member in sorted(found.members or ()):
+        by_topic: dict[str, list[str]] = {}
+        for topic, number in member.partitions:
+            by_topic.setdefault(topic, []).append(str(number))
+        has = " ".join(f"{topic}:{','.join(numbers)}" for topic, numbers in by_topic.items())
+        rows.append((found.name, member.member_id, member.instance_id, member.client_id, member.host, has))
+    return table(("GROUP", "MEMBER", "INSTANCE", "CLIENT", "HOST", "PARTITIONS"), rows)
+
+
+def _as_json(found: Described, rows: Sequence[Position]) -> dict[str, Any]:
+    members = None
+    if found.members is not None:
+        members = [
+            {**each._asdict(), "partitions": [{"topic": t, "partition": p} for t, p in each.partitions]}
+            for each in found.members
+        ]
+    partitions = [
+        {**row._asdict(), "member": row.member.member_id if row.member else None} for row in rows
+    ]
+    lag = sum(row.lag or 0 for row in rows)
+    kept = {"type" if key == "kind" else key: value for key, value in found._asdict().items()}
+    return {**kept, "members": members, "lag": lag, "partitions": partitions}
+
+
+def _coordinated(client: Any, ask: Any) -> Any:
+    """As patiently, for answers that name kafka-python's error instead of raising it."""
+    import kafka.errors
+
+    def raising() -> Any:
+        result = ask()
+        error = getattr(kafka.errors, result, None)
+        if error is not None and getattr(error, "errno", 0) in COORDINATOR_MOVING:
+            raise error
+        return result
+
+    return patiently(client, raising)
+
+
+def _code(error_name: str) -> int:
+    import kafka.errors
+
+    return int(getattr(getattr(kafka.errors, error_name, None), "errno", -1))
+
+
+def _problem(name: str, code: int) -> str:
+    if code == GROUP_ID_NOT_FOUND:
+        return f"group {name} does not exist"
+    return f"{name}: {error_text(code)}"

@@ -1,0 +1,461 @@
+"""Regular expressions over topic names, in RE2's syntax, matched in time proportional to the name.
+
+    text ──parse──▶ tree ──emit──▶ program ──simulate, all states at once──▶ yes or no
+
+Kafka evaluates subscriptions with RE2/J (KIP-848), because a member's expression must not be able to stall the broker.
+Python's `re` can be stalled by `(a+)+b`, so it is not used: the program is run as RE2 does, without backtracking, and
+steps taken once are remembered. There are, as in RE2, no backreferences, lookarounds, atomic groups, conditionals or
+possessive repeats. An expression has to match the whole name.
+
+Topic names consist of 65 characters, so a class of characters is a subset of these; \\p{...} knows L, Lu, Ll, N, Nd, P.
+Bounds: the text, the depth of parentheses, the program, the number of remembered steps; a repeat up to 1000 (RE2's).
+"""
+
+from __future__ import annotations
+
+import string
+from functools import lru_cache
+from typing import NamedTuple, TypeAlias
+
+TEXT_MAX = 1024
+DEPTH_MAX = 64
+PROGRAM_MAX = 1_500
+REPEAT_MAX = 1_000
+REMEMBERED_MAX = 50_000  # places in the program, summed over the steps an expression remembers
+COMPILED_MAX = 64
+
+Chars: TypeAlias = frozenset[str]
+
+_WORD: Chars = frozenset(string.ascii_letters + string.digits + "_")
+ALPHABET: Chars = _WORD | {".", "-"}
+_DIGITS: Chars = frozenset(string.digits)
+_CLASSES: dict[str, Chars] = {"d": _DIGITS, "w": _WORD, "s": frozenset()}
+_UNICODE: dict[str, Chars] = {
+    "L": frozenset(string.ascii_letters),
+    "Lu": frozenset(string.ascii_uppercase),
+    "Ll": frozenset(string.ascii_lowercase),
+    "N": _DIGITS,
+    "Nd": _DIGITS,
+    "P": frozenset("._-"),
+}
+_POSIX: dict[str, Chars] = {
+    "alnum": frozenset(string.ascii_letters + string.digits),
+    "alpha": frozenset(string.ascii_letters),
+    "ascii": ALPHABET,
+    "blank": frozenset(),
+    "cntrl": frozenset(),
+    "digit": _DIGITS,
+    "graph": ALPHABET,
+    "lower": frozenset(string.ascii_lowercase),
+    "print": ALPHABET,
+    "punct": frozenset("._-"),
+    "space": frozenset(),
+    "upper": frozenset(string.ascii_uppercase),
+    "word": _WORD,
+    "xdigit": frozenset(string.hexdigits),
+}
+_CONTROL = {"a": "\a", "f": "\f", "t": "\t", "n": "\n", "r": "\r", "v": "\v"}
+_ASSERTIONS = {"A": "^", "z": "$", "b": "b", "B": "B"}
+
+
+class InvalidRegex(ValueError):
+    """The text is not a regular expression in RE2's syntax, or too large. Says why."""
+
+
+class _Chars(NamedTuple):
+    chars: Chars
+
+
+class _Assert(NamedTuple):
+    kind: str  # ^ $ b B
+
+
+class _All(NamedTuple):
+    parts: list[_Node]
+
+
+class _Any(NamedTuple):
+    parts: list[_Node]
+
+
+class _Repeat(NamedTuple):
+    part: _Node
+    low: int
+    high: int | None  # None: no limit
+
+
+_Node: TypeAlias = "_Chars | _Assert | _All | _Any | _Repeat"
+
+
+class _Parser:
+    """Recursive descent over the text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.at = 0
+        self.depth = 0
+        self.fold = False  # (?i)
+
+    def parse(self) -> _Node:
+        node = self._alternatives()
+        if self.at < len(self.text):
+            raise InvalidRegex("unexpected )")
+        return node
+
+    def _peek(self, size: int = 1) -> str:
+        return self.text[self.at : self.at + size]
+
+    def _next(self) -> str:
+        if self.at >= len(self.text):
+            raise InvalidRegex("unexpected end")
+        self.at += 1
+        return self.text[self.at - 1]
+
+    def _take(self, expected: str) -> bool:
+        found = self.text.startswith(expected, self.at)
+        self.at += len(expected) * found
+        return found
+
+    def _alternatives(self) -> _Node:
+        parts = [self._sequence()]
+        while self._take("|"):
+            parts.append(self._sequence())
+        return parts[0] if len(parts) == 1 else _Any(parts)
+
+    def _sequence(self) -> _Node:
+        parts: list[_Node] = []
+        while self.at < len(self.text) and self._peek() not in "|)":
+            if self._take("\\Q"):
+                end = self.text.find("\\E", self.at)
+                literal = self.text[self.at :] if end < 0 else self.text[self.at : end]
+                self.at = len(self.text) if end < 0 else end + 2
+                parts.extend(self._literal(char) for char in literal)
+                continue
+            parts.append(self._repeated())
+        return parts[0] if len(parts) == 1 else _All(parts)
+
+    def _repeated(self) -> _Node:
+        if self._peek() in "*+?":
+            raise InvalidRegex(f"missing argument to repetition operator: {self._peek()}")
+        node = self._atom()
+        bounds = self._bounds()
+        if bounds is not None:
+            self._take("?")  # lazy or greedy: the name matches or does not
+            if self._bounds() is not None:
+                raise InvalidRegex("invalid nested repetition operator")
+            node = _Repeat(node, *bounds)
+        return node
+
+    def _bounds(self) -> tuple[int, int | None] | None:
+        """A repetition operator, if there is one. {...} that is none is literal, as in RE2."""
+        for operator, bounds in (("*", (0, None)), ("+", (1, None)), ("?", (0, 1))):
+            if self._take(operator):
+                return bounds
+        end = self.text.find("}", self.at)
+        if self._peek() != "{" or end < 0:
+            return None
+        low, comma, high = self.text[self.at + 1 : end].partition(",")
+        if not _is_number(low) or (high and not _is_number(high)):
+            return None
+        if len(low) > 4 or len(high) > 4 or max(int(low), int(high or 0)) > REPEAT_MAX:
+            raise InvalidRegex(f"bad repetition operator: {self.text[self.at : end + 1][:20]}")
+        if high and int(high) < int(low):
+            raise InvalidRegex(f"bad repetition operator: {self.text[self.at : end + 1]}")
+        self.at = end + 1
+        return int(low), (int(high) if high else None) if comma else int(low)
+
+    def _atom(self) -> _Node:
+        char = self._next()
+        if char == "(":
+            return self._group()
+        if char == "[":
+            return _Chars(self._class())
+        if char == ".":
+            return _Chars(ALPHABET)
+        if char in "^$":
+            return _Assert(char)
+        return self._escape() if char == "\\" else self._literal(char)
+
+    def _literal(self, char: str) -> _Chars:
+        return _Chars(self._folded(frozenset(char)))
+
+    def _folded(self, chars: Chars) -> Chars:
+        both = chars | {char.swapcase() for char in chars} if self.fold else chars
+        return both & ALPHABET
+
+    def _group(self) -> _Node:
+        self.depth += 1
+        if self.depth > DEPTH_MAX:
+            raise InvalidRegex("expression nests too deeply")
+        fold = self.fold
+        if self._take("?") and self._extension():
+            self.depth -= 1
+            return _All([])  # (?i): from here to the end of the group around it
+        node = self._alternatives()
+        if not self._take(")"):
+            raise InvalidRegex("missing closing )")
+        self.fold = fold
+        self.depth -= 1
+        return node
+
+    def _extension(self) -> bool:
+        """What follows (?. True: flags that stand alone, closed already."""
+        if self._peek(2) in ("P<", "<a") or (self._peek() == "<" and self._peek(2) not in ("<=", "<!")):
+            self._take("P")
+            name = self.text[self.at + 1 :].partition(">")[0]
+            if not name or not set(name) <= _WORD or len(name) + self.at + 1 >= len(self.text):
+                raise InvalidRegex("invalid named capture")
+            self.at += len(name) + 2
+            return False
+        on = True
+        start = self.at
+        while True:
+            char = self._next()
+            if char == "i":
+                self.fold = on
+            elif char == "-" and on:
+                on = False
+            elif char == ":":
+                return False
+            elif char == ")" and self.at > start + 1:
+                return True
+            elif char not in "msU":  # which change nothing here: names have no lines, and match or do not
+                raise InvalidRegex(f"invalid or unsupported Perl syntax: (?{self.text[start : self.at]}")
+
+    def _escape(self) -> _Node:
+        char = self._next()
+        if char in _ASSERTIONS:
+            return _Assert(_ASSERTIONS[char])
+        self.at -= 1
+        return _Chars(self._folded(self._escaped()))
+
+    def _escaped(self) -> Chars:
+        """What stands after a backslash, in a class or outside."""
+        char = self._next()
+        if char.lower() in _CLASSES:
+            found = _CLASSES[char.lower()]
+            return found if char.islower() else ALPHABET - found
+        if char in "pP":
+            return self._unicode(char == "P")
+        if char == "x":
+            return frozenset(self._hex())
+        if char in _CONTROL:
+            return frozenset(_CONTROL[char])
+        if char == "0":
+            digits = self.text[self.at : self.at + 2]
+            octal = digits[: len(digits) - len(digits.lstrip("01234567"))]
+            self.at += len(octal)
+            return frozenset(chr(int(octal or "0", 8)))
+        if char.isascii() and not char.isalnum():
+            return frozenset(char)
+        raise InvalidRegex(f"invalid escape sequence: \\{char}")
+
+    def _unicode(self, negated: bool) -> Chars:
+        name = self._next()
+        if name == "{":
+            end = self.text.find("}", self.at)
+            if end < 0:
+                raise InvalidRegex("invalid character class range: \\p{")
+            name, self.at = self.text[self.at : end], end + 1
+        if name.startswith("^"):
+            name, negated = name[1:], not negated
+        if name not in _UNICODE:
+            raise InvalidRegex(f"invalid character class range: \\p{{{name[:20]}}}")
+        return ALPHABET - _UNICODE[name] if negated else _UNICODE[name]
+
+    def _hex(self) -> str:
+        if self._take("{"):
+            end = self.text.find("}", self.at)
+            digits = self.text[self.at : end] if end >= 0 else ""
+            self.at = end + 1
+        else:
+            digits = self.text[self.at : self.at + 2]
+            self.at += 2
+            if len(digits) < 2:
+                digits = ""
+        if not digits or len(digits) > 6 or not set(digits) <= set(string.hexdigits) or int(digits, 16) > 0x10FFFF:
+            raise InvalidRegex("invalid escape sequence: \\x")
+        return chr(int(digits, 16))
+
+    def _class(self) -> Chars:
+        negated = self._take("^")
+        chars: set[str] = set()
+        first = True
+        while first or not self._take("]"):
+            if self.at >= len(self.text):
+                raise InvalidRegex("missing closing ]")
+            first = False
+            chars |= self._class_item()
+        found = self._folded(frozenset(chars))
+        return ALPHABET - found if negated else found
+
+    def _class_item(self) -> Chars:
+        if self._take("[:"):
+            end = self.text.find(":]", self.at)
+            name = self.text[self.at : end] if end >= 0 else ""
+            found = _POSIX.get(name.removeprefix("^"))
+            if found is None:
+                raise InvalidRegex(f"invalid character class range: [:{name[:20]}:]")
+            self.at = end + 2
+            return ALPHABET - found if name.startswith("^") else found
+        low = self._class_char()
+        if self._peek() != "-" or self._peek(2) in ("-]", "-"):
+            return low
+        self.at += 1
+        high = self._class_char()
+        if len(low) != 1 or len(high) != 1 or max(low) > max(high):
+            raise InvalidRegex("invalid character class range")
+        return frozenset(char for char in _ASCII if max(low) <= char <= max(high))
+
+    def _class_char(self) -> Chars:
+        char = self._next()
+        return self._escaped() if char == "\\" else frozenset(char)
+
+
+_ASCII = [chr(code) for code in range(128)]
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+class _Step(NamedTuple):
+    """One instruction. `chars` and goes on, or `kind` holds and goes on (also to `other`)."""
+
+    chars: Chars | None
+    kind: str  # "": always
+    to: int
+    other: int = -1
+
+
+_MATCH = -1  # where the end of the program goes
+
+
+class _Program:
+    """Instructions; `to` of the last is _MATCH."""
+
+    def __init__(self, root: _Node) -> None:
+        self.steps: list[_Step] = []
+        self.start = self._emit(root, _MATCH)
+
+    def _add(self, step: _Step) -> int:
+        self.steps.append(step)
+        if len(self.steps) > PROGRAM_MAX:
+            raise InvalidRegex("expression is too large")
+        return len(self.steps) - 1
+
+    def _emit(self, node: _Node, to: int) -> int:
+        """Code that matches node and then goes on at `to`; where it begins."""
+        if isinstance(node, _Chars):
+            return self._add(_Step(node.chars, "", to))
+        if isinstance(node, _Assert):
+            return self._add(_Step(None, node.kind, to))
+        if isinstance(node, _All):
+            for part in reversed(node.parts):
+                to = self._emit(part, to)
+            return to
+        if isinstance(node, _Any):
+            start = self._emit(node.parts[-1], to)
+            for part in reversed(node.parts[:-1]):
+                start = self._add(_Step(None, "", self._emit(part, to), start))
+            return start
+        return self._emit_repeat(node, to)
+
+    def _emit_repeat(self, node: _Repeat, to: int) -> int:
+        if node.high is None:
+            loop = self._add(_Step(None, "", to, to))
+            self.steps[loop] = _Step(None, "", self._emit(node.part, loop), to)
+            to = loop
+        else:
+            end = to
+            for _ in range(node.high - node.low):
+                to = self._add(_Step(None, "", self._emit(node.part, to), end))
+        for _ in range(node.low):
+            to = self._emit(node.part, to)
+        return to
+
+
+class TopicRegex:
+    """One expression. Raises InvalidRegex."""
+
+    __slots__ = ("_program",)
+
+    def __init__(self, text: str) -> None:
+        self._program = _compiled(text)
+
+    def matches(self, name: str) -> bool:
+        """Whether the whole name matches."""
+        return self._program.matches(name)
+
+
+class _Machine:
+    """Runs a program over names: a set of places in it after each character."""
+
+    __slots__ = ("_steps", "_start", "_seen", "_weight")
+
+    def __init__(self, program: _Program) -> None:
+        self._steps = program.steps
+        self._start = frozenset((program.start,))
+        self._seen: dict[tuple[frozenset[int], str, str], frozenset[int]] = {}
+        self._weight = 0
+
+    def matches(self, name: str) -> bool:
+        """Whether the whole name matches."""
+        places, before = self._start, ""
+        for char in name:
+            places = self._step(places, before, char)
+            if not places:
+                return False
+            before = char
+        return bool(self._step(places, before, ""))
+
+    def _step(self, places: frozenset[int], before: str, char: str) -> frozenset[int]:
+        """Where those places lead with the next character; at the end of the name (""), to _MATCH or nowhere."""
+        # Of what came before, assertions see only this much.
+        key = (places, before if before in ("", "_") else "_" if before in _WORD else ".", char)
+        found = self._seen.get(key)
+        if found is None:
+            found = self._lead(places, before, char)
+            self._weight += len(places) + len(found) + 1
+            if self._weight > REMEMBERED_MAX:
+                self._seen.clear()
+                self._weight = 0
+            self._seen[key] = found
+        return found
+
+    def _lead(self, places: frozenset[int], before: str, char: str) -> frozenset[int]:
+        reached: set[int] = set()
+        seen, todo = set(places), list(places)
+        while todo:
+            place = todo.pop()
+            if place == _MATCH:
+                if not char:
+                    reached.add(_MATCH)
+                continue
+            step = self._steps[place]
+            if step.chars is not None:
+                if char in step.chars:
+                    reached.add(step.to)
+                continue
+            if step.kind and not _holds(step.kind, before, char):
+                continue
+            for to in (step.to, step.other if not step.kind else step.to):
+                if to not in seen:
+                    seen.add(to)
+                    todo.append(to)
+        return frozenset(reached)
+
+
+def _holds(kind: str, before: str, after: str) -> bool:
+    if kind == "^":
+        return not before
+    if kind == "$":
+        return not after
+    return ((before in _WORD) != (after in _WORD)) == (kind == "b")
+
+
+@lru_cache(maxsize=COMPILED_MAX)
+def _compiled(text: str) -> _Machine:
+    if len(text) > TEXT_MAX:
+        raise InvalidRegex(f"expression is longer than {TEXT_MAX} characters")
+    return _Machine(_Program(_Parser(text).parse()))

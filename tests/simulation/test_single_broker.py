@@ -1,0 +1,203 @@
+"""The whole broker in the simulated world: it keeps its promises on every seed, and a planted bug does not get by.
+
+`SIMULATION_SEEDS=500 pytest tests/simulation/test_single_broker.py` runs that many seeds instead of the default.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest import MonkeyPatch
+
+from kafka_wire.records import BatchHeader
+from kbroker.env import Offload
+from kbroker.log import recovery, scan
+from kbroker.log.directory import LogDirectory
+from kbroker.log.flushing import Flusher
+from kbroker.log.producers import ProducerStates
+from kbroker.replication.partition import Partition
+from kbroker.testing.world import Trace, simulate
+from tests.simulation.checker import Checker, Violation
+from tests.simulation.single_broker import single_broker
+
+ROOT = Path(__file__).parent.parent.parent
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "60"))
+SEEDS_IN_A_TEST = 20
+MUTATION_SEEDS = 50
+PRINT_HASH = """
+from kbroker.testing.world import simulate
+from tests.simulation.single_broker import single_broker
+print(simulate({seed}, single_broker, offload_s=0.002).hash)
+"""
+
+
+def run(seed: int, **options: Any) -> Trace:
+    """A run; on every third seed the disk is slow, so that more happens while an fsync is under way."""
+    return simulate(seed, partial(single_broker, **options), offload_s=0.002 if seed % 3 else 0.1)
+
+
+@pytest.mark.slow
+def test_one_seed_is_one_run_and_another_is_another() -> None:
+    first, again, other = run(3), run(3), run(4)
+    assert first == again
+    assert first.hash != other.hash
+    assert first.seconds > 12
+    assert first.events > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hash_seed", ["1", "2"])
+def test_a_run_is_the_same_in_another_process(hash_seed: str) -> None:
+    path = os.pathsep.join([str(ROOT), str(ROOT / "protocol")])
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": path}
+    command = [sys.executable, "-c", PRINT_HASH.format(seed=11)]
+    assert subprocess.check_output(command, env=environment, text=True).strip() == run(11).hash
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_IN_A_TEST))
+def test_promises_are_kept(first: int) -> None:
+    """Nothing acknowledged is lost, doubled, reordered or changed, and after every trouble all are served again."""
+    for seed in range(first, min(first + SEEDS_IN_A_TEST, SEEDS)):
+        run(seed)
+
+
+@pytest.mark.slow
+def test_work_is_done_without_faults() -> None:
+    """A run in which nothing happens would promise little."""
+    trace = simulate(1, partial(single_broker, faults=("reset",)), keep_lines=True)
+    done = next(line for line in reversed(trace.lines) if "('done', " in line)
+    acks, reads = done.partition("('done', ")[2].rstrip(")").split(", ")
+    assert int(acks) > 100
+    assert int(reads) > 500
+
+
+# -- planted bugs: the checker must notice -----------------------------------------------------------------------------
+
+
+def acknowledged_before_it_can_be_read(patch: MonkeyPatch) -> None:
+    def append(self: Partition, batch: bytearray, acks: int, now_ms: int) -> Any:
+        self.check_leader()
+        return self.log.append(batch, leader_epoch=self.leader_epoch, now_ms=now_ms)
+
+    patch.setattr(Partition, "append", append)
+
+
+def producers_forgotten_at_a_restart(patch: MonkeyPatch) -> None:
+    def restore(disk: Any, directory: str, segments: Any, producers: ProducerStates, snapshots: list[int]) -> list[int]:
+        producers.by_id = {}
+        return snapshots
+
+    patch.setattr(recovery, "restore_producers", restore)
+
+
+def torn_tail_kept(patch: MonkeyPatch) -> None:
+    def scan_headers(file: Any, position: int, end: int, offset: int, durable: int) -> Iterator[tuple[int, BatchHeader]]:
+        return scan.walk(file, position, end)
+
+    patch.setattr(scan, "scan", scan_headers)
+
+
+def recovery_point_ahead_of_fsync(patch: MonkeyPatch) -> None:
+    async def flush(self: Flusher, offload: Offload, target: int) -> None:
+        self.log.flushed.advance(min(target, self.log.end.value))
+
+    patch.setattr(Flusher, "flush", flush)
+
+
+def log_start_not_noted(patch: MonkeyPatch) -> None:
+    patch.setattr(LogDirectory, "start_moved", lambda self, each: None)
+
+
+def any_first_number_accepted(patch: MonkeyPatch) -> None:
+    patch.setattr(ProducerStates, "refused", lambda self, header: None)
+
+
+def repetition_of_what_is_not_flushed_acknowledged(patch: MonkeyPatch) -> None:
+    is_due = Flusher.is_due
+    patch.setattr(Flusher, "is_due", lambda self, now_ms: self._dirty_since_ms is not None and is_due(self, now_ms))
+
+
+PLANTED: list[tuple[Callable[[MonkeyPatch], None], tuple[str, ...]]] = [
+    (acknowledged_before_it_can_be_read, ("reset",)),
+    (producers_forgotten_at_a_restart, ("kill", "reset")),
+    (torn_tail_kept, ("power_loss", "kill")),
+    (recovery_point_ahead_of_fsync, ("power_loss", "kill")),
+    (log_start_not_noted, ("kill",)),
+    (any_first_number_accepted, ("session", "no_space")),
+    (repetition_of_what_is_not_flushed_acknowledged, ("kill_then_power_loss", "reset")),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("bug", "faults"), PLANTED, ids=[bug.__name__ for bug, _ in PLANTED])
+def test_a_planted_bug_is_caught(bug: Callable[[MonkeyPatch], None], faults: tuple[str, ...]) -> None:
+    with MonkeyPatch.context() as patch, pytest.raises(Violation) as caught:
+        bug(patch)
+        for seed in range(MUTATION_SEEDS):
+            run(seed, faults=faults)
+    assert "in the simulation of seed" in caught.value.__notes__[-1]
+
+
+# -- the checker itself -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def broken(words: str) -> Iterator[None]:
+    with pytest.raises(Violation, match=words):
+        yield
+
+
+def test_the_checker_knows_each_anomaly() -> None:
+    checker = Checker()
+    history = checker.history("t", 0, durable=True, shrinks=False)
+    a, b, c = b"p/0/", b"p/1/", b"p/2/"
+    checker.sent = dict.fromkeys((a, b, c), "t")
+    checker.ordered.add("p")
+    history.acknowledged(0, [a, b], 0)
+    with broken("nobody sent"):
+        history.read(0, [(0, a), (1, b), (2, b"q/0/")], 3, 0, history.promise())
+    with broken("held"):
+        history.read(0, [(0, b)], 3, 0, history.promise())
+    with broken("duplicate"):
+        history.read(2, [(2, a)], 3, 0, history.promise())
+    history.values.pop(2)
+    with broken("skipped"):
+        history.read(0, [(1, b)], 3, 0, history.promise())
+    with broken("the high watermark is"):
+        history.read(3, [(3, c)], 3, 0, history.promise())
+    with broken("high watermark 1 after"):
+        history.read(0, [], 1, 0, history.promise())
+    with broken("was to be deleted"):
+        history.read(1, [], 3, 1, history.promise())
+    with broken("is lost"):
+        history.complete(0, [(0, a)])
+    with broken("acknowledged after a flush and lost"):
+        history.power_lost()
+        history.recovered(1)
+    with broken("given twice"):
+        checker.saw_producer_id(5)
+        checker.saw_producer_id(5)
+    with broken("has id"):
+        checker.saw_topic_id("t", b"1")
+        checker.saw_topic_id("t", b"2")
+    with broken("leader epoch 1 after 2"):
+        history.saw_epoch(2)
+        history.saw_epoch(1)
+
+
+def test_the_checker_notices_reordering() -> None:
+    checker = Checker()
+    history = checker.history("t", 0, durable=True, shrinks=False)
+    checker.sent, checker.ordered = {b"p/0/": "t", b"p/1/": "t"}, {"p"}
+    history.acknowledged(0, [b"p/1/", b"p/0/"], 0)
+    with broken("reordered"):
+        history.complete(0, [(0, b"p/1/"), (1, b"p/0/")])
