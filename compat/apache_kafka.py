@@ -46,13 +46,12 @@ JVM_FLAGS = (
 
 POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
-  <groupId>kbroker.compat</groupId><artifactId>apache-kafka</artifactId><version>1</version>
-  <dependencies>
-    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{version}</version></dependency>
-    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>
-  </dependencies>
+  <groupId>kbroker.compat</groupId><artifactId>jars</artifactId><version>1</version>
+  <dependencies>{dependencies}</dependencies>
 </project>
 """
+DEPENDENCY = "<dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency>"
+LOGGING = "org.slf4j:slf4j-simple:1.7.36"
 
 
 class Unavailable(Exception):
@@ -175,27 +174,32 @@ def find_or_fetch(version: str = VERSION) -> str:
     """The classpath of Apache Kafka `version`; the first call on a machine runs Maven."""
     if shutil.which("java") is None:
         raise Unavailable("no `java` on this machine")
-    jars = CACHE / f"apache-kafka-{version}"
+    return fetch_jars([f"org.apache.kafka:kafka_2.13:{version}", LOGGING], CACHE / f"apache-kafka-{version}")
+
+
+def fetch_jars(artifacts: list[str], jars: Path) -> str:
+    """The classpath of these artifacts (`group:artifact:version`) and what they need, kept in `jars`."""
     if not jars.is_dir():
-        _fetch(version, jars)
+        _fetch(artifacts, jars)
     return str(jars / "*")
 
 
-def _fetch(version: str, jars: Path) -> None:
+def _fetch(artifacts: list[str], jars: Path) -> None:
     if shutil.which("mvn") is None:
-        raise Unavailable("no `mvn` on this machine to fetch Apache Kafka with")
+        raise Unavailable(f"no `mvn` on this machine to fetch {artifacts[0]} with")
     CACHE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as work:
-        Path(work, "pom.xml").write_text(POM.format(version=version))
+        dependencies = "".join(DEPENDENCY.format(*each.split(":")) for each in artifacts)
+        Path(work, "pom.xml").write_text(POM.format(dependencies=dependencies))
         command = ["mvn", "-q", "-B", "-f", f"{work}/pom.xml", "dependency:copy-dependencies"]
         command += ["-DincludeScope=runtime", f"-DoutputDirectory={work}/jars"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
         except subprocess.TimeoutExpired:
-            raise Unavailable("Maven did not fetch Apache Kafka within 300 s") from None
+            raise Unavailable(f"Maven did not fetch {artifacts[0]} within 300 s") from None
         if done.returncode != 0:
             said = (done.stdout + done.stderr).strip().splitlines()
-            raise Unavailable(f"Maven could not fetch Apache Kafka {version}: {said[0] if said else 'no message'}")
+            raise Unavailable(f"Maven could not fetch {artifacts[0]}: {said[0] if said else 'no message'}")
         Path(work, "jars").rename(jars)
 
 

@@ -66,6 +66,9 @@ class Process:
         for answer in list(self.waiting.values()):
             answer.set_exception(ConnectionError("the adapter's process ended"))
 
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
     def kill(self) -> None:
         """kill -9: it leaves no group and closes nothing."""
         self.process.kill()
@@ -80,16 +83,22 @@ class Remote(Client):
     def __init__(self, bootstrap: str, command: list[str] | None = None, name: str | None = None) -> None:
         super().__init__(bootstrap)
         self.command, self.name = command or self.command, name or self.name
-        self.process = Process(self.command, bootstrap)
+        self._process = Process(self.command, bootstrap)
+
+    @property
+    def process(self) -> Process:
+        """A new one if the adapter broke down."""
+        if not self._process.alive():
+            self._process = Process(self.command, self.bootstrap)
+        return self._process
 
     def elsewhere(self) -> Remote:
         return Remote(self.bootstrap, self.command, self.name)
 
     def kill(self) -> None:
-        self.process.kill()
+        self._process.kill()
 
-    def close(self) -> None:
-        self.process.kill()
+    close = kill
 
     def cluster(self) -> dict[str, Any]:
         return dict(self.process.call("cluster"))
@@ -186,7 +195,7 @@ class RemoteMember(Member):
 
     def journal(self) -> list[Entry]:
         """What its process told so far stays known when the process is killed."""
-        if self.process.process.poll() is None:
+        if self.process.alive():
             new = self.process.call("member_journal", self.number, len(self.entries))
             self.entries += [Entry(*fields) for fields in new]
         return list(self.entries)

@@ -48,7 +48,7 @@ public class Adapter {
     static final PrintStream OUT = new PrintStream(System.out, true, StandardCharsets.UTF_8);
     static final Map<String, Call> CALLS = new HashMap<>();
     static final List<Object> THINGS = Collections.synchronizedList(new ArrayList<>()); // producers, consumers, members
-    static final Admin ADMIN = Admin.create(Map.of("bootstrap.servers", BOOTSTRAP, "default.api.timeout.ms", 20000,
+    static final Admin ADMIN = Admin.create(Map.of("bootstrap.servers", BOOTSTRAP, "request.timeout.ms", 15000, "default.api.timeout.ms", 20000,
         "reconnect.backoff.max.ms", 500));
 
     public static void main(String[] arguments) throws Exception {

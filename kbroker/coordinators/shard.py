@@ -16,14 +16,15 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial as bind
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError, ProtocolError
 from kafka_wire.records import build_batch
-from kbroker.coordinators.effects import Effect, GroupSnapshot, StateRecord, Store
-from kbroker.coordinators.group import Group, GroupLimits
+from kbroker.coordinators.consumer_group import ConsumerGroup
+from kbroker.coordinators.effects import Effect, StateRecord, Store
+from kbroker.coordinators.group import Group
 from kbroker.coordinators.offsets import Change, Offsets, records_of
 from kbroker.coordinators.records import CURRENT_OFFSET_KEY, KeyType, Pair, decode_key, decode_value
 from kbroker.coordinators.stored import read_state, state_pair
@@ -33,6 +34,8 @@ from kbroker.replication.partition import ACKS_ALL, Partition
 CHUNK_RECORDS = 500  # of changes that need not be one batch
 REPLAY_RECORDS_MIN = 2000  # a log this short is never rewritten
 REPLAY_FACTOR = 4  # else it may hold so many records for each that is live
+
+AnyGroup: TypeAlias = "Group | ConsumerGroup"
 
 log = logging.getLogger("kbroker.groups")
 
@@ -45,6 +48,16 @@ APPEND_ERRORS = {
     ErrorCode.NOT_LEADER_OR_FOLLOWER: ErrorCode.NOT_COORDINATOR,
     ErrorCode.KAFKA_STORAGE_ERROR: ErrorCode.NOT_COORDINATOR,
 }
+
+
+class GroupMaker(Protocol):
+    """Who knows what groups are made with (the coordinator)."""
+
+    def new_group(self, group_id: str) -> Group:
+        """A group of which nothing is stored."""
+
+    def restored_group(self, group_id: str, stored: Sequence[StateRecord]) -> AnyGroup:
+        """A group as it was stored."""
 
 
 class Ticket:
@@ -85,7 +98,7 @@ class Shard:
         self.index = partition.index
         self.partition = partition
         self.epoch = partition.leader_epoch
-        self.groups: dict[str, Group] = {}
+        self.groups: dict[str, AnyGroup] = {}
         self.offsets = Offsets()
         self.live: dict[bytes, bytes] = {}  # records of groups (not of offsets) as the log has them
         self.logged = 0  # records between the log's start and its end
@@ -187,12 +200,11 @@ class Shard:
             del self.groups[group_id]
             self.alarms.pop(group_id, None)
 
-    def restore(self, live: dict[bytes, bytes], limits: GroupLimits) -> Iterator[None]:
-        """Take over what a replay found; a generator, so that it can be done in slices.
+    def restore(self, live: dict[bytes, bytes], maker: GroupMaker) -> Iterator[None]:
+        """Take over what a replay found; a generator, so that it can be done in slices. maker: makes the groups.
 
         A record that cannot be read costs what it stood for, not the other groups of the partition.
         """
-        now, now_ms = self._clock.liveness(), self._clock.data_ms()
         self.live, self.offsets = live, Offsets()
         states: dict[str, list[StateRecord]] = {}
         for key in list(live):
@@ -203,13 +215,11 @@ class Shard:
             yield
         self.groups = {}
         for group_id, stored in states.items():
-            for state in stored:
-                if isinstance(state, GroupSnapshot):
-                    self.groups[group_id] = Group.restore(state, limits, now=now)
+            self.groups[group_id] = maker.restored_group(group_id, stored)
             yield
         for group_id in self.offsets.groups():
             if group_id not in self.groups:  # whoever commits without joining leaves no record of a group
-                self.groups[group_id] = Group(group_id, limits, now_ms=now_ms)
+                self.groups[group_id] = maker.new_group(group_id)
             yield
 
     def _restore_one(self, key: bytes, live: dict[bytes, bytes], states: dict[str, list[StateRecord]]) -> None:

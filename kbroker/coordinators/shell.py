@@ -26,11 +26,13 @@ from kbroker.cluster.image import NO_LEADER, TopicImage
 from kbroker.cluster.member import Member
 from kbroker.config import BrokerConfig
 from kbroker.coordinators.alarms import Alarms
-from kbroker.coordinators.effects import Effect
-from kbroker.coordinators.group import Group, GroupLimits
+from kbroker.coordinators.consumer_group import ConsumerGroup, ConsumerGroupLimits, Topics
+from kbroker.coordinators.effects import Effect, GroupSnapshot, StateRecord
+from kbroker.coordinators.group import Group
 from kbroker.coordinators.offsets import Change
 from kbroker.coordinators.replay import TURN, replay
 from kbroker.coordinators.rewrite import rewrite
+from kbroker.coordinators.settings import Settings, settings_of
 from kbroker.coordinators.shard import APPEND_ERRORS, Shard, Ticket
 from kbroker.env import Env
 from kbroker.log.directory import LogDirectory
@@ -72,7 +74,8 @@ class Coordinator:
         self._shards: dict[int, Shard] = {}
         self._nursery: trio.Nursery | None = None
         self._creating = trio.Lock()
-        self._limits: tuple[BrokerConfig, GroupLimits] | None = None
+        self._settings: Settings | None = None
+        self._topics: tuple[object, Topics] = (None, {})
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Wake groups, expire offsets, load and rewrite; until cancelled."""
@@ -87,18 +90,12 @@ class Coordinator:
         self._nursery.start_soon(work, *args)
 
     @property
-    def limits(self) -> GroupLimits:
-        """What the configs say about classic groups."""
+    def settings(self) -> Settings:
+        """What the configs say about groups."""
         config = self.config()
-        if self._limits is None or self._limits[0] is not config:
-            limits = GroupLimits(
-                session_timeout_min_ms=config.get_int("group.min.session.timeout.ms"),
-                session_timeout_max_ms=config.get_int("group.max.session.timeout.ms"),
-                size_max=config.get_int("group.max.size"),
-                initial_rebalance_delay_ms=config.get_int("group.initial.rebalance.delay.ms"),
-            )
-            self._limits = config, limits
-        return self._limits[1]
+        if self._settings is None or self._settings.config is not config:
+            self._settings = settings_of(config)
+        return self._settings
 
     # -- who coordinates ----------------------------------------------------------------------------------------------
 
@@ -202,11 +199,22 @@ class Coordinator:
         for index in tuple(self._shards):
             self.resign(index)
 
-    def on_topics_deleted(self, names: Iterable[str]) -> None:
-        """Offsets of deleted topics are forgotten."""
-        gone = set(names)
+    def on_topics_changed(self, deleted: Iterable[str] = ()) -> None:
+        """There are other topics, or more partitions: consumer groups learn of it, offsets of deleted topics go."""
+        gone = set(deleted)
         for shard in self._active():
-            self._forget_topics(shard, gone)
+            if gone:
+                self._forget_topics(shard, gone)
+            self._tell_topics(shard)
+
+    def _tell_topics(self, shard: Shard) -> None:
+        for group_id, group in list(shard.groups.items()):
+            if isinstance(group, ConsumerGroup) and shard.closed is None:
+                now, now_ms = self.env.clock.liveness(), self.env.clock.data_ms()
+                try:
+                    self.perform(shard, group_id, group.on_topics_changed(self.topics, now, now_ms))
+                except KafkaError:
+                    pass  # the shard starts over
 
     def _active(self) -> list[Shard]:
         return [shard for shard in self._shards.values() if shard.is_active]
@@ -242,7 +250,8 @@ class Coordinator:
         partition, began = shard.partition, trio.current_time()
         end = partition.log.end.value
         found = await replay(partition.log, end, self.env.offload)
-        for done, _ in enumerate(shard.restore(found.live, self.limits), start=1):
+        topics = self.topics
+        for done, _ in enumerate(shard.restore(found.live, self), start=1):
             if done % TURN == 0:
                 await trio.lowlevel.checkpoint()
         shard.logged = found.records
@@ -253,6 +262,8 @@ class Coordinator:
         shard.is_active = True
         for group_id, group in shard.groups.items():
             self.alarms.note(shard, group_id, group.deadline)
+        if self.topics is not topics:
+            self._tell_topics(shard)
         self._forget_topics(shard, shard.offsets.topic_names())
         self._note_growth(shard)
         log.info(
@@ -309,6 +320,12 @@ class Coordinator:
             log.error("%s-%d: group %s was not stored: %s", OFFSETS_TOPIC, shard.index, group_id, error)
             self.restart(shard, code)
             raise KafkaError(code) from error
+        group = shard.groups.get(group_id)
+        if isinstance(group, ConsumerGroup) and group.replaced_by is not None:
+            now = self.env.clock.liveness()
+            classic = shard.groups[group_id] = Group.restore(group.replaced_by, self.settings.classic, now=now)
+            self.perform(shard, group_id, classic.rebalance("downgrade", now, self.env.clock.data_ms()))
+            return
         self.note(shard, group_id)
 
     def note(self, shard: Shard, group_id: str) -> None:
@@ -321,16 +338,35 @@ class Coordinator:
                 self.alarms.note(shard, group_id, group.deadline)
         self._note_growth(shard)
 
-    def make_group(self, shard: Shard, group_id: str) -> Group:
-        """The group of that name, made if there is none."""
-        group = shard.groups.get(group_id)
-        if group is None:
-            group = shard.groups[group_id] = self.new_group(group_id)
-        return group
-
     def new_group(self, group_id: str) -> Group:
-        """A group nobody has heard of: it answers whoever claims to be a member as that deserves."""
-        return Group(group_id, self.limits, now_ms=self.env.clock.data_ms())
+        """A classic group that nobody has heard of."""
+        return Group(group_id, self.settings.classic, now_ms=self.env.clock.data_ms())
+
+    def restored_group(self, group_id: str, stored: Sequence[StateRecord]) -> Group | ConsumerGroup:
+        """A group as it was stored, of the type that its records are of."""
+        now = self.env.clock.liveness()
+        for state in stored:
+            if isinstance(state, GroupSnapshot):
+                return Group.restore(state, self.settings.classic, now=now)
+        return ConsumerGroup.restore(group_id, stored, self.consumer_limits(group_id), self.topics, now=now)
+
+    def consumer_limits(self, group_id: str) -> ConsumerGroupLimits:
+        """What the configs say about a group of the consumer protocol, its own included."""
+        return self.settings.consumer
+
+    @property
+    def topics(self) -> Topics:
+        """All topics of the cluster, as consumer groups see them; the same object while they are the same."""
+        topics = self.member.image.topics
+        if self._topics[0] is not topics:
+            view = {name: (topic.id, len(topic.partitions)) for name, topic in topics.items()}
+            self._topics = topics, self._topics[1] if view == self._topics[1] else view
+        return self._topics[1]
+
+    def token(self) -> str:
+        """A random UUID's text."""
+        text = self.env.rng.token(16).hex()
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
     # -- duties -------------------------------------------------------------------------------------------------------
 

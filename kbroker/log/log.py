@@ -44,7 +44,6 @@ from kbroker.log.snapshots import Snapshots
 from kbroker.log.validation import check_batch, check_timestamps, needs_records, prepare
 from kbroker.watermark import Watermark
 
-NO_TIMESTAMP = -1
 POSITIONS_KEPT = 32  # of readers that come back for the next bytes
 LONG_MAX = 2**63 - 1
 NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -129,8 +128,7 @@ class PartitionLog:
         return log
 
     def _adopt(self, found: Recovered) -> None:
-        self.is_created = found.is_created
-        self.segments = found.segments
+        self.is_created, self.segments = found.is_created, found.segments
         self.size = sum(segment.size for segment in found.segments)
         self.start_offset = found.start_offset
         self.end.value = found.segments[-1].next_offset
@@ -163,7 +161,7 @@ class PartitionLog:
             raise self.offline
         config = self.config
         header = check_batch(batch, config.max_message_bytes)
-        append_time_ms = NO_TIMESTAMP
+        append_time_ms = -1
         if self._wants_records:
             batch, header = prepare(batch, header, config, now_ms)
             if header.log_append_time:
@@ -175,7 +173,7 @@ class PartitionLog:
         if header[9] >= 0:
             seen = self.producers.check(header)
             if seen is not None:
-                at = seen.timestamp_ms if append_time_ms >= 0 else NO_TIMESTAMP
+                at = seen.timestamp_ms if append_time_ms >= 0 else -1
                 return Appended(seen.base_offset, seen.last_offset, at, True)
         base_offset = self.end.value
         assign(batch, 0, base_offset, leader_epoch)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import CoroutineType
 from typing import Any, NamedTuple
 
@@ -67,18 +67,26 @@ class Connection:
 
     __slots__ = (
         "stream", "services", "apis", "peer", "frames", "turns", "memory", "scope", "_held", "_line", "_writing",
-        "_room",
+        "_room", "_complain",
     )  # fmt: skip
 
     def __init__(
-        self, stream: Stream, services: Services, apis: Mapping[int, Api], listener: str, memory: RequestMemory
+        self,
+        stream: Stream,
+        services: Services,
+        apis: Mapping[int, Api],
+        listener: str,
+        memory: RequestMemory,
+        complain: Callable[[str], None],
     ) -> None:
+        """complain: told, in a line for people, when the client does not keep to the protocol."""
         self.stream = stream
         self.services = services
         self.apis = apis
         self.peer = Peer(stream.peer, stream.local, listener)
         self.frames = FrameBuffer(services.config.get_int("socket.request.max.bytes"))
         self.memory = memory
+        self._complain = complain
         self.turns = 0  # grows with every read: the listener's reaper watches it
         self.scope = trio.CancelScope()
         self._held = 0  # bytes of a large frame that is still arriving
@@ -93,7 +101,7 @@ class Connection:
                 async with trio.open_nursery() as nursery:
                     await self._serve(nursery)
         except* (ProtocolError, CloseConnection) as group:
-            log.info("closing the connection from %s: %s", self.peer, group.exceptions[0])
+            self._complain(f"closing the connection from {self.peer}: {group.exceptions[0]}")
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             log.debug("the connection from %s broke", self.peer)
         except* OSError as group:

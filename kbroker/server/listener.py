@@ -21,6 +21,7 @@ from kbroker.server.memory import RequestMemory
 
 REAPER_INTERVAL_S = 10.0
 PARTIAL_FRAME_MAX_S = 30.0
+COMPLAINTS_MAX = 10  # log lines about clients' mistakes between two rounds of the reaper
 
 log = logging.getLogger("kbroker.listener")
 
@@ -38,6 +39,7 @@ class Server:
         self.memory = memory
         self.connections: dict[Connection, tuple[int, float]] = {}  # -> (turns when last looked at, seconds quiet)
         self._per_address: Counter[str] = Counter()
+        self._complaints = 0
 
     async def run(self) -> None:
         """Accept until cancelled. Every connection lives in a nursery of this call."""
@@ -66,7 +68,7 @@ class Server:
 
     async def _serve(self, stream: Stream) -> None:
         address = stream.peer[0]
-        connection = Connection(stream, self.services, self.apis, self.name, self.memory)
+        connection = Connection(stream, self.services, self.apis, self.name, self.memory, self._complain)
         self.connections[connection] = (0, 0.0)
         self._per_address[address] += 1
         try:
@@ -77,10 +79,19 @@ class Server:
             if not self._per_address[address]:
                 del self._per_address[address]
 
+    def _complain(self, line: str) -> None:
+        """Log what a client did wrong, but not the ten-thousandth time in a row."""
+        self._complaints += 1
+        if self._complaints <= COMPLAINTS_MAX:
+            log.info("%s", line)
+
     async def _reap(self) -> None:
         while True:
             await self.services.env.clock.sleep(REAPER_INTERVAL_S)
             self.look_round(REAPER_INTERVAL_S)
+            if self._complaints > COMPLAINTS_MAX:
+                log.info("closed %d more connections that broke the protocol", self._complaints - COMPLAINTS_MAX)
+            self._complaints = 0
 
     def look_round(self, elapsed_s: float) -> None:
         """Note which connections have been quiet for another elapsed_s seconds; cancel those that were for too long."""

@@ -86,8 +86,8 @@ class Replicas:
         for topic, image in (*difference.partitions_added, *difference.partitions_changed):
             self._apply(topic, image)
             yield
-        if difference.topics_deleted:
-            self.services.groups.on_topics_deleted([topic.name for topic in difference.topics_deleted])
+        if difference.topics_deleted or difference.partitions_added:
+            self.services.groups.on_topics_changed([topic.name for topic in difference.topics_deleted])
 
     def _reconfigure_all(self, image: ClusterImage) -> Iterator[None]:
         """Take over dynamic broker configs, which are the defaults of every topic's."""

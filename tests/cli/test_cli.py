@@ -35,11 +35,11 @@ def test_help(path: tuple[str, ...]) -> None:
     assert result.stdout.startswith("Usage: ")
 
 
-@pytest.mark.parametrize("name", ["topic", "group"])
-def test_short_help_says_what_the_command_says(name: str) -> None:
-    group = cli.get_command(click.Context(cli), name)
+@pytest.mark.parametrize("group_name", ["topic", "group"])
+def test_short_help_says_what_the_command_says(group_name: str) -> None:
+    group = cli.get_command(click.Context(cli), group_name)
     assert isinstance(group, click.Group)
-    text = CliRunner().invoke(cli, [name, "--help"]).stdout
+    text = CliRunner().invoke(cli, [group_name, "--help"]).stdout
     assert "list|ls" in text
     assert "describe|info" in text
     for name in group.list_commands(click.Context(group)):
