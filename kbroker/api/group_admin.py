@@ -25,6 +25,7 @@ from kafka_wire.messages.group_admin import (
 from kbroker.api.context import Context
 from kbroker.api.registry import handles
 from kbroker.coordinators import requests
+from kbroker.coordinators.group import Group
 
 # Bit n stands for AclOperation n: what an open broker lets everyone do with a group (KIP-430).
 GROUP_OPERATIONS = sum(1 << n for n in (3, 6, 8, 10, 11))  # read delete describe describe_configs alter_configs
@@ -47,10 +48,10 @@ def describe_groups(request: DescribeGroupsRequest, context: Context) -> Describ
 
 def _described(group_id: str, context: Context) -> DescribedGroup:
     try:
-        group = requests.classic_group(context.services.groups, group_id)
+        group = requests.find_group(context.services.groups, group_id)
     except KafkaError as error:
         return DescribedGroup(group_id=group_id, error_code=error.code)
-    if group is not None:
+    if isinstance(group, Group):
         return group.describe()
     if context.version < NOT_FOUND_SINCE:
         return DescribedGroup(group_id=group_id, group_state="Dead")
@@ -58,7 +59,7 @@ def _described(group_id: str, context: Context) -> DescribedGroup:
         group_id=group_id,
         group_state="Dead",
         error_code=ErrorCode.GROUP_ID_NOT_FOUND,
-        error_message=f"Group {group_id} not found.",
+        error_message=f"Group {group_id} not found." if group is None else f"Group {group_id} is not a classic group.",
     )
 
 

@@ -76,13 +76,20 @@ def offset_commit(request: OffsetCommitRequest, context: Context) -> CommitAnswe
                 partition.error_code = partition.error_code or code
         return response
 
+    def answer(stale: Collection[tuple[str, int]]) -> OffsetCommitResponse:
+        for topic in response.topics if stale else ():
+            for partition in topic.partitions:
+                if (topic.name, partition.partition_index) in stale:
+                    partition.error_code = partition.error_code or ErrorCode.STALE_MEMBER_EPOCH
+        return response
+
     committer = Committer(
         request.member_id, request.group_instance_id, request.generation_id_or_member_epoch, context.version
     )
-    answer: CommitAnswer = requests.commit(
-        context.services.groups, request.group_id, committer, changes, response, refuse
+    committed: CommitAnswer = requests.commit(
+        context.services.groups, request.group_id, committer, changes, answer, refuse
     )
-    return answer
+    return committed
 
 
 def _take_commit(
@@ -160,7 +167,14 @@ def _fetched_group(
 ) -> OffsetFetchResponseGroup:
     asked = None if group.topics is None else [(topic.name, topic.partition_indexes) for topic in group.topics]
     try:
-        found = requests.fetch(context.services.groups, group.group_id, asked, require_stable=request.require_stable)
+        found = requests.fetch(
+            context.services.groups,
+            group.group_id,
+            asked,
+            require_stable=request.require_stable,
+            member_id=group.member_id,
+            member_epoch=group.member_epoch,
+        )
     except KafkaError as error:
         return OffsetFetchResponseGroup(group_id=group.group_id, error_code=error.code)
     return OffsetFetchResponseGroup(

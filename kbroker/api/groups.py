@@ -1,14 +1,14 @@
 """FindCoordinator 0-6, JoinGroup 0-9, SyncGroup 0-5, Heartbeat 0-4, LeaveGroup 0-5: the classic group protocol.
 
-What these requests mean is decided by `coordinators/group.py`; here they find the group and wait for its answer. A
-JoinGroup waits for the rebalance, a SyncGroup for the leader's assignment; both are bounded by the group's own timers,
-and by a later bound of ours. While the coordinator loads, a heartbeat is told that all is well, and a SyncGroup to join
+What these requests mean is decided by the group (`coordinators/group.py`), found and asked by
+`coordinators/membership.py`. A JoinGroup waits for the rebalance, a SyncGroup for the leader's assignment; both are
+bounded by the group's own timers, and by a later bound of ours. While the coordinator loads, a heartbeat is told that all is well, and a SyncGroup to join
 again, as Kafka does: clients take the true error there for a fatal one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from typing import Any, TypeAlias
 
 from kafka_wire.api import ApiKey
@@ -30,16 +30,14 @@ from kafka_wire.messages.groups import (
 from kbroker.api.addresses import address_of
 from kbroker.api.context import Context
 from kbroker.api.registry import handles
-from kbroker.coordinators.effects import Client, Effect
-from kbroker.coordinators.shard import Shard, Ticket
+from kbroker.coordinators import membership
+from kbroker.coordinators.effects import Client
+from kbroker.coordinators.membership import Asker
 from kbroker.coordinators.shell import OFFSETS_TOPIC
 
 GROUP, TRANSACTION, SHARE = 0, 1, 2  # key types of FindCoordinator
 BATCHED_SINCE = 4  # FindCoordinator version (KIP-699)
 LEAVE_MANY_SINCE = 3  # LeaveGroup version
-GRACE_S = 30.0  # how much later than the group's own timers an answer may come
-WAIT_S_MAX = 24 * 3600.0
-REBALANCE_S_MAX = 1800.0  # for a SyncGroup, which does not say what the group's timeout is
 
 JoinAnswer: TypeAlias = "JoinGroupResponse | Coroutine[Any, Any, JoinGroupResponse]"
 SyncAnswer: TypeAlias = "SyncGroupResponse | Coroutine[Any, Any, SyncGroupResponse]"
@@ -113,34 +111,15 @@ def _no_coordinator(key_type: int) -> KafkaError:
 @handles(ApiKey.JOIN_GROUP, 0, 9)
 def join_group(request: JoinGroupRequest, context: Context) -> JoinAnswer:
     """Enter a group, or join its rebalance."""
+    # Null only since version 7; before, the empty string (JoinGroupResponse of Kafka).
+    no_protocol = None if context.version >= 7 else ""
 
     def refuse(code: ErrorCode) -> JoinGroupResponse:
         return JoinGroupResponse(error_code=code, member_id=request.member_id, protocol_name=no_protocol)
 
-    # Null only since version 7; before, the empty string (JoinGroupResponse of Kafka).
-    no_protocol = None if context.version >= 7 else ""
     if not request.group_id:
         return refuse(ErrorCode.INVALID_GROUP_ID)
-    groups, version = context.services.groups, context.version
-    clock = groups.env.clock
-
-    def event(shard: Shard, ticket: Ticket) -> Iterable[Effect]:
-        group = groups.make_group(shard, request.group_id)
-        return group.join(
-            ticket,
-            request,
-            version=version,
-            client=Client(context.client_id or "", f"/{context.peer.address[0]}"),
-            token=_uuid_text(context.services.env.rng.token(16)),
-            now=clock.liveness(),
-            now_ms=clock.data_ms(),
-        )
-
-    timeout_ms = max(request.rebalance_timeout_ms, request.session_timeout_ms)
-    wait_s = min(timeout_ms / 1000 + 2 * GRACE_S, WAIT_S_MAX)
-    answer: JoinAnswer = groups.submit(
-        request.group_id, event, refuse, wait_s, late=ErrorCode.REBALANCE_IN_PROGRESS
-    )
+    answer: JoinAnswer = membership.join(context.services.groups, request, asker(context), refuse)
     return answer
 
 
@@ -156,24 +135,13 @@ def sync_group(request: SyncGroupRequest, context: Context) -> SyncAnswer:
         return refuse(ErrorCode.INVALID_GROUP_ID)
     if context.version >= 5 and (request.protocol_type is None or request.protocol_name is None):
         return refuse(ErrorCode.INCONSISTENT_GROUP_PROTOCOL)  # KIP-559
-    groups = context.services.groups
-    clock = groups.env.clock
-
-    def event(shard: Shard, ticket: Ticket) -> Iterable[Effect]:
-        group = shard.groups.get(request.group_id)
-        if group is None:
-            raise KafkaError(ErrorCode.UNKNOWN_MEMBER_ID)
-        return group.sync(ticket, request, now=clock.liveness(), now_ms=clock.data_ms())
-
-    answer: SyncAnswer = groups.submit(
-        request.group_id, event, refuse, REBALANCE_S_MAX, late=ErrorCode.REBALANCE_IN_PROGRESS
-    )
+    answer: SyncAnswer = membership.sync(context.services.groups, request, refuse)
     return answer
 
 
-def _uuid_text(token: bytes) -> str:
-    text = token.hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+def asker(context: Context) -> Asker:
+    """Who asks, as groups remember it."""
+    return Asker(Client(context.client_id or "", f"/{context.peer.address[0]}"), context.version)
 
 
 # -- Heartbeat, LeaveGroup --------------------------------------------------------------------------------------------
@@ -182,20 +150,13 @@ def _uuid_text(token: bytes) -> str:
 @handles(ApiKey.HEARTBEAT, 0, 4)
 def heartbeat(request: HeartbeatRequest, context: Context) -> HeartbeatResponse:
     """A member is alive. The most frequent request of all about groups."""
-    groups, group_id = context.services.groups, request.group_id
-    if not group_id:
+    if not request.group_id:
         return HeartbeatResponse(error_code=ErrorCode.INVALID_GROUP_ID)
     try:
-        group = groups.shard(group_id).groups.get(group_id)
+        return HeartbeatResponse(error_code=membership.heartbeat(context.services.groups, request))
     except KafkaError as error:
         loading = error.code == ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
         return HeartbeatResponse(error_code=ErrorCode.NONE if loading else error.code)
-    if group is None:
-        return HeartbeatResponse(error_code=ErrorCode.UNKNOWN_MEMBER_ID)
-    code = group.heartbeat(
-        request.member_id, request.group_instance_id, request.generation_id, groups.env.clock.liveness()
-    )
-    return HeartbeatResponse(error_code=code)
 
 
 @handles(ApiKey.LEAVE_GROUP, 0, 5)
@@ -217,14 +178,5 @@ def leave_group(request: LeaveGroupRequest, context: Context) -> LeaveAnswer:
 
     if not request.group_id:
         return refuse(ErrorCode.INVALID_GROUP_ID)
-    groups = context.services.groups
-    clock = groups.env.clock
-
-    def event(shard: Shard, ticket: Ticket) -> Iterable[Effect]:
-        group = shard.groups.get(request.group_id)
-        if group is None:
-            raise KafkaError(ErrorCode.UNKNOWN_MEMBER_ID)
-        return group.leave(ticket, request, version=version, now=clock.liveness(), now_ms=clock.data_ms())
-
-    answer: LeaveAnswer = groups.submit(request.group_id, event, refuse, GRACE_S)
+    answer: LeaveAnswer = membership.leave(context.services.groups, request, version, refuse)
     return answer

@@ -20,7 +20,7 @@ from kafka_wire.api import ApiKey, request_class
 
 FAMILIES = (
     "produce", "fetch", "offsets", "metadata", "topics", "configs", "log_dirs", "producers",
-    "groups", "group_offsets", "group_admin",
+    "groups", "group_offsets", "group_admin", "consumer_groups",
 )  # fmt: skip
 
 Handler = Callable[[Any, Any], "Any | Coroutine[Any, Any, Any] | None"]

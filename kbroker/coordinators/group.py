@@ -41,6 +41,7 @@ REQUIRES_MEMBER_ID_SINCE = 4  # JoinGroup version (KIP-394)
 SKIP_ASSIGNMENT_SINCE = 9  # JoinGroup version (KIP-814)
 LEAVE_MANY_SINCE = 3  # LeaveGroup version (KIP-345)
 FIRST_JOIN_S_MAX = 300.0  # a first JoinGroup that waits longer is answered UNKNOWN_MEMBER_ID: its client may be gone
+PENDING_MAX = 10_000  # ids given out and not yet used, where group.max.size allows as many
 PROTOCOLS_FACTOR = 4  # members' offers may hold this many times what the record of the group may
 
 _OK = ErrorCode.NONE
@@ -104,8 +105,8 @@ class Group(RebalancingGroup):
     def _has_room(self, member_id: str, protocols: Protocols) -> bool:
         """Whether the group may have this member and its offers (group.max.size, KIP-389).
 
-        While PREPARING those who wait are counted, so that there is no room for the last to come. Static members that do
-        not come stay for a while; unlike in Kafka their number is bounded.
+        While PREPARING those who wait are counted, so that there is no room for the last to come. Static members that
+        do not come stay for a while; unlike in Kafka their number is bounded.
         """
         member = self._roster.members.get(member_id)
         bytes_held = self._roster.bytes_held - (0 if member is None else protocols_bytes(member.protocols))
@@ -135,7 +136,7 @@ class Group(RebalancingGroup):
 
     def _give_id(self, ticket: Ticket, member_id: str, session_timeout_ms: int, now: float) -> None:
         """A dynamic member learns its id before it counts: one that never hears of it leaves nothing (KIP-394)."""
-        if len(self._pending) >= self.limits.size_max:  # unlike Kafka: a storm of those who do not come back is bounded
+        if len(self._pending) >= min(self.limits.size_max, PENDING_MAX):  # unlike Kafka: a storm of them is bounded
             del self._pending[next(iter(self._pending))]
         self._pending[member_id] = end = now + session_timeout_ms / 1000
         self._arm(end)

@@ -11,14 +11,15 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from kafka_wire.errors import ErrorCode, KafkaError
+from kbroker.coordinators.consumer_group import ConsumerGroup
 from kbroker.coordinators.effects import Effect
-from kbroker.coordinators.group import Group
 from kbroker.coordinators.offsets import Change
 from kbroker.coordinators.records import OffsetCommitValue
-from kbroker.coordinators.shard import APPEND_ERRORS, Shard, Ticket
+from kbroker.coordinators.shard import APPEND_ERRORS, AnyGroup, Shard, Ticket
 from kbroker.coordinators.shell import Coordinator, Refuse
 
 Answer: TypeAlias = "Any | Coroutine[Any, Any, Any]"
+Partition: TypeAlias = "tuple[str, int]"
 GROUP_NOT_FOUND_SINCE = 9  # OffsetCommit version that may be told GROUP_ID_NOT_FOUND (KIP-848)
 
 
@@ -44,12 +45,13 @@ def commit(
     group_id: str,
     committer: Committer,
     changes: Sequence[Change],
-    response: Any,
+    answer: Callable[[Collection[Partition]], Any],
     refuse: Refuse,
 ) -> Answer:
-    """Commit offsets (Kafka: OffsetMetadataManager.commitOffset). Answered with response once that is committed.
+    """Commit offsets (Kafka: OffsetMetadataManager.commitOffset). Answered once that is committed.
 
-    Whoever commits without being a member makes a group that has offsets and nothing else.
+    Whoever commits without being a member makes a group that has offsets and nothing else. answer: makes the response,
+    given the partitions that were refused with STALE_MEMBER_EPOCH.
     """
 
     def event(shard: Shard, ticket: Ticket) -> Iterable[Effect]:
@@ -59,24 +61,32 @@ def commit(
                 is_new = committer.version >= GROUP_NOT_FOUND_SINCE
                 raise KafkaError(ErrorCode.GROUP_ID_NOT_FOUND if is_new else ErrorCode.ILLEGAL_GENERATION)
             group = coordinator.new_group(group_id)
-        group.check_commit(
-            committer.member_id, committer.group_instance_id, committer.generation, now=coordinator.env.clock.liveness()
-        )
-        if not changes:
-            ticket.answer(response)
-            return ()
+        stale = _check_commit(coordinator, group, committer, changes)
+        fresh = [change for change in changes if change[1:3] not in stale] if stale else changes
         try:
-            offset = shard.change_offsets(changes)
+            offset = shard.change_offsets(fresh)
         except KafkaError as error:
             if error.code == ErrorCode.MESSAGE_TOO_LARGE:
                 raise KafkaError(ErrorCode.INVALID_COMMIT_OFFSET_SIZE) from error
             raise
         shard.groups.setdefault(group_id, group)
-        shard.after(offset, partial(ticket.answer, response))
+        shard.after(offset, partial(ticket.answer, answer(stale)))
         return ()
 
     wait_s = coordinator.config().get_int("offsets.commit.timeout.ms") / 1000
     return coordinator.submit(group_id, event, refuse, wait_s)
+
+
+def _check_commit(
+    coordinator: Coordinator, group: AnyGroup, committer: Committer, changes: Sequence[Change]
+) -> frozenset[Partition]:
+    """Which of the changes are refused as stale, if not all are. Raises KafkaError."""
+    member_id, instance_id, generation, version = committer
+    if isinstance(group, ConsumerGroup):
+        partitions = [change[1:3] for change in changes]
+        return group.check_commit(member_id, instance_id, generation, version=version, partitions=partitions)
+    group.check_commit(member_id, instance_id, generation, now=coordinator.env.clock.liveness())
+    return frozenset()
 
 
 def fetch(
@@ -85,12 +95,17 @@ def fetch(
     topics: Iterable[tuple[str, Collection[int]]] | None,
     *,
     require_stable: bool,
+    member_id: str | None = None,
+    member_epoch: int = -1,
 ) -> list[tuple[str, list[Fetched]]]:
     """The committed offsets of partitions, or (None) of all that have one. Raises KafkaError for the whole group.
 
     require_stable: answer UNSTABLE_OFFSET_COMMIT while a transaction may still change an offset (KIP-447).
     """
-    offsets = coordinator.shard(group_id).offsets
+    shard = coordinator.shard(group_id)
+    group, offsets = shard.groups.get(group_id), shard.offsets
+    if isinstance(group, ConsumerGroup):
+        group.check_fetch(member_id, member_epoch)
     if topics is None:
         topics = [(topic, list(partitions)) for topic, partitions in offsets.topics(group_id).items()]
     unstable = offsets.unstable if require_stable else ()
@@ -111,7 +126,7 @@ def fetch(
 def delete_offsets(
     coordinator: Coordinator,
     group_id: str,
-    places: Iterable[tuple[str, int]],
+    places: Iterable[Partition],
     answer: Callable[[Collection[str]], Any],
     refuse: Refuse,
 ) -> Answer:
@@ -154,10 +169,9 @@ def delete_group(coordinator: Coordinator, group_id: str, response: Any, refuse:
     return coordinator.submit(group_id, event, refuse, _timeout_s(coordinator))
 
 
-def classic_group(coordinator: Coordinator, group_id: str) -> Group | None:
-    """The classic group of that name. Raises KafkaError when it cannot be looked for here and now."""
-    group = coordinator.shard(group_id).groups.get(group_id)
-    return group if isinstance(group, Group) else None
+def find_group(coordinator: Coordinator, group_id: str) -> AnyGroup | None:
+    """The group of that name, of either type. Raises KafkaError when it cannot be looked for here and now."""
+    return coordinator.shard(group_id).groups.get(group_id)
 
 
 def _timeout_s(coordinator: Coordinator) -> float:

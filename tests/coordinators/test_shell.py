@@ -17,11 +17,12 @@ from kafka_wire.messages.groups import (
     SyncGroupRequest,
 )
 from kafka_wire.messages.groups import SyncGroupRequestAssignment as Assignment
-from kbroker.coordinators.effects import Client, Effect
-from kbroker.coordinators.group import GroupState
+from kbroker.coordinators import membership
+from kbroker.coordinators.effects import Client
+from kbroker.coordinators.group import Group, GroupState
+from kbroker.coordinators.membership import Asker
 from kbroker.coordinators.offsets import records_of
 from kbroker.coordinators.records import GroupKey, KeyType, encode_key
-from kbroker.coordinators.shard import Shard, Ticket
 from kbroker.coordinators.shell import partition_of
 from kbroker.log.log import PartitionLog
 from kbroker.replication.partition import Partition
@@ -29,45 +30,33 @@ from kbroker.testing.broker import Machine
 from tests.coordinators.shell_tools import Rig, change, rig
 
 
-def enter(made: Rig, group_id: str, member_id: str = "") -> str:
+ASKER = Asker(Client("app", "/1.2.3.4"), 0)
+
+
+def enter(made: Rig, group_id: str) -> str:
     """One member joins and is assigned; its id."""
-    groups, ids = made.coordinator, [member_id]
-    clock = groups.env.clock
-
-    def join(shard: Shard, ticket: Ticket) -> list[Effect]:
-        request = JoinGroupRequest(
-            group_id=group_id, session_timeout_ms=10_000, rebalance_timeout_ms=10_000, member_id=ids[0],
-            protocol_type="consumer", protocols=[JoinGroupRequestProtocol(name="range", metadata=b"topics")],
-        )  # fmt: skip
-        return groups.make_group(shard, group_id).join(
-            ticket, request, version=0, client=Client("app", "/1.2.3.4"), token="t",
-            now=clock.liveness(), now_ms=clock.data_ms(),
-        )  # fmt: skip
-
-    joined = groups.submit(group_id, join, lambda code: code, 5)
+    request = JoinGroupRequest(
+        group_id=group_id, session_timeout_ms=10_000, rebalance_timeout_ms=10_000, member_id="",
+        protocol_type="consumer", protocols=[JoinGroupRequestProtocol(name="range", metadata=b"topics")],
+    )  # fmt: skip
+    joined = membership.join(made.coordinator, request, ASKER, lambda code: code)
     assert joined.error_code == 0
-
-    def sync(shard: Shard, ticket: Ticket) -> list[Effect]:
-        request = SyncGroupRequest(
-            group_id=group_id, generation_id=joined.generation_id, member_id=joined.member_id,
-            assignments=[Assignment(member_id=joined.member_id, assignment=b"all")],
-        )  # fmt: skip
-        return shard.groups[group_id].sync(ticket, request, now=clock.liveness(), now_ms=clock.data_ms())
-
-    assert groups.submit(group_id, sync, lambda code: code, 5).error_code == 0
+    assignments = [Assignment(member_id=joined.member_id, assignment=b"all")]
+    synced = membership.sync(
+        made.coordinator,
+        SyncGroupRequest(
+            group_id=group_id, generation_id=joined.generation_id, member_id=joined.member_id, assignments=assignments
+        ),
+        lambda code: code,
+    )
+    assert synced.error_code == 0
     return str(joined.member_id)
 
 
 def leave(made: Rig, group_id: str, member_id: str) -> Any:
     """A member leaves; the response, or the error."""
-    clock = made.env.clock
-
-    def event(shard: Shard, ticket: Ticket) -> list[Effect]:
-        request = LeaveGroupRequest(group_id=group_id, member_id=member_id)
-        group = shard.groups[group_id]
-        return group.leave(ticket, request, version=0, now=clock.liveness(), now_ms=clock.data_ms())
-
-    return made.coordinator.submit(group_id, event, lambda code: code, 5)
+    request = LeaveGroupRequest(group_id=group_id, member_id=member_id)
+    return membership.leave(made.coordinator, request, 0, lambda code: code)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +180,7 @@ async def test_G2_a_group_that_cannot_be_stored_is_loaded_again(monkeypatch: pyt
         await made.loaded()
         assert made.shard is not shard
         group = made.shard.groups["g"]
+        assert isinstance(group, Group)
         assert group.state is GroupState.STABLE, "it never left"
         assert group.heartbeat(member_id, None, 1, made.env.clock.liveness()) == 0
         assert made.offset("h") == 3
@@ -200,7 +190,7 @@ async def test_offsets_of_deleted_and_recreated_topics_are_forgotten() -> None:
     machine = Machine()
     async with rig(machine) as made:
         made.commit("g", change("g", 7), ("g", "gone", 0, change("g", 1)[3]))
-        made.coordinator.on_topics_deleted(["gone"])
+        made.coordinator.on_topics_changed(["gone"])
         assert made.shard.offsets.topics("g").keys() == {"t"}
         made.commit("g", ("g", "gone", 0, change("g", 1)[3]))
     async with rig(machine, epoch=2) as made:
@@ -272,7 +262,9 @@ async def test_the_replay_stays_short() -> None:
         assert shard.logged <= 2_000
         assert [made.offset("g", n) for n in range(10)] == list(range(4_990, 5_000))
         assert made.offset("gone") == -1
-        assert shard.groups["members"].describe().members[0].member_id == member_id
+        group = shard.groups["members"]
+        assert isinstance(group, Group)
+        assert group.describe().members[0].member_id == member_id
 
 
 @pytest.mark.parametrize("step", range(12))
