@@ -288,9 +288,14 @@ public class Adapter {
             return found;
         }
 
-        synchronized Object close() {
-            consumer.close(Duration.ofSeconds(5));
+        /** The library waits for the fetch under way, which nobody here has to. */
+        Object close() {
+            new Thread(this::closeAtLeisure).start();
             return null;
+        }
+
+        synchronized void closeAtLeisure() {
+            consumer.close(Duration.ofSeconds(5));
         }
     }
 

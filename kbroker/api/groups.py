@@ -2,8 +2,8 @@
 
 What these requests mean is decided by the group (`coordinators/group.py`), found and asked by
 `coordinators/membership.py`. A JoinGroup waits for the rebalance, a SyncGroup for the leader's assignment; both are
-bounded by the group's own timers, and by a later bound of ours. While the coordinator loads, a heartbeat is told that all is well, and a SyncGroup to join
-again, as Kafka does: clients take the true error there for a fatal one.
+bounded by the group's own timers, and by a later bound of ours. While the coordinator loads, a heartbeat is told that
+all is well, and a SyncGroup to join again, as Kafka does: clients take the true error there for a fatal one.
 """
 
 from __future__ import annotations

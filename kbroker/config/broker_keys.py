@@ -146,7 +146,7 @@ BROKER_KEYS = (
     ConfigKey("group.initial.rebalance.delay.ms", INT, 0),
     ConfigKey("group.min.session.timeout.ms", INT, 6000),
     ConfigKey("group.max.session.timeout.ms", INT, 1_800_000),
-    ConfigKey("group.max.size", INT, INT_MAX, low=1),
+    ConfigKey("group.max.size", INT, 1000, low=1),
     ConfigKey("group.consumer.session.timeout.ms", INT, 45000, low=1),
     ConfigKey("group.consumer.min.session.timeout.ms", INT, 45000, low=1),
     ConfigKey("group.consumer.max.session.timeout.ms", INT, 60000, low=1),

@@ -161,7 +161,7 @@ class Flusher:
     async def sync_derived(self, offload: Offload) -> None:
         """Wait until the active segment's index files and the newest snapshot are durable: for a clean stop."""
         log, active = self.log, self.log.active
-        if active.index is None:
+        if active.index is None or not log.is_created:
             return  # nothing was written since it was opened
         paths = [active.stem + ".timeindex", active.stem + ".index"]
         if log.snapshot_offset >= 0:

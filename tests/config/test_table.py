@@ -20,6 +20,7 @@ ALL_KEYS = [key for scope in Scope for key in TABLE[scope].values()]
 OTHER_DEFAULTS = {
     "controller.listener.names": "",
     "group.initial.rebalance.delay.ms": "0",
+    "group.max.size": "1000",
     "listeners": "PLAINTEXT://127.0.0.1:9092",
     "log.dir": "kbroker-data",
     "max.connections": "10000",

@@ -45,6 +45,7 @@ class World:
         self.group = ConsumerGroup(GROUP, self.limits, self.topics)
         self.log: list[StateRecord] = []
         self.tokens = 0
+        self.topics_made = 0
 
     @property
     def core(self) -> Any:
@@ -101,8 +102,8 @@ class World:
         found = dict(self.topics)
         for name, count in topics.items():
             if count:
-                fresh = topic_id(len(found) + 100 * (name not in found) + self.tokens * 1000)
-                found[name] = (found[name][0] if name in found else fresh, count)
+                self.topics_made += name not in found
+                found[name] = (found[name][0] if name in found else topic_id(100 + self.topics_made), count)
             else:
                 del found[name]
         self.topics = found

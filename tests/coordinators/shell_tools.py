@@ -61,8 +61,9 @@ class Rig:
 
     def commit(self, group: str, *changes: Change) -> Any:
         """Commit as somebody without a group; the error, or a coroutine of it."""
+        wanted = changes or (change(group, 0),)
         return requests.commit(
-            self.coordinator, group, ANYBODY, changes or (change(group, 0),), lambda stale: ErrorCode.NONE, lambda code: code
+            self.coordinator, group, ANYBODY, wanted, lambda stale: ErrorCode.NONE, lambda code: code
         )
 
     def offset(self, group: str, index: int = 0) -> int:

@@ -29,7 +29,6 @@ from kbroker.replication.partition import Partition
 from kbroker.testing.broker import Machine
 from tests.coordinators.shell_tools import Rig, change, rig
 
-
 ASKER = Asker(Client("app", "/1.2.3.4"), 0)
 
 
@@ -39,10 +38,10 @@ def enter(made: Rig, group_id: str) -> str:
         group_id=group_id, session_timeout_ms=10_000, rebalance_timeout_ms=10_000, member_id="",
         protocol_type="consumer", protocols=[JoinGroupRequestProtocol(name="range", metadata=b"topics")],
     )  # fmt: skip
-    joined = membership.join(made.coordinator, request, ASKER, lambda code: code)
+    joined: Any = membership.join(made.coordinator, request, ASKER, lambda code: code)
     assert joined.error_code == 0
     assignments = [Assignment(member_id=joined.member_id, assignment=b"all")]
-    synced = membership.sync(
+    synced: Any = membership.sync(
         made.coordinator,
         SyncGroupRequest(
             group_id=group_id, generation_id=joined.generation_id, member_id=joined.member_id, assignments=assignments

@@ -1,0 +1,350 @@
+// kafkajs under the scenarios: answers the calls that `remote.py` describes, one call of the library each.
+//
+// kafkajs cannot read partitions by hand: `Reading` joins a group of its own name, alone, and seeks. It does not batch
+// either: `Sending` makes the batches.
+
+const readline = require("readline");
+const crypto = require("crypto");
+const { Kafka, Partitioners, CompressionTypes, CompressionCodecs, ConfigResourceTypes, logLevel } = require("kafkajs");
+const lz4 = require("lz4js");
+const zstd = require("@bokuweb/zstd-wasm");
+
+CompressionCodecs[CompressionTypes.Snappy] = require("kafkajs-snappy");
+CompressionCodecs[CompressionTypes.LZ4] = () => ({
+  compress: async (encoder) => Buffer.from(lz4.compress(encoder.buffer)),
+  decompress: async (buffer) => Buffer.from(lz4.decompress(buffer)),
+});
+CompressionCodecs[CompressionTypes.ZSTD] = () => ({
+  compress: async (encoder) => Buffer.from(zstd.compress(encoder.buffer)),
+  decompress: async (buffer) => Buffer.from(zstd.decompress(buffer)),
+});
+const CODECS = { none: 0, gzip: 1, snappy: 2, lz4: 3, zstd: 4 };
+
+const kafka = (patience) =>
+  new Kafka({
+    clientId: "compat",
+    brokers: [process.env.COMPAT_BOOTSTRAP],
+    logLevel: logLevel.NOTHING,
+    retry: { initialRetryTime: 50, maxRetryTime: 500, retries: patience * 2 },
+  });
+const admin = kafka(4).admin();
+const things = []; // producers, consumers and members, by number
+
+class Refused extends Error {
+  constructor(name) {
+    super(name);
+    this.type = name;
+  }
+}
+class Absent extends Error {}
+const absent = (what) => {
+  throw new Absent(`kafkajs 2.2.4 has no ${what}`);
+};
+
+const keep = (thing) => things.push(thing) - 1;
+const buffer = (text) => (text === null ? null : Buffer.from(text, "base64"));
+const base64 = (bytes) => (bytes === null || bytes === undefined ? null : Buffer.from(bytes).toString("base64"));
+const now = () => Number(process.hrtime.bigint() / 1000000n);
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+const byPartition = (offsets) =>
+  Object.entries(offsets).map(([partition, offset]) => ({ partition: Number(partition), offset: String(offset) }));
+
+// Kafka's name of the error, or the library's own where it is no answer of the broker.
+function nameOf(error) {
+  const inner = (error.errors || error.groups || [])[0];
+  if (inner) return nameOf(inner.error || inner);
+  return error.type || (error.cause && error.cause !== error && nameOf(error.cause)) || error.name;
+}
+
+const calls = {
+  cluster: async () => {
+    const found = await admin.describeCluster();
+    const brokers = found.brokers.map((broker) => broker.nodeId);
+    return { brokers, controller: found.controller, cluster_id: found.clusterId };
+  },
+  topics: () => admin.listTopics(),
+  partitions: async (topic) => {
+    const found = await admin.fetchTopicMetadata({ topics: [topic] });
+    return found.topics[0].partitions.length;
+  },
+  create_topics: async (topics, configs, replication) => {
+    const configEntries = Object.entries(configs).map(([name, value]) => ({ name, value }));
+    const wanted = Object.entries(topics).map(([topic, numPartitions]) => ({
+      topic, numPartitions, replicationFactor: replication, configEntries,
+    }));
+    // "Already exists" is not thrown: the answer is false.
+    if (!(await admin.createTopics({ topics: wanted }))) throw new Refused("TOPIC_ALREADY_EXISTS");
+  },
+  delete_topics: (topics) => admin.deleteTopics({ topics }),
+  add_partitions: (topic, count) => admin.createPartitions({ topicPartitions: [{ topic, count }] }),
+  delete_records: (topic, before) => admin.deleteTopicRecords({ topic, partitions: byPartition(before) }),
+  configs: (topic) => describe(ConfigResourceTypes.TOPIC, topic),
+  broker_configs: (node) => describe(ConfigResourceTypes.BROKER, String(node)),
+  replace_configs: async (topic, configs) => {
+    const configEntries = Object.entries(configs).map(([name, value]) => ({ name, value }));
+    await admin.alterConfigs({ resources: [{ type: ConfigResourceTypes.TOPIC, name: topic, configEntries }] });
+  },
+  change_configs: () => absent("IncrementalAlterConfigs"),
+  offset: async (topic, partition, when) => {
+    const named = when === "earliest" || when === "latest";
+    const all = named ? await admin.fetchTopicOffsets(topic) : await admin.fetchTopicOffsetsByTimestamp(topic, when);
+    const found = all.find((each) => each.partition === partition);
+    const offset = Number(when === "earliest" ? found.low : when === "latest" ? found.high : found.offset);
+    return offset < 0 ? null : offset;
+  },
+  groups: async () => (await admin.listGroups()).groups.map((group) => group.groupId),
+  describe_group: async (group) => {
+    const found = (await admin.describeGroups([group])).groups[0];
+    return { state: found.state.toUpperCase(), members: found.members.length };
+  },
+  delete_group: (group) => admin.deleteGroups([group]),
+  committed: async (groupId, topic) => {
+    const found = (await admin.fetchOffsets({ groupId, topics: [topic] }))[0].partitions;
+    return Object.fromEntries(found.filter((p) => Number(p.offset) >= 0).map((p) => [p.partition, Number(p.offset)]));
+  },
+  alter_offsets: (groupId, topic, offsets) => admin.setOffsets({ groupId, topic, partitions: byPartition(offsets) }),
+  delete_offsets: () => absent("admin call to delete committed offsets"),
+  produce_open: async (topic, options) => keep(await new Sending(topic, options).open()),
+  produce_send: (number, messages) => things[number].add(messages),
+  produce_close: (number) => things[number].close(),
+  consumer_open: async (topic, starts, options) => keep(await new Reading(topic, starts, options).open()),
+  consumer_seek: (number, starts) => things[number].seek(starts),
+  consumer_take: (number, count, wait) => things[number].take(count, wait),
+  consumer_close: (number) => things[number].close(),
+  member_open: async (topics, options) => keep(await new Member(topics, options).open()),
+  member_journal: (number, since) => things[number].journal.slice(since),
+  member_owned: (number) => things[number].owned,
+  member_commit: async (number, offsets, wait) => {
+    const done = things[number].commit(offsets);
+    if (wait) await done;
+  },
+  member_committed: () => absent("call for committed offsets on the consumer"),
+  member_seek: (number, topic, partition, offset) =>
+    things[number].consumer.seek({ topic, partition, offset: String(offset) }),
+  member_leave: (number) => things[number].consumer.disconnect(),
+};
+
+async function describe(type, name) {
+  const found = await admin.describeConfigs({ resources: [{ type, name }], includeSynonyms: false });
+  return Object.fromEntries(found.resources[0].configEntries.map((each) => [each.configName, each.configValue]));
+}
+
+class Sending {
+  constructor(topic, options) {
+    this.topic = topic;
+    this.request = { acks: { all: -1 }[options.acks || "all"] ?? Number(options.acks) };
+    this.request.compression = CODECS[options.codec || "none"];
+    const idempotent = Boolean(options.idempotent);
+    this.inFlightMax = idempotent ? 1 : options.in_flight || 1; // more than one with idempotence: it loses its count
+    this.bytesMax = options.batch_bytes || 500000;
+    this.producer = kafka(options.patience || 30).producer({
+      createPartitioner: Partitioners.DefaultPartitioner, idempotent, maxInFlightRequests: this.inFlightMax,
+    });
+    this.offsets = [];
+    this.queue = [];
+    this.work = Promise.resolve();
+  }
+
+  async open() {
+    await this.producer.connect();
+    return this;
+  }
+
+  // What gathers while requests are under way goes into the next one.
+  add(messages) {
+    for (const [value, key, partition, headers, timestamp] of messages) {
+      const named = {};
+      for (const [name, text] of headers) (named[name] ??= []).push(buffer(text));
+      const message = { value: buffer(value), key: buffer(key), headers: named };
+      if (partition !== null) message.partition = partition;
+      if (timestamp !== null) message.timestamp = String(timestamp);
+      this.queue.push({ message, at: this.offsets.push(null) - 1 });
+    }
+    this.work = this.work.then(() => this.drain());
+    this.work.catch(() => {});
+  }
+
+  async drain() {
+    const underWay = [];
+    while (this.queue.length) {
+      const batch = [];
+      let bytes = 0;
+      do {
+        batch.push(this.queue.shift());
+        bytes += 70 + (batch.at(-1).message.value || "").length;
+      } while (this.queue.length && bytes + (this.queue[0].message.value || "").length < this.bytesMax);
+      underWay.push(this.send(batch));
+      if (underWay.length >= this.inFlightMax) await underWay.shift();
+    }
+    await Promise.all(underWay);
+  }
+
+  async send(batch) {
+    const results = await this.producer.send({
+      topic: this.topic, ...this.request, messages: batch.map((each) => each.message),
+    });
+    const next = new Map((results || []).map((each) => [each.partition, Number(each.baseOffset)]));
+    for (const { message, at } of batch) {
+      const offset = next.get(message.partition);
+      if (offset === undefined || offset < 0) continue;
+      this.offsets[at] = offset;
+      next.set(message.partition, offset + 1);
+    }
+  }
+
+  async close() {
+    try {
+      await this.work;
+      return this.offsets;
+    } finally {
+      await this.producer.disconnect();
+    }
+  }
+}
+
+function consumerOf(groupId, options) {
+  return kafka(10).consumer({
+    groupId,
+    sessionTimeout: options.session_ms || 10000,
+    heartbeatInterval: options.heartbeat_ms || 500,
+    rebalanceTimeout: 10000,
+    readUncommitted: options.isolation !== "read_committed",
+    maxWaitTimeInMs: options.max_wait_ms || 500,
+    maxBytesPerPartition: options.partition_bytes || 1048576,
+    metadataMaxAge: 1000,
+  });
+}
+
+class Reading {
+  constructor(topic, starts, options) {
+    if (options.reset === "none") absent("way to do without a reset");
+    Object.assign(this, { topic, starts, options, records: [], ready: false });
+    this.consumer = consumerOf(`reading-${crypto.randomUUID()}`, options);
+  }
+
+  async open() {
+    await this.consumer.connect();
+    await this.consumer.subscribe({ topics: [this.topic], fromBeginning: this.options.reset !== "latest" });
+    await this.consumer.run({
+      autoCommit: false, eachBatchAutoResolve: false, eachBatch: (payload) => this.receive(payload),
+    });
+    this.seek(this.starts);
+    this.ready = true;
+    return this;
+  }
+
+  async receive({ batch, resolveOffset, isStale }) {
+    if (!this.ready || isStale() || !(batch.partition in this.starts)) return;
+    for (const each of batch.messages) {
+      const headers = Object.entries(each.headers || {}).flatMap(([name, value]) =>
+        [value].flat().map((one) => [name, base64(one)]));
+      this.records.push([batch.partition, Number(each.offset), Number(each.timestamp), null,
+        base64(each.key), base64(each.value), headers]);
+      resolveOffset(each.offset);
+    }
+  }
+
+  seek(starts) {
+    this.records = [];
+    for (const { partition, offset } of byPartition(starts)) {
+      this.consumer.seek({ topic: this.topic, partition, offset });
+    }
+  }
+
+  async take(count, wait) {
+    const deadline = now() + wait * 1000;
+    while (this.records.length < count && now() < deadline) await sleep(5);
+    return this.records.splice(0);
+  }
+
+  close() {
+    this.consumer.disconnect().catch(() => {}); // it waits for the fetch under way, which nobody here has to
+  }
+}
+
+class Member {
+  constructor(topics, options) {
+    if (options.protocol !== "classic") absent("consumer protocol (KIP-848)");
+    if (options.cooperative) absent("cooperative rebalancing");
+    if (options.instance) absent("static membership");
+    if (options.reset === "none") absent("way to do without a reset");
+    Object.assign(this, { options, journal: [], owned: [] });
+    this.topics = Array.isArray(topics) ? topics : [new RegExp(topics)];
+    this.consumer = consumerOf(options.group, options);
+  }
+
+  async open() {
+    const { GROUP_JOIN, REBALANCING, DISCONNECT, CRASH } = this.consumer.events;
+    this.consumer.on(GROUP_JOIN, ({ payload }) => {
+      this.owned = Object.entries(payload.memberAssignment).flatMap(([topic, all]) => all.map((p) => [topic, p]));
+      this.noteOwned("assigned");
+    });
+    this.consumer.on(REBALANCING, () => this.giveUp());
+    this.consumer.on(DISCONNECT, () => this.giveUp());
+    this.consumer.on(CRASH, ({ payload }) => this.note("refused", nameOf(payload.error), -1, -1));
+    await this.consumer.connect();
+    await this.consumer.subscribe({ topics: this.topics, fromBeginning: this.options.reset !== "latest" });
+    // It joins on its own time; a rebalance under way must not hold up the answer.
+    this.consumer
+      .run({ autoCommit: false, eachBatchAutoResolve: false, eachBatch: (payload) => this.receive(payload) })
+      .catch((error) => this.note("refused", nameOf(error), -1, -1));
+    return this;
+  }
+
+  giveUp() {
+    this.noteOwned("revoked");
+    this.owned = [];
+  }
+
+  noteOwned(kind) {
+    for (const [topic, partition] of this.owned) this.note(kind, topic, partition, -1);
+  }
+
+  note(kind, topic, partition, offset) {
+    this.journal.push([now(), kind, topic, partition, offset]);
+  }
+
+  async receive({ batch, resolveOffset, isStale }) {
+    if (isStale()) return;
+    for (const each of batch.messages) {
+      this.note("took", batch.topic, batch.partition, Number(each.offset));
+      resolveOffset(each.offset);
+    }
+    if (!this.options.commits || !batch.messages.length) return;
+    const next = Number(batch.messages.at(-1).offset) + 1;
+    try {
+      await this.commit([[batch.topic, batch.partition, next]]);
+      this.note("committed", batch.topic, batch.partition, next);
+    } catch (error) {
+      this.note("refused", nameOf(error), -1, -1);
+      throw error; // the library rejoins on what the coordinator says
+    }
+  }
+
+  commit(offsets) {
+    return this.consumer.commitOffsets(
+      offsets.map(([topic, partition, offset]) => ({ topic, partition, offset: String(offset) })));
+  }
+}
+
+async function answer({ id, call, arguments: given }) {
+  try {
+    return { id, result: (await calls[call](...given)) ?? null };
+  } catch (error) {
+    if (error instanceof Absent) return { id, absent: error.message };
+    if (error instanceof Refused || String(error.name).startsWith("KafkaJS")) {
+      return { id, refused: nameOf(error), detail: error.message };
+    }
+    return { id, error: String(error.stack || error) };
+  }
+}
+
+async function main() {
+  await zstd.init();
+  await admin.connect();
+  const lines = readline.createInterface({ input: process.stdin });
+  lines.on("line", async (line) => process.stdout.write(`${JSON.stringify(await answer(JSON.parse(line)))}\n`));
+  lines.on("close", () => process.exit(0));
+}
+
+main();

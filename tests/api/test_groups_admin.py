@@ -1,0 +1,137 @@
+"""DescribeGroups, ListGroups, DeleteGroups and the consumer groups' APIs, through a whole broker in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kafka_wire.errors import ErrorCode
+from kafka_wire.messages.consumer_groups import ConsumerGroupDescribeRequest, ConsumerGroupHeartbeatRequest
+from kafka_wire.messages.group_admin import DeleteGroupsRequest, DescribeGroupsRequest, ListGroupsRequest
+from kafka_wire.messages.topics import CreatePartitionsRequest, CreatePartitionsTopic
+from kbroker.testing.broker import Machine, memory_broker
+from kbroker.testing.client import BareClient
+from tests.api.group_tools import commit, committed, enter, find, leave
+from tests.api.test_topics import topic_id_of
+
+
+@pytest.mark.parametrize("version", range(7))
+async def test_describe(version: int) -> None:
+    async with memory_broker() as broker, broker.client("app") as client:
+        await find(client, "g")
+        joined = await enter(client, "g", assignment=b"mine", group_instance_id="one")
+        request = DescribeGroupsRequest(groups=["g", "none"], include_authorized_operations=version >= 3)
+        known, unknown = (await client.call(request, version)).groups
+        assert (known.error_code, known.group_state, known.protocol_type) == (0, "Stable", "consumer")
+        assert known.protocol_data == "range"
+        member = known.members[0]
+        assert (member.member_id, member.client_id, member.client_host) == (joined.member_id, "app", "/127.0.0.1")
+        assert (bytes(member.member_metadata), bytes(member.member_assignment)) == (b"subscription", b"mine")
+        if version >= 4:
+            assert member.group_instance_id == "one"
+        if version >= 3:
+            assert known.authorized_operations == 0b1101_0100_1000
+        # Trap 26: an unknown group is Dead, and an error only since version 6.
+        code = ErrorCode.GROUP_ID_NOT_FOUND if version >= 6 else 0
+        assert (unknown.error_code, unknown.group_state) == (code, "Dead")
+
+
+@pytest.mark.parametrize("version", range(6))
+async def test_list(version: int) -> None:
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        assert (await client.call(ListGroupsRequest(), version)).groups == []
+        await find(client, "g")
+        await enter(client, "g")
+        await commit(client, "offsets-only", 1)
+        listed = await client.call(ListGroupsRequest(), version)
+        assert listed.error_code == 0
+        rows = {each.group_id: each for each in listed.groups}
+        assert {name: row.protocol_type for name, row in rows.items()} == {"g": "consumer", "offsets-only": ""}
+        if version >= 4:
+            assert [rows[name].group_state for name in ("g", "offsets-only")] == ["Stable", "Empty"]
+            filtered = await client.call(ListGroupsRequest(states_filter=["stable", "Dead"]), version)
+            assert [each.group_id for each in filtered.groups] == ["g"]
+        if version >= 5:
+            assert rows["g"].group_type == "classic"
+            filtered = await client.call(ListGroupsRequest(types_filter=["consumer"]), version)
+            assert filtered.groups == []
+
+
+@pytest.mark.parametrize("version", range(3))
+async def test_delete(version: int) -> None:
+    machine = Machine()
+    async with memory_broker(topics={"t": 1}, machine=machine) as broker, broker.client() as client:
+        await find(client, "g")
+        joined = await enter(client, "g")
+        await commit(client, "g", 5, joined=joined)
+
+        async def delete(*names: str) -> list[int]:
+            response = await client.call(DeleteGroupsRequest(groups_names=list(names)), version)
+            return [each.error_code for each in response.results]
+
+        assert await delete("g", "none") == [ErrorCode.NON_EMPTY_GROUP, ErrorCode.GROUP_ID_NOT_FOUND]
+        await leave(client, "g", joined)
+        assert await delete("g", "g") == [0, ErrorCode.GROUP_ID_NOT_FOUND]
+        assert await committed(client, "g") == (-1, "", 0)
+    async with memory_broker(topics={"t": 1}, machine=machine) as broker, broker.client() as client:
+        assert await committed(client, "g") == (-1, "", 0)
+        assert (await client.call(ListGroupsRequest(), 5)).groups == []
+
+
+# -- consumer groups --------------------------------------------------------------------------------------------------
+
+
+async def beat(client: BareClient, epoch: int, *, member: str = "m1", version: int = 1, **fields: Any) -> Any:
+    request = ConsumerGroupHeartbeatRequest(group_id="g", member_id=member, member_epoch=epoch, **fields)
+    return await client.call(request, version)
+
+
+JOIN: dict[str, Any] = {"rebalance_timeout_ms": 10_000, "subscribed_topic_names": ["t"], "topic_partitions": []}
+
+
+@pytest.mark.parametrize("version", range(2))
+async def test_a_consumer_group_from_joining_to_a_restart(version: int) -> None:
+    machine = Machine()
+    async with memory_broker(topics={"t": 3}, machine=machine) as broker, broker.client() as client:
+        await find(client, "g")
+        joined = await beat(client, 0, version=version, **JOIN)
+        assert joined.error_code == 0, joined
+        given = joined.assignment.topic_partitions[0]
+        assert (given.topic_id, given.partitions) == (await topic_id_of(client, "t"), [0, 1, 2])
+        assert await commit(client, "g", 5, version=9) == ErrorCode.UNKNOWN_MEMBER_ID
+    async with memory_broker(topics={"t": 3}, machine=machine) as broker, broker.client() as client:
+        again = await beat(client, joined.member_epoch, version=version)
+        assert (again.error_code, again.member_epoch) == (0, joined.member_epoch)
+        request = ConsumerGroupDescribeRequest(group_ids=["g", "none"], include_authorized_operations=False)
+        known, unknown = (await client.call(request, version)).groups
+        assert (known.error_code, known.group_state, known.members[0].member_id) == (0, "Stable", "m1")
+        assert unknown.error_code == ErrorCode.GROUP_ID_NOT_FOUND
+        listed = (await client.call(ListGroupsRequest(types_filter=["consumer"]), 5)).groups
+        assert [(each.group_id, each.group_type) for each in listed] == [("g", "consumer")]
+        assert (await client.call(DescribeGroupsRequest(groups=["g"]), 6)).groups[0].error_code == 69
+        assert (await beat(client, -1, version=version)).error_code == 0
+
+
+async def test_a_consumer_group_learns_of_new_partitions() -> None:
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        await find(client, "g")
+        joined = await beat(client, 0, **JOIN)
+        grow = CreatePartitionsTopic(name="t", count=2, assignments=None)
+        await client.call(CreatePartitionsRequest(topics=[grow], timeout_ms=5000, validate_only=False), 3)
+        later = await beat(client, joined.member_epoch)
+        assert later.member_epoch > joined.member_epoch
+        assert later.assignment.topic_partitions[0].partitions == [0, 1]
+
+
+async def test_a_classic_group_is_turned_by_a_consumer_that_joins_and_back() -> None:
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        await find(client, "g")
+        joined = await enter(client, "g")
+        await leave(client, "g", joined)
+        assert (await beat(client, 3, **JOIN)).error_code == ErrorCode.GROUP_ID_NOT_FOUND
+        assert (await beat(client, 0, **JOIN)).error_code == 0
+        assert (await beat(client, -1)).error_code == 0
+        assert (await enter(client, "g")).error_code == 0
+        described = (await client.call(DescribeGroupsRequest(groups=["g"]), 6)).groups[0]
+        assert (described.error_code, described.group_state) == (0, "Stable")
