@@ -18,8 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 class Kbroker:
     """One broker; start, stop and kill may be repeated and keep the data."""
 
-    def __init__(self, directory: str | Path, port: int) -> None:
+    def __init__(self, directory: str | Path, port: int, properties: dict[str, str] | None = None) -> None:
         self.directory, self.port = Path(directory), port
+        self.properties = properties or {}
         self.bootstrap = f"127.0.0.1:{port}"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -32,6 +33,7 @@ class Kbroker:
         self.directory.mkdir(parents=True, exist_ok=True)
         began, said = time.monotonic(), self._said_so_far()
         command = [*find(), "start", "--listen", self.bootstrap, "--data-dir", str(self.directory / "data")]
+        command += [part for name, value in self.properties.items() for part in ("--override", f"{name}={value}")]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         while time.monotonic() - began < timeout:

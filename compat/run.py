@@ -11,8 +11,8 @@ differs from what the same client saw on Apache Kafka, in this run (`--kafka`) o
 `<client>/kafka.json`. Exit status 1 if anything failed, a runner left a scenario out, or, with CI=true, a required
 client could not run.
 
-The order on one broker: each client's restarts under load; each client's list; then the broker is stopped and started
-once; each client's scenarios under "After a restart". One client at a time.
+The order on one broker: each client's restarts under load, one client after the other; each client's list, two clients
+at a time (`--at-once`); then the broker is stopped and started once; each client's scenarios under "After a restart".
 
 Owns: the brokers and runners it starts, and `.compat/logs/`. How a client is declared is told in `toolchains.py`.
 """
@@ -32,6 +32,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,13 @@ from verdicts import POWERLESS, Line, Lines, Results, Scenarios, counted, detail
 HERE = Path(__file__).resolve().parent
 SILENCE_SECONDS_MAX = 75.0  # a runner ends a scenario after 60 s itself
 PHASE_SECONDS_MAX = 300.0  # for one client, so that a broker that answers nothing does not cost an hour
+# With the consumer protocol these are the broker's to choose, and Kafka's own are too long to wait for.
+GROUP_TIMES = {
+    "group.consumer.min.session.timeout.ms": "6000",
+    "group.consumer.session.timeout.ms": "6000",
+    "group.consumer.min.heartbeat.interval.ms": "500",
+    "group.consumer.heartbeat.interval.ms": "500",
+}
 
 
 class Broker(Protocol):
@@ -68,7 +76,7 @@ def main() -> int:
     outcomes: dict[str, Results] = {}
     for label, broker in brokers(options):
         print(f"{label} at {broker.bootstrap}", file=sys.stderr)
-        outcomes[label] = on_broker(broker, clients, scenarios)
+        outcomes[label] = on_broker(broker, clients, scenarios, options.at_once)
     if options.record:
         for client in clients:
             client.record(outcomes["kafka"][client.name])
@@ -90,6 +98,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--kafka", action="store_true", help=f"also start Apache Kafka {VERSION}")
     parser.add_argument("--no-kbroker", action="store_true", help="do not start kbroker")
     parser.add_argument("--record", action="store_true", help="write down what is seen on Apache Kafka (with --kafka)")
+    parser.add_argument("--at-once", type=int, default=2, metavar="N", help="clients side by side; default: 2")
     parser.add_argument("--json", metavar="FILE", help="write everything that was seen")
     options = parser.parse_args()
     if options.record and not options.kafka:
@@ -143,13 +152,13 @@ def brokers(options: argparse.Namespace) -> Iterator[tuple[str, Broker]]:
         yield options.target, Foreign(options.target)
     elif not options.no_kbroker:
         with scratch() as directory:
-            yield from running("kbroker", Kbroker(directory, wire.free_port()))
+            yield from running("kbroker", Kbroker(directory, wire.free_port(), GROUP_TIMES))
     if options.kafka:
         find_or_fetch()
         with scratch() as directory:
             # After kill -9 Kafka waits for the old session to end before it registers the broker again.
             hurry = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
-            yield from running("kafka", ApacheKafka(directory, wire.free_port(), hurry))
+            yield from running("kafka", ApacheKafka(directory, wire.free_port(), hurry | GROUP_TIMES))
 
 
 def running(label: str, broker: Kbroker | ApacheKafka) -> Iterator[tuple[str, Broker]]:
@@ -225,8 +234,8 @@ class Work:
         }
 
 
-def on_broker(broker: Broker, clients: list[Client], scenarios: Scenarios) -> Results:
-    """Every client through every phase."""
+def on_broker(broker: Broker, clients: list[Client], scenarios: Scenarios, at_once: int) -> Results:
+    """Every client through every phase; side by side where no one kills the broker."""
     mark = f"{int(time.time()) % 1_000_000:06}"
     powerless = isinstance(broker, Foreign)
     results: Results = {client.name: {} for client in clients}
@@ -238,19 +247,23 @@ def on_broker(broker: Broker, clients: list[Client], scenarios: Scenarios) -> Re
         for phase in (scenarios.under_load, scenarios.main, scenarios.after_restart):
             restarts = phase is scenarios.after_restart and phase and not powerless
             trouble = again(broker, kill=False) if restarts else None
-            for work in works:
+
+            def do(work: Work, phase: list[str] = phase, trouble: str | None = trouble) -> Lines:
                 if powerless and phase is not scenarios.main:
-                    found = {identifier: line(identifier, "absent", POWERLESS) for identifier in phase}
-                else:
-                    found = carry_out(work, phase, trouble)
-                results[work.client.name].update(found)
+                    return {identifier: line(identifier, "absent", POWERLESS) for identifier in phase}
+                return carry_out(work, phase, trouble)
+
+            with ThreadPoolExecutor(1 if phase is scenarios.under_load else at_once) as pool:
+                for work, found in zip(works, pool.map(do, works), strict=True):
+                    results[work.client.name].update(found)
     return results
 
 
 def carry_out(work: Work, wanted: list[str], trouble: str | None) -> Lines:
     """The wanted scenarios; a runner that hangs or dies loses the one it was at and is started again for the rest."""
     found: Lines = {}
-    rest, deadline = list(wanted), time.monotonic() + PHASE_SECONDS_MAX
+    began = time.monotonic()
+    rest, deadline = list(wanted), began + PHASE_SECONDS_MAX
     while rest:
         if trouble is None and not serves(work.bootstrap):
             trouble = "the broker does not answer"
@@ -268,7 +281,8 @@ def carry_out(work: Work, wanted: list[str], trouble: str | None) -> Lines:
             rest = rest[len(lost) :]
     if wanted:
         passed, failed, absent = counted(found.values())
-        print(f"  {work.client.title}: {passed} passed, {failed} failed, {absent} absent", file=sys.stderr)
+        told = f"{passed} passed, {failed} failed, {absent} absent, {time.monotonic() - began:.0f} s"
+        print(f"  {work.client.title}: {told}", file=sys.stderr)
     return found
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from apache_kafka import LOGGING, Unavailable, fetch_jars
+from apache_kafka import LOGGING, Unavailable, fetch_jars  # noqa: E402 - it is run without PYTHONPATH
 
 
 def classpath(version: str, cache: Path) -> str:

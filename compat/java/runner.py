@@ -1,4 +1,4 @@
-"""Java's kafka-clients under the scenarios: `runner.py VERSION CACHE`; the adapter is `Adapter.java`, over `remote.py`."""
+"""Java's kafka-clients under the scenarios: `runner.py VERSION CACHE`; the adapter is `Adapter.java`."""
 
 from __future__ import annotations
 

@@ -7,11 +7,12 @@ const readline = require("readline");
 const crypto = require("crypto");
 const { Kafka, Partitioners, CompressionTypes, CompressionCodecs, ConfigResourceTypes, logLevel } = require("kafkajs");
 const lz4 = require("lz4js");
+const xxh32 = require("lz4js/xxh32.js");
 const zstd = require("@bokuweb/zstd-wasm");
 
 CompressionCodecs[CompressionTypes.Snappy] = require("kafkajs-snappy");
 CompressionCodecs[CompressionTypes.LZ4] = () => ({
-  compress: async (encoder) => Buffer.from(lz4.compress(encoder.buffer)),
+  compress: async (encoder) => independent(Buffer.from(lz4.compress(encoder.buffer))),
   decompress: async (buffer) => Buffer.from(lz4.decompress(buffer)),
 });
 CompressionCodecs[CompressionTypes.ZSTD] = () => ({
@@ -19,6 +20,13 @@ CompressionCodecs[CompressionTypes.ZSTD] = () => ({
   decompress: async (buffer) => Buffer.from(zstd.decompress(buffer)),
 });
 const CODECS = { none: 0, gzip: 1, snappy: 2, lz4: 3, zstd: 4 };
+
+// Kafka wants the frame's flag that its blocks do not depend on one another; lz4js makes a single block and says nothing.
+function independent(frame) {
+  frame[4] |= 0x20;
+  frame[6] = (xxh32.hash(0, frame, 4, 2) >> 8) & 0xff;
+  return frame;
+}
 
 const kafka = (patience) =>
   new Kafka({
@@ -51,7 +59,7 @@ const byPartition = (offsets) =>
 
 // Kafka's name of the error, or the library's own where it is no answer of the broker.
 function nameOf(error) {
-  const inner = (error.errors || error.groups || [])[0];
+  const inner = (error.errors || error.groups || error.partitions || [])[0];
   if (inner) return nameOf(inner.error || inner);
   return error.type || (error.cause && error.cause !== error && nameOf(error.cause)) || error.name;
 }
@@ -77,7 +85,10 @@ const calls = {
   },
   delete_topics: (topics) => admin.deleteTopics({ topics }),
   add_partitions: (topic, count) => admin.createPartitions({ topicPartitions: [{ topic, count }] }),
-  delete_records: (topic, before) => admin.deleteTopicRecords({ topic, partitions: byPartition(before) }),
+  delete_records: async (topic, before) => {
+    await admin.fetchTopicOffsets(topic); // it looks for the leaders before it asks for them
+    await admin.deleteTopicRecords({ topic, partitions: byPartition(before) });
+  },
   configs: (topic) => describe(ConfigResourceTypes.TOPIC, topic),
   broker_configs: (node) => describe(ConfigResourceTypes.BROKER, String(node)),
   replace_configs: async (topic, configs) => {
@@ -135,10 +146,10 @@ class Sending {
     this.request = { acks: { all: -1 }[options.acks || "all"] ?? Number(options.acks) };
     this.request.compression = CODECS[options.codec || "none"];
     const idempotent = Boolean(options.idempotent);
-    this.inFlightMax = idempotent ? 1 : options.in_flight || 1; // more than one with idempotence: it loses its count
+    if (options.in_flight > 1 && !idempotent) absent("order among requests in flight");
     this.bytesMax = options.batch_bytes || 500000;
     this.producer = kafka(options.patience || 30).producer({
-      createPartitioner: Partitioners.DefaultPartitioner, idempotent, maxInFlightRequests: this.inFlightMax,
+      createPartitioner: Partitioners.DefaultPartitioner, idempotent, maxInFlightRequests: 1,
     });
     this.offsets = [];
     this.queue = [];
@@ -150,9 +161,10 @@ class Sending {
     return this;
   }
 
-  // What gathers while requests are under way goes into the next one.
+  // One request at a time; what gathers meanwhile goes into the next.
   add(messages) {
     for (const [value, key, partition, headers, timestamp] of messages) {
+      if (headers.some(([, text]) => text === null)) absent("null header values");
       const named = {};
       for (const [name, text] of headers) (named[name] ??= []).push(buffer(text));
       const message = { value: buffer(value), key: buffer(key), headers: named };
@@ -165,7 +177,6 @@ class Sending {
   }
 
   async drain() {
-    const underWay = [];
     while (this.queue.length) {
       const batch = [];
       let bytes = 0;
@@ -173,10 +184,8 @@ class Sending {
         batch.push(this.queue.shift());
         bytes += 70 + (batch.at(-1).message.value || "").length;
       } while (this.queue.length && bytes + (this.queue[0].message.value || "").length < this.bytesMax);
-      underWay.push(this.send(batch));
-      if (underWay.length >= this.inFlightMax) await underWay.shift();
+      await this.send(batch);
     }
-    await Promise.all(underWay);
   }
 
   async send(batch) {

@@ -41,9 +41,11 @@ from kbroker.config import (
     describe_group,
     describe_topic,
 )
+from kbroker.coordinators.settings import CONSUMER_GROUP_KEYS
 
 CLIENT_METRICS = 16  # a resource type that has no configs here (KIP-714)
 RESOURCE_TYPES = (Scope.TOPIC, Scope.BROKER, Scope.GROUP)
+BOUNDED_GROUP_KEYS = {f"consumer.{key}": key for key in CONSUMER_GROUP_KEYS}
 TIMEOUT_S = 30.0
 
 
@@ -92,7 +94,8 @@ def _rows(resource: DescribeConfigsResource, documentation: bool, services: Serv
             return describe_cluster_default(config, names, documentation=documentation)
         return describe_broker(config, names, documentation=documentation)
     if resource.resource_type == Scope.GROUP:
-        return describe_group({}, config, names, documentation=documentation)
+        own = services.image.group_configs.get(name, {})
+        return describe_group(own, config, names, documentation=documentation)
     if resource.resource_type == CLIENT_METRICS:
         return []
     raise KafkaError(ErrorCode.INVALID_REQUEST, f"Unsupported resource type: {resource.resource_type}")
@@ -206,15 +209,31 @@ def _text(error: KafkaError | None) -> str | None:
 def _change(
     kind: int, name: str, ops: list[tuple[int, str, str | None]], replace: bool, services: Services
 ) -> ConfigChange:
-    if kind not in (Scope.TOPIC, Scope.BROKER):
+    if kind not in RESOURCE_TYPES:
         raise KafkaError(ErrorCode.INVALID_REQUEST, f"Unsupported resource type: {kind}")
     if kind == Scope.BROKER:
         _check_broker(name, services)
+    if kind == Scope.GROUP:
+        _check_group(name, ops, services)
     known = {int(op) for op in ConfigOp}
     for op, key, _ in ops:
         if op not in known:
             raise KafkaError(ErrorCode.INVALID_REQUEST, f"Unknown operation {op} for {key}")
     return ConfigChange(Scope(kind), name, [(ConfigOp(op), key, value) for op, key, value in ops], replace)
+
+
+def _check_group(name: str, ops: list[tuple[int, str, str | None]], services: Services) -> None:
+    """A group's timeouts and intervals lie within the broker's bounds (Kafka: GroupConfig.validateValues)."""
+    if not name:
+        raise KafkaError(ErrorCode.INVALID_REQUEST, "Default group resources are not allowed.")
+    for op, key, value in ops:
+        broker_key = BOUNDED_GROUP_KEYS.get(key)
+        if op != ConfigOp.SET or broker_key is None or not (value or "").isdigit():
+            continue
+        low, high = (services.config.get_int(f"group.consumer.{end}.{broker_key}") for end in ("min", "max"))
+        if not low <= int(value or 0) <= high:
+            text = f"{key}: {value} is not allowed: this broker's bounds are {low} to {high}"
+            raise KafkaError(ErrorCode.INVALID_CONFIG, text)
 
 
 # -- list -------------------------------------------------------------------------------------------------------------
@@ -243,3 +262,5 @@ def _resources(services: Services) -> Iterator[tuple[int, str]]:
         yield Scope.TOPIC, name
     for broker_id in services.image.brokers:
         yield Scope.BROKER, str(broker_id)
+    for group_id in services.image.group_configs:
+        yield Scope.GROUP, group_id

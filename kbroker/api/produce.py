@@ -26,6 +26,7 @@ from kafka_wire.messages.produce_fetch import (
     ProduceResponse,
     TopicProduceResponse,
 )
+from kafka_wire.records import HEADER_SIZE, check_crc, read_header
 from kbroker.api.context import Context
 from kbroker.api.registry import CloseConnection, handles
 from kbroker.cluster.image import INTERNAL_TOPICS
@@ -34,6 +35,7 @@ from kbroker.replication.partition import ACKS_ALL, Partition
 from kbroker.watermark import Watermark
 
 ATTRIBUTES_LOW_BYTE = 22  # of a v2 batch: codec in bits 0-2, transactional is bit 4
+REFUSED_FOR_NOW = (ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.NOT_ENOUGH_REPLICAS, ErrorCode.KAFKA_STORAGE_ERROR)
 CODEC_MASK, ZSTD, TRANSACTIONAL = 0x07, 4, 0x10
 
 
@@ -83,7 +85,7 @@ def _append(
     now_ms: int,
     pending: list[Pending],
 ) -> PartitionProduceResponse:
-    index = data.index
+    index, partition = data.index, None
     try:
         if topic in INTERNAL_TOPICS:  # they are written by the broker alone
             raise KafkaError(ErrorCode.INVALID_TOPIC_EXCEPTION)
@@ -92,6 +94,8 @@ def _append(
         _check_request(request, batch, context.version)
         appended = partition.append(batch, request.acks, now_ms)
     except KafkaError as error:
+        if partition is not None and error.code in REFUSED_FOR_NOW:
+            _note_refusal(partition, data.records)
         return _refusal(index, error)
     answer = PartitionProduceResponse(
         index=index,
@@ -113,6 +117,14 @@ def _check_request(request: ProduceRequest, batch: Any, version: int) -> None:
         raise KafkaError(ErrorCode.UNSUPPORTED_COMPRESSION_TYPE, "zstd needs Produce version 7 or later (KIP-110).")
     if attributes & TRANSACTIONAL or request.transactional_id is not None:
         raise KafkaError(ErrorCode.INVALID_TXN_STATE, "This broker does not offer transactions.")
+
+
+def _note_refusal(partition: Partition, batch: Any) -> None:
+    """The batch will come again: those of its producer that are behind it on the way must not be taken before it."""
+    if len(batch) >= HEADER_SIZE:
+        header = read_header(batch)
+        if header.size == len(batch) and check_crc(batch, 0, header):
+            partition.log.producers.refused(header)
 
 
 def _refusal(index: int, error: KafkaError) -> PartitionProduceResponse:

@@ -93,7 +93,7 @@ def consumer(connection: Connection, **settings: Any) -> Iterator[Any]:
         try:
             yield client
         finally:
-            client.close()
+            client.close(timeout_ms=ANSWER_TIMEOUT_MS)
 
 
 def error_text(code: int, message: str | None = None) -> str:

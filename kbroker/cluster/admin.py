@@ -302,6 +302,8 @@ class Admin:
                     raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, text)
                 guards.append(Guard(self._keys.topic(change.name), topic.mod_revision))
                 key = self._keys.topic_config(change.name)
+            elif change.scope is Scope.GROUP:
+                key = self._keys.group_config(change.name)
             else:
                 self._check_broker_name(change.name)
                 key = self._keys.broker_config(change.name)

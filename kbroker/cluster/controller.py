@@ -15,7 +15,7 @@ from itertools import chain, product
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.cluster.image import NO_LEADER, ClusterImage, PartitionImage, TopicImage
 from kbroker.config.keys import ConfigError, ConfigType, Scope, Value, format_value, split_list
-from kbroker.config.table import TABLE, check_broker_configs, check_topic_configs
+from kbroker.config.table import TABLE, check_broker_configs, check_group_configs, check_topic_configs
 
 TOPIC_NAME_LENGTH_MAX = 249
 PARTITIONS_PER_REQUEST_MAX = 10_000  # ReplicationControlManager.MAX_PARTITIONS_PER_BATCH
@@ -49,8 +49,8 @@ class ConfigOp(IntEnum):
 class ConfigChange:
     """A change of one resource's configs: step by step, or (replace) what is not named goes (AlterConfigs)."""
 
-    scope: Scope  # TOPIC or BROKER
-    name: str  # of the topic; or the broker's id, "" for the default of all brokers
+    scope: Scope
+    name: str  # of the topic or group; or the broker's id, "" for the default of all brokers
     ops: Sequence[tuple[ConfigOp, str, str | None]]
     replace: bool = False
 
@@ -269,7 +269,10 @@ def alter(change: ConfigChange, current: Mapping[str, str]) -> dict[str, str]:
     if change.scope is Scope.TOPIC:
         return check_configs(configs)
     try:
-        values = check_broker_configs(configs, per_broker=change.name != "")
+        if change.scope is Scope.GROUP:
+            values = check_group_configs(configs)
+        else:
+            values = check_broker_configs(configs, per_broker=change.name != "")
     except ConfigError as error:
         raise KafkaError(ErrorCode.INVALID_CONFIG, str(error)) from None
     return _texts(values, configs)

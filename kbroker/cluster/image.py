@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from kbroker.cluster.keys import BROKER_DEFAULT, decode, id_bytes
+from kbroker.cluster.keys import BROKER_DEFAULT, decode, id_bytes, text_name
 from kbroker.cluster.store import Entry, Event
 
 K = TypeVar("K")
@@ -111,6 +111,7 @@ class ClusterImage:
     topics: Mapping[str, TopicImage] = field(default_factory=nothing)
     topics_by_id: Mapping[bytes, TopicImage] = field(default_factory=nothing)
     broker_configs: Mapping[str, Mapping[str, str]] = field(default_factory=nothing)  # by id, "": for all
+    group_configs: Mapping[str, Mapping[str, str]] = field(default_factory=nothing)  # by group id
     revision: int = 0
     # What is not a picture of the cluster but of its store.
     topic_configs: Mapping[str, Mapping[str, str]] = field(default_factory=nothing)  # also of topics not seen yet
@@ -187,6 +188,8 @@ class _Edit:
         configs = None if fields is None else MappingProxyType(dict(fields["configs"]))
         if scope == "brokers":
             _put(self.copy("broker_configs"), "" if name == BROKER_DEFAULT else name, configs)
+        elif scope == "groups":
+            _put(self.copy("group_configs"), text_name(name), configs)
         elif scope == "topics":
             _put(self.copy("topic_configs"), name, configs)
             topic = self.get("topics").get(name)
@@ -327,6 +330,7 @@ class Changes:
     partitions_changed: tuple[tuple[TopicImage, PartitionImage], ...] = ()  # as they are now
     topic_configs_changed: tuple[TopicImage, ...] = ()  # of topics in both images
     broker_configs_changed: tuple[str, ...] = ()  # "" = default of all brokers
+    group_configs_changed: tuple[str, ...] = ()  # group ids
     brokers_added: tuple[BrokerImage, ...] = ()  # also a broker registered anew, in its new epoch
     brokers_removed: tuple[BrokerImage, ...] = ()  # also a broker registered anew, in its old epoch
 
@@ -359,6 +363,9 @@ def changes(old: ClusterImage, new: ClusterImage) -> Changes:
             if before.configs != after.configs:
                 configured.append(after)
     names = sorted(old.broker_configs.keys() | new.broker_configs.keys())
+    groups: Iterable[str] = ()
+    if old.group_configs is not new.group_configs:
+        groups = sorted(old.group_configs.keys() | new.group_configs.keys())
     return Changes(
         tuple(created),
         tuple(deleted),
@@ -367,6 +374,7 @@ def changes(old: ClusterImage, new: ClusterImage) -> Changes:
         tuple(changed),
         tuple(configured),
         tuple(name for name in names if old.broker_configs.get(name) != new.broker_configs.get(name)),
+        tuple(group for group in groups if old.group_configs.get(group) != new.group_configs.get(group)),
         tuple(broker for broker in new.brokers.values() if old.brokers.get(broker.id) != broker),
         tuple(broker for broker in old.brokers.values() if new.brokers.get(broker.id) != broker),
     )

@@ -8,6 +8,7 @@
     /kb/<cluster>/p/<topic id>/<partition>    a partition's replicas, ISR, leader, epochs
     /kb/<cluster>/config/topics/<name>        a topic's own configs
     /kb/<cluster>/config/brokers/<id>         a broker's dynamic configs; <id> "default": those of all brokers
+    /kb/<cluster>/config/groups/<name>        a group's own configs; what is no letter, digit, - _ . is %XX of its UTF-8
     /kb/<cluster>/pending/<topic id>          a change of more than one transaction is under way (goes with its session)
     /kb/<cluster>/ids/producer                the first producer id not given out
     /kb/<cluster>/ids/broker_epoch            the last broker epoch given out
@@ -67,9 +68,24 @@ class Keys:
         """Key of a broker's dynamic configs; "" for those of all brokers."""
         return self.prefix + b"config/brokers/" + (name or BROKER_DEFAULT).encode("ascii")
 
+    def group_config(self, name: str) -> bytes:
+        """Key of a group's configs."""
+        return self.prefix + b"config/groups/" + name_text(name).encode("ascii")
+
     def pending(self, topic_id: bytes) -> bytes:
         """Key that marks a topic as being made or grown."""
         return self.prefix + b"pending/" + urlsafe_b64encode(topic_id)[:22]
+
+
+def name_text(name: str) -> str:
+    """Any name in ASCII that has no slash."""
+    return "".join(chr(c) if c in _PLAIN else f"%{c:02X}" for c in name.encode())
+
+
+def text_name(text: str) -> str:
+    """The reverse of name_text."""
+    first, *rest = text.split("%")
+    return (first.encode() + b"".join(bytes([int(part[:2], 16)]) + part[2:].encode() for part in rest)).decode()
 
 
 def id_text(topic_id: bytes) -> str:
@@ -95,5 +111,6 @@ def decode(value: bytes) -> dict[str, Any]:
     return fields
 
 
+_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
 _DECODE = json.JSONDecoder().raw_decode
 _ENCODE = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode

@@ -81,7 +81,7 @@ def _homogeneous(members: Mapping[str, MemberSpec], partitions: Mapping[bytes, i
             topic_id, partition = free.popleft()
             made[member_id].setdefault(topic_id, []).append(partition)
     assert not free, "quotas add up to all partitions"
-    return made
+    return _sorted(made)
 
 
 def _still_there(
@@ -105,6 +105,10 @@ def _by_topic(partitions: list[TopicPartition]) -> dict[bytes, list[int]]:
     for topic_id, partition in partitions:
         found.setdefault(topic_id, []).append(partition)
     return found
+
+
+def _sorted(made: Made) -> Made:
+    return {member_id: {t: sorted(found[t]) for t in sorted(found) if found[t]} for member_id, found in made.items()}
 
 
 class _Heterogeneous:
@@ -144,7 +148,7 @@ class _Heterogeneous:
             pass
         while self._move_along_chain():
             pass
-        return {member_id: {t: sorted(p) for t, p in owned.items() if p} for member_id, owned in self.owned.items()}
+        return _sorted(self.owned)
 
     def _give(self, topic_id: bytes) -> None:
         """Each free partition of a topic goes to the subscriber with the least."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from kbroker.config import BrokerConfig
 from kbroker.config.keys import split_list
 from kbroker.coordinators.consumer_group import ConsumerGroupLimits
 from kbroker.coordinators.group import GroupLimits
+
+# What a group may set for itself as `consumer.<key>`, within the broker's bounds; for all groups `group.consumer.<key>`.
+CONSUMER_GROUP_KEYS = ("session.timeout.ms", "heartbeat.interval.ms", "assignment.interval.ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +21,18 @@ class Settings:
     config: BrokerConfig
     classic: GroupLimits
     consumer: ConsumerGroupLimits
+
+
+    def consumer_of(self, own: Mapping[str, str]) -> ConsumerGroupLimits:
+        """The limits of a consumer group that has configs of its own; the broker's bounds hold, whenever they came."""
+        if not own:
+            return self.consumer
+        changed = {}
+        for key in CONSUMER_GROUP_KEYS:
+            if f"consumer.{key}" in own:
+                low, high = (self.config.get_int(f"group.consumer.{end}.{key}") for end in ("min", "max"))
+                changed[key.replace(".", "_")] = min(max(int(own[f"consumer.{key}"]), low), high)
+        return replace(self.consumer, **changed)  # type: ignore[arg-type]  # all of them are whole numbers
 
 
 def settings_of(config: BrokerConfig) -> Settings:

@@ -39,7 +39,7 @@ from kbroker.log.directory import LogDirectory
 from kbroker.replication.partition import Partition
 
 OFFSETS_TOPIC = "__consumer_offsets"
-GROUP_ID_BYTES_MAX = 32767  # what a string in a record's key can hold
+GROUP_ID_COMMON_MAX = 256  # the hash of a longer name is not remembered
 CREATE_WAIT_S = 10.0
 RETRY_S = 1.0  # after a load failed
 REWRITE_RETRY_S = 30.0
@@ -49,16 +49,22 @@ Refuse = Callable[[ErrorCode], Any]
 log = logging.getLogger("kbroker.groups")
 
 
-@lru_cache(maxsize=8192)
 def partition_of(group_id: str, partitions: int) -> int:
     """The partition of `__consumer_offsets` that a group belongs to: Utils.abs(String.hashCode) % partitions."""
+    return (_hash if len(group_id) > GROUP_ID_COMMON_MAX else _remembered_hash)(group_id) % partitions
+
+
+def _hash(group_id: str) -> int:
     code = 0
     units = group_id.encode("utf-16-be", "surrogatepass")
     for at in range(0, len(units), 2):
         code = (31 * code + (units[at] << 8 | units[at + 1])) & 0xFFFFFFFF
     if code & 0x80000000:
-        code = 0 if code == 0x80000000 else 0x100000000 - code
-    return code % partitions
+        return 0 if code == 0x80000000 else 0x100000000 - code
+    return code
+
+
+_remembered_hash = lru_cache(maxsize=8192)(_hash)
 
 
 class Coordinator:
@@ -79,15 +85,18 @@ class Coordinator:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Wake groups, expire offsets, load and rewrite; until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            nursery.start_soon(self._ring_alarms)
-            nursery.start_soon(self._keep_house)
-            task_status.started()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._ring_alarms)
+                nursery.start_soon(self._keep_house)
+                task_status.started()
+        finally:
+            self._nursery = None
 
     def _start(self, work: Callable[..., Awaitable[object]], *args: object) -> None:
-        assert self._nursery is not None, "run comes first"
-        self._nursery.start_soon(work, *args)
+        if self._nursery is not None:  # else the broker is going down, and nothing new begins
+            self._nursery.start_soon(work, *args)
 
     @property
     def settings(self) -> Settings:
@@ -137,16 +146,15 @@ class Coordinator:
         return leader
 
     def shard(self, group_id: str) -> Shard:
-        """The active shard a group belongs to. Raises KafkaError: COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR,
-        COORDINATOR_LOAD_IN_PROGRESS, INVALID_GROUP_ID for a name that cannot be stored."""
+        """The active shard a group belongs to.
+
+        Raises KafkaError: COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR, COORDINATOR_LOAD_IN_PROGRESS.
+        """
         topic = self.member.image.topics.get(OFFSETS_TOPIC)
         if topic is None:
             if not self._creating.locked():
                 self._start(self._create_quietly)
             raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE)
-        if len(group_id) * 3 > GROUP_ID_BYTES_MAX and len(group_id.encode()) > GROUP_ID_BYTES_MAX:
-            text = f"A group id has at most {GROUP_ID_BYTES_MAX} bytes."
-            raise KafkaError(ErrorCode.INVALID_GROUP_ID, text)
         index = partition_of(group_id, len(topic.partitions))
         found = self._shards.get(index)
         if found is not None:
@@ -244,7 +252,9 @@ class Coordinator:
             except (KafkaError, ProtocolError, OSError) as error:
                 if shard.closed is None:
                     log.error("%s-%d cannot be loaded, and will be tried again: %s", OFFSETS_TOPIC, shard.index, error)
-                    await self.env.clock.sleep(RETRY_S)
+            except Exception:
+                log.exception("%s-%d cannot be loaded, and will be tried again", OFFSETS_TOPIC, shard.index)
+            await self.env.clock.sleep(RETRY_S)
 
     async def _load_once(self, shard: Shard) -> None:
         partition, began = shard.partition, trio.current_time()
@@ -266,7 +276,7 @@ class Coordinator:
             self._tell_topics(shard)
         self._forget_topics(shard, shard.offsets.topic_names())
         self._note_growth(shard)
-        log.info(
+        log.debug(
             "%s-%d: %d groups and %d offsets loaded from %d records in %.0f ms",
             OFFSETS_TOPIC, shard.index, len(shard.groups), shard.offsets.count, found.records,
             (trio.current_time() - began) * 1000,
@@ -352,7 +362,15 @@ class Coordinator:
 
     def consumer_limits(self, group_id: str) -> ConsumerGroupLimits:
         """What the configs say about a group of the consumer protocol, its own included."""
-        return self.settings.consumer
+        return self.settings.consumer_of(self.member.image.group_configs.get(group_id, {}))
+
+    def on_configs_changed(self, group_ids: Iterable[str] | None = None) -> None:
+        """The configs of these groups are others; None: the broker's."""
+        wanted = None if group_ids is None else set(group_ids)
+        for shard in self._active():
+            for group_id, group in shard.groups.items():
+                if isinstance(group, ConsumerGroup) and (wanted is None or group_id in wanted):
+                    group.limits = self.consumer_limits(group_id)
 
     @property
     def topics(self) -> Topics:
@@ -416,7 +434,10 @@ class Coordinator:
         while True:
             await self.env.clock.sleep(self.config().get_int("offsets.retention.check.interval.ms") / 1000)
             for shard in self._active():
-                await self.expire(shard)
+                try:
+                    await self.expire(shard)
+                except Exception:
+                    log.exception("%s-%d: old offsets were not removed", OFFSETS_TOPIC, shard.index)
 
     async def expire(self, shard: Shard) -> None:
         """Forget what is too old in groups without members (G5), then the groups that have nothing left."""

@@ -20,6 +20,7 @@ from typing import NamedTuple, TypeAlias
 TEXT_MAX = 1024
 DEPTH_MAX = 64
 PROGRAM_MAX = 1_500
+EMITTED_MAX = 10_000  # parts of the tree, each as often as it is repeated: (){1000} makes no program, but work
 REPEAT_MAX = 1_000
 REMEMBERED_MAX = 50_000  # places in the program, summed over the steps an expression remembers
 COMPILED_MAX = 64
@@ -336,6 +337,7 @@ class _Program:
 
     def __init__(self, root: _Node) -> None:
         self.steps: list[_Step] = []
+        self._emitted = 0
         self.start = self._emit(root, _MATCH)
 
     def _add(self, step: _Step) -> int:
@@ -346,6 +348,9 @@ class _Program:
 
     def _emit(self, node: _Node, to: int) -> int:
         """Code that matches node and then goes on at `to`; where it begins."""
+        self._emitted += 1
+        if self._emitted > EMITTED_MAX:
+            raise InvalidRegex("expression is too large")
         if isinstance(node, _Chars):
             return self._add(_Step(node.chars, "", to))
         if isinstance(node, _Assert):

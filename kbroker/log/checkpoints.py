@@ -24,6 +24,7 @@ from kbroker.env import Disk
 RECOVERY_POINTS = "recovery-point-offset-checkpoint"
 LOG_STARTS = "log-start-offset-checkpoint"
 METADATA = "partition.metadata"
+FSYNC_FAILED = "fsync-failed"  # empty, in a partition's directory: the page cache cannot be trusted
 
 Key = tuple[str, int]
 

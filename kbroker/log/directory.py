@@ -29,7 +29,7 @@ import trio
 from kafka_wire.errors import KafkaError
 from kbroker.config import BrokerConfig, TopicConfig
 from kbroker.env import Env, Lock
-from kbroker.log.checkpoints import LOG_STARTS, RECOVERY_POINTS, Key, OffsetCheckpoint, read_topic_id
+from kbroker.log.checkpoints import LOG_STARTS, METADATA, RECOVERY_POINTS, Key, OffsetCheckpoint, read_topic_id
 from kbroker.log.errors import LogOffline
 from kbroker.log.log import LONG_MAX, PartitionLog, Remains
 from kbroker.log.recovery import Crash
@@ -206,6 +206,8 @@ class LogDirectory:
             names = []
         if any(name.endswith(".log") for name in names):
             return False
+        if METADATA in names:  # torn by a power failure, and the log with it: made anew with the first batch
+            self.env.disk.remove(f"{directory}/{METADATA}")
         self._begin(key)
         return True
 

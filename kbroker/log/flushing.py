@@ -15,7 +15,7 @@ import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.env import Disk, File, Offload
-from kbroker.log.checkpoints import METADATA, metadata_content
+from kbroker.log.checkpoints import FSYNC_FAILED, METADATA, metadata_content
 from kbroker.log.epochs import FILE_NAME as EPOCHS
 from kbroker.log.errors import LogOffline
 from kbroker.log.segment import Segment
@@ -67,9 +67,11 @@ class Flusher:
         """Whether `flush.messages` or `flush.ms` has been reached."""
         log = self.log
         pending = log.end.value - log.flushed.value
-        if pending <= 0 or self._dirty_since_ms is None:
+        if pending <= 0:
             return False
-        return pending >= log.config.flush_messages or now_ms - self._dirty_since_ms >= log.config.flush_ms
+        if pending >= log.config.flush_messages:  # also when an earlier process, or a flush under way, owes it
+            return True
+        return self._dirty_since_ms is not None and now_ms - self._dirty_since_ms >= log.config.flush_ms
 
     async def flush(self, offload: Offload, target: int) -> None:
         """Wait until everything below target is durable. Raises LogOffline, KAFKA_STORAGE_ERROR on a full disk."""
@@ -99,6 +101,7 @@ class Flusher:
         try:
             refused = await offload(self._work(closed, with_active, newest, epochs_are_new))
         except OSError as error:
+            _remember_failure(log)
             raise log.fail(LogOffline(f"{log.directory}: fsync failed: {error}")) from error
         except BaseException:  # cancelled: nobody knows how far it came
             log.epochs.is_unsynced, self._dirty_since_ms = True, since_ms
@@ -176,6 +179,14 @@ class Flusher:
             log.disk.sync_dir(log.directory)
 
         await offload(work)
+
+
+def _remember_failure(log: PartitionLog) -> None:
+    """Tell whoever opens the log next that its page cache may hold what no fsync will ever write (L2)."""
+    try:
+        log.disk.write_atomic(f"{log.directory}/{FSYNC_FAILED}", b"", sync=False)
+    except OSError:
+        pass
 
 
 def _open_if_there(disk: Disk, path: str) -> File | None:

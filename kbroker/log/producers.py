@@ -106,6 +106,14 @@ class ProducerStates:
             )
         return None
 
+    def refused(self, header: BatchHeader) -> None:
+        """Note that a batch was refused for now: it will come again, and those sent behind it must not come first.
+
+        A producer nobody knows may otherwise begin with any number.
+        """
+        if header.producer_id >= 0 and header.base_sequence == 0 and header.producer_id not in self.by_id:
+            self.by_id[header.producer_id] = Producer(header.producer_epoch)
+
     def update(self, header: BatchHeader, base_offset: int, now_ms: int = -1) -> None:
         """Note a batch that is now in the log at base_offset. Never refuses: replay of the log comes here too (P2)."""
         producer = self.by_id.get(header.producer_id)

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from kafka_wire.records import BatchHeader
 from kbroker.env import Disk
 from kbroker.log import scan
-from kbroker.log.checkpoints import METADATA
+from kbroker.log.checkpoints import FSYNC_FAILED, METADATA
 from kbroker.log.epochs import FILE_NAME as EPOCHS
 from kbroker.log.epochs import LeaderEpochs
 from kbroker.log.errors import CorruptLog
@@ -76,6 +76,8 @@ def recover(
 ) -> Recovered:
     """Bring a log's files into order; fills epochs and producers. Raises CorruptLog, OSError."""
     found = _look(disk, directory)
+    if FSYNC_FAILED in found.others and crash is not Crash.POWER:
+        crash = Crash.ERROR
     for name in found.stray:
         disk.remove(f"{directory}/{name}")
     segments = _open_segments(disk, directory, found.bases, start_offset)
@@ -91,6 +93,8 @@ def recover(
         disk.remove(snapshot_path(directory, offset))
     _recover_epochs(disk, directory, epochs, found, segments, tail)
     snapshots = restore_producers(disk, directory, segments, producers, snapshots)
+    if FSYNC_FAILED in found.others:
+        disk.remove(f"{directory}/{FSYNC_FAILED}")
     return Recovered(segments, max(start_offset, segments[0].base_offset), snapshots, found.is_created)
 
 

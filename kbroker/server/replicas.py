@@ -81,6 +81,9 @@ class Replicas:
             yield
         if difference.broker_configs_changed:
             yield from self._reconfigure_all(new)
+            self.services.groups.on_configs_changed()
+        if difference.group_configs_changed:
+            self.services.groups.on_configs_changed(difference.group_configs_changed)
         for topic in difference.topic_configs_changed:
             yield from self._reconfigure(topic)
         for topic, image in (*difference.partitions_added, *difference.partitions_changed):

@@ -7,6 +7,14 @@ from typing import Any
 import pytest
 
 from kafka_wire.errors import ErrorCode
+from kafka_wire.messages.configs import (
+    DescribeConfigsRequest,
+    DescribeConfigsResource,
+    IncrementalAlterableConfig,
+    IncrementalAlterConfigsRequest,
+    IncrementalAlterConfigsResource,
+    ListConfigResourcesRequest,
+)
 from kafka_wire.messages.consumer_groups import ConsumerGroupDescribeRequest, ConsumerGroupHeartbeatRequest
 from kafka_wire.messages.group_admin import DeleteGroupsRequest, DescribeGroupsRequest, ListGroupsRequest
 from kafka_wire.messages.topics import CreatePartitionsRequest, CreatePartitionsTopic
@@ -135,3 +143,44 @@ async def test_a_classic_group_is_turned_by_a_consumer_that_joins_and_back() -> 
         assert (await enter(client, "g")).error_code == 0
         described = (await client.call(DescribeGroupsRequest(groups=["g"]), 6)).groups[0]
         assert (described.error_code, described.group_state) == (0, "Stable")
+
+
+# -- configs of groups ------------------------------------------------------------------------------------------------
+
+
+async def set_config(client: BareClient, group: str, name: str, value: str | None, *, op: int = 0) -> int:
+    config = IncrementalAlterableConfig(name=name, config_operation=op, value=value)
+    resource = IncrementalAlterConfigsResource(resource_type=32, resource_name=group, configs=[config])
+    request = IncrementalAlterConfigsRequest(resources=[resource], validate_only=False)
+    return int((await client.call(request, 1)).responses[0].error_code)
+
+
+async def config_of(client: BareClient, group: str, name: str) -> tuple[str, int]:
+    """(value, source) of a group's config."""
+    resource = DescribeConfigsResource(resource_type=32, resource_name=group, configuration_keys=[name])
+    row = (await client.call(DescribeConfigsRequest(resources=[resource]), 4)).results[0].configs[0]
+    return row.value, row.config_source
+
+
+async def test_configs_of_a_group_reach_its_members_and_survive() -> None:
+    machine, group = Machine(), "g"
+    name, odd = "consumer.heartbeat.interval.ms", "gräßlich/../%41\N{SNOWMAN} "
+    async with memory_broker(topics={"t": 1}, machine=machine) as broker, broker.client() as client:
+        await find(client, group)
+        joined = await beat(client, 0, **JOIN)
+        assert joined.heartbeat_interval_ms == 5000
+        for each in (group, odd):
+            assert await set_config(client, each, name, "7000") == 0
+            assert await config_of(client, each, name) == ("7000", 8)
+        assert (await beat(client, joined.member_epoch)).heartbeat_interval_ms == 7000
+        assert await set_config(client, group, name, "4999") == ErrorCode.INVALID_CONFIG
+        assert await set_config(client, group, name, "soon") == ErrorCode.INVALID_CONFIG
+        assert await set_config(client, group, "retention.ms", "1") == ErrorCode.INVALID_CONFIG
+        assert await set_config(client, "", name, "7000") == ErrorCode.INVALID_REQUEST
+    async with memory_broker(topics={"t": 1}, machine=machine) as broker, broker.client() as client:
+        assert (await beat(client, joined.member_epoch)).heartbeat_interval_ms == 7000
+        listed = (await client.call(ListConfigResourcesRequest(resource_types=[32]), 1)).config_resources
+        assert {(each.resource_name, each.resource_type) for each in listed} == {(group, 32), (odd, 32)}
+        assert await set_config(client, group, name, None, op=1) == 0
+        assert await config_of(client, group, name) == ("5000", 5)
+        assert (await beat(client, joined.member_epoch)).heartbeat_interval_ms == 5000

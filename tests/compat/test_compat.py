@@ -10,9 +10,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "compat"))
 import common
+import group_scenarios
 import run as driver
 import scenarios as carried_out
 import wire
+from members import Entry, Member, Pumped
+from remote import Remote
 from toolchains import Client, Missing, at_hand, read_clients
 from verdicts import POWERLESS, counted, details, differing, judge, read_scenarios, table
 
@@ -123,3 +126,97 @@ def test_a_broker_that_does_not_answer_fails_the_rest_at_once(tmp_path: Path, mo
 def test_batch_headers_are_read_and_a_torn_tail_is_left_out() -> None:
     header = struct.pack(">qiibIhiqqqhii", 7, 49, 0, 2, 0, 4 | 8, 1, 0, 0, 99, 0, 0, 2)
     assert list(wire.split(header + header[:30])) == [wire.Batch(7, 1, 4, True, 99, 2)]
+
+
+class Told(Member):
+    """A member with a journal that was written before."""
+
+    def __init__(self, *entries: Entry) -> None:
+        self.entries = list(entries)
+
+    def journal(self) -> list[Entry]:
+        return self.entries
+
+
+def test_a_record_that_comes_again_counts_only_after_an_offset_behind_it_was_committed() -> None:
+    team = group_scenarios.Team(common.Run(common.Client("nowhere:1"), "c-", Path("/none"), None), "team")
+    first = Told(Entry(1, "took", "t", 0, 0), Entry(2, "took", "t", 0, 1), Entry(3, "committed", "t", 0, 1))
+    team.members = [first, Told(Entry(5, "took", "t", 0, 1), Entry(6, "took", "t", 1, 0))]
+    assert team.again_after_commit() == 0
+    team.members.append(Told(Entry(7, "took", "t", 0, 0)))
+    assert team.again_after_commit() == 1
+
+
+class Scripted(Pumped):
+    """Reads two records; its first commit is refused."""
+
+    def __init__(self) -> None:
+        self.polls = iter([[("t", 0, 0)], [("t", 0, 1)]])
+        self.answers = iter([common.Refused("REBALANCE_IN_PROGRESS"), None])
+        super().__init__(commits=True)
+
+    def do_open(self) -> None: ...
+
+    def do_close(self) -> None: ...
+
+    def do_poll(self, seconds: float) -> list[tuple[str, int, int]]:
+        return next(self.polls, [])
+
+    def do_owned(self) -> set[tuple[str, int]]:
+        return {("t", 0)}
+
+    def do_commit(self, offsets: dict[tuple[str, int], int], wait: bool) -> None:
+        if refused := next(self.answers):
+            raise refused
+
+    def do_committed(self, place: tuple[str, int]) -> int | None:
+        return 2
+
+
+def test_a_member_writes_what_happens_into_its_journal_and_takes_orders_meanwhile() -> None:
+    member = Scripted()
+    common.until(lambda: len(member.journal()) == 4)
+    assert [(entry.kind, entry.offset) for entry in member.journal()] == [
+        ("took", 0),
+        ("refused", -1),
+        ("took", 1),
+        ("committed", 2),
+    ]
+    assert (member.owned(), member.committed(("t", 0))) == ({("t", 0)}, 2)
+    member.leave()
+    assert (member.owned(), member.thread.is_alive()) == (set(), False)
+
+
+ADAPTER = """
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    answers = {
+        "topics": {"result": ["a", "b"]},
+        "partitions": {"refused": 3},
+        "groups": {"absent": "no groups"},
+        "produce_open": {"result": 0},
+        "produce_send": {"result": None},
+        "produce_close": {"result": [len(sys.argv)]},
+    }
+    print(json.dumps({"id": asked["id"], **answers.get(asked["call"], {"error": "boom"})}), flush=True)
+"""
+
+
+def test_a_client_in_another_process_answers_refuses_and_lacks(tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter.py"
+    adapter.write_text(ADAPTER)
+    client = Remote("nowhere:1", [sys.executable, str(adapter)], "far")
+    try:
+        assert client.topics() == {"a", "b"}
+        assert client.produce("t", [common.Message(b"x")]) == [1]
+        with pytest.raises(common.Refused, match="UNKNOWN_TOPIC_OR_PARTITION"):
+            client.partitions("t")
+        with pytest.raises(common.Absent, match="no groups"):
+            client.groups()
+        with pytest.raises(RuntimeError, match="boom"):
+            client.configs("t")
+        client.kill()
+        assert client.topics() == {"a", "b"}, "it is started again after it broke down"
+    finally:
+        client.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,7 +32,7 @@ CHANGES = st.tuples(
 
 
 @given(st.lists(st.lists(CHANGES, min_size=1, max_size=4), max_size=12), st.data())
-def test_G7_settled_values_are_shown_in_the_order_of_the_log(batches: list[list[Change]], data: st.DataObject) -> None:
+def test_G7_settled_values_are_shown_in_the_order_of_the_log(batches: list[list[Change]], data: Any) -> None:
     offsets = Offsets()
     shown: dict[Place, OffsetCommitValue] = {}
     logged: dict[Place, OffsetCommitValue] = {}

@@ -1,4 +1,4 @@
-"""The records of `__consumer_offsets`, judged by Kafka's own serde, where Java and the jars are (`compat/apache_kafka.py`)."""
+"""The records of `__consumer_offsets`, judged by Kafka's own serde, where Java and its jars are."""
 
 from __future__ import annotations
 

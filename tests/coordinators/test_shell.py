@@ -185,6 +185,28 @@ async def test_G2_a_group_that_cannot_be_stored_is_loaded_again(monkeypatch: pyt
         assert made.offset("h") == 3
 
 
+async def test_a_group_that_fails_starts_over_and_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async with rig() as made:
+        enter(made, "g")
+        made.commit("h", change("h", 3))
+        shard = made.shard
+
+        def fail(*_: object) -> None:
+            raise AssertionError("a bug")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(Group, "on_alarm", fail)
+            await trio.sleep(10.5)
+        assert (await made.loaded()) is not shard
+        assert made.offset("h") == 3
+        group = made.shard.groups["g"]
+        assert isinstance(group, Group) and group.state is GroupState.STABLE
+        await trio.sleep(11)
+        assert group.state is GroupState.EMPTY
+
+
 async def test_offsets_of_deleted_and_recreated_topics_are_forgotten() -> None:
     machine = Machine()
     async with rig(machine) as made:
@@ -330,6 +352,8 @@ async def test_a_million_commits_of_a_hundred_keys_restart_at_once() -> None:
             await trio.lowlevel.checkpoint()
         await settled(made)
         assert made.shard.logged <= 3_000
+        made.logs.tidy(made.partition.log, 1)
+        assert made.partition.log.size < 4_000_000, "what lies below the start can be deleted"
     async with rig(machine, epoch=2) as made:
         began = trio.current_time()
         shard = await made.loaded()

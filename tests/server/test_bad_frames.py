@@ -12,6 +12,7 @@ import random
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -84,7 +85,10 @@ def changed(chance: random.Random) -> bytes:
     return framed(request_header(key, VERSIONS[key], 1, "bad") + bytes(body))
 
 
-FIELDS = {ApiKey.LIST_OFFSETS: {"replica_id": -1, "topics": []}, ApiKey.METADATA: {"topics": []}}
+FIELDS: dict[ApiKey, dict[str, Any]] = {
+    ApiKey.LIST_OFFSETS: {"replica_id": -1, "topics": []},
+    ApiKey.METADATA: {"topics": []},
+}
 KINDS: tuple[Frames, ...] = (
     cut_short, oversized, negative, noise, unknown, garbage_behind_a_header, huge_count, changed,
 )  # fmt: skip
@@ -92,9 +96,7 @@ KINDS: tuple[Frames, ...] = (
 
 def good_request(value: bytes) -> ProduceRequest:
     data = PartitionProduceData(index=0, records=bytes(build_batch([(None, value)])))
-    return ProduceRequest(
-        acks=-1, timeout_ms=5000, topic_data=[TopicProduceData(name="good", partition_data=[data])]
-    )
+    return ProduceRequest(acks=-1, timeout_ms=5000, topic_data=[TopicProduceData(name="good", partition_data=[data])])
 
 
 class BadClient:

@@ -11,6 +11,7 @@ import pytest
 import trio
 from pytest import MonkeyPatch
 
+from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.produce_fetch import (
     FetchPartition,
@@ -75,9 +76,11 @@ class Producer:
         while True:
             while len(self.queue) < IN_FLIGHT:
                 self._fill()
-            waiting = [(await client.send(self._request(data), 9), values) for values, data in self.queue]
-            for key, values in waiting:
-                answer = (await client.receive(key, 9)).responses[0].partition_responses[0]
+            waiting = [values for values, _ in self.queue]
+            for _, data in self.queue:
+                await client.send(self._request(data), 9)
+            for values in waiting:
+                answer = (await client.receive(ApiKey.PRODUCE, 9)).responses[0].partition_responses[0]
                 if answer.error_code in NOT_NOW:
                     raise trio.BrokenResourceError
                 assert answer.error_code == ErrorCode.NONE, f"{self.name}: {ErrorCode(answer.error_code)!r}"
@@ -97,7 +100,9 @@ class Producer:
 
     def _request(self, data: bytes) -> ProduceRequest:
         partitions = [PartitionProduceData(index=self.partition, records=data)]
-        return ProduceRequest(acks=-1, timeout_ms=5000, topic_data=[TopicProduceData(name="t", partition_data=partitions)])
+        return ProduceRequest(
+            acks=-1, timeout_ms=5000, topic_data=[TopicProduceData(name="t", partition_data=partitions)]
+        )
 
 
 class Reader:

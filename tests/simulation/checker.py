@@ -180,10 +180,10 @@ class PartitionHistory:
                 raise self.broken(f"offset {offset} was acknowledged for {value!r} and is lost")
         latest: dict[str, int] = {}
         for offset, data in sorted(self.values.items()):
-            value = Value.parse(data)
-            if value.producer in self.checker.ordered and value.number <= latest.get(value.producer, -1):
-                raise self.broken(f"{data!r} at {offset} comes after number {latest[value.producer]}: reordered")
-            latest[value.producer] = value.number
+            producer, number = Value.parse(data)
+            if producer in self.checker.ordered and number <= latest.get(producer, -1):
+                raise self.broken(f"{data!r} at {offset} comes after number {latest[producer]}: reordered")
+            latest[producer] = number
 
 
 class Checker:

@@ -1,0 +1,202 @@
+"""A broker on a simulated node: started and ended, with what must outlive it, judged by its files at each start.
+
+Cluster       the node, the coordination store, and what the disk held when the last process ended
+FencedStore   one process's way to that store: with latency and lost replies; gone with the process
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import trio
+
+from kbroker.cluster.memory import MemoryStore
+from kbroker.cluster.session import hold
+from kbroker.cluster.store import (
+    Ambiguous,
+    Entry,
+    Guard,
+    Op,
+    Page,
+    Session,
+    StoreError,
+    StoreInfo,
+    TxnResult,
+    Unavailable,
+)
+from kbroker.config import BrokerConfig
+from kbroker.env import DirectoryLocked, Env
+from kbroker.server.broker import Ready, run_broker
+from kbroker.server.identity import StartFailed
+from kbroker.testing.world import Node, Process, World, current_process
+from tests.simulation.checker import (
+    NOTHING,
+    Checker,
+    Image,
+    compare_images,
+    durable_ends,
+    log_images,
+)
+from tests.simulation.clients import HOST, PORT, TEMP
+
+CONFIG = BrokerConfig().with_values(
+    {
+        "listeners": f"PLAINTEXT://{HOST}:{PORT}",
+        "auto.create.topics.enable": "false",
+        "log.retention.check.interval.ms": "1000",
+        "log.flush.offset.checkpoint.interval.ms": "1500",
+    }
+)
+
+
+class FencedStore:
+    """One process's way to the store that outlives it: with latency, lost requests, lost replies; gone with it."""
+
+    def __init__(self, store: MemoryStore, process: Process, cluster: Cluster) -> None:
+        self._store = store
+        self._process = process
+        self._cluster = cluster
+        self._random = cluster.world.random("store")
+
+    async def _reach(self) -> None:
+        await self._process.env.clock.sleep(self._random.expovariate(1000))
+        self._process.check()
+        if self._random.random() < self._cluster.store_trouble:
+            raise Unavailable("the store is out of reach")
+
+    async def get(self, key: bytes) -> Entry | None:
+        await self._reach()
+        return await self._store.get(key)
+
+    async def range(
+        self, prefix: bytes, *, after: bytes = b"", limit: int = 1000, revision: int = 0, keys_only: bool = False
+    ) -> Page:
+        await self._reach()
+        return await self._store.range(prefix, after=after, limit=limit, revision=revision, keys_only=keys_only)
+
+    async def txn(self, guards: Sequence[Guard], ops: Sequence[Op]) -> TxnResult:
+        await self._reach()
+        result = await self._store.txn(guards, ops)
+        await self._process.env.clock.sleep(self._random.expovariate(1000))
+        if self._random.random() < self._cluster.store_trouble:
+            raise Ambiguous("the reply is lost")
+        return result
+
+    def watch(self, prefix: bytes, from_revision: int) -> AbstractAsyncContextManager[Any]:
+        return self._store.watch(prefix, from_revision)
+
+    def session(self, ttl_s: float) -> AbstractAsyncContextManager[Session]:
+        return hold(self, self._process.env.clock, ttl_s)
+
+    async def compact(self, before_revision: int) -> None:
+        await self._reach()
+        await self._store.compact(before_revision)
+
+    async def info(self) -> StoreInfo:
+        await self._reach()
+        return await self._store.info()
+
+    async def grant(self, ttl_s: float) -> int:
+        await self._reach()
+        return await self._store.grant(ttl_s)
+
+    async def refresh(self, lease: int) -> bool:
+        await self._reach()
+        return await self._store.refresh(lease)
+
+    async def revoke(self, lease: int) -> None:
+        await self._reach()
+        await self._store.revoke(lease)
+
+
+class Cluster:
+    """A node with a broker, started and ended by the nemesis; what its disk held when it ended."""
+
+    def __init__(self, world: World, checker: Checker) -> None:
+        self.world = world
+        self.checker = checker
+        self.node: Node = world.node(HOST)
+        self.store = MemoryStore(world.node("store").clock)
+        self.store_trouble = 0.0  # how often it fails
+        self.disk_trouble = False  # orders to fail, or no space
+        self.ready = False
+        self._stop = trio.Event()
+        self._before: dict[str, Image] = {}
+        self._power_lost = False
+        self._durable: dict[str, int] = {}
+
+    def start(self) -> None:
+        """Start the broker, if it does not run."""
+        if not self.node.running:
+            self._stop = trio.Event()
+            self.node.start(self._serve)
+
+    async def stop(self) -> None:
+        """Ask the broker to stop, and wait for it."""
+        self._stop.set()
+        while self.node.running and not (self.node.process and self.node.process.frozen):
+            await trio.sleep(0.05)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._note_end()
+        self.node.kill()
+
+    def power_loss(self) -> None:
+        """Power goes."""
+        self._note_end()
+        self.node.power_loss()
+        self._power_lost = True
+        for name, offset in durable_ends(self.node.volume).items():
+            self._durable[name] = max(offset, self._durable.get(name, 0))
+        for history in self.checker.histories:
+            history.power_lost()
+
+    async def _serve(self, env: Env) -> None:
+        process = current_process.get()
+        assert process is not None
+        had_trouble = self.disk_trouble
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_when, self._stop, nursery.cancel_scope)
+                store = FencedStore(self.store, process, self)
+                await run_broker(env, CONFIG, store=store, on_ready=self._on_ready)
+        except* (OSError, StartFailed, StoreError, DirectoryLocked) as group:
+            self.world.trace("broker ended", repr(group.exceptions[0]))
+            gone = group.subgroup(StoreError) is not None  # the session may have ended meanwhile
+            if self.ready or not (had_trouble or self.disk_trouble or gone):
+                raise
+        self._note_end()
+
+    def _note_end(self) -> None:
+        """Keep what the disk holds as the process ends; of one that never got ready, its predecessor's counts."""
+        if self.ready:
+            self._before = log_images(self.node.volume)
+            self.ready = False
+
+    def _on_ready(self, ready: Ready) -> None:
+        """The logs are open, no client has been answered yet: compare with what they were."""
+        after = log_images(self.node.volume)
+        for history in self.checker.histories:
+            name = str(history)
+            if history.topic == TEMP:  # several of one name: nothing is demanded of them
+                if self._power_lost:
+                    history.recovered(0)
+                continue
+            compare_images(self._before, after, name, power_loss=self._power_lost)
+            if self._power_lost:
+                end = after.get(name, NOTHING).end
+                if self._before.get(name, NOTHING).batches and end < self._durable.get(name, 0):
+                    raise history.broken(f"the log ends at {end}, its recovery point was {self._durable[name]}")
+                history.recovered(end)
+        self._power_lost = False
+        self._durable = {}
+        self.ready = True
+        self.world.trace("ready", sorted((name, image.end) for name, image in after.items()))
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
