@@ -70,7 +70,8 @@ def _join(
     member.client = client
     member.instance_id = request.group_instance_id
     member.rack_id = subscription.rack_id
-    member.topics, member.regex, member.server_assignor = frozenset(subscription.topics), None, None
+    member.topics = core.shared(frozenset(subscription.topics))
+    member.regex = member.server_assignor = None
     timeout_ms = request.rebalance_timeout_ms
     member.rebalance_timeout_ms = timeout_ms if timeout_ms >= 0 else request.session_timeout_ms
     protocols = tuple((each.name, bytes(each.metadata)) for each in request.protocols)

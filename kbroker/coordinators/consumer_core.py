@@ -47,6 +47,7 @@ Topics: TypeAlias = Mapping[str, tuple[bytes, int]]  # all topics of the cluster
 KEY_GROUP, KEY_MEMBER, KEY_TARGET_EPOCH, KEY_TARGET_MEMBER, KEY_CURRENT, KEY_REGEX = 3, 5, 6, 7, 8, 16
 # Up to this many members the target is computed at once; it costs a few milliseconds.
 COMPUTE_AT_ONCE_MEMBERS = 64
+SHARED_MAX = 64  # subscriptions remembered beyond one for each member
 INTERNAL_PREFIX = "__"  # unlike Kafka: no pattern reaches the broker's own topics; by name they can be subscribed to
 NOTHING: Target = {}
 
@@ -82,7 +83,7 @@ class Core:
     __slots__ = (
         "group_id", "limits", "topics", "epoch", "metadata_hash", "members", "static", "target_epoch", "targets",
         "owners", "timeline", "deadline", "regexes", "unreconciled", "names", "replaced_by", "stored", "unverified",
-        "waiting", "_computed_at", "_records",
+        "waiting", "_computed_at", "_records", "_shared",
     )  # fmt: skip
 
     def __init__(self, group_id: str, limits: ConsumerGroupLimits, topics: Topics) -> None:
@@ -107,6 +108,7 @@ class Core:
         self.waiting = False  # a new target is due, and waits for `deferred` to be over
         self._computed_at: float | None = None  # when a target was computed last; liveness seconds
         self._records: list[StateRecord] = []  # of the event in hand
+        self._shared: dict[frozenset[str], frozenset[str]] = {}
 
     # -- effects
 
@@ -164,6 +166,12 @@ class Core:
             if self.regexes.get(regex) != found:
                 self.regexes[regex] = found
                 self.note(RegexSnapshot(self.group_id, regex, tuple(sorted(found)), 0, now_ms))
+
+    def shared(self, names: frozenset[str]) -> frozenset[str]:
+        """One object for equal subscriptions: a thousand members of a thousand topics are compared by identity then."""
+        if len(self._shared) > SHARED_MAX + len(self.members):
+            self._shared = {member.topics: member.topics for member in self.members.values()}
+        return self._shared.setdefault(names, names)
 
     def subscribed(self, member: ConsumerMember) -> frozenset[str]:
         """The names of topics a member wants, existing or not."""

@@ -250,7 +250,7 @@ class ConsumerGroup:
         if request.rebalance_timeout_ms != -1:
             member.rebalance_timeout_ms = request.rebalance_timeout_ms
         if request.subscribed_topic_names is not None:
-            member.topics = frozenset(request.subscribed_topic_names)
+            member.topics = core.shared(frozenset(request.subscribed_topic_names))
         if request.subscribed_topic_regex is not None:
             member.regex = request.subscribed_topic_regex or None
         if request.server_assignor is not None:
@@ -358,9 +358,7 @@ class ConsumerGroup:
             members), STALE_MEMBER_EPOCH for all of them.
         """
         core = self._core
-        if epoch < 0 and (not core.members or transactional) and not member_id:
-            return frozenset()
-        if epoch < 0 and not core.members:
+        if epoch < 0 and (not core.members or (transactional and not member_id)):
             return frozenset()
         if group_instance_id is not None:
             check_instance(core, group_instance_id, member_id)

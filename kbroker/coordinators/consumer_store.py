@@ -82,6 +82,7 @@ def restore(core: Core, records: Iterable[StateRecord], now: float) -> None:
     for member_id, said in log.members.items():
         member = core.members[member_id] = ConsumerMember(member_id)
         member.describe_from(said)
+        member.topics = core.shared(member.topics)
         if member_id in log.owned:
             member.own_from(log.owned[member_id])
         if member_id in log.targets:

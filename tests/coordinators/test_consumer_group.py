@@ -362,7 +362,7 @@ def test_topics_nobody_subscribed_to_change_nothing() -> None:
 
 
 def test_regex_follows_the_topics() -> None:
-    world = World(**{"log-a": 1, "log-b": 1, "__log": 1, "x": 1})
+    world = World(None, **{"log-a": 1, "log-b": 1, "__log": 1, "x": 1})
     consumer = Consumer(world, "m1", None, "(__)?log.*")
     consumer.beat()
     assert {topic for topic, _ in consumer.owned} == {topic_id(1), topic_id(2)}

@@ -272,7 +272,7 @@ def test_downgrade_when_the_last_consumer_member_leaves() -> None:
     assert (snapshot.protocol, snapshot.protocol_type, snapshot.generation) == ("range", "consumer", world.group.epoch)
     (member,) = snapshot.members
     assert snapshot.leader == member.member_id == "old"
-    assert read_assignment(member.assignment) == {("a", p) for _, p in old.owned}
+    assert read_assignment(member.assignment) == frozenset(old.owned)
     assert world.log[-1] == snapshot
     _only_classic_is_left(world.log)
     group = Group.restore(snapshot, GroupLimits(), now=world.now)
@@ -326,7 +326,7 @@ def test_static_member_that_comes_back_with_the_classic_protocol_downgrades() ->
     response = old.join()
     assert response.member_id == "i-token-3"
     assert world.group.replaced_by is not None
-    assert read_assignment(world.group.replaced_by.members[0].assignment) == {("a", 0), ("a", 1)}
+    assert read_assignment(world.group.replaced_by.members[0].assignment) == frozenset({("a", 0), ("a", 1)})
 
 
 # -- classic members in a consumer group
@@ -425,7 +425,8 @@ def test_G4_static_classic_member_is_replaced_and_the_old_one_fenced() -> None:
     assert second.join().error_code == 0
     assert world.group.epoch == epoch
     second.sync()
-    assert second.owned == first.owned != set()
+    assert first.owned
+    assert second.owned == first.owned
     assert first.beat() == ErrorCode.FENCED_INSTANCE_ID
     assert first.join().error_code == ErrorCode.FENCED_INSTANCE_ID
     assert first.sync().error_code == ErrorCode.FENCED_INSTANCE_ID

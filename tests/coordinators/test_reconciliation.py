@@ -13,11 +13,12 @@ STABLE, UNREVOKED, UNRELEASED, UNKNOWN = MemberState
 T = b"t" * 16
 
 
-def member_of(assigned: set[int], *, epoch: int = 5, pending: set[int] = frozenset(), **fields: object) -> ConsumerMember:  # type: ignore[assignment]
+def member_of(
+    assigned: set[int], *, epoch: int = 5, pending: set[int] | None = None, state: MemberState = STABLE
+) -> ConsumerMember:
     owned = {T: dict.fromkeys(assigned, 3)} if assigned else {}
-    return ConsumerMember(
-        "m", epoch=epoch, assigned=owned, pending={T: dict.fromkeys(pending, 3)} if pending else {}, **fields  # type: ignore[arg-type]
-    )
+    given_up = {T: dict.fromkeys(pending, 3)} if pending else {}
+    return ConsumerMember("m", epoch=epoch, assigned=owned, pending=given_up, state=state)
 
 
 def owners_of(**members: set[int]) -> Owners:
