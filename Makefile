@@ -17,7 +17,7 @@ test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/test.stamp
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --output-format concise .
 	$(BIN)/mypy -p kbroker -p kafka_wire
 	$(BIN)/python -m pytest tests/test_tidy.py
 

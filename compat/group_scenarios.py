@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import wire
-from common import Absent, Client, Message, Refused, Run, Seen, check, same, scenario, until
+from common import Absent, Client, Message, Refused, Run, Seen, check, scenario, until
 from members import Member, Place
 
 SETTLE_SECONDS_MAX = 30.0
@@ -297,14 +297,13 @@ def commit(run: Run, team: Team) -> Seen:
     first = team.join(topic, commits=False)
     until(lambda: len(taken(first)) == 10)
     nothing = run.client.committed(team.group, topic)
-    first.commit({(topic, 0): 4})
+    commit_now(first, {(topic, 0): 4})
     by_wait = run.client.committed(team.group, topic)
     first.commit({(topic, 0): 6}, wait=False)
     by_async = until(lambda: run.client.committed(team.group, topic).get(0) == 6)
     team.leave(first)
     second = team.join(topic, commits=False)
     until(lambda: len(taken(second)) >= 4)
-    run.remember("groups", team.group, {"topic": topic, "committed": 6})
     return {
         "before": nothing.get(0),
         "synchronous": by_wait.get(0),
@@ -319,7 +318,7 @@ def lag(run: Run, team: Team) -> Seen:
     team.write(topic, 2, each=10)
     member = team.join(topic, commits=False)
     team.finish(topic, 2, committed=False)
-    member.commit({(topic, 0): 4, (topic, 1): 10})
+    commit_now(member, {(topic, 0): 4, (topic, 1): 10})
     committed = run.client.committed(team.group, topic)
     try:
         own = [member.committed((topic, partition)) for partition in range(2)]
@@ -433,7 +432,6 @@ def broker_kill(run: Run) -> Seen:
         again = team.again_after_commit()
     finally:
         team.close()
-    run.remember("groups-killed", team.group, {"topic": topic})
     return {"shares": shares, "lost": 0, "again after commit": again}
 
 
@@ -474,11 +472,10 @@ class Load:
 
 @scenario("after-restart-groups")
 def after_restart_groups(run: Run) -> Seen:
-    name, kept = next(iter(run.remembered("groups").items()))
     team = Team(run, "group-commit")
-    same(team.group, name, "the group of group-commit")
-    committed = run.client.committed(name, kept["topic"])
-    member = team.join(kept["topic"])
+    topic = run.name("group-commit-topic")
+    committed = run.client.committed(team.group, topic)
+    member = team.join(topic)
     try:
         until(lambda: len(taken(member)) >= 4)
         return {"committed": committed.get(0), "goes on at": taken(member)[:1], "read": len(taken(member))}
@@ -492,6 +489,20 @@ def after_restart_groups(run: Run) -> Seen:
 def taken(member: Member) -> list[int]:
     """The offsets, in the order in which they came."""
     return [entry.offset for entry in member.journal() if entry.kind == "took"]
+
+
+def commit_now(member: Member, offsets: dict[Place, int]) -> None:
+    """Synchronously, and again where a rebalance was in the way, as applications do."""
+
+    def accepted() -> bool:
+        try:
+            member.commit(offsets)
+        except Refused as error:
+            check(error.name == "REBALANCE_IN_PROGRESS", error)
+            return False
+        return True
+
+    check(until(accepted), "no commit within 10 s: REBALANCE_IN_PROGRESS")
 
 
 def errors(member: Member) -> list[str]:

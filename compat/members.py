@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 from common import Refused
 
-POLL_SECONDS = 0.1
 CALL_SECONDS_MAX = 30.0
 
 Place = tuple[str, int]  # topic, partition
@@ -64,6 +63,8 @@ class Member:
 
 class Pumped(Member):
     """A member whose consumer is polled by a thread of its own. An adapter fills in the `do_` methods."""
+
+    poll_seconds = 0.1
 
     def __init__(self, commits: bool) -> None:
         """`commits`: each poll's records are committed, synchronously, before the next poll."""
@@ -131,7 +132,8 @@ class Pumped(Member):
         return answer.result(CALL_SECONDS_MAX)
 
     def _pump(self) -> None:
-        self.do_open()
+        while not self.over.is_set() and not self._open():
+            self.over.wait(self.poll_seconds)  # the broker is away: an application would be started again
         try:
             while not self.over.is_set():
                 while not self.jobs.empty():
@@ -141,11 +143,19 @@ class Pumped(Member):
             self.holding = set()
             self.do_close()
 
+    def _open(self) -> bool:
+        try:
+            self.do_open()
+        except Refused as error:
+            self.note("refused", error.name)
+            return False
+        return True
+
     def _turn(self) -> None:
         """One poll, and what follows from it."""
         try:
             offsets: dict[Place, int] = {}
-            for topic, partition, offset in self.do_poll(POLL_SECONDS):
+            for topic, partition, offset in self.do_poll(self.poll_seconds):
                 self.note("took", topic, partition, offset)
                 offsets[topic, partition] = offset + 1
             self.holding = self.do_owned()
@@ -155,7 +165,7 @@ class Pumped(Member):
                     self.note("committed", topic, partition, offset)
         except Refused as error:
             self.note("refused", error.name)
-            self.over.wait(POLL_SECONDS)
+            self.over.wait(self.poll_seconds)
 
 
 def settle(answer: Future[Any], work: Callable[[], Any]) -> None:

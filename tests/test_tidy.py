@@ -107,9 +107,10 @@ def world_problems(module: str, tree: ast.Module) -> Iterator[str]:
         if name.split(".")[0] in WORLD:
             yield f"line {line}: imports {name}; the world is an argument (kbroker.env)"
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if (node.value.id, node.attr) in WORLDLY_CALLS:
-                yield f"line {node.lineno}: uses {node.value.id}.{node.attr}; the world is an argument (kbroker.env)"
+        if not isinstance(node, ast.Attribute) or not isinstance(node.value, ast.Name):
+            continue
+        if (node.value.id, node.attr) in WORLDLY_CALLS:
+            yield f"line {node.lineno}: uses {node.value.id}.{node.attr}; the world is an argument (kbroker.env)"
 
 
 def size_problems(path: Path, tree: ast.Module) -> Iterator[str]:
@@ -136,7 +137,8 @@ def test_public_functions_say_what_they_do() -> None:
         for node in parse(path).body:
             inside = node.body if isinstance(node, ast.ClassDef) else []
             for each in [node, *inside]:
-                if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef) and not each.name.startswith("_"):
-                    if (each.end_lineno or 0) - each.lineno >= 5 and not ast.get_docstring(each):
-                        mute.append(f"{path.relative_to(ROOT)}:{each.lineno} {each.name}")
+                if not isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef) or each.name.startswith("_"):
+                    continue
+                if (each.end_lineno or 0) - each.lineno >= 5 and not ast.get_docstring(each):
+                    mute.append(f"{path.relative_to(ROOT)}:{each.lineno} {each.name}")
     assert not mute, "\n".join(mute)

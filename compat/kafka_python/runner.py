@@ -242,12 +242,15 @@ class AssignedConsumer(Consumer):
 
 
 class GroupMember(Pumped):
+    poll_seconds = 1.0  # longer than a rebalance: see FINDINGS.md
+
     def __init__(self, topics: list[str] | str, commits: bool, settings: dict[str, Any]) -> None:
         self.topics, self.settings = topics, settings
         super().__init__(commits)
 
     def do_open(self) -> None:
-        self.consumer = KafkaConsumer(**self.settings)
+        with refusals():
+            self.consumer = KafkaConsumer(**self.settings)
         chosen = {"pattern": self.topics} if isinstance(self.topics, str) else {"topics": self.topics}
         self.consumer.subscribe(**chosen, listener=Noting(self))
 

@@ -35,8 +35,19 @@ const kafka = (patience) =>
     logLevel: logLevel.NOTHING,
     retry: { initialRetryTime: 50, maxRetryTime: 500, retries: patience * 2 },
   });
-const admin = kafka(4).admin();
 const things = []; // producers, consumers and members, by number
+
+// An admin client that was asked about a topic fails in all its calls once that topic is deleted: each call has its own.
+const admin = new Proxy({}, { get: (_, call) => (given) => withAdmin((one) => one[call](given)) });
+async function withAdmin(work) {
+  const one = kafka(4).admin();
+  await one.connect();
+  try {
+    return await work(one);
+  } finally {
+    await one.disconnect();
+  }
+}
 
 class Refused extends Error {
   constructor(name) {
@@ -85,10 +96,11 @@ const calls = {
   },
   delete_topics: (topics) => admin.deleteTopics({ topics }),
   add_partitions: (topic, count) => admin.createPartitions({ topicPartitions: [{ topic, count }] }),
-  delete_records: async (topic, before) => {
-    await admin.fetchTopicOffsets(topic); // it looks for the leaders before it asks for them
-    await admin.deleteTopicRecords({ topic, partitions: byPartition(before) });
-  },
+  delete_records: (topic, before) =>
+    withAdmin(async (one) => {
+      await one.fetchTopicOffsets(topic); // it looks for the leaders before it asks for them
+      await one.deleteTopicRecords({ topic, partitions: byPartition(before) });
+    }),
   configs: (topic) => describe(ConfigResourceTypes.TOPIC, topic),
   broker_configs: (node) => describe(ConfigResourceTypes.BROKER, String(node)),
   replace_configs: async (topic, configs) => {
@@ -98,7 +110,8 @@ const calls = {
   change_configs: () => absent("IncrementalAlterConfigs"),
   offset: async (topic, partition, when) => {
     const named = when === "earliest" || when === "latest";
-    const all = named ? await admin.fetchTopicOffsets(topic) : await admin.fetchTopicOffsetsByTimestamp(topic, when);
+    const all = await withAdmin((one) =>
+      named ? one.fetchTopicOffsets(topic) : one.fetchTopicOffsetsByTimestamp(topic, when));
     const found = all.find((each) => each.partition === partition);
     const offset = Number(when === "earliest" ? found.low : when === "latest" ? found.high : found.offset);
     return offset < 0 ? null : offset;
@@ -350,7 +363,6 @@ async function answer({ id, call, arguments: given }) {
 
 async function main() {
   await zstd.init();
-  await admin.connect();
   const lines = readline.createInterface({ input: process.stdin });
   lines.on("line", async (line) => process.stdout.write(`${JSON.stringify(await answer(JSON.parse(line)))}\n`));
   lines.on("close", () => process.exit(0));

@@ -49,8 +49,8 @@ class Services:
     def partition(self, topic: str, index: int) -> Partition:
         """The local partition.
 
-        Raises KafkaError UNKNOWN_TOPIC_OR_PARTITION, NOT_LEADER_OR_FOLLOWER if it is not here, KAFKA_STORAGE_ERROR if it
-        should be and its log could not be opened.
+        Raises KafkaError UNKNOWN_TOPIC_OR_PARTITION, NOT_LEADER_OR_FOLLOWER if it is not here, KAFKA_STORAGE_ERROR if
+        it should be and its log could not be opened.
         """
         partition = self.partitions.get((topic, index))
         if partition is not None:

@@ -52,7 +52,7 @@ BROKER_ENDPOINTS = 1
 
 @handles(ApiKey.API_VERSIONS, 0, 4)
 def api_versions(request: ApiVersionsRequest, context: Context) -> ApiVersionsResponse:
-    """Tell which APIs are answered. Features of minimum 0 are not listed: old Java clients choke on them (KAFKA-17011)."""
+    """Tell which APIs are answered. No features of minimum 0 are: old Java clients choke on them (KAFKA-17011)."""
     if context.version >= 3:
         context.peer.software_name = request.client_software_name
         context.peer.software_version = request.client_software_version

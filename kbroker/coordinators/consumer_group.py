@@ -162,8 +162,8 @@ class ConsumerGroup:
     ) -> list[Effect]:
         """ConsumerGroupHeartbeat: join (epoch 0), leave (-1, or -2 static, for a while), or go on. Answered at once.
 
-        The caller makes the group for epoch 0 only; any other epoch for a group that does not exist is
-        GROUP_ID_NOT_FOUND, for a classic one too unless `migration.can_upgrade`.
+        The caller makes the group for epoch 0 only (of a classic one: `from_classic`); any other epoch for a group that
+        does not exist, or is classic, is GROUP_ID_NOT_FOUND.
 
         Args:
             ticket: the request; its answer is a ConsumerGroupHeartbeatResponse, errors included.

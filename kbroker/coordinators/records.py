@@ -311,6 +311,18 @@ def offset_commit_key(group: str, topic: str, partition: int) -> bytes:
     )  # fmt: skip
 
 
+def read_offset_commit_key(key: bytes) -> tuple[str, str, int]:
+    """Group, topic and partition of the key of a committed offset: `decode_key`, for a hot path. Raises ProtocolError."""
+    try:
+        group_end = 4 + (key[2] << 8 | key[3])
+        topic_start = group_end + 2
+        topic_end = topic_start + (key[group_end] << 8 | key[group_end + 1])
+        partition: int = _INT32.unpack_from(key, topic_end)[0]
+        return key[4:group_end].decode(), key[topic_start:topic_end].decode(), partition
+    except (IndexError, UnicodeDecodeError, struct.error):
+        raise ProtocolError("the key of a committed offset is malformed") from None
+
+
 def offset_commit_value(value: OffsetCommitValue) -> bytes:
     """Value of a committed offset, in the version Kafka would choose (GroupCoordinatorRecordHelpers)."""
     return encode_value(KeyType.OFFSET_COMMIT, value, 1 if value.expire_timestamp >= 0 else 4)

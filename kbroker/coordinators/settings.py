@@ -10,7 +10,7 @@ from kbroker.config.keys import split_list
 from kbroker.coordinators.consumer_group import ConsumerGroupLimits
 from kbroker.coordinators.group import GroupLimits
 
-# What a group may set for itself as `consumer.<key>`, within the broker's bounds; for all groups `group.consumer.<key>`.
+# What a group may set for itself as `consumer.<key>`, within the bounds of the broker's `group.consumer.<key>`.
 CONSUMER_GROUP_KEYS = ("session.timeout.ms", "heartbeat.interval.ms", "assignment.interval.ms")
 
 

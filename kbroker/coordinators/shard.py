@@ -26,7 +26,14 @@ from kbroker.coordinators.consumer_group import ConsumerGroup
 from kbroker.coordinators.effects import Effect, StateRecord, Store
 from kbroker.coordinators.group import Group
 from kbroker.coordinators.offsets import Change, Offsets, records_of
-from kbroker.coordinators.records import CURRENT_OFFSET_KEY, KeyType, Pair, decode_key, decode_value
+from kbroker.coordinators.records import (
+    CURRENT_OFFSET_KEY,
+    KeyType,
+    Pair,
+    decode_key,
+    decode_value,
+    read_offset_commit_key,
+)
 from kbroker.coordinators.stored import read_state, state_pair
 from kbroker.env import Clock
 from kbroker.replication.partition import ACKS_ALL, Partition
@@ -224,8 +231,8 @@ class Shard:
 
     def _restore_one(self, key: bytes, live: dict[bytes, bytes], states: dict[str, list[StateRecord]]) -> None:
         if key[:2] == CURRENT_OFFSET_KEY:
-            place, value = decode_key(key), decode_value(KeyType.OFFSET_COMMIT, live.pop(key))
-            self.offsets.settle(((place.group, place.topic, place.partition, value),))
+            value = decode_value(KeyType.OFFSET_COMMIT, live.pop(key))
+            self.offsets.settle(((*read_offset_commit_key(key), value),))
             return
         state = read_state(key, live[key])
         if state is not None:

@@ -77,9 +77,9 @@ class Connection:
         apis: Mapping[int, Api],
         listener: str,
         memory: RequestMemory,
-        complain: Callable[[str], None],
+        complain: Callable[[str, BaseException | None], None],
     ) -> None:
-        """complain: told, in a line for people, when the client does not keep to the protocol."""
+        """complain: told, in a line for people, of a client that breaks the protocol, or of a failure of our own."""
         self.stream = stream
         self.services = services
         self.apis = apis
@@ -101,13 +101,13 @@ class Connection:
                 async with trio.open_nursery() as nursery:
                     await self._serve(nursery)
         except* (ProtocolError, CloseConnection) as group:
-            self._complain(f"closing the connection from {self.peer}: {group.exceptions[0]}")
+            self._complain(f"closing the connection from {self.peer}: {group.exceptions[0]}", None)
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             log.debug("the connection from %s broke", self.peer)
         except* OSError as group:
             log.error("closing the connection from %s: reading for it failed: %s", self.peer, group.exceptions[0])
-        except* Exception:
-            log.exception("closing the connection from %s after a failure of our own", self.peer)
+        except* Exception as group:
+            self._complain(f"closing the connection from {self.peer} after a failure of our own", group)
         finally:
             self.memory.note(self, 0)
             self._abandon_line()

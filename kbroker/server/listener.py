@@ -79,18 +79,18 @@ class Server:
             if not self._per_address[address]:
                 del self._per_address[address]
 
-    def _complain(self, line: str) -> None:
-        """Log what a client did wrong, but not the ten-thousandth time in a row."""
+    def _complain(self, line: str, failure: BaseException | None) -> None:
+        """Log what a client did wrong, or what failed here, but not the ten-thousandth time in a row."""
         self._complaints += 1
         if self._complaints <= COMPLAINTS_MAX:
-            log.info("%s", line)
+            log.log(logging.ERROR if failure else logging.INFO, "%s", line, exc_info=failure)
 
     async def _reap(self) -> None:
         while True:
             await self.services.env.clock.sleep(REAPER_INTERVAL_S)
             self.look_round(REAPER_INTERVAL_S)
             if self._complaints > COMPLAINTS_MAX:
-                log.info("closed %d more connections that broke the protocol", self._complaints - COMPLAINTS_MAX)
+                log.info("closed %d more connections for such reasons", self._complaints - COMPLAINTS_MAX)
             self._complaints = 0
 
     def look_round(self, elapsed_s: float) -> None:

@@ -9,7 +9,8 @@ import trio
 from trio.testing import MockClock
 
 from kafka_wire.errors import ErrorCode
-from kafka_wire.messages.group_admin import DescribeGroupsRequest
+from kafka_wire.messages.group_admin import DescribeGroupsRequest, ListGroupsRequest
+from kafka_wire.messages.group_offsets import OffsetFetchRequest, OffsetFetchRequestGroup
 from kafka_wire.messages.groups import LeaveGroupRequest, MemberIdentity
 from kafka_wire.messages.metadata import MetadataRequest, MetadataRequestTopic
 from kbroker.testing.broker import Machine, memory_broker
@@ -236,3 +237,40 @@ async def test_silent_members_are_gone_after_a_restart(autojump_clock: MockClock
         await trio.sleep(11)
         assert await state(client, "g") == "Empty"
         assert await beat(client, "g", joined) == ErrorCode.UNKNOWN_MEMBER_ID
+
+
+async def test_G3_what_members_hear_while_the_coordinator_loads(autojump_clock: MockClock) -> None:
+    machine = Machine()
+    async with memory_broker(topics={"t": 1}, machine=machine) as broker, broker.client() as client:
+        await find(client, "g")
+        joined = await enter(client, "g")
+        assert await commit(client, "g", 5, joined=joined) == 0
+    machine.disk.fail("pread", "__consumer_offsets*.log", times=1_000_000)
+    async with memory_broker(topics={"t": 1}, machine=machine) as broker, broker.client() as client:
+        loading = ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
+        assert await beat(client, "g", joined) == 0
+        assert (await sync(client, "g", joined, {})).error_code == ErrorCode.REBALANCE_IN_PROGRESS
+        assert (await client.call(join_request("g"), 9)).error_code == loading
+        assert await commit(client, "g", 6, joined=joined) == loading
+        asked = OffsetFetchRequest(groups=[OffsetFetchRequestGroup(group_id="g", topics=None)])
+        assert (await client.call(asked, 8)).groups[0].error_code == loading
+        assert (await client.call(DescribeGroupsRequest(groups=["g"]), 5)).groups[0].error_code == loading
+        assert (await client.call(ListGroupsRequest(), 4)).error_code == loading
+        machine.disk.heal()
+        await trio.sleep(2)
+        assert await beat(client, "g", joined) == 0
+        assert await committed(client, "g") == (5, "", 0)
+        assert (await client.call(ListGroupsRequest(), 4)).error_code == 0
+
+
+async def test_a_lost_session_of_the_broker_ends_nobodys_membership(autojump_clock: MockClock) -> None:
+    """The broker registers again, in a new leader epoch: its coordinator starts over from the log."""
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        await find(client, "g")
+        joined = await enter(client, "g")
+        assert await commit(client, "g", 5, joined=joined) == 0
+        broker.clock.jump_liveness(9)  # more than the broker's own session
+        await trio.sleep(2)
+        assert await beat(client, "g", joined) == 0
+        assert await commit(client, "g", 6, joined=joined) == 0
+        assert await committed(client, "g") == (6, "", 0)

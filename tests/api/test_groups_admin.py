@@ -17,6 +17,13 @@ from kafka_wire.messages.configs import (
 )
 from kafka_wire.messages.consumer_groups import ConsumerGroupDescribeRequest, ConsumerGroupHeartbeatRequest
 from kafka_wire.messages.group_admin import DeleteGroupsRequest, DescribeGroupsRequest, ListGroupsRequest
+from kafka_wire.messages.group_offsets import (
+    OffsetCommitRequest,
+    OffsetCommitRequestPartition,
+    OffsetCommitRequestTopic,
+    OffsetFetchRequest,
+    OffsetFetchRequestGroup,
+)
 from kafka_wire.messages.topics import CreatePartitionsRequest, CreatePartitionsTopic
 from kbroker.testing.broker import Machine, memory_broker
 from kbroker.testing.client import BareClient
@@ -119,6 +126,34 @@ async def test_a_consumer_group_from_joining_to_a_restart(version: int) -> None:
         assert [(each.group_id, each.group_type) for each in listed] == [("g", "consumer")]
         assert (await client.call(DescribeGroupsRequest(groups=["g"]), 6)).groups[0].error_code == 69
         assert (await beat(client, -1, version=version)).error_code == 0
+
+
+async def test_G1_commits_and_fetches_are_fenced_by_the_member_epoch() -> None:
+    async with memory_broker(topics={"t": 2}) as broker, broker.client() as client:
+        await find(client, "g")
+        joined = await beat(client, 0, **JOIN)
+
+        async def commit_as(member: str, epoch: int, version: int = 9) -> int:
+            place = OffsetCommitRequestPartition(partition_index=0, committed_offset=epoch, committed_metadata="")
+            topics = [OffsetCommitRequestTopic(name="t", partitions=[place])]
+            request = OffsetCommitRequest(
+                group_id="g", member_id=member, generation_id_or_member_epoch=epoch, topics=topics
+            )
+            return int((await client.call(request, version)).topics[0].partitions[0].error_code)
+
+        async def fetch_as(member: str | None, epoch: int) -> int:
+            group = OffsetFetchRequestGroup(group_id="g", member_id=member, member_epoch=epoch, topics=None)
+            return int((await client.call(OffsetFetchRequest(groups=[group]), 9)).groups[0].error_code)
+
+        epoch = joined.member_epoch
+        assert await commit_as("m1", epoch) == 0
+        assert await commit_as("m1", epoch + 1) == ErrorCode.STALE_MEMBER_EPOCH
+        assert await commit_as("m2", epoch) == ErrorCode.UNKNOWN_MEMBER_ID
+        assert await commit_as("m1", epoch, version=8) == ErrorCode.UNSUPPORTED_VERSION
+        assert await fetch_as("m1", epoch) == await fetch_as(None, -1) == 0
+        assert await fetch_as("m1", epoch + 1) == ErrorCode.STALE_MEMBER_EPOCH
+        assert await fetch_as("m2", epoch) == ErrorCode.UNKNOWN_MEMBER_ID
+        assert (await committed(client, "g"))[0] == epoch
 
 
 async def test_a_consumer_group_learns_of_new_partitions() -> None:

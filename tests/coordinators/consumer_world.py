@@ -243,3 +243,23 @@ def settle(world: World, consumers: Iterable[Consumer], rounds: int = 6) -> int:
             assert response.error_code in (ErrorCode.NONE, ErrorCode.UNKNOWN_MEMBER_ID, ErrorCode.FENCED_MEMBER_EPOCH)
     assert world.group.describe().group_state in ("Stable", "Empty"), "it does not converge"
     return rounds
+
+
+def join(world: World, member_id: str = "m1", version: int = 1, **fields: Any) -> ConsumerGroupHeartbeatResponse:
+    """A heartbeat that joins, unless fields say otherwise."""
+    said: dict[str, Any] = {
+        "member_epoch": 0, "rebalance_timeout_ms": 10_000, "subscribed_topic_names": ["a"], "topic_partitions": [],
+    } | fields  # fmt: skip
+    return world.heartbeat(version, member_id=member_id, **said)
+
+
+def owning(topic: bytes, *partitions: int) -> list[ConsumerGroupTopicPartitions]:
+    """What a member says it owns, of one topic."""
+    return [ConsumerGroupTopicPartitions(topic_id=topic, partitions=list(partitions))]
+
+
+def assignment(response: ConsumerGroupHeartbeatResponse) -> dict[bytes, list[int]] | None:
+    """What an answer assigns; None: it says nothing of it."""
+    if response.assignment is None:
+        return None
+    return {each.topic_id: each.partitions for each in response.assignment.topic_partitions}

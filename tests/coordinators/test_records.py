@@ -34,6 +34,7 @@ from kbroker.coordinators.records import (
     key_type,
     offset_commit_key,
     offset_record,
+    read_offset_commit_key,
 )
 from kbroker.coordinators.stored import read_state, state_pair
 
@@ -82,6 +83,10 @@ def test_bytes_as_kafka_documents_them() -> None:
 def test_the_fast_key_is_the_declared_one() -> None:
     key = OffsetCommitKey(group="grüße", topic="t", partition=7)
     assert offset_commit_key("grüße", "t", 7) == encode_key(KeyType.OFFSET_COMMIT, key)
+    assert read_offset_commit_key(offset_commit_key("grüße", "t", 7)) == ("grüße", "t", 7)
+    for cut in range(2, 16):
+        with pytest.raises(ProtocolError):
+            read_offset_commit_key(offset_commit_key("grüße", "t", 7)[:cut])
     with pytest.raises(ValueError, match="32767"):
         offset_commit_key("ü" * 20_000, "t", 0)
 
