@@ -139,6 +139,9 @@ class Pumped(Member):
                 while not self.jobs.empty():
                     settle(*self.jobs.get())
                 self._turn()
+        except Exception as error:
+            self.note("refused", repr(error))
+            raise
         finally:
             self.holding = set()
             self.do_close()

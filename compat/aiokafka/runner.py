@@ -237,9 +237,9 @@ class GroupMember(Pumped):
         super().__init__(commits)
 
     def do_open(self) -> None:
-        wait(self._open())
+        wait(self._start())
 
-    async def _open(self) -> None:
+    async def _start(self) -> None:
         self.consumer = AIOKafkaConsumer(**self.settings)
         chosen = {"pattern": self.topics} if isinstance(self.topics, str) else {"topics": self.topics}
         self.consumer.subscribe(**chosen, listener=Noting(self))

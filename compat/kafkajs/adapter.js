@@ -91,8 +91,8 @@ const calls = {
     const wanted = Object.entries(topics).map(([topic, numPartitions]) => ({
       topic, numPartitions, replicationFactor: replication, configEntries,
     }));
-    // "Already exists" is not thrown: the answer is false.
-    if (!(await admin.createTopics({ topics: wanted }))) throw new Refused("TOPIC_ALREADY_EXISTS");
+    // Waiting for leaders fails where it should wait. "Already exists" is not thrown: the answer is false.
+    if (!(await admin.createTopics({ topics: wanted, waitForLeaders: false }))) throw new Refused("TOPIC_ALREADY_EXISTS");
   },
   delete_topics: (topics) => admin.deleteTopics({ topics }),
   add_partitions: (topic, count) => admin.createPartitions({ topicPartitions: [{ topic, count }] }),

@@ -35,25 +35,32 @@ class Offsets:
         # Places with an offset of a transaction that has not ended. Empty until transactions commit offsets.
         self.unstable: set[Place] = set()
         self._groups: dict[str, dict[str, dict[int, OffsetCommitValue]]] = {}
-        self._staged: dict[Place, OffsetCommitValue | None] = {}  # the newest value that is not settled
+        # Places with changes that are not settled: how many, and the newest value.
+        self._staged: dict[Place, tuple[int, OffsetCommitValue | None]] = {}
 
     # -- changing -----------------------------------------------------------------------------------------------------
 
     def stage(self, changes: Iterable[Change]) -> None:
         """These are in the log, but not committed yet."""
         for group, topic, partition, value in changes:
-            self._staged[group, topic, partition] = value
+            place = group, topic, partition
+            self._staged[place] = self._staged.get(place, (0, None))[0] + 1, value
 
     def settle(self, changes: Iterable[Change]) -> None:
         """These are committed. In the order of the log."""
         staged = self._staged
         for group, topic, partition, value in changes:
-            if staged and (group, topic, partition) in staged and staged[group, topic, partition] is value:
-                del staged[group, topic, partition]
+            if staged and (group, topic, partition) in staged:
+                self._unstage((group, topic, partition))
             if value is None:
                 self._remove(group, topic, partition)
             else:
                 self._put(group, topic, partition, value)
+
+    def _unstage(self, place: Place) -> None:
+        left, newest = self._staged.pop(place)
+        if left > 1:
+            self._staged[place] = left - 1, newest
 
     def _put(self, group: str, topic: str, partition: int, value: OffsetCommitValue) -> None:
         topics = self._groups.get(group)
@@ -112,7 +119,7 @@ class Offsets:
     def items(self, places: Iterable[Place]) -> Iterator[Change]:
         """What the log says of these places now: of those that have an offset."""
         for place in places:
-            value = self._staged[place] if place in self._staged else self.get(*place)
+            value = self._staged[place][1] if place in self._staged else self.get(*place)
             if value is not None:
                 yield (*place, value)
 

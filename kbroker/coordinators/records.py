@@ -312,7 +312,7 @@ def offset_commit_key(group: str, topic: str, partition: int) -> bytes:
 
 
 def read_offset_commit_key(key: bytes) -> tuple[str, str, int]:
-    """Group, topic and partition of the key of a committed offset: `decode_key`, for a hot path. Raises ProtocolError."""
+    """Group, topic and partition of the key of an offset's key: `decode_key`, for a hot path. Raises ProtocolError."""
     try:
         group_end = 4 + (key[2] << 8 | key[3])
         topic_start = group_end + 2
