@@ -17,6 +17,7 @@ from members import Member, Place
 
 SETTLE_SECONDS_MAX = 30.0
 ROLLING_MEMBERS = 5
+LOAD_MIN = 200
 
 
 class Team:
@@ -397,16 +398,15 @@ def admin(run: Run, team: Team) -> Seen:
 @group("rolling-restart", kip848=True)
 def rolling_restart(run: Run, team: Team) -> Seen:
     topic, partitions = team.topic(2 * ROLLING_MEMBERS), 2 * ROLLING_MEMBERS
-    with_load = Load(run, topic)
     members = [team.join(topic) for _ in range(ROLLING_MEMBERS)]
     shares = team.shares(topic, partitions, *members)
-    with with_load:
+    with Load(run, topic) as load:
         for index in range(ROLLING_MEMBERS):
             team.leave(members[index])
             members[index] = team.join(topic)
             team.shares(topic, partitions, *members)
-    read = team.finish(topic, partitions, committed=False)
-    check(read >= 100, f"only {read} records were written meanwhile")
+        until(lambda: load.count >= LOAD_MIN)
+    check(team.finish(topic, partitions, committed=False) >= LOAD_MIN, "hardly anything was written meanwhile")
     return {"shares": shares, "lost": 0, "again after commit": team.again_after_commit()}
 
 
@@ -420,15 +420,15 @@ def broker_kill(run: Run) -> Seen:
         topic = team.topic(partitions)
         members = [team.join(topic) for _ in range(2)]
         team.shares(topic, partitions, *members)
-        with Load(run, topic):
+        with Load(run, topic) as load:
             time.sleep(0.5)
             members.append(team.join(topic))
             time.sleep(0.2)
             run.kill_and_restart_broker()
             team.write(topic, partitions, each=1)
             shares = team.shares(topic, partitions, *members)
-        read = team.finish(topic, partitions, committed=False)
-        check(read >= 50, f"only {read} records were written")
+            until(lambda: load.count >= LOAD_MIN)
+        check(team.finish(topic, partitions, committed=False) >= LOAD_MIN, "hardly anything was written meanwhile")
         again = team.again_after_commit()
     finally:
         team.close()
@@ -440,12 +440,13 @@ class Load:
 
     def __init__(self, run: Run, topic: str) -> None:
         self.run, self.topic = run, topic
-        self.over = threading.Event()
+        self.over, self.count = threading.Event(), 0
         self.problems: list[BaseException] = []
         self.writer = threading.Thread(target=self._write, daemon=True)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Load:
         self.writer.start()
+        return self
 
     def __exit__(self, *problem: object) -> None:
         self.over.set()
@@ -460,10 +461,9 @@ class Load:
             self.problems.append(problem)
 
     def _source(self) -> Iterator[Message]:
-        count = 0
-        while not self.over.is_set() and count < 20_000:
-            yield Message(b"%06d" % count, key=b"k%d" % count, partition=None)
-            count += 1
+        while not self.over.is_set() and self.count < 20_000:
+            yield Message(b"%06d" % self.count, key=b"k%d" % self.count, partition=None)
+            self.count += 1
             time.sleep(0.004)
 
 

@@ -5,6 +5,7 @@ Everything the command line knows of `run_broker` is in `_Process.run_broker`.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -26,6 +27,7 @@ from kbroker.config import BrokerConfig
 # SIGHUP: the terminal is gone. Windows has none.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 WILDCARDS = ("0.0.0.0:", "[::]:")
+GC_THRESHOLDS = (20_000, 20, 50)  # a broker makes few cycles; Python's 700 would go through its state all the time
 _IMPORTED_AT = time.monotonic()
 
 log = logging.getLogger("kbroker")
@@ -102,6 +104,8 @@ class _Process:
 
     def _say_ready(self, ready: Ready) -> None:
         self.ready = True
+        gc.freeze()  # what is there now stays: no collection need look at it again
+        gc.set_threshold(*GC_THRESHOLDS)
         addresses = [_address(*address) for address in ready.listeners.values()]
         took = f"ready in {seconds_since_start():.2f} s"
         if self.banner:
