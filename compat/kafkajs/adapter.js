@@ -227,6 +227,7 @@ class Sending {
 function consumerOf(groupId, options) {
   return kafka(10).consumer({
     groupId,
+    allowAutoTopicCreation: false, // or its refreshed metadata brings back a topic that was just deleted
     sessionTimeout: options.session_ms || 10000,
     heartbeatInterval: options.heartbeat_ms || 500,
     rebalanceTimeout: 10000,
@@ -247,9 +248,11 @@ class Reading {
   async open() {
     await this.consumer.connect();
     await this.consumer.subscribe({ topics: [this.topic], fromBeginning: this.options.reset !== "latest" });
+    const joined = new Promise((resolve) => this.consumer.on(this.consumer.events.GROUP_JOIN, resolve));
     await this.consumer.run({
       autoCommit: false, eachBatchAutoResolve: false, eachBatch: (payload) => this.receive(payload),
     });
+    await joined; // `run` may end before: while the coordinator still loads it starts over on its own
     this.seek(this.starts);
     this.ready = true;
     return this;

@@ -44,13 +44,13 @@ def main() -> None:
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     scale = QUICK if options.quick else FULL
-    scale = replace(scale, repeat=options.repeat or scale.repeat)
+    scale = replace(scale, repeat=scale.repeat if options.repeat is None else options.repeat)
     names, notes = contenders(options.only)
     build_load()
     began = time.monotonic()
     rows = chosen(options.rows)
     outcomes = measure_all(rows, names, scale, notes)
-    notes.append(f"{scale.repeat} repetitions of each row, {(time.monotonic() - began) / 60:.0f} minutes in all.")
+    notes.append(f"{repetitions(rows, scale)} {(time.monotonic() - began) / 60:.0f} minutes in all.")
     print(report.text(outcomes, notes))
     if options.write or not (options.quick or options.rows or options.only):
         report.write(outcomes, notes)
@@ -61,7 +61,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one short repetition of each row")
     parser.add_argument("--rows", help="only these rows, by name, separated by commas")
     parser.add_argument("--only", choices=("kbroker", "kafka", "sink"), help="only this broker")
-    parser.add_argument("--repeat", type=int, help="repetitions of each row")
+    parser.add_argument("--repeat", type=int, help="repetitions of every row, whatever it says")
     parser.add_argument("--write", action="store_true", help="write docs/performance.md whatever was measured")
     parser.add_argument("--list", action="store_true", help="name the rows and stop")
     return parser.parse_args()
@@ -96,6 +96,16 @@ def contenders(only: str | None) -> tuple[list[str], list[str]]:
     if not names:
         sys.exit(" ".join(notes))
     return names, notes
+
+
+def repetitions(rows: list[Row], scale: Scale) -> str:
+    """How often what was measured, for the notes."""
+    names: dict[int, list[str]] = {}
+    for row in rows:
+        names.setdefault(scale.repeat or row.repeat, []).append(row.name)
+    usual = max(names, key=lambda times: len(names[times]))
+    others = [f"{times} of {', '.join(names[times])}" for times in sorted(names) if times != usual]
+    return "; ".join([f"Repetitions: {usual} of each row", *others]) + "."
 
 
 def measure_all(rows: list[Row], names: list[str], scale: Scale, notes: list[str]) -> list[Outcome]:
@@ -151,7 +161,8 @@ def measure(row: Row, pair: list[Broker], scale: Scale) -> Outcome:
     """One row: A B A B …; a broker that fails once is not asked again in this row."""
     outcome = Outcome(row)
     samples: dict[str, list[Sample]] = {broker.name: [] for broker in pair}
-    for _ in range(scale.repeat):
+    began = time.monotonic()
+    for _ in range(scale.repeat or row.repeat):
         for broker in pair:
             if broker.name in outcome.failed:
                 continue
@@ -162,7 +173,7 @@ def measure(row: Row, pair: list[Broker], scale: Scale) -> Outcome:
             except FAULTS as reason:
                 outcome.failed[broker.name] = str(reason)
     outcome.samples = {name: medians(taken) for name, taken in samples.items() if name not in outcome.failed}
-    print(report.line(outcome), flush=True)
+    print(f"{report.line(outcome)} [{time.monotonic() - began:.0f} s]", flush=True)
     return outcome
 
 

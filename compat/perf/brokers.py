@@ -41,7 +41,7 @@ LOAD = CACHE / "load"
 class Scale:
     """How much of everything. `share` shrinks the rows that are bounded by a count and not by time."""
 
-    repeat: int = 3
+    repeat: int = 0  # of every row; 0: as the row says
     seconds: float = 2.0
     warmup: float = 0.7
     share: float = 1.0

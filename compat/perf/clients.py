@@ -105,7 +105,10 @@ def java_end_to_end(broker: Broker, scale: Scale) -> Sample:
 
 
 def python_missing(module: str, name: str) -> Callable[[], str | None]:
-    return lambda: None if importlib.util.find_spec(module) else f"{name} is not installed for this Python"
+    """A folder of the same name on the path (compat/confluent_kafka) is found too, but has no file to load."""
+    spec = importlib.util.find_spec(module)
+    reason = None if spec and spec.origin else f"{name} is not installed for this Python"
+    return lambda: reason
 
 
 def python(mode: str, record_bytes: int, records_full: int) -> Measure:

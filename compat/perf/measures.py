@@ -123,6 +123,48 @@ def polls(broker: Broker, scale: Scale) -> Sample:
     return load(broker, "poll", topic="polled", **flags)
 
 
+def group_join(broker: Broker, scale: Scale) -> Sample:
+    sample = load(broker, "join", group="join", groups=500, seconds=scale.seconds, warmup=scale.warmup)
+    return latency_ms(sample)
+
+
+def group_rebalance(broker: Broker, scale: Scale) -> Sample:
+    """One more member joins ten, in one new group after the other."""
+    flags = {"members": 10, "groups": 200, "seconds": scale.seconds, "warmup": scale.warmup}
+    return latency_ms(load(broker, "rebalance", group="rebalance", **flags))
+
+
+def group_heartbeats(broker: Broker, scale: Scale) -> Sample:
+    """2,000 groups of 5 members, a heartbeat of each every 3 s; the window is two such rounds."""
+    groups, members, interval_seconds = scale.count(2000), 5, 3
+    flags = {"groups": groups, "members": members, "interval": f"{interval_seconds}s", "conns": 20}
+    times = {"seconds": 3 * scale.seconds, "warmup": 2 * scale.warmup}
+    sample = load(broker, "heartbeats", group="heartbeats", **flags, **times)
+    due = groups * members / interval_seconds
+    if sample["rate"] < 0.9 * due:
+        raise Failed(f"{sample['rate']:.0f} heartbeats/s where {due:.0f} were due: the CPU of fewer would flatter")
+    return sample | latency_ms(sample)
+
+
+def group_replay(broker: Broker, scale: Scale) -> Sample:
+    """100,000 committed offsets, kill -9, and the time until the coordinators of all groups answer OffsetFetch."""
+    broker.wipe()
+    broker.start()
+    shape = {"groups": scale.count(1000), "partitions": 100, "topic": "committed", "group": "committed"}
+    committed = load(broker, "commits", conns=4, warmup=0, **shape)
+    broker.kill()
+    with broker.launch() as began:
+        sample = load(broker, "loaded", since=began, **shape)
+    broker.kill()
+    loaded = {key: sample[key] for key in ("first_seconds", "load_seconds")}
+    return {**loaded, "commit_seconds": committed["seconds"]}
+
+
+def latency_ms(sample: Sample) -> Sample:
+    """Only the latencies: where the broker's CPU would include other work than what was timed."""
+    return {f"{key}_ms": sample[key] / 1000 for key in ("p50", "p99")}
+
+
 def memory(broker: Broker, scale: Scale) -> Sample:
     return {"rss_mb": broker.rss_mb()}
 

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 SECONDS_MAX = 120.0
@@ -138,10 +139,58 @@ def kafka_python_get(bootstrap: str, topic: str, records: int, record_bytes: int
         producer.close()
 
 
+def first_messages(receive_first: Callable[[str], Any], groups: int) -> dict[str, Any]:
+    """From nothing to the first message, in one new group after the other; leaving is not counted."""
+    receive_first(f"warm-{time.time_ns()}").close()
+    taken = []
+    with Window() as window:
+        for _ in range(groups):
+            began = time.perf_counter()
+            consumer = receive_first(f"first-{time.time_ns()}")
+            taken.append((time.perf_counter() - began) * 1000)
+            consumer.close()
+    return {"seconds": window.seconds, "p50_ms": median(taken), "worst_ms": max(taken)}
+
+
+def confluent_first(bootstrap: str, topic: str, groups: int, record_bytes: int) -> dict[str, Any]:
+    from confluent_kafka import Consumer
+
+    confluent_produce(bootstrap, topic, 1, record_bytes)
+
+    def receive_first(group: str) -> Any:
+        consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "auto.offset.reset": "earliest"})
+        consumer.subscribe([topic])
+        message = consumer.poll(30)
+        if message is None or message.error():
+            sys.exit(f"no message within 30 s: {message and message.error()}")
+        return consumer
+
+    return first_messages(receive_first, groups)
+
+
+def kafka_python_first(bootstrap: str, topic: str, groups: int, record_bytes: int) -> dict[str, Any]:
+    from kafka import KafkaConsumer, KafkaProducer
+
+    producer = KafkaProducer(bootstrap_servers=bootstrap)
+    producer.send(topic, os.urandom(record_bytes)).get(30)
+    producer.close()
+
+    def receive_first(group: str) -> Any:
+        consumer = KafkaConsumer(topic, bootstrap_servers=bootstrap, group_id=group, auto_offset_reset="earliest",
+                                 consumer_timeout_ms=30_000)  # fmt: skip
+        if next(consumer, None) is None:
+            sys.exit("no message within 30 s")
+        return consumer
+
+    return first_messages(receive_first, groups)
+
+
 MODES: dict[str, Callable[[str, str, int, int], dict[str, Any]]] = {
     "confluent-produce": confluent_produce,
     "confluent-consume": confluent_consume,
     "confluent-flush": confluent_flush,
+    "confluent-first": confluent_first,
+    "kafka-python-first": kafka_python_first,
     "kafka-python-produce": kafka_python_produce,
     "kafka-python-get": kafka_python_get,
 }

@@ -17,6 +17,8 @@ import measures
 from brokers import Broker, Sample, Scale
 from measures import BATCH_15_KB, BATCH_900_KB, fetch, traffic
 
+Missing = Callable[[], str | None]
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -38,7 +40,8 @@ class Row:
     measure: Callable[[Broker, Scale], Sample]
     figures: tuple[Figure, ...]
     apart: bool = False
-    missing: Callable[[], str | None] = lambda: None  # why this row cannot run on this machine
+    repeat: int = 3  # in a full run
+    missing: Missing = lambda: None  # why this row cannot run on this machine
 
 
 def at_least(ratio: float) -> Goal:
@@ -76,17 +79,23 @@ def cpu_mb(goal: Goal | None = None) -> Figure:
 
 def java(verb: str, record_bytes: int, measure: measures.Measure, goal: Goal) -> Row:
     title = f"Java {verb.title()}rPerformance, {record_bytes:,} B"
-    return Row(f"java-{verb}-{record_bytes}", title, measure, (mb_s(goal),), missing=clients.java_missing)
+    return client(f"java-{verb}-{record_bytes}", title, measure, (mb_s(goal),), clients.java_missing)
+
+
+def client(name: str, title: str, measure: measures.Measure, figures: tuple[Figure, ...], missing: Missing) -> Row:
+    """A row of somebody's client, which takes its time: twice is what a bounded run can give it."""
+    return Row(name, title, measure, figures, repeat=2, missing=missing)
 
 
 def confluent(verb: str, record_bytes: int, records: int, speed: Goal | None, cpu: Goal | None) -> Row:
     measure = clients.python(f"confluent-{verb}", record_bytes, records)
     figures = (mb_s(speed), cpu_mb(cpu))
     title = f"confluent-kafka {verb}, {record_bytes:,} B"
-    missing = clients.python_missing("confluent_kafka", "confluent-kafka")
-    return Row(f"confluent-{verb}-{record_bytes}", title, measure, figures, missing=missing)
+    return client(f"confluent-{verb}-{record_bytes}", title, measure, figures, NO_CONFLUENT)
 
 
+NO_CONFLUENT = clients.python_missing("confluent_kafka", "confluent-kafka")
+NO_KAFKA_PYTHON = clients.python_missing("kafka", "kafka-python")
 ONE = {"record_bytes": 100}
 LATENCY_MS = (Figure("p50_ms", "ms, p50"), Figure("p99_ms", "ms, p99", at_most(0.5)))
 
@@ -96,19 +105,24 @@ ROWS = (
         Figure("first_seconds", "s from process start to the first acks=all acknowledgement", faster(10)),
         Figure("rss_mb", "MB of memory, idle", below(45, "MB")),
         Figure("cpu_percent", "% of a core, idle", below(0.5, "%")),
-    ), apart=True),
+    ), apart=True, repeat=2),
     Row("installed", "installed size", measures.installed_size, (
         Figure("installed_mb", "MB (Kafka: jars, without Java)", below(25, "MB")),
-    ), apart=True),
+    ), apart=True, repeat=1),
     Row("partitions", "many partitions", measures.partitions, (
         Figure("wide_1000", "s to create a topic of 1,000 partitions, all writable", faster(3)),
         Figure("wide_3000", "s to create a topic of 3,000 partitions, all writable", faster(3)),
         Figure("topics_1000", "s to create 1,000 topics one by one", faster(10)),
         Figure("restart", "s from start to metadata with those 5,000 partitions, after a clean stop", faster(5)),
-    ), apart=True),
+    ), apart=True, repeat=2),
     Row("recovery", "recovery", measures.recovery, (
         Figure("first_seconds", "s from start to ready, after kill -9 with 1 GB of log", below(1, "s")),
-    ), apart=True),
+    ), apart=True, repeat=2),
+    Row("group-replay", "100,000 committed offsets (1,000 groups × 100 partitions)", measures.group_replay, (
+        Figure("first_seconds", "s from start to all of them answered, after kill -9", below(3, "s")),
+        Figure("load_seconds", "s of it after the broker's first answer"),
+        Figure("commit_seconds", "s to commit them, 4 connections"),
+    ), apart=True, repeat=2),
     Row("produce-1", "produce 100 B, 1 connection, ping-pong, acks=1", traffic("produce", **ONE), (
         rate(at_least(1.5)), Figure("p99", "µs, p99", at_most(0.6)), cpu_request(at_most(0.8)),
     )),
@@ -147,28 +161,42 @@ ROWS = (
         Figure("cpu_percent", "% of a core", below(12, "%")),
     )),
     Row("memory", "memory after the load above", measures.memory, (Figure("rss_mb", "MB", below(100, "MB")),)),
+    Row("group-join", "first member of a new group: FindCoordinator to assignment", measures.group_join, (
+        Figure("p50_ms", "ms, p50"), Figure("p99_ms", "ms, p99", below(20, "ms")),
+    )),
+    Row("group-rebalance", "rebalance: one more member joins 10", measures.group_rebalance, (
+        Figure("p50_ms", "ms, p50, from the last JoinGroup to the last assignment"),
+        Figure("p99_ms", "ms, p99", below(200, "ms")),
+    )),
+    Row("group-heartbeats", "2,000 groups of 5 members, a heartbeat each every 3 s", measures.group_heartbeats, (
+        Figure("cpu_percent", "% of a core", below(30, "%")), Figure("rate", "heartbeats/s"),
+        Figure("p99_ms", "ms, p99"),
+    ), repeat=1),
+    client("group-first-confluent", "confluent-kafka: new group to first message",
+        clients.python("confluent-first", 100, 10), (Figure("p50_ms", "ms, p50", below(156, "ms")),), NO_CONFLUENT),
+    client("group-first-kafka-python", "kafka-python: new group to first message",
+        clients.python("kafka-python-first", 100, 10), (Figure("p50_ms", "ms, p50", below(180, "ms")),),
+        NO_KAFKA_PYTHON),
     java("produce", 100, clients.java_produce(100, 500_000), at_least(1.5)),
     java("produce", 1_000, clients.java_produce(1_000, 200_000), at_least(1.5)),
     java("produce", 10_000, clients.java_produce(10_000, 20_000), at_least(1.5)),
     java("consume", 100, clients.java_consume(100, 500_000), at_least(1.0)),
     java("consume", 1_000, clients.java_consume(1_000, 200_000), at_least(1.0)),
     java("consume", 10_000, clients.java_consume(10_000, 20_000), at_least(1.0)),
-    Row("java-e2e", "Java EndToEndLatency, 100 B", clients.java_end_to_end, (
+    client("java-e2e", "Java EndToEndLatency, 100 B", clients.java_end_to_end, (
         Figure("p50_ms", "ms, p50"), Figure("p99_ms", "ms, p99", at_most(0.5)), Figure("p999_ms", "ms, p99.9"),
-    ), missing=clients.java_missing),
+    ), clients.java_missing),
     confluent("produce", 100, 1_000_000, None, at_most(0.3)),
     confluent("produce", 1_000, 300_000, None, at_most(0.3)),
     confluent("produce", 10_000, 30_000, None, at_most(0.3)),
     confluent("consume", 100, 1_000_000, None, None),
     confluent("consume", 1_000, 300_000, at_least(1.5), None),
     confluent("consume", 10_000, 30_000, None, None),
-    Row("kafka-python-produce", "kafka-python idempotent produce, 100 B",
+    client("kafka-python-produce", "kafka-python idempotent produce, 100 B",
         clients.python("kafka-python-produce", 100, 50_000), (Figure("records_s", "records/s", at_least(1.2)),),
-        missing=clients.python_missing("kafka", "kafka-python")),
-    Row("kafka-python-get", "kafka-python send().get(), 100 B",
-        clients.python("kafka-python-get", 100, 3_000), LATENCY_MS,
-        missing=clients.python_missing("kafka", "kafka-python")),
-    Row("confluent-flush", "confluent-kafka produce and flush, 100 B",
-        clients.python("confluent-flush", 100, 5_000), LATENCY_MS,
-        missing=clients.python_missing("confluent_kafka", "confluent-kafka")),
+        NO_KAFKA_PYTHON),
+    client("kafka-python-get", "kafka-python send().get(), 100 B",
+        clients.python("kafka-python-get", 100, 3_000), LATENCY_MS, NO_KAFKA_PYTHON),
+    client("confluent-flush", "confluent-kafka produce and flush, 100 B",
+        clients.python("confluent-flush", 100, 5_000), LATENCY_MS, NO_CONFLUENT),
 )

@@ -85,7 +85,7 @@ def metadata(
     topics = context.services.image.topics
     may_create = context.version < 4 or request.allow_auto_topic_creation
     if may_create and request.topics and context.services.config.get_bool("auto.create.topics.enable"):
-        missing = [t.name for t in request.topics if t.name is not None and t.name not in topics]
+        missing = [t.name for t in request.topics if t.name is not None and t.topic_id == NO_TOPIC_ID and t.name not in topics]
         if missing:
             return _create_and_describe(missing, request, context)
     return _metadata(request, context, {})
@@ -124,7 +124,7 @@ def _asked_topics(
             yield topic, topic.name, topic.id, ErrorCode.NONE
         return
     for asked in request.topics:
-        if asked.name is None:
+        if asked.name is None or asked.topic_id != NO_TOPIC_ID:  # Java 4.3 sends an empty name beside the ID
             found = image.topics_by_id.get(asked.topic_id)
             error = ErrorCode.NONE if found else ErrorCode.UNKNOWN_TOPIC_ID
             yield found, found.name if found else None, asked.topic_id, error

@@ -12,6 +12,7 @@ A partition is unowned from the moment its owner gives it up until the next owne
 
 Pure: `now` (liveness, seconds) measures, `now_ms` (data time) dates. Bounded: the ring, the members and partitions of
 each rebalance have limits; what falls beyond is still counted. In memory only: it starts anew with the coordinator.
+Outside it is seen by way of timeline_views.py.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import NamedTuple, TypeAlias
 REBALANCES_MAX = 32
 PARTITIONS_MAX = 1_000  # whose unowned time one rebalance itemises
 MEMBERS_MAX = 1_000  # whose arrival one rebalance itemises
+TOTALS_MAX = 10_000  # partitions whose unowned time is summed up; a leader may assign what does not exist
 
 TopicPartition: TypeAlias = tuple[str, int]
 
@@ -54,7 +56,7 @@ class _Freed(NamedTuple):
 class Timeline:
     """The rebalances of a group, and the owners of its partitions as far as that is known."""
 
-    __slots__ = ("rebalances", "_began", "_owner", "_owned", "_free", "_assignments")
+    __slots__ = ("rebalances", "_began", "_owner", "_owned", "_free", "_assignments", "_unowned_s")
 
     def __init__(self) -> None:
         self.rebalances: deque[Rebalance] = deque(maxlen=REBALANCES_MAX)  # oldest first
@@ -63,6 +65,7 @@ class Timeline:
         self._owned: dict[str, set[TopicPartition]] = {}  # the same, by member id
         self._free: dict[TopicPartition, _Freed] = {}
         self._assignments = 0
+        self._unowned_s: dict[TopicPartition, float] = {}  # of all rebalances so far, forgotten ones too
 
     @property
     def under_way(self) -> Rebalance | None:
@@ -75,6 +78,13 @@ class Timeline:
     def began(self) -> float:
         """When the last rebalance began, in liveness seconds."""
         return self._began
+
+    def unowned_s(self) -> dict[TopicPartition, float]:
+        """Seconds without an owner, by partition; never less than before, and 0 for one that has always had one.
+
+        A gap counts when it is over. (The counter kbroker_group_partition_unowned_seconds_total.)
+        """
+        return {**dict.fromkeys(self._owner, 0.0), **self._unowned_s}
 
     def begin(self, reason: str, awaited: Iterable[str], now: float, now_ms: int) -> None:
         """A rebalance begins, and these members have not come yet. One under way is cut short by it."""
@@ -147,6 +157,7 @@ class Timeline:
                 self._owned[before].discard(each)
             elif freed is not None:
                 before = freed.owner
+                self._count_gap(each, now - freed.since)
                 if last is not None:
                     _note_gap(last, each, round((now - freed.since) * 1000))
             if last is not None and before is not None and before != member_id:
@@ -167,6 +178,10 @@ class Timeline:
         forgotten = [each for each, freed in self._free.items() if self._assignments - freed.assignments > 1]
         for each in forgotten:
             del self._free[each]
+
+    def _count_gap(self, partition: TopicPartition, gap_s: float) -> None:
+        if gap_s > 0 and (partition in self._unowned_s or len(self._unowned_s) < TOTALS_MAX):
+            self._unowned_s[partition] = self._unowned_s.get(partition, 0.0) + gap_s
 
     def _after_ms(self, now: float) -> int:
         return round((now - self._began) * 1000)

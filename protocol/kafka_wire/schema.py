@@ -27,6 +27,9 @@ from typing import Any, Final, TypeVar, dataclass_transform, overload
 T = TypeVar("T")
 
 VERSION_MAX: Final = 32767
+# Tags from here up are kbroker's own additions to Kafka's messages: Kafka numbers its tags from 0, one by one, and who
+# does not know a tag skips it (KIP-482). What has such a tag is optional to every client and broker.
+OWN_TAG_MIN: Final = 10_000
 _UNSET: Final[Any] = object()
 
 # kind -> struct format; all other kinds (string, bytes, records, array, struct) have a length or a body of their own

@@ -10,7 +10,10 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -25,6 +28,12 @@ var modes = map[string]func() (*Result, error){
 	"ready":   readyMode,   // retry until metadata shows every partition with a leader
 	"frames":  framesMode,  // a storm of bad frames while a good client measures its latency
 	"sink":    sinkMode,    // the other end: answers everything, stores nothing
+
+	"join":       joinMode,       // new consumer groups: from FindCoordinator to the first member's assignment
+	"rebalance":  rebalanceMode,  // one more member: from the last JoinGroup to the last assignment
+	"heartbeats": heartbeatsMode, // many stable groups, a heartbeat of each member every interval
+	"commits":    commitsMode,    // an offset of each partition for each group
+	"loaded":     loadedMode,     // retry until the coordinators answer all that was committed
 }
 
 // options of every mode; one that does not apply is ignored.
@@ -46,9 +55,13 @@ var (
 	rate             = flag.Int("rate", 1000, "e2e: records a second")
 	topics           = flag.Int("topics", 1, "create: topics, one by one")
 	write            = flag.Bool("write", false, "create: then write a record to each partition, until all are acknowledged")
-	since            = flag.Int64("since", 0, "first, ready: nanoseconds since 1970 at which the clock starts")
+	since            = flag.Int64("since", 0, "first, ready, loaded: nanoseconds since 1970 at which the clock starts")
 	badFrames        = flag.Int("bad", 20000, "frames: bad frames in all")
 	expectPartitions = flag.Int("expect", 0, "ready: partitions that must show a leader")
+	groups           = flag.Int("groups", 2000, "groups: the most that join and rebalance make, all of the others")
+	members          = flag.Int("members", 5, "rebalance, heartbeats: members of each group")
+	interval         = flag.Duration("interval", 3*time.Second, "heartbeats: between two of a member")
+	groupPrefix      = flag.String("group", "load", "prefix of the groups' names")
 	timeout          = flag.Duration("timeout", 2*time.Minute, "give up after so long past the window")
 )
 
@@ -68,7 +81,8 @@ type Result struct {
 
 	ConnectSeconds float64          `json:"connect_seconds,omitempty"` // idle, poll: until all were connected
 	WriteSeconds   float64          `json:"write_seconds,omitempty"`   // create: until each partition acknowledged
-	FirstSeconds   float64          `json:"first_seconds,omitempty"`   // first, ready: since the given start
+	FirstSeconds   float64          `json:"first_seconds,omitempty"`   // first, ready, loaded: since the given start
+	LoadSeconds    float64          `json:"load_seconds,omitempty"`    // loaded: since the broker's first answer
 	CalmP99        float64          `json:"calm_p99,omitempty"`        // frames: the good client before the storm
 	Outcomes       map[string]int64 `json:"outcomes,omitempty"`        // frames: how each bad frame was met
 	FirstError     string           `json:"first_error,omitempty"`
@@ -76,7 +90,8 @@ type Result struct {
 
 func main() {
 	if len(os.Args) < 2 || modes[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: load produce|fetch|e2e|idle|poll|create|first|ready|frames|sink [flags]")
+		names := slices.Sorted(maps.Keys(modes))
+		fmt.Fprintf(os.Stderr, "usage: load %s [flags]\n", strings.Join(names, "|"))
 		os.Exit(2)
 	}
 	flag.CommandLine.Parse(os.Args[2:])

@@ -1,7 +1,9 @@
 // The wire: requests as prebuilt frames, responses read field by field, and one connection that pairs them in order.
 //
 // Fixed versions, spoken by Kafka 4 and by today's clients, all flexible (compact lengths, tagged fields):
-// ApiVersions 3, Metadata 12, CreateTopics 7, ListOffsets 7, Produce 9, Fetch 12 (no session: id 0, epoch -1).
+// ApiVersions 3, Metadata 12, CreateTopics 7, ListOffsets 7, Produce 9, Fetch 12 (no session: id 0, epoch -1);
+// FindCoordinator 3, JoinGroup 6 (version 5 in flexible encoding), SyncGroup 4, Heartbeat 4, LeaveGroup 4,
+// OffsetCommit 8, OffsetFetch 8.
 package main
 
 import (
@@ -18,6 +20,9 @@ const (
 	keyProduce, keyFetch, keyListOffsets, keyMetadata = 0, 1, 2, 3
 	keyApiVersions, keyCreateTopics                   = 18, 19
 
+	keyOffsetCommit, keyOffsetFetch, keyFindCoordinator     = 8, 9, 10
+	keyJoinGroup, keyHeartbeat, keyLeaveGroup, keySyncGroup = 11, 12, 13, 14
+
 	errUnknownTopic, errLeaderNotAvailable, errNotLeader, errTopicExists = 3, 5, 6, 36
 
 	correlationAt = 8       // length 4, api key 2, api version 2
@@ -26,6 +31,8 @@ const (
 
 var versions = map[int16]int16{
 	keyProduce: 9, keyFetch: 12, keyListOffsets: 7, keyMetadata: 12, keyApiVersions: 3, keyCreateTopics: 7,
+	keyFindCoordinator: 3, keyJoinGroup: 6, keySyncGroup: 4, keyHeartbeat: 4, keyLeaveGroup: 4,
+	keyOffsetCommit: 8, keyOffsetFetch: 8,
 }
 
 var big = binary.BigEndian

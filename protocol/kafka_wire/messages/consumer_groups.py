@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from kafka_wire.messages.rebalances import (
+    INCLUDE_REBALANCES_TAG,
+    REBALANCES_TAG,
+    UNOWNED_SECONDS_TAG,
+    GroupRebalance,
+    UnownedSeconds,
+)
 from kafka_wire.schema import array, boolean, embed, int8, int16, int32, message, string, struct, uuid
 
 
@@ -63,6 +70,7 @@ class ConsumerGroupDescribeRequest:
 
     group_ids: list[str] = array("string")
     include_authorized_operations: bool = boolean()
+    include_rebalances: bool = boolean(tag=INCLUDE_REBALANCES_TAG, default=False)  # kbroker's own
 
 
 @struct
@@ -105,6 +113,9 @@ class DescribedConsumerGroup:
     assignor_name: str = string(default="")
     members: list[DescribedConsumerGroupMember] = array(DescribedConsumerGroupMember, default=[])
     authorized_operations: int = int32(default=-2147483648)
+    # kbroker's own; null: not asked for, or a broker that keeps none
+    rebalances: list[GroupRebalance] | None = array(GroupRebalance, nullable=0, tag=REBALANCES_TAG, default=None)
+    unowned_seconds: list[UnownedSeconds] = array(UnownedSeconds, tag=UNOWNED_SECONDS_TAG, default=[])
 
 
 @message(key=69, versions=(0, 1), flexible=0)

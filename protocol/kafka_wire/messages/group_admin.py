@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from kafka_wire.messages.rebalances import (
+    INCLUDE_REBALANCES_TAG,
+    REBALANCES_TAG,
+    UNOWNED_SECONDS_TAG,
+    GroupRebalance,
+    UnownedSeconds,
+)
 from kafka_wire.primitives import Buffer
 from kafka_wire.schema import array, boolean, bytes_, int16, int32, message, string, struct
 
@@ -12,6 +19,7 @@ class DescribeGroupsRequest:
 
     groups: list[str] = array("string")
     include_authorized_operations: bool = boolean(since=3, default=False)
+    include_rebalances: bool = boolean(since=5, tag=INCLUDE_REBALANCES_TAG, default=False)  # kbroker's own
 
 
 @struct
@@ -34,6 +42,11 @@ class DescribedGroup:
     protocol_data: str = string(default="")
     members: list[DescribedGroupMember] = array(DescribedGroupMember, default=[])
     authorized_operations: int = int32(since=3, default=-2147483648)
+    # kbroker's own; null: not asked for, or a broker that keeps none
+    rebalances: list[GroupRebalance] | None = array(
+        GroupRebalance, since=5, nullable=5, tag=REBALANCES_TAG, default=None
+    )
+    unowned_seconds: list[UnownedSeconds] = array(UnownedSeconds, since=5, tag=UNOWNED_SECONDS_TAG, default=[])
 
 
 @message(key=15, versions=(0, 6), flexible=5)
