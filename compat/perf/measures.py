@@ -130,7 +130,7 @@ def group_join(broker: Broker, scale: Scale) -> Sample:
 
 def group_rebalance(broker: Broker, scale: Scale) -> Sample:
     """One more member joins ten, in one new group after the other."""
-    flags = {"members": 10, "groups": 200, "seconds": scale.seconds, "warmup": scale.warmup}
+    flags = {"members": 10, "groups": 100, "seconds": scale.seconds, "warmup": scale.warmup}
     return latency_ms(load(broker, "rebalance", group="rebalance", **flags))
 
 

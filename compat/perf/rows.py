@@ -163,11 +163,11 @@ ROWS = (
     Row("memory", "memory after the load above", measures.memory, (Figure("rss_mb", "MB", below(100, "MB")),)),
     Row("group-join", "first member of a new group: FindCoordinator to assignment", measures.group_join, (
         Figure("p50_ms", "ms, p50"), Figure("p99_ms", "ms, p99", below(20, "ms")),
-    )),
+    ), repeat=2),
     Row("group-rebalance", "rebalance: one more member joins 10", measures.group_rebalance, (
         Figure("p50_ms", "ms, p50, from the last JoinGroup to the last assignment"),
         Figure("p99_ms", "ms, p99", below(200, "ms")),
-    )),
+    ), repeat=2),
     Row("group-heartbeats", "2,000 groups of 5 members, a heartbeat each every 3 s", measures.group_heartbeats, (
         Figure("cpu_percent", "% of a core", below(30, "%")), Figure("rate", "heartbeats/s"),
         Figure("p99_ms", "ms, p99"),

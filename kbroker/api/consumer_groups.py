@@ -24,6 +24,7 @@ from kbroker.api.registry import handles
 from kbroker.config.keys import split_list
 from kbroker.coordinators import membership, requests
 from kbroker.coordinators.consumer_group import ConsumerGroup
+from kbroker.coordinators.timeline_views import add_timeline
 
 HeartbeatAnswer: TypeAlias = (
     "ConsumerGroupHeartbeatResponse | Coroutine[Any, Any, ConsumerGroupHeartbeatResponse]"
@@ -51,8 +52,9 @@ def consumer_group_heartbeat(request: ConsumerGroupHeartbeatRequest, context: Co
 def consumer_group_describe(
     request: ConsumerGroupDescribeRequest, context: Context
 ) -> ConsumerGroupDescribeResponse:
-    """Consumer groups, their members, what those have and what they should have."""
-    groups = [_described(group_id, context) for group_id in request.group_ids]
+    """Consumer groups, their members, what those have and what they should have; if asked for, the last rebalances."""
+    timelines = set(request.group_ids) if request.include_rebalances else set[str]()
+    groups = [_described(group_id, context, timelines) for group_id in request.group_ids]
     if request.include_authorized_operations:
         for group in groups:
             if not group.error_code:
@@ -60,7 +62,8 @@ def consumer_group_describe(
     return ConsumerGroupDescribeResponse(groups=groups)
 
 
-def _described(group_id: str, context: Context) -> DescribedConsumerGroup:
+def _described(group_id: str, context: Context, timelines: set[str]) -> DescribedConsumerGroup:
+    """timelines: as in group_admin.py, of which groups to tell the timeline, each once."""
     if not group_id:
         return DescribedConsumerGroup(group_id=group_id, error_code=ErrorCode.INVALID_GROUP_ID)
     try:
@@ -68,7 +71,11 @@ def _described(group_id: str, context: Context) -> DescribedConsumerGroup:
     except KafkaError as error:
         return DescribedConsumerGroup(group_id=group_id, error_code=error.code, error_message=error.message)
     if isinstance(group, ConsumerGroup):
-        return group.describe()
+        described = group.describe()
+        if group_id in timelines:
+            timelines.remove(group_id)
+            add_timeline(described, group.timeline)
+        return described
     text = f"Group {group_id} not found." if group is None else f"Group {group_id} is not a consumer group."
     return DescribedConsumerGroup(
         group_id=group_id, error_code=ErrorCode.GROUP_ID_NOT_FOUND, error_message=text

@@ -1,6 +1,7 @@
 """DescribeGroups 0-6, ListGroups 0-5, DeleteGroups 0-2: groups seen from outside.
 
 An unknown group is described as Dead without an error up to version 5, and as GROUP_ID_NOT_FOUND from 6 on (KIP-1043).
+From 5 on DescribeGroups tells a client that asks for them a group's last rebalances: kbroker's own tagged fields.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from kbroker.api.context import Context
 from kbroker.api.registry import handles
 from kbroker.coordinators import requests
 from kbroker.coordinators.group import Group
+from kbroker.coordinators.timeline_views import add_timeline
 
 # Bit n stands for AclOperation n: what an open broker lets everyone do with a group (KIP-430).
 GROUP_OPERATIONS = sum(1 << n for n in (3, 6, 8, 10, 11))  # read delete describe describe_configs alter_configs
@@ -38,7 +40,8 @@ DeleteAnswer: TypeAlias = "DeleteGroupsResponse | Coroutine[Any, Any, DeleteGrou
 @handles(ApiKey.DESCRIBE_GROUPS, 0, 6)
 def describe_groups(request: DescribeGroupsRequest, context: Context) -> DescribeGroupsResponse:
     """Classic groups with their members."""
-    groups = [_described(group_id, context) for group_id in request.groups]
+    timelines = set(request.groups) if request.include_rebalances else set[str]()
+    groups = [_described(group_id, context, timelines) for group_id in request.groups]
     if context.version >= OPERATIONS_SINCE and request.include_authorized_operations:
         for group in groups:
             if not group.error_code:
@@ -46,13 +49,18 @@ def describe_groups(request: DescribeGroupsRequest, context: Context) -> Describ
     return DescribeGroupsResponse(groups=groups)
 
 
-def _described(group_id: str, context: Context) -> DescribedGroup:
+def _described(group_id: str, context: Context, timelines: set[str]) -> DescribedGroup:
+    """timelines: of which groups to tell the timeline; each once, as it is long, however often the group is named."""
     try:
         group = requests.find_group(context.services.groups, group_id)
     except KafkaError as error:
         return DescribedGroup(group_id=group_id, error_code=error.code)
     if isinstance(group, Group):
-        return group.describe()
+        described = group.describe()
+        if group_id in timelines:
+            timelines.remove(group_id)
+            add_timeline(described, group.timeline)
+        return described
     if context.version < NOT_FOUND_SINCE:
         return DescribedGroup(group_id=group_id, group_state="Dead")
     return DescribedGroup(

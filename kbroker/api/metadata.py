@@ -85,7 +85,8 @@ def metadata(
     topics = context.services.image.topics
     may_create = context.version < 4 or request.allow_auto_topic_creation
     if may_create and request.topics and context.services.config.get_bool("auto.create.topics.enable"):
-        missing = [t.name for t in request.topics if t.name is not None and t.topic_id == NO_TOPIC_ID and t.name not in topics]
+        asked = (t.name for t in request.topics if t.name is not None and t.topic_id == NO_TOPIC_ID)
+        missing = [name for name in asked if name not in topics]
         if missing:
             return _create_and_describe(missing, request, context)
     return _metadata(request, context, {})

@@ -1,4 +1,4 @@
-"""A group's timeline as DescribeGroups and ConsumerGroupDescribe tell it to who asks for it (messages/rebalances.py)."""
+"""A group's timeline as DescribeGroups and ConsumerGroupDescribe tell it to who asks (messages/rebalances.py)."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from kafka_wire.codegen import encode
 from kafka_wire.messages.groups import (
     JoinGroupRequest,
@@ -79,6 +81,31 @@ def test_a_partition_may_be_free_twice() -> None:
     timeline.released("a", [P0], 3.0)
     timeline.taken("a", [P0], 5.0)
     assert timeline.rebalances[0].unowned_ms == {P0: 3000}
+    assert timeline.unowned_s() == {P0: 3.0}
+
+
+def test_the_total_outlives_the_rebalances_and_names_who_never_waited() -> None:
+    timeline = Timeline()
+    timeline.taken("a", [P0, P1], 0.0)
+    timeline.released("a", [P0], 1.0)
+    timeline.taken("b", [P0], 1.25)  # no rebalance is known; counted all the same
+    assert timeline.unowned_s() == {P0: 0.25, P1: 0.0}
+    for _ in range(REBALANCES_MAX + 1):
+        timeline.begin("r", [], 2.0, 0)
+    timeline.released("b", [P0], 3.0)
+    assert timeline.unowned_s() == {P0: 0.25, P1: 0.0}, "a gap counts when it is over"
+    timeline.taken("a", [P0], 4.0)
+    assert timeline.unowned_s() == {P0: 1.25, P1: 0.0}
+
+
+def test_the_totals_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kbroker.coordinators.timeline.TOTALS_MAX", 1)
+    timeline = Timeline()
+    for since in (0.0, 2.0):
+        timeline.taken("a", [P0, P1], since)
+        timeline.released("a", [P0, P1], since + 1)
+    timeline.taken("a", [P0], 4.0)
+    assert timeline.unowned_s() == {P0: 2.0}
 
 
 def test_a_static_member_keeps_what_it_has_under_its_new_id() -> None:
