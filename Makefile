@@ -28,6 +28,7 @@ compat: $(VENV)/run.stamp
 	$(BIN)/python compat/run.py $(if $(TARGET),--target $(TARGET)) $(ARGS)
 
 bench: $(VENV)/run.stamp
+	-$(INSTALL) confluent-kafka
 	$(BIN)/python compat/perf/bench.py $(ARGS)
 
 bench-codec: $(VENV)/test.stamp
@@ -58,3 +59,7 @@ $(VENV)/run.stamp: pyproject.toml | $(BIN)/python
 $(VENV)/test.stamp: pyproject.toml | $(VENV)/run.stamp
 	$(INSTALL) --editable ".[cli,test,check]"
 	@touch $@
+
+.PHONY: compat-suites
+compat-suites: $(VENV)/run.stamp
+	$(BIN)/python compat/suites/run.py $(if $(TARGET),--target $(TARGET)) $(ARGS)

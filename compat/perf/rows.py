@@ -156,10 +156,10 @@ ROWS = (
         Figure("rss_growth_mb", "MB more memory", below(30, "MB")),
         Figure("cpu_percent", "% of a core", below(0.5, "%")),
         Figure("connect_seconds", "s until all were connected"),
-    )),
+    ), repeat=2),
     Row("poll-500", "500 consumers long-polling 500 ms each", measures.polls, (
         Figure("cpu_percent", "% of a core", below(12, "%")),
-    )),
+    ), repeat=2),
     Row("memory", "memory after the load above", measures.memory, (Figure("rss_mb", "MB", below(100, "MB")),)),
     Row("group-join", "first member of a new group: FindCoordinator to assignment", measures.group_join, (
         Figure("p50_ms", "ms, p50"), Figure("p99_ms", "ms, p99", below(20, "ms")),
