@@ -38,6 +38,7 @@ from kbroker.cluster.controller import NewTopic
 from kbroker.cluster.image import TopicImage
 from kbroker.config import describe_topic
 from kbroker.coordinators.shell import OFFSETS_TOPIC
+from kbroker.log.log import PartitionLog
 
 TIMEOUT_MS_MAX = 120_000  # no admin request waits longer, whatever it asks for
 AUTO_CREATE_TIMEOUT_MS = 10_000
@@ -181,29 +182,34 @@ def _grown(topic: CreatePartitionsTopic, error: KafkaError | None) -> CreatePart
 
 
 @handles(ApiKey.DELETE_RECORDS, 0, 2)
-def delete_records(request: DeleteRecordsRequest, context: Context) -> DeleteRecordsResponse:
+async def delete_records(request: DeleteRecordsRequest, context: Context) -> DeleteRecordsResponse:
     """Move the log start of partitions; offset -1 means the high watermark (KIP-107)."""
-    return DeleteRecordsResponse(
-        topics=[
-            DeleteRecordsTopicResult(
-                name=topic.name,
-                partitions=[
-                    _delete_records(topic.name, p.partition_index, p.offset, context.services)
-                    for p in topic.partitions
-                ],
-            )
-            for topic in request.topics
-        ]
-    )
+    services = context.services
+    starts: dict[PartitionLog, int] = {}
+    results = [
+        DeleteRecordsTopicResult(
+            name=topic.name,
+            partitions=[_start_of(topic.name, p.partition_index, p.offset, services, starts) for p in topic.partitions],
+        )
+        for topic in request.topics
+    ]
+    try:
+        if starts:
+            await services.logs.move_starts(starts)
+    except OSError:
+        for result in (each for topic_result in results for each in topic_result.partitions if not each.error_code):
+            result.low_watermark, result.error_code = -1, ErrorCode.KAFKA_STORAGE_ERROR
+    return DeleteRecordsResponse(topics=results)
 
 
-def _delete_records(topic: str, index: int, offset: int, services: Services) -> DeleteRecordsPartitionResult:
+def _start_of(
+    topic: str, index: int, offset: int, services: Services, starts: dict[PartitionLog, int]
+) -> DeleteRecordsPartitionResult:
+    """What to answer once the log starts there, which is noted in starts; or why it will not."""
     try:
         partition = services.partition(topic, index)
-        low_watermark, code = partition.delete_records(offset), ErrorCode.NONE
-        services.logs.start_moved(partition.log)  # L8: a killed broker must not bring them back
+        low_watermark, code = partition.deletable_to(offset), ErrorCode.NONE
+        starts[partition.log] = max(low_watermark, starts.get(partition.log, 0))
     except KafkaError as error:
         low_watermark, code = -1, error.code
-    except OSError:
-        low_watermark, code = -1, ErrorCode.KAFKA_STORAGE_ERROR
     return DeleteRecordsPartitionResult(partition_index=index, low_watermark=low_watermark, error_code=code)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from kbroker.cli import group_timeline
 from kbroker.cli.client import Connection, admin, connection_options, error_text
 from kbroker.cli.errors import Failed
 from kbroker.cli.group_reads import (
@@ -30,7 +31,7 @@ group = LazyGroup(
     help="List and describe consumer groups, move their offsets, delete them.",
     commands_at={
         "list": ("kbroker.cli.group:list_groups", "List consumer groups."),
-        "describe": ("kbroker.cli.group:describe", "Show a group's state, offsets, lag and members."),
+        "describe": ("kbroker.cli.group:describe", "Show a group's state, lag, members and rebalances."),
         "seek": ("kbroker.cli.group_seek:seek", "Move a group's committed offsets."),
         "delete": ("kbroker.cli.group:delete", "Delete groups with their offsets."),
         "offset-delete": ("kbroker.cli.group:offset_delete", "Delete a group's offsets of some topics."),
@@ -95,27 +96,31 @@ def list_groups(connection: Connection, style: str) -> None:
 @click.option("--lag", is_flag=True, help="Offsets and lag, partition by partition.")
 @click.option("--members", is_flag=True, help="Members, and the partitions each has.")
 @click.option("--state", is_flag=True, help="One line: state, protocol, members, coordinator, lag.")
+@click.option("--rebalances", is_flag=True, help="The last rebalances: when, who was waited for, what stood still.")
 @format_option
 @connection_options
 def describe(
-    connection: Connection, names: Sequence[str], lag: bool, members: bool, state: bool, style: str
+    connection: Connection, names: Sequence[str], lag: bool, members: bool, state: bool, rebalances: bool, style: str
 ) -> None:
-    """Show a group's state, offsets, lag and members.
+    """Show a group's state, lag, members and rebalances.
 
-    Without --lag, --members or --state: the line of --state, and --lag. A lag counts what is written and not committed.
+    Without --lag, --members, --state or --rebalances: the line of --state, and --lag. A lag counts what is written and
+    not committed. Rebalances are told by kbroker only, and kept in memory: since its coordinator was started.
     """
     with admin(connection) as client:
-        shown = [(found, positions(client, found)) for found in (_known(client, name) for name in names)]
+        groups = (_known(client, name, rebalances=rebalances) for name in names)
+        shown = [(found, positions(client, found)) for found in groups]
     if style == "json":
-        click.echo(json_text([_as_json(*each) for each in shown]))
+        click.echo(json_text([_as_json(*each, rebalances=rebalances) for each in shown]))
         return
-    if not (lag or members or state):
+    if not (lag or members or state or rebalances):
         lag = state = True
     texts = []
     for found, rows in shown:
         parts = [_headline(found, rows)] if state else []
         parts += [_lag_table(found, rows)] if lag and (rows or found.members) else []
         parts += [_member_table(found)] if members else []
+        parts += [group_timeline.as_text(found.name, found.timeline)] if rebalances else []
         texts.append("\n".join(parts))
     click.echo("\n\n".join(texts))
 
@@ -210,8 +215,8 @@ def members_of(found: Described) -> str:
     return "members unknown" if found.members is None else plural(len(found.members), "member")
 
 
-def _known(client: Any, name: str) -> Described:
-    found = described(client, name)
+def _known(client: Any, name: str, *, rebalances: bool = False) -> Described:
+    found = described(client, name, rebalances=rebalances)
     if found is None:
         raise Failed(f"group {name} does not exist")
     return found
@@ -249,7 +254,7 @@ def _member_table(found: Described) -> str:
     return table(("GROUP", "MEMBER", "INSTANCE", "CLIENT", "HOST", "PARTITIONS"), rows)
 
 
-def _as_json(found: Described, rows: Sequence[Position]) -> dict[str, Any]:
+def _as_json(found: Described, rows: Sequence[Position], *, rebalances: bool = False) -> dict[str, Any]:
     members = None
     if found.members is not None:
         members = [
@@ -260,8 +265,9 @@ def _as_json(found: Described, rows: Sequence[Position]) -> dict[str, Any]:
         {**row._asdict(), "member": row.member.member_id if row.member else None} for row in rows
     ]
     lag = sum(row.lag or 0 for row in rows)
-    kept = {"type" if key == "kind" else key: value for key, value in found._asdict().items()}
-    return {**kept, "members": members, "lag": lag, "partitions": partitions}
+    kept = {"type" if key == "kind" else key: value for key, value in found._asdict().items() if key != "timeline"}
+    timeline = group_timeline.as_json(found.timeline) if rebalances else {}
+    return {**kept, "members": members, "lag": lag, "partitions": partitions, **timeline}
 
 
 def _coordinated(client: Any, ask: Any) -> Any:

@@ -15,6 +15,7 @@ from kafka_wire.api import ApiKey
 from kbroker.cli import bridge
 from kbroker.cli.client import ANSWER_TIMEOUT_MS, check_code
 from kbroker.cli.errors import Failed
+from kbroker.cli.group_timeline import Told, read
 
 GROUP_ID_NOT_FOUND = 69
 COORDINATOR_MOVING = (14, 15, 16)  # LOAD_IN_PROGRESS, NOT_AVAILABLE, NOT_COORDINATOR: ask again
@@ -47,6 +48,7 @@ class Described(NamedTuple):
     epoch: int | None  # KIP-848
     members: tuple[Member, ...] | None
     coordinator: str
+    timeline: Told | None = None  # None: not asked for, or the broker keeps none
 
 
 class Ends(NamedTuple):
@@ -56,13 +58,13 @@ class Ends(NamedTuple):
     end: int
 
 
-def described(client: Any, name: str) -> Described | None:
-    """A group; None when there is none of that name. Raises Failed."""
+def described(client: Any, name: str, *, rebalances: bool = False) -> Described | None:
+    """A group, if wished with its last rebalances; None when there is none of that name. Raises Failed."""
     node = patiently(client, lambda: client._manager.run(client._find_coordinator_id, name))
     where = _address(client, node)
-    found = patiently(client, lambda: _classic(client, node, name, where))
+    found = patiently(client, lambda: _classic(client, node, name, where, rebalances))
     if found is None:
-        found = patiently(client, lambda: _consumer(client, node, name, where))
+        found = patiently(client, lambda: _consumer(client, node, name, where, rebalances))
     return found if found is not None else _listed(client, node, name, where)
 
 
@@ -118,13 +120,13 @@ def list_groups(client: Any) -> list[dict[str, Any]]:
     return sorted(patiently(client, client.list_groups), key=lambda each: str(each["group_id"]))
 
 
-def _classic(client: Any, node: Any, name: str, where: str) -> Described | None:
+def _classic(client: Any, node: Any, name: str, where: str, rebalances: bool) -> Described | None:
     from kafka_wire.messages.group_admin import DescribeGroupsRequest
 
     version = bridge.supported_version(client, ApiKey.DESCRIBE_GROUPS)
     if version is None:
         raise Failed("this broker has no groups")
-    request = DescribeGroupsRequest(groups=[name])
+    request = DescribeGroupsRequest(groups=[name], include_rebalances=rebalances)
     group = bridge.send(client, node, request, ApiKey.DESCRIBE_GROUPS, version).groups[0]
     if group.error_code == GROUP_ID_NOT_FOUND or (group.group_state == "Dead" and not group.members):
         return None
@@ -134,16 +136,18 @@ def _classic(client: Any, node: Any, name: str, where: str) -> Described | None:
                _assigned(each.member_assignment) if group.protocol_type == CONSUMER else ())
         for each in group.members
     )
-    return Described(name, group.group_state, "classic", group.protocol_data, None, members, where)
+    return Described(name, group.group_state, "classic", group.protocol_data, None, members, where, read(group))
 
 
-def _consumer(client: Any, node: Any, name: str, where: str) -> Described | None:
+def _consumer(client: Any, node: Any, name: str, where: str, rebalances: bool) -> Described | None:
     from kafka_wire.messages.consumer_groups import ConsumerGroupDescribeRequest
 
     version = bridge.supported_version(client, ApiKey.CONSUMER_GROUP_DESCRIBE)
     if version is None:
         return None
-    request = ConsumerGroupDescribeRequest(group_ids=[name], include_authorized_operations=False)
+    request = ConsumerGroupDescribeRequest(
+        group_ids=[name], include_authorized_operations=False, include_rebalances=rebalances
+    )
     group = bridge.send(client, node, request, ApiKey.CONSUMER_GROUP_DESCRIBE, version).groups[0]
     if group.error_code == GROUP_ID_NOT_FOUND:
         return None
@@ -154,7 +158,9 @@ def _consumer(client: Any, node: Any, name: str, where: str) -> Described | None
                each.member_epoch)
         for each in group.members
     )
-    return Described(name, group.group_state, "consumer", group.assignor_name, group.group_epoch, members, where)
+    return Described(
+        name, group.group_state, "consumer", group.assignor_name, group.group_epoch, members, where, read(group)
+    )
 
 
 def _listed(client: Any, node: Any, name: str, where: str) -> Described | None:

@@ -42,8 +42,7 @@ async def rewrite(shard: Shard, logs: LogDirectory, offload: Offload) -> None:
         await partition.high_watermark.wait_past(log.end.value - 1)
     await log.flush(offload)
     if shard.closed is None:
-        log.advance_start(start)
-        logs.start_moved(log)
+        await logs.move_starts({log: start})
         shard.logged -= before
 
 

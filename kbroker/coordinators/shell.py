@@ -334,6 +334,7 @@ class Coordinator:
         if isinstance(group, ConsumerGroup) and group.replaced_by is not None:
             now = self.env.clock.liveness()
             classic = shard.groups[group_id] = Group.restore(group.replaced_by, self.settings.classic, now=now)
+            classic.timeline = group.timeline  # as an upgrade takes it along
             self.perform(shard, group_id, classic.rebalance("downgrade", now, self.env.clock.data_ms()))
             return
         self.note(shard, group_id)

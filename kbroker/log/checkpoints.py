@@ -7,7 +7,8 @@
     orders 0 1741       topic, partition, offset
     orders 1 92
 
-Everything below a recovery point is fsynced. A log start is noted only when it lies inside a segment (DeleteRecords).
+Everything below a recovery point is fsynced. A log start is noted when it lies inside a segment (DeleteRecords), or
+when no durable segment tells it. These files carry no checksum, so they are only ever replaced durably.
 
 `partition.metadata`, in a partition's directory, says whose data this is (R13); the id is base64url without padding:
 
@@ -18,8 +19,11 @@ Everything below a recovery point is fsynced. A log start is noted only when it 
 from __future__ import annotations
 
 import base64
+from functools import partial
 
-from kbroker.env import Disk
+import trio
+
+from kbroker.env import Disk, Offload
 
 RECOVERY_POINTS = "recovery-point-offset-checkpoint"
 LOG_STARTS = "log-start-offset-checkpoint"
@@ -32,14 +36,15 @@ Key = tuple[str, int]
 class OffsetCheckpoint:
     """One offset for each of some partitions, in a file that is replaced whole."""
 
-    __slots__ = ("disk", "name", "offsets", "is_dirty", "_saved")
+    __slots__ = ("disk", "name", "offsets", "is_dirty", "_saved", "_writing")
 
     def __init__(self, disk: Disk, name: str) -> None:
         self.disk = disk
         self.name = name
         self.offsets: dict[Key, int] = {}
         self.is_dirty = False
-        self._saved: set[Key] = set()  # partitions the file speaks of
+        self._saved: set[Key] = set()  # partitions the file speaks of, or may speak of
+        self._writing = trio.Lock()
 
     def load(self) -> bool:
         """Read the file. False, with nothing loaded, when it is absent or damaged. May raise OSError."""
@@ -72,16 +77,34 @@ class OffsetCheckpoint:
         lines = "".join(f"{topic} {partition} {offset}\n" for (topic, partition), offset in self.offsets.items())
         return f"0\n{len(self.offsets)}\n{lines}".encode()
 
-    def save(self, *, sync: bool) -> None:
-        """Replace the file. Blocks when it is to be durable. May raise OSError: it then stays dirty."""
-        content, saved = self.content(), set(self.offsets)
-        self.is_dirty = False
-        try:
-            self.disk.write_atomic(self.name, content, sync=sync)
-        except OSError:
-            self.is_dirty = True
-            raise
-        self._saved = saved
+    def save(self) -> None:
+        """Replace the file durably. Blocks. May raise OSError: it then stays dirty.
+
+        While a worker is replacing it that one is left to do it once more, right after.
+        """
+        self.is_dirty = True
+        if not self._writing.locked():
+            content, saved = self.content(), set(self.offsets)
+            self._saved |= saved
+            self.disk.write_atomic(self.name, content, sync=True)
+            self._saved, self.is_dirty = saved, False
+
+    async def save_in(self, offload: Offload) -> None:
+        """Wait until a worker has replaced the file, if there is news. Those who ask meanwhile share the next write.
+
+        May raise OSError: it then stays dirty.
+        """
+        async with self._writing:
+            while self.is_dirty:
+                content, saved = self.content(), set(self.offsets)
+                self._saved |= saved
+                self.is_dirty = False
+                try:
+                    await offload(partial(self.disk.write_atomic, self.name, content, sync=True))
+                except BaseException:
+                    self.is_dirty = True
+                    raise
+                self._saved = saved
 
 
 def metadata_content(topic_id: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
     .lock                               held while a broker runs on the directory
     .kafka_cleanshutdown                there only after an orderly stop; JSON, see below
-    boot-id                             the operating system's run in which the directory was last used
+    boot-id                             the operating system's run in which the directory was last used; see below
     recovery-point-offset-checkpoint    what is durable, per partition     (drawn in checkpoints.py)
     log-start-offset-checkpoint         what DeleteRecords gave up
     <topic>-<partition>/                a log                              (drawn in log.py)
@@ -13,6 +13,9 @@
 Another boot-id, or none: Crash.POWER. An orderly stop fsyncs for a bounded time, as thousands of partitions would take
 minutes; the marker names the logs it did not get to, `{"version": 0, "brokerEpoch": -1, "unsynced": ["orders-0"]}`,
 and should the system go down before the next start, these alone are opened as after a power failure.
+
+A broker may be killed before it has opened all that a power failure left. So boot-id names, in lines after the id, the
+logs that are still to be opened as after a power failure, in however many starts that may be.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import itertools
 import json
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 
 import trio
@@ -61,7 +64,10 @@ class LogDirectory:
         self._due_bell = trio.Event()
         self._buried: deque[tuple[int, Remains]] = deque()  # (not before, data clock ms; what), in no strict order
         self._names = itertools.count(1)
-        self._unsynced: set[str] = set()  # logs that the last stop, though orderly, did not make durable
+        self._unsynced: set[str] = set()  # names of logs that a power failure may have torn, not opened since
+        self._boot_note = ""  # what boot-id holds
+        self._moves = trio.Lock()
+        self._moving: dict[PartitionLog, int] = {}  # log starts that are being made durable
 
     # life
 
@@ -76,8 +82,9 @@ class LogDirectory:
         if disk.exists(CLEAN_MARKER):
             disk.remove(CLEAN_MARKER)
             disk.sync_dir("")  # else a power failure could bring it back
-        if disk.boot_id:
-            disk.write_atomic(BOOT_ID, disk.boot_id.encode(), sync=False)
+        if self.crash is Crash.POWER:
+            self._unsynced = {f"{topic}-{partition}" for topic, partition in self._keys_on_disk()}
+        self._note_boot()
         self._recovery_points.load()
         self._log_starts.load()
         self._remove_deleted()
@@ -85,17 +92,27 @@ class LogDirectory:
     def _how_it_ended(self) -> Crash:
         disk = self.env.disk
         try:
-            is_same_boot = disk.read(BOOT_ID).decode(errors="replace") == disk.boot_id != ""
+            boot_id, *unsynced = disk.read(BOOT_ID).decode(errors="replace").splitlines() or [""]
         except FileNotFoundError:
-            is_same_boot = False
+            boot_id, unsynced = "", []
+        is_same_boot = boot_id == disk.boot_id != ""
+        self._unsynced = set(unsynced) if is_same_boot else set()
         if not disk.exists(CLEAN_MARKER):
             return Crash.PROCESS if is_same_boot else Crash.POWER
         try:
             marker = json.loads(disk.read(CLEAN_MARKER))
-            self._unsynced = set() if is_same_boot else set(marker["unsynced"])
+            self._unsynced |= set() if is_same_boot else set(marker["unsynced"])
         except (ValueError, TypeError, KeyError):  # another broker's
             return Crash.CLEAN if is_same_boot else Crash.POWER
         return Crash.CLEAN
+
+    def _note_boot(self) -> None:
+        """Write boot-id. It need not be durable: after a power failure the id in it is another's anyway."""
+        boot_id = self.env.disk.boot_id
+        note = "\n".join([boot_id, *sorted(self._unsynced)])
+        if boot_id and note != self._boot_note:
+            self.env.disk.write_atomic(BOOT_ID, note.encode(), sync=False)
+            self._boot_note = note
 
     def _remove_deleted(self) -> None:
         now_ms = self.env.clock.data_ms()
@@ -109,6 +126,7 @@ class LogDirectory:
             if clean and self._lock is not None and self._finish_logs():
                 unsynced = await self._sync_logs()
                 self._note_offsets()
+                await self._save_checkpoints()
                 if not any(each.offline for each in self.logs.values()):
                     await self.env.offload(partial(self._mark_clean, unsynced))
         finally:
@@ -149,22 +167,22 @@ class LogDirectory:
             async with trio.open_nursery() as nursery:
                 for _ in range(CLOSE_SYNC_TASKS):
                     nursery.start_soon(work)
-        return sorted(unsynced)
+        return sorted(unsynced | self._unsynced)
 
     def _mark_clean(self, unsynced: list[str]) -> None:
-        for checkpoint in (self._recovery_points, self._log_starts):
-            if checkpoint.is_dirty:
-                checkpoint.save(sync=True)
         marker = json.dumps({"version": 0, "brokerEpoch": -1, "unsynced": unsynced})
         self.env.disk.write_atomic(CLEAN_MARKER, marker.encode(), sync=True)
 
     # logs
 
-    def log_for(self, topic: str, partition: int, topic_id: bytes, config: TopicConfig) -> PartitionLog:
+    def log_for(
+        self, topic: str, partition: int, topic_id: bytes, config: TopicConfig, *, leader_epoch_max: int | None = None
+    ) -> PartitionLog:
         """The log of a partition: the open one, or opened now, or begun. One that went offline is rescanned first.
 
-        Data of another topic id under the same name is moved aside (R13). Raises LogOffline when the log cannot be
-        served as it is (CorruptLog: damaged), OSError.
+        Data of another topic id under the same name is moved aside (R13). leader_epoch_max: the partition's present
+        leader epoch; no batch can have a later one. Raises LogOffline when the log cannot be served as it is
+        (CorruptLog: damaged), OSError.
         """
         key = (topic, partition)
         present = self.logs.get(key)
@@ -177,7 +195,6 @@ class LogDirectory:
             crash = Crash.ERROR
         directory = f"{topic}-{partition}"
         if directory in self._unsynced:
-            self._unsynced.discard(directory)
             crash = Crash.POWER
         if not self._is_ours(key, directory, topic_id):
             self._move_aside(key, directory, topic_id)
@@ -190,7 +207,9 @@ class LogDirectory:
             clean=crash,
             recovery_point=self._recovery_points.offsets.get(key, 0),
             start_offset=self._log_starts.offsets.get(key, 0),
+            leader_epoch_max=leader_epoch_max,
         )
+        self._unsynced.discard(directory)
         opened.on_due = self._flush_is_due
         self.logs[key] = opened
         return opened
@@ -235,7 +254,7 @@ class LogDirectory:
         self._forget(key)
         for checkpoint in (self._recovery_points, self._log_starts):
             if checkpoint.is_stale_on_disk(key):
-                checkpoint.save(sync=True)
+                checkpoint.save()
 
     def remove(self, topic: str, partition: int) -> None:
         """Delete a partition's log, open or not. Its files go later. May raise OSError."""
@@ -247,15 +266,20 @@ class LogDirectory:
             aside = self._aside(directory, DELETE)
             self.env.disk.rename(directory, aside)
             self._bury(Remains([], [aside]))
+        self._unsynced.discard(directory)
         self._forget(key)
 
     def on_disk(self) -> list[tuple[str, int, bytes | None]]:
         """(topic, partition, topic id) of every log there is on the disk: to find those of deleted topics."""
+        disk = self.env.disk
+        return [(topic, index, read_topic_id(disk, f"{topic}-{index}")) for topic, index in self._keys_on_disk()]
+
+    def _keys_on_disk(self) -> list[Key]:
         found = []
         for name in self.env.disk.list_dir(""):
             topic, dash, partition = name.rpartition("-")
             if dash and topic and partition.isascii() and partition.isdigit():
-                found.append((topic, int(partition), read_topic_id(self.env.disk, name)))
+                found.append((topic, int(partition)))
         return found
 
     # duties
@@ -362,19 +386,37 @@ class LogDirectory:
 
     # checkpoints
 
-    def start_moved(self, each: PartitionLog) -> None:
-        """Note a log start that DeleteRecords moved, before the answer is given. May raise OSError."""
-        self._note_start(self._key_of(each), each)
-        if self._log_starts.is_dirty:
-            self._log_starts.save(sync=False)
+    async def move_starts(self, starts: Mapping[PartitionLog, int]) -> None:
+        """Give up what is below an offset, in some logs: first noted durably, then done, so that no crash brings any
+        of it back (L8). Raises OSError; then nothing was given up, unless the broker ends before the next checkpoint.
+        """
+        async with self._moves:
+            self._moving = dict(starts)
+            try:
+                self._note_starts(starts)
+                await self._log_starts.save_in(self.env.offload)
+                for each, offset in starts.items():
+                    if each.offline is None and offset <= each.end.value:
+                        each.advance_start(offset)
+            finally:
+                self._moving = {}
+                self._note_starts(starts)
+
+    def _note_starts(self, logs: Iterable[PartitionLog]) -> None:
+        for each in logs:
+            key = self._key_of(each)
+            if self.logs.get(key) is each:  # not deleted meanwhile
+                self._note_start(key, each)
 
     def _key_of(self, each: PartitionLog) -> Key:
         topic, _, partition = each.directory.rpartition("-")
         return topic, int(partition)
 
     def _note_start(self, key: Key, each: PartitionLog) -> None:
-        is_inside = each.start_offset > each.segments[0].base_offset
-        self._log_starts.set(key, each.start_offset if is_inside else None)
+        """A start is told by the first segment's name, unless it lies inside, or the segment may not be there later."""
+        start = max(each.start_offset, self._moving.get(each, 0))
+        is_told = start <= each.segments[0].base_offset and start <= each.flushed.value
+        self._log_starts.set(key, None if is_told else start)
 
     def _note_offsets(self) -> None:
         for key, each in self.logs.items():
@@ -384,6 +426,9 @@ class LogDirectory:
     async def _checkpoint(self) -> None:
         """Write down recovery points and log starts, if they moved."""
         self._note_offsets()
-        for checkpoint in (self._recovery_points, self._log_starts):
-            if checkpoint.is_dirty:
-                await self.env.offload(partial(checkpoint.save, sync=True))
+        self._note_boot()
+        await self._save_checkpoints()
+
+    async def _save_checkpoints(self) -> None:
+        for checkpoint in (self._log_starts, self._recovery_points):
+            await checkpoint.save_in(self.env.offload)

@@ -104,6 +104,14 @@ class LeaderEpochs:
         self._starts = [start for _, start in pairs]
         return self._epochs == sorted(set(self._epochs)) and self._starts == sorted(set(self._starts))
 
+    def save(self, disk: Disk, directory: str) -> None:
+        """Bring the file up to date; if it cannot be, the batches still carry their epoch, and we try again."""
+        try:
+            disk.write_atomic(f"{directory}/{FILE_NAME}", self.content(), sync=False)
+            self.is_dirty = False
+        except OSError:
+            pass
+
     def clear(self) -> None:
         """Forget everything, to be rebuilt from batches."""
         self._epochs.clear()

@@ -1,6 +1,7 @@
 """Making a log durable: group commit. One fsync is in flight for a log; all who ask meanwhile share the next one.
 
-Order (L3, L6): the batches of closed segments with their indexes, the active segment's batches, the epoch checkpoint
+Order (L3, L6): the batches of closed segments with their indexes and the producer snapshots at their ends (the only
+trace of some producers once the segments are deleted), the active segment's batches, the epoch checkpoint
 when it changed, the directory when files were made, the parent when the directory was; then, and only then, the
 recovery point moves.
 """
@@ -39,9 +40,12 @@ class Flusher:
         self._metadata_synced = False
 
     def resume(self, recovery_point: int) -> None:
-        """The log was opened: what is below its recovery point needs no fsync again, nor does nothing at all."""
+        """The log was opened: what is below its recovery point needs no fsync again.
+
+        That holds for an empty log as well: one that begins above 0 has yet to make its first segment's name durable.
+        """
         log = self.log
-        log.flushed.value = recovery_point if log.size else log.end.value
+        log.flushed.value = recovery_point
         for segment in log.segments[:-1]:
             segment.is_synced = segment.next_offset < recovery_point
         self._metadata_synced = recovery_point > 0 and log.is_created
@@ -125,7 +129,8 @@ class Flusher:
         """
         log, disk, directory = self.log, self.log.disk, self.log.directory
         segments = [*closed, log.active] if with_active else closed
-        index_files = [path for segment in closed for path in (segment.stem + ".timeindex", segment.stem + ".index")]
+        derived = [path for segment in closed for path in (segment.stem + ".timeindex", segment.stem + ".index")]
+        derived += [snapshot_path(directory, segment.next_offset) for segment in closed]
         small: list[tuple[str, bytes]] = []
         if epochs_are_new:
             small.append((f"{directory}/{EPOCHS}", log.epochs.content()))
@@ -134,13 +139,15 @@ class Flusher:
         new_files, new_directory = newest != self._segments_synced, not self._metadata_synced
 
         try:
+            log.create()
             files = [segment.file for segment in segments]
+            _ = log.active.file  # even an empty one: its name says where the log begins
         except OSError as error:
             return partial(_return, error)
 
         def work() -> OSError | None:
             try:
-                opened = [file for path in index_files if (file := _open_if_there(disk, path)) is not None]
+                opened = [file for path in derived if (file := _open_if_there(disk, path)) is not None]
             except OSError as error:
                 return error
             for file in (*files, *opened):
@@ -159,7 +166,6 @@ class Flusher:
             return None
 
         return work
-
 
     async def sync_derived(self, offload: Offload) -> None:
         """Wait until the active segment's index files and the newest snapshot are durable: for a clean stop."""

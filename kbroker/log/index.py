@@ -63,9 +63,12 @@ class IndexBytes:
         self.data = bytearray(data[: len(data) - len(data) % self.entry_size])
         self.saved = len(self.data)
 
-    def save(self, disk: Disk) -> None:
-        """Bring the file up to date. May raise OSError; memory is then still right, and a later save repairs it."""
-        if self.saved == len(self.data):
+    def save(self, disk: Disk, *, even_empty: bool = False) -> None:
+        """Bring the file up to date. May raise OSError; memory is then still right, and a later save repairs it.
+
+        even_empty: have a file though there is no entry.
+        """
+        if self.saved == len(self.data) and not (even_empty and not self.saved and not disk.exists(self.path)):
             return  # what the file may have beyond is stale, and true
         file = disk.open(self.path, create=True)
         try:

@@ -31,7 +31,6 @@ from kbroker.config.topic import TopicConfig
 from kbroker.env import Clock, Disk, File, FileSlice, Offload
 from kbroker.log import lookup, recovery, retention
 from kbroker.log.checkpoints import METADATA, metadata_content
-from kbroker.log.epochs import FILE_NAME as EPOCHS
 from kbroker.log.epochs import LeaderEpochs
 from kbroker.log.errors import LogOffline
 from kbroker.log.flushing import Flusher
@@ -109,17 +108,20 @@ class PartitionLog:
         clean: Crash,
         recovery_point: int = 0,
         start_offset: int = 0,
+        leader_epoch_max: int | None = None,
     ) -> PartitionLog:
         """Open a log, or begin one (nothing is written before it must be).
 
         clean: how the process that wrote it ended. recovery_point: everything below is durable. start_offset: from the
-        log-start checkpoint. clock: producers read back count as seen now; without it, from their first expiry check.
-        Raises CorruptLog when durable bytes are wrong (L4), OSError.
+        log-start checkpoint. leader_epoch_max: the leader epoch the cluster is at; None: not known. clock: producers
+        read back count as seen now; without it, from their first expiry check.
+        Raises CorruptLog when durable bytes are wrong (L4) or of a leader the cluster has yet to elect (R11), OSError.
         """
         log = cls(disk, directory, config, topic_id)
         found = recovery.recover(
             disk, directory, log.epochs, log.producers,
             crash=clean, recovery_point=recovery_point, start_offset=start_offset, interval=config.index_interval_bytes,
+            leader_epoch_max=LONG_MAX if leader_epoch_max is None else leader_epoch_max,
         )  # fmt: skip
         log._adopt(found)
         log._flusher.resume(min(recovery_point, log.end.value))
@@ -198,7 +200,7 @@ class PartitionLog:
                 raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER, text)
             self.epochs.assign(leader_epoch, base_offset)
         if self.epochs.is_dirty:
-            self._save_epochs()
+            self.epochs.save(self.disk, self.directory)
         if segment._file is None:
             self._open_file(segment)
         try:
@@ -261,14 +263,6 @@ class PartitionLog:
             self.end.close(error)
             self.flushed.close(error)
         return self.offline
-
-    def _save_epochs(self) -> None:
-        """Bring the checkpoint up to date; if it cannot be, the batches still carry their epoch, and we try again."""
-        try:
-            self.disk.write_atomic(f"{self.directory}/{EPOCHS}", self.epochs.content(), sync=False)
-            self.epochs.is_dirty = False
-        except OSError:
-            pass
 
     # rolling
 
@@ -394,7 +388,7 @@ class PartitionLog:
         found = recovery.restore_producers(self.disk, self.directory, self.segments, self.producers, found)
         self._snapshots.adopt(found)
         if self.is_created:
-            self._save_epochs()
+            self.epochs.save(self.disk, self.directory)
 
     def advance_start(self, offset: int) -> None:
         """Give up everything below an offset (DeleteRecords). Raises KafkaError OFFSET_OUT_OF_RANGE above the end.
@@ -462,7 +456,7 @@ class PartitionLog:
         if self.end.value != self._snapshots.latest and active.size:
             self._snapshots.write(self)
         if self.epochs.is_dirty and active.size:
-            self._save_epochs()
+            self.epochs.save(self.disk, self.directory)
 
     async def sync(self, offload: Offload) -> None:
         """Wait until everything is durable, derived files too. Raises LogOffline, OSError."""

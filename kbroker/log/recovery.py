@@ -13,6 +13,10 @@ How much is believed depends on how the last process ended:
 A batch that is wrong *below* the recovery point, or whole and wrong after a mere kill, was damaged later: that is
 corruption, and is never cut off (L4). Indexes, snapshots and the epoch checkpoint may be missing or torn in any
 combination (L5): they are rebuilt from the batches.
+
+A batch's leader epoch lies outside its CRC. One that falls, or is above the cluster's (leader_epoch_max), is wrong like
+a CRC. Should what is durable be above the cluster's, it is the cluster's metadata that went back: nothing is opened, as
+new batches could not be told from old ones (R11).
 """
 
 from __future__ import annotations
@@ -73,6 +77,7 @@ def recover(
     recovery_point: int,
     start_offset: int,
     interval: int,
+    leader_epoch_max: int,
 ) -> Recovered:
     """Bring a log's files into order; fills epochs and producers. Raises CorruptLog, OSError."""
     found = _look(disk, directory)
@@ -81,39 +86,59 @@ def recover(
     for name in found.stray:
         disk.remove(f"{directory}/{name}")
     segments = _open_segments(disk, directory, found.bases, start_offset)
-    tail = _Tail()
+    is_known = bool(found.bases) and EPOCHS in found.others and epochs.load(disk, directory)
+    if is_known and epochs.latest > leader_epoch_max:
+        _check_durable_epochs(segments, epochs, recovery_point, leader_epoch_max)
+        is_known = False
+    tail = _Tail(leader_epoch_max)
     _recover_end(disk, segments, found.snapshots, crash, recovery_point, interval, tail)
     end = segments[-1].next_offset
     if start_offset > end:  # what was above it is lost, what is below it was given up
         _remove_from(disk, segments, 0)
         segments = [Segment(disk, file_stem(directory, start_offset), start_offset)]
+        segments[0].file.sync()  # its name says that the recovery point was passed
+        disk.sync_dir(directory)
         end = start_offset
     snapshots = [offset for offset in found.snapshots if offset <= end]
     for offset in found.snapshots[len(snapshots) :]:
         disk.remove(snapshot_path(directory, offset))
-    _recover_epochs(disk, directory, epochs, found, segments, tail)
+    start_offset = max(start_offset, segments[0].base_offset)
+    if found.bases:
+        is_intact = crash in (Crash.CLEAN, Crash.PROCESS)
+        _recover_epochs(epochs, segments, tail, start_offset, is_known=is_known, is_intact=is_intact)
+        if epochs.is_dirty and not is_intact:
+            epochs.save(disk, directory)  # or the next start, after a mere kill, would believe what the file says
+    if epochs.latest > leader_epoch_max:
+        raise _too_new(segments[-1], epochs.latest, leader_epoch_max)
     snapshots = restore_producers(disk, directory, segments, producers, snapshots)
     if FSYNC_FAILED in found.others:
         disk.remove(f"{directory}/{FSYNC_FAILED}")
-    return Recovered(segments, max(start_offset, segments[0].base_offset), snapshots, found.is_created)
+    return Recovered(segments, start_offset, snapshots, found.is_created)
 
 
 class _Tail:
     """What the scan of a log's end came across: from which offset on, and the epochs it saw begin."""
 
-    __slots__ = ("start", "epochs")
+    __slots__ = ("start", "epochs", "epoch_max", "too_new")
 
-    def __init__(self) -> None:
+    def __init__(self, epoch_max: int) -> None:
         self.start: int | None = None  # None: nothing was scanned
         self.epochs: list[tuple[int, int]] = []
+        self.epoch_max = epoch_max
+        self.too_new: int | None = None  # the epoch that ended the scan, being above epoch_max
 
     def watch(self, batches: Iterator[tuple[int, BatchHeader]]) -> Iterator[tuple[int, BatchHeader]]:
-        """The same batches, with a note made of each change of epoch."""
-        epoch = -1
+        """The same batches up to one whose epoch cannot be, with a note made of each change of epoch."""
+        epoch = self.epochs[-1][0] if self.epochs else -1
         for each in batches:
-            if each[1][2] != epoch:
-                epoch = each[1][2]
-                self.epochs.append((epoch, each[1][0]))
+            header = each[1]
+            if header.leader_epoch != epoch:
+                if header.leader_epoch > self.epoch_max:
+                    self.too_new = header.leader_epoch
+                if header.leader_epoch > self.epoch_max or header.leader_epoch < epoch:
+                    return
+                epoch = header.leader_epoch
+                self.epochs.append((epoch, header.base_offset))
             yield each
 
 
@@ -225,6 +250,8 @@ def _recover_segment(segment: Segment, interval: int, recovery_point: int, crash
     batches = scan.scan(segment.file, position, segment.size, start, recovery_point)
     end = segment.index_batches(tail.watch(batches), position, interval)
     if end < segment.size:
+        if tail.too_new is not None and (segment.next_offset < recovery_point or crash is Crash.PROCESS):
+            raise _too_new(segment, tail.too_new, tail.epoch_max)
         if segment.next_offset < recovery_point:
             raise CorruptLog(f"{segment.path}: damage at byte {end}, offset {segment.next_offset}, which was durable")
         if crash is Crash.PROCESS and scan.is_whole(segment.file, end, segment.size):
@@ -264,21 +291,57 @@ def _remove_from(disk: Disk, segments: list[Segment], first: int) -> None:
 
 
 def _recover_epochs(
-    disk: Disk, directory: str, epochs: LeaderEpochs, found: _Found, segments: list[Segment], tail: _Tail
+    epochs: LeaderEpochs, segments: list[Segment], tail: _Tail, start_offset: int, *, is_known: bool, is_intact: bool
 ) -> None:
-    """Read the checkpoint and add what the scanned tail says; without a good one read all batches (L5)."""
-    if not found.bases:
-        return
-    if EPOCHS in found.others and epochs.load(disk, directory):
-        epochs.truncate_end(segments[-1].next_offset)
-        seen = tail.epochs
-        if tail.start is not None:
-            epochs.truncate_end(tail.start)
-    else:
+    """Add to the checkpoint what the scanned tail says; without a good checkpoint read all batches (L5).
+
+    is_known: it could be read. is_intact: so it says what was written; else it is held against the batches.
+    """
+    seen, end = tail.epochs, segments[-1].next_offset
+    if tail.start is not None:
+        end = min(end, tail.start)
+    epochs.truncate_end(end)
+    if not is_known or not (is_intact or _are_true(epochs, segments, start_offset, end)):
         epochs.clear()
         seen = [(header.leader_epoch, header.base_offset) for header in _headers_from(segments, 0)]
     for epoch, start_offset in seen:
         epochs.assign(epoch, start_offset)
+
+
+def _are_true(epochs: LeaderEpochs, segments: list[Segment], start: int, end: int) -> bool:
+    """Whether the epochs cover the log from start to end, and the batches around each one's beginning say the same."""
+    entries = epochs.entries
+    if start < end and (not entries or entries[0][1] > start):
+        return False
+    for n, (epoch, first) in enumerate(entries):
+        if _epoch_of(segments, first) not in (-1, epoch):
+            return False
+        if n and _epoch_of(segments, first - 1) not in (-1, entries[n - 1][0]):
+            return False
+    return True
+
+
+def _epoch_of(segments: list[Segment], offset: int) -> int:
+    """The epoch in the batch that holds an offset; -1 when there is none."""
+    for segment in segments:
+        if segment.base_offset <= offset < segment.next_offset and segment.size:
+            for _, header in scan.walk(segment.file, segment.position_of(offset), segment.size, chunk=scan.NEAR_BYTES):
+                return header.leader_epoch
+    return -1
+
+
+def _check_durable_epochs(segments: list[Segment], epochs: LeaderEpochs, recovery_point: int, epoch_max: int) -> None:
+    """Raise CorruptLog when the checkpoint speaks of an epoch above the cluster's, and durable batches bear it out."""
+    for epoch, start_offset in epochs.entries:
+        if epoch > epoch_max and start_offset < recovery_point and _epoch_of(segments, start_offset) == epoch:
+            raise _too_new(segments[-1], epoch, epoch_max)
+
+
+def _too_new(segment: Segment, epoch: int, epoch_max: int) -> CorruptLog:
+    return CorruptLog(
+        f"{segment.path}: there are records of leader epoch {epoch}, but the cluster's metadata is only at {epoch_max};"
+        " was the metadata restored from a backup, or the directory taken from another cluster?"
+    )
 
 
 def restore_producers(

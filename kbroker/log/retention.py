@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kbroker.log.segment import Segment, file_stem
+from kbroker.log.snapshots import snapshot_path
 
 if TYPE_CHECKING:
     from kbroker.log.log import PartitionLog
@@ -24,9 +25,25 @@ def apply(log: PartitionLog, now_ms: int, bound: int) -> int:
             log.roll()
         else:
             doomed -= 1
+    if doomed and log.segments[doomed].base_offset > log.flushed.value:
+        _sync_snapshot(log, log.segments[doomed].base_offset)
     for _ in range(doomed):
         _bury(log, log.segments[0])
     return doomed
+
+
+def _sync_snapshot(log: PartitionLog, offset: int) -> None:
+    """Make a producer snapshot durable that no flush has covered yet: soon it is the only trace of some producers (P2).
+
+    Blocks, but a segment is seldom deleted before it was flushed.
+    """
+    path = snapshot_path(log.directory, offset)
+    if log.disk.exists(path):
+        file = log.disk.open(path)
+        try:
+            file.sync()
+        finally:
+            file.close()
 
 
 def _count_doomed(log: PartitionLog, now_ms: int, bound: int) -> int:

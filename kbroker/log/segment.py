@@ -114,7 +114,8 @@ class Segment:
         self._saved_size = self.size
         if self.index is not None and self.times is not None:
             try:
-                self.times.save(self.disk)  # first: the offset index says how far both are complete
+                # first: the offset index says how far both are complete
+                self.times.save(self.disk, even_empty=bool(self.index))
                 self.index.save(self.disk)
             except OSError:
                 pass
@@ -129,7 +130,7 @@ class Segment:
         if self.max_timestamp_ms >= 0:
             self.times.append(self.max_timestamp_ms, self.max_timestamp_offset - self.base_offset)
         try:
-            self.times.save(self.disk)
+            self.times.save(self.disk, even_empty=bool(self.index))
             self.index.save(self.disk)
         except OSError:
             self.times.saved = self.index.saved = 0

@@ -152,6 +152,14 @@ class Partition:
     def delete_records(self, offset: int) -> int:
         """Move the log start to offset (-1: the high watermark) and return the new log start (KIP-107).
 
+        Raises like `deletable_to`.
+        """
+        self.log.advance_start(self.deletable_to(offset))
+        return self.log.start_offset
+
+    def deletable_to(self, offset: int) -> int:
+        """Where the log would start if everything below offset (-1: the high watermark) were given up.
+
         Raises KafkaError OFFSET_OUT_OF_RANGE above the high watermark, POLICY_VIOLATION for a compacted-only topic.
         """
         self.check_leader()
@@ -161,5 +169,4 @@ class Partition:
         offset = bound if offset == -1 else offset
         if not 0 <= offset <= bound:
             raise KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE)
-        self.log.advance_start(offset)
-        return self.log.start_offset
+        return max(offset, self.log.start_offset)

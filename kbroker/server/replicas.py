@@ -149,8 +149,9 @@ class Replicas:
         services = self.services
         try:
             opened = services.logs.log_for(
-                topic.name, image.index, topic.id, topic_config(topic.configs, services.config)
-            )
+                topic.name, image.index, topic.id, topic_config(topic.configs, services.config),
+                leader_epoch_max=image.leader_epoch,
+            )  # fmt: skip
         except (OSError, KafkaError) as error:
             log.error("partition %s-%d is offline: %s", topic.name, image.index, error)
             services.offline.add((topic.name, image.index))

@@ -297,6 +297,28 @@ def test_a_kip_848_group() -> None:
     assert found == Described("g", "Stable", "consumer", "uniform", 3, (expected,), "1 at h:9092")
 
 
+@pytest.mark.parametrize(("version", "told"), [(4, False), (5, True), (6, True)])
+def test_rebalances_are_asked_for(version: int, told: bool) -> None:
+    group = DescribedGroup(group_id="g", group_state="Stable", rebalances=[])
+    client = FakeClient({15: DescribeGroupsResponse(groups=[group])}, {15: (0, version)})
+    found = group_reads.described(client, "g", rebalances=True)
+    assert found is not None
+    assert (found.timeline is not None, client._manager.sent[0].include_rebalances) == (told, told)
+    group_reads.described(client, "g")
+    assert not client._manager.sent[1].include_rebalances
+
+
+def test_rebalances_of_a_kip_848_group_are_asked_for() -> None:
+    group = DescribedConsumerGroup(group_id="g", group_state="Empty", rebalances=[])
+    client = FakeClient({15: NOT_FOUND, 69: ConsumerGroupDescribeResponse(groups=[group])}, BOTH)
+    found = group_reads.described(client, "g", rebalances=True)
+    assert found is not None
+    assert found.timeline == ([], [])
+    assert client._manager.sent[1].include_rebalances
+    assert "rebalances" not in _as_json(found, [])
+    assert _as_json(found, [], rebalances=True)["rebalances"] == []
+
+
 def test_a_group_that_is_not_there() -> None:
     assert group_reads.described(FakeClient({15: NOT_FOUND, 69: NOT_FOUND_EITHER}, BOTH), "g") is None
     dead = DescribeGroupsResponse(groups=[DescribedGroup(group_id="g", group_state="Dead")])
@@ -473,6 +495,14 @@ def test_a_group_from_its_first_commit_to_its_deletion(broker: str) -> None:
     assert (described["state"], described["members"], described["lag"]) == ("Empty", [], 1)
     assert consumed(broker, "t", "-g", "g", "-e") == "c\n"
     assert [each["name"] for each in json.loads(group("list", "--format", "json").stdout)] == ["g"]
+    rebalances = group("describe", "g", "--rebalances").stdout.splitlines()
+    assert rebalances[0] == "g: 4 rebalances, newest first", "two members came and went"
+    assert "generation 4 after " in rebalances[1]
+    history = json.loads(group("describe", "g", "--rebalances", "--format", "json").stdout)[0]
+    assert [each["generation"] for each in history["rebalances"]] == [4, 3, 2, 1]
+    unowned = {each["partition"]: each["seconds"] for each in history["kbroker_group_partition_unowned_seconds_total"]}
+    assert set(unowned) == {0, 1}
+    assert all(0 < seconds < 30 for seconds in unowned.values()), "from the first member's end to the second's start"
 
     planned = group("seek", "g", "--to", "start", "-t", "t:0")
     assert "nothing has been changed" in planned.stderr

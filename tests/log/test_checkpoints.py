@@ -13,7 +13,7 @@ def test_an_offset_checkpoint_goes_round() -> None:
     written = OffsetCheckpoint(disk, "points")
     written.set(("orders", 0), 7)
     written.set(("a-b.c_d", 12), 2**40)
-    written.save(sync=True)
+    written.save()
     assert disk.read("points") == b"0\n2\norders 0 7\na-b.c_d 12 1099511627776\n"
     found = OffsetCheckpoint(disk, "points")
     assert found.load() and found.offsets == written.offsets and not found.is_dirty
@@ -21,7 +21,7 @@ def test_an_offset_checkpoint_goes_round() -> None:
     assert not found.is_dirty
     found.set(("orders", 0), None)
     assert found.is_dirty and found.is_stale_on_disk(("orders", 0))
-    found.save(sync=False)
+    found.save()
     assert not found.is_stale_on_disk(("orders", 0))
 
 
@@ -40,7 +40,7 @@ def test_a_checkpoint_that_could_not_be_saved_stays_dirty() -> None:
     points.set(("orders", 0), 7)
     disk.fail("write_atomic", "points")
     with pytest.raises(OSError):
-        points.save(sync=True)
+        points.save()
     assert points.is_dirty
 
 

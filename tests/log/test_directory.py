@@ -20,6 +20,7 @@ from kbroker.watermark import Watermark
 from tests.log.tools import NOW, TOPIC_ID, StoppedClock, Worker, append, contents, fill, new_disk
 
 OTHER_ID = bytes(16)
+LOG = "orders-0/00000000000000000000.log"
 
 
 @dataclass
@@ -27,6 +28,12 @@ class World:
     disk: MemoryDisk = field(default_factory=new_disk)
     clock: StoppedClock = field(default_factory=StoppedClock)
     offload: Worker = field(default_factory=Worker)
+
+    def kill(self) -> None:
+        self.disk.kill()
+
+    def power_loss(self) -> None:
+        self.disk.power_loss()
 
     def start(self) -> LogDirectory:
         env = Env(self.clock, self.disk, None, None, self.offload)  # type: ignore[arg-type]
@@ -236,13 +243,148 @@ async def test_DeleteRecords_is_remembered_over_a_kill() -> None:
     directory = world.start()
     log = orders(directory)
     fill(log, 10)
-    log.advance_start(4)
-    directory.start_moved(log)
+    await directory.move_starts({log: 4})
+    assert log.start_offset == 4
     world.disk.kill()
     again = world.start()
     assert orders(again).start_offset == 4 and contents(orders(again))[0][0] == 4
     await again.close()
     assert orders(world.start()).start_offset == 4
+
+
+async def test_L8_DeleteRecords_is_remembered_over_a_power_failure() -> None:
+    for seed in range(20):
+        world = World(new_disk(seed))
+        directory = world.start()
+        logs = [directory.log_for("orders", index, TOPIC_ID, TopicConfig()) for index in range(2)]
+        for log in logs:
+            fill(log, 10)
+            await log.flush(world.offload)
+        await directory.move_starts({logs[1]: 8})
+        world.disk.power_loss()
+        again = world.start()
+        starts = [again.log_for("orders", index, TOPIC_ID, TopicConfig()).start_offset for index in range(2)]
+        assert starts == [0, 8], seed
+
+
+async def test_L8_a_log_start_moves_only_when_it_is_noted() -> None:
+    world = World()
+    directory = world.start()
+    log = orders(directory)
+    fill(log, 10)
+    world.disk.fail("write_atomic", "log-start-offset-checkpoint")
+    with pytest.raises(OSError):
+        await directory.move_starts({log: 4})
+    assert log.start_offset == 0
+    await directory.move_starts({log: 3})
+    assert log.start_offset == 3
+
+
+async def test_L8_a_checkpoint_meanwhile_does_not_take_a_moving_log_start_back(autojump_clock: MockClock) -> None:
+    world = World()
+    directory = world.start()
+    log = orders(directory)
+    fill(log, 10)
+    world.offload.gate = trio.Event()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(directory.run)
+        nursery.start_soon(directory.move_starts, {log: 4})
+        await trio.sleep(61)
+        world.offload.gate.set()
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert world.disk.read("log-start-offset-checkpoint") == b"0\n1\norders 0 4\n"
+
+
+async def test_L3_a_log_begun_above_what_a_power_failure_left_survives_another(autojump_clock: MockClock) -> None:
+    for seed in range(20):
+        world = World(new_disk(seed))
+        directory = world.start()
+        fill(log := orders(directory), 5)
+        await log.flush(world.offload)
+        fill(log, 20)
+        await directory.move_starts({log: 20})
+        world.disk.power_loss()
+        directory = world.start()
+        start, end = (log := orders(directory)).start_offset, log.end.value
+        async with trio.open_nursery() as nursery:
+            await nursery.start(directory.run)
+            await trio.sleep(61)
+            nursery.cancel_scope.cancel()
+        fill(log, 3)
+        world.disk.power_loss()
+        log = orders(world.start())
+        assert (log.start_offset, log.end.value >= start) == (20, True), (seed, end)
+
+
+async def test_an_empty_log_above_zero_can_be_made_durable() -> None:
+    world = World()
+    directory = world.start()
+    fill(log := orders(directory), 2)
+    await log.flush(world.offload)
+    fill(log, 3)
+    await directory.move_starts({log: 5})
+    world.disk.power_loss()
+    log = orders(directory := world.start())
+    assert (log.start_offset, log.end.value, log.flushed.value) == (5, 5, 0)
+    await log.flush(world.offload)
+    assert log.flushed.value == 5
+    await directory.close()
+    world.disk.power_loss()
+    assert orders(world.start()).start_offset == 5
+
+
+async def test_a_start_killed_before_it_opened_a_log_leaves_that_to_the_next() -> None:
+    """After a power failure: the log's tail is torn, though the one who ran last was merely killed."""
+    for seed in range(20):
+        world = World(new_disk(seed))
+        directory = world.start()
+        log = orders(directory)
+        fill(log, 5)
+        await log.flush(world.offload)
+        fill(log, 5)
+        world.disk.power_loss()
+        torn = bytearray(world.disk.read(LOG))[:-10] + bytes(10)
+        world.disk.write_atomic(LOG, torn)
+        world.start()  # and killed at once
+        world.disk.kill()
+        directory = world.start()
+        assert directory.crash is Crash.PROCESS
+        directory.log_for("other", 0, OTHER_ID, TopicConfig())
+        world.disk.kill()
+        log = orders(world.start())
+        fill(log, 3)
+
+
+async def test_a_clean_stop_before_a_torn_log_was_opened_leaves_that_to_the_next() -> None:
+    for again_later in (World.kill, World.power_loss, None):
+        world = World()
+        fill(orders(world.start()), 5)
+        world.disk.open(LOG).sync()
+        world.disk.sync_dir("orders-0")
+        world.disk.sync_dir("")
+        world.disk.power_loss()
+        world.disk.write_atomic(LOG, bytearray(world.disk.read(LOG))[:-10] + bytes(10))
+        await world.start().close()
+        if again_later is not None:
+            again_later(world)
+        log = orders(world.start())
+        assert len(contents(log)) == 4
+
+
+async def test_what_was_recovered_is_opened_as_after_a_kill_the_next_time(autojump_clock: MockClock) -> None:
+    world = World()
+    fill(orders(world.start()), 5)
+    world.disk.kill()
+    world.disk.remove("boot-id")
+    directory = world.start()
+    assert world.disk.read("boot-id").decode() == f"{world.disk.boot_id}\norders-0"
+    orders(directory)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(directory.run)
+        await trio.sleep(61)
+        nursery.cancel_scope.cancel()
+    assert world.disk.read("boot-id").decode() == world.disk.boot_id
 
 
 async def test_the_recovery_points_are_checkpointed(autojump_clock: MockClock) -> None:

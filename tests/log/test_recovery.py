@@ -8,9 +8,10 @@ import pytest
 
 from kafka_wire import records
 from kbroker.env import Disk
-from kbroker.log.errors import CorruptLog
+from kbroker.log.errors import CorruptLog, LogOffline
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
+from kbroker.log.segment import Segment
 from kbroker.testing.disk import MemoryDisk
 from tests.log.tools import (
     NOW,
@@ -340,3 +341,124 @@ def test_opening_takes_the_directory_for_what_it_holds() -> None:
     append(log)
     assert disk.list_dir("orders-0") == ["00000000000000000000.log", "leader-epoch-checkpoint", "partition.metadata"]
     assert bytes(range(16)) == TOPIC_ID
+
+
+def set_epoch(disk: Disk, epoch: int, path: str = LOG, number: int = -1) -> None:
+    """Make a batch of a segment say that it is of another leader: no CRC covers that."""
+    data = bytearray(disk.read(path))
+    position, header = list(records.headers(data))[number]
+    records.assign(data, position, header.base_offset, epoch)
+    disk.write_atomic(path, data)
+
+
+@pytest.mark.parametrize("epoch", [4_194_306, 8, 2])
+def test_L3_a_tail_whose_epoch_cannot_be_is_cut_like_a_torn_one(epoch: int) -> None:
+    """Above the cluster's, or below its predecessor's. Else the log would refuse all that come after."""
+    disk = new_disk()
+    fill(open_log(disk), 10, leader_epoch=3)
+    set_epoch(disk, epoch)
+    log = open_log(disk, Crash.POWER, recovery_point=5, leader_epoch_max=7)
+    assert (log.end.value, log.epochs.entries) == (9, [(3, 0)])
+    assert append(log, b"next", leader_epoch=7).base_offset == 9
+
+
+def test_L3_an_epoch_does_not_fall_from_one_segment_to_the_next() -> None:
+    disk = new_disk()
+    log = open_log(disk, segment_bytes=1000)
+    fill(log, 12, leader_epoch=3)
+    second, third = log.segments[1].path, log.segments[2].path
+    set_epoch(disk, 2, second, 0)
+    again = open_log(disk, Crash.POWER, leader_epoch_max=7)
+    assert again.end.value == log.segments[1].base_offset and not disk.exists(third)
+
+
+def test_L3_base_offsets_continue() -> None:
+    disk = new_disk()
+    fill(open_log(disk), 10)
+    data = bytearray(disk.read(LOG))
+    records.assign(data, list(records.headers(data))[-1][0], 9 + 2**20, 0)
+    disk.write_atomic(LOG, data)
+    assert open_log(disk, Crash.POWER, recovery_point=5).end.value == 9
+
+
+@pytest.mark.parametrize("crash", [Crash.POWER, Crash.PROCESS])
+def test_R11_a_log_that_is_ahead_of_the_clusters_metadata_is_not_opened(crash: Crash) -> None:
+    disk = new_disk()
+    fill(open_log(disk), 10, leader_epoch=8)
+    before = disk.read(LOG)
+    with pytest.raises(CorruptLog, match="leader epoch 8, but the cluster's metadata is only at 7"):
+        open_log(disk, crash, recovery_point=10, leader_epoch_max=7)
+    assert disk.read(LOG) == before
+    assert open_log(disk, crash, recovery_point=10, leader_epoch_max=8).end.value == 10
+
+
+async def test_R11_nothing_is_cut_when_only_earlier_segments_tell_that_the_metadata_went_back() -> None:
+    disk = new_disk()
+    log = open_log(disk, segment_bytes=1000)
+    fill(log, 12, leader_epoch=8)
+    await log.flush_closed(Worker())
+    size = disk.size(log.active.path)
+    for crash in (Crash.CLEAN, Crash.PROCESS, Crash.POWER):
+        with pytest.raises(CorruptLog, match="metadata"):
+            open_log(disk, crash, recovery_point=log.flushed.value, leader_epoch_max=7)
+    assert disk.size(log.active.path) == size
+
+
+@pytest.mark.parametrize("torn", ["2 2 0 9 6", "2 1 0 3 6", "2 2 0 3 7", "1 3 6", "0"])
+async def test_L5_a_torn_epoch_checkpoint_is_not_believed_though_it_can_be_read(torn: str) -> None:
+    """After a power failure, and after a kill that follows it."""
+    disk = new_disk()
+    log = open_log(disk, segment_bytes=1000)
+    fill(log, 6, leader_epoch=2)
+    fill(log, 20, first=6, leader_epoch=3)
+    await log.flush_closed(Worker())
+    count, *numbers = torn.split()
+    lines = ["0", count, *map(" ".join, zip(numbers[::2], numbers[1::2], strict=True))]
+    disk.write_atomic("orders-0/leader-epoch-checkpoint", "\n".join(lines).encode())
+    durable = log.flushed.value
+    for crash in (Crash.POWER, Crash.PROCESS):
+        again = open_log(disk, crash, recovery_point=durable, leader_epoch_max=7, segment_bytes=1000)
+        assert again.epochs.entries == [(2, 0), (3, 6)]
+        disk.kill()
+
+
+def test_the_scan_after_a_kill_is_bounded_without_timestamps() -> None:
+    disk = new_disk()
+    log = open_log(disk)
+    for _ in range(30):
+        append(log, b"x" * 900_000, at=-1)
+    disk.kill()
+    segment = Segment(disk, LOG[: -len(".log")], 0, disk.size(LOG))
+    assert log.size - segment.resume_indexes() <= 10 * 1024 * 1024
+
+
+def test_L2_bytes_that_a_failed_fsync_left_are_written_anew_by_whoever_opens_the_log_next() -> None:
+    """Reads see them, but no fsync will ever write them: not even after a clean or a killed process."""
+    disk = new_disk()
+    fill(open_log(disk), 10)
+    disk.fail("sync", LOG)
+    with pytest.raises(OSError):
+        disk.open(LOG).sync()
+    disk.write_atomic("orders-0/fsync-failed", b"", sync=False)
+    disk.kill()
+    log = open_log(disk, Crash.PROCESS)
+    written = contents(log)
+    assert len(written) == 10 and not disk.exists("orders-0/fsync-failed")
+    disk.power_loss()
+    assert contents(open_log(disk, Crash.POWER)) == written
+
+
+async def test_L2_a_failed_fsync_is_noted_for_the_next_start() -> None:
+    disk = new_disk()
+    log = open_log(disk)
+    fill(log, 10)
+    disk.fail("sync", LOG)
+    with pytest.raises(LogOffline):
+        await log.flush(Worker())
+    assert disk.exists("orders-0/fsync-failed")
+    disk.kill()
+    again = open_log(disk, Crash.PROCESS)
+    assert len(contents(again)) == 10
+    await again.flush(Worker())
+    disk.power_loss()
+    assert len(contents(open_log(disk, Crash.POWER, recovery_point=10))) == 10

@@ -8,7 +8,7 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.testing.disk import MemoryDisk
-from tests.log.tools import NOW, append, contents, fill, new_disk, open_log
+from tests.log.tools import NOW, Worker, append, contents, fill, new_disk, open_log
 
 LATER = NOW + 10_000
 
@@ -103,3 +103,23 @@ def test_snapshots_and_epochs_of_deleted_segments_go_too() -> None:
     assert log.epochs.entries[0] == (start // 4, start)
     snapshots = [int(name[:20]) for name in disk.list_dir("orders-0") if name.endswith(".snapshot")]
     assert min(snapshots) >= start
+
+
+@pytest.mark.parametrize("is_flushed", [True, False])
+async def test_P2_producers_of_deleted_segments_are_known_after_a_power_failure(is_flushed: bool) -> None:
+    for seed in range(20):
+        disk = new_disk(seed)
+        log = open_log(disk, segment_bytes=1000)
+        append(log, producer=7, sequence=0)
+        await log.flush(Worker())
+        fill(log, 20)
+        if is_flushed:
+            await log.flush_closed(Worker())
+        log.advance_start(log.active.base_offset)
+        log.apply_retention(NOW, log.end.value)
+        disk.sync_dir("orders-0")
+        log.active.file.sync()
+        disk.power_loss()
+        again = open_log(disk, Crash.POWER, start_offset=log.start_offset, segment_bytes=1000)
+        assert again.start_offset == again.segments[0].base_offset > 0
+        assert append(again, producer=7, sequence=0).duplicate, seed

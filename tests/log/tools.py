@@ -46,11 +46,17 @@ class StoppedClock:
 
 
 def open_log(
-    disk: Disk, crash: Crash = Crash.CLEAN, *, recovery_point: int = 0, start_offset: int = 0, **config: Any
+    disk: Disk,
+    crash: Crash = Crash.CLEAN,
+    *,
+    recovery_point: int = 0,
+    start_offset: int = 0,
+    leader_epoch_max: int | None = None,
+    **config: Any,
 ) -> PartitionLog:
     return PartitionLog.open(
         disk, "orders-0", config=TopicConfig(**config), clock=StoppedClock(), topic_id=TOPIC_ID, clean=crash,
-        recovery_point=recovery_point, start_offset=start_offset,
+        recovery_point=recovery_point, start_offset=start_offset, leader_epoch_max=leader_epoch_max,
     )  # fmt: skip
 
 

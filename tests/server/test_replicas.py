@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kafka_wire import records
 from kafka_wire.errors import ErrorCode
 from kbroker.testing.broker import Machine, memory_broker
 from tests.api.test_produce import batch, produce
@@ -34,3 +35,21 @@ async def test_thousands_of_partitions_are_there_when_create_returns() -> None:
         assert (await create(client, "wide", 1000)).error_code == 0
         for index in (0, 500, 999):
             assert (await produce(client, batch(b"a"), topic="wide", index=index)).base_offset == 0
+
+
+async def test_L3_an_epoch_the_cluster_has_not_reached_in_a_torn_tail_does_not_stop_a_partition() -> None:
+    machine = Machine()
+    async with memory_broker(topics={"bad": 1}, machine=machine) as broker, broker.client() as client:
+        for _ in range(2):
+            assert (await produce(client, batch(b"a"), topic="bad")).error_code == 0
+    data = bytearray(machine.disk.read(FIRST_SEGMENT))
+    position, header = list(records.headers(data))[-1]
+    records.assign(data, position, header.base_offset, header.leader_epoch | 1 << 22)
+    machine.disk.write_atomic(FIRST_SEGMENT, data)
+    for name in (".kafka_cleanshutdown", "recovery-point-offset-checkpoint"):
+        machine.disk.remove(name)
+    machine.disk.sync_dir("")
+    machine.disk.power_loss()
+    async with memory_broker(machine=machine) as broker, broker.client() as client:
+        sent = await produce(client, batch(b"b"), topic="bad")
+        assert (sent.error_code, sent.base_offset) == (0, 1)

@@ -22,6 +22,7 @@ from kbroker.env import Offload
 from kbroker.log import recovery, scan
 from kbroker.log.directory import LogDirectory
 from kbroker.log.flushing import Flusher
+from kbroker.log.log import PartitionLog
 from kbroker.log.producers import ProducerStates
 from kbroker.replication.partition import Partition
 from kbroker.testing.world import Trace, simulate
@@ -31,7 +32,7 @@ from tests.simulation.single_broker import single_broker
 ROOT = Path(__file__).parent.parent.parent
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "40"))
 SEEDS_IN_A_TEST = 20
-MUTATION_SEEDS = 50
+MUTATION_SEEDS = 100
 PRINT_HASH = """
 from kbroker.testing.world import simulate
 from tests.simulation.single_broker import single_broker
@@ -117,7 +118,11 @@ def recovery_point_ahead_of_fsync(patch: MonkeyPatch) -> None:
 
 
 def log_start_not_noted(patch: MonkeyPatch) -> None:
-    patch.setattr(LogDirectory, "start_moved", lambda self, each: None)
+    async def move_starts(self: LogDirectory, starts: dict[PartitionLog, int]) -> None:
+        for each, offset in starts.items():
+            each.advance_start(offset)
+
+    patch.setattr(LogDirectory, "move_starts", move_starts)
 
 
 def any_first_number_accepted(patch: MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from wire_samples import all_messages, is_own, sample
 
 from kafka_wire.api import APIS, request_class, response_class
 from kafka_wire.codegen import decode, encode
+from kafka_wire.messages.group_admin import DescribeGroupsRequest, DescribeGroupsResponse
 from kafka_wire.messages.internal import ConsumerProtocolAssignment, ConsumerProtocolSubscription
 from kafka_wire.schema import Field, layout
 
@@ -213,3 +214,43 @@ def test_kio_reads_and_writes_the_same_bytes() -> None:
             written = io.BytesIO()
             entity_writer(judge)(written, theirs)
             assert written.getvalue() == data, (cls, version)
+
+
+# ---- what is kbroker's own
+
+
+def own_fields(cls: type) -> Iterator[str]:
+    for field in layout(cls).fields:
+        if is_own(field):
+            yield f"{cls.__name__}.{field.name}"
+        elif isinstance(field.item, type):
+            yield from own_fields(field.item)
+
+
+def test_kbrokers_own_fields_are_these() -> None:
+    assert sorted({name for cls in CLASSES for name in own_fields(cls)}) == [
+        "ConsumerGroupDescribeRequest.include_rebalances",
+        "DescribeGroupsRequest.include_rebalances",
+        "DescribedConsumerGroup.rebalances",
+        "DescribedConsumerGroup.unowned_seconds",
+        "DescribedGroup.rebalances",
+        "DescribedGroup.unowned_seconds",
+    ]
+
+
+@pytest.mark.parametrize("cls", [DescribeGroupsRequest, DescribeGroupsResponse])
+def test_who_does_not_know_kbrokers_own_fields_skips_them(cls: Any) -> None:
+    """kafka-python reads a message with them as it reads the same message without (KIP-482). kio refuses all tags that
+    it does not know; the Java client, librdkafka and Kafka itself skip them."""
+    judge, added = kafka_python_classes()[cls.__name__], 0
+    for seed in range(20):
+        message = sample(cls, 6, random.Random(seed))
+        data = encode(message, 6)
+        for each in message.groups if cls is DescribeGroupsResponse else [message]:
+            for field in layout(type(each)).fields:
+                if is_own(field):
+                    setattr(each, field.name, field.fresh_default())
+        plain = encode(message, 6)
+        assert judge.decode(data, version=6).to_dict() == judge.decode(plain, version=6).to_dict()
+        added += len(data) - len(plain)
+    assert added > 0
