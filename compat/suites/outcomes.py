@@ -2,6 +2,7 @@
 
     {"test": "test_x.py::test_y[1]", "result": "passed" | "failed" | "skipped", "why": "…", "seconds": 0.2}
 
+$SUITE_ONLY, unless empty, names the test functions to run, comma separated; pytest's -k would take parts of names.
 Runs inside a suite's environment. A line is written at once, so a hang or a crash loses no test that ended before it.
 """
 
@@ -14,6 +15,13 @@ from typing import Any
 
 RANK = {"passed": 0, "skipped": 1, "failed": 2}
 _running: dict[str, dict[str, Any]] = {}
+
+
+def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
+    wanted = [name for name in os.environ.get("SUITE_ONLY", "").split(",") if name]
+    if wanted:
+        config.hook.pytest_deselected(items=[item for item in items if item.originalname not in wanted])
+        items[:] = [item for item in items if item.originalname in wanted]
 
 
 def pytest_runtest_logreport(report: Any) -> None:
