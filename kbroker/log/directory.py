@@ -81,7 +81,7 @@ class LogDirectory:
         self.crash = self._how_it_ended()
         if disk.exists(CLEAN_MARKER):
             disk.remove(CLEAN_MARKER)
-            disk.sync_dir("")  # else a power failure could bring it back
+        disk.sync_dir("")  # else a power failure could bring it back, even one that an earlier start has removed
         if self.crash is Crash.POWER:
             self._unsynced = {f"{topic}-{partition}" for topic, partition in self._keys_on_disk()}
         self._note_boot()
@@ -189,13 +189,13 @@ class LogDirectory:
         if present is not None and present.topic_id == topic_id and present.offline is None:
             present.reconfigure(config)
             return present
-        crash = self.crash
+        directory = f"{topic}-{partition}"
+        crash = Crash.POWER if directory in self._unsynced else self.crash
         if present is not None:
             self._bury(self.logs.pop(key).abandon())
+            self._unsynced.add(directory)  # until it is open again: a stop meanwhile is no clean one for it
+            self._note_boot()
             crash = Crash.ERROR
-        directory = f"{topic}-{partition}"
-        if directory in self._unsynced:
-            crash = Crash.POWER
         if not self._is_ours(key, directory, topic_id):
             self._move_aside(key, directory, topic_id)
         opened = PartitionLog.open(

@@ -105,7 +105,6 @@ class Flusher:
         try:
             refused = await offload(self._work(closed, with_active, newest, epochs_are_new))
         except OSError as error:
-            _remember_failure(log)
             raise log.fail(LogOffline(f"{log.directory}: fsync failed: {error}")) from error
         except BaseException:  # cancelled: nobody knows how far it came
             log.epochs.is_unsynced, self._dirty_since_ms = True, since_ms
@@ -146,6 +145,13 @@ class Flusher:
             return partial(_return, error)
 
         def work() -> OSError | None:
+            try:
+                return sync()
+            except OSError:
+                _remember_failure(log)  # here, not when the event loop hears of it: the process may be dead by then
+                raise
+
+        def sync() -> OSError | None:
             try:
                 opened = [file for path in derived if (file := _open_if_there(disk, path)) is not None]
             except OSError as error:

@@ -81,7 +81,7 @@ def recover(
 ) -> Recovered:
     """Bring a log's files into order; fills epochs and producers. Raises CorruptLog, OSError."""
     found = _look(disk, directory)
-    if FSYNC_FAILED in found.others and crash is not Crash.POWER:
+    if FSYNC_FAILED in found.others:  # even if told POWER: the power may have failed before, and not since
         crash = Crash.ERROR
     for name in found.stray:
         disk.remove(f"{directory}/{name}")

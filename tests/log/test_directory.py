@@ -73,6 +73,22 @@ async def test_a_start_that_is_interrupted_does_not_count_as_clean() -> None:
         assert world.start().crash is Crash.POWER
 
 
+async def test_L3_a_marker_whose_removal_was_not_durable_does_not_come_back() -> None:
+    for seed in range(10):  # whether an unsynced removal is undone is left to chance
+        world = World(disk=MemoryDisk(seed=seed))
+        first = world.start()
+        fill(orders(first), 3)
+        await first.close()
+        world.disk.fail("sync_dir")
+        with pytest.raises(OSError):
+            world.start()  # has removed the marker, and cannot make that last
+        world.disk.kill()
+        third = world.start()
+        fill(orders(third), 3)
+        world.disk.power_loss()
+        assert world.start().crash is Crash.POWER
+
+
 async def test_a_directory_belongs_to_one_broker() -> None:
     world = World()
     first = world.start()

@@ -432,8 +432,12 @@ def test_the_scan_after_a_kill_is_bounded_without_timestamps() -> None:
     assert log.size - segment.resume_indexes() <= 10 * 1024 * 1024
 
 
-def test_L2_bytes_that_a_failed_fsync_left_are_written_anew_by_whoever_opens_the_log_next() -> None:
-    """Reads see them, but no fsync will ever write them: not even after a clean or a killed process."""
+@pytest.mark.parametrize("crash", [Crash.PROCESS, Crash.POWER])
+def test_L2_bytes_that_a_failed_fsync_left_are_written_anew_by_whoever_opens_the_log_next(crash: Crash) -> None:
+    """Reads see them, but no fsync will ever write them: not even after a clean or a killed process.
+
+    POWER may be told in the same boot: of a power failure before that, which this log has not been recovered from.
+    """
     disk = new_disk()
     fill(open_log(disk), 10)
     disk.fail("sync", LOG)
@@ -441,7 +445,7 @@ def test_L2_bytes_that_a_failed_fsync_left_are_written_anew_by_whoever_opens_the
         disk.open(LOG).sync()
     disk.write_atomic("orders-0/fsync-failed", b"", sync=False)
     disk.kill()
-    log = open_log(disk, Crash.PROCESS)
+    log = open_log(disk, crash)
     written = contents(log)
     assert len(written) == 10 and not disk.exists("orders-0/fsync-failed")
     disk.power_loss()
