@@ -65,6 +65,7 @@ class LogDirectory:
         self._buried: deque[tuple[int, Remains]] = deque()  # (not before, data clock ms; what), in no strict order
         self._names = itertools.count(1)
         self._unsynced: set[str] = set()  # names of logs that a power failure may have torn, not opened since
+        self._unrecovered: set[str] = set()  # left by a killed process, and not opened yet: no stop is clean before
         self._boot_note = ""  # what boot-id holds
         self._moves = trio.Lock()
         self._moving: dict[PartitionLog, int] = {}  # log starts that are being made durable
@@ -82,8 +83,11 @@ class LogDirectory:
         if disk.exists(CLEAN_MARKER):
             disk.remove(CLEAN_MARKER)
         disk.sync_dir("")  # else a power failure could bring it back, even one that an earlier start has removed
+        names = {f"{topic}-{partition}" for topic, partition in self._keys_on_disk()}
         if self.crash is Crash.POWER:
-            self._unsynced = {f"{topic}-{partition}" for topic, partition in self._keys_on_disk()}
+            self._unsynced = names
+        elif self.crash is Crash.PROCESS:
+            self._unrecovered = names
         self._note_boot()
         self._recovery_points.load()
         self._log_starts.load()
@@ -123,7 +127,7 @@ class LogDirectory:
     async def close(self, *, clean: bool = True) -> None:
         """Stop. clean: make everything durable and mark it, so that the next start trusts all and scans nothing."""
         try:
-            if clean and self._lock is not None and self._finish_logs():
+            if clean and self._lock is not None and self._finish_logs() and not self._unrecovered:
                 unsynced = await self._sync_logs()
                 self._note_offsets()
                 await self._save_checkpoints()
@@ -210,6 +214,7 @@ class LogDirectory:
             leader_epoch_max=leader_epoch_max,
         )
         self._unsynced.discard(directory)
+        self._unrecovered.discard(directory)
         opened.on_due = self._flush_is_due
         self.logs[key] = opened
         return opened
@@ -267,6 +272,7 @@ class LogDirectory:
             self.env.disk.rename(directory, aside)
             self._bury(Remains([], [aside]))
         self._unsynced.discard(directory)
+        self._unrecovered.discard(directory)
         self._forget(key)
 
     def on_disk(self) -> list[tuple[str, int, bytes | None]]:

@@ -89,6 +89,21 @@ async def test_L3_a_marker_whose_removal_was_not_durable_does_not_come_back() ->
         assert world.start().crash is Crash.POWER
 
 
+async def test_L3_a_stop_before_all_logs_were_opened_is_not_clean() -> None:
+    world = World()
+    first = world.start()
+    fill(orders(first), 3)
+    await first.close()
+    second = world.start()
+    fill(orders(second), 3)
+    world.disk.kill()
+    third = world.start()  # stopped before it came to this log
+    await third.close()
+    fourth = world.start()
+    assert fourth.crash is Crash.PROCESS
+    assert len(contents(orders(fourth))) == 6
+
+
 async def test_a_directory_belongs_to_one_broker() -> None:
     world = World()
     first = world.start()
