@@ -81,15 +81,6 @@ class IndexBytes:
         finally:
             file.close()
 
-    def sync(self, disk: Disk) -> None:
-        """Make the file durable, if there is one. Blocks."""
-        if self.saved and disk.exists(self.path):
-            file = disk.open(self.path)
-            try:
-                file.sync()
-            finally:
-                file.close()
-
     def trim(self, disk: Disk) -> None:
         """Take from the file what is not in memory: a stale entry must not outlive what it points to."""
         if disk.exists(self.path):

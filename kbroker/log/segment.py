@@ -142,12 +142,6 @@ class Segment:
         """Make the batches and, when closed, the index files durable. Blocks. May raise OSError."""
         self.file.sync()
 
-    def sync_indexes(self) -> None:
-        """Make the index files durable. Blocks. May raise OSError."""
-        for index in (self.times, self.index):
-            if index is not None:
-                index.sync(self.disk)
-
     # indexes
 
     def reset_indexes(self) -> int:

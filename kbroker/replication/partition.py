@@ -149,14 +149,6 @@ class Partition:
             return epoch, self.log.end.value
         return self.log.epochs.end_offset_for(epoch)
 
-    def delete_records(self, offset: int) -> int:
-        """Move the log start to offset (-1: the high watermark) and return the new log start (KIP-107).
-
-        Raises like `deletable_to`.
-        """
-        self.log.advance_start(self.deletable_to(offset))
-        return self.log.start_offset
-
     def deletable_to(self, offset: int) -> int:
         """Where the log would start if everything below offset (-1: the high watermark) were given up.
 

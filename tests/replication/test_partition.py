@@ -135,11 +135,11 @@ def test_delete_records_stays_at_or_below_the_high_watermark() -> None:
     partition = leader()
     for _ in range(3):
         partition.append(batch(), 1, 0)
-    assert partition.delete_records(2) == 2
-    assert partition.delete_records(-1) == 3
+    assert partition.deletable_to(2) == 2
+    assert partition.deletable_to(-1) == 3
     for offset in (4, -2):
         with pytest.raises(KafkaError) as error:
-            partition.delete_records(offset)
+            partition.deletable_to(offset)
         assert code(error) == ErrorCode.OFFSET_OUT_OF_RANGE
 
 
