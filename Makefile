@@ -18,11 +18,13 @@ test: $(VENV)/test.stamp
 
 check: $(VENV)/test.stamp
 	$(BIN)/ruff check --output-format concise .
+	$(BIN)/ruff format --quiet --diff .
 	$(BIN)/mypy -p kbroker -p kafka_wire
 	$(BIN)/python -m pytest tests/test_tidy.py
 
 fix: $(VENV)/test.stamp
 	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 compat: $(VENV)/run.stamp
 	$(BIN)/python compat/run.py $(if $(TARGET),--target $(TARGET)) $(ARGS)

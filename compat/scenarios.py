@@ -339,9 +339,7 @@ for name in CODEC_IDS:
 def idempotence(run: Run) -> Seen:
     topic, partitions = run.topic("idempotent", 3), 3
     sent = [Message(b"%06d" % i, partition=i % partitions) for i in range(3000)]
-    records = round_trip(
-        run, topic, sent, starts=dict.fromkeys(range(partitions), 0), idempotent=True, batch_bytes=500
-    )
+    records = round_trip(run, topic, sent, starts=dict.fromkeys(range(partitions), 0), idempotent=True, batch_bytes=500)
     found = wire.batches(run.client.bootstrap, topic, 0)
     check(all(batch.producer_id >= 0 for batch in found), "batches without a producer id")
     producers = {batch.producer_id for batch in found}

@@ -33,11 +33,32 @@ FLOORS = {
 }
 
 # Above env, the world is an argument.
-WORLD = {"os", "socket", "time", "random", "threading", "select", "selectors", "asyncio", "multiprocessing", "signal",
-         "secrets", "subprocess", "shutil", "tempfile", "fcntl"}
+WORLD = {
+    "os",
+    "socket",
+    "time",
+    "random",
+    "threading",
+    "select",
+    "selectors",
+    "asyncio",
+    "multiprocessing",
+    "signal",
+    "secrets",
+    "subprocess",
+    "shutil",
+    "tempfile",
+    "fcntl",
+}
 MAY_TOUCH_THE_WORLD = ("kbroker.env", "kbroker.testing", "kbroker.cli", "kbroker.__main__")
-WORLDLY_CALLS = {("trio", "sleep"), ("trio", "to_thread"), ("trio", "SocketStream"),
-                 ("trio", "open_tcp_listeners"), ("trio", "open_tcp_stream"), ("trio", "socket")}
+WORLDLY_CALLS = {
+    ("trio", "sleep"),
+    ("trio", "to_thread"),
+    ("trio", "SocketStream"),
+    ("trio", "open_tcp_listeners"),
+    ("trio", "open_tcp_stream"),
+    ("trio", "socket"),
+}
 
 FILE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70

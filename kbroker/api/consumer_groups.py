@@ -26,9 +26,7 @@ from kbroker.coordinators import membership, requests
 from kbroker.coordinators.consumer_group import ConsumerGroup
 from kbroker.coordinators.timeline_views import add_timeline
 
-HeartbeatAnswer: TypeAlias = (
-    "ConsumerGroupHeartbeatResponse | Coroutine[Any, Any, ConsumerGroupHeartbeatResponse]"
-)
+HeartbeatAnswer: TypeAlias = "ConsumerGroupHeartbeatResponse | Coroutine[Any, Any, ConsumerGroupHeartbeatResponse]"
 
 
 @handles(ApiKey.CONSUMER_GROUP_HEARTBEAT, 0, 1)
@@ -42,16 +40,12 @@ def consumer_group_heartbeat(request: ConsumerGroupHeartbeatRequest, context: Co
         return refuse(ErrorCode.UNSUPPORTED_VERSION)
     if not request.group_id:
         return refuse(ErrorCode.INVALID_REQUEST)  # as Kafka: throwIfEmptyString
-    answer: HeartbeatAnswer = membership.consumer_heartbeat(
-        context.services.groups, request, asker(context), refuse
-    )
+    answer: HeartbeatAnswer = membership.consumer_heartbeat(context.services.groups, request, asker(context), refuse)
     return answer
 
 
 @handles(ApiKey.CONSUMER_GROUP_DESCRIBE, 0, 1)
-def consumer_group_describe(
-    request: ConsumerGroupDescribeRequest, context: Context
-) -> ConsumerGroupDescribeResponse:
+def consumer_group_describe(request: ConsumerGroupDescribeRequest, context: Context) -> ConsumerGroupDescribeResponse:
     """Consumer groups, their members, what those have and what they should have; if asked for, the last rebalances."""
     timelines = set(request.group_ids) if request.include_rebalances else set[str]()
     groups = [_described(group_id, context, timelines) for group_id in request.group_ids]
@@ -77,6 +71,4 @@ def _described(group_id: str, context: Context, timelines: set[str]) -> Describe
             add_timeline(described, group.timeline)
         return described
     text = f"Group {group_id} not found." if group is None else f"Group {group_id} is not a consumer group."
-    return DescribedConsumerGroup(
-        group_id=group_id, error_code=ErrorCode.GROUP_ID_NOT_FOUND, error_message=text
-    )
+    return DescribedConsumerGroup(group_id=group_id, error_code=ErrorCode.GROUP_ID_NOT_FOUND, error_message=text)

@@ -114,9 +114,7 @@ class FetchJob:
             try:
                 partition = self._find(key)
                 limit = min(wanted.bytes_max, self.bytes_max - self.size)
-                result = partition.read(
-                    wanted.offset, limit, wanted.current_leader_epoch, at_least_one=self.size == 0
-                )
+                result = partition.read(wanted.offset, limit, wanted.current_leader_epoch, at_least_one=self.size == 0)
             except KafkaError as error:
                 self.failed = True
                 self.found[key] = FetchPartitionData(
@@ -188,5 +186,3 @@ class FetchJob:
         return FetchResponse(
             session_id=session.id if session is not None else NO_SESSION, responses=list(topics.values())
         )
-
-

@@ -130,9 +130,7 @@ def offset_fetch(request: OffsetFetchRequest, context: Context) -> OffsetFetchRe
         return OffsetFetchResponse(groups=[_fetched_group(group, request, context) for group in request.groups])
     asked = None if request.topics is None else [(topic.name, topic.partition_indexes) for topic in request.topics]
     try:
-        found = requests.fetch(
-            context.services.groups, request.group_id, asked, require_stable=request.require_stable
-        )
+        found = requests.fetch(context.services.groups, request.group_id, asked, require_stable=request.require_stable)
     except KafkaError as error:
         in_partitions = context.version < TOP_LEVEL_ERROR_SINCE
         failed = [

@@ -89,9 +89,7 @@ def _coordinator(key: str, key_type: int, context: Context) -> Coordinator:
         if broker is None:
             raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE)
     except KafkaError as error:
-        return Coordinator(
-            key=key, node_id=-1, host="", port=-1, error_code=error.code, error_message=error.message
-        )
+        return Coordinator(key=key, node_id=-1, host="", port=-1, error_code=error.code, error_message=error.message)
     host, port = address_of(broker, context)
     return Coordinator(key=key, node_id=broker.id, host=host, port=port)
 

@@ -78,9 +78,7 @@ def _advertised() -> list[ApiVersion]:
 
 
 @handles(ApiKey.METADATA, 0, 13)
-def metadata(
-    request: MetadataRequest, context: Context
-) -> MetadataResponse | Coroutine[Any, Any, MetadataResponse]:
+def metadata(request: MetadataRequest, context: Context) -> MetadataResponse | Coroutine[Any, Any, MetadataResponse]:
     """Describe brokers and the topics asked for; a coroutine when some of them are created on the way."""
     topics = context.services.image.topics
     may_create = context.version < 4 or request.allow_auto_topic_creation
@@ -176,8 +174,9 @@ def describe_cluster(request: DescribeClusterRequest, context: Context) -> Descr
     image = context.services.image
     if context.version >= 1 and request.endpoint_type != BROKER_ENDPOINTS:
         return DescribeClusterResponse(
-            error_code=ErrorCode.MISMATCHED_ENDPOINT_TYPE if request.endpoint_type == 2 else
-            ErrorCode.UNSUPPORTED_ENDPOINT_TYPE,
+            error_code=ErrorCode.MISMATCHED_ENDPOINT_TYPE
+            if request.endpoint_type == 2
+            else ErrorCode.UNSUPPORTED_ENDPOINT_TYPE,
             error_message="Only brokers can be described here.",
         )
     return DescribeClusterResponse(
@@ -211,9 +210,7 @@ def describe_topic_partitions(
             break
         topic = image.topics.get(name)
         if topic is None:
-            response.topics.append(
-                DescribeTopicPartitionsResponseTopic(error_code=_why_absent(name), name=name)
-            )
+            response.topics.append(DescribeTopicPartitionsResponseTopic(error_code=_why_absent(name), name=name))
             continue
         shown = topic.partitions[start : start + room]
         room -= len(shown)

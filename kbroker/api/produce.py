@@ -188,6 +188,4 @@ def _check_unanswered(response: ProduceResponse) -> None:
     for topic in response.responses:
         for answer in topic.partition_responses:
             if answer.error_code:
-                raise CloseConnection(
-                    f"acks=0 produce to {topic.name}-{answer.index} failed: {answer.error_code!r}"
-                )
+                raise CloseConnection(f"acks=0 produce to {topic.name}-{answer.index} failed: {answer.error_code!r}")

@@ -41,9 +41,18 @@ class Connection(NamedTuple):
 def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """-b, -X and --command-config; the command gets a `connection`."""
 
-    @click.option("-b", "--bootstrap-server", "--bootstrap-servers", "--brokers", "servers", metavar="HOST:PORT,...",
-                  envvar=["KBROKER_BROKERS", "KAFKA_BOOTSTRAP_SERVERS"], default="localhost:9092", show_default=True,
-                  help="Where brokers are. Else $KBROKER_BROKERS, $KAFKA_BOOTSTRAP_SERVERS.")
+    @click.option(
+        "-b",
+        "--bootstrap-server",
+        "--bootstrap-servers",
+        "--brokers",
+        "servers",
+        metavar="HOST:PORT,...",
+        envvar=["KBROKER_BROKERS", "KAFKA_BOOTSTRAP_SERVERS"],
+        default="localhost:9092",
+        show_default=True,
+        help="Where brokers are. Else $KBROKER_BROKERS, $KAFKA_BOOTSTRAP_SERVERS.",
+    )
     @click.option("-X", "settings", metavar="NAME=VALUE", multiple=True, help="A client property. Repeatable.")
     @click.option("--command-config", type=click.Path(dir_okay=False, path_type=Path), help="A file of them.")
     @functools.wraps(command)

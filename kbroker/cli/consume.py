@@ -53,16 +53,34 @@ def parse_start(text: str) -> Start:
 
 @click.command()
 @click.argument("topics", nargs=-1, required=True, metavar="TOPIC...")
-@click.option("-o", "--offset", "start", type=StartType(), default="start", show_default=True,
-              help="Where to begin: start, end, N, +N (N after the start), -N (N before the end), @TIME (seconds or "
-              "milliseconds since the epoch, or 2026-11-22T12:00:00).")
+@click.option(
+    "-o",
+    "--offset",
+    "start",
+    type=StartType(),
+    default="start",
+    show_default=True,
+    help="Where to begin: start, end, N, +N (N after the start), -N (N before the end), @TIME (seconds or "
+    "milliseconds since the epoch, or 2026-11-22T12:00:00).",
+)
 @click.option("-n", "--count", type=click.IntRange(1), help="Stop after so many records.")
 @click.option("-e", "--exit-at-end", is_flag=True, help="Stop at what was the end when it began.")
 @click.option("-p", "--partitions", metavar="N,N...", help="Only these partitions.")
-@click.option("-g", "--group", metavar="GROUP", help="As a member of this group: goes on where the group was, and "
-              "commits what it has written. -o is for partitions the group has not read yet.")
-@click.option("-f", "--output-format", "pattern", default=r"%v\n", show_default=True,
-              help="%v value, %k key, %h headers, %t topic, %p partition, %o offset, %d time; %v{hex}, %v{base64}.")
+@click.option(
+    "-g",
+    "--group",
+    metavar="GROUP",
+    help="As a member of this group: goes on where the group was, and "
+    "commits what it has written. -o is for partitions the group has not read yet.",
+)
+@click.option(
+    "-f",
+    "--output-format",
+    "pattern",
+    default=r"%v\n",
+    show_default=True,
+    help="%v value, %k key, %h headers, %t topic, %p partition, %o offset, %d time; %v{hex}, %v{base64}.",
+)
 @click.option("-J", "--json", "as_json", is_flag=True, help="A JSON object a line, as kcat's.")
 @click.option("--read-committed", is_flag=True, help="Leave out what transactions have not committed.")
 @connection_options

@@ -144,12 +144,18 @@ def delete(connection: Connection, names: Sequence[str]) -> None:
 
 @click.command("offset-delete")
 @click.argument("name", metavar="GROUP")
-@click.option("-t", "--topic", "topics", type=PartitionsType(), multiple=True, required=True,
-              metavar="TOPIC[:PARTITION,...]", help="Which offsets. Repeatable.")
+@click.option(
+    "-t",
+    "--topic",
+    "topics",
+    type=PartitionsType(),
+    multiple=True,
+    required=True,
+    metavar="TOPIC[:PARTITION,...]",
+    help="Which offsets. Repeatable.",
+)
 @connection_options
-def offset_delete(
-    connection: Connection, name: str, topics: Sequence[tuple[str, tuple[int, ...] | None]]
-) -> None:
+def offset_delete(connection: Connection, name: str, topics: Sequence[tuple[str, tuple[int, ...] | None]]) -> None:
     """Delete a group's offsets of some topics. Not while a member is subscribed to them."""
     from kafka import TopicPartition as Key
 
@@ -261,9 +267,7 @@ def _as_json(found: Described, rows: Sequence[Position], *, rebalances: bool = F
             {**each._asdict(), "partitions": [{"topic": t, "partition": p} for t, p in each.partitions]}
             for each in found.members
         ]
-    partitions = [
-        {**row._asdict(), "member": row.member.member_id if row.member else None} for row in rows
-    ]
+    partitions = [{**row._asdict(), "member": row.member.member_id if row.member else None} for row in rows]
     lag = sum(row.lag or 0 for row in rows)
     kept = {"type" if key == "kind" else key: value for key, value in found._asdict().items() if key != "timeline"}
     timeline = group_timeline.as_json(found.timeline) if rebalances else {}

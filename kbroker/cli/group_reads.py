@@ -132,8 +132,13 @@ def _classic(client: Any, node: Any, name: str, where: str, rebalances: bool) ->
         return None
     _check(group.error_code, name, group.error_message)
     members = tuple(
-        Member(each.member_id, each.group_instance_id, each.client_id, each.client_host.lstrip("/"),
-               _assigned(each.member_assignment) if group.protocol_type == CONSUMER else ())
+        Member(
+            each.member_id,
+            each.group_instance_id,
+            each.client_id,
+            each.client_host.lstrip("/"),
+            _assigned(each.member_assignment) if group.protocol_type == CONSUMER else (),
+        )
         for each in group.members
     )
     return Described(name, group.group_state, "classic", group.protocol_data, None, members, where, read(group))
@@ -153,9 +158,14 @@ def _consumer(client: Any, node: Any, name: str, where: str, rebalances: bool) -
         return None
     _check(group.error_code, name, group.error_message)
     members = tuple(
-        Member(each.member_id, each.instance_id, each.client_id, each.client_host.lstrip("/"),
-               tuple(sorted((t.topic_name, p) for t in each.assignment.topic_partitions for p in t.partitions)),
-               each.member_epoch)
+        Member(
+            each.member_id,
+            each.instance_id,
+            each.client_id,
+            each.client_host.lstrip("/"),
+            tuple(sorted((t.topic_name, p) for t in each.assignment.topic_partitions for p in t.partitions)),
+            each.member_epoch,
+        )
         for each in group.members
     )
     return Described(

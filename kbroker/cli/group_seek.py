@@ -74,11 +74,24 @@ def parse_target(text: str) -> Target:
 
 @click.command()
 @click.argument("name", metavar="GROUP")
-@click.option("--to", "target", type=TargetType(), required=True, metavar="WHERE",
-              help="start, end, an offset, +N or -N from where it is, @TIME (seconds or milliseconds since the epoch) "
-              "or 2026-11-22T12:00:00.")
-@click.option("-t", "--topic", "topics", type=PartitionsType(), multiple=True, metavar="TOPIC[:PARTITION,...]",
-              help="Only these. Repeatable.  [default: all it has committed offsets for]")
+@click.option(
+    "--to",
+    "target",
+    type=TargetType(),
+    required=True,
+    metavar="WHERE",
+    help="start, end, an offset, +N or -N from where it is, @TIME (seconds or milliseconds since the epoch) "
+    "or 2026-11-22T12:00:00.",
+)
+@click.option(
+    "-t",
+    "--topic",
+    "topics",
+    type=PartitionsType(),
+    multiple=True,
+    metavar="TOPIC[:PARTITION,...]",
+    help="Only these. Repeatable.  [default: all it has committed offsets for]",
+)
 @click.option("--new", is_flag=True, help="The group may not exist yet; with --topic.")
 @click.option("--execute", is_flag=True, help="Carry it out, not only show the plan.")
 @format_option

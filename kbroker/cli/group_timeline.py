@@ -78,9 +78,13 @@ def _rebalance_text(each: GroupRebalance) -> str:
     late = sorted(each.awaited, key=lambda one: (one.after_ms >= 0, -one.after_ms, one.member_id))
     if late:
         absent = "not yet" if each.took_ms < 0 and each.joined_ms < 0 else "did not come"
-        lines.append("waited for     " + _some(
-            [f"{one.member_id} ({_seconds(one.after_ms) if one.after_ms >= 0 else absent})" for one in late], len(late)
-        ))
+        lines.append(
+            "waited for     "
+            + _some(
+                [f"{one.member_id} ({_seconds(one.after_ms) if one.after_ms >= 0 else absent})" for one in late],
+                len(late),
+            )
+        )
     if each.given_up:
         lines.append("given up       " + _some(each.given_up, len(each.given_up)))
     if each.partitions_moved:

@@ -19,16 +19,34 @@ UNDER_WAY_MAX = 10_000  # records sent and not yet acknowledged
 @click.command()
 @click.argument("topic")
 @click.option("-k", "--key", help="The key of every record.")
-@click.option("-H", "--header", "headers", metavar="NAME:VALUE", multiple=True,
-              help="A header of every record. Repeatable.")
+@click.option(
+    "-H", "--header", "headers", metavar="NAME:VALUE", multiple=True, help="A header of every record. Repeatable."
+)
 @click.option("-p", "--partition", type=click.IntRange(0), help="Where to write.  [default: by key, else spread]")
-@click.option("-z", "--compression", type=click.Choice(["none", "gzip", "snappy", "lz4", "zstd"]), default="none",
-              show_default=True, help="How batches are compressed.")
-@click.option("-f", "--input-format", "pattern", default="%v", show_default=True,
-              help=r"How a line is read: %k key, %v value, %h headers (a=b,c=d), e.g. '%k\t%v'.")
+@click.option(
+    "-z",
+    "--compression",
+    type=click.Choice(["none", "gzip", "snappy", "lz4", "zstd"]),
+    default="none",
+    show_default=True,
+    help="How batches are compressed.",
+)
+@click.option(
+    "-f",
+    "--input-format",
+    "pattern",
+    default="%v",
+    show_default=True,
+    help=r"How a line is read: %k key, %v value, %h headers (a=b,c=d), e.g. '%k\t%v'.",
+)
 @click.option("-Z", "--tombstone", is_flag=True, help="An empty value is null: in a compacted topic, a deletion.")
-@click.option("--acks", type=click.Choice(["all", "-1", "1", "0"]), default="all", show_default=True,
-              help="Who must have a record before it counts as written.")
+@click.option(
+    "--acks",
+    type=click.Choice(["all", "-1", "1", "0"]),
+    default="all",
+    show_default=True,
+    help="Who must have a record before it counts as written.",
+)
 @format_option
 @connection_options
 def produce(

@@ -145,7 +145,6 @@ def seconds_since_start() -> float:
         return time.monotonic() - _IMPORTED_AT
 
 
-
 def _banner(node_id: int, place: str, addresses: Sequence[str], took: str) -> str:
     bold, plain = ("", "") if "NO_COLOR" in os.environ else ("\x1b[1m", "\x1b[0m")
     port = addresses[0].rpartition(":")[2]

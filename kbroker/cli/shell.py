@@ -7,8 +7,8 @@ import click
 from kbroker.cli.tables import format_option, json_text
 
 _HOW_TO = {
-    "bash": "eval \"$(kbroker completion bash)\"    # in ~/.bashrc",
-    "zsh": "eval \"$(kbroker completion zsh)\"     # in ~/.zshrc",
+    "bash": 'eval "$(kbroker completion bash)"    # in ~/.bashrc',
+    "zsh": 'eval "$(kbroker completion zsh)"     # in ~/.zshrc',
     "fish": "kbroker completion fish > ~/.config/fish/completions/kbroker.fish",
 }
 

@@ -19,19 +19,38 @@ second one at once, with 130. Status 2: bad configuration, port or data director
 
 
 @click.command(epilog=_EPILOG)
-@click.option("-c", "--config", "file", type=click.Path(dir_okay=False, path_type=Path), envvar="KBROKER_CONFIG",
-              help="Configuration: TOML (*.toml) or Java properties (Kafka's server.properties works).")
+@click.option(
+    "-c",
+    "--config",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="KBROKER_CONFIG",
+    help="Configuration: TOML (*.toml) or Java properties (Kafka's server.properties works).",
+)
 @click.option("--listen", metavar="HOST:PORT", help="Where to listen; port 0 picks one.  [default: 127.0.0.1:9092]")
 @click.option("--advertise", metavar="HOST:PORT", help="The address clients are told, where it differs.")
 @click.option("--data-dir", metavar="DIR", help="Where data is kept, made if absent.  [default: ./kbroker-data]")
 @click.option("--memory", is_flag=True, help="Keep data in memory: everything is lost on exit.")
 @click.option("--override", "overrides", metavar="NAME=VALUE", multiple=True, help="Set a config. Repeatable.")
-@click.option("--topic", "topics", metavar="NAME[:PARTITIONS]", multiple=True,
-              help="A topic to have from the start. Repeatable.")
-@click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True, envvar="KBROKER_LOG_LEVEL",
-              help="What is worth a line on stderr.")
-@click.option("--log-format", type=click.Choice(["auto", "json"]), default="auto", envvar="KBROKER_LOG_FORMAT",
-              show_default=True, help="auto: for people on a terminal, dated lines into a file.")
+@click.option(
+    "--topic", "topics", metavar="NAME[:PARTITIONS]", multiple=True, help="A topic to have from the start. Repeatable."
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(LEVELS),
+    default="info",
+    show_default=True,
+    envvar="KBROKER_LOG_LEVEL",
+    help="What is worth a line on stderr.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "json"]),
+    default="auto",
+    envvar="KBROKER_LOG_FORMAT",
+    show_default=True,
+    help="auto: for people on a terminal, dated lines into a file.",
+)
 def start(
     file: Path | None,
     listen: str | None,

@@ -36,7 +36,7 @@ def json_text(value: Any) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """"1 record", "2 records", "2 batches"."""
+    """ "1 record", "2 records", "2 batches"."""
     return f"{count} {noun}" + ("" if count == 1 else "es" if noun.endswith("ch") else "s")
 
 

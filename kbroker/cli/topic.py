@@ -116,8 +116,9 @@ def describe(connection: Connection, names: Sequence[str], all_configs: bool, st
 @click.command()
 @click.argument("name", metavar="TOPIC")
 @click.option("-c", "--config", "configs", metavar="NAME=VALUE", multiple=True, help="Set a config. Repeatable.")
-@click.option("-d", "--delete-config", "removed", metavar="NAME", multiple=True,
-              help="Go back to the default. Repeatable.")
+@click.option(
+    "-d", "--delete-config", "removed", metavar="NAME", multiple=True, help="Go back to the default. Repeatable."
+)
 @click.option("-p", "--partitions", type=click.IntRange(1), help="The new number of partitions; it can only grow.")
 @connection_options
 def alter(

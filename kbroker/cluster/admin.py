@@ -102,9 +102,7 @@ class Admin:
         """See Member."""
         return await _theirs(self._grow(name, total, assignments, validate_only))
 
-    async def alter_configs(
-        self, changes: Sequence[ConfigChange], validate_only: bool
-    ) -> list[None | KafkaError]:
+    async def alter_configs(self, changes: Sequence[ConfigChange], validate_only: bool) -> list[None | KafkaError]:
         """See Member."""
 
         async def one(change: ConfigChange) -> None:
@@ -130,9 +128,7 @@ class Admin:
         ]
         await self._delete_entries(left)
 
-    async def _each(
-        self, items: Sequence[S | KafkaError], work: Callable[[S], Awaitable[T]]
-    ) -> list[T | KafkaError]:
+    async def _each(self, items: Sequence[S | KafkaError], work: Callable[[S], Awaitable[T]]) -> list[T | KafkaError]:
         """Do work for each item that is no error yet, several at a time; results in order."""
         results: dict[int, T | KafkaError] = {}
 
@@ -161,9 +157,7 @@ class Admin:
         configs = controller.check_configs(wish.configs)
         partitions, factor = self._topic_defaults()
         start = self._rng.below(max(1, len(image.brokers)))
-        assignments = controller.plan_topic(
-            wish, image, partitions=partitions, replication_factor=factor, start=start
-        )
+        assignments = controller.plan_topic(wish, image, partitions=partitions, replication_factor=factor, start=start)
         topic_id = self._rng.token(16)
         while topic_id in (UNASSIGNED, UNASSIGNED[:15] + b"\1") or id_text(topic_id).startswith("-"):
             topic_id = self._rng.token(16)  # Kafka's reserved ids; a leading dash looks like an option to its tools

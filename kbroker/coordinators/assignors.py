@@ -135,8 +135,7 @@ class _Heterogeneous:
             self.load[member_id] = len(found)
             self.owned[member_id] = _by_topic(found)
         self.free = {
-            topic_id: [p for p in range(partitions[topic_id]) if p not in taken[topic_id]]
-            for topic_id in partitions
+            topic_id: [p for p in range(partitions[topic_id]) if p not in taken[topic_id]] for topic_id in partitions
         }
 
     def make(self) -> Made:

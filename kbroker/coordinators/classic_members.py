@@ -118,9 +118,7 @@ def _check_join(core: Core, request: JoinGroupRequest) -> ConsumerProtocolSubscr
     return subscription
 
 
-def _member_of(
-    core: Core, request: JoinGroupRequest, given_id: str, now: float
-) -> tuple[ConsumerMember, bool, bool]:
+def _member_of(core: Core, request: JoinGroupRequest, given_id: str, now: float) -> tuple[ConsumerMember, bool, bool]:
     """Who this is; whether it is new; whether it, or who it replaces, spoke the consumer protocol."""
     instance_id = request.group_instance_id
     if instance_id is not None:

@@ -160,9 +160,7 @@ class Core:
             self.note(ConsumerGroupTombstone(KEY_REGEX, self.group_id, regex))
         for regex in sorted(wanted if afresh else wanted - self.regexes.keys()):
             matches = TopicRegex(regex).matches
-            found = frozenset(
-                name for name in self.topics if not name.startswith(INTERNAL_PREFIX) and matches(name)
-            )
+            found = frozenset(name for name in self.topics if not name.startswith(INTERNAL_PREFIX) and matches(name))
             if self.regexes.get(regex) != found:
                 self.regexes[regex] = found
                 self.note(RegexSnapshot(self.group_id, regex, tuple(sorted(found)), 0, now_ms))
@@ -285,9 +283,7 @@ class Core:
         """What a member is to own, in target_epoch."""
         return self.targets.get(member.member_id, NOTHING)
 
-    def reconcile(
-        self, member: ConsumerMember, reported: Mapping[bytes, Collection[int]] | None, now: float
-    ) -> bool:
+    def reconcile(self, member: ConsumerMember, reported: Mapping[bytes, Collection[int]] | None, now: float) -> bool:
         """The member's next step towards its target. Whether what it may use is different now."""
         step = next_step(member, self.target_epoch, self.target_of(member), self.owners, reported)
         if step is None:

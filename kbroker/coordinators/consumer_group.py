@@ -200,9 +200,7 @@ class ConsumerGroup:
             response.assignment = _assignment(member)
         return response
 
-    def _member_of(
-        self, request: ConsumerGroupHeartbeatRequest, token: str, now: float
-    ) -> tuple[ConsumerMember, bool]:
+    def _member_of(self, request: ConsumerGroupHeartbeatRequest, token: str, now: float) -> tuple[ConsumerMember, bool]:
         """Who this is, and whether it is new. Checks all there is to check before anything changes."""
         core, joining = self._core, request.member_epoch == 0
         member_id = request.member_id or token
@@ -257,9 +255,7 @@ class ConsumerGroup:
             member.server_assignor = request.server_assignor
         return core.describe(before, member)
 
-    def _leave(
-        self, request: ConsumerGroupHeartbeatRequest, now: float, now_ms: int
-    ) -> ConsumerGroupHeartbeatResponse:
+    def _leave(self, request: ConsumerGroupHeartbeatRequest, now: float, now_ms: int) -> ConsumerGroupHeartbeatResponse:
         core = self._core
         if request.instance_id is not None:
             check_instance(core, request.instance_id, request.member_id)

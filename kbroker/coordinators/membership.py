@@ -48,9 +48,7 @@ def join(coordinator: Coordinator, request: JoinGroupRequest, asker: Asker, refu
         if group is None:
             group = shard.groups[group_id] = coordinator.new_group(group_id)
         enter = group.classic_join if isinstance(group, ConsumerGroup) else group.join
-        return enter(
-            ticket, request, version=asker.version, client=asker.client, token=token, now=now, now_ms=now_ms
-        )
+        return enter(ticket, request, version=asker.version, client=asker.client, token=token, now=now, now_ms=now_ms)
 
     timeout_s = max(request.rebalance_timeout_ms, request.session_timeout_ms) / 1000
     wait_s = min(timeout_s + GRACE_S, WAIT_S_MAX)
@@ -75,9 +73,7 @@ def heartbeat(coordinator: Coordinator, request: HeartbeatRequest) -> ErrorCode:
     if group is None:
         return ErrorCode.UNKNOWN_MEMBER_ID
     beat = group.heartbeat if isinstance(group, Group) else group.classic_heartbeat
-    return beat(
-        request.member_id, request.group_instance_id, request.generation_id, coordinator.env.clock.liveness()
-    )
+    return beat(request.member_id, request.group_instance_id, request.generation_id, coordinator.env.clock.liveness())
 
 
 def leave(coordinator: Coordinator, request: LeaveGroupRequest, version: int, refuse: Refuse) -> Answer:

@@ -168,4 +168,3 @@ def assignment_bytes(core: Core, member: ConsumerMember) -> bytes:
         ]
     )
     return version.to_bytes(2, "big") + encode(value, version)
-

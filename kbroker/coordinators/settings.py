@@ -22,7 +22,6 @@ class Settings:
     classic: GroupLimits
     consumer: ConsumerGroupLimits
 
-
     def consumer_of(self, own: Mapping[str, str]) -> ConsumerGroupLimits:
         """The limits of a consumer group that has configs of its own; the broker's bounds hold, whenever they came."""
         if not own:

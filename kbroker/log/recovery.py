@@ -209,9 +209,7 @@ def _recover_end(
         )
 
 
-def _recover_unsynced(
-    disk: Disk, segments: list[Segment], recovery_point: int, interval: int, tail: _Tail
-) -> None:
+def _recover_unsynced(disk: Disk, segments: list[Segment], recovery_point: int, interval: int, tail: _Tail) -> None:
     """After a power failure: scan the segments that reach the recovery point or beyond; nothing follows a tear.
 
     The flush that moved the recovery point past a segment's end synced its indexes too. One that ends right there may

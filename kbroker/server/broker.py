@@ -50,8 +50,6 @@ class Ready:
     advertised: Mapping[str, tuple[str, int]]
 
 
-
-
 class Broker:
     """A broker's parts, put together in `serve`. `run_broker` is the way to have one."""
 

@@ -1,8 +1,8 @@
 """Who a data directory belongs to: `meta.properties`, written once, in Kafka's format.
 
-    version=1
-    node.id=1                               the broker it was made for; another one is refused
-    directory.id=T2bGzY8hQ0mJ5cF3n1xW9A     base64url, for ever: the same directory is the same broker, started again
+version=1
+node.id=1                               the broker it was made for; another one is refused
+directory.id=T2bGzY8hQ0mJ5cF3n1xW9A     base64url, for ever: the same directory is the same broker, started again
 """
 
 from __future__ import annotations

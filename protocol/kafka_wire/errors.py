@@ -172,8 +172,7 @@ class ErrorCode(IntEnum):
     INVALID_FETCH_SESSION_EPOCH = 71, "The fetch session epoch is invalid.", RETRIABLE
     LISTENER_NOT_FOUND = (
         72,
-        "There is no listener on the leader broker that matches the listener on which metadata request was "
-        "processed.",
+        "There is no listener on the leader broker that matches the listener on which metadata request was processed.",
         RETRIABLE,
     )
     TOPIC_DELETION_DISABLED = 73, "Topic deletion is disabled."
@@ -214,8 +213,7 @@ class ErrorCode(IntEnum):
     UNACCEPTABLE_CREDENTIAL = 93, "Requested credential would not meet criteria for acceptability."
     INCONSISTENT_VOTER_SET = (
         94,
-        "Indicates that the either the sender or recipient of a voter-only request is not one of the expected"
-        " voters.",
+        "Indicates that the either the sender or recipient of a voter-only request is not one of the expected voters.",
     )
     INVALID_UPDATE_VERSION = 95, "The given update version was invalid."
     FEATURE_UPDATE_FAILED = 96, "Unable to update finalized features due to an unexpected server error."
@@ -244,8 +242,7 @@ class ErrorCode(IntEnum):
     OFFSET_MOVED_TO_TIERED_STORAGE = 109, "The requested offset is moved to tiered storage."
     FENCED_MEMBER_EPOCH = (
         110,
-        "The member epoch is fenced by the group coordinator. The member must abandon all its partitions and "
-        "rejoin.",
+        "The member epoch is fenced by the group coordinator. The member must abandon all its partitions and rejoin.",
     )
     UNRELEASED_INSTANCE_ID = (
         111,

@@ -23,9 +23,7 @@ from kbroker.testing.client import BareClient
 
 def produce_request(batch: Any, *, acks: int = -1, topic: str = "t", index: int = 0) -> ProduceRequest:
     data = PartitionProduceData(index=index, records=batch)
-    return ProduceRequest(
-        acks=acks, timeout_ms=1000, topic_data=[TopicProduceData(name=topic, partition_data=[data])]
-    )
+    return ProduceRequest(acks=acks, timeout_ms=1000, topic_data=[TopicProduceData(name=topic, partition_data=[data])])
 
 
 async def produce(client: BareClient, batch: Any, *, version: int = 9, **where: Any) -> PartitionProduceResponse:

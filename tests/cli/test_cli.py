@@ -130,7 +130,10 @@ def test_start_imports_only_what_it_needs() -> None:
         "print(light, *sys.modules)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
         env={"PYTHONPATH": f"{ROOT}:{ROOT / 'protocol'}"},
     )
     light, *modules = done.stdout.split()

@@ -249,6 +249,7 @@ async def test_a_silent_store_is_answered_as_a_timeout(autojump_clock: MockClock
 @pytest.mark.parametrize("partitions", [1, 250])
 async def test_who_comes_second_is_told(autojump_clock: MockClock, site: Site, partitions: int) -> None:
     async with running(site.member) as member, running(site.rival) as rival:
+
         async def first() -> None:
             only(await rival.create_topics([NewTopic("t")]))
 

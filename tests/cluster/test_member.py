@@ -212,5 +212,3 @@ async def test_two_brokers_are_one_cluster(store: Any, clock: HandClock) -> None
             await eventually(lambda: "t" in one.image.topics)
             assert one.image.topics == two.image.topics
         await eventually(lambda: set(one.image.brokers) == {0})
-
-

@@ -50,9 +50,7 @@ async def test_a_lost_reply_of_a_refused_transaction_is_a_refusal(
     assert not (await writer.commit([Guard(b"a", 9)], [Delete(b"a")])).succeeded
 
 
-async def test_a_silent_store_is_given_up(
-    store: FaultyStore, writer: Writer, autojump_clock: MockClock
-) -> None:
+async def test_a_silent_store_is_given_up(store: FaultyStore, writer: Writer, autojump_clock: MockClock) -> None:
     store.lose_requests = 100
     with pytest.raises(Ambiguous):
         await writer.commit([Guard(b"a", 0)], [writer.put(b"a", {})])

@@ -151,6 +151,4 @@ def classic_group(owners: dict[str, Partitions], **fields: Any) -> Group:
     values: dict[str, Any] = {
         "protocol_type": "consumer", "generation": 7, "protocol": "range", "leader": members[0].member_id,
     } | fields  # fmt: skip
-    return Group.restore(
-        GroupSnapshot("g", state_timestamp_ms=0, members=members, **values), GroupLimits(), now=1000.0
-    )
+    return Group.restore(GroupSnapshot("g", state_timestamp_ms=0, members=members, **values), GroupLimits(), now=1000.0)

@@ -187,9 +187,7 @@ class Consumer:
         self.epoch = response.member_epoch
         self.say_all = self.changed = False
         if response.assignment is not None:
-            self._take(
-                {(each.topic_id, p) for each in response.assignment.topic_partitions for p in each.partitions}
-            )
+            self._take({(each.topic_id, p) for each in response.assignment.topic_partitions for p in each.partitions})
         return response
 
     def _owned(self) -> list[ConsumerGroupTopicPartitions]:

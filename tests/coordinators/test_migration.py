@@ -115,9 +115,7 @@ def test_empty_classic_group_gives_its_name_to_any_policy() -> None:
 
 def test_partition_that_two_classic_members_claim_has_one_owner() -> None:
     both: dict[str, Partitions] = {"c1": {("a", 0), ("gone", 3)}, "c2": {("a", 0), ("a", 99)}}
-    group, _ = ConsumerGroup.from_classic(
-        classic_group(both), ConsumerGroupLimits(), {"a": (topic_id(1), 4)}, now=0.0
-    )
+    group, _ = ConsumerGroup.from_classic(classic_group(both), ConsumerGroupLimits(), {"a": (topic_id(1), 4)}, now=0.0)
     first, second = group.describe().members
     assert first.assignment.topic_partitions[0].partitions == [0]
     assert second.assignment.topic_partitions == []

@@ -114,10 +114,7 @@ def starts_at(log: PartitionLog, offset: int) -> int:
 
 
 def producers_of(log: PartitionLog) -> dict[int, tuple[Any, ...]]:
-    return {
-        producer_id: (each.epoch, tuple(each.batches))
-        for producer_id, each in sorted(log.producers.by_id.items())
-    }
+    return {producer_id: (each.epoch, tuple(each.batches)) for producer_id, each in sorted(log.producers.by_id.items())}
 
 
 class Worker:

@@ -51,8 +51,11 @@ async def test_B1_a_bad_frame_ends_its_connection_and_no_other(data: bytes) -> N
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(key=st.sampled_from([0, 1, 2, 3, 18, 19, 20, 21, 22, 23, 32, 33, 35, 37, 44, 60, 74, 75]),
-       version=st.integers(0, 13), body=st.binary(max_size=200))
+@given(
+    key=st.sampled_from([0, 1, 2, 3, 18, 19, 20, 21, 22, 23, 32, 33, 35, 37, 44, 60, 74, 75]),
+    version=st.integers(0, 13),
+    body=st.binary(max_size=200),
+)
 async def test_B1_random_bodies_never_harm(key: int, version: int, body: bytes) -> None:
     async with memory_broker(topics={"t": 1}) as broker:
         frame = request_header(key, version, 1, "x") + body

@@ -26,9 +26,7 @@ def is_own(field: Field) -> bool:
     return field.tag is not None and field.tag >= OWN_TAG_MIN
 
 
-def sample(
-    cls: type, version: int, rng: random.Random, *, size: int = 2, calm: bool = False, own: bool = True
-) -> Any:
+def sample(cls: type, version: int, rng: random.Random, *, size: int = 2, calm: bool = False, own: bool = True) -> Any:
     """A message with random values in the fields that the version has.
 
     size is the length of arrays (0: all empty, all nullable fields null); calm keeps numbers small and positive, for

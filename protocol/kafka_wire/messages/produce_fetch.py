@@ -133,7 +133,7 @@ class FetchRequest:
     replica_state: ReplicaState | None = embed(ReplicaState, since=15, tag=1, default=None)
     max_wait_ms: int = int32()
     min_bytes: int = int32()
-    max_bytes: int = int32(default=0x7fffffff)
+    max_bytes: int = int32(default=0x7FFFFFFF)
     isolation_level: int = int8(default=0)  # 0 read uncommitted, 1 read committed
     session_id: int = int32(since=7, default=0)  # 0: none yet
     session_epoch: int = int32(since=7, default=-1)  # 0 full fetch and a new session, -1 full fetch and none

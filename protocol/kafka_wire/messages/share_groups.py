@@ -132,7 +132,7 @@ class ShareFetchRequest:
     share_session_epoch: int = int32()  # 0 new session, -1 the last request
     max_wait_ms: int = int32()
     min_bytes: int = int32()
-    max_bytes: int = int32(default=0x7fffffff)
+    max_bytes: int = int32(default=0x7FFFFFFF)
     max_records: int = int32()
     batch_size: int = int32()
     share_acquire_mode: int = int8(since=2, default=0)  # 0 by batches, 1 no more than max_records (KIP-1206)
