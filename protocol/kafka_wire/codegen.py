@@ -14,11 +14,15 @@ What the written code does, and why it may:
 
 Bytes and records decode to memoryviews of the buffer. Tagged fields (KIP-482) are read out of line, since nearly all
 messages have none; unknown tags are skipped; fields that have their default are not written.
+
+A message may have a hundred thousand entries, which takes as many microseconds. `decode_in_slices` and
+`encode_in_slices` do the same work as generators that pause every few dozen array elements, so that whoever drives them
+can see to others in between. The plain codecs know nothing of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 from kafka_wire.decoding import compile_decoder
@@ -48,6 +52,25 @@ def encode_parts(message: object, version: int) -> list[Any]:
     tuple of those. What is not a buffer is put into the parts as it is, and so is a large buffer; all else is joined.
     """
     return part_encoder(type(message), version)(message)
+
+
+def decode_in_slices(cls: type[T], version: int, buf: Buffer, pos: int = 0) -> Generator[None, None, T]:
+    """Like decode: a generator that returns the message, and yields whenever it has done some 50 us of work."""
+    made: Layout = cls.__wire__  # type: ignore[attr-defined]
+    if version not in made.sliced_decoders:
+        decoder(cls, version)  # raises for a version it does not have
+        made.sliced_decoders[version] = compile_decoder(cls, version, in_slices=True)
+    return made.sliced_decoders[version](buf, pos)
+
+
+def encode_in_slices(message: object, version: int) -> Generator[None, None, list[Any]]:
+    """Like encode_parts: a generator that returns the parts, and yields whenever it has done some 50 us of work."""
+    cls = type(message)
+    made: Layout = cls.__wire__  # type: ignore[attr-defined]
+    if version not in made.sliced_encoders:
+        _check_version(made, version)
+        made.sliced_encoders[version] = compile_encoder(cls, version, True, in_slices=True)
+    return made.sliced_encoders[version](message)
 
 
 def decoder(cls: type[T], version: int) -> Callable[..., T]:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import struct as _struct
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 from kafka_wire.errors import ProtocolError
 from kafka_wire.primitives import Buffer, read_uvarint
 from kafka_wire.schema import FIXED, Field, layout
-from kafka_wire.source import COUNTS, INTEGERS, Source, default_expression, element_field, fields_of
+from kafka_wire.source import COUNTS, INTEGERS, SLICE, Source, default_expression, element_field, fields_of
 
 STRING_MAX = 32767  # Kafka refuses longer strings, in compact form too
 
 _ARRAYS = {kind: [_struct.Struct(f">{n}{FIXED[kind]}").unpack_from for n in COUNTS] for kind in INTEGERS}
 
 
-def compile_decoder(cls: type, version: int) -> Callable[..., Any]:
-    """`decode(buf, pos=0)` of a message."""
-    source = Source(f"{cls.__name__} v{version}", version, version >= layout(cls).flexible)
+def compile_decoder(cls: type, version: int, *, in_slices: bool = False) -> Callable[..., Any]:
+    """`decode(buf, pos=0)` of a message; in slices, a generator that returns it."""
+    source = Source(f"{cls.__name__} v{version}", version, version >= layout(cls).flexible, in_slices)
     source.depth = 2
     _decode_struct(source, cls, "o")
     _flush_unpack(source)
@@ -31,6 +31,9 @@ def compile_decoder(cls: type, version: int) -> Callable[..., Any]:
     source("    " + source.fail("a string is not UTF-8") + " from None")
     head = "def decode(buf, pos=0):\n    try:\n        view = memoryview(buf); end = len(buf)"
     head += "\n        if type(buf) is memoryview: buf = bytes(buf)"
+    if in_slices:
+        head += f"\n        turn = {SLICE}"
+        source("if False: yield")  # a generator, even if there is no array in it
     source.env["StructError"] = _struct.error
     return source.build(head, "decode")  # type: ignore[no-any-return]
 
@@ -49,7 +52,8 @@ def _decode_struct(source: Source, cls: type, target: str) -> None:
         source.run.append(("B", count))
         _flush_unpack(source)
         reader = source.const(_TagReader(cls, tagged, source), f"tags_{cls.__name__}")
-        source(f"if {count}: pos = {reader}({target}, buf, view, pos - 1)")
+        read = f"yield from {reader}.in_slices" if source.in_slices else reader
+        source(f"if {count}: pos = {read}({target}, buf, view, pos - 1)")
 
 
 def _flush_unpack(source: Source) -> None:
@@ -144,6 +148,7 @@ def _decode_items(source: Source, field: Field, target: str, count: str, values:
     source(f"while {count}:")
     source.depth += 1
     source(f"{count} -= 1")
+    source.pause()
     if isinstance(field.item, type):
         _decode_struct(source, field.item, element)
     else:
@@ -199,16 +204,28 @@ class _TagReader:
     def __call__(self, target: Any, buf: Buffer, view: memoryview, pos: int) -> int:
         count, pos = read_uvarint(buf, pos)
         for _ in range(count):
-            tag, pos = read_uvarint(buf, pos)
-            size, pos = read_uvarint(buf, pos)
-            field = self.fields.get(tag)
-            if field is not None:
-                value, stop = self._decoder(field)(buf, view, pos, len(buf))
-                if stop != pos + size:
-                    raise ProtocolError(f"{self.label}: {field.name} does not have the size it says")
-                setattr(target, field.name, value)
-            pos += size
+            pos = self._read(target, buf, view, pos)
         return pos
+
+    def in_slices(self, target: Any, buf: Buffer, view: memoryview, pos: int) -> Generator[None, None, int]:
+        """The same with pauses, as there may be any number of unknown tags. A tag's own value is read in one go."""
+        count, pos = read_uvarint(buf, pos)
+        for n in range(count):
+            pos = self._read(target, buf, view, pos)
+            if n % SLICE == SLICE - 1:
+                yield
+        return pos
+
+    def _read(self, target: Any, buf: Buffer, view: memoryview, pos: int) -> int:
+        tag, pos = read_uvarint(buf, pos)
+        size, pos = read_uvarint(buf, pos)
+        field = self.fields.get(tag)
+        if field is not None:
+            value, stop = self._decoder(field)(buf, view, pos, len(buf))
+            if stop != pos + size:
+                raise ProtocolError(f"{self.label}: {field.name} does not have the size it says")
+            setattr(target, field.name, value)
+        return pos + size
 
     def _decoder(self, field: Field) -> Callable[..., tuple[Any, int]]:
         assert field.tag is not None

@@ -8,27 +8,36 @@ from typing import Any
 
 from kafka_wire.primitives import uvarint
 from kafka_wire.schema import FIXED, Field, layout
-from kafka_wire.source import COUNTS, INTEGERS, Source, default_expression, element_field, fields_of
+from kafka_wire.source import COUNTS, INTEGERS, SLICE, Source, default_expression, element_field, fields_of
 
 OWN_PART_SIZE = 16384  # bytes of records this long are sent from where they are, shorter ones are copied
 
 _ARRAYS = {kind: [_struct.Struct(f">{n}{FIXED[kind]}").pack for n in COUNTS] for kind in INTEGERS}
 
 
-def compile_encoder(cls: type, version: int, parts: bool) -> Callable[[Any], Any]:
-    """`encode(message)`, which returns bytes, or with parts a list of them and of what is no bytes."""
-    source = Source(f"{cls.__name__} v{version}", version, version >= layout(cls).flexible)
+def compile_encoder(cls: type, version: int, parts: bool, *, in_slices: bool = False) -> Callable[[Any], Any]:
+    """`encode(message)`, which returns bytes, or with parts a list of them and of what is no bytes.
+
+    In slices: a generator that returns it.
+    """
+    source = Source(f"{cls.__name__} v{version}", version, version >= layout(cls).flexible, in_slices)
     source.env["join"] = b"".join
     source.env["ONE"] = [bytes([n]) for n in range(128)]
     source.env["put_records"] = _put_records
     _encode_struct(source, cls, "o", parts)
     _flush_pack(source)
+    head = "def encode(o):\n    out = []; w = out.append"
+    if parts:
+        head += "; parts = []"
+    if in_slices:
+        head += f"; turn = {SLICE}"
+        source("if False: yield")  # a generator, even if there is no array in it
     if parts:
         source("parts.append(join(out))")
         source("return parts")
-        return source.build("def encode(o):\n    parts = []; out = []; w = out.append", "encode")  # type: ignore[no-any-return]
-    source("return join(out)")
-    return source.build("def encode(o):\n    out = []; w = out.append", "encode")  # type: ignore[no-any-return]
+    else:
+        source("return join(out)")
+    return source.build(head, "encode")  # type: ignore[no-any-return]
 
 
 def _put_records(value: Any, out: list[Any], parts: list[Any]) -> None:
@@ -174,6 +183,7 @@ def _encode_array(source: Source, field: Field, value: str, null: bool, parts: b
         return
     source(f"for {element} in {values}:")
     source.depth += 1
+    source.pause()
     before = len(source.lines)
     if isinstance(field.item, type):
         _encode_struct(source, field.item, element, parts)

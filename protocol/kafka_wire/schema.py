@@ -21,7 +21,7 @@ The codecs are compiled from these declarations by `codegen`, per version, on fi
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, Final, TypeVar, dataclass_transform, overload
 
 T = TypeVar("T")
@@ -146,7 +146,10 @@ def embed(
 class Layout:
     """What the codec compiler knows of a class: `layout(cls)`."""
 
-    __slots__ = ("cls", "key", "versions", "flexible", "fields", "decoders", "encoders", "part_encoders")
+    __slots__ = (
+        "cls", "key", "versions", "flexible", "fields", "decoders", "encoders", "part_encoders", "sliced_decoders",
+        "sliced_encoders",
+    )  # fmt: skip
 
     def __init__(
         self, cls: type, key: int | None, versions: tuple[int, int], flexible: int, fields: tuple[Field, ...]
@@ -159,6 +162,8 @@ class Layout:
         self.decoders: dict[int, Callable[..., Any]] = {}  # version -> compiled, owned by codegen
         self.encoders: dict[int, Callable[[Any], bytes]] = {}
         self.part_encoders: dict[int, Callable[[Any], list[Any]]] = {}
+        self.sliced_decoders: dict[int, Callable[..., Generator[None, None, Any]]] = {}
+        self.sliced_encoders: dict[int, Callable[[Any], Generator[None, None, list[Any]]]] = {}
 
 
 def layout(cls: type) -> Layout:

@@ -11,6 +11,7 @@ from kafka_wire.errors import ProtocolError
 from kafka_wire.primitives import read_uvarint, uvarint
 from kafka_wire.schema import Field, layout
 
+SLICE = 64  # array elements that a codec in slices goes through between two pauses
 INTEGERS = ("int8", "int16", "int32", "int64")  # arrays of these are read and written by one call
 COUNTS = range(16)  # array lengths for which that call's format is made in advance
 
@@ -18,10 +19,11 @@ COUNTS = range(16)  # array lengths for which that call's format is made in adva
 class Source:
     """Lines of a function being written, the constants they use, and the fields of fixed size not yet written out."""
 
-    def __init__(self, label: str, version: int, flexible: bool) -> None:
+    def __init__(self, label: str, version: int, flexible: bool, in_slices: bool = False) -> None:
         self.label = label
         self.version = version
         self.flexible = flexible
+        self.in_slices = in_slices  # the function is a generator that pauses in long arrays
         self.lines: list[str] = []
         self.depth = 1
         self.env: dict[str, Any] = {"ProtocolError": ProtocolError, "uvarint": uvarint, "read_uvarint": read_uvarint}
@@ -44,6 +46,12 @@ class Source:
             name = self.name(name)
         self.env[name] = value
         return name
+
+    def pause(self) -> None:
+        """Once in every array element: maybe let the caller do something else."""
+        if self.in_slices:
+            self("turn -= 1")
+            self(f"if not turn: turn = {SLICE}; yield")
 
     def fail(self, what: str) -> str:
         """The statement that rejects the message."""
