@@ -32,7 +32,8 @@ from kafka_wire.messages.configs import (
 )
 from kbroker.api.context import Context, Services
 from kbroker.api.registry import handles
-from kbroker.cluster.controller import ConfigChange, ConfigOp, check_topic_name
+from kbroker.cluster.config_changes import ConfigChange, ConfigOp
+from kbroker.cluster.placement import check_topic_name
 from kbroker.config import (
     ConfigRow,
     Scope,
@@ -192,7 +193,7 @@ async def _alter(
             results.append(error)
     outcomes: Sequence[KafkaError | None] = [KafkaError(ErrorCode.REQUEST_TIMED_OUT)] * len(changes)
     with trio.move_on_after(TIMEOUT_S):
-        outcomes = await services.member.alter_configs(changes, validate_only=validate_only)
+        outcomes = await services.admin.alter_configs(changes, validate_only=validate_only)
         await services.wait_applied()
     carried_out = iter(outcomes)
     return [next(carried_out) if refused is None else refused for refused in results]

@@ -1,6 +1,6 @@
 """What a handler is given besides its request: the services of this broker, and who asks.
 
-Handlers own no state of their own. What they change belongs to a `Partition`, the cluster `Member` or the cache of
+Handlers own no state of their own. What they change belongs to a `Partition`, the cluster (`admin`) or the cache of
 fetch sessions, and they reach those through here.
 """
 
@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.api.fetch_sessions import FetchSessions
+from kbroker.cluster.admin import Admin
 from kbroker.cluster.image import ClusterImage
-from kbroker.cluster.member import Member
 from kbroker.cluster.producer_ids import ProducerIds
+from kbroker.cluster.registration import Registration
 from kbroker.config import BrokerConfig
 from kbroker.coordinators.shell import Coordinator
 from kbroker.env import Env
@@ -27,7 +28,7 @@ class Services:
 
     env: Env
     config: BrokerConfig
-    member: Member
+    registration: Registration
     logs: LogDirectory
     partitions: dict[tuple[str, int], Partition]  # what this broker holds; owned by server/replicas.py
     sessions: FetchSessions
@@ -38,9 +39,14 @@ class Services:
     applied: Watermark = field(default_factory=Watermark)  # and of the one it has caught up with
 
     @property
+    def admin(self) -> Admin:
+        """Changes of the cluster: topics, configurations."""
+        return self.registration.admin
+
+    @property
     def image(self) -> ClusterImage:
         """The picture of the cluster as it is now."""
-        return self.member.image
+        return self.registration.image
 
     async def wait_applied(self) -> None:
         """Wait until `partitions` has caught up with the image as it is now. The caller bounds the wait."""
@@ -65,7 +71,7 @@ class Services:
     @property
     def node_id(self) -> int:
         """This broker's id."""
-        return self.member.broker.id
+        return self.registration.broker.id
 
 
 class Peer:

@@ -38,8 +38,8 @@ from kbroker.api.addresses import reachable
 from kbroker.api.context import Context
 from kbroker.api.registry import APIS, handles
 from kbroker.api.topics import create_missing
-from kbroker.cluster.controller import check_topic_name
 from kbroker.cluster.image import PartitionImage, TopicImage
+from kbroker.cluster.placement import check_topic_name
 
 NO_TOPIC_ID = bytes(16)
 NOT_ASKED = -(2**31)  # authorized operations were not requested

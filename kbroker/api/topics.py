@@ -34,8 +34,8 @@ from kafka_wire.messages.topics import (
 )
 from kbroker.api.context import Context, Services
 from kbroker.api.registry import handles
-from kbroker.cluster.controller import NewTopic
 from kbroker.cluster.image import TopicImage
+from kbroker.cluster.placement import NewTopic
 from kbroker.config import describe_topic
 from kbroker.coordinators.shell import OFFSETS_TOPIC
 from kbroker.log.log import PartitionLog
@@ -57,7 +57,7 @@ async def create_topics(request: CreateTopicsRequest, context: Context) -> Creat
     services = context.services
     results: Sequence[TopicImage | KafkaError] = [KafkaError(ErrorCode.REQUEST_TIMED_OUT)] * len(request.topics)
     with trio.move_on_after(_timeout_s(request.timeout_ms)):
-        results = await services.member.create_topics(
+        results = await services.admin.create_topics(
             [_new_topic(topic) for topic in request.topics], validate_only=request.validate_only
         )
         await services.wait_applied()
@@ -106,7 +106,7 @@ async def create_missing(names: Iterable[str], services: Services) -> dict[str, 
     ]
     results: Sequence[TopicImage | KafkaError] = [KafkaError(ErrorCode.LEADER_NOT_AVAILABLE)] * len(wanted)
     with trio.move_on_after(AUTO_CREATE_TIMEOUT_MS / 1000):
-        results = await services.member.create_topics(wanted, validate_only=False)
+        results = await services.admin.create_topics(wanted, validate_only=False)
         await services.wait_applied()
     return {
         topic.name: result.code
@@ -130,7 +130,7 @@ async def delete_topics(request: DeleteTopicsRequest, context: Context) -> Delet
         results = [KafkaError(ErrorCode.REQUEST_TIMED_OUT)] * len(asked)
         with trio.move_on_after(_timeout_s(request.timeout_ms)):
             wanted = [topic.topic_id if topic.name is None else topic.name for topic in asked]
-            results = await services.member.delete_topics(wanted)
+            results = await services.admin.delete_topics(wanted)
             await services.wait_applied()
     return DeleteTopicsResponse(
         responses=[_deleted(topic, result) for topic, result in zip(asked, results, strict=True)]
@@ -163,7 +163,7 @@ async def create_partitions(request: CreatePartitionsRequest, context: Context) 
 async def _grow(topic: CreatePartitionsTopic, validate_only: bool, services: Services) -> CreatePartitionsTopicResult:
     assignments = None if topic.assignments is None else [tuple(a.broker_ids) for a in topic.assignments]
     try:
-        await services.member.create_partitions(topic.name, topic.count, assignments, validate_only=validate_only)
+        await services.admin.create_partitions(topic.name, topic.count, assignments, validate_only=validate_only)
         await services.wait_applied()
     except KafkaError as error:
         return _grown(topic, error)

@@ -1,7 +1,7 @@
 """Administration: topics, partitions, configurations, producer ids, as guarded transactions of the broker asked.
 
-A change is planned on the image (`controller.py`), written, and answered when the image shows it. When a guard fails,
-somebody was faster: wait until the image shows that, and plan again, a bounded number of times.
+A change is planned on the image (`placement.py`, `config_changes.py`), written, and answered when the image shows it.
+When a guard fails, somebody was faster: wait until the image shows that, and plan again, a bounded number of times.
 
 A topic with few partitions is one transaction. A large one is marked `pending` first, under this broker's session:
 
@@ -20,10 +20,11 @@ from typing import Protocol, TypeVar
 import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.cluster import controller
-from kbroker.cluster.controller import ConfigChange, NewTopic
+from kbroker.cluster import config_changes, placement
+from kbroker.cluster.config_changes import ConfigChange
 from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage
 from kbroker.cluster.keys import Keys, decode, id_text
+from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.store import CoordinationStore, Delete, Entry, Guard, Op, StoreError, load
 from kbroker.cluster.writer import Txn, Writer
 from kbroker.config.keys import Scope
@@ -40,7 +41,7 @@ T = TypeVar("T")
 
 
 class Home(Protocol):
-    """What the administration needs of the member it belongs to."""
+    """What the administration needs of the registration it belongs to."""
 
     image: ClusterImage
     lease: int  # the broker's session
@@ -71,8 +72,10 @@ class Admin:
         self._being_created: set[str] = set()
         self._limiter = trio.CapacityLimiter(CHANGES_AT_ONCE)
 
-    async def create_topics(self, wishes: Sequence[NewTopic], validate_only: bool) -> list[TopicImage | KafkaError]:
-        """See Member."""
+    async def create_topics(
+        self, wishes: Sequence[NewTopic], validate_only: bool = False
+    ) -> list[TopicImage | KafkaError]:
+        """Create topics; each is usable when this returns. In the order of the request; duplicate names all fail."""
         times = Counter(wish.name for wish in wishes)
         plans: list[TopicImage | KafkaError] = []
         reserved: list[str] = []
@@ -93,25 +96,31 @@ class Admin:
             self._being_created.difference_update(reserved)
 
     async def delete_topics(self, topics: Sequence[str | bytes]) -> list[TopicImage | KafkaError]:
-        """See Member."""
+        """Delete topics by name (str) or id (bytes); what they were, in the order of the request."""
         return await self._each(range(len(topics)), lambda number: self._delete(topics[number]))
 
     async def create_partitions(
-        self, name: str, total: int, assignments: Sequence[Sequence[int]] | None, validate_only: bool
+        self,
+        name: str,
+        total: int,
+        assignments: Sequence[Sequence[int]] | None = None,
+        validate_only: bool = False,
     ) -> TopicImage:
-        """See Member."""
+        """Grow a topic to total partitions, the new ones placed as assignments say. Raises KafkaError."""
         return await _theirs(self._grow(name, total, assignments, validate_only))
 
-    async def alter_configs(self, changes: Sequence[ConfigChange], validate_only: bool) -> list[None | KafkaError]:
-        """See Member."""
+    async def alter_configs(
+        self, changes: Sequence[ConfigChange], validate_only: bool = False
+    ) -> list[None | KafkaError]:
+        """Change configs of topics, groups and brokers; None for each that succeeded."""
 
         async def one(change: ConfigChange) -> None:
             await self._alter(change, validate_only)
 
         return await self._each(list(changes), one)
 
-    async def allocate_producer_ids(self, count: int) -> range:
-        """See Member."""
+    async def allocate_producer_ids(self, count: int = PRODUCER_ID_BLOCK) -> range:
+        """Producer ids nobody else was or will be given (P4). Raises KafkaError REQUEST_TIMED_OUT."""
         return await _theirs(self._allocate(count))
 
     async def reap_strays(self) -> None:
@@ -150,18 +159,18 @@ class Admin:
     def _plan(self, wish: NewTopic) -> TopicImage:
         """The topic as it will be."""
         image, name = self._home.image, wish.name
-        controller.check_topic_name(name, image.topics)
-        controller.check_topic_name(name, self._being_created)
+        placement.check_topic_name(name, image.topics)
+        placement.check_topic_name(name, self._being_created)
         if name in image.topics or name in self._being_created:
             raise _exists(name)
-        configs = controller.check_configs(wish.configs)
+        configs = config_changes.check_configs(wish.configs)
         partitions, factor = self._topic_defaults()
         start = self._rng.below(max(1, len(image.brokers)))
-        assignments = controller.plan_topic(wish, image, partitions=partitions, replication_factor=factor, start=start)
+        assignments = placement.plan_topic(wish, image, partitions=partitions, replication_factor=factor, start=start)
         topic_id = self._rng.token(16)
         while topic_id in (UNASSIGNED, UNASSIGNED[:15] + b"\1") or id_text(topic_id).startswith("-"):
             topic_id = self._rng.token(16)  # Kafka's reserved ids; a leading dash looks like an option to its tools
-        return TopicImage(name, topic_id, tuple(controller.new_partitions(topic_id, assignments)), configs)
+        return TopicImage(name, topic_id, tuple(placement.new_partitions(topic_id, assignments)), configs)
 
     async def _create(self, topic: TopicImage) -> TopicImage:
         keys = self._keys
@@ -272,8 +281,8 @@ class Admin:
             if attempt and len(topic.partitions) == total:
                 return topic  # a lost reply, or someone with the same wish
             start = self._rng.below(max(1, len(image.brokers)))
-            planned = controller.plan_growth(topic, total, assignments, image, start)
-            gained = controller.new_partitions(topic.id, planned, first=len(topic.partitions))
+            planned = placement.plan_growth(topic, total, assignments, image, start)
+            gained = placement.new_partitions(topic.id, planned, first=len(topic.partitions))
             grown = replace(topic, partitions=(*topic.partitions, *gained))
             if validate_only:
                 return grown
@@ -303,7 +312,7 @@ class Admin:
                 key = self._keys.broker_config(change.name)
             entry = await self._store.get(key)
             current = decode(entry.value)["configs"] if entry else {}
-            altered = controller.alter(change, current)
+            altered = config_changes.alter(change, current)
             if validate_only or altered == current:
                 return
             guards.append(Guard(key, entry.mod_revision if entry else 0))

@@ -9,16 +9,16 @@ from collections.abc import Iterator
 
 import trio
 
-from kbroker.cluster.member import Member
+from kbroker.cluster.admin import Admin
 
 
 class ProducerIds:
     """This broker's supply of producer ids."""
 
-    __slots__ = ("_member", "_block", "_turn")
+    __slots__ = ("_admin", "_block", "_turn")
 
-    def __init__(self, member: Member) -> None:
-        self._member = member
+    def __init__(self, admin: Admin) -> None:
+        self._admin = admin
         self._block: Iterator[int] = iter(())
         self._turn = trio.Lock()
 
@@ -27,6 +27,6 @@ class ProducerIds:
         async with self._turn:
             producer_id = next(self._block, None)
             if producer_id is None:
-                self._block = iter(await self._member.allocate_producer_ids())
+                self._block = iter(await self._admin.allocate_producer_ids())
                 producer_id = next(self._block)
         return producer_id

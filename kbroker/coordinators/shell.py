@@ -21,9 +21,9 @@ from typing import Any
 import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError, ProtocolError
-from kbroker.cluster.controller import NewTopic
 from kbroker.cluster.image import NO_LEADER, TopicImage
-from kbroker.cluster.member import Member
+from kbroker.cluster.placement import NewTopic
+from kbroker.cluster.registration import Registration
 from kbroker.config import BrokerConfig
 from kbroker.coordinators.alarms import Alarms
 from kbroker.coordinators.consumer_group import ConsumerGroup, ConsumerGroupLimits, Topics
@@ -70,10 +70,12 @@ _remembered_hash = lru_cache(maxsize=8192)(_hash)
 class Coordinator:
     """All groups whose partition is led here. Made once; `run` it before partitions are led."""
 
-    def __init__(self, env: Env, member: Member, logs: LogDirectory, config: Callable[[], BrokerConfig]) -> None:
+    def __init__(
+        self, env: Env, registration: Registration, logs: LogDirectory, config: Callable[[], BrokerConfig]
+    ) -> None:
         """config: the broker's configs as they are now."""
         self.env = env
-        self.member = member
+        self.registration = registration
         self.logs = logs
         self.config = config
         self.alarms = Alarms()
@@ -112,9 +114,9 @@ class Coordinator:
         """Have `__consumer_offsets`. Raises KafkaError COORDINATOR_NOT_AVAILABLE when that cannot be had now."""
         with trio.move_on_after(CREATE_WAIT_S):
             async with self._creating:
-                if OFFSETS_TOPIC in self.member.image.topics:
+                if OFFSETS_TOPIC in self.registration.image.topics:
                     return
-                result = (await self.member.create_topics([self.offsets_topic()]))[0]
+                result = (await self.registration.admin.create_topics([self.offsets_topic()]))[0]
                 if isinstance(result, TopicImage) or result.code == ErrorCode.TOPIC_ALREADY_EXISTS:
                     return
                 log.error("%s cannot be created: %s", OFFSETS_TOPIC, result.message)
@@ -123,7 +125,7 @@ class Coordinator:
     def offsets_topic(self) -> NewTopic:
         """How `__consumer_offsets` is made. With fewer brokers than replicas asked for, it has as many as there are."""
         config = self.config()
-        factor = min(config.get_int("offsets.topic.replication.factor"), max(1, len(self.member.image.brokers)))
+        factor = min(config.get_int("offsets.topic.replication.factor"), max(1, len(self.registration.image.brokers)))
         return NewTopic(
             OFFSETS_TOPIC,
             config.get_int("offsets.topic.num.partitions"),
@@ -137,7 +139,7 @@ class Coordinator:
 
     def leader_of(self, group_id: str) -> int:
         """The broker that coordinates a group. Raises KafkaError COORDINATOR_NOT_AVAILABLE."""
-        topic = self.member.image.topics.get(OFFSETS_TOPIC)
+        topic = self.registration.image.topics.get(OFFSETS_TOPIC)
         leader = NO_LEADER
         if topic is not None:
             leader = topic.partitions[partition_of(group_id, len(topic.partitions))].leader
@@ -150,7 +152,7 @@ class Coordinator:
 
         Raises KafkaError: COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR, COORDINATOR_LOAD_IN_PROGRESS.
         """
-        topic = self.member.image.topics.get(OFFSETS_TOPIC)
+        topic = self.registration.image.topics.get(OFFSETS_TOPIC)
         if topic is None:
             if not self._creating.locked():
                 self._start(self._create_quietly)
@@ -162,7 +164,7 @@ class Coordinator:
                 return found
             raise KafkaError(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
         leader = topic.partitions[index].leader
-        if leader == self.member.broker.id:
+        if leader == self.registration.broker.id:
             raise KafkaError(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
         raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE if leader == NO_LEADER else ErrorCode.NOT_COORDINATOR)
 
@@ -203,7 +205,7 @@ class Coordinator:
             present.close(ErrorCode.NOT_COORDINATOR)
 
     def resign_all(self) -> None:
-        """This broker is no member any more."""
+        """This broker is not registered any more."""
         for index in tuple(self._shards):
             self.resign(index)
 
@@ -228,7 +230,7 @@ class Coordinator:
         return [shard for shard in self._shards.values() if shard.is_active]
 
     def _forget_topics(self, shard: Shard, names: Iterable[str]) -> None:
-        topics = self.member.image.topics
+        topics = self.registration.image.topics
         changes = shard.offsets.of_topics({name: topics[name].id if name in topics else None for name in names})
         if changes:
             self._forget(shard, changes)
@@ -363,7 +365,7 @@ class Coordinator:
 
     def consumer_limits(self, group_id: str) -> ConsumerGroupLimits:
         """What the configs say about a group of the consumer protocol, its own included."""
-        return self.settings.consumer_of(self.member.image.group_configs.get(group_id, {}))
+        return self.settings.consumer_of(self.registration.image.group_configs.get(group_id, {}))
 
     def on_configs_changed(self, group_ids: Iterable[str] | None = None) -> None:
         """The configs of these groups are others; None: the broker's."""
@@ -376,7 +378,7 @@ class Coordinator:
     @property
     def topics(self) -> Topics:
         """All topics of the cluster, as consumer groups see them; the same object while they are the same."""
-        topics = self.member.image.topics
+        topics = self.registration.image.topics
         if self._topics[0] is not topics:
             view = {name: (topic.id, len(topic.partitions)) for name, topic in topics.items()}
             self._topics = topics, self._topics[1] if view == self._topics[1] else view

@@ -208,7 +208,7 @@ class LogDirectory:
             config=config,
             clock=self.env.clock,
             topic_id=topic_id,
-            clean=crash,
+            crash=crash,
             recovery_point=self._recovery_points.offsets.get(key, 0),
             start_offset=self._log_starts.offsets.get(key, 0),
             leader_epoch_max=leader_epoch_max,

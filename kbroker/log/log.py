@@ -105,14 +105,14 @@ class PartitionLog:
         config: TopicConfig,
         clock: Clock | None = None,
         topic_id: bytes | None,
-        clean: Crash,
+        crash: Crash,
         recovery_point: int = 0,
         start_offset: int = 0,
         leader_epoch_max: int | None = None,
     ) -> PartitionLog:
         """Open a log, or begin one (nothing is written before it must be).
 
-        clean: how the process that wrote it ended. recovery_point: everything below is durable. start_offset: from the
+        crash: how the process that wrote it ended. recovery_point: everything below is durable. start_offset: from the
         log-start checkpoint. leader_epoch_max: the leader epoch the cluster is at; None: not known. clock: producers
         read back count as seen now; without it, from their first expiry check.
         Raises CorruptLog when durable bytes are wrong (L4) or of a leader the cluster has yet to elect (R11), OSError.
@@ -120,7 +120,7 @@ class PartitionLog:
         log = cls(disk, directory, config, topic_id)
         found = recovery.recover(
             disk, directory, log.epochs, log.producers,
-            crash=clean, recovery_point=recovery_point, start_offset=start_offset, interval=config.index_interval_bytes,
+            crash=crash, recovery_point=recovery_point, start_offset=start_offset, interval=config.index_interval_bytes,
             leader_epoch_max=LONG_MAX if leader_epoch_max is None else leader_epoch_max,
         )  # fmt: skip
         log._adopt(found)

@@ -20,9 +20,9 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.api import registry
 from kbroker.api.context import Services
 from kbroker.api.fetch_sessions import FetchSessions
-from kbroker.cluster.controller import NewTopic
-from kbroker.cluster.member import BrokerIdInUse, BrokerRegistration, Member
+from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.producer_ids import ProducerIds
+from kbroker.cluster.registration import BrokerIdentity, BrokerIdInUse, Registration
 from kbroker.cluster.sqlite import open_sqlite
 from kbroker.cluster.store import CoordinationStore, Unavailable
 from kbroker.config import BrokerConfig
@@ -100,7 +100,7 @@ class Broker:
         apis = registry.load()
         async with trio.open_nursery() as nursery:
             try:
-                await nursery.start(services.member.run)
+                await nursery.start(services.registration.run)
             except BrokerIdInUse as error:
                 raise StartFailed(str(error)) from error
             await nursery.start(services.groups.run)
@@ -115,13 +115,13 @@ class Broker:
 
     def _assemble(self, logs: LogDirectory, store: CoordinationStore) -> tuple[Services, Replicas]:
         config, env = self.config, self.env
-        registration = BrokerRegistration(
+        identity = BrokerIdentity(
             config.node_id, directory_id(env, config.node_id), self.advertised(), config.get_str("broker.rack") or None
         )
-        member = Member(
+        registration = Registration(
             store,
             env.clock,
-            registration,
+            identity,
             lambda old, new: replicas.on_image(old, new),
             on_lost=lambda: replicas.on_lost(),
             rng=env.rng,
@@ -132,8 +132,8 @@ class Broker:
         )
         slots = config.get_int("max.incremental.fetch.session.cache.slots")
         sessions = FetchSessions(slots, first_id=1 + env.rng.below(2**30))
-        groups = Coordinator(env, member, logs, lambda: services.config)
-        services = Services(env, config, member, logs, {}, sessions, ProducerIds(member), groups)
+        groups = Coordinator(env, registration, logs, lambda: services.config)
+        services = Services(env, config, registration, logs, {}, sessions, ProducerIds(registration.admin), groups)
         replicas = Replicas(services)
         return services, replicas
 
@@ -152,7 +152,7 @@ def host_port(host: str, port: int) -> str:
 async def _create(topics: Iterable[tuple[str, int]], services: Services) -> None:
     """Create the topics asked for at start; those that are there stay as they are."""
     wishes = [NewTopic(name, partitions) for name, partitions in topics]
-    for wish, result in zip(wishes, await services.member.create_topics(wishes), strict=True):
+    for wish, result in zip(wishes, await services.admin.create_topics(wishes), strict=True):
         if isinstance(result, KafkaError) and result.code != ErrorCode.TOPIC_ALREADY_EXISTS:
             raise StartFailed(f"topic {wish.name} cannot be created: {result.message}")
     await services.wait_applied()

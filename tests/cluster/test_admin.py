@@ -1,4 +1,4 @@
-"""Topics, partitions, configurations and producer ids through a member."""
+"""Topics, partitions, configurations and producer ids through a broker."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import trio
 from trio.testing import MockClock
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.cluster.controller import ConfigChange, ConfigOp, NewTopic
+from kbroker.cluster.config_changes import ConfigChange, ConfigOp
 from kbroker.cluster.image import TopicImage
-from kbroker.cluster.member import Member
+from kbroker.cluster.placement import NewTopic
+from kbroker.cluster.registration import Registration
 from kbroker.config.keys import Scope
-from tests.cluster.tools import FaultyStore, HandClock, RunClock, Watcher, eventually, make_member, running
+from tests.cluster.tools import FaultyStore, HandClock, RunClock, Watcher, eventually, make_registration, running
 
 
 def only(results: Sequence[Any]) -> TopicImage:
@@ -34,9 +35,9 @@ async def refusal(results: Any) -> KafkaError:
 
 async def test_a_topic_is_usable_when_create_returns(store: Any, clock: HandClock) -> None:
     watcher = Watcher()
-    async with running(make_member(store, clock, watcher)) as member:
-        topic = only(await member.create_topics([NewTopic("t", 3, 1, configs={"retention.ms": "5"})]))
-        assert member.image.topics["t"] is topic is member.image.topics_by_id[topic.id]
+    async with running(make_registration(store, clock, watcher)) as broker:
+        topic = only(await broker.admin.create_topics([NewTopic("t", 3, 1, configs={"retention.ms": "5"})]))
+        assert broker.image.topics["t"] is topic is broker.image.topics_by_id[topic.id]
         assert topic.configs == {"retention.ms": "5"}
         assert [(p.replicas, p.isr, p.leader, p.leader_epoch, p.partition_epoch) for p in topic.partitions] == [
             ((0,), (0,), 0, 0, 0)
@@ -46,100 +47,100 @@ async def test_a_topic_is_usable_when_create_returns(store: Any, clock: HandCloc
 
 async def test_a_small_topic_is_one_transaction(clock: HandClock) -> None:
     store = FaultyStore(clock)
-    async with running(make_member(store, clock)) as member:
+    async with running(make_registration(store, clock)) as broker:
         before = store.txns
-        only(await member.create_topics([NewTopic("t", configs={"retention.ms": "5"})]))
+        only(await broker.admin.create_topics([NewTopic("t", configs={"retention.ms": "5"})]))
         assert store.txns == before + 1
 
 
 async def test_refusals(store: Any, clock: HandClock) -> None:
-    async with running(make_member(store, clock)) as member:
-        only(await member.create_topics([NewTopic("a.b")]))
-        error = await refusal(member.create_topics([NewTopic("a.b")]))
+    async with running(make_registration(store, clock)) as broker:
+        only(await broker.admin.create_topics([NewTopic("a.b")]))
+        error = await refusal(broker.admin.create_topics([NewTopic("a.b")]))
         assert (error.code, error.message) == (ErrorCode.TOPIC_ALREADY_EXISTS, "Topic 'a.b' already exists.")
-        assert (await refusal(member.create_topics([NewTopic("a_b")]))).code is ErrorCode.INVALID_TOPIC_EXCEPTION
+        assert (await refusal(broker.admin.create_topics([NewTopic("a_b")]))).code is ErrorCode.INVALID_TOPIC_EXCEPTION
         wish = NewTopic("x", configs={"no.such": "1"})
-        assert (await refusal(member.create_topics([wish]))).code is ErrorCode.INVALID_CONFIG
+        assert (await refusal(broker.admin.create_topics([wish]))).code is ErrorCode.INVALID_CONFIG
         wish = NewTopic("x", replication_factor=2)
-        assert (await refusal(member.create_topics([wish]))).code is ErrorCode.INVALID_REPLICATION_FACTOR
-        results = await member.create_topics([NewTopic(name) for name in ("d", "e", "d", "e_f", "e.f")])
+        assert (await refusal(broker.admin.create_topics([wish]))).code is ErrorCode.INVALID_REPLICATION_FACTOR
+        results = await broker.admin.create_topics([NewTopic(name) for name in ("d", "e", "d", "e_f", "e.f")])
         codes = [r.code if isinstance(r, KafkaError) else None for r in results]
         duplicate, collision = ErrorCode.INVALID_REQUEST, ErrorCode.INVALID_TOPIC_EXCEPTION
         assert codes == [duplicate, None, duplicate, None, collision]
-        assert set(member.image.topics) == {"a.b", "e", "e_f"}
+        assert set(broker.image.topics) == {"a.b", "e", "e_f"}
 
 
 async def test_defaults_are_asked_for(store: Any, clock: HandClock) -> None:
-    async with running(make_member(store, clock, topic_defaults=lambda: (7, 1))) as member:
-        assert len(only(await member.create_topics([NewTopic("t")])).partitions) == 7
+    async with running(make_registration(store, clock, topic_defaults=lambda: (7, 1))) as broker:
+        assert len(only(await broker.admin.create_topics([NewTopic("t")])).partitions) == 7
 
 
 async def test_validating_only_changes_nothing(store: Any, clock: HandClock) -> None:
-    async with running(make_member(store, clock)) as member:
-        planned = only(await member.create_topics([NewTopic("t", 3)], validate_only=True))
+    async with running(make_registration(store, clock)) as broker:
+        planned = only(await broker.admin.create_topics([NewTopic("t", 3)], validate_only=True))
         assert (len(planned.partitions), planned.id) == (3, bytes(16))
-        only(await member.create_topics([NewTopic("t")]))
-        assert len((await member.create_partitions("t", 5, validate_only=True)).partitions) == 5
+        only(await broker.admin.create_topics([NewTopic("t")]))
+        assert len((await broker.admin.create_partitions("t", 5, validate_only=True)).partitions) == 5
         change = ConfigChange(Scope.TOPIC, "t", [(ConfigOp.SET, "retention.ms", "5")])
-        assert await member.alter_configs([change], validate_only=True) == [None]
-        assert len(member.image.topics["t"].partitions) == 1 and not member.image.topics["t"].configs
+        assert await broker.admin.alter_configs([change], validate_only=True) == [None]
+        assert len(broker.image.topics["t"].partitions) == 1 and not broker.image.topics["t"].configs
 
 
 async def test_a_large_topic_is_seen_whole_or_not_at_all(store: Any, clock: HandClock) -> None:
     watcher = Watcher()
-    async with running(make_member(store, clock, watcher)) as member:
-        topic = only(await member.create_topics([NewTopic("t", 1000, configs={"retention.ms": "5"})]))
+    async with running(make_registration(store, clock, watcher)) as broker:
+        topic = only(await broker.admin.create_topics([NewTopic("t", 1000, configs={"retention.ms": "5"})]))
         assert [p.index for p in topic.partitions] == list(range(1000))
         assert {len(new.topics["t"].partitions) for _, new in watcher.seen if "t" in new.topics} == {1000}
-        assert not member.image.strays and not member.image.pending
-        assert len((await member.create_partitions("t", 1300)).partitions) == 1300
+        assert not broker.image.strays and not broker.image.pending
+        assert len((await broker.admin.create_partitions("t", 1300)).partitions) == 1300
         sizes = {len(new.topics["t"].partitions) for _, new in watcher.seen if "t" in new.topics}
         assert sizes == {1000, 1300}
-        assert only(await member.delete_topics(["t"])).id == topic.id
-        await eventually(lambda: not member.image.strays)
+        assert only(await broker.admin.delete_topics(["t"])).id == topic.id
+        await eventually(lambda: not broker.image.strays)
         assert (await store.range(b"/kb/kbroker/p/")).entries == []
         assert (await store.range(b"/kb/kbroker/config/")).entries == []
 
 
 async def test_many_topics_in_one_request(store: Any, clock: HandClock) -> None:
-    async with running(make_member(store, clock)) as member:
-        results = await member.create_topics([NewTopic(f"t{i}") for i in range(100)])
+    async with running(make_registration(store, clock)) as broker:
+        results = await broker.admin.create_topics([NewTopic(f"t{i}") for i in range(100)])
         assert [r.name for r in results if isinstance(r, TopicImage)] == [f"t{i}" for i in range(100)]
-        gone = await member.delete_topics([f"t{i}" for i in range(100)])
+        gone = await broker.admin.delete_topics([f"t{i}" for i in range(100)])
         assert [t.name for t in gone if isinstance(t, TopicImage)] == [f"t{i}" for i in range(100)]
-        assert not member.image.topics
+        assert not broker.image.topics
 
 
 async def test_deleting(store: Any, clock: HandClock) -> None:
-    async with running(make_member(store, clock)) as member:
-        one = only(await member.create_topics([NewTopic("one", configs={"retention.ms": "5"})]))
-        two = only(await member.create_topics([NewTopic("two")]))
-        results = await member.delete_topics(["one", two.id, "three", bytes([9]) * 16])
+    async with running(make_registration(store, clock)) as broker:
+        one = only(await broker.admin.create_topics([NewTopic("one", configs={"retention.ms": "5"})]))
+        two = only(await broker.admin.create_topics([NewTopic("two")]))
+        results = await broker.admin.delete_topics(["one", two.id, "three", bytes([9]) * 16])
         assert results[:2] == [one, two]
         assert [r.code for r in results[2:] if isinstance(r, KafkaError)] == [
             ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
             ErrorCode.UNKNOWN_TOPIC_ID,
         ]
-        again = only(await member.create_topics([NewTopic("one")]))
+        again = only(await broker.admin.create_topics([NewTopic("one")]))
         assert again.id != one.id and not again.configs
-        assert (await refusal(member.delete_topics([one.id]))).code is ErrorCode.UNKNOWN_TOPIC_ID
+        assert (await refusal(broker.admin.delete_topics([one.id]))).code is ErrorCode.UNKNOWN_TOPIC_ID
 
 
 async def test_growing(store: Any, clock: HandClock) -> None:
     watcher = Watcher()
-    async with running(make_member(store, clock, watcher)) as member:
-        topic = only(await member.create_topics([NewTopic("t", 2)]))
-        assert len((await member.create_partitions("t", 5)).partitions) == 5
+    async with running(make_registration(store, clock, watcher)) as broker:
+        topic = only(await broker.admin.create_topics([NewTopic("t", 2)]))
+        assert len((await broker.admin.create_partitions("t", 5)).partitions) == 5
         assert [p.index for _, p in watcher.changes[-1].partitions_added] == [2, 3, 4]
-        assert member.image.topics["t"].id == topic.id
-        assert (await member.create_partitions("t", 6, [[0]])).partitions[5].replicas == (0,)
+        assert broker.image.topics["t"].id == topic.id
+        assert (await broker.admin.create_partitions("t", 6, [[0]])).partitions[5].replicas == (0,)
         for name, total, code in [
             ("t", 6, ErrorCode.INVALID_PARTITIONS),
             ("t", 3, ErrorCode.INVALID_PARTITIONS),
             ("u", 3, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION),
         ]:
             with pytest.raises(KafkaError) as raised:
-                await member.create_partitions(name, total)
+                await broker.admin.create_partitions(name, total)
             assert raised.value.code is code
 
 
@@ -149,59 +150,59 @@ def change(name: str, *ops: tuple[ConfigOp, str, str | None], scope: Scope = Sco
 
 async def test_configs(store: Any, clock: HandClock) -> None:
     watcher = Watcher()
-    async with running(make_member(store, clock, watcher)) as member:
-        only(await member.create_topics([NewTopic("t")]))
+    async with running(make_registration(store, clock, watcher)) as broker:
+        only(await broker.admin.create_topics([NewTopic("t")]))
         set_ = change("t", (ConfigOp.SET, "retention.ms", "5"))
-        assert await member.alter_configs([set_]) == [None]
-        assert member.image.topics["t"].configs == {"retention.ms": "5"}
+        assert await broker.admin.alter_configs([set_]) == [None]
+        assert broker.image.topics["t"].configs == {"retention.ms": "5"}
         assert [t.name for t in watcher.changes[-1].topic_configs_changed] == ["t"]
         append = change("t", (ConfigOp.APPEND, "cleanup.policy", "compact"))
         broken = change("t", (ConfigOp.SET, "retention.ms", "x"))
-        results = await member.alter_configs([append, broken, change("u", (ConfigOp.SET, "retention.ms", "5"))])
+        results = await broker.admin.alter_configs([append, broken, change("u", (ConfigOp.SET, "retention.ms", "5"))])
         codes = [r.code if r is not None else None for r in results]
         assert codes == [None, ErrorCode.INVALID_CONFIG, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION]
-        assert member.image.topics["t"].configs == {"retention.ms": "5", "cleanup.policy": "delete,compact"}
+        assert broker.image.topics["t"].configs == {"retention.ms": "5", "cleanup.policy": "delete,compact"}
         wipe = ConfigChange(Scope.TOPIC, "t", [], replace=True)
-        assert await member.alter_configs([wipe, wipe]) == [None, None]
-        assert member.image.topics["t"].configs == {}
+        assert await broker.admin.alter_configs([wipe, wipe]) == [None, None]
+        assert broker.image.topics["t"].configs == {}
         assert await store.get(b"/kb/kbroker/config/topics/t") is None
 
 
 async def test_broker_configs(store: Any, clock: HandClock) -> None:
-    async with running(make_member(store, clock)) as member:
+    async with running(make_registration(store, clock)) as broker:
         set_ = (ConfigOp.SET, "log.retention.ms", "5")
         everyone, own = change("", set_, scope=Scope.BROKER), change("0", set_, scope=Scope.BROKER)
         absent, nonsense = change("7", set_, scope=Scope.BROKER), change("x", set_, scope=Scope.BROKER)
-        results = await member.alter_configs([everyone, own, absent, nonsense])
+        results = await broker.admin.alter_configs([everyone, own, absent, nonsense])
         codes = [r.code if r is not None else None for r in results]
         assert codes == [None, None, ErrorCode.BROKER_ID_NOT_REGISTERED, ErrorCode.INVALID_REQUEST]
-        assert member.image.broker_configs == {"": {"log.retention.ms": "5"}, "0": {"log.retention.ms": "5"}}
+        assert broker.image.broker_configs == {"": {"log.retention.ms": "5"}, "0": {"log.retention.ms": "5"}}
 
 
 async def test_P4_producer_ids_are_unique_for_ever(store: Any, clock: HandClock) -> None:
     given: list[int] = []
 
-    async def take(member: Member) -> None:
+    async def take(broker: Registration) -> None:
         for _ in range(3):
-            given.extend(await member.allocate_producer_ids(10))
+            given.extend(await broker.admin.allocate_producer_ids(10))
 
     for start in range(2):
-        async with running(make_member(store, clock, seed=start)) as one:
-            async with running(make_member(store, clock, seed=9, id=1, directory="dir-1")) as two:
+        async with running(make_registration(store, clock, seed=start)) as one:
+            async with running(make_registration(store, clock, seed=9, id=1, directory="dir-1")) as two:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(take, one)
                     nursery.start_soon(take, two)
-                assert len(await one.allocate_producer_ids()) == 1000
+                assert len(await one.admin.allocate_producer_ids()) == 1000
     assert len(given) == len(set(given)) == 120
 
 
 class Site:
-    """A member on a faulty store, and a second one that gets in its way."""
+    """A broker on a faulty store, and a second one that gets in its way."""
 
     def __init__(self) -> None:
         self.store = FaultyStore(RunClock())
-        self.member = make_member(self.store, RunClock())
-        self.rival = make_member(self.store, RunClock(), seed=1, id=1, directory="dir-1")
+        self.broker = make_registration(self.store, RunClock())
+        self.rival = make_registration(self.store, RunClock(), seed=1, id=1, directory="dir-1")
 
 
 @pytest.fixture
@@ -217,92 +218,92 @@ FAULTS = ["lose_replies", "lose_requests", "refuse"]
 async def test_P4_R5_lost_replies_change_no_answer(
     autojump_clock: MockClock, site: Site, fault: str, partitions: int
 ) -> None:
-    async with running(site.member) as member:
+    async with running(site.broker) as broker:
         for lost in (1, 3):
             setattr(site.store, fault, lost)
-            topic = only(await member.create_topics([NewTopic("t", partitions)]))
+            topic = only(await broker.admin.create_topics([NewTopic("t", partitions)]))
             assert len(topic.partitions) == partitions
             setattr(site.store, fault, lost)
-            assert len((await member.create_partitions("t", partitions * 2)).partitions) == partitions * 2
+            assert len((await broker.admin.create_partitions("t", partitions * 2)).partitions) == partitions * 2
             setattr(site.store, fault, lost)
             set_ = change("t", (ConfigOp.SET, "retention.ms", str(lost)))
-            assert await member.alter_configs([set_]) == [None]
+            assert await broker.admin.alter_configs([set_]) == [None]
             setattr(site.store, fault, lost)
-            first = await member.allocate_producer_ids(5)
-            assert not set(first) & set(await member.allocate_producer_ids(5))
+            first = await broker.admin.allocate_producer_ids(5)
+            assert not set(first) & set(await broker.admin.allocate_producer_ids(5))
             setattr(site.store, fault, lost)
-            assert only(await member.delete_topics(["t"])).id == topic.id
-            await eventually(lambda: not member.image.strays and not member.image.pending)
+            assert only(await broker.admin.delete_topics(["t"])).id == topic.id
+            await eventually(lambda: not broker.image.strays and not broker.image.pending)
 
 
 async def test_a_silent_store_is_answered_as_a_timeout(autojump_clock: MockClock, site: Site) -> None:
-    async with running(site.member) as member:
+    async with running(site.broker) as broker:
         site.store.refuse = 100
-        assert (await refusal(member.create_topics([NewTopic("t")]))).code is ErrorCode.REQUEST_TIMED_OUT
+        assert (await refusal(broker.admin.create_topics([NewTopic("t")]))).code is ErrorCode.REQUEST_TIMED_OUT
         with pytest.raises(KafkaError) as raised:
-            await member.allocate_producer_ids()
+            await broker.admin.allocate_producer_ids()
         assert raised.value.code is ErrorCode.REQUEST_TIMED_OUT
         site.store.refuse = 0
-        only(await member.create_topics([NewTopic("t")]))
+        only(await broker.admin.create_topics([NewTopic("t")]))
 
 
 @pytest.mark.parametrize("partitions", [1, 250])
 async def test_who_comes_second_is_told(autojump_clock: MockClock, site: Site, partitions: int) -> None:
-    async with running(site.member) as member, running(site.rival) as rival:
+    async with running(site.broker) as broker, running(site.rival) as rival:
 
         async def first() -> None:
-            only(await rival.create_topics([NewTopic("t")]))
+            only(await rival.admin.create_topics([NewTopic("t")]))
 
         site.store.before_txn = first
-        error = await refusal(member.create_topics([NewTopic("t", partitions)]))
+        error = await refusal(broker.admin.create_topics([NewTopic("t", partitions)]))
         assert error.code is ErrorCode.TOPIC_ALREADY_EXISTS
-        assert len(member.image.topics["t"].partitions) == 1
-        await eventually(lambda: not member.image.strays and not member.image.pending)
+        assert len(broker.image.topics["t"].partitions) == 1
+        await eventually(lambda: not broker.image.strays and not broker.image.pending)
 
         async def grow() -> None:
-            await rival.create_partitions("t", 2)
+            await rival.admin.create_partitions("t", 2)
 
         site.store.before_txn = grow
-        assert len((await member.create_partitions("t", partitions + 2)).partitions) == partitions + 2
+        assert len((await broker.admin.create_partitions("t", partitions + 2)).partitions) == partitions + 2
 
         async def configure() -> None:
-            assert await rival.alter_configs([change("t", (ConfigOp.SET, "retention.ms", "5"))]) == [None]
+            assert await rival.admin.alter_configs([change("t", (ConfigOp.SET, "retention.ms", "5"))]) == [None]
 
         site.store.before_txn = configure
         set_ = change("t", (ConfigOp.SET, "segment.bytes", "1048576"))
-        assert await member.alter_configs([set_]) == [None]
-        assert member.image.topics["t"].configs == {"retention.ms": "5", "segment.bytes": "1048576"}
+        assert await broker.admin.alter_configs([set_]) == [None]
+        assert broker.image.topics["t"].configs == {"retention.ms": "5", "segment.bytes": "1048576"}
 
         async def configure_again() -> None:
-            assert await rival.alter_configs([change("t", (ConfigOp.SET, "retention.ms", "6"))]) == [None]
+            assert await rival.admin.alter_configs([change("t", (ConfigOp.SET, "retention.ms", "6"))]) == [None]
 
         site.store.before_txn = configure_again
-        assert only(await member.delete_topics(["t"])).name == "t"
-        await eventually(lambda: not member.image.strays)
+        assert only(await broker.admin.delete_topics(["t"])).name == "t"
+        await eventually(lambda: not broker.image.strays)
         assert (await site.store.range(b"/kb/kbroker/config/topics/")).entries == []
 
 
 async def test_what_a_dead_broker_left_unfinished_is_reaped(clock: HandClock) -> None:
     store = FaultyStore(clock)
-    async with running(make_member(store, clock)) as member:
-        only(await member.create_topics([NewTopic("grown", 2)]))
+    async with running(make_registration(store, clock)) as broker:
+        only(await broker.admin.create_topics([NewTopic("grown", 2)]))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(member.create_topics, [NewTopic("t", 500)])
-            nursery.start_soon(member.create_partitions, "grown", 500)
-            await eventually(lambda: len(member.image.pending) == 2)
+            nursery.start_soon(broker.admin.create_topics, [NewTopic("t", 500)])
+            nursery.start_soon(broker.admin.create_partitions, "grown", 500)
+            await eventually(lambda: len(broker.image.pending) == 2)
             nursery.cancel_scope.cancel()
         store.killed = True
     store.killed = False
-    async with running(make_member(store, clock, seed=1)) as member:
-        assert {name: len(topic.partitions) for name, topic in member.image.topics.items()} == {"grown": 2}
+    async with running(make_registration(store, clock, seed=1)) as broker:
+        assert {name: len(topic.partitions) for name, topic in broker.image.topics.items()} == {"grown": 2}
         await eventually(lambda: clock.sleepers == 2)  # keepalive and housekeeping
-        assert set(member.image.strays) == member.image.pending  # the dead one's session still guards them
+        assert set(broker.image.strays) == broker.image.pending  # the dead one's session still guards them
         clock.advance(5)
         await eventually(lambda: clock.sleepers == 2)
         clock.advance(5)
-        await eventually(lambda: not member.image.pending)
-        await member.reap_strays()
-        await eventually(lambda: not member.image.strays)
+        await eventually(lambda: not broker.image.pending)
+        await broker.admin.reap_strays()
+        await eventually(lambda: not broker.image.strays)
         page = await store.range(b"/kb/kbroker/p/")
         assert len(page.entries) == 2
-        assert len((await member.create_partitions("grown", 300)).partitions) == 300
+        assert len((await broker.admin.create_partitions("grown", 300)).partitions) == 300

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from kbroker.cluster.controller import new_partitions
 from kbroker.cluster.image import ClusterImage, PartitionImage, changes, load_image
 from kbroker.cluster.keys import Keys, Stamp, decode, encode, id_bytes, id_text
+from kbroker.cluster.placement import new_partitions
 from kbroker.cluster.store import Entry, Event
 
 KEYS = Keys("test")

@@ -10,14 +10,15 @@ from typing import Any, TypeVar
 
 import trio
 
-from kbroker.cluster.image import Changes, ClusterImage, changes
-from kbroker.cluster.member import BrokerRegistration, Member
+from kbroker.cluster.image import BrokerImage, Changes, ClusterImage, PartitionImage, TopicImage, changes
 from kbroker.cluster.memory import MemoryStore
+from kbroker.cluster.registration import BrokerIdentity, Registration
 from kbroker.cluster.sqlite import SqliteStore, open_sqlite
 from kbroker.cluster.store import Ambiguous, Guard, Op, TxnResult, Unavailable
 from kbroker.env import Clock
 
 T = TypeVar("T")
+T = bytes([1]) * 16  # a topic id
 PATIENCE_S = 10  # before a test that waits for something is given up
 
 
@@ -145,7 +146,7 @@ class MortalSqlite(SqliteStore):
 
 
 class Watcher:
-    """Takes a member's images."""
+    """Takes the images of a broker."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[ClusterImage, ClusterImage]] = []
@@ -162,23 +163,29 @@ class Watcher:
         return [changes(old, new) for old, new in self.seen]
 
 
-def make_member(store: Any, clock: Any, watcher: Watcher | None = None, **options: Any) -> Member:
-    """A member with id 0, unless told otherwise."""
+def cluster(*brokers: int, partitions: list[PartitionImage] | None = None) -> ClusterImage:
+    """A picture of live brokers and, if given, of a topic "t"."""
+    topics = {"t": TopicImage("t", T, tuple(partitions), {})} if partitions else {}
+    return ClusterImage(brokers={id: BrokerImage(id, 1, None, {}, f"d{id}", "i") for id in brokers}, topics=topics)
+
+
+def make_registration(store: Any, clock: Any, watcher: Watcher | None = None, **options: Any) -> Registration:
+    """A broker with id 0, unless told otherwise."""
     watcher = watcher or Watcher()
-    broker = BrokerRegistration(
+    broker = BrokerIdentity(
         options.pop("id", 0), options.pop("directory", "dir-0"), {"PLAINTEXT": ("localhost", options.pop("port", 9092))}
     )
     rng = SeededRng(options.pop("seed", 0))
-    return Member(store, clock, broker, watcher.on_image, rng=rng, on_lost=watcher.on_lost, **options)
+    return Registration(store, clock, broker, watcher.on_image, rng=rng, on_lost=watcher.on_lost, **options)
 
 
 @asynccontextmanager
-async def running(member: Member) -> AsyncIterator[Member]:
-    """A member that has joined, and leaves at the end of the block."""
+async def running(registration: Registration) -> AsyncIterator[Registration]:
+    """A broker that has registered, and leaves at the end of the block."""
     async with trio.open_nursery() as nursery:
         with trio.fail_after(PATIENCE_S):
-            await nursery.start(member.run)
-        yield member
+            await nursery.start(registration.run)
+        yield registration
         nursery.cancel_scope.cancel()
 
 

@@ -11,7 +11,7 @@ import trio
 
 from kafka_wire.errors import ErrorCode
 from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage
-from kbroker.cluster.member import Member
+from kbroker.cluster.registration import Registration
 from kbroker.config import BrokerConfig, topic_config
 from kbroker.coordinators import requests
 from kbroker.coordinators.offsets import Change
@@ -37,9 +37,9 @@ class Rig:
         self.logs = LogDirectory(self.env, self.config)
         self.logs.open()
         self.image = ClusterImage(topics={"t": topic("t", b"t" * 16), OFFSETS_TOPIC: topic(OFFSETS_TOPIC, TOPIC_ID)})
-        member = SimpleNamespace(image=self.image, broker=SimpleNamespace(id=1))
-        self.member = member
-        self.coordinator = Coordinator(self.env, cast(Member, member), self.logs, lambda: self.config)
+        registration = SimpleNamespace(image=self.image, broker=SimpleNamespace(id=1))
+        self.registration = registration
+        self.coordinator = Coordinator(self.env, cast(Registration, registration), self.logs, lambda: self.config)
         settings = topic_config({"cleanup.policy": "compact"}, self.config)
         log = self.logs.log_for(OFFSETS_TOPIC, 0, TOPIC_ID, settings)
         self.partition = Partition(OFFSETS_TOPIC, 0, TOPIC_ID, log, 1)

@@ -55,7 +55,7 @@ def open_log(
     **config: Any,
 ) -> PartitionLog:
     return PartitionLog.open(
-        disk, "orders-0", config=TopicConfig(**config), clock=StoppedClock(), topic_id=TOPIC_ID, clean=crash,
+        disk, "orders-0", config=TopicConfig(**config), clock=StoppedClock(), topic_id=TOPIC_ID, crash=crash,
         recovery_point=recovery_point, start_offset=start_offset, leader_epoch_max=leader_epoch_max,
     )  # fmt: skip
 

@@ -19,7 +19,7 @@ NODE = 1
 def make(machine: Machine | None = None, **config: int) -> Partition:
     machine = machine or Machine()
     disk = machine.env().disk
-    log = PartitionLog.open(disk, "t-0", config=TopicConfig(**config), topic_id=b"i" * 16, clean=Crash.CLEAN)
+    log = PartitionLog.open(disk, "t-0", config=TopicConfig(**config), topic_id=b"i" * 16, crash=Crash.CLEAN)
     return Partition("t", 0, b"i" * 16, log, NODE)
 
 

@@ -1,21 +1,18 @@
-"""What a controller decides, as pure functions: names, placement, leaders, epochs, configs. No store, no clock.
+"""New topics and partitions, as pure functions: their names, how many, and on which brokers their replicas lie.
 
-Refusals are KafkaErrors with the codes and texts of Kafka's ReplicationControlManager and ConfigurationControlManager,
-so that clients and their tests find what they expect.
+Refusals are KafkaErrors with the codes and texts of Kafka's ReplicationControlManager, so that clients and their tests
+find what they expect.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import IntEnum
+from dataclasses import dataclass, field
 from itertools import chain, product
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.cluster.image import NO_LEADER, ClusterImage, PartitionImage, TopicImage
-from kbroker.config.keys import ConfigError, ConfigType, Scope, Value, format_value, split_list
-from kbroker.config.table import TABLE, check_broker_configs, check_group_configs, check_topic_configs
+from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage
 
 TOPIC_NAME_LENGTH_MAX = 249
 PARTITIONS_PER_REQUEST_MAX = 10_000  # ReplicationControlManager.MAX_PARTITIONS_PER_BATCH
@@ -34,25 +31,6 @@ class NewTopic:
     replication_factor: int = -1
     assignments: Mapping[int, Sequence[int]] | None = None
     configs: Mapping[str, str | None] = field(default_factory=dict)
-
-
-class ConfigOp(IntEnum):
-    """KIP-339; the codes of IncrementalAlterConfigs."""
-
-    SET = 0
-    DELETE = 1
-    APPEND = 2
-    SUBTRACT = 3
-
-
-@dataclass(frozen=True, slots=True)
-class ConfigChange:
-    """A change of one resource's configs: step by step, or (replace) what is not named goes (AlterConfigs)."""
-
-    scope: Scope
-    name: str  # of the topic or group; or the broker's id, "" for the default of all brokers
-    ops: Sequence[tuple[ConfigOp, str, str | None]]
-    replace: bool = False
 
 
 def check_topic_name(name: str, taken: Collection[str]) -> None:
@@ -226,80 +204,3 @@ def new_partitions(topic_id: bytes, assignments: Sequence[Assignment], first: in
         PartitionImage(topic_id, index, replicas, replicas, replicas[0], 0, 0)
         for index, replicas in enumerate(assignments, first)
     ]
-
-
-def take_up(image: ClusterImage, broker_id: int) -> list[PartitionImage]:
-    """What changes when a broker has registered (again): it resumes no leadership of an epoch it led before (R8).
-
-    A partition it led, or that waits for it as the last of its ISR, gets a new leader epoch: led by another live
-    member of the ISR, else by this broker.
-    """
-    changed = []
-    for topic in image.topics.values():
-        for partition in topic.partitions:
-            if partition.leader == broker_id or (partition.leader == NO_LEADER and broker_id in partition.isr):
-                others = [id for id in partition.replicas if id in partition.isr and id != broker_id]
-                leader = next((id for id in others if id in image.brokers), broker_id)
-                changed.append(led_by(partition, leader))
-    return changed
-
-
-def led_by(partition: PartitionImage, leader: int) -> PartitionImage:
-    """The partition with this leader, in its next epoch."""
-    epoch, partition_epoch = partition.leader_epoch + 1, partition.partition_epoch + 1
-    return replace(partition, leader=leader, leader_epoch=epoch, partition_epoch=partition_epoch)
-
-
-def alter(change: ConfigChange, current: Mapping[str, str]) -> dict[str, str]:
-    """The configs of a resource after a change. Raises KafkaError INVALID_CONFIG, INVALID_REQUEST."""
-    configs = {} if change.replace else dict(current)
-    names = [name for _, name, _ in change.ops]
-    if len(set(names)) != len(names):
-        raise KafkaError(ErrorCode.INVALID_REQUEST, "Error due to duplicate config keys")
-    for op, name, text in change.ops:
-        if op is ConfigOp.DELETE:
-            configs.pop(name, None)
-            continue
-        if text is None:
-            raise KafkaError(ErrorCode.INVALID_REQUEST, f"Null value not supported for :{name}")
-        if op is ConfigOp.SET:
-            configs[name] = text
-        else:
-            configs[name] = _edit_list(change.scope, op, name, text, configs.get(name))
-    if change.scope is Scope.TOPIC:
-        return check_configs(configs)
-    try:
-        if change.scope is Scope.GROUP:
-            values = check_group_configs(configs)
-        else:
-            values = check_broker_configs(configs, per_broker=change.name != "")
-    except ConfigError as error:
-        raise KafkaError(ErrorCode.INVALID_CONFIG, str(error)) from None
-    return _texts(values, configs)
-
-
-def check_configs(configs: Mapping[str, str | None]) -> dict[str, str]:
-    """A topic's own configs as they are kept. Raises INVALID_CONFIG."""
-    try:
-        return _texts(check_topic_configs(configs), configs)
-    except ConfigError as error:
-        raise KafkaError(ErrorCode.INVALID_CONFIG, str(error)) from None
-
-
-def _texts(values: Mapping[str, Value], given: Mapping[str, str | None]) -> dict[str, str]:
-    """What is stored: what was given, trimmed; lists as the table keeps them."""
-    return {name: format_value(value) or (given[name] or "").strip() for name, value in values.items()}
-
-
-def _edit_list(scope: Scope, op: ConfigOp, name: str, text: str, current: str | None) -> str:
-    key = TABLE[scope].get(name)
-    if key is None or key.type is not ConfigType.LIST:
-        problem = f"Can't {op.name} to key {name} because its type is not LIST."
-        raise KafkaError(ErrorCode.INVALID_CONFIG, problem)
-    items = split_list(format_value(key.default) if current is None else current)
-    for item in split_list(text):
-        if op is ConfigOp.APPEND and item not in items:
-            items.append(item)
-        elif op is ConfigOp.SUBTRACT and item in items:
-            items.remove(item)
-    return ",".join(items)

@@ -1,4 +1,4 @@
-"""Decisions: names, placement, leaders, configs; codes and texts are Kafka's."""
+"""Names, numbers and replicas of new partitions; codes and texts are Kafka's."""
 
 from __future__ import annotations
 
@@ -8,26 +8,19 @@ from typing import Any
 import pytest
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.cluster import controller
-from kbroker.cluster.controller import ConfigChange, ConfigOp, NewTopic
-from kbroker.cluster.image import BrokerImage, ClusterImage, PartitionImage, TopicImage
-from kbroker.config.keys import Scope
-
-T = bytes([1]) * 16
-
-
-def cluster(*brokers: int, partitions: list[PartitionImage] | None = None) -> ClusterImage:
-    topics = {"t": TopicImage("t", T, tuple(partitions), {})} if partitions else {}
-    return ClusterImage(brokers={id: BrokerImage(id, 1, None, {}, f"d{id}", "i") for id in brokers}, topics=topics)
+from kbroker.cluster import placement
+from kbroker.cluster.image import ClusterImage
+from kbroker.cluster.placement import NewTopic
+from tests.cluster.tools import T, cluster
 
 
 def plan(image: ClusterImage, start: int = 0, **wish: Any) -> list[tuple[int, ...]]:
-    return controller.plan_topic(NewTopic("t", **wish), image, partitions=2, replication_factor=1, start=start)
+    return placement.plan_topic(NewTopic("t", **wish), image, partitions=2, replication_factor=1, start=start)
 
 
 @pytest.mark.parametrize("name", ["t", "a" * 249, "A.b_c-9", "__consumer_offsets", "..."])
 def test_names_that_are_fine(name: str) -> None:
-    controller.check_topic_name(name, [])
+    placement.check_topic_name(name, [])
 
 
 @pytest.mark.parametrize(
@@ -49,7 +42,7 @@ def test_names_that_are_fine(name: str) -> None:
 )
 def test_names_that_are_not(name: str, text: str | None) -> None:
     with pytest.raises(KafkaError) as raised:
-        controller.check_topic_name(name, [])
+        placement.check_topic_name(name, [])
     assert raised.value.code is ErrorCode.INVALID_TOPIC_EXCEPTION
     assert text is None or raised.value.message == text
 
@@ -59,12 +52,12 @@ def test_dots_and_underscores_collide(many: bool) -> None:
     taken = ["a.b_c", "x", "y_", *(f"t{i}" for i in range(1000 if many else 0))]
     for name in ("a_b_c", "a.b.c", "a_b.c"):
         with pytest.raises(KafkaError, match=f"Topic '{name}' collides with existing topic: a.b_c"):
-            controller.check_topic_name(name, taken)
+            placement.check_topic_name(name, taken)
     for name in ("a.b_c", "a-b_c", "a.bc", "_x", "y"):
-        controller.check_topic_name(name, taken)
+        placement.check_topic_name(name, taken)
     long = "_".join("abcdefghijklmnopqrstuvwxyz" * 4)
     with pytest.raises(KafkaError):
-        controller.check_topic_name(long, [*taken, long.replace("_", ".", 1)])
+        placement.check_topic_name(long, [*taken, long.replace("_", ".", 1)])
 
 
 @pytest.mark.parametrize(
@@ -160,10 +153,10 @@ def test_placement_is_even(start: int) -> None:
 
 
 def test_growing() -> None:
-    image = cluster(0, 1, partitions=controller.new_partitions(T, [(0,), (1,)]))
+    image = cluster(0, 1, partitions=placement.new_partitions(T, [(0,), (1,)]))
     topic = image.topics["t"]
-    assert controller.plan_growth(topic, 5, None, image, 0) == [(0,), (1,), (0,)]
-    assert controller.plan_growth(topic, 3, [[1]], image, 0) == [(1,)]
+    assert placement.plan_growth(topic, 5, None, image, 0) == [(0,), (1,), (0,)]
+    assert placement.plan_growth(topic, 3, [[1]], image, 0) == [(1,)]
     for total, assignments, code, text in [
         (2, None, ErrorCode.INVALID_PARTITIONS, "Topic already has 2 partition(s)."),
         (
@@ -182,76 +175,5 @@ def test_growing() -> None:
         (3, [[9]], ErrorCode.INVALID_REPLICA_ASSIGNMENT, None),
     ]:
         with pytest.raises(KafkaError) as raised:
-            controller.plan_growth(topic, total, assignments, image, 0)
+            placement.plan_growth(topic, total, assignments, image, 0)
         assert raised.value.code is code and (text is None or raised.value.message == text)
-
-
-@pytest.mark.parametrize(
-    ("leader", "isr", "live", "becomes"),
-    [
-        (0, (0,), (0,), 0),  # alone: itself, in a new epoch
-        (-1, (0,), (0,), 0),  # the partition waited for it
-        (0, (0, 1), (0, 1), 1),  # another of the ISR is there and need not wait for it
-        (0, (0, 1), (0,), 0),  # the other is not there
-        (1, (0, 1), (0, 1), None),  # not its own
-        (-1, (1,), (0,), None),  # not in the ISR: never (R9)
-    ],
-)
-def test_R8_a_returning_broker_leads_only_in_a_new_epoch(
-    leader: int, isr: tuple[int, ...], live: tuple[int, ...], becomes: int | None
-) -> None:
-    partition = PartitionImage(T, 0, (0, 1), isr, leader, 7, 9)
-    changed = controller.take_up(cluster(*live, partitions=[partition]), 0)
-    if becomes is None:
-        assert changed == []
-    else:
-        assert changed == [PartitionImage(T, 0, (0, 1), isr, becomes, 8, 10)]
-
-
-SET, DELETE, APPEND, SUBTRACT = ConfigOp
-
-
-def altered(current: dict[str, str], *ops: tuple[ConfigOp, str, str | None], replace: bool = False) -> dict[str, str]:
-    return controller.alter(ConfigChange(Scope.TOPIC, "t", ops, replace), current)
-
-
-def test_configs_step_by_step() -> None:
-    assert altered({}, (SET, "retention.ms", "5")) == {"retention.ms": "5"}
-    assert altered({"retention.ms": "5"}, (DELETE, "retention.ms", None)) == {}
-    assert altered({}, (DELETE, "retention.ms", None)) == {}
-    assert altered({}, (APPEND, "cleanup.policy", "compact")) == {"cleanup.policy": "delete,compact"}
-    compact = {"cleanup.policy": "compact"}
-    assert altered(compact, (APPEND, "cleanup.policy", "compact")) == compact
-    both = {"cleanup.policy": "delete,compact"}
-    assert altered(both, (SUBTRACT, "cleanup.policy", "delete")) == {"cleanup.policy": "compact"}
-
-
-def test_configs_as_a_whole() -> None:
-    current = {"retention.ms": "5", "segment.bytes": "1048576"}
-    assert altered(current, (SET, "retention.ms", "6"), replace=True) == {"retention.ms": "6"}
-    assert altered(current, replace=True) == {}
-
-
-@pytest.mark.parametrize(
-    ("ops", "code"),
-    [
-        ([(SET, "no.such", "1")], ErrorCode.INVALID_CONFIG),
-        ([(SET, "retention.ms", "soon")], ErrorCode.INVALID_CONFIG),
-        ([(SET, "retention.ms", None)], ErrorCode.INVALID_REQUEST),
-        ([(APPEND, "retention.ms", "1")], ErrorCode.INVALID_CONFIG),
-        ([(APPEND, "no.such", "1")], ErrorCode.INVALID_CONFIG),
-        ([(SET, "retention.ms", "1"), (DELETE, "retention.ms", None)], ErrorCode.INVALID_REQUEST),
-    ],
-)
-def test_configs_that_cannot_be(ops: list[tuple[ConfigOp, str, str | None]], code: ErrorCode) -> None:
-    with pytest.raises(KafkaError) as raised:
-        altered({}, *ops)
-    assert raised.value.code is code
-
-
-def test_broker_configs() -> None:
-    change = ConfigChange(Scope.BROKER, "", [(SET, "log.retention.ms", "5")])
-    assert controller.alter(change, {}) == {"log.retention.ms": "5"}
-    with pytest.raises(KafkaError) as raised:
-        controller.alter(ConfigChange(Scope.BROKER, "0", [(SET, "node.id", "5")]), {})
-    assert raised.value.code is ErrorCode.INVALID_CONFIG

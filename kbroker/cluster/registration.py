@@ -1,5 +1,5 @@
-"""Member: a broker's part in the cluster. It registers, claims the controller key, takes up its leaderships, and keeps
-the image up to date.
+"""Registration: a broker's part in the cluster. It registers, claims the controller key, takes up its leaderships, and
+keeps the image up to date.
 
     run ──▶ session ──▶ registered ──▶ leader epochs raised ──▶ following ── session lost ──▶ session ──▶ ...
                         (one txn, with                          │ every batch of the watch: image = image.apply(batch)
@@ -15,15 +15,15 @@ process at once, without waiting for that session to end. Another directory unde
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.cluster.admin import PRODUCER_ID_BLOCK, TXN_OPS, Admin
-from kbroker.cluster.controller import ConfigChange, NewTopic, take_up
-from kbroker.cluster.image import BrokerImage, ClusterImage, TopicImage, load_image
+from kbroker.cluster.admin import TXN_OPS, Admin
+from kbroker.cluster.elections import take_up
+from kbroker.cluster.image import BrokerImage, ClusterImage, load_image
 from kbroker.cluster.keys import Keys, decode, id_text
 from kbroker.cluster.store import (
     Batch,
@@ -52,7 +52,7 @@ log = logging.getLogger("kbroker.cluster")
 
 
 @dataclass(frozen=True, slots=True)
-class BrokerRegistration:
+class BrokerIdentity:
     """What a broker tells the cluster about itself."""
 
     id: int
@@ -76,14 +76,14 @@ class Fenced(Exception):
     """Another process has registered as this broker: two processes have the same data directory."""
 
 
-class Member:
-    """One broker of the cluster. Made once, `run` once."""
+class Registration:
+    """One broker as part of the cluster. Made once, `run` once."""
 
     def __init__(
         self,
         store: CoordinationStore,
         clock: Clock,
-        broker: BrokerRegistration,
+        broker: BrokerIdentity,
         on_image: Callable[[ClusterImage, ClusterImage], None],
         *,
         rng: Rng,
@@ -118,7 +118,7 @@ class Member:
         self._ttl_s = session_ttl_s
         self._keys = Keys(cluster)
         self._writer = Writer(store, clock, f"{broker.id}.{self.incarnation[:8]}")
-        self._admin = Admin(self, store, self._writer, self._keys, rng, topic_defaults)
+        self.admin = Admin(self, store, self._writer, self._keys, rng, topic_defaults)
         self._applied = Watermark()
 
     @property
@@ -133,7 +133,7 @@ class Member:
         return self.session.valid_until if self.session is not None else float("-inf")
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Be a member until cancelled. started() when the first image is applied.
+        """Be part of the cluster until cancelled. started() when the first image is applied.
 
         Raises BrokerIdInUse, Fenced, and StoreError when the store fails before started().
         """
@@ -155,42 +155,6 @@ class Member:
                 log.warning("the coordination store failed: %s", error)
                 await self._clock.sleep(RETRY_S)
             log.warning("broker %d lost its session and registers again", self.broker.id)
-
-    # Administration; see admin.py. KafkaErrors are returned where one of several may fail, raised otherwise.
-
-    async def create_topics(
-        self, topics: Sequence[NewTopic], validate_only: bool = False
-    ) -> list[TopicImage | KafkaError]:
-        """Create topics; each is usable when this returns. In the order of the request; duplicate names all fail."""
-        return await self._admin.create_topics(topics, validate_only)
-
-    async def delete_topics(self, topics: Sequence[str | bytes]) -> list[TopicImage | KafkaError]:
-        """Delete topics by name (str) or id (bytes); what they were, in the order of the request."""
-        return await self._admin.delete_topics(topics)
-
-    async def create_partitions(
-        self,
-        name: str,
-        total: int,
-        assignments: Sequence[Sequence[int]] | None = None,
-        validate_only: bool = False,
-    ) -> TopicImage:
-        """Grow a topic to total partitions, the new ones placed as assignments say. Raises KafkaError."""
-        return await self._admin.create_partitions(name, total, assignments, validate_only)
-
-    async def alter_configs(
-        self, changes: Sequence[ConfigChange], validate_only: bool = False
-    ) -> list[None | KafkaError]:
-        """Change configs of topics and brokers; None for each that succeeded."""
-        return await self._admin.alter_configs(changes, validate_only)
-
-    async def allocate_producer_ids(self, count: int = PRODUCER_ID_BLOCK) -> range:
-        """Producer ids nobody else was or will be given (P4). Raises KafkaError REQUEST_TIMED_OUT."""
-        return await self._admin.allocate_producer_ids(count)
-
-    async def reap_strays(self) -> None:
-        """Delete what changes that were never finished left in the store; the controller does so now and then."""
-        await self._admin.reap_strays()
 
     async def wait_applied(self, revision: int) -> None:
         """Until the change of this revision is visible wherever a client may ask; KafkaError REQUEST_TIMED_OUT if not.
@@ -349,7 +313,7 @@ class Member:
         while True:
             try:
                 if self.image.controller_id == self.broker.id:
-                    await self.reap_strays()
+                    await self.admin.reap_strays()
                     if compact_before > 0:
                         await self._store.compact(compact_before)
             except StoreError as error:

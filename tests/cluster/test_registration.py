@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import trio
 
-from kbroker.cluster.controller import NewTopic
 from kbroker.cluster.image import ClusterImage, TopicImage
-from kbroker.cluster.member import BrokerIdInUse, Fenced
 from kbroker.cluster.memory import MemoryStore
+from kbroker.cluster.placement import NewTopic
+from kbroker.cluster.registration import BrokerIdInUse, Fenced
 from kbroker.cluster.store import Guard, Put, Unavailable
 from tests.cluster.tools import (
     PATIENCE_S,
@@ -23,7 +23,7 @@ from tests.cluster.tools import (
     RunClock,
     Watcher,
     eventually,
-    make_member,
+    make_registration,
     running,
     sqlite_at,
 )
@@ -52,12 +52,12 @@ def reopen(request: pytest.FixtureRequest, tmp_path: Path, clock: HandClock) -> 
 
 async def test_a_member_joins(store: Any, clock: HandClock) -> None:
     watcher = Watcher()
-    async with running(make_member(store, clock, watcher)) as member:
-        image = member.image
+    async with running(make_registration(store, clock, watcher)) as broker:
+        image = broker.image
         assert len(image.cluster_id) == 22
-        assert (image.controller_id, image.controller_epoch, member.broker_epoch) == (0, 1, 1)
+        assert (image.controller_id, image.controller_epoch, broker.broker_epoch) == (0, 1, 1)
         assert image.brokers[0].endpoints == {"PLAINTEXT": ("localhost", 9092)}
-        assert member.valid_until == clock.now + 6
+        assert broker.valid_until == clock.now + 6
         assert watcher.seen[0] == (ClusterImage(), image)
         assert watcher.changes[0].brokers_added == (image.brokers[0],)
     assert await store.get(b"/kb/kbroker/brokers/0") is None  # a clean farewell
@@ -67,8 +67,8 @@ async def test_a_member_joins(store: Any, clock: HandClock) -> None:
 async def test_what_stays_and_what_grows_over_restarts(reopen: Reopen, clock: HandClock) -> None:
     images = []
     for _ in range(3):
-        async with reopen() as store, running(make_member(store, clock)) as member:
-            images.append(member.image)
+        async with reopen() as store, running(make_registration(store, clock)) as broker:
+            images.append(broker.image)
     assert len({image.cluster_id for image in images}) == 1
     assert [image.brokers[0].epoch for image in images] == [1, 2, 3]
     assert [image.controller_epoch for image in images] == [1, 2, 3]
@@ -77,19 +77,19 @@ async def test_what_stays_and_what_grows_over_restarts(reopen: Reopen, clock: Ha
 @pytest.mark.parametrize("kill", [False, True], ids=["clean", "kill"])
 async def test_R8_no_start_resumes_a_leader_epoch(reopen: Reopen, clock: HandClock, kill: bool) -> None:
     """Every start leads every partition in a new epoch, and the first image that is seen shows it."""
-    async with reopen() as store, running(make_member(store, clock)) as member:
-        await member.create_topics([NewTopic("small"), NewTopic("large", 230)])
+    async with reopen() as store, running(make_registration(store, clock)) as broker:
+        await broker.admin.create_topics([NewTopic("small"), NewTopic("large", 230)])
         store.killed = kill
     for start in (1, 2, 3):
         watcher = Watcher()
-        async with reopen() as store, running(make_member(store, clock, watcher, seed=start)) as member:
+        async with reopen() as store, running(make_registration(store, clock, watcher, seed=start)) as broker:
             first = watcher.seen[0][1]
             assert len(first.topics) == 2
             for topic in first.topics.values():
                 for partition in topic.partitions:
                     assert (partition.leader, partition.isr) == (0, (0,))
                     assert (partition.leader_epoch, partition.partition_epoch) == (start, start)
-            assert first.brokers[0].incarnation == member.incarnation
+            assert first.brokers[0].incarnation == broker.incarnation
             store.killed = kill
 
 
@@ -97,8 +97,8 @@ async def test_R8_epochs_never_go_back_within_an_image_stream(store: Any, clock:
     epochs: dict[tuple[bytes, int], int] = {}
     for start in range(3):
         watcher = Watcher()
-        async with running(make_member(store, clock, watcher, seed=start)) as member:
-            await member.create_topics([NewTopic(f"t{start}", 3)])
+        async with running(make_registration(store, clock, watcher, seed=start)) as broker:
+            await broker.admin.create_topics([NewTopic(f"t{start}", 3)])
         for _, new in watcher.seen:
             for topic in new.topics.values():
                 for partition in topic.partitions:
@@ -108,40 +108,40 @@ async def test_R8_epochs_never_go_back_within_an_image_stream(store: Any, clock:
 
 
 async def test_a_killed_broker_starts_again_at_once(reopen: Reopen, clock: HandClock) -> None:
-    async with reopen() as store, running(make_member(store, clock)) as member:
-        old = member.image
+    async with reopen() as store, running(make_registration(store, clock)) as broker:
+        old = broker.image
         store.killed = True
     async with reopen() as store:
         assert await store.get(b"/kb/kbroker/brokers/0") is not None  # the dead one's session lives on
-        async with running(make_member(store, clock, seed=1)) as member:
-            assert member.broker_epoch == old.brokers[0].epoch + 1
-            assert member.image.controller_epoch == old.controller_epoch + 1
+        async with running(make_registration(store, clock, seed=1)) as broker:
+            assert broker.broker_epoch == old.brokers[0].epoch + 1
+            assert broker.image.controller_epoch == old.controller_epoch + 1
             for _ in range(4):  # the old session ends meanwhile; nothing of ours goes with it
                 await eventually(lambda: clock.sleepers >= 2)
                 clock.advance(2)
-                await eventually(lambda: member.valid_until == clock.now + 6)
+                await eventually(lambda: broker.valid_until == clock.now + 6)
             assert await store.get(b"/kb/kbroker/brokers/0") is not None
             assert await store.get(b"/kb/kbroker/controller") is not None
 
 
 async def test_another_directory_with_the_same_id_is_refused(reopen: Reopen, clock: HandClock) -> None:
-    async with reopen() as store, running(make_member(store, clock)):
+    async with reopen() as store, running(make_registration(store, clock)):
         store.killed = True
     async with reopen() as store:
-        other = make_member(store, clock, seed=1, directory="dir-9", port=9999)
+        other = make_registration(store, clock, seed=1, directory="dir-9", port=9999)
         text = "broker id 0 is in use by the broker at localhost:9092 .data directory dir-0.; if that one is dead, "
         with pytest.raises(BrokerIdInUse, match=text):
             await other.run()
         clock.advance(7)
-        async with running(make_member(store, clock, seed=2, directory="dir-9")) as member:
-            assert member.image.brokers[0].directory_id == "dir-9"
+        async with running(make_registration(store, clock, seed=2, directory="dir-9")) as broker:
+            assert broker.image.brokers[0].directory_id == "dir-9"
 
 
 async def test_a_replaced_broker_is_fenced(store: Any, clock: HandClock) -> None:
     watcher = Watcher()
-    first = make_member(store, clock, watcher)
+    first = make_registration(store, clock, watcher)
     with trio.fail_after(PATIENCE_S), pytest.raises(ExceptionGroup) as raised:
-        async with running(first), running(make_member(store, clock, seed=1)):
+        async with running(first), running(make_registration(store, clock, seed=1)):
             await trio.sleep_forever()
     assert raised.group_contains(Fenced)
     assert watcher.lost == 1 and first.broker_epoch == -1
@@ -149,29 +149,29 @@ async def test_a_replaced_broker_is_fenced(store: Any, clock: HandClock) -> None
 
 async def test_a_lost_session_ends_leaderships_and_brings_new_epochs(store: Any, clock: HandClock) -> None:
     watcher = Watcher()
-    async with running(make_member(store, clock, watcher)) as member:
-        await member.create_topics([NewTopic("t")])
+    async with running(make_registration(store, clock, watcher)) as broker:
+        await broker.admin.create_topics([NewTopic("t")])
         seen = len(watcher.seen)
         clock.advance(7)  # the process stood still for longer than the TTL
         await eventually(lambda: watcher.lost == 1)
         assert len(watcher.seen) == seen
-        await eventually(lambda: member.broker_epoch == 2)
-        assert member.image.topics["t"].partitions[0].leader_epoch == 1
-        assert member.valid_until == clock.now + 6
-        assert len(await member.create_topics([NewTopic("u")])) == 1
+        await eventually(lambda: broker.broker_epoch == 2)
+        assert broker.image.topics["t"].partitions[0].leader_epoch == 1
+        assert broker.valid_until == clock.now + 6
+        assert len(await broker.admin.create_topics([NewTopic("u")])) == 1
 
 
 async def test_a_history_that_is_gone_is_loaded_anew(clock: HandClock) -> None:
     store = MemoryStore(clock, history_max=3)
     watcher = Watcher()
-    async with running(make_member(store, clock, watcher)) as member:
-        await member.create_topics([NewTopic("t"), NewTopic("u")])
+    async with running(make_registration(store, clock, watcher)) as broker:
+        await broker.admin.create_topics([NewTopic("t"), NewTopic("u")])
         entry = store._entries[b"/kb/kbroker/topics/u"]
         for i in range(20):
             store._apply([Put(b"/elsewhere/%d" % i, b"")])
         store._apply([Put(entry.key, entry.value.replace(b'"partitions":1', b'"partitions":0'))])
-        await eventually(lambda: not member.image.topics["u"].partitions)
-        assert set(member.image.topics) == {"t", "u"}
+        await eventually(lambda: not broker.image.topics["u"].partitions)
+        assert set(broker.image.topics) == {"t", "u"}
         (removed,) = [changes for changes in watcher.changes if changes.topics_deleted or changes.partitions_removed]
         assert [topic.name for topic, _ in removed.partitions_removed] == ["u"]
 
@@ -180,13 +180,13 @@ async def test_a_store_that_fails_at_the_start_is_reported(autojump_clock: trio.
     store = FaultyStore(RunClock())
     store.refuse = 1000
     with pytest.raises(Unavailable):
-        await make_member(store, RunClock()).run()
+        await make_registration(store, RunClock()).run()
 
 
 async def test_joining_survives_lost_replies_and_contention(autojump_clock: trio.testing.MockClock) -> None:
     store = FaultyStore(RunClock())
-    async with running(make_member(store, RunClock())) as member:
-        await member.create_topics([NewTopic("t", 200)])
+    async with running(make_registration(store, RunClock())) as broker:
+        await broker.admin.create_topics([NewTopic("t", 200)])
 
     async def interfere() -> None:
         key = b"/kb/kbroker/ids/broker_epoch"
@@ -195,18 +195,18 @@ async def test_joining_survives_lost_replies_and_contention(autojump_clock: trio
         await store.txn([Guard(key, entry.mod_revision)], [Put(key, b'{"epoch":41}')])
 
     store.lose_replies, store.before_txn = 2, interfere
-    async with running(make_member(store, RunClock(), seed=1)) as member:
-        assert member.broker_epoch >= 42
-        assert {p.leader_epoch for p in member.image.topics["t"].partitions} <= {1, 2}
-        assert all(p.leader == 0 for p in member.image.topics["t"].partitions)
+    async with running(make_registration(store, RunClock(), seed=1)) as broker:
+        assert broker.broker_epoch >= 42
+        assert {p.leader_epoch for p in broker.image.topics["t"].partitions} <= {1, 2}
+        assert all(p.leader == 0 for p in broker.image.topics["t"].partitions)
 
 
 async def test_two_brokers_are_one_cluster(store: Any, clock: HandClock) -> None:
-    async with running(make_member(store, clock)) as one:
-        async with running(make_member(store, clock, seed=1, id=1, directory="dir-1", port=9093)) as two:
+    async with running(make_registration(store, clock)) as one:
+        async with running(make_registration(store, clock, seed=1, id=1, directory="dir-1", port=9093)) as two:
             assert two.image.cluster_id == one.image.cluster_id
             assert (two.image.controller_id, two.broker_epoch) == (0, 2)
-            (topic,) = await two.create_topics([NewTopic("t", 4, 2)])
+            (topic,) = await two.admin.create_topics([NewTopic("t", 4, 2)])
             assert isinstance(topic, TopicImage)
             assert sorted(p.leader for p in topic.partitions) == [0, 0, 1, 1]
             await eventually(lambda: "t" in one.image.topics)

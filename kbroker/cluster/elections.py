@@ -1,0 +1,29 @@
+"""Who leads a partition, as pure functions of the picture of the cluster: leaders and their epochs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kbroker.cluster.image import NO_LEADER, ClusterImage, PartitionImage
+
+
+def take_up(image: ClusterImage, broker_id: int) -> list[PartitionImage]:
+    """What changes when a broker has registered (again): it resumes no leadership of an epoch it led before (R8).
+
+    A partition it led, or that waits for it as the last of its ISR, gets a new leader epoch: led by another live
+    member of the ISR, else by this broker.
+    """
+    changed = []
+    for topic in image.topics.values():
+        for partition in topic.partitions:
+            if partition.leader == broker_id or (partition.leader == NO_LEADER and broker_id in partition.isr):
+                others = [id for id in partition.replicas if id in partition.isr and id != broker_id]
+                leader = next((id for id in others if id in image.brokers), broker_id)
+                changed.append(led_by(partition, leader))
+    return changed
+
+
+def led_by(partition: PartitionImage, leader: int) -> PartitionImage:
+    """The partition with this leader, in its next epoch."""
+    epoch, partition_epoch = partition.leader_epoch + 1, partition.partition_epoch + 1
+    return replace(partition, leader=leader, leader_epoch=epoch, partition_epoch=partition_epoch)
