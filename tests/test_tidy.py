@@ -21,6 +21,7 @@ FLOORS = {
     "kbroker.env": 1,
     "kbroker.config": 1,
     "kbroker.watermark": 1,
+    "kbroker.turns": 1,
     "kbroker.log": 2,
     "kbroker.replication": 3,
     "kbroker.cluster": 4,

@@ -1,0 +1,58 @@
+"""Long work in turns: generators that pause, so that a request of a hundred thousand entries holds nobody up.
+
+    def _answers(request):                                # long work is a generator: it yields now and then
+        rows = yield from each(_answer, request.rows)     # and returns what it made
+        return Response(rows=rows)
+
+    return answer(_answers(request))                      # a handler: small ones at once, long ones as a coroutine
+
+A pause stands for a piece of work of some 50 to 100 us (`STRIDE` calls of a small function, `SLICE` elements of a
+codec in slices). After so many of them the loop turns to others. Pauses are counted, not timed, so that a simulated run
+is the same each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from typing import Any, TypeAlias, TypeVar
+
+import trio
+
+STRIDE = 32  # calls between two pauses
+PAUSES_A_TURN = 16  # about a millisecond
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+Work: TypeAlias = Generator[None, None, T]
+
+
+def each(function: Callable[[S], T], items: Iterable[S]) -> Work[list[T]]:
+    """`[function(item) for item in items]`, with pauses."""
+    done: list[T] = []
+    for item in items:
+        done.append(function(item))
+        if not len(done) % STRIDE:
+            yield
+    return done
+
+
+def answer(work: Work[T]) -> T | Coroutine[Any, Any, T]:
+    """What work returns, if that takes no more than one turn; else a coroutine that goes on with it."""
+    for _ in range(PAUSES_A_TURN):
+        try:
+            next(work)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+    return finish(work)
+
+
+async def finish(work: Work[T]) -> T:
+    """Do work to its end; the loop sees to others after each turn."""
+    while True:
+        for _ in range(PAUSES_A_TURN):
+            try:
+                next(work)
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]
+        await trio.lowlevel.checkpoint()

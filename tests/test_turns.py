@@ -1,0 +1,49 @@
+"""Long work in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+
+import trio
+
+from kbroker.turns import PAUSES_A_TURN, STRIDE, answer, each, finish
+
+TURN = STRIDE * PAUSES_A_TURN  # calls
+
+
+def test_small_work_is_answered_at_once() -> None:
+    assert answer(each(str, [1, 2])) == ["1", "2"]
+    assert answer(each(str, [])) == []
+
+
+async def test_long_work_lets_others_have_their_turn() -> None:
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    long = answer(each(str, range(10 * TURN)))
+    assert isinstance(long, Coroutine)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count_turns)
+        assert await long == [str(n) for n in range(10 * TURN)]
+        nursery.cancel_scope.cancel()
+    assert turns >= 8
+
+
+async def test_work_is_done_in_order_and_an_exception_ends_it() -> None:
+    seen: list[int] = []
+
+    def see(n: int) -> None:
+        if n == TURN + 1:
+            raise ValueError(n)
+        seen.append(n)
+
+    try:
+        await finish(each(see, range(2 * TURN)))
+    except ValueError as error:
+        assert error.args == (TURN + 1,)
+    assert seen == list(range(TURN + 1))
