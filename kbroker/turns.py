@@ -8,7 +8,8 @@
 
 A pause stands for a piece of work of some 50 to 100 us (`STRIDE` calls of a small function, `SLICE` elements of a
 codec in slices). After so many of them the loop turns to others. Pauses are counted, not timed, so that a simulated run
-is the same each time.
+is the same each time. All long work of a broker shares one floor, which goes round: a hundred long requests hold the
+loop for no longer at a time than one does.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 Work: TypeAlias = Generator[None, None, T]
+_floor: trio.lowlevel.RunVar[trio.Lock] = trio.lowlevel.RunVar("whose turn long work is")
 
 
 def each(function: Callable[[S], T], items: Iterable[S]) -> Work[list[T]]:
@@ -48,11 +50,20 @@ def answer(work: Work[T]) -> T | Coroutine[Any, Any, T]:
 
 
 async def finish(work: Work[T]) -> T:
-    """Do work to its end; the loop sees to others after each turn."""
+    """Do work to its end; after each turn the loop sees to others, and the longest waiting other work has its turn."""
+    floor = _shared_floor()
     while True:
-        for _ in range(PAUSES_A_TURN):
-            try:
-                next(work)
-            except StopIteration as stop:
-                return stop.value  # type: ignore[no-any-return]
-        await trio.lowlevel.checkpoint()
+        async with floor:
+            for _ in range(PAUSES_A_TURN):
+                try:
+                    next(work)
+                except StopIteration as stop:
+                    return stop.value  # type: ignore[no-any-return]
+
+
+def _shared_floor() -> trio.Lock:
+    try:
+        return _floor.get()
+    except LookupError:
+        _floor.set(trio.Lock())
+        return _floor.get()

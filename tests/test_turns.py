@@ -47,3 +47,29 @@ async def test_work_is_done_in_order_and_an_exception_ends_it() -> None:
     except ValueError as error:
         assert error.args == (TURN + 1,)
     assert seen == list(range(TURN + 1))
+
+
+async def test_much_long_work_takes_one_turn_in_each_round_of_the_loop() -> None:
+    rounds, calls, most = 0, 0, 0
+
+    async def count_rounds() -> None:
+        nonlocal rounds, calls, most
+        while True:
+            rounds, most, calls = rounds + 1, max(most, calls), 0
+            await trio.lowlevel.checkpoint()
+
+    def call(_: int) -> None:
+        nonlocal calls
+        calls += 1
+
+    async def work() -> None:
+        await finish(each(call, range(4 * TURN)))
+
+    async with trio.open_nursery() as watching:
+        watching.start_soon(count_rounds)
+        async with trio.open_nursery() as working:
+            for _ in range(50):
+                working.start_soon(work)
+        watching.cancel_scope.cancel()
+    assert rounds >= 200
+    assert most <= 2 * TURN
