@@ -6,7 +6,8 @@ fetch sessions, and they reach those through here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.api.fetch_sessions import FetchSessions
@@ -18,8 +19,8 @@ from kbroker.config import BrokerConfig
 from kbroker.coordinators.shell import Coordinator
 from kbroker.env import Env
 from kbroker.log.directory import LogDirectory
+from kbroker.replication.manager import ReplicaManager
 from kbroker.replication.partition import Partition
-from kbroker.watermark import Watermark
 
 
 @dataclass(slots=True)
@@ -27,16 +28,12 @@ class Services:
     """The broker, as its handlers see it."""
 
     env: Env
-    config: BrokerConfig
     registration: Registration
     logs: LogDirectory
-    partitions: dict[tuple[str, int], Partition]  # what this broker holds; owned by server/replicas.py
+    replicas: ReplicaManager
     sessions: FetchSessions
     producer_ids: ProducerIds
     groups: Coordinator
-    offline: set[tuple[str, int]] = field(default_factory=set)  # should be in `partitions`; the disk says no
-    announced: int = 0  # revision of the newest image `partitions` is to follow
-    applied: Watermark = field(default_factory=Watermark)  # and of the one it has caught up with
 
     @property
     def admin(self) -> Admin:
@@ -48,9 +45,19 @@ class Services:
         """The picture of the cluster as it is now."""
         return self.registration.image
 
+    @property
+    def config(self) -> BrokerConfig:
+        """The broker's configs as they are now."""
+        return self.replicas.config
+
+    @property
+    def partitions(self) -> Mapping[tuple[str, int], Partition]:
+        """What this broker holds, by topic and index."""
+        return self.replicas.partitions
+
     async def wait_applied(self) -> None:
         """Wait until `partitions` has caught up with the image as it is now. The caller bounds the wait."""
-        await self.applied.wait_past(self.announced - 1)
+        await self.replicas.wait_applied()
 
     def partition(self, topic: str, index: int) -> Partition:
         """The local partition.
@@ -58,10 +65,10 @@ class Services:
         Raises KafkaError UNKNOWN_TOPIC_OR_PARTITION, NOT_LEADER_OR_FOLLOWER if it is not here, KAFKA_STORAGE_ERROR if
         it should be and its log could not be opened.
         """
-        partition = self.partitions.get((topic, index))
+        partition = self.replicas.partitions.get((topic, index))
         if partition is not None:
             return partition
-        if (topic, index) in self.offline:
+        if (topic, index) in self.replicas.offline:
             raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR)
         known = self.image.topics.get(topic)
         if known is not None and 0 <= index < len(known.partitions):

@@ -204,11 +204,6 @@ class Coordinator:
         if present is not None:
             present.close(ErrorCode.NOT_COORDINATOR)
 
-    def resign_all(self) -> None:
-        """This broker is not registered any more."""
-        for index in tuple(self._shards):
-            self.resign(index)
-
     def on_topics_changed(self, deleted: Iterable[str] = ()) -> None:
         """There are other topics, or more partitions: consumer groups learn of it, offsets of deleted topics go."""
         gone = set(deleted)

@@ -54,7 +54,7 @@ class LogDirectory:
 
     def __init__(self, env: Env, config: BrokerConfig) -> None:
         self.env = env
-        self.config = config  # replaceable
+        self.config = config
         self.crash = Crash.CLEAN  # how the last broker here ended; known after open
         self.logs: dict[Key, PartitionLog] = {}
         self._lock: Lock | None = None
@@ -176,6 +176,10 @@ class LogDirectory:
     def _mark_clean(self, unsynced: list[str]) -> None:
         marker = json.dumps({"version": 0, "brokerEpoch": -1, "unsynced": unsynced})
         self.env.disk.write_atomic(CLEAN_MARKER, marker.encode(), sync=True)
+
+    def reconfigure(self, config: BrokerConfig) -> None:
+        """Take the broker's changed configs: intervals and expirations of the duties."""
+        self.config = config
 
     # logs
 

@@ -26,13 +26,13 @@ from kbroker.cluster.registration import BrokerIdentity, BrokerIdInUse, Registra
 from kbroker.cluster.sqlite import open_sqlite
 from kbroker.cluster.store import CoordinationStore, Unavailable
 from kbroker.config import BrokerConfig
-from kbroker.coordinators.shell import Coordinator
+from kbroker.coordinators.shell import OFFSETS_TOPIC, Coordinator
 from kbroker.env import AddressInUse, Env, Listener
 from kbroker.log.directory import LogDirectory
+from kbroker.replication.manager import ReplicaManager
 from kbroker.server.identity import StartFailed, directory_id, refuse_foreign
 from kbroker.server.listener import Server
 from kbroker.server.memory import RequestMemory
-from kbroker.server.replicas import Replicas
 
 WILDCARDS = ("", "0.0.0.0", "::")
 STORE_FILE = "coord.db"
@@ -96,7 +96,7 @@ class Broker:
         on_ready: Callable[[Ready], None],
     ) -> None:
         """Come up and serve until cancelled."""
-        services, replicas = self._assemble(logs, store)
+        services = self._assemble(logs, store)
         apis = registry.load()
         async with trio.open_nursery() as nursery:
             try:
@@ -104,7 +104,7 @@ class Broker:
             except BrokerIdInUse as error:
                 raise StartFailed(str(error)) from error
             await nursery.start(services.groups.run)
-            await nursery.start(replicas.run)
+            await nursery.start(services.replicas.run)
             await nursery.start(logs.run)
             await _create(topics, services)
             memory = RequestMemory(_request_bytes_max(self.config))
@@ -113,7 +113,7 @@ class Broker:
             bound = {name: listener.address for name, listener in self.listeners.items()}
             on_ready(Ready(services.image.cluster_id, self.config.node_id, bound, self.advertised()))
 
-    def _assemble(self, logs: LogDirectory, store: CoordinationStore) -> tuple[Services, Replicas]:
+    def _assemble(self, logs: LogDirectory, store: CoordinationStore) -> Services:
         config, env = self.config, self.env
         identity = BrokerIdentity(
             config.node_id, directory_id(env, config.node_id), self.advertised(), config.get_str("broker.rack") or None
@@ -126,16 +126,15 @@ class Broker:
             on_lost=lambda: replicas.on_lost(),
             rng=env.rng,
             topic_defaults=lambda: (
-                services.config.get_int("num.partitions"),
-                services.config.get_int("default.replication.factor"),
+                replicas.config.get_int("num.partitions"),
+                replicas.config.get_int("default.replication.factor"),
             ),
         )
         slots = config.get_int("max.incremental.fetch.session.cache.slots")
         sessions = FetchSessions(slots, first_id=1 + env.rng.below(2**30))
-        groups = Coordinator(env, registration, logs, lambda: services.config)
-        services = Services(env, config, registration, logs, {}, sessions, ProducerIds(registration.admin), groups)
-        replicas = Replicas(services)
-        return services, replicas
+        groups = Coordinator(env, registration, logs, lambda: replicas.config)
+        replicas = ReplicaManager(config.node_id, logs, config, {OFFSETS_TOPIC: groups})
+        return Services(env, registration, logs, replicas, sessions, ProducerIds(registration.admin), groups)
 
 
 def _request_bytes_max(config: BrokerConfig) -> int:

@@ -1,4 +1,4 @@
-"""Local partitions follow the image; what the disk refuses stays out, alone."""
+"""What the disk refuses stays out, alone; all through a whole broker in memory."""
 
 from __future__ import annotations
 

@@ -1,0 +1,177 @@
+"""Local partitions follow the images; a session that is lost ends every leadership, also amid a catch-up."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from kafka_wire.records import build_batch
+from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage
+from kbroker.config import BrokerConfig
+from kbroker.log.directory import LogDirectory
+from kbroker.replication.manager import ReplicaManager
+from kbroker.replication.partition import Partition
+from kbroker.testing.broker import Machine
+
+NODE, OTHER = 1, 2
+
+
+class Audience:
+    """A coordinator that remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.led: dict[int, int] = {}
+        self.deleted: list[str] = []
+
+    def lead(self, partition: Partition) -> None:
+        self.led[partition.index] = partition.leader_epoch
+
+    def resign(self, index: int) -> None:
+        self.led.pop(index, None)
+
+    def on_topics_changed(self, deleted: Iterable[str]) -> None:
+        self.deleted += deleted
+
+    def on_configs_changed(self, group_ids: Iterable[str] | None = None) -> None:
+        pass
+
+
+class Rig:
+    """A manager whose images are made by hand: what a member does, without a store."""
+
+    def __init__(self, **config: str) -> None:
+        self.machine = Machine()
+        settings = BrokerConfig().with_values(config)
+        self.logs = LogDirectory(self.machine.env(), settings)
+        self.logs.open()
+        self.audience = Audience()
+        self.manager = ReplicaManager(NODE, self.logs, settings, {"t": self.audience})
+        self.image = ClusterImage()
+
+    def publish(self, *topics: TopicImage, **configs: str) -> None:
+        old = self.image
+        broker_configs = {"": configs} if configs else {}
+        self.image = ClusterImage(
+            revision=old.revision + 1,
+            topics={topic.name: topic for topic in topics},
+            topics_by_id={topic.id: topic for topic in topics},
+            broker_configs=broker_configs,
+        )
+        self.manager.on_image(old, self.image)
+
+    def leading(self) -> int:
+        return sum(partition.leading for partition in self.manager.partitions.values())
+
+
+@asynccontextmanager
+async def running(rig: Rig) -> AsyncIterator[Rig]:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.manager.run)
+        yield rig
+        nursery.cancel_scope.cancel()
+    await rig.logs.close()
+
+
+def topic(name: str, partitions: int, epoch: int = 0, leader: int = NODE, mark: bytes = b"a") -> TopicImage:
+    topic_id = mark * 16
+    images = (PartitionImage(topic_id, n, (NODE, OTHER), (NODE,), leader, epoch, 1) for n in range(partitions))
+    return TopicImage(name, topic_id, tuple(images), {})
+
+
+async def applied(rig: Rig) -> None:
+    with trio.fail_after(5):
+        await rig.manager.wait_applied()
+
+
+async def led_somewhat(rig: Rig) -> None:
+    """Until a catch-up is under way: something is led, not all."""
+    while not rig.leading():
+        await trio.lowlevel.checkpoint()
+
+
+async def test_R14_a_session_lost_amid_a_catch_up_leaves_nothing_led() -> None:
+    async with running(Rig()) as rig:
+        rig.publish(topic("t", 200))
+        await led_somewhat(rig)
+        assert rig.leading() < 200, "the test is too late"
+        rig.manager.on_lost()
+        await trio.testing.wait_all_tasks_blocked()
+        assert rig.leading() == 0 and not rig.audience.led
+
+
+async def test_R8_only_the_epochs_of_the_next_registration_are_led_after_a_loss() -> None:
+    async with running(Rig()) as rig:
+        rig.publish(topic("t", 200, epoch=1))
+        await led_somewhat(rig)
+        rig.manager.on_lost()
+        rig.publish(topic("t", 200, epoch=2))
+        await applied(rig)
+        assert rig.leading() == 200 and set(rig.audience.led.values()) == {2}
+        assert {partition.leader_epoch for partition in rig.manager.partitions.values()} == {2}
+
+
+async def test_a_loss_before_anything_was_carried_out_waits_for_the_next_registration() -> None:
+    rig = Rig()
+    rig.publish(topic("t", 3))
+    rig.manager.on_lost()
+    async with running(rig):
+        await trio.testing.wait_all_tasks_blocked()
+        assert not rig.manager.partitions
+        rig.publish(topic("t", 3, epoch=1))
+        await applied(rig)
+        assert rig.leading() == 3
+
+
+@pytest.mark.parametrize("mark", [b"a", b"b"])
+async def test_what_an_interrupted_catch_up_had_opened_goes_if_the_next_image_has_it_not(mark: bytes) -> None:
+    async with running(Rig()) as rig:
+        rig.publish(topic("t", 200), **{"log.retention.ms": "5"})
+        await led_somewhat(rig)
+        rig.manager.on_lost()
+        rig.publish(topic("t", 1, 1, mark=mark), topic("u", 1, mark=b"u"))
+        await applied(rig)
+        assert sorted(rig.manager.partitions) == [("t", 0), ("u", 0)]
+        assert rig.manager.partitions["t", 0].topic_id == mark * 16
+        assert rig.manager.config.get("log.retention.ms") is None, "nor do its configs stay"
+        assert set(rig.logs.logs) == {("t", 0), ("u", 0)}
+
+
+async def test_a_partition_led_elsewhere_is_held_and_not_led() -> None:
+    async with running(Rig()) as rig:
+        rig.publish(topic("t", 1))
+        await applied(rig)
+        rig.publish(topic("t", 1, epoch=1, leader=OTHER))
+        await applied(rig)
+        assert rig.leading() == 0 and not rig.audience.led and rig.manager.partitions
+
+
+async def test_a_deleted_topic_is_removed_and_told() -> None:
+    async with running(Rig()) as rig:
+        rig.publish(topic("t", 2))
+        await applied(rig)
+        rig.publish()
+        await applied(rig)
+        assert not rig.manager.partitions and not rig.logs.logs
+        assert rig.audience.deleted == ["t"] and not rig.audience.led
+
+
+async def test_a_dynamic_expiration_of_producers_takes_effect(autojump_clock: trio.testing.MockClock) -> None:
+    rig = Rig(**{"log.retention.check.interval.ms": "1000"})
+    async with running(rig), trio.open_nursery() as nursery:
+        rig.publish(topic("t", 1))
+        await applied(rig)
+        partition = rig.manager.partitions["t", 0]
+        now_ms = rig.machine.clock.data_ms()
+        value = build_batch([(now_ms, None, b"v", [])], producer_id=7, producer_epoch=0, base_sequence=0)
+        partition.append(value, acks=1, now_ms=now_ms)
+        await nursery.start(rig.logs.run)
+        await trio.sleep(5)
+        assert 7 in partition.log.producers.by_id
+        rig.publish(topic("t", 1), **{"producer.id.expiration.ms": "1000"})
+        await trio.sleep(5)
+        assert 7 not in partition.log.producers.by_id
+        nursery.cancel_scope.cancel()
