@@ -399,6 +399,8 @@ class LogDirectory:
     async def move_starts(self, starts: Mapping[PartitionLog, int]) -> None:
         """Give up what is below an offset, in some logs: first noted durably, then done, so that no crash brings any
         of it back (L8). Raises OSError; then nothing was given up, unless the broker ends before the next checkpoint.
+
+        A log that goes offline meanwhile gives it up all the same: it was promised as soon as it was durable.
         """
         async with self._moves:
             self._moving = dict(starts)
@@ -406,7 +408,7 @@ class LogDirectory:
                 self._note_starts(starts)
                 await self._log_starts.save_in(self.env.offload)
                 for each, offset in starts.items():
-                    if each.offline is None and offset <= each.end.value:
+                    if offset <= each.end.value:  # it may have been cut meanwhile
                         each.advance_start(offset)
             finally:
                 self._moving = {}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kbroker.config import BrokerConfig, TopicConfig
 from kbroker.env import DirectoryLocked, Env
@@ -325,6 +325,23 @@ async def test_L8_a_checkpoint_meanwhile_does_not_take_a_moving_log_start_back(a
         await trio.sleep(1)
         nursery.cancel_scope.cancel()
     assert world.disk.read("log-start-offset-checkpoint") == b"0\n1\norders 0 4\n"
+
+
+async def test_L8_a_log_that_goes_offline_while_its_start_moves_never_starts_lower_again() -> None:
+    """Found by simulation: an fsync fails amid DeleteRecords, which succeeds; then the broker is killed."""
+    world = World()
+    directory = world.start()
+    fill(log := orders(directory), 10)
+    world.offload.gate = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(directory.move_starts, {log: 4})
+        await wait_all_tasks_blocked()
+        log.fail(LogOffline("fsync failed"))
+        world.offload.gate.set()
+    fill(other := directory.log_for("orders", 1, TOPIC_ID, TopicConfig()), 3)
+    await directory.move_starts({other: 2})  # which writes the file anew
+    world.disk.kill()
+    assert orders(world.start()).start_offset == 4
 
 
 async def test_L3_a_log_begun_above_what_a_power_failure_left_survives_another(autojump_clock: MockClock) -> None:
