@@ -71,13 +71,21 @@ class SteeredClock:
     """A Clock for an Env: follows the clock of the trio run, and jumps in one domain when told to.
 
     epoch_ms: data time when the run's clock shows origin; origin: when it is first asked, if not given. drift: seconds
-    that pass here in one of the run's.
+    that pass here in one of the run's. now: the run's clock, where threads without a run ask too.
     """
 
-    def __init__(self, *, epoch_ms: int = EPOCH_MS, origin: float | None = None, drift: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        epoch_ms: int = EPOCH_MS,
+        origin: float | None = None,
+        drift: float = 1.0,
+        now: Callable[[], float] = trio.current_time,
+    ) -> None:
         self.epoch_ms = epoch_ms
         self.origin = origin
         self.drift = drift
+        self._now = now
         self._data_ahead_ms = 0
         self._liveness_ahead = 0.0
 
@@ -103,7 +111,7 @@ class SteeredClock:
         self._liveness_ahead += seconds
 
     def _elapsed(self) -> float:
-        now = trio.current_time()
+        now = self._now()
         if self.origin is None:
             self.origin = now
         return (now - self.origin) * self.drift

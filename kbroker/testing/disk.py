@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from kbroker.env import Buffer
 from kbroker.testing.volume import CAPACITY, Change, Directory, Inode, Volume, os_error, split
 
+TEMPORARY = ".tmp"  # as the real disk names what is about to replace a file
+
 
 class MemoryFile:
     """An open file. Like a descriptor it stays with its bytes when the name is changed or removed."""
@@ -174,20 +176,30 @@ class MemoryDisk:
         return bytes(self._enter("read", path).inode(path).data)
 
     def write_atomic(self, path: str, data: Buffer, *, sync: bool = True) -> None:
-        """Replace a small file whole. When told to fail it fails before the rename, and so changes nothing."""
+        """Replace a small file whole, in the steps of the real disk: another writer of it may come between any two.
+
+        When told to fail it fails before the first, and so changes nothing. A full disk leaves a temporary file.
+        """
         volume = self._enter("write_atomic", path)
+        temporary = path + TEMPORARY
         directory, name = volume.parent(path)
+        if volume.find(temporary) is None:
+            self._change("create", temporary, [(*volume.parent(temporary), self._new_inode())])
+        inode = volume.inode(temporary)
+        volume.truncate(inode, 0)
+        self.alive()
+        volume.write(inode, data, temporary)
+        if sync:
+            self.alive()
+            inode.sync()
+        self.alive()
+        written = volume.inode(temporary)
         if isinstance(volume.find(path), Directory):
             raise os_error(errno.EISDIR, path)
-        inode = self._new_inode()
-        inode.linked = False  # the temporary file; it counts once it has its name
-        if len(data) > self.free_bytes():
-            raise os_error(errno.ENOSPC, path)
-        inode.data += data
+        change: Change = [(*volume.parent(temporary), None), (directory, name, written)]
+        self._change("write-atomic", path, change, len(data), zlib.crc32(data))
         if sync:
-            inode.sync()
-        self._change("write-atomic", path, [(directory, name, inode)], len(data), zlib.crc32(data))
-        if sync:
+            self.alive()
             volume.sync_dir(directory)
 
     def exists(self, path: str) -> bool:

@@ -12,8 +12,9 @@
     trace = simulate(7, scenario)             # trace.hash is the same wherever and whenever this runs
 
     node    ── has a disk (`Volume`), a clock (`SteeredClock`), a name in the network; outlives its processes
-    process ── one life of the program: has an `Env` and a cancel scope. Once dead it is fenced: each call of its Env
-               raises `Killed`, a BaseException, so that nothing the dying code still does has an effect
+    process ── one life of the program: has an `Env` with `workers` of its own, and a cancel scope. Once dead it is
+               fenced: each call of its Env raises `Killed`, a BaseException, so that nothing the dying code still
+               does has an effect
 
 Every concern (network, each disk, faults, clients …) draws from a random generator of its own, seeded by name, so that
 another fault does not change what clients do. A run that fails names its seed. A seed holds for one version of the code
@@ -28,7 +29,6 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
 
 import trio
 from trio.lowlevel import Task
@@ -39,8 +39,8 @@ from kbroker.testing.disk import MemoryDisk
 from kbroker.testing.net import Mark, MemoryNet, MemoryNetwork
 from kbroker.testing.scheduler import FreezableQueue, deterministic_trio, install_queue
 from kbroker.testing.volume import Volume
+from kbroker.testing.workers import Workers
 
-T = TypeVar("T")
 Main = Callable[[Env], Awaitable[None]]
 current_process: ContextVar[Process | None] = ContextVar("current_process", default=None)
 
@@ -166,7 +166,7 @@ class Node:
     def __init__(self, world: World, name: str, drift: float) -> None:
         self.world = world
         self.name = name
-        self.clock = SteeredClock(origin=0.0, drift=drift)  # data and liveness time; jump them at will
+        self.clock = SteeredClock(origin=0.0, drift=drift, now=world.now)  # data and liveness time; jump them at will
         self.volume = Volume(world.random(f"disk/{name}"), now_ms=self.clock.data_ms, trace=partial(world.trace, name))
         self.process: Process | None = None  # the live one
         self.processes = 0
@@ -246,15 +246,21 @@ class Process:
         self.started = False
         self.scope = trio.CancelScope()
         self.net: MemoryNet = world.network.host(name, alive=self.check)
-        disk = MemoryDisk(node.volume, holder=f"a process of {name}", alive=self.check)
+        disk = MemoryDisk(node.volume, holder=f"a process of {name}", alive=self._call)
         rng = SeededRng(world.random(f"rng/{name}/{node.processes}"), self.check)
-        offload = InlineOffload(world.random(f"offload/{name}"), world.offload_s, self.check)
-        self.env = Env(ProcessClock(node.clock, self.check), disk, self.net, rng, offload)
+        self._workers = Workers(world.random(f"offload/{name}"), world.offload_s, self.check)
+        self.env = Env(ProcessClock(node.clock, self.check), disk, self.net, rng, self._workers)
 
     def check(self) -> None:
         """Raise Killed when this process is dead."""
         if self.dead:
             raise Killed
+
+    def _call(self) -> None:
+        """An operation of the disk is about to happen. Others may come first, and then the process be dead."""
+        self.check()
+        self._workers.before_a_call()
+        self.check()
 
     def die(self) -> None:
         """From here on nothing it does counts; its tasks unwind."""
@@ -316,30 +322,6 @@ class SeededRng:
         """A random integer, 0 <= n < bound."""
         self._alive()
         return self._random.randrange(bound)
-
-
-class InlineOffload:
-    """Work that takes simulated time, some before it happens and some after: a process may die in between.
-
-    As with a thread, cancelling does not stop work that has begun.
-    """
-
-    def __init__(self, generator: random.Random, mean_s: float, alive: Callable[[], None]) -> None:
-        self._random = generator
-        self._mean_s = mean_s
-        self._alive = alive
-
-    async def __call__(self, work: Callable[[], T]) -> T:
-        """Run work; its result or exception is ours."""
-        self._alive()
-        await trio.lowlevel.checkpoint_if_cancelled()
-        with trio.CancelScope(shield=True):
-            await trio.sleep(self._random.expovariate(2 / self._mean_s))
-            self._alive()
-            result = work()
-            await trio.sleep(self._random.expovariate(2 / self._mean_s))
-        self._alive()
-        return result
 
 
 def only_cause(error: BaseException) -> BaseException:

@@ -196,6 +196,7 @@ class Checker:
         self.producer_ids: set[int] = set()
         self.topic_ids: dict[str, bytes] = {}
         self.histories: list[PartitionHistory] = []
+        self.disk_is_sound = True  # so far nothing but the power has failed it
         self.acks = 0
         self.reads = 0
 

@@ -115,14 +115,14 @@ class Nemesis:
 
     async def no_space(self) -> None:
         volume = self.node.volume
-        self.cluster.disk_trouble = True
+        self.cluster.disk_trouble, self.cluster.checker.disk_is_sound = True, False
         volume.capacity = volume.used + self.random.randint(0, 1500)
         await trio.sleep(self.random.random() * 3)
         volume.capacity = 1 << 40
         self.cluster.disk_trouble = bool(volume.faults)
 
     async def disk_error(self) -> None:
-        self.cluster.disk_trouble = True
+        self.cluster.disk_trouble, self.cluster.checker.disk_is_sound = True, False
         what = self.random.choice(["sync", "sync", "append", "append", "truncate", "write_atomic", "rename", "pread"])
         self.node.volume.fail(what, nth=self.random.randint(1, 8), times=self.random.choice([1, 1, 5]), error=errno.EIO)
         await trio.sleep(self.random.random() * 3)

@@ -36,16 +36,24 @@ HEAL_SECONDS = 60.0  # by then every client must have got through
 
 
 class Failures(logging.Handler):
-    """Exceptions the broker did not expect: it logs them and goes on, we do not."""
+    """Exceptions the broker did not expect: it logs them and goes on, we do not.
 
-    def __init__(self) -> None:
+    Of a disk that is sound none is expected, not even one that is told in a line.
+    """
+
+    def __init__(self, checker: Checker) -> None:
         super().__init__(logging.ERROR)
+        self.checker = checker
         self.found: list[BaseException] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
-        if error is not None:
-            self.found += [each for each in _leaves(error) if not isinstance(each, OSError | LogOffline)]
+        found = [] if error is None else list(_leaves(error))
+        if self.checker.disk_is_sound:
+            self.found += [each for each in record.args or () if isinstance(each, OSError)]
+        else:
+            found = [each for each in found if not isinstance(each, OSError | LogOffline)]
+        self.found += found
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
@@ -57,9 +65,9 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 @contextmanager
-def watched_log() -> Iterator[Failures]:
+def watched_log(checker: Checker) -> Iterator[Failures]:
     """Gather the broker's own failures while the block runs; print nothing."""
-    logger, failures = logging.getLogger("kbroker"), Failures()
+    logger, failures = logging.getLogger("kbroker"), Failures(checker)
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(failures)
     try:
@@ -74,8 +82,8 @@ async def single_broker(world: World, *, seconds: float = FAULT_SECONDS, faults:
 
     faults: kinds of the nemesis; a random selection, if not given.
     """
-    with watched_log() as failures:
-        checker = Checker()
+    checker = Checker()
+    with watched_log(checker) as failures:
         cluster = Cluster(world, checker)
         cluster.start()
         await Admin(world, "first", checker).create_topics()

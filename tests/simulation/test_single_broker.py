@@ -20,6 +20,7 @@ from pytest import MonkeyPatch
 from kafka_wire.records import BatchHeader
 from kbroker.env import Offload
 from kbroker.log import recovery, scan
+from kbroker.log.checkpoints import OffsetCheckpoint
 from kbroker.log.directory import LogDirectory
 from kbroker.log.flushing import Flusher
 from kbroker.log.log import PartitionLog
@@ -134,6 +135,13 @@ def repetition_of_what_is_not_flushed_acknowledged(patch: MonkeyPatch) -> None:
     patch.setattr(Flusher, "is_due", lambda self, now_ms: self._dirty_since_ms is not None and is_due(self, now_ms))
 
 
+def a_file_that_two_write_at_once(patch: MonkeyPatch) -> None:
+    async def save_in(self: OffsetCheckpoint, offload: Offload) -> None:
+        await offload(partial(self.disk.write_atomic, self.name, self.content(), sync=True))
+
+    patch.setattr(OffsetCheckpoint, "save_in", save_in)  # without its lock
+
+
 PLANTED: list[tuple[Callable[[MonkeyPatch], None], tuple[str, ...]]] = [
     (acknowledged_before_it_can_be_read, ("reset",)),
     (producers_forgotten_at_a_restart, ("kill", "reset")),
@@ -142,6 +150,7 @@ PLANTED: list[tuple[Callable[[MonkeyPatch], None], tuple[str, ...]]] = [
     (log_start_not_noted, ("kill",)),
     (any_first_number_accepted, ("session", "no_space")),
     (repetition_of_what_is_not_flushed_acknowledged, ("kill_then_power_loss", "reset")),
+    (a_file_that_two_write_at_once, ("reset",)),
 ]
 
 

@@ -233,6 +233,8 @@ def test_a_full_disk_takes_what_fits_and_recovers() -> None:
     with pytest.raises(OSError):
         disk.write_atomic("b", b"too much")
     assert not disk.exists("b")
+    assert disk.read("b.tmp") == b"to"
+    disk.remove("b.tmp")
     disk.capacity = 100
     file.append([b"abcd"])
     disk.remove("a")
