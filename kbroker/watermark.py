@@ -1,16 +1,24 @@
 """A number that only grows, and the tasks waiting for it to grow. This is what kbroker has in place of a purgatory.
 
 A produce that waits for replicas, a fetch that waits for data: each is its handler's own task, waiting here under a
-cancel scope. One bell (a `trio.Event`) may listen to many watermarks: a fetch over a hundred partitions hangs one bell
-on each of them. Closing a watermark wakes everyone with the reason, so the end of a leadership answers its waiters.
+cancel scope. A bell (a `trio.Event`, say) may hang on many watermarks, and a watermark have many bells. Closing a
+watermark wakes everyone with the reason, so the end of a leadership answers its waiters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import trio
+
+
+class Bell(Protocol):
+    """What a watermark rings: a `trio.Event`, or what notes which of many rang."""
+
+    def set(self) -> None:
+        """Ring; must not wait, nor change the watermark."""
 
 
 class Watermark:
@@ -21,7 +29,7 @@ class Watermark:
     def __init__(self, value: int = 0) -> None:
         self.value = value
         self.error: Exception | None = None  # why it was closed; None while open
-        self._bells: dict[trio.Event, None] | None = None  # ordered, for the simulator; most watermarks have none
+        self._bells: dict[Bell, None] | None = None  # ordered, for the simulator; most watermarks have none
 
     def advance(self, value: int) -> None:
         """Raise the value and wake the waiters; a lower or equal value changes nothing."""
@@ -42,7 +50,7 @@ class Watermark:
             raise self.error
 
     @contextmanager
-    def rings(self, bell: trio.Event) -> Iterator[None]:
+    def rings(self, bell: Bell) -> Iterator[None]:
         """Have bell set at the next advance or close, while the block runs."""
         self.attach(bell)
         try:
@@ -50,13 +58,13 @@ class Watermark:
         finally:
             self.detach(bell)
 
-    def attach(self, bell: trio.Event) -> None:
+    def attach(self, bell: Bell) -> None:
         """Have bell set at the next advance or close. The caller must `detach` it."""
         if self._bells is None:
             self._bells = {}
         self._bells[bell] = None
 
-    def detach(self, bell: trio.Event) -> None:
+    def detach(self, bell: Bell) -> None:
         """Stop ringing bell; unknown bells are ignored."""
         if self._bells is not None:
             self._bells.pop(bell, None)

@@ -1,36 +1,59 @@
 """Fetch 4-17: what is there now, or a wait (`max_wait_ms`) until `min_bytes` are.
 
-    request ─▶ session (fetch_sessions.py) ─▶ wanted partitions in order ─▶ read each ─▶ enough? ─▶ answer
-                                                    ▲                                      │ no
-                                                    └────── a bell on their high watermarks ┘ until max_wait_ms
+    request ─▶ session (fetch_sessions.py) ─▶ wanted partitions in order ─▶ read each ─▶ enough? ──yes──▶ answer
+                                                                              ▲            │ no
+                                                                              │            ▼
+                                         enough, an error, or max_wait_ms ────┴── wait, counting what is appended
 
 Record bytes are never read here: the answer carries slices of segments. The first batch of an answer is sent even when
 it is bigger than every limit, so that a client always gets on (KIP-74). Version 13 and later name topics by ID
 (KIP-516).
+
+A partition that cannot be read ends the wait for all; one that the cluster does not have is only told, at the end of
+the answer, as long as there is another one to wait for (Kafka: KafkaApis.handleFetchRequest, DelayedFetch). While it
+waits, a fetch looks only at partitions whose high watermark moved, and only counts (fetch_waits.py); a fetch of many
+partitions reads and answers in turns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
+from functools import partial
+from itertools import islice
+from typing import Any, TypeAlias, TypeVar
 
 import trio
 
 from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.produce_fetch import (
+    EpochEndOffset,
     FetchableTopicResponse,
     FetchPartitionData,
     FetchRequest,
     FetchResponse,
+    LeaderIdAndEpoch,
+    NodeEndpoint,
 )
+from kbroker.api.addresses import address_of
 from kbroker.api.context import Context
 from kbroker.api.fetch_sessions import FINAL, FULL, NO_SESSION, PartitionKey, Session, Wanted
+from kbroker.api.fetch_waits import Hearing
 from kbroker.api.registry import handles
-from kbroker.replication.partition import Partition
+from kbroker.replication.partition import NO_EPOCH, Partition
+from kbroker.turns import Work, finish
 
 TOPIC_IDS_SINCE = 13
-READ_COMMITTED = 1
+LEADERS_SINCE = 16  # the answer says who leads instead (KIP-951)
+STORAGE_ERRORS_SINCE = 6  # clients before it know no KAFKA_STORAGE_ERROR
+READ_UNCOMMITTED, READ_COMMITTED = 0, 1
+LONG = 128  # partitions: more are seen to in turns
+READS, ENTRIES = 8, 64  # partitions read, and entries looked at, between two pauses: some 50 us
+UNKNOWN = (ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, ErrorCode.UNKNOWN_TOPIC_ID)
+MOVED = (ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.FENCED_LEADER_EPOCH)
+
+T = TypeVar("T")
+Row: TypeAlias = tuple[PartitionKey, FetchPartitionData, int]  # an answer, and how many bytes of records it has
 
 
 @handles(ApiKey.FETCH, 4, 17)
@@ -39,98 +62,172 @@ def fetch(request: FetchRequest, context: Context) -> FetchResponse | Coroutine[
 
     Returns the response if there is enough, or nothing to wait for; else a coroutine that waits.
     """
+    by_id = context.version >= TOPIC_IDS_SINCE
+    if request.isolation_level not in (READ_UNCOMMITTED, READ_COMMITTED):
+        return _refused(request, by_id)
+    if _entries(request) > LONG:
+        return _fetch_many(request, context)
     try:
-        job = FetchJob(request, context)
+        job = FetchJob(request, context, dict(_asked(request, by_id)))
     except KafkaError as error:
         return FetchResponse(error_code=error.code)
-    job.read()
-    if job.settled():
+    if len(job.wanted) > LONG:
+        return job.run()
+    job.read(job.wanted.items())
+    if job.is_settled():
         return job.response()
     return job.wait()
 
 
+def _entries(request: FetchRequest) -> int:
+    entries = 0
+    for topic in request.topics:
+        entries += len(topic.partitions)
+    for forgotten in request.forgotten_topics_data:
+        entries += len(forgotten.partitions)
+    return entries
+
+
+async def _fetch_many(request: FetchRequest, context: Context) -> FetchResponse:
+    """Like fetch, but even to see what is wanted takes turns."""
+    asked: dict[PartitionKey, Wanted] = {}
+    await finish(_chunks(asked.update, _asked(request, context.version >= TOPIC_IDS_SINCE), ENTRIES))
+    try:
+        job = FetchJob(request, context, asked)
+    except KafkaError as error:
+        return FetchResponse(error_code=error.code)
+    return await job.run()
+
+
+async def _in_chunks(function: Callable[[Collection[T]], None], items: Collection[T]) -> None:
+    """function(items): a few at a time and in turns where there are many, else at once."""
+    if len(items) > LONG:
+        await finish(_chunks(function, items, READS))
+    else:
+        function(items)
+
+
+def _chunks(function: Callable[[Collection[T]], None], items: Iterable[T], size: int) -> Work[None]:
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        function(chunk)
+        yield
+
+
+def _asked(request: FetchRequest, by_id: bool) -> Iterator[tuple[PartitionKey, Wanted]]:
+    """What the request names. Of a partition named twice the last counts, in the place of the first."""
+    for topic in request.topics:
+        name = topic.topic_id if by_id else topic.topic
+        for p in topic.partitions:
+            epoch = p.current_leader_epoch
+            wanted = Wanted(
+                p.fetch_offset, p.partition_max_bytes, epoch if epoch >= 0 else NO_EPOCH, p.last_fetched_epoch
+            )
+            yield (name, p.partition), wanted
+
+
+def _forgotten(request: FetchRequest, by_id: bool) -> Iterator[PartitionKey]:
+    for topic in request.forgotten_topics_data:
+        name = topic.topic_id if by_id else topic.topic
+        for index in topic.partitions:
+            yield name, index
+
+
+def _refused(request: FetchRequest, by_id: bool) -> FetchResponse:
+    """The answer to a request that makes no sense as a whole: there is no such isolation level."""
+    code = ErrorCode.UNKNOWN_SERVER_ERROR  # as Kafka says, which has no better word for it here
+    response = FetchResponse(error_code=code, session_id=request.session_id)
+    if not by_id:  # older clients look at the partitions
+        for topic in request.topics:
+            data = [
+                FetchPartitionData(partition_index=p.partition, error_code=code, high_watermark=-1)
+                for p in topic.partitions
+            ]
+            response.responses.append(FetchableTopicResponse(topic=topic.topic, partitions=data))
+    return response
+
+
 class FetchJob:
-    """One fetch under way."""
+    """One fetch under way. What it found is what the last reading of all partitions found."""
 
     __slots__ = (
-        "services", "by_id", "aborted", "session", "is_full", "wanted", "bytes_max", "bytes_min", "max_wait_ms",
-        "found", "size", "failed", "in_wait",
+        "context", "services", "by_id", "aborted", "replica_id", "bytes_max", "bytes_min", "max_wait_ms", "opens",
+        "session", "epoch", "wanted", "found", "unknown", "left", "size", "failed", "answer", "topic",
     )  # fmt: skip
 
-    def __init__(self, request: FetchRequest, context: Context) -> None:
+    def __init__(self, request: FetchRequest, context: Context, asked: dict[PartitionKey, Wanted]) -> None:
+        """Take the request into its session. Raises KafkaError when there is none such."""
+        self.context = context
         self.services = context.services
         self.by_id = context.version >= TOPIC_IDS_SINCE
         self.aborted: list[Any] | None = [] if request.isolation_level == READ_COMMITTED else None
+        state = request.replica_state
+        self.replica_id = request.replica_id if state is None else state.replica_id
         self.bytes_max = min(request.max_bytes, self.services.config.get_int("fetch.max.bytes"))
         self.bytes_min = min(request.min_bytes, self.bytes_max)
         self.max_wait_ms = request.max_wait_ms
+        self.opens = request.session_epoch == FULL
         self.session: Session | None = None
-        self.is_full = True
-        self.wanted = self._take_session(request)
-        self.found: dict[PartitionKey, FetchPartitionData] = {}
-        self.size = 0
-        self.failed = False
-        self.in_wait: list[Partition] = []
+        self.epoch = 0  # of the session of an incremental fetch, as this fetch left it
+        self.wanted = asked
+        if request.session_epoch not in (FULL, FINAL):
+            self._resume(request, asked)
+        elif request.session_id != NO_SESSION:
+            self.services.sessions.close(request.session_id)
+        self._forget_reading()
 
-    # -- what is wanted -----------------------------------------------------------------------------------------------
+    def _resume(self, request: FetchRequest, asked: dict[PartitionKey, Wanted]) -> None:
+        session = self.services.sessions.resume(
+            request.session_id, request.session_epoch, self.by_id, asked, _forgotten(request, self.by_id),
+            self.services.env.clock.data_ms(),
+        )  # fmt: skip
+        if session is not None:
+            self.session, self.epoch = session, session.epoch
+            self.wanted = dict(session.wanted)
 
-    def _take_session(self, request: FetchRequest) -> dict[PartitionKey, Wanted]:
-        sessions = self.services.sessions
-        if request.session_epoch in (FULL, FINAL):
-            if request.session_id != NO_SESSION:
-                sessions.close(request.session_id)
-            wanted = dict(self._asked(request))
-            if request.session_epoch == FULL and wanted:
-                self.session = sessions.open(self.services.env.clock.data_ms())
-                if self.session is not None:
-                    self.session.update(wanted.items(), ())
-            return wanted
-        now_ms = self.services.env.clock.data_ms()
-        self.session = sessions.find(request.session_id, request.session_epoch, now_ms)
-        self.is_full = False
-        self.session.update(self._asked(request), self._forgotten(request))
-        return dict(self.session.wanted)
+    def _forget_reading(self) -> None:
+        self.found: list[Row] = []
+        self.unknown: list[Row] = []  # partitions that the cluster does not have
+        self.left = self.bytes_max  # of the limit
+        self.size = 0  # of all records found
+        self.failed = False  # a partition cannot be read: there is no use in waiting
+        self.answer = FetchResponse()
+        self.topic: FetchableTopicResponse | None = None  # the last one of the answer
 
-    def _asked(self, request: FetchRequest) -> Iterator[tuple[PartitionKey, Wanted]]:
-        for topic in request.topics:
-            name = topic.topic_id if self.by_id else topic.topic
-            for p in topic.partitions:
-                yield (name, p.partition), Wanted(p.fetch_offset, p.partition_max_bytes, p.current_leader_epoch)
-
-    def _forgotten(self, request: FetchRequest) -> Iterator[PartitionKey]:
-        for topic in request.forgotten_topics_data:
-            name = topic.topic_id if self.by_id else topic.topic
-            for index in topic.partitions:
-                yield name, index
+    async def run(self) -> FetchResponse:
+        """The whole fetch, in turns."""
+        await _in_chunks(self.read, self.wanted.items())
+        return await self._respond() if self.is_settled() else await self.wait()
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def read(self) -> None:
-        """Read every wanted partition anew, in order, within the limits."""
-        self.found.clear()
-        self.in_wait.clear()
-        self.size = 0
-        for key, wanted in self.wanted.items():
+    def read(self, wanted: Iterable[tuple[PartitionKey, Wanted]]) -> None:
+        """Read partitions, in order, within the limits that those before them left."""
+        for key, (offset, bytes_max, leader_epoch, fetched_epoch) in wanted:
             try:
                 partition = self._find(key)
-                limit = min(wanted.bytes_max, self.bytes_max - self.size)
-                result = partition.read(wanted.offset, limit, wanted.current_leader_epoch, at_least_one=self.size == 0)
+                if self.replica_id >= 0:
+                    partition.check_follower(self.replica_id, leader_epoch)
+                if fetched_epoch >= 0 and self._has_diverged(key, partition, offset, leader_epoch, fetched_epoch):
+                    continue
+                limit = bytes_max if bytes_max < self.left else self.left
+                result = partition.read(offset, limit, leader_epoch, at_least_one=not self.size)
             except KafkaError as error:
-                self.failed = True
-                self.found[key] = FetchPartitionData(
-                    partition_index=key[1], error_code=error.code, high_watermark=-1, records=b""
-                )
+                self._note_failure(key, error.code)
                 continue
-            self.size += result.length
-            self.in_wait.append(partition)
-            self.found[key] = FetchPartitionData(
+            slices, high_watermark, last_stable, log_start, length = result
+            if length:
+                self.size += length
+                self.left = max(self.left - length, 0)
+            data = FetchPartitionData(
                 partition_index=key[1],
-                high_watermark=result.high_watermark,
-                last_stable_offset=result.last_stable_offset,
-                log_start_offset=result.log_start_offset,
+                high_watermark=high_watermark,
+                last_stable_offset=last_stable,
+                log_start_offset=log_start,
                 aborted_transactions=self.aborted,
-                records=result.slices or b"",
+                records=slices or b"",
             )
+            self.found.append((key, data, length))
 
     def _find(self, key: PartitionKey) -> Partition:
         name, index = key
@@ -141,48 +238,128 @@ class FetchJob:
             name = topic.name
         return self.services.partition(name, index)
 
-    def settled(self) -> bool:
+    def _has_diverged(
+        self, key: PartitionKey, partition: Partition, offset: int, leader_epoch: int, fetched_epoch: int
+    ) -> bool:
+        """Whether the reader has another history than this log: then it is told where they part, and gets nothing."""
+        parting = partition.parting(offset, leader_epoch, fetched_epoch)
+        if parting is None:
+            return False
+        data = FetchPartitionData(
+            partition_index=key[1],
+            high_watermark=partition.high_watermark.value,
+            last_stable_offset=partition.last_stable_offset,
+            log_start_offset=partition.log.start_offset,
+            diverging_epoch=EpochEndOffset(epoch=parting[0], end_offset=parting[1]),
+            aborted_transactions=self.aborted,
+        )
+        self.found.append((key, data, 0))
+        self.failed = True
+        return True
+
+    def _note_failure(self, key: PartitionKey, code: ErrorCode) -> None:
+        if code in UNKNOWN:
+            data = FetchPartitionData(partition_index=key[1], error_code=code, high_watermark=-1)
+            self.unknown.append((key, data, 0))
+            return
+        if code == ErrorCode.KAFKA_STORAGE_ERROR and self.context.version < STORAGE_ERRORS_SINCE:
+            code = ErrorCode.NOT_LEADER_OR_FOLLOWER
+        data = FetchPartitionData(partition_index=key[1], error_code=code, high_watermark=-1, aborted_transactions=None)
+        if code in MOVED and self.context.version >= LEADERS_SINCE:
+            self._name_leader(key, data)
+        self.found.append((key, data, 0))
+        self.failed = True
+
+    def _name_leader(self, key: PartitionKey, data: FetchPartitionData) -> None:
+        """Say who leads the partition, and where that broker is reached (KIP-951)."""
+        image = self.services.image
+        topic = image.topics_by_id.get(key[0]) if isinstance(key[0], bytes) else image.topics.get(key[0])
+        if topic is None or not 0 <= key[1] < len(topic.partitions):
+            return
+        partition = topic.partitions[key[1]]
+        data.current_leader = LeaderIdAndEpoch(leader_id=partition.leader, leader_epoch=partition.leader_epoch)
+        broker = image.brokers.get(partition.leader)
+        if broker is not None and all(each.node_id != broker.id for each in self.answer.node_endpoints):
+            host, port = address_of(broker, self.context)
+            self.answer.node_endpoints.append(NodeEndpoint(node_id=broker.id, host=host, port=port, rack=broker.rack))
+
+    # -- waiting ------------------------------------------------------------------------------------------------------
+
+    def is_settled(self) -> bool:
         """Whether there is nothing to wait for."""
-        return self.size >= self.bytes_min or self.failed or self.max_wait_ms <= 0 or not self.wanted
+        return self.size >= self.bytes_min or self.failed or self.max_wait_ms <= 0 or not self.found
 
     async def wait(self) -> FetchResponse:
-        """Wait until settled or max_wait_ms is over, woken by growth of any wanted partition."""
-        with trio.move_on_after(self.max_wait_ms / 1000):
-            while not self.settled():
-                bell = trio.Event()
-                watching = [partition.high_watermark for partition in self.in_wait]
-                for watermark in watching:
-                    watermark.attach(bell)
-                try:
-                    await bell.wait()
-                finally:
-                    for watermark in watching:
-                        watermark.detach(bell)
-                self.read()
-        return self.response()
+        """Wait until there is enough, something fails, or max_wait_ms is over; then read everything again."""
+        hearing = Hearing(self.bytes_min)
+        try:
+            with trio.move_on_after(self.max_wait_ms / 1000):
+                await _in_chunks(partial(self._listen, hearing), self.found)
+                await hearing.wait_enough()
+        finally:
+            with trio.CancelScope(shield=True):
+                await _in_chunks(Hearing.forget, hearing.ears)
+        self._forget_reading()
+        await _in_chunks(self.read, self.wanted.items())
+        return await self._respond()
+
+    def _listen(self, hearing: Hearing, rows: Iterable[Row]) -> None:
+        for key, data, length in rows:
+            wanted = self.wanted[key]
+            try:
+                partition = self._find(key)
+            except KafkaError:
+                hearing.is_over = True
+                return
+            ear = hearing.listen(partition, wanted.offset, min(wanted.bytes_max, self.bytes_max), length)
+            if partition.high_watermark.value != data.high_watermark:  # it moved since it was read
+                ear.set()
 
     # -- the answer ---------------------------------------------------------------------------------------------------
 
     def response(self) -> FetchResponse:
         """All partitions for a full fetch; for an incremental one those the client does not know already."""
+        self._meet_session()
+        self._put(self.found)
+        self._put(self.unknown)
+        return self.answer
+
+    async def _respond(self) -> FetchResponse:
+        """The same, in turns where there are many."""
+        self._meet_session()
+        await _in_chunks(self._put, self.found)
+        await _in_chunks(self._put, self.unknown)
+        return self.answer
+
+    def _meet_session(self) -> None:
+        """Open the session that is asked for, or see whether the one there is still is where this fetch left it."""
+        if self.opens:
+            self.session = self.services.sessions.open(self.by_id, self.services.env.clock.data_ms())
         session = self.session
-        topics: dict[str | bytes, FetchableTopicResponse] = {}
-        for key, data in self.found.items():
-            if session is not None:
-                news = session.changed(key, data.high_watermark, data.log_start_offset)
-                if data.records:
-                    session.had_records(key)
-                elif not (self.is_full or news or data.error_code):
-                    continue
+        if session is None:
+            return
+        self.answer.session_id = session.id
+        if not self.opens and session.epoch != self.epoch:  # the same request, sent again, has overtaken this one
+            self.answer.error_code = ErrorCode.INVALID_FETCH_SESSION_EPOCH
+            self.found, self.unknown = [], []
+
+    def _put(self, rows: Iterable[Row]) -> None:
+        """Add to the answer what the client does not know. Neighbours of one topic share an entry, as in Kafka."""
+        session, opens, topic = self.session, self.opens, self.topic
+        for key, data, length in rows:
+            if session is None:
+                pass
+            elif opens:
+                session.add(key, self.wanted[key], data.high_watermark, data.log_start_offset)
+            elif not session.is_news(key, data.high_watermark, data.log_start_offset, length, data.error_code):
+                continue
             name = key[0]
-            topic = topics.get(name)
-            if topic is None:
+            if topic is None or name != (topic.topic_id if self.by_id else topic.topic):
+                topic = FetchableTopicResponse()
                 if isinstance(name, bytes):
-                    topic = FetchableTopicResponse(topic_id=name, partitions=[])
+                    topic.topic_id = name
                 else:
-                    topic = FetchableTopicResponse(topic=name, partitions=[])
-                topics[name] = topic
+                    topic.topic = name
+                self.answer.responses.append(topic)
             topic.partitions.append(data)
-        return FetchResponse(
-            session_id=session.id if session is not None else NO_SESSION, responses=list(topics.values())
-        )
+        self.topic = topic

@@ -4,15 +4,16 @@
     epoch n>0   incremental: the request's partitions are added or replaced, the forgotten ones removed;
                 the answer has the partitions with records, an error, or a moved high watermark or log start
 
-A session is a dict of partitions in the order they were asked for; a partition that had records moves to the end, so
-that a busy one cannot starve those behind it. The cache is bounded (`max.incremental.fetch.session.cache.slots`): when
-it is full, the longest unused session gives way once it has been idle for two minutes, else a client does without.
-Everything here is pure.
+A session begins with the answer to a full fetch, and ends when a request leaves no partition in it. It names topics the
+way it began: all by name or all by ID. It is a dict of partitions in the order of that answer; one that had records
+moves to the end, so that a busy one cannot starve those behind it. The cache is bounded
+(`max.incremental.fetch.session.cache.slots`): when it is full, the longest unused session gives way once it has been
+idle for two minutes, else a client does without. Everything here is pure. (Kafka: FetchSession.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from kafka_wire.errors import ErrorCode, KafkaError
@@ -30,39 +31,46 @@ class Wanted(NamedTuple):
 
     offset: int
     bytes_max: int
-    current_leader_epoch: int
+    current_leader_epoch: int  # negative: it does not know
+    last_fetched_epoch: int = -1  # of the record before offset; negative: it does not say
 
 
 class Session:
     """One client's partitions, and what it was last told of each."""
 
-    __slots__ = ("id", "epoch", "wanted", "told", "used_ms")
+    __slots__ = ("id", "by_id", "epoch", "wanted", "told", "used_ms")
 
-    def __init__(self, session_id: int, now_ms: int) -> None:
+    def __init__(self, session_id: int, by_id: bool, now_ms: int) -> None:
         self.id = session_id
+        self.by_id = by_id  # topics are named by ID
         self.epoch = 1  # the epoch the next incremental request must carry
         self.wanted: dict[PartitionKey, Wanted] = {}
         self.told: dict[PartitionKey, tuple[int, int]] = {}  # (high watermark, log start) last sent
         self.used_ms = now_ms
 
-    def update(self, wanted: Iterable[tuple[PartitionKey, Wanted]], forgotten: Iterable[PartitionKey]) -> None:
+    def add(self, key: PartitionKey, wanted: Wanted, high_watermark: int, log_start: int) -> None:
+        """Take a partition in, in the answer that begins the session and tells these."""
+        self.wanted[key] = wanted
+        self.told[key] = high_watermark, log_start
+
+    def update(self, wanted: Mapping[PartitionKey, Wanted], forgotten: Iterable[PartitionKey]) -> None:
         """Take over a request's additions, replacements and removals."""
         self.wanted.update(wanted)
         for key in forgotten:
             self.wanted.pop(key, None)
             self.told.pop(key, None)
 
-    def changed(self, key: PartitionKey, high_watermark: int, log_start: int) -> bool:
-        """Whether the client does not know these yet; from now on it does."""
+    def is_news(self, key: PartitionKey, high_watermark: int, log_start: int, length: int, error: int) -> bool:
+        """Whether the client has to be told; from now on it knows. length: bytes of records. error: its code, or 0."""
         news = (high_watermark, log_start)
-        if self.told.get(key) == news:
+        if length:
+            wanted = self.wanted.pop(key, None)
+            if wanted is not None:
+                self.wanted[key] = wanted
+        elif not error and self.told.get(key) == news:
             return False
         self.told[key] = news
         return True
-
-    def had_records(self, key: PartitionKey) -> None:
-        """Send a partition to the end of the line."""
-        self.wanted[key] = self.wanted.pop(key)
 
 
 class FetchSessions:
@@ -78,29 +86,44 @@ class FetchSessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def find(self, session_id: int, epoch: int, now_ms: int) -> Session:
-        """The session an incremental request means.
+    def resume(
+        self,
+        session_id: int,
+        epoch: int,
+        by_id: bool,
+        wanted: Mapping[PartitionKey, Wanted],
+        forgotten: Iterable[PartitionKey],
+        now_ms: int,
+    ) -> Session | None:
+        """Take an incremental request into the session it means; None when that has no partition left, which ends it.
 
-        Raises KafkaError FETCH_SESSION_ID_NOT_FOUND, INVALID_FETCH_SESSION_EPOCH: the client starts over.
+        Raises KafkaError FETCH_SESSION_ID_NOT_FOUND, INVALID_FETCH_SESSION_EPOCH, FETCH_SESSION_TOPIC_ID_ERROR, by
+        which nothing is changed: the client starts over.
         """
-        session = self._sessions.pop(session_id, None)
+        session = self._sessions.get(session_id)
         if session is None:
             raise KafkaError(ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
-        self._sessions[session_id] = session
         if epoch != session.epoch:
             raise KafkaError(ErrorCode.INVALID_FETCH_SESSION_EPOCH)
+        if by_id != session.by_id:
+            raise KafkaError(ErrorCode.FETCH_SESSION_TOPIC_ID_ERROR)
+        session.update(wanted, forgotten)
+        del self._sessions[session_id]
+        if not session.wanted:
+            return None
+        self._sessions[session_id] = session
         session.epoch = session.epoch % EPOCH_MAX + 1
         session.used_ms = now_ms
         return session
 
-    def open(self, now_ms: int) -> Session | None:
+    def open(self, by_id: bool, now_ms: int) -> Session | None:
         """A new session, or None when the cache is full of sessions in use."""
         if len(self._sessions) >= self.slots:
             oldest = next(iter(self._sessions.values()), None)
             if oldest is None or now_ms - oldest.used_ms < IDLE_BEFORE_EVICTION_MS:
                 return None
             del self._sessions[oldest.id]
-        session = Session(self._next_id, now_ms)
+        session = Session(self._next_id, by_id, now_ms)
         self._next_id = self._next_id % EPOCH_MAX + 1
         self._sessions[session.id] = session
         return session

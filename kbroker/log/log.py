@@ -262,6 +262,8 @@ class PartitionLog:
             self.offline = error
             self.end.close(error)
             self.flushed.close(error)
+            if self.high_watermark is not None:
+                self.high_watermark.close(error)
         return self.offline
 
     # rolling
@@ -355,6 +357,20 @@ class PartitionLog:
         if offset >= last.base_offset:
             return last
         return segments[max(bisect_right(segments, offset, key=_base_offset) - 1, 0)]
+
+    def bytes_between(self, offset: int, bound: int, most: int) -> int:
+        """How many bytes the batches from the one that holds offset up to bound have, counted no further than `most`.
+
+        bound is a batch boundary above offset, and not above the end. Raises LogOffline, OSError.
+        """
+        if self.offline is not None:
+            raise self.offline
+        segment, position = self._locate(offset)
+        found = -position
+        while bound > segment.next_offset and found + segment.size < most:
+            found += segment.size
+            segment = self._segment_of(segment.next_offset)
+        return min(found + (segment.size if bound >= segment.next_offset else self._locate(bound)[1]), most)
 
     def first_at_or_after(self, timestamp_ms: int, bound: int) -> Found | None:
         """The first record below bound whose timestamp is at least timestamp_ms. Reads batches: may take a while."""

@@ -19,6 +19,7 @@ from kbroker.replication import isr
 from kbroker.watermark import Watermark
 
 ACKS_ALL = -1
+NO_EPOCH = -1
 
 
 class ReadResult(NamedTuple):
@@ -75,9 +76,9 @@ class Partition:
         self.leading = False
         self.high_watermark.close(NotLeader())
 
-    def check_leader(self, current_leader_epoch: int = -1) -> None:
+    def check_leader(self, current_leader_epoch: int = NO_EPOCH) -> None:
         """Raise unless this broker leads in the epoch the client believes in; -1 is no belief (KIP-320, R11)."""
-        if current_leader_epoch >= 0 and current_leader_epoch != self.leader_epoch:
+        if current_leader_epoch not in (self.leader_epoch, NO_EPOCH):
             if current_leader_epoch < self.leader_epoch:
                 raise KafkaError(ErrorCode.FENCED_LEADER_EPOCH)
             raise KafkaError(ErrorCode.UNKNOWN_LEADER_EPOCH)
@@ -85,6 +86,15 @@ class Partition:
             raise NotLeader
         if self.log.offline is not None:
             raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR)
+
+    def check_follower(self, replica_id: int, current_leader_epoch: int) -> None:
+        """Raise unless another broker of that id has a replica. One that knows the epoch may know more than we do yet.
+
+        (Kafka: Partition.followerReplicaOrThrow.)
+        """
+        if replica_id == self.node_id or replica_id not in self.isr:
+            is_old = current_leader_epoch == NO_EPOCH
+            raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER if is_old else ErrorCode.UNKNOWN_LEADER_EPOCH)
 
     def append(self, batch: bytearray | memoryview, acks: int, now_ms: int) -> Appended:
         """Append a client's batch, patched in place with its offsets and leader epoch.
@@ -116,9 +126,9 @@ class Partition:
         return self.high_watermark.value
 
     def read(
-        self, offset: int, bytes_max: int, current_leader_epoch: int = -1, *, at_least_one: bool = True
+        self, offset: int, bytes_max: int, current_leader_epoch: int = NO_EPOCH, *, at_least_one: bool = True
     ) -> ReadResult:
-        """What a consumer may see from offset on: whole batches below the high watermark.
+        """What a consumer may see from offset on: whole batches below the high watermark; nothing at or above it.
 
         Args:
             offset: first offset wanted; the first batch may begin before it.
@@ -126,18 +136,53 @@ class Partition:
             current_leader_epoch: what the client believes, or -1.
             at_least_one: let the first batch exceed bytes_max.
 
-        Raises KafkaError OFFSET_OUT_OF_RANGE, KAFKA_STORAGE_ERROR, or those of check_leader.
+        Raises KafkaError OFFSET_OUT_OF_RANGE, KAFKA_STORAGE_ERROR, UNKNOWN_SERVER_ERROR for a negative bytes_max where
+        there is something to read (as Kafka), or those of check_leader.
         """
         self.check_leader(current_leader_epoch)
-        bound = self.high_watermark.value
         log = self.log
-        if not log.start_offset <= offset <= bound:
+        bound = self.high_watermark.value
+        slices: list[FileSlice] = []
+        if not log.start_offset <= offset <= log.end.value:
             raise KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE)
+        if offset < bound:
+            if bytes_max < 0:
+                raise KafkaError(ErrorCode.UNKNOWN_SERVER_ERROR)
+            if bytes_max or at_least_one:
+                try:
+                    slices = log.read(offset, bytes_max, bound, at_least_one=at_least_one)
+                except OSError as error:
+                    raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, str(error)) from error
+        return ReadResult(slices, bound, bound, log.start_offset, sum(map(len, slices)))
+
+    def available(self, offset: int, most: int) -> int:
+        """About how many bytes read would find from offset on, counted no further than `most`; at once, from memory.
+
+        Raises KafkaError KAFKA_STORAGE_ERROR.
+        """
+        bound = self.high_watermark.value
+        if offset >= bound:
+            return 0
         try:
-            slices = log.read(offset, bytes_max, bound, at_least_one=at_least_one) if offset < bound else []
+            return self.log.bytes_between(offset, bound, most)
         except OSError as error:
             raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, str(error)) from error
-        return ReadResult(slices, bound, bound, log.start_offset, sum(map(len, slices)))
+
+    def parting(self, offset: int, current_leader_epoch: int, last_fetched_epoch: int) -> tuple[int, int] | None:
+        """Where a reader's history leaves this log's: the last common epoch, and where it ends here; None: it does not.
+
+        Args:
+            offset: the next the reader wants; the record before it was of last_fetched_epoch.
+            current_leader_epoch: what the reader believes, or -1.
+
+        Raises KafkaError OFFSET_OUT_OF_RANGE when the epoch is unknown here or offset is below the log start, or those
+        of check_leader. (KIP-595; Kafka: Partition.readRecords.)
+        """
+        self.check_leader(current_leader_epoch)
+        epoch, end_offset = self.epoch_end(last_fetched_epoch)
+        if end_offset < 0 or offset < self.log.start_offset:
+            raise KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE)
+        return (epoch, end_offset) if epoch < last_fetched_epoch or end_offset < offset else None
 
     def epoch_end(self, epoch: int) -> tuple[int, int]:
         """The last epoch of this log at or before epoch, and where it ends; (-1, -1) when there is none (R4).

@@ -5,65 +5,108 @@ from __future__ import annotations
 import pytest
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.api.fetch_sessions import EPOCH_MAX, IDLE_BEFORE_EVICTION_MS, FetchSessions, Session, Wanted
+from kbroker.api.fetch_sessions import EPOCH_MAX, IDLE_BEFORE_EVICTION_MS, FetchSessions, PartitionKey, Session, Wanted
 
 WANTED = Wanted(0, 1024, -1)
 
 
+ASKED: dict[PartitionKey, Wanted] = {("a", 0): WANTED}
+
+
+def opened(sessions: FetchSessions, now_ms: int = 0, *, by_id: bool = False) -> Session:
+    """A session with one partition in it."""
+    session = sessions.open(by_id, now_ms)
+    assert session is not None
+    session.add(("a", 0), WANTED, 0, 0)
+    return session
+
+
+def resume(sessions: FetchSessions, session: Session, epoch: int, now_ms: int = 0) -> Session | None:
+    return sessions.resume(session.id, epoch, session.by_id, {}, (), now_ms)
+
+
 def test_an_incremental_request_must_carry_the_next_epoch() -> None:
     sessions = FetchSessions(slots=2)
-    session = sessions.open(0)
-    assert session is not None
-    assert sessions.find(session.id, 1, 0) is session
-    assert sessions.find(session.id, 2, 0) is session
-    with pytest.raises(KafkaError) as caught:
-        sessions.find(session.id, 2, 0)
-    assert caught.value.code == ErrorCode.INVALID_FETCH_SESSION_EPOCH
+    session = opened(sessions)
+    assert resume(sessions, session, 1) is session
+    assert resume(sessions, session, 2) is session
+    for epoch in (2, 4, -2):
+        with pytest.raises(KafkaError) as caught:
+            sessions.resume(session.id, epoch, False, {("b", 0): WANTED}, [("a", 0)], 0)
+        assert caught.value.code == ErrorCode.INVALID_FETCH_SESSION_EPOCH
+    assert resume(sessions, session, 3) is session
+    assert session.wanted == ASKED  # what was refused has changed nothing
 
 
 def test_epochs_wrap_to_one() -> None:
     sessions = FetchSessions(slots=1)
-    session = sessions.open(0)
-    assert session is not None
+    session = opened(sessions)
     session.epoch = EPOCH_MAX
-    sessions.find(session.id, EPOCH_MAX, 0)
+    resume(sessions, session, EPOCH_MAX)
     assert session.epoch == 1
 
 
 def test_an_unknown_session_is_named_so() -> None:
+    for session_id in (7, 0, -3):
+        with pytest.raises(KafkaError) as caught:
+            FetchSessions(slots=1).resume(session_id, 1, False, ASKED, (), 0)
+        assert caught.value.code == ErrorCode.FETCH_SESSION_ID_NOT_FOUND
+
+
+@pytest.mark.parametrize("by_id", [False, True])
+def test_a_session_names_topics_in_one_way(by_id: bool) -> None:
+    sessions = FetchSessions(slots=1)
+    session = opened(sessions, by_id=by_id)
     with pytest.raises(KafkaError) as caught:
-        FetchSessions(slots=1).find(7, 1, 0)
-    assert caught.value.code == ErrorCode.FETCH_SESSION_ID_NOT_FOUND
+        sessions.resume(session.id, 1, not by_id, {}, (), 0)
+    assert caught.value.code == ErrorCode.FETCH_SESSION_TOPIC_ID_ERROR
+    assert resume(sessions, session, 1) is session
+
+
+def test_a_session_that_is_left_empty_ends() -> None:
+    sessions = FetchSessions(slots=1)
+    session = opened(sessions)
+    assert sessions.resume(session.id, 1, False, {("b", 0): WANTED}, [("a", 0), ("b", 0)], 0) is None
+    assert len(sessions) == 0
 
 
 def test_a_full_cache_evicts_only_the_idle() -> None:
     sessions = FetchSessions(slots=2)
-    first, second = sessions.open(0), sessions.open(0)
-    assert first is not None and second is not None
-    assert sessions.open(1000) is None
-    sessions.find(first.id, 1, 1000)  # now second is the longest unused
-    assert sessions.open(IDLE_BEFORE_EVICTION_MS) is not None
+    first, second = opened(sessions), opened(sessions)
+    assert sessions.open(False, 1000) is None
+    resume(sessions, first, 1, 1000)  # now second is the longest unused
+    with pytest.raises(KafkaError):
+        resume(sessions, second, 9, 1500)  # a refused request is no use
+    assert sessions.open(False, IDLE_BEFORE_EVICTION_MS) is not None
     assert len(sessions) == 2
     with pytest.raises(KafkaError):
-        sessions.find(second.id, 1, 0)
+        resume(sessions, second, 1)
 
 
 def test_partitions_are_added_replaced_and_forgotten() -> None:
-    session = Session(1, 0)
-    session.update([(("a", 0), WANTED), (("a", 1), WANTED)], [])
-    session.update([(("a", 0), WANTED._replace(offset=9))], [("a", 1), ("never", 0)])
+    session = Session(1, False, 0)
+    session.update({("a", 0): WANTED, ("a", 1): WANTED}, [])
+    session.update({("a", 0): WANTED._replace(offset=9)}, [("a", 1), ("never", 0)])
     assert session.wanted == {("a", 0): WANTED._replace(offset=9)}
 
 
 def test_a_busy_partition_goes_to_the_end_of_the_line() -> None:
-    session = Session(1, 0)
-    session.update([(("a", i), WANTED) for i in range(3)], [])
-    session.had_records(("a", 0))
+    session = Session(1, False, 0)
+    session.update({("a", i): WANTED for i in range(3)}, [])
+    assert session.is_news(("a", 0), 5, 0, 100, 0)
     assert list(session.wanted) == [("a", 1), ("a", 2), ("a", 0)]
+    assert session.is_news(("gone", 0), 5, 0, 100, 0)
+    assert ("gone", 0) not in session.wanted
 
 
 def test_only_news_is_news() -> None:
-    session = Session(1, 0)
-    assert session.changed(("a", 0), 5, 0)
-    assert not session.changed(("a", 0), 5, 0)
-    assert session.changed(("a", 0), 6, 0)
+    session = Session(1, False, 0)
+    key: PartitionKey = ("a", 0)
+    session.add(key, WANTED, 5, 0)
+    assert not session.is_news(key, 5, 0, 0, 0)
+    assert session.is_news(key, 6, 0, 0, 0)
+    assert session.is_news(key, 6, 1, 0, 0)
+    assert not session.is_news(key, 6, 1, 0, 0)
+    assert session.is_news(key, 6, 1, 10, 0)
+    assert all(session.is_news(key, -1, -1, 0, 3) for _ in range(3))  # an error is, every time
+    assert session.is_news(key, 6, 1, 0, 0)  # and its end

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import trio
 
 from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.offsets import (
@@ -15,8 +18,11 @@ from kafka_wire.messages.offsets import (
 )
 from kafka_wire.messages.transactions import InitProducerIdRequest
 from kafka_wire.records import build_batch
+from kbroker.api.context import Services
 from kbroker.testing.broker import Machine, memory_broker
 from kbroker.testing.client import BareClient
+from kbroker.turns import PAUSES_A_TURN, STRIDE
+from tests.api.steps import Steps
 from tests.api.test_produce import produce
 
 
@@ -61,6 +67,60 @@ async def test_an_empty_partition_has_no_largest_timestamp() -> None:
     async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
         assert await ask(client, -3) == (0, -1, -1)
         assert (await ask(client, -1, index=5))[0] == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+
+
+async def list_offsets(client: BareClient, *asked: tuple[str, list[tuple[int, int]]], **options: Any) -> list[Any]:
+    """Ask topics for (partition, timestamp); (topic, [(partition, error, offset, leader epoch)]) of the answer."""
+    epoch = options.pop("leader_epoch", -1)
+    topics = [
+        ListOffsetsTopic(
+            name=name,
+            partitions=[
+                ListOffsetsPartition(partition_index=i, timestamp=t, current_leader_epoch=epoch) for i, t in rows
+            ],
+        )
+        for name, rows in asked
+    ]
+    response = await client.call(ListOffsetsRequest(**{"replica_id": -1, "topics": topics, **options}), 7)
+    return [
+        (t.name, [(p.partition_index, p.error_code, p.offset, p.leader_epoch) for p in t.partitions])
+        for t in response.topics
+    ]
+
+
+async def test_odd_requests_are_answered_as_kafka_does() -> None:
+    """As recorded from Apache Kafka 4.3: t-0 has records, t-1 none."""
+    async with memory_broker(topics={"t": 2}) as broker, broker.client() as client:
+        await fill(client, broker.clock.data_ms())
+        twice, none = (0, ErrorCode.INVALID_REQUEST, -1, -1), (1, 0, 0, 0)
+        assert await list_offsets(client, ("t", [(0, -1), (1, -2), (0, -2)])) == [("t", [twice, none])]
+        assert await list_offsets(client, ("t", [(0, -1)]), ("t", [(0, -1), (1, -1)])) == [("t", [twice, none])]
+        assert await list_offsets(client, ("t", []), ("x", [(0, -1)])) == [("x", [(0, 3, -1, -1)])]
+        assert await list_offsets(client) == []
+        assert await list_offsets(client, ("t", [(0, -1)]), leader_epoch=9) == [("t", [(0, 75, -1, -1)])]
+        assert await list_offsets(client, ("t", [(0, -1)]), leader_epoch=-2) == [("t", [(0, 74, -1, -1)])]
+        assert await list_offsets(client, ("t", [(0, -1)]), isolation_level=9) == [("t", [(0, -1, -1, -1)])]
+        for replica in (-2, 5):
+            assert await list_offsets(client, ("t", [(0, -1)]), replica_id=replica) == [("t", [(0, 0, 9, 0)])]
+        assert await list_offsets(client, ("t", [(0, 2**63 - 1)])) == [("t", [(0, 0, -1, -1)])]
+
+
+async def test_many_partitions_are_looked_up_once_each_and_in_turns(
+    monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    count = 5000
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        steps = Steps(nursery)
+        monkeypatch.setattr(Services, "partition", steps.counted(Services.partition))
+        (answer,) = await list_offsets(client, ("t", [(index, -1) for index in range(count)]))
+        assert [row[0] for row in answer[1]] == list(range(count))
+        asked = [OffsetForLeaderPartition(partition=index, leader_epoch=0) for index in range(count)]
+        request = OffsetForLeaderEpochRequest(topics=[OffsetForLeaderTopic(topic="t", partitions=asked)])
+        ends = await client.call(request, 4)
+        assert [row.partition for row in ends.topics[0].partitions] == list(range(count))
+        assert steps.calls == 2 * count
+        assert steps.longest <= 2 * STRIDE * PAUSES_A_TURN
+        nursery.cancel_scope.cancel()
 
 
 async def test_R4_epoch_ends_across_restarts() -> None:

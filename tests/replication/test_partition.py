@@ -8,6 +8,7 @@ import trio
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import build_batch, read_header
 from kbroker.config import TopicConfig
+from kbroker.log.errors import LogOffline
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.replication.partition import ACKS_ALL, NotLeader, Partition
@@ -58,10 +59,74 @@ def test_L7_reads_stop_at_the_high_watermark() -> None:
     result = partition.read(0, 1 << 20)
     assert result.high_watermark == 1
     assert sum(read_header(piece.read()).count for piece in result.slices) == 1
-    assert partition.read(1, 1 << 20).slices == []
+    for offset in (1, 2):  # up to the log end: after a failover a consumer may be ahead of the high watermark
+        result = partition.read(offset, 1 << 20)
+        assert (result.slices, result.high_watermark) == ([], 1)
+    for offset in (-1, 3):
+        with pytest.raises(KafkaError) as error:
+            partition.read(offset, 1 << 20)
+        assert code(error) == ErrorCode.OFFSET_OUT_OF_RANGE
+
+
+def test_a_negative_limit_is_an_error_only_where_there_is_something_to_read() -> None:
+    partition = leader()
+    partition.append(batch(), 1, 0)
+    assert partition.read(1, -1).slices == []
     with pytest.raises(KafkaError) as error:
-        partition.read(2, 1 << 20)
-    assert code(error) == ErrorCode.OFFSET_OUT_OF_RANGE
+        partition.read(0, -1)
+    assert code(error) == ErrorCode.UNKNOWN_SERVER_ERROR
+
+
+def test_what_is_available_is_counted_up_to_the_high_watermark_and_to_most() -> None:
+    partition = leader(segment_bytes=200)
+    size = len(batch())
+    for count in range(1, 6):
+        assert partition.append(batch(), 1, 0).base_offset == count - 1
+        for offset in range(count + 1):
+            assert partition.available(offset, 1 << 20) == (count - offset) * size
+            assert partition.available(offset, size + 1) == min((count - offset) * size, size + 1)
+    assert len(partition.log.segments) > 1
+    partition.log.append(batch(), leader_epoch=0, now_ms=0)
+    assert partition.available(4, 1 << 20) == size
+    assert partition.available(6, 1 << 20) == 0
+
+
+def test_a_log_that_goes_offline_ends_the_waits_for_it() -> None:
+    partition = leader()
+    partition.log.fail(LogOffline("gone"))
+    with pytest.raises(LogOffline):
+        partition.high_watermark.check()
+    with pytest.raises(KafkaError) as error:
+        partition.read(0, 100)
+    assert code(error) == ErrorCode.KAFKA_STORAGE_ERROR
+
+
+def test_a_reader_of_another_history_is_told_where_they_part() -> None:
+    partition = leader(epoch=1)
+    partition.append(batch(), 1, 0)
+    partition.lead(4, (NODE,))
+    partition.append(batch(), 1, 0)
+    assert partition.parting(1, 4, 1) is None
+    assert partition.parting(2, -1, 4) is None
+    assert partition.parting(2, 4, 1) == (1, 1)  # it has more of epoch 1 than this log
+    assert partition.parting(2, 4, 3) == (1, 1)  # epoch 3 wrote nothing here
+    for offset, epoch in ((1, 5), (-1, 1)):
+        with pytest.raises(KafkaError) as error:
+            partition.parting(offset, 4, epoch)
+        assert code(error) == ErrorCode.OFFSET_OUT_OF_RANGE
+
+
+@pytest.mark.parametrize("replica", [1, 2, 7])
+def test_only_another_replica_may_say_it_is_one(replica: int) -> None:
+    partition = make()
+    partition.lead(3, (NODE, 2))
+    if replica == 2:
+        partition.check_follower(2, 3)
+        return
+    for believed, expected in ((-1, ErrorCode.NOT_LEADER_OR_FOLLOWER), (3, ErrorCode.UNKNOWN_LEADER_EPOCH)):
+        with pytest.raises(KafkaError) as error:
+            partition.check_follower(replica, believed)
+        assert code(error) == expected
 
 
 def test_batches_carry_the_leader_epoch() -> None:
