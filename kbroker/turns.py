@@ -29,12 +29,12 @@ Work: TypeAlias = Generator[None, None, T]
 _floor: trio.lowlevel.RunVar[trio.Lock] = trio.lowlevel.RunVar("whose turn long work is")
 
 
-def each(function: Callable[[S], T], items: Iterable[S]) -> Work[list[T]]:
-    """`[function(item) for item in items]`, with pauses."""
+def each(function: Callable[[S], T], items: Iterable[S], stride: int = STRIDE) -> Work[list[T]]:
+    """`[function(item) for item in items]`, with a pause after every stride calls."""
     done: list[T] = []
     for item in items:
         done.append(function(item))
-        if not len(done) % STRIDE:
+        if not len(done) % stride:
             yield
     return done
 

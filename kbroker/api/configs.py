@@ -7,7 +7,8 @@ brokers with the next image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import trio
 
@@ -15,6 +16,7 @@ from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.configs import (
     AlterConfigsRequest,
+    AlterConfigsResource,
     AlterConfigsResourceResponse,
     AlterConfigsResponse,
     ConfigResource,
@@ -25,6 +27,7 @@ from kafka_wire.messages.configs import (
     DescribeConfigsResult,
     DescribeConfigsSynonym,
     IncrementalAlterConfigsRequest,
+    IncrementalAlterConfigsResource,
     IncrementalAlterConfigsResourceResponse,
     IncrementalAlterConfigsResponse,
     ListConfigResourcesRequest,
@@ -33,6 +36,7 @@ from kafka_wire.messages.configs import (
 from kbroker.api.context import Context, Services
 from kbroker.api.registry import handles
 from kbroker.cluster.config_changes import ConfigChange, ConfigOp
+from kbroker.cluster.image import ClusterImage
 from kbroker.cluster.placement import check_topic_name
 from kbroker.config import (
     ConfigRow,
@@ -43,52 +47,94 @@ from kbroker.config import (
     describe_topic,
 )
 from kbroker.coordinators.settings import CONSUMER_GROUP_KEYS
+from kbroker.turns import Work, answer, each, finish
 
 CLIENT_METRICS = 16  # a resource type that has no configs here (KIP-714)
+R = TypeVar("R")
+Wish: TypeAlias = "tuple[int, str, list[tuple[int, str, str | None]]]"  # resource type, its name, (op, key, value)...
+
 RESOURCE_TYPES = (Scope.TOPIC, Scope.BROKER, Scope.GROUP)
 BOUNDED_GROUP_KEYS = {f"consumer.{key}": key for key in CONSUMER_GROUP_KEYS}
+KNOWN_OPS = {int(op) for op in ConfigOp}
 TIMEOUT_S = 30.0
+DESCRIBED_ROWS_MAX = 1_000_000  # of one answer: some 50 MB
 
 
 # -- describe ---------------------------------------------------------------------------------------------------------
 
 
 @handles(ApiKey.DESCRIBE_CONFIGS, 1, 4)
-def describe_configs(request: DescribeConfigsRequest, context: Context) -> DescribeConfigsResponse:
+def describe_configs(
+    request: DescribeConfigsRequest, context: Context
+) -> DescribeConfigsResponse | Coroutine[Any, Any, DescribeConfigsResponse]:
     """The configs of each resource, with where each value comes from (KIP-133, KIP-226)."""
-    return DescribeConfigsResponse(
-        results=[_described(resource, request, context.services) for resource in request.resources]
-    )
+    return answer(_all_described(request, context.services))
+
+
+def _all_described(request: DescribeConfigsRequest, services: Services) -> Work[DescribeConfigsResponse]:
+    """Resources that have nothing of their own, as most topics, share their rows: what costs memory is the answer."""
+    shared: dict[object, list[DescribeConfigsResourceResult]] = {}
+    results: list[DescribeConfigsResult] = []
+    rows = 0
+    for resource in request.resources:
+        try:
+            if rows > DESCRIBED_ROWS_MAX:
+                text = f"An answer has no more than {DESCRIBED_ROWS_MAX} configs: ask in several requests."
+                raise KafkaError(ErrorCode.INVALID_REQUEST, text)
+            found = _shared_rows(resource, request, services, shared)
+            rows += len(found)
+            results.append(_described(resource, found, KafkaError(ErrorCode.NONE)))
+        except KafkaError as error:
+            results.append(_described(resource, [], error))
+        yield
+    return DescribeConfigsResponse(results=results)
+
+
+def _shared_rows(
+    resource: DescribeConfigsResource,
+    request: DescribeConfigsRequest,
+    services: Services,
+    shared: dict[object, list[DescribeConfigsResourceResult]],
+) -> list[DescribeConfigsResourceResult]:
+    """The rows of a resource, made once for all that have the same configs. Raises KafkaError."""
+    names = resource.configuration_keys
+    same = (resource.resource_type, *_own(resource, services), None if names is None else tuple(names))
+    if same not in shared:
+        rows = _rows(resource, request.include_documentation, services)
+        shared[same] = [_result(row, request.include_synonyms) for row in rows]
+    return shared[same]
+
+
+def _own(resource: DescribeConfigsResource, services: Services) -> tuple[object, ...]:
+    """What tells a resource's configs from those of others of its type. Raises KafkaError for one that is not there."""
+    name = resource.resource_name
+    if resource.resource_type == Scope.TOPIC:
+        check_topic_name(name, ())
+        topic = services.image.topics.get(name)
+        if topic is None:
+            raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
+        return tuple(topic.configs.items())
+    if resource.resource_type == Scope.GROUP:
+        return tuple(services.image.group_configs.get(name, {}).items())
+    return (name,)
 
 
 def _described(
-    resource: DescribeConfigsResource, request: DescribeConfigsRequest, services: Services
+    resource: DescribeConfigsResource, rows: list[DescribeConfigsResourceResult], error: KafkaError
 ) -> DescribeConfigsResult:
-    try:
-        rows = _rows(resource, request.include_documentation, services)
-    except KafkaError as error:
-        return DescribeConfigsResult(
-            error_code=error.code,
-            error_message=error.message,
-            resource_type=resource.resource_type,
-            resource_name=resource.resource_name,
-        )
     return DescribeConfigsResult(
-        error_code=ErrorCode.NONE,
+        error_code=error.code,
+        error_message=error.message if error.code else None,
         resource_type=resource.resource_type,
         resource_name=resource.resource_name,
-        configs=[_result(row, request.include_synonyms) for row in rows],
+        configs=rows,
     )
 
 
 def _rows(resource: DescribeConfigsResource, documentation: bool, services: Services) -> list[ConfigRow]:
     name, names, config = resource.resource_name, resource.configuration_keys, services.config
     if resource.resource_type == Scope.TOPIC:
-        check_topic_name(name, ())
-        topic = services.image.topics.get(name)
-        if topic is None:
-            raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
-        return describe_topic(topic.configs, config, names, documentation=documentation)
+        return describe_topic(services.image.topics[name].configs, config, names, documentation=documentation)
     if resource.resource_type == Scope.BROKER:
         _check_broker(name, services)
         if not name:
@@ -132,23 +178,13 @@ def _result(row: ConfigRow, with_synonyms: bool) -> DescribeConfigsResourceResul
 @handles(ApiKey.ALTER_CONFIGS, 0, 2)
 async def alter_configs(request: AlterConfigsRequest, context: Context) -> AlterConfigsResponse:
     """Replace each resource's configs by the ones given."""
-    changes = [
-        (
-            resource.resource_type,
-            resource.resource_name,
-            [(int(ConfigOp.SET), config.name, config.value) for config in resource.configs],
-        )
-        for resource in request.resources
-    ]
-    results = await _alter(changes, context.services, replace=True, validate_only=request.validate_only)
-    return AlterConfigsResponse(
-        responses=[
-            AlterConfigsResourceResponse(
-                error_code=_code(error), error_message=_text(error), resource_type=kind, resource_name=name
-            )
-            for (kind, name, _), error in zip(changes, results, strict=True)
-        ]
-    )
+
+    def wish(resource: AlterConfigsResource) -> Wish:
+        ops = [(int(ConfigOp.SET), config.name, config.value) for config in resource.configs]
+        return resource.resource_type, resource.resource_name, ops
+
+    responses = await _alter(request, wish, AlterConfigsResourceResponse, context.services, replace=True)
+    return AlterConfigsResponse(responses=responses)
 
 
 @handles(ApiKey.INCREMENTAL_ALTER_CONFIGS, 0, 1)
@@ -156,55 +192,52 @@ async def incremental_alter_configs(
     request: IncrementalAlterConfigsRequest, context: Context
 ) -> IncrementalAlterConfigsResponse:
     """Set, delete, append to or subtract from single configs (KIP-339)."""
-    changes = [
-        (
-            resource.resource_type,
-            resource.resource_name,
-            [(config.config_operation, config.name, config.value) for config in resource.configs],
-        )
-        for resource in request.resources
-    ]
-    results = await _alter(changes, context.services, replace=False, validate_only=request.validate_only)
-    return IncrementalAlterConfigsResponse(
-        responses=[
-            IncrementalAlterConfigsResourceResponse(
-                error_code=_code(error), error_message=_text(error), resource_type=kind, resource_name=name
-            )
-            for (kind, name, _), error in zip(changes, results, strict=True)
-        ]
-    )
+
+    def wish(resource: IncrementalAlterConfigsResource) -> Wish:
+        ops = [(config.config_operation, config.name, config.value) for config in resource.configs]
+        return resource.resource_type, resource.resource_name, ops
+
+    responses = await _alter(request, wish, IncrementalAlterConfigsResourceResponse, context.services, replace=False)
+    return IncrementalAlterConfigsResponse(responses=responses)
 
 
 async def _alter(
-    wishes: Sequence[tuple[int, str, list[tuple[int, str, str | None]]]],
+    request: AlterConfigsRequest | IncrementalAlterConfigsRequest,
+    wish: Callable[[Any], Wish],
+    response: Callable[..., R],
     services: Services,
     *,
     replace: bool,
-    validate_only: bool,
-) -> list[KafkaError | None]:
+) -> list[R]:
     """Each resource stands for itself: one that is refused does not stop the others."""
-    results: list[KafkaError | None] = []
-    changes: list[ConfigChange] = []
-    for kind, name, ops in wishes:
+
+    resources: list[Any] = [*request.resources]
+
+    def planned(resource: Any) -> ConfigChange | KafkaError:
         try:
-            changes.append(_change(kind, name, ops, replace, services))
-            results.append(None)
+            return _change(*wish(resource), replace, services)
         except KafkaError as error:
-            results.append(error)
+            return error
+
+    plans = await finish(each(planned, resources, stride=4))
+    changes = [plan for plan in plans if isinstance(plan, ConfigChange)]
     outcomes: Sequence[KafkaError | None] = [KafkaError(ErrorCode.REQUEST_TIMED_OUT)] * len(changes)
     with trio.move_on_after(TIMEOUT_S):
-        outcomes = await services.admin.alter_configs(changes, validate_only=validate_only)
+        outcomes = await services.admin.alter_configs(changes, validate_only=request.validate_only)
         await services.wait_applied()
     carried_out = iter(outcomes)
-    return [next(carried_out) if refused is None else refused for refused in results]
+    results = (next(carried_out) if isinstance(plan, ConfigChange) else plan for plan in plans)
 
+    def answered(pair: tuple[Any, KafkaError | None]) -> R:
+        resource, error = pair
+        return response(
+            error_code=error.code if error else ErrorCode.NONE,
+            error_message=error.message if error else None,
+            resource_type=resource.resource_type,
+            resource_name=resource.resource_name,
+        )
 
-def _code(error: KafkaError | None) -> ErrorCode:
-    return error.code if error else ErrorCode.NONE
-
-
-def _text(error: KafkaError | None) -> str | None:
-    return error.message if error else None
+    return await finish(each(answered, zip(resources, results, strict=True)))
 
 
 def _change(
@@ -216,9 +249,8 @@ def _change(
         _check_broker(name, services)
     if kind == Scope.GROUP:
         _check_group(name, ops, services)
-    known = {int(op) for op in ConfigOp}
     for op, key, _ in ops:
-        if op not in known:
+        if op not in KNOWN_OPS:
             raise KafkaError(ErrorCode.INVALID_REQUEST, f"Unknown operation {op} for {key}")
     return ConfigChange(Scope(kind), name, [(ConfigOp(op), key, value) for op, key, value in ops], replace)
 
@@ -241,27 +273,33 @@ def _check_group(name: str, ops: list[tuple[int, str, str | None]], services: Se
 
 
 @handles(ApiKey.LIST_CONFIG_RESOURCES, 0, 1)
-def list_config_resources(request: ListConfigResourcesRequest, context: Context) -> ListConfigResourcesResponse:
+def list_config_resources(
+    request: ListConfigResourcesRequest, context: Context
+) -> ListConfigResourcesResponse | Coroutine[Any, Any, ListConfigResourcesResponse]:
     """List what has configs (KIP-1142). Version 0 asks for client metrics only: there are none (KIP-1000)."""
     wanted = set(request.resource_types) or {int(kind) for kind in RESOURCE_TYPES}
     if context.version == 0:
         wanted = set()
     if not wanted <= {*RESOURCE_TYPES, CLIENT_METRICS, 8}:
         return ListConfigResourcesResponse(error_code=ErrorCode.UNSUPPORTED_VERSION)
-    return ListConfigResourcesResponse(
-        error_code=ErrorCode.NONE,
-        config_resources=[
-            ConfigResource(resource_name=name, resource_type=kind)
-            for kind, name in _resources(context.services)
-            if kind in wanted
-        ],
-    )
+    return answer(_listed(context.services.image, wanted))
 
 
-def _resources(services: Services) -> Iterator[tuple[int, str]]:
-    for name in services.image.topics:
-        yield Scope.TOPIC, name
-    for broker_id in services.image.brokers:
-        yield Scope.BROKER, str(broker_id)
-    for group_id in services.image.group_configs:
-        yield Scope.GROUP, group_id
+def _listed(image: ClusterImage, wanted: Collection[int]) -> Work[ListConfigResourcesResponse]:
+    found = yield from each(_resource, _resources(image, wanted))
+    return ListConfigResourcesResponse(error_code=ErrorCode.NONE, config_resources=found)
+
+
+def _resource(pair: tuple[str, int]) -> ConfigResource:
+    return ConfigResource(resource_name=pair[0], resource_type=pair[1])
+
+
+def _resources(image: ClusterImage, wanted: Collection[int]) -> Iterator[tuple[str, int]]:
+    names: dict[Scope, Iterable[object]] = {
+        Scope.TOPIC: image.topics,
+        Scope.BROKER: image.brokers,
+        Scope.GROUP: image.group_configs,
+    }
+    for scope, each_name in names.items():
+        if scope in wanted:
+            yield from ((str(name), int(scope)) for name in each_name)

@@ -5,7 +5,8 @@ There is one log directory. Moving replicas between directories has no meaning h
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
+from typing import Any
 
 from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode
@@ -19,14 +20,23 @@ from kafka_wire.messages.topics import (
 from kbroker.api.context import Context, Services
 from kbroker.api.registry import handles
 from kbroker.replication.partition import Partition
+from kbroker.turns import STRIDE, Work, answer
 
 
 @handles(ApiKey.DESCRIBE_LOG_DIRS, 1, 5)
-def describe_log_dirs(request: DescribeLogDirsRequest, context: Context) -> DescribeLogDirsResponse:
+def describe_log_dirs(
+    request: DescribeLogDirsRequest, context: Context
+) -> DescribeLogDirsResponse | Coroutine[Any, Any, DescribeLogDirsResponse]:
     """Sizes of the partitions asked for (null: all) and of the volume (KIP-827); unknown ones are left out."""
-    services, disk = context.services, context.services.env.disk
+    return answer(_described(request, context.services))
+
+
+def _described(request: DescribeLogDirsRequest, services: Services) -> Work[DescribeLogDirsResponse]:
+    disk = services.env.disk
     topics: dict[str, DescribeLogDirsTopic] = {}
-    for partition in _asked(request, services):
+    for n, partition in enumerate(_asked(request, services)):
+        if n % STRIDE == STRIDE - 1:
+            yield
         topic = topics.setdefault(partition.topic, DescribeLogDirsTopic(name=partition.topic))
         topic.partitions.append(
             DescribeLogDirsPartition(partition_index=partition.index, partition_size=partition.log.size)
@@ -50,6 +60,6 @@ def describe_log_dirs(request: DescribeLogDirsRequest, context: Context) -> Desc
 
 def _asked(request: DescribeLogDirsRequest, services: Services) -> Iterable[Partition]:
     if request.topics is None:
-        return services.partitions.values()
+        return tuple(services.partitions.values())
     keys = dict.fromkeys((topic.topic, index) for topic in request.topics for index in topic.partitions)
     return [services.partitions[key] for key in keys if key in services.partitions]

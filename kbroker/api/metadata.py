@@ -11,7 +11,7 @@ that a client that reached us can reach us again.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any
 
 from kafka_wire.api import ApiKey
@@ -38,8 +38,9 @@ from kbroker.api.addresses import reachable
 from kbroker.api.context import Context
 from kbroker.api.registry import APIS, handles
 from kbroker.api.topics import create_missing
-from kbroker.cluster.image import PartitionImage, TopicImage
+from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage
 from kbroker.cluster.placement import check_topic_name
+from kbroker.turns import STRIDE, Work, answer, each, finish
 
 NO_TOPIC_ID = bytes(16)
 NOT_ASKED = -(2**31)  # authorized operations were not requested
@@ -48,6 +49,7 @@ TOPIC_OPERATIONS = sum(1 << n for n in (3, 4, 5, 6, 7, 8, 10, 11))  # read write
 CLUSTER_OPERATIONS = sum(1 << n for n in (5, 7, 8, 9, 10, 11, 12))
 DESCRIBED_PARTITIONS_MAX = 2000  # of one DescribeTopicPartitions answer (max.request.partition.size.limit)
 BROKER_ENDPOINTS = 1
+TOPICS_A_PAUSE = 8  # topics described between two pauses, most of them of few partitions
 
 
 @handles(ApiKey.API_VERSIONS, 0, 4)
@@ -79,24 +81,63 @@ def _advertised() -> list[ApiVersion]:
 
 @handles(ApiKey.METADATA, 0, 13)
 def metadata(request: MetadataRequest, context: Context) -> MetadataResponse | Coroutine[Any, Any, MetadataResponse]:
-    """Describe brokers and the topics asked for; a coroutine when some of them are created on the way."""
+    """Describe brokers and the topics asked for; a coroutine when they are many, or some are created on the way."""
+    try:
+        wanted = _Wanted(request, context.version)
+    except KafkaError as error:
+        return _refused(request, error.code)
     topics = context.services.image.topics
     may_create = context.version < 4 or request.allow_auto_topic_creation
-    if may_create and request.topics and context.services.config.get_bool("auto.create.topics.enable"):
-        asked = (t.name for t in request.topics if t.name is not None and t.topic_id == NO_TOPIC_ID)
-        missing = [name for name in asked if name not in topics]
+    if may_create and wanted.names and context.services.config.get_bool("auto.create.topics.enable"):
+        missing = [name for name in wanted.names if name not in topics]
         if missing:
-            return _create_and_describe(missing, request, context)
-    return _metadata(request, context, {})
+            return _create_and_describe(missing, wanted, request, context)
+    return answer(_metadata(wanted, request, context, {}))
 
 
-async def _create_and_describe(missing: list[str], request: MetadataRequest, context: Context) -> MetadataResponse:
-    return _metadata(request, context, await create_missing(missing, context.services))
+class _Wanted:
+    """Which topics a request is about, each once. Where there are IDs the names beside them do not count (KIP-516)."""
+
+    __slots__ = ("all", "ids", "names")
+
+    def __init__(self, request: MetadataRequest, version: int) -> None:
+        """Raises KafkaError INVALID_REQUEST for a topic without a name, or with an ID, before version 12."""
+        asked = request.topics
+        self.all = asked is None or (version == 0 and not asked)
+        self.ids: dict[bytes, None] = {}
+        self.names: dict[str, None] = {}
+        for topic in asked or ():
+            if version < 12 and (topic.name is None or topic.topic_id != NO_TOPIC_ID):
+                raise KafkaError(ErrorCode.INVALID_REQUEST)
+            if topic.topic_id != NO_TOPIC_ID:
+                self.ids[topic.topic_id] = None
+            elif topic.name is not None:
+                self.names[topic.name] = None
+        if self.ids:
+            self.names.clear()
 
 
-def _metadata(request: MetadataRequest, context: Context, failed: dict[str, ErrorCode]) -> MetadataResponse:
+async def _create_and_describe(
+    missing: list[str], wanted: _Wanted, request: MetadataRequest, context: Context
+) -> MetadataResponse:
+    failed = await create_missing(missing, context.services)
+    return await finish(_metadata(wanted, request, context, failed))
+
+
+def _metadata(
+    wanted: _Wanted, request: MetadataRequest, context: Context, failed: dict[str, ErrorCode]
+) -> Work[MetadataResponse]:
     image = context.services.image
-    with_operations = context.version >= 8 and request.include_topic_authorized_operations
+    topics: list[MetadataResponseTopic] = []
+    for topic, found in _asked_topics(wanted, image, failed):
+        topics.append(found)
+        if topic is not None:
+            found.partitions = yield from each(_partition, topic.partitions)
+        if not len(topics) % TOPICS_A_PAUSE:
+            yield
+    if context.version >= 8 and request.include_topic_authorized_operations:
+        for described in topics:
+            described.topic_authorized_operations = TOPIC_OPERATIONS
     return MetadataResponse(
         brokers=[
             MetadataResponseBroker(node_id=broker.id, host=host, port=port, rack=broker.rack)
@@ -104,7 +145,7 @@ def _metadata(request: MetadataRequest, context: Context, failed: dict[str, Erro
         ],
         cluster_id=image.cluster_id,
         controller_id=image.controller_id,
-        topics=[_topic(*each, with_operations) for each in _asked_topics(request, context, failed)],
+        topics=topics,
         cluster_authorized_operations=(
             CLUSTER_OPERATIONS
             if 8 <= context.version <= 10 and request.include_cluster_authorized_operations
@@ -114,23 +155,33 @@ def _metadata(request: MetadataRequest, context: Context, failed: dict[str, Erro
 
 
 def _asked_topics(
-    request: MetadataRequest, context: Context, failed: dict[str, ErrorCode]
-) -> Iterable[tuple[TopicImage | None, str | None, bytes, ErrorCode]]:
-    """(topic or None, name, id, error) for each topic asked for."""
-    image = context.services.image
-    if request.topics is None or (context.version == 0 and not request.topics):
-        for topic in image.topics.values():
-            yield topic, topic.name, topic.id, ErrorCode.NONE
-        return
-    for asked in request.topics:
-        if asked.name is None or asked.topic_id != NO_TOPIC_ID:  # Java 4.3 sends an empty name beside the ID
-            found = image.topics_by_id.get(asked.topic_id)
-            error = ErrorCode.NONE if found else ErrorCode.UNKNOWN_TOPIC_ID
-            yield found, found.name if found else None, asked.topic_id, error
-            continue
-        found = image.topics.get(asked.name)
-        error = ErrorCode.NONE if found else failed.get(asked.name, _why_absent(asked.name))
-        yield found, asked.name, found.id if found else NO_TOPIC_ID, error
+    wanted: _Wanted, image: ClusterImage, failed: dict[str, ErrorCode]
+) -> Iterator[tuple[TopicImage | None, MetadataResponseTopic]]:
+    """Each topic asked for, if it is there, and the answer about it but for its partitions."""
+    for topic in image.topics.values() if wanted.all else ():
+        yield topic, _topic(topic)
+    for topic_id in wanted.ids:
+        found = image.topics_by_id.get(topic_id)
+        yield found, _topic(found) if found else _no_topic(ErrorCode.UNKNOWN_TOPIC_ID, None, topic_id)
+    for name in wanted.names:
+        found = image.topics.get(name)
+        yield found, _topic(found) if found else _no_topic(failed.get(name) or _why_absent(name), name, NO_TOPIC_ID)
+
+
+def _topic(topic: TopicImage) -> MetadataResponseTopic:
+    return MetadataResponseTopic(name=topic.name, topic_id=topic.id, is_internal=topic.internal)
+
+
+def _no_topic(error: ErrorCode, name: str | None, topic_id: bytes) -> MetadataResponseTopic:
+    return MetadataResponseTopic(error_code=error, name=name, topic_id=topic_id)
+
+
+def _refused(request: MetadataRequest, error: ErrorCode) -> MetadataResponse:
+    """Kafka: MetadataRequest.getErrorResponse."""
+    return MetadataResponse(
+        topics=[_no_topic(error, topic.name or "", topic.topic_id) for topic in request.topics or ()],
+        error_code=error,
+    )
 
 
 def _why_absent(name: str) -> ErrorCode:
@@ -139,19 +190,6 @@ def _why_absent(name: str) -> ErrorCode:
     except KafkaError as error:
         return error.code
     return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-
-
-def _topic(
-    topic: TopicImage | None, name: str | None, topic_id: bytes, error: ErrorCode, with_operations: bool
-) -> MetadataResponseTopic:
-    return MetadataResponseTopic(
-        error_code=error,
-        name=name,
-        topic_id=topic_id,
-        is_internal=topic.internal if topic else False,
-        partitions=[_partition(p) for p in topic.partitions] if topic else [],
-        topic_authorized_operations=TOPIC_OPERATIONS if with_operations and topic else NOT_ASKED,
-    )
 
 
 def _partition(p: PartitionImage) -> MetadataResponsePartition:
@@ -195,13 +233,21 @@ def describe_cluster(request: DescribeClusterRequest, context: Context) -> Descr
 @handles(ApiKey.DESCRIBE_TOPIC_PARTITIONS, 0, 0)
 def describe_topic_partitions(
     request: DescribeTopicPartitionsRequest, context: Context
-) -> DescribeTopicPartitionsResponse:
+) -> DescribeTopicPartitionsResponse | Coroutine[Any, Any, DescribeTopicPartitionsResponse]:
     """Topics in name order, so many partitions an answer, with a cursor to go on from (KIP-966)."""
+    return answer(_partitions_described(request, context))
+
+
+def _partitions_described(
+    request: DescribeTopicPartitionsRequest, context: Context
+) -> Work[DescribeTopicPartitionsResponse]:
     image, cursor = context.services.image, request.cursor
     names = sorted({t.name for t in request.topics} or image.topics)
     room = max(1, min(request.response_partition_limit, DESCRIBED_PARTITIONS_MAX))
     response = DescribeTopicPartitionsResponse()
-    for name in names:
+    for n, name in enumerate(names):
+        if n % STRIDE == STRIDE - 1:
+            yield
         if cursor is not None and name < cursor.topic_name:
             continue
         start = cursor.partition_index if cursor is not None and name == cursor.topic_name else 0

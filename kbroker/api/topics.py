@@ -8,6 +8,7 @@ is usable when CreateTopics returns.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import trio
 
@@ -24,6 +25,7 @@ from kafka_wire.messages.topics import (
     CreateTopicsRequest,
     CreateTopicsResponse,
     DeletableTopicResult,
+    DeleteRecordsPartition,
     DeleteRecordsPartitionResult,
     DeleteRecordsRequest,
     DeleteRecordsResponse,
@@ -39,9 +41,11 @@ from kbroker.cluster.placement import NewTopic
 from kbroker.config import describe_topic
 from kbroker.coordinators.shell import OFFSETS_TOPIC
 from kbroker.log.log import PartitionLog
+from kbroker.turns import Work, each, finish
 
 TIMEOUT_MS_MAX = 120_000  # no admin request waits longer, whatever it asks for
 AUTO_CREATE_TIMEOUT_MS = 10_000
+DELETE_RECORDS_TIMEOUT_S = 5.0  # at least: noting the new start takes an fsync, which Kafka does not wait for
 
 
 def _timeout_s(timeout_ms: int) -> float:
@@ -57,12 +61,14 @@ async def create_topics(request: CreateTopicsRequest, context: Context) -> Creat
     services = context.services
     results: Sequence[TopicImage | KafkaError] = [KafkaError(ErrorCode.REQUEST_TIMED_OUT)] * len(request.topics)
     with trio.move_on_after(_timeout_s(request.timeout_ms)):
-        results = await services.admin.create_topics(
-            [_new_topic(topic) for topic in request.topics], validate_only=request.validate_only
-        )
+        wishes = await finish(each(_new_topic, request.topics))
+        results = await services.admin.create_topics(wishes, validate_only=request.validate_only)
         await services.wait_applied()
-    answers = {t.name: _created(t, result, services) for t, result in zip(request.topics, results, strict=True)}
-    return CreateTopicsResponse(topics=list(answers.values()))  # a name given twice is answered once, as in Kafka
+    by_name = {topic.name: (topic, result) for topic, result in zip(request.topics, results, strict=True)}
+    describe = partial(_created, services=services)
+    return CreateTopicsResponse(  # a name given twice is answered once, as in Kafka
+        topics=await finish(each(lambda pair: describe(*pair), by_name.values(), stride=2))
+    )
 
 
 def _new_topic(topic: CreatableTopic) -> NewTopic:
@@ -132,9 +138,8 @@ async def delete_topics(request: DeleteTopicsRequest, context: Context) -> Delet
             wanted = [topic.topic_id if topic.name is None else topic.name for topic in asked]
             results = await services.admin.delete_topics(wanted)
             await services.wait_applied()
-    return DeleteTopicsResponse(
-        responses=[_deleted(topic, result) for topic, result in zip(asked, results, strict=True)]
-    )
+    pairs = zip(asked, results, strict=True)
+    return DeleteTopicsResponse(responses=await finish(each(lambda pair: _deleted(*pair), pairs)))
 
 
 def _deleted(topic: DeleteTopicState, result: TopicImage | KafkaError) -> DeletableTopicResult:
@@ -186,30 +191,45 @@ async def delete_records(request: DeleteRecordsRequest, context: Context) -> Del
     """Move the log start of partitions; offset -1 means the high watermark (KIP-107)."""
     services = context.services
     starts: dict[PartitionLog, int] = {}
-    results = [
-        DeleteRecordsTopicResult(
-            name=topic.name,
-            partitions=[_start_of(topic.name, p.partition_index, p.offset, services, starts) for p in topic.partitions],
-        )
-        for topic in request.topics
-    ]
-    try:
-        if starts:
-            await services.logs.move_starts(starts)
-    except OSError:
-        for result in (each for topic_result in results for each in topic_result.partitions if not each.error_code):
-            result.low_watermark, result.error_code = -1, ErrorCode.KAFKA_STORAGE_ERROR
+    results = await finish(_starts(request, services, starts))
+    failed = None
+    timeout_s = max(_timeout_s(request.timeout_ms), DELETE_RECORDS_TIMEOUT_S)
+    with trio.move_on_after(timeout_s) as scope:
+        try:
+            if starts:
+                await services.logs.move_starts(starts)
+        except OSError:
+            failed = ErrorCode.KAFKA_STORAGE_ERROR
+    if scope.cancelled_caught:
+        failed = ErrorCode.REQUEST_TIMED_OUT
+    if failed is not None:
+        for result in (row for topic_result in results for row in topic_result.partitions if not row.error_code):
+            result.low_watermark, result.error_code = -1, failed
     return DeleteRecordsResponse(topics=results)
 
 
+def _starts(
+    request: DeleteRecordsRequest, services: Services, starts: dict[PartitionLog, int]
+) -> Work[list[DeleteRecordsTopicResult]]:
+    results = []
+    for topic in request.topics:
+        start_of = partial(_start_of, topic.name, services=services, starts=starts)
+        rows = yield from each(start_of, topic.partitions)
+        results.append(DeleteRecordsTopicResult(name=topic.name, partitions=rows))
+        yield
+    return results
+
+
 def _start_of(
-    topic: str, index: int, offset: int, services: Services, starts: dict[PartitionLog, int]
+    topic: str, asked: DeleteRecordsPartition, services: Services, starts: dict[PartitionLog, int]
 ) -> DeleteRecordsPartitionResult:
     """What to answer once the log starts there, which is noted in starts; or why it will not."""
     try:
-        partition = services.partition(topic, index)
-        low_watermark, code = partition.deletable_to(offset), ErrorCode.NONE
+        partition = services.partition(topic, asked.partition_index)
+        low_watermark, code = partition.deletable_to(asked.offset), ErrorCode.NONE
         starts[partition.log] = max(low_watermark, starts.get(partition.log, 0))
     except KafkaError as error:
         low_watermark, code = -1, error.code
-    return DeleteRecordsPartitionResult(partition_index=index, low_watermark=low_watermark, error_code=code)
+    return DeleteRecordsPartitionResult(
+        partition_index=asked.partition_index, low_watermark=low_watermark, error_code=code
+    )

@@ -40,6 +40,11 @@ def alter(change: ConfigChange, current: Mapping[str, str]) -> dict[str, str]:
     names = [name for _, name, _ in change.ops]
     if len(set(names)) != len(names):
         raise KafkaError(ErrorCode.INVALID_REQUEST, "Error due to duplicate config keys")
+    unknown = next(
+        (name for op, name, _ in change.ops if name not in TABLE[change.scope] and op is not ConfigOp.DELETE), None
+    )
+    if unknown is not None:  # at once, however many there are
+        return _checked(change, {unknown: ""})
     for op, name, text in change.ops:
         if op is ConfigOp.DELETE:
             configs.pop(name, None)
@@ -50,6 +55,10 @@ def alter(change: ConfigChange, current: Mapping[str, str]) -> dict[str, str]:
             configs[name] = text
         else:
             configs[name] = _edit_list(change.scope, op, name, text, configs.get(name))
+    return _checked(change, configs)
+
+
+def _checked(change: ConfigChange, configs: Mapping[str, str]) -> dict[str, str]:
     if change.scope is Scope.TOPIC:
         return check_configs(configs)
     try:
