@@ -19,6 +19,7 @@ Importing this package loads click and nothing else; the command that starts a b
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -63,7 +64,20 @@ cli.params.append(
 
 def main() -> None:
     """The console script."""
+    _fill_standard_descriptors()
     sys.exit(run(cli))
+
+
+def _fill_standard_descriptors() -> None:
+    """Have stdin, stdout and stderr. One that was closed (`2>&-`) would else be the number of the first file we open,
+    and that file would get what is meant for people."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
 def _print_version(context: click.Context) -> None:

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Protocol
 
@@ -26,6 +26,7 @@ from kbroker.config import BrokerConfig
 
 # SIGHUP: the terminal is gone. Windows has none.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+SAME_SIGNAL_S = 1.0  # signals so close together are one
 WILDCARDS = ("0.0.0.0:", "[::]:")
 GC_THRESHOLDS = (20_000, 20, 50)  # a broker makes few cycles; Python's 700 would go through its state all the time
 _IMPORTED_AT = time.monotonic()
@@ -75,11 +76,10 @@ class _Process:
         self.ready = False
 
     async def run(self, topics: Sequence[tuple[str, int]]) -> None:
-        """The broker, in a nursery that the first signal cancels."""
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self._watch_signals, nursery.cancel_scope)
+        """The broker, in a scope that the first signal cancels."""
+        with trio.CancelScope() as scope:
+            _Signals(scope.cancel).watch()
             await self.run_broker(topics)
-            nursery.cancel_scope.cancel()
         log.info("stopped")
 
     async def run_broker(self, topics: Sequence[tuple[str, int]]) -> None:
@@ -90,17 +90,6 @@ class _Process:
         raise_file_limit()
         env = real_env(self.data_dir)
         await run_broker(env, self.config, topics=topics, on_ready=self._say_ready)
-
-    async def _watch_signals(
-        self, scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        with trio.open_signal_receiver(*SIGNALS) as signals:
-            task_status.started()
-            number = await anext(aiter(signals))
-        for each in SIGNALS:  # a second signal: leave at once, the next start recovers
-            signal.signal(each, lambda *_: os._exit(EXIT_INTERRUPTED))
-        log.info("%s: stopping", signal.Signals(number).name)
-        scope.cancel()
 
     def _say_ready(self, ready: Ready) -> None:
         self.ready = True
@@ -114,6 +103,37 @@ class _Process:
             about = f"kbroker {__version__}, node {ready.node_id}, data {self.place}"
             log.info("%s, listening on %s", about, ", ".join(addresses))
             log.info("%s", took)
+
+
+class _Signals:
+    """The first signal stops the broker; another one, later, ends the process at once: the next start recovers.
+
+    One that comes within a second belongs to the first: `timeout` and many a supervisor send it to the process and to
+    its group, a terminal to everyone in the foreground. What was set to be ignored (`nohup`, `kbroker &` in a script)
+    stays so. trio's own receiver would raise again, at its end, what had come twice.
+    """
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self._stop = stop
+        self._token = trio.lowlevel.current_trio_token()
+        self._first_at: float | None = None
+
+    def watch(self) -> None:
+        """From now on, until the process ends."""
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if self._first_at is None:
+            self._first_at = time.monotonic()
+            self._token.run_sync_soon(self._begin_stop, number)
+        elif time.monotonic() - self._first_at > SAME_SIGNAL_S:
+            os._exit(EXIT_INTERRUPTED)
+
+    def _begin_stop(self, number: int) -> None:
+        log.info("%s: stopping", signal.Signals(number).name)
+        self._stop()
 
 
 def why(error: BaseException) -> str | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +65,55 @@ def test_stops_cleanly_on_a_signal(number: signal.Signals) -> None:
     assert process.returncode == 0
     assert [json.loads(line)["message"] for line in rest.splitlines()][-1] == "stopped"
     assert "Traceback" not in rest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_twice_at_once_is_one(number: signal.Signals, tmp_path: Path) -> None:
+    """GNU timeout and supervisors signal the process and its group."""
+    process = start("start", "--listen", "127.0.0.1:0", "--data-dir", str(tmp_path))
+    wait_ready(process)
+    for _ in range(3):
+        process.send_signal(number)
+    process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert (tmp_path / ".kafka_cleanshutdown").exists()
+
+
+@pytest.mark.slow
+def test_signals_that_were_set_to_be_ignored_stay_so() -> None:
+    """nohup ignores SIGHUP; a shell without job control ignores SIGINT for what it starts in the background."""
+    command = f"trap '' HUP INT; exec {sys.executable} -m kbroker start --listen 127.0.0.1:0 --memory"
+    process = subprocess.Popen(["sh", "-c", command], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    address = wait_ready(process)
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGINT)
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=10):
+        pass
+    process.terminate()
+    process.communicate(timeout=10)
+    assert process.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into /proc")
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_starts_without_stderr(closed: str, tmp_path: Path) -> None:
+    """And nothing that is meant for people gets into a file of the broker's."""
+    command = f"exec {sys.executable} -m kbroker start --listen 127.0.0.1:0 --data-dir {tmp_path} --topic t {closed}"
+    process = subprocess.Popen(["sh", "-c", command], env=ENVIRONMENT)
+    try:
+        for _ in range(600):
+            if (tmp_path / "coord.db").exists() or process.poll() is not None:
+                break
+            time.sleep(0.05)
+        assert process.poll() is None
+        targets = [os.readlink(f"/proc/{process.pid}/fd/{number}") for number in (1, 2)]
+        assert not any(str(tmp_path) in target for target in targets), targets
+    finally:
+        process.terminate()
+        assert process.wait(timeout=10) == 0
 
 
 @pytest.mark.slow
