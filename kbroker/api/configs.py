@@ -46,7 +46,7 @@ from kbroker.config import (
     describe_group,
     describe_topic,
 )
-from kbroker.coordinators.settings import CONSUMER_GROUP_KEYS
+from kbroker.groups.settings import CONSUMER_GROUP_KEYS
 from kbroker.turns import Work, answer, each, finish
 
 CLIENT_METRICS = 16  # a resource type that has no configs here (KIP-714)

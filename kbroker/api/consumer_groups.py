@@ -1,6 +1,6 @@
 """ConsumerGroupHeartbeat 0-1, ConsumerGroupDescribe 0-1: groups whose assignment the broker computes (KIP-848).
 
-What a heartbeat means is decided by `coordinators/consumer_group.py`.
+What a heartbeat means is decided by `groups/consumer/group.py`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from kbroker.api.group_admin import GROUP_OPERATIONS
 from kbroker.api.groups import asker
 from kbroker.api.registry import handles
 from kbroker.config.keys import split_list
-from kbroker.coordinators import membership, requests
-from kbroker.coordinators.consumer_group import ConsumerGroup
-from kbroker.coordinators.timeline_views import add_timeline
+from kbroker.groups import membership
+from kbroker.groups.timeline_views import add_timeline
 
 HeartbeatAnswer: TypeAlias = "ConsumerGroupHeartbeatResponse | Coroutine[Any, Any, ConsumerGroupHeartbeatResponse]"
 
@@ -61,14 +60,14 @@ def _described(group_id: str, context: Context, timelines: set[str]) -> Describe
     if not group_id:
         return DescribedConsumerGroup(group_id=group_id, error_code=ErrorCode.INVALID_GROUP_ID)
     try:
-        group = requests.find_group(context.services.groups, group_id)
+        group = context.services.groups.shard(group_id).groups.get(group_id)
     except KafkaError as error:
         return DescribedConsumerGroup(group_id=group_id, error_code=error.code, error_message=error.message)
-    if isinstance(group, ConsumerGroup):
-        described = group.describe()
-        if group_id in timelines:
-            timelines.remove(group_id)
-            add_timeline(described, group.timeline)
-        return described
-    text = f"Group {group_id} not found." if group is None else f"Group {group_id} is not a consumer group."
-    return DescribedConsumerGroup(group_id=group_id, error_code=ErrorCode.GROUP_ID_NOT_FOUND, error_message=text)
+    if group is None:
+        text = f"Group {group_id} not found."
+        return DescribedConsumerGroup(group_id=group_id, error_code=ErrorCode.GROUP_ID_NOT_FOUND, error_message=text)
+    described = group.describe_consumer()
+    if group_id in timelines and not described.error_code:
+        timelines.remove(group_id)
+        add_timeline(described, group.timeline)
+    return described

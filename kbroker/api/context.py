@@ -16,8 +16,8 @@ from kbroker.cluster.image import ClusterImage
 from kbroker.cluster.producer_ids import ProducerIds
 from kbroker.cluster.registration import Registration
 from kbroker.config import BrokerConfig
-from kbroker.coordinators.shell import Coordinator
 from kbroker.env import Env
+from kbroker.groups.coordinator import GroupCoordinator
 from kbroker.log.directory import LogDirectory
 from kbroker.replication.manager import ReplicaManager
 from kbroker.replication.partition import Partition
@@ -33,7 +33,7 @@ class Services:
     replicas: ReplicaManager
     sessions: FetchSessions
     producer_ids: ProducerIds
-    groups: Coordinator
+    groups: GroupCoordinator
 
     @property
     def admin(self) -> Admin:

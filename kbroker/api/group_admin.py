@@ -25,9 +25,8 @@ from kafka_wire.messages.group_admin import (
 )
 from kbroker.api.context import Context
 from kbroker.api.registry import handles
-from kbroker.coordinators import requests
-from kbroker.coordinators.group import Group
-from kbroker.coordinators.timeline_views import add_timeline
+from kbroker.groups import offset_requests
+from kbroker.groups.timeline_views import add_timeline
 
 # Bit n stands for AclOperation n: what an open broker lets everyone do with a group (KIP-430).
 GROUP_OPERATIONS = sum(1 << n for n in (3, 6, 8, 10, 11))  # read delete describe describe_configs alter_configs
@@ -52,22 +51,24 @@ def describe_groups(request: DescribeGroupsRequest, context: Context) -> Describ
 def _described(group_id: str, context: Context, timelines: set[str]) -> DescribedGroup:
     """timelines: of which groups to tell the timeline; each once, as it is long, however often the group is named."""
     try:
-        group = requests.find_group(context.services.groups, group_id)
+        group = context.services.groups.shard(group_id).groups.get(group_id)
     except KafkaError as error:
         return DescribedGroup(group_id=group_id, error_code=error.code)
-    if isinstance(group, Group):
-        described = group.describe()
-        if group_id in timelines:
-            timelines.remove(group_id)
-            add_timeline(described, group.timeline)
-        return described
-    if context.version < NOT_FOUND_SINCE:
+    described = _not_found(group_id) if group is None else group.describe_classic()
+    if described.error_code and context.version < NOT_FOUND_SINCE:
         return DescribedGroup(group_id=group_id, group_state="Dead")
+    if group is not None and group_id in timelines and not described.error_code:
+        timelines.remove(group_id)
+        add_timeline(described, group.timeline)
+    return described
+
+
+def _not_found(group_id: str) -> DescribedGroup:
     return DescribedGroup(
         group_id=group_id,
         group_state="Dead",
         error_code=ErrorCode.GROUP_ID_NOT_FOUND,
-        error_message=f"Group {group_id} not found." if group is None else f"Group {group_id} is not a classic group.",
+        error_message=f"Group {group_id} not found.",
     )
 
 
@@ -77,7 +78,7 @@ def list_groups(request: ListGroupsRequest, context: Context) -> ListGroupsRespo
     states = {state.lower() for state in request.states_filter}
     types = {kind.lower() for kind in request.types_filter}
     error, listed = ErrorCode.NONE, list[ListedGroup]()
-    for shard in context.services.groups.shards:
+    for shard in context.services.groups.runtime.leading.shards:
         if not shard.is_active:
             error = ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
             continue
@@ -107,4 +108,4 @@ def _delete(group_id: str, context: Context) -> Any:
     def refuse(code: ErrorCode) -> DeletableGroupResult:
         return DeletableGroupResult(group_id=group_id, error_code=code)
 
-    return requests.delete_group(context.services.groups, group_id, refuse(ErrorCode.NONE), refuse)
+    return offset_requests.delete_group(context.services.groups, group_id, refuse(ErrorCode.NONE), refuse)

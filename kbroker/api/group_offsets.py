@@ -33,10 +33,11 @@ from kafka_wire.messages.group_offsets import (
 )
 from kbroker.api.context import Context
 from kbroker.api.registry import handles
-from kbroker.coordinators import requests
-from kbroker.coordinators.offsets import Change
-from kbroker.coordinators.records import OffsetCommitValue
-from kbroker.coordinators.requests import Committer, Fetched
+from kbroker.groups import offset_requests
+from kbroker.groups.group import Committer
+from kbroker.groups.offset_requests import Fetched
+from kbroker.groups.offsets import Change
+from kbroker.groups.storage.records import OffsetCommitValue
 
 CommitAnswer: TypeAlias = "OffsetCommitResponse | Coroutine[Any, Any, OffsetCommitResponse]"
 DeleteAnswer: TypeAlias = "OffsetDeleteResponse | Coroutine[Any, Any, OffsetDeleteResponse]"
@@ -86,7 +87,7 @@ def offset_commit(request: OffsetCommitRequest, context: Context) -> CommitAnswe
     committer = Committer(
         request.member_id, request.group_instance_id, request.generation_id_or_member_epoch, context.version
     )
-    committed: CommitAnswer = requests.commit(
+    committed: CommitAnswer = offset_requests.commit(
         context.services.groups, request.group_id, committer, changes, answer, refuse
     )
     return committed
@@ -130,7 +131,9 @@ def offset_fetch(request: OffsetFetchRequest, context: Context) -> OffsetFetchRe
         return OffsetFetchResponse(groups=[_fetched_group(group, request, context) for group in request.groups])
     asked = None if request.topics is None else [(topic.name, topic.partition_indexes) for topic in request.topics]
     try:
-        found = requests.fetch(context.services.groups, request.group_id, asked, require_stable=request.require_stable)
+        found = offset_requests.fetch(
+            context.services.groups, request.group_id, asked, require_stable=request.require_stable
+        )
     except KafkaError as error:
         in_partitions = context.version < TOP_LEVEL_ERROR_SINCE
         failed = [
@@ -165,7 +168,7 @@ def _fetched_group(
 ) -> OffsetFetchResponseGroup:
     asked = None if group.topics is None else [(topic.name, topic.partition_indexes) for topic in group.topics]
     try:
-        found = requests.fetch(
+        found = offset_requests.fetch(
             context.services.groups,
             group.group_id,
             asked,
@@ -232,7 +235,7 @@ def offset_delete(request: OffsetDeleteRequest, context: Context) -> DeleteAnswe
     if not request.group_id:
         return refuse(ErrorCode.INVALID_GROUP_ID)
     places = [(topic.name, partition.partition_index) for topic in request.topics for partition in topic.partitions]
-    deleted: DeleteAnswer = requests.delete_offsets(
+    deleted: DeleteAnswer = offset_requests.delete_offsets(
         context.services.groups, request.group_id, dict.fromkeys(places), answer, refuse
     )
     return deleted

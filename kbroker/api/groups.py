@@ -1,7 +1,7 @@
 """FindCoordinator 0-6, JoinGroup 0-9, SyncGroup 0-5, Heartbeat 0-4, LeaveGroup 0-5: the classic group protocol.
 
-What these requests mean is decided by the group (`coordinators/group.py`), found and asked by
-`coordinators/membership.py`. A JoinGroup waits for the rebalance, a SyncGroup for the leader's assignment; both are
+What these requests mean is decided by the group (`groups/classic/group.py`), found and asked by
+`groups/membership.py`. A JoinGroup waits for the rebalance, a SyncGroup for the leader's assignment; both are
 bounded by the group's own timers, and by a later bound of ours. While the coordinator loads, a heartbeat is told that
 all is well, and a SyncGroup to join again, as Kafka does: clients take the true error there for a fatal one.
 """
@@ -30,10 +30,10 @@ from kafka_wire.messages.groups import (
 from kbroker.api.addresses import address_of
 from kbroker.api.context import Context
 from kbroker.api.registry import handles
-from kbroker.coordinators import membership
-from kbroker.coordinators.effects import Client
-from kbroker.coordinators.membership import Asker
-from kbroker.coordinators.shell import OFFSETS_TOPIC
+from kbroker.groups import membership
+from kbroker.groups.coordinator import OFFSETS_TOPIC
+from kbroker.groups.group import Client
+from kbroker.groups.membership import Asker
 
 GROUP, TRANSACTION, SHARE = 0, 1, 2  # key types of FindCoordinator
 BATCHED_SINCE = 4  # FindCoordinator version (KIP-699)
@@ -58,7 +58,7 @@ def find_coordinator(request: FindCoordinatorRequest, context: Context) -> FindA
 
 async def _make_topic_and_find(request: FindCoordinatorRequest, context: Context) -> FindCoordinatorResponse:
     try:
-        await context.services.groups.ensure_topic()
+        await context.services.groups.topic.ensure()
         await context.services.wait_applied()
     except KafkaError:
         pass  # the answer says so
@@ -85,7 +85,7 @@ def _coordinator(key: str, key_type: int, context: Context) -> Coordinator:
     try:
         if key_type != GROUP:
             raise _no_coordinator(key_type)
-        broker = context.services.image.brokers.get(context.services.groups.leader_of(key))
+        broker = context.services.image.brokers.get(context.services.groups.topic.leader_of(key))
         if broker is None:
             raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE)
     except KafkaError as error:

@@ -39,7 +39,7 @@ from kbroker.api.registry import handles
 from kbroker.cluster.image import TopicImage
 from kbroker.cluster.placement import NewTopic
 from kbroker.config import describe_topic
-from kbroker.coordinators.shell import OFFSETS_TOPIC
+from kbroker.groups.coordinator import OFFSETS_TOPIC
 from kbroker.log.log import PartitionLog
 from kbroker.turns import Work, each, finish
 
@@ -108,7 +108,7 @@ def _created(topic: CreatableTopic, result: TopicImage | KafkaError, services: S
 async def create_missing(names: Iterable[str], services: Services) -> dict[str, ErrorCode]:
     """Create topics that a Metadata request asked for, with the broker's defaults. Returns the errors by name."""
     wanted = [
-        services.groups.offsets_topic() if name == OFFSETS_TOPIC else NewTopic(name) for name in dict.fromkeys(names)
+        services.groups.topic.wish() if name == OFFSETS_TOPIC else NewTopic(name) for name in dict.fromkeys(names)
     ]
     results: Sequence[TopicImage | KafkaError] = [KafkaError(ErrorCode.LEADER_NOT_AVAILABLE)] * len(wanted)
     with trio.move_on_after(AUTO_CREATE_TIMEOUT_MS / 1000):

@@ -191,7 +191,7 @@ def _check(code: int, name: str, message: str | None) -> None:
 
 
 def _assigned(assignment: Any) -> tuple[TopicPartition, ...]:
-    from kbroker.coordinators.consumer_protocol import read_assignment
+    from kbroker.groups.consumer_protocol import read_assignment
 
     return tuple(sorted(read_assignment(bytes(assignment)) or ()))
 

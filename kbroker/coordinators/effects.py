@@ -1,76 +1,35 @@
-"""What a pure core asks of its shell, in order; and the values a classic group keeps in `__consumer_offsets`.
+"""What a pure core asks of its shell, in order.
 
-    core.event(..., now) ──▶ [Store(records), Reply(ticket, response), ...]     core.deadline ──▶ when to call on_alarm
+    core.event(..., now) ──▶ [Store(records), Reply(ticket, response), ...]     its deadline ──▶ when to ring its alarm
 
 The rules the shell keeps:
- - Effects of one group are performed in the order they were returned, across calls too: a Reply is sent when every
-   Store of its group that was returned before it is committed (G2).
- - A Store that cannot be committed leaves the memory ahead of the log. The shell then drops the shard's groups
-   (`Group.resign` answers those who wait) and loads them again from the log; a core knows no undo.
- - `deadline` is in liveness seconds. It may be early, never late: on_alarm finds out, and sets it anew.
+ - Effects of one core are performed in the order they were returned, across calls too: a Reply is sent when every
+   Store of its core that was returned before it is committed (G2).
+ - A Store that cannot be committed leaves the memory ahead of the log. The shell then drops what its shard holds
+   (`Shard.resign` answers those who wait) and loads it again from the log; a core knows no undo.
+ - A deadline is in liveness seconds. It may be early, never late: the alarm finds out, and sets it anew.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 Ticket: TypeAlias = object  # a waiting request; made by the shell, opaque and hashable here, answered exactly once
-EncodedRecord: TypeAlias = tuple[bytes, bytes | None]  # key, value; the value None is a tombstone
+Pair: TypeAlias = tuple[bytes, bytes | None]  # a record's key and value; the value None is a tombstone
 
 
 class StateRecord:
-    """Base of the values that coordinators/records.py turns into one record's key and value, and back."""
+    """Base of the values that cores want stored; their shard knows the record of each (`Shard.pair_of`)."""
 
     __slots__ = ()
 
 
-class Client(NamedTuple):
-    """Who sent a request, as describe shows it."""
-
-    id: str  # the client.id of the request header; "" when it had none
-    host: str  # "/127.0.0.1", as Kafka writes it
-
-
-@dataclass(frozen=True, slots=True)
-class MemberSnapshot:
-    """One member in GroupMetadataValue."""
-
-    member_id: str
-    group_instance_id: str | None
-    client_id: str
-    client_host: str
-    rebalance_timeout_ms: int
-    session_timeout_ms: int
-    subscription: bytes  # its metadata for the group's protocol
-    assignment: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class GroupSnapshot(StateRecord):
-    """A classic group as one record (GroupMetadataKey 2, GroupMetadataValue 0–4): STABLE, or EMPTY without members."""
-
-    group_id: str
-    protocol_type: str | None  # stored as "" when None
-    generation: int
-    protocol: str | None  # None when empty
-    leader: str | None  # member id; None when empty
-    state_timestamp_ms: int  # data time of the last change of state; -1 when unknown (value versions 0 and 1)
-    members: tuple[MemberSnapshot, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class GroupTombstone(StateRecord):
-    """The classic group is gone: its key without a value."""
-
-    group_id: str
-
-
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Append these to the group's partition, in one batch."""
+    """Append these to the shard's partition, in one batch."""
 
-    records: tuple[StateRecord | EncodedRecord, ...]
+    records: tuple[StateRecord | Pair, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,96 +41,3 @@ class Reply:
 
 
 Effect: TypeAlias = Store | Reply
-
-
-# -- what a consumer group (KIP-848) stores; partitions are by topic id, sorted, no empty lists
-
-
-Assigned: TypeAlias = tuple[tuple[bytes, tuple[int, ...]], ...]  # (topic id, partitions), sorted
-
-
-@dataclass(frozen=True, slots=True)
-class ConsumerGroupSnapshot(StateRecord):
-    """A consumer group exists, in this epoch (key 3)."""
-
-    group_id: str
-    epoch: int
-    metadata_hash: int  # of the subscribed topics' ids and partition counts, signed 64 bits; 0: of none
-
-
-@dataclass(frozen=True, slots=True)
-class ClassicMemberSnapshot:
-    """What a member of a consumer group said that speaks the classic protocol."""
-
-    session_timeout_ms: int
-    protocols: tuple[tuple[str, bytes], ...]  # name, metadata; in order of preference
-
-
-@dataclass(frozen=True, slots=True)
-class ConsumerMemberSnapshot(StateRecord):
-    """What a member said of itself (key 5)."""
-
-    group_id: str
-    member_id: str
-    instance_id: str | None
-    rack_id: str | None
-    client_id: str
-    client_host: str
-    subscribed_topic_names: tuple[str, ...]  # sorted
-    subscribed_topic_regex: str | None
-    rebalance_timeout_ms: int
-    server_assignor: str | None
-    classic: ClassicMemberSnapshot | None  # None: it speaks the consumer protocol
-
-
-@dataclass(frozen=True, slots=True)
-class TargetEpochSnapshot(StateRecord):
-    """The group epoch for which the target assignment was computed, and when (key 6)."""
-
-    group_id: str
-    epoch: int
-    timestamp_ms: int  # data time
-
-
-@dataclass(frozen=True, slots=True)
-class TargetMemberSnapshot(StateRecord):
-    """What a member is to own (key 7)."""
-
-    group_id: str
-    member_id: str
-    partitions: Assigned
-
-
-@dataclass(frozen=True, slots=True)
-class CurrentMemberSnapshot(StateRecord):
-    """What a member owns, and what it is giving up (key 8)."""
-
-    group_id: str
-    member_id: str
-    member_epoch: int  # -2: a static member that left for a while
-    previous_member_epoch: int
-    state: int  # 0 stable, 1 unrevoked partitions, 2 unreleased partitions, 127 unknown
-    assigned: Assigned
-    assignment_epochs: tuple[tuple[int, ...], ...] | None  # aligned with `assigned`; None: not known
-    pending_revocation: Assigned
-    pending_epochs: tuple[tuple[int, ...], ...] | None  # aligned with `pending_revocation`
-
-
-@dataclass(frozen=True, slots=True)
-class RegexSnapshot(StateRecord):
-    """The topics a regular expression was found to match (key 16)."""
-
-    group_id: str
-    regex: str
-    topics: tuple[str, ...]  # sorted
-    version: int  # of the cluster's picture; 0: not told
-    timestamp_ms: int  # data time
-
-
-@dataclass(frozen=True, slots=True)
-class ConsumerGroupTombstone(StateRecord):
-    """A record of the above is gone: its key without a value."""
-
-    key_type: int  # 3, 5, 6, 7, 8 or 16
-    group_id: str
-    member_id: str = ""  # key types 5, 7 and 8; of 16 the regular expression

@@ -13,17 +13,11 @@ below the start are removed by the log's own housekeeping.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
-import trio
-
-from kbroker.coordinators.offsets import records_of
-from kbroker.coordinators.records import Pair
-from kbroker.coordinators.shard import CHUNK_RECORDS, Shard
+from kbroker.coordinators.shard import Shard
 from kbroker.env import Offload
 from kbroker.log.directory import LogDirectory
+from kbroker.turns import finish
 
-CHUNK_BYTES = 256 * 1024
 ROLL_BYTES = 1024 * 1024  # an active segment of this size is closed first, so that it can be deleted
 
 
@@ -34,37 +28,10 @@ async def rewrite(shard: Shard, logs: LogDirectory, offload: Offload) -> None:
     if log.active.size >= ROLL_BYTES:
         log.roll()
     start = log.end.value
-    for records in _slices(shard):
-        if records:
-            shard.append(records)
-        await trio.lowlevel.checkpoint()
+    await finish(shard.restate())
     if partition.high_watermark.value < log.end.value:
         await partition.high_watermark.wait_past(log.end.value - 1)
     await log.flush(offload)
     if shard.closed is None:
         await logs.move_starts({log: start})
         shard.logged -= before
-
-
-def _slices(shard: Shard) -> Iterator[Sequence[Pair]]:
-    """The live state, as it is at each step."""
-    keys = list(shard.live)
-    for first in range(0, len(keys), CHUNK_RECORDS):
-        pairs: list[Pair] = []
-        size = 0
-        for key in keys[first : first + CHUNK_RECORDS]:
-            value = shard.live.get(key)
-            if value is None:
-                continue
-            if pairs and size + len(value) > CHUNK_BYTES:
-                yield pairs
-                pairs, size = [], 0
-                value = shard.live.get(key)  # a step lies between
-                if value is None:
-                    continue
-            pairs.append((key, value))
-            size += len(key) + len(value)
-        yield pairs
-    places = shard.offsets.places()
-    for first in range(0, len(places), CHUNK_RECORDS):
-        yield records_of(shard.offsets.items(places[first : first + CHUNK_RECORDS]))

@@ -1,4 +1,4 @@
-"""Shard: the groups and offsets of one `__consumer_offsets` partition that is led here, in one leader epoch.
+"""Shard: the state kept in one partition of an internal topic that is led here, in one leader epoch.
 
     loading ──restore──▶ active ──close──▶ closed            a later epoch is another shard; none is ever opened again
 
@@ -6,47 +6,34 @@ It performs what the cores return, in order: a Store is appended to the partitio
 when the high watermark has passed it (G2). What is appended but not committed waits in `_waiting`, by offset. With a
 single replica everything is committed as it is appended, and nothing ever waits.
 
-`live` is what the log says of groups, key by key, and with `offsets.items` it is all that the log has to hold; `logged`
-counts the records that a replay would read. Their relation says when the log is to be rewritten (rewrite.py).
+`live` is what the log says, key by key. A kind of state that can write its records anew need not have them kept there
+(`append(remember=False)`): then it adds them to `live_count` and `restate`. `logged` counts the records that a replay
+would read. Their relation says when the log is to be rewritten (rewrite.py).
 """
 
 from __future__ import annotations
 
-import logging
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial as bind
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import trio
 
-from kafka_wire.errors import ErrorCode, KafkaError, ProtocolError
+from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import build_batch
-from kbroker.coordinators.consumer_group import ConsumerGroup
-from kbroker.coordinators.effects import Effect, StateRecord, Store
-from kbroker.coordinators.group import Group
-from kbroker.coordinators.offsets import Change, Offsets, records_of
-from kbroker.coordinators.records import (
-    CURRENT_OFFSET_KEY,
-    KeyType,
-    Pair,
-    decode_key,
-    decode_value,
-    read_offset_commit_key,
-)
-from kbroker.coordinators.stored import read_state, state_pair
+from kbroker.coordinators.effects import Effect, Pair, StateRecord, Store
 from kbroker.env import Clock
 from kbroker.replication.partition import ACKS_ALL, Partition
+from kbroker.turns import Work
 
 CHUNK_RECORDS = 500  # of changes that need not be one batch
+CHUNK_BYTES = 256 * 1024
 REPLAY_RECORDS_MIN = 2000  # a log this short is never rewritten
 REPLAY_FACTOR = 4  # else it may hold so many records for each that is live
 
-AnyGroup: TypeAlias = "Group | ConsumerGroup"
-
-log = logging.getLogger("kbroker.groups")
-
-# What a failed append of a group's record looks like to clients (Kafka: CoordinatorOperationExceptionHelper).
+# What a failed append looks like to clients (Kafka: CoordinatorOperationExceptionHelper).
 APPEND_ERRORS = {
     ErrorCode.NOT_ENOUGH_REPLICAS: ErrorCode.COORDINATOR_NOT_AVAILABLE,
     ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND: ErrorCode.COORDINATOR_NOT_AVAILABLE,
@@ -56,15 +43,7 @@ APPEND_ERRORS = {
     ErrorCode.KAFKA_STORAGE_ERROR: ErrorCode.NOT_COORDINATOR,
 }
 
-
-class GroupMaker(Protocol):
-    """Who knows what groups are made with (the coordinator)."""
-
-    def new_group(self, group_id: str) -> Group:
-        """A group of which nothing is stored."""
-
-    def restored_group(self, group_id: str, stored: Sequence[StateRecord]) -> AnyGroup:
-        """A group as it was stored."""
+Refuse: TypeAlias = Callable[[ErrorCode], Any]
 
 
 class Ticket:
@@ -72,7 +51,7 @@ class Ticket:
 
     __slots__ = ("response", "refuse", "_bell")
 
-    def __init__(self, refuse: Callable[[ErrorCode], Any]) -> None:
+    def __init__(self, refuse: Refuse) -> None:
         self.response: Any = None  # None: not answered yet
         self.refuse = refuse
         self._bell: trio.Event | None = None
@@ -92,12 +71,12 @@ class Ticket:
         return self.response
 
 
-class Shard:
-    """One partition's groups. What changes them goes through here."""
+class Shard(ABC):
+    """One partition's state. What changes it goes through here."""
 
     __slots__ = (
-        "index", "partition", "epoch", "groups", "offsets", "live", "logged", "alarms", "closed", "is_active",
-        "is_rewriting", "tickets", "on_waiting", "_clock", "_waiting", "_barriers",
+        "index", "partition", "epoch", "live", "logged", "alarms", "closed", "is_active", "is_rewriting", "tickets",
+        "clock", "_on_waiting", "_waiting", "_barriers",
     )  # fmt: skip
 
     def __init__(self, partition: Partition, clock: Clock, on_waiting: Callable[[Shard], None]) -> None:
@@ -105,35 +84,96 @@ class Shard:
         self.index = partition.index
         self.partition = partition
         self.epoch = partition.leader_epoch
-        self.groups: dict[str, AnyGroup] = {}
-        self.offsets = Offsets()
-        self.live: dict[bytes, bytes] = {}  # records of groups (not of offsets) as the log has them
+        self.clock = clock
+        self.live: dict[bytes, bytes] = {}  # what the log says, but for what is kept otherwise
         self.logged = 0  # records between the log's start and its end
-        self.alarms: dict[str, float] = {}  # by group, when it is to be woken; owned by shell.py
+        self.alarms: dict[str, float] = {}  # by name, when it is to be woken; owned by alarms.py
         self.closed: ErrorCode | None = None  # why it serves no longer
         self.is_active = False  # loaded
         self.is_rewriting = False
         self.tickets: set[Ticket] = set()  # of requests that wait
-        self.on_waiting = on_waiting
-        self._clock = clock
+        self._on_waiting = on_waiting
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()  # what is to be done when committed, in order
-        self._barriers: dict[str, int] = {}  # group -> offset of its newest record, while that is not committed
+        self._barriers: dict[str, int] = {}  # name -> offset of its newest record, while that is not committed
 
-    # -- the log ------------------------------------------------------------------------------------------------------
+    def __str__(self) -> str:
+        return f"{self.partition.topic}-{self.index}"
 
-    def append(self, records: Sequence[Pair]) -> int:
-        """Append records as one batch; the offset of the last. Raises KafkaError."""
+    # -- what a kind of state adds -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def pair_of(self, record: StateRecord | Pair) -> Pair:
+        """The record that a core wants stored."""
+
+    @abstractmethod
+    def restore(self, live: dict[bytes, bytes]) -> Work[None]:
+        """Take over what a replay found, which becomes `live`.
+
+        A record that cannot be read costs what it stood for, nothing else.
+        """
+
+    @abstractmethod
+    def names(self) -> Collection[str]:
+        """The names of all cores."""
+
+    @abstractmethod
+    def deadline(self, name: str) -> float | None:
+        """When that core is to be woken; None: not, or there is none."""
+
+    @abstractmethod
+    def on_alarm(self, name: str, now: float, now_ms: int) -> Iterable[Effect]:
+        """The deadline of a core has passed."""
+
+    @abstractmethod
+    def resign(self, code: ErrorCode) -> Iterable[Effect]:
+        """What answers those who wait in cores, with the code."""
+
+    def key_of(self, key: bytes) -> bytes:
+        """The key under which a record is remembered: another one for a format of long ago."""
+        return key
+
+    def summary(self) -> str:
+        """What it holds, for the log."""
+        return f"{self.live_count} keys"
+
+    @property
+    def live_count(self) -> int:
+        """How many records the log has to hold."""
+        return len(self.live)
+
+    def restate(self) -> Work[None]:
+        """Append everything that the log has to hold once more, as it is at that moment."""
+        pairs: list[Pair] = []
+        size = 0
+        for key in list(self.live):
+            if pairs and (len(pairs) == CHUNK_RECORDS or size + len(self.live.get(key, b"")) > CHUNK_BYTES):
+                self.append(pairs)
+                pairs, size = [], 0
+                yield
+            value = self.live.get(key)
+            if value is not None:  # else gone meanwhile
+                pairs.append((key, value))
+                size += len(key) + len(value)
+        if pairs:
+            self.append(pairs)
+
+    # -- the log -----------------------------------------------------------------------------------------------------
+
+    def append(self, records: Sequence[Pair], *, remember: bool = True) -> int:
+        """Append records as one batch; the offset of the last. Raises KafkaError.
+
+        remember: keep them in `live`.
+        """
         if self.closed is not None:
             raise KafkaError(self.closed)
-        now_ms = self._clock.data_ms()
+        now_ms = self.clock.data_ms()
         appended = self.partition.append(build_batch(records, timestamp=now_ms), ACKS_ALL, now_ms)
         self.logged += len(records)
-        for key, value in records:
-            if key[:2] != CURRENT_OFFSET_KEY:
-                if value is None:
-                    self.live.pop(key, None)
-                else:
-                    self.live[key] = value
+        for key, value in records if remember else ():
+            if value is None:
+                self.live.pop(key, None)
+            else:
+                self.live[key] = value
         return appended.last_offset
 
     @property
@@ -144,16 +184,20 @@ class Shard:
     @property
     def is_bloated(self) -> bool:
         """Whether a replay would read far more than there is."""
-        return self.logged > max(REPLAY_RECORDS_MIN, REPLAY_FACTOR * (len(self.live) + self.offsets.count))
+        return self.logged > max(REPLAY_RECORDS_MIN, REPLAY_FACTOR * self.live_count)
+
+    def is_committed(self, offset: int) -> bool:
+        """Whether the record at offset is committed, and nothing waits before it."""
+        return not self._waiting and offset < self.partition.high_watermark.value
 
     def after(self, offset: int, action: Callable[[], None]) -> None:
         """Do something when the record at offset is committed: now, if it is and nothing waits before it."""
-        if not self._waiting and offset < self.partition.high_watermark.value:
+        if self.is_committed(offset):
             action()
             return
         self._waiting.append((offset, action))
         if len(self._waiting) == 1:
-            self.on_waiting(self)
+            self._on_waiting(self)
 
     async def wait_committed(self) -> None:
         """Do what waits as the high watermark passes it, until nothing waits. Raises when the leadership ends."""
@@ -164,79 +208,19 @@ class Shard:
             if not self._waiting:
                 self._barriers.clear()
 
-    # -- effects ------------------------------------------------------------------------------------------------------
+    # -- effects -----------------------------------------------------------------------------------------------------
 
-    def perform(self, group_id: str, effects: Iterable[Effect]) -> None:
-        """Do what a group asks. Raises KafkaError when a Store failed: memory is ahead of the log then, and the caller
+    def perform(self, name: str, effects: Iterable[Effect]) -> None:
+        """Do what a core asks. Raises KafkaError when a Store failed: memory is ahead of the log then, and the caller
         ends this shard."""
         for effect in effects:
             if isinstance(effect, Store):
-                offset = self.append([state_pair(record) for record in effect.records])
+                offset = self.append([self.pair_of(record) for record in effect.records])
                 if offset >= self.partition.high_watermark.value:
-                    self._barriers[group_id] = offset
+                    self._barriers[name] = offset
             else:
                 assert isinstance(effect.to, Ticket)
-                self.after(self._barriers.get(group_id, -1), bind(effect.to.answer, effect.response))
-
-    def change_offsets(self, changes: Sequence[Change]) -> int:
-        """Append changes of offsets as one batch; they settle when it is committed.
-
-        Returns the offset to wait for. Raises KafkaError, and has changed nothing then.
-        """
-        offset = self.append(records_of(changes))
-        if not self._waiting and offset < self.partition.high_watermark.value:
-            self.offsets.settle(changes)
-        else:
-            self.offsets.stage(changes)
-            self.after(offset, bind(self.offsets.settle, changes))
-        return offset
-
-    def forget_offsets(self, changes: Sequence[Change]) -> int:
-        """As change_offsets, in as many batches as it takes. -1 for no changes."""
-        offset = -1
-        for start in range(0, len(changes), CHUNK_RECORDS):
-            offset = self.change_offsets(changes[start : start + CHUNK_RECORDS])
-        return offset
-
-    # -- groups -------------------------------------------------------------------------------------------------------
-
-    def drop_if_idle(self, group_id: str) -> None:
-        """Take a group out of memory that has nothing stored, nobody waiting and no offsets."""
-        group = self.groups.get(group_id)
-        if group is not None and group.forgettable and not self.offsets.is_known(group_id):
-            del self.groups[group_id]
-            self.alarms.pop(group_id, None)
-
-    def restore(self, live: dict[bytes, bytes], maker: GroupMaker) -> Iterator[None]:
-        """Take over what a replay found; a generator, so that it can be done in slices. maker: makes the groups.
-
-        A record that cannot be read costs what it stood for, not the other groups of the partition.
-        """
-        self.live, self.offsets = live, Offsets()
-        states: dict[str, list[StateRecord]] = {}
-        for key in list(live):
-            try:
-                self._restore_one(key, live, states)
-            except ProtocolError as error:
-                log.error("%s-%d: a record cannot be read: %s", self.partition.topic, self.index, error)
-            yield
-        self.groups = {}
-        for group_id, stored in states.items():
-            self.groups[group_id] = maker.restored_group(group_id, stored)
-            yield
-        for group_id in self.offsets.groups():
-            if group_id not in self.groups:  # whoever commits without joining leaves no record of a group
-                self.groups[group_id] = maker.new_group(group_id)
-            yield
-
-    def _restore_one(self, key: bytes, live: dict[bytes, bytes], states: dict[str, list[StateRecord]]) -> None:
-        if key[:2] == CURRENT_OFFSET_KEY:
-            value = decode_value(KeyType.OFFSET_COMMIT, live.pop(key))
-            self.offsets.settle(((*read_offset_commit_key(key), value),))
-            return
-        state = read_state(key, live[key])
-        if state is not None:
-            states.setdefault(decode_key(key).group, []).append(state)
+                self.after(self._barriers.get(name, -1), bind(effect.to.answer, effect.response))
 
     def close(self, code: ErrorCode) -> None:
         """Serve no longer: who waits is answered with the code. Idempotent."""
@@ -244,9 +228,8 @@ class Shard:
             return
         self.closed = code
         self._waiting.clear()
-        for group in self.groups.values():
-            for effect in group.resign(code):
-                if not isinstance(effect, Store) and isinstance(effect.to, Ticket):
-                    effect.to.answer(effect.response)
+        for effect in self.resign(code):
+            if not isinstance(effect, Store) and isinstance(effect.to, Ticket):
+                effect.to.answer(effect.response)
         for ticket in tuple(self.tickets):
             ticket.answer(ticket.refuse(code))

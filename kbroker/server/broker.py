@@ -26,8 +26,8 @@ from kbroker.cluster.registration import BrokerIdentity, BrokerIdInUse, Registra
 from kbroker.cluster.sqlite import open_sqlite
 from kbroker.cluster.store import CoordinationStore, Unavailable
 from kbroker.config import BrokerConfig
-from kbroker.coordinators.shell import OFFSETS_TOPIC, Coordinator
 from kbroker.env import AddressInUse, Env, Listener
+from kbroker.groups.coordinator import OFFSETS_TOPIC, GroupCoordinator
 from kbroker.log.directory import LogDirectory
 from kbroker.replication.manager import ReplicaManager
 from kbroker.server.identity import StartFailed, directory_id, refuse_foreign
@@ -132,7 +132,7 @@ class Broker:
         )
         slots = config.get_int("max.incremental.fetch.session.cache.slots")
         sessions = FetchSessions(slots, first_id=1 + env.rng.below(2**30))
-        groups = Coordinator(env, registration, logs, lambda: replicas.config)
+        groups = GroupCoordinator(env, registration, logs, lambda: replicas.config)
         replicas = ReplicaManager(config.node_id, logs, config, {OFFSETS_TOPIC: groups})
         return Services(env, registration, logs, replicas, sessions, ProducerIds(registration.admin), groups)
 

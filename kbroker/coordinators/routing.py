@@ -1,0 +1,85 @@
+"""InternalTopic: where the state behind a name is kept, and who coordinates it.
+
+    name ──hash──▶ partition of the topic ──leader──▶ the broker that coordinates it
+
+The topic is made when somebody first asks.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import lru_cache
+
+import trio
+
+from kafka_wire.errors import ErrorCode, KafkaError
+from kbroker.cluster.image import NO_LEADER, TopicImage
+from kbroker.cluster.placement import NewTopic
+from kbroker.cluster.registration import Registration
+
+NAME_COMMON_MAX = 256  # the hash of a longer name is not remembered
+CREATE_WAIT_S = 10.0
+
+log = logging.getLogger("kbroker.coordinators")
+
+
+def partition_of(name: str, partitions: int) -> int:
+    """The partition that a name belongs to: Utils.abs(String.hashCode) % partitions."""
+    return (_hash if len(name) > NAME_COMMON_MAX else _remembered_hash)(name) % partitions
+
+
+def _hash(name: str) -> int:
+    code = 0
+    units = name.encode("utf-16-be", "surrogatepass")
+    for at in range(0, len(units), 2):
+        code = (31 * code + (units[at] << 8 | units[at + 1])) & 0xFFFFFFFF
+    if code & 0x80000000:
+        return 0 if code == 0x80000000 else 0x100000000 - code
+    return code
+
+
+_remembered_hash = lru_cache(maxsize=8192)(_hash)
+
+
+class InternalTopic:
+    """One internal topic, as the picture of the cluster shows it."""
+
+    def __init__(self, name: str, registration: Registration, wish: Callable[[], NewTopic]) -> None:
+        """wish: how the topic is to be made, by the configs as they are now."""
+        self.name = name
+        self.registration = registration
+        self.wish = wish
+        self._creating = trio.Lock()
+
+    @property
+    def image(self) -> TopicImage | None:
+        """The topic; None: nobody has asked for it yet."""
+        return self.registration.image.topics.get(self.name)
+
+    @property
+    def is_creating(self) -> bool:
+        """Whether somebody is making it."""
+        return self._creating.locked()
+
+    async def ensure(self) -> None:
+        """Have the topic. Raises KafkaError COORDINATOR_NOT_AVAILABLE when that cannot be had now."""
+        with trio.move_on_after(CREATE_WAIT_S):
+            async with self._creating:
+                if self.image is not None:
+                    return
+                result = (await self.registration.admin.create_topics([self.wish()]))[0]
+                if isinstance(result, TopicImage) or result.code == ErrorCode.TOPIC_ALREADY_EXISTS:
+                    return
+                log.error("%s cannot be created: %s", self.name, result.message)
+        raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE)
+
+    def leader_of(self, name: str) -> int:
+        """The broker that coordinates a name. Raises KafkaError COORDINATOR_NOT_AVAILABLE."""
+        topic = self.image
+        leader = NO_LEADER
+        if topic is not None:
+            leader = topic.partitions[partition_of(name, len(topic.partitions))].leader
+        if leader == NO_LEADER:
+            raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE)
+        return leader

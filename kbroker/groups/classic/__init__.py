@@ -1,0 +1,1 @@
+"""The classic group protocol: JoinGroup, SyncGroup, and a leader among the members that assigns."""

@@ -1,0 +1,378 @@
+"""The state of one consumer group (KIP-848) and the moves it is changed by; group.py says when each is made.
+
+    bump ──▶ epoch + 1                  who is a member, what is subscribed to, or what there is to read has changed
+    compute_target ──▶ target_epoch     an assignor spreads the partitions; nobody is told yet
+    reconcile(member) ──▶ its epoch     one member's next step to its target, when it heartbeats (reconciliation.py)
+
+Owns: members, targets, owners of partitions, resolved regular expressions, the timeline. Each move leaves the records
+of what it changed; `take` hands them to the shell as one Store. Invariants: epoch ≥ target_epoch, both never go back;
+a partition has at most one owner; `unreconciled` holds the members that are not STABLE at the group's epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from hashlib import blake2b
+
+from kbroker.coordinators.effects import Effect, Reply, StateRecord, Store
+from kbroker.groups.consumer.assignors import ASSIGNORS, MemberSpec
+from kbroker.groups.consumer.member import (
+    LEAVING_STATIC,
+    ConsumerMember,
+    MemberState,
+    Owned,
+    Target,
+    assigned_of,
+)
+from kbroker.groups.consumer.reconciliation import Owners, next_step
+from kbroker.groups.consumer.topic_regex import TopicRegex
+from kbroker.groups.group import Topics
+from kbroker.groups.settings import ConsumerGroupLimits
+from kbroker.groups.storage.snapshots import (
+    ConsumerGroupSnapshot,
+    ConsumerGroupTombstone,
+    ConsumerMemberSnapshot,
+    GroupSnapshot,
+    RegexSnapshot,
+    TargetEpochSnapshot,
+    TargetMemberSnapshot,
+)
+from kbroker.groups.timeline import Timeline
+
+KEY_GROUP, KEY_MEMBER, KEY_TARGET_EPOCH, KEY_TARGET_MEMBER, KEY_CURRENT, KEY_REGEX = 3, 5, 6, 7, 8, 16
+# Up to this many members the target is computed at once; it costs a few milliseconds.
+COMPUTE_AT_ONCE_MEMBERS = 64
+SHARED_MAX = 64  # subscriptions remembered beyond one for each member
+INTERNAL_PREFIX = "__"  # unlike Kafka: no pattern reaches the broker's own topics; by name they can be subscribed to
+NOTHING: Target = {}
+
+
+class Core:
+    """State and moves of one consumer group. `now` is liveness seconds, `now_ms` data time."""
+
+    __slots__ = (
+        "group_id", "limits", "topics", "epoch", "metadata_hash", "members", "static", "target_epoch", "targets",
+        "owners", "timeline", "deadline", "regexes", "unreconciled", "names", "replaced_by", "stored", "unverified",
+        "waiting", "_computed_at", "_records", "_shared",
+    )  # fmt: skip
+
+    def __init__(self, group_id: str, limits: ConsumerGroupLimits, topics: Topics) -> None:
+        self.group_id = group_id
+        self.limits = limits
+        self.topics = topics
+        self.epoch = 0
+        self.metadata_hash = 0  # of the subscribed topics, as of `epoch`
+        self.members: dict[str, ConsumerMember] = {}
+        self.static: dict[str, str] = {}  # instance id -> member id
+        self.target_epoch = 0
+        self.targets: dict[str, dict[bytes, frozenset[int]]] = {}
+        self.owners = Owners()
+        self.timeline = Timeline()
+        self.deadline: float | None = None  # liveness seconds; when on_alarm may have something to do
+        self.regexes: dict[str, frozenset[str]] = {}  # each members' regular expression -> topics
+        self.unreconciled: set[str] = set()
+        self.names: dict[bytes, str] = {}  # of all topics in targets and assignments, deleted ones too
+        self.replaced_by: GroupSnapshot | None = None  # it was turned into this classic group
+        self.stored = False  # there are records of it
+        self.unverified = False  # restored, and not compared yet with the topics there are now
+        self.waiting = False  # a new target is due, and waits for `deferred` to be over
+        self._computed_at: float | None = None  # when a target was computed last; liveness seconds
+        self._records: list[StateRecord] = []  # of the event in hand
+        self._shared: dict[frozenset[str], frozenset[str]] = {}
+
+    # -- effects
+
+    def note(self, *records: StateRecord) -> None:
+        """To be stored with this event."""
+        self._records.extend(records)
+        self.stored = True
+
+    def take(self, *replies: Reply) -> list[Effect]:
+        """The effects of the event: what it stored, then what it answers."""
+        if not self._records:
+            return [*replies]
+        records, self._records = tuple(self._records), []
+        return [Store(records), *replies]
+
+    def arm(self, end: float) -> None:
+        """Something may be due at that time."""
+        if self.deadline is None or end < self.deadline:
+            self.deadline = end
+
+    # -- what members say
+
+    def describe(self, before: ConsumerMemberSnapshot | None, member: ConsumerMember) -> bool:
+        """A member has said something of itself; before: what was known; None: it is new. Whether that matters."""
+        after = member.member_snapshot(self.group_id)
+        if after == before:
+            return False
+        self.note(after)
+        if before is None:
+            self.members[member.member_id] = member
+        elif before.instance_id is not None:
+            self.static.pop(before.instance_id, None)
+        if member.instance_id is not None:
+            self.static[member.instance_id] = member.member_id
+        if before is None or before.subscribed_topic_regex != after.subscribed_topic_regex:
+            self._resolve_regexes(now_ms=0)
+        return (
+            before is None
+            or before.subscribed_topic_names != after.subscribed_topic_names
+            or before.subscribed_topic_regex != after.subscribed_topic_regex
+            or before.server_assignor != after.server_assignor
+        )
+
+    def _resolve_regexes(self, *, now_ms: int, afresh: bool = False) -> None:
+        """See that each regular expression in use is resolved, and no other."""
+        wanted = {member.regex for member in self.members.values() if member.regex}
+        for regex in self.regexes.keys() - wanted:
+            del self.regexes[regex]
+            self.note(ConsumerGroupTombstone(KEY_REGEX, self.group_id, regex))
+        for regex in sorted(wanted if afresh else wanted - self.regexes.keys()):
+            matches = TopicRegex(regex).matches
+            found = frozenset(name for name in self.topics if not name.startswith(INTERNAL_PREFIX) and matches(name))
+            if self.regexes.get(regex) != found:
+                self.regexes[regex] = found
+                self.note(RegexSnapshot(self.group_id, regex, tuple(sorted(found)), 0, now_ms))
+
+    def shared(self, names: frozenset[str]) -> frozenset[str]:
+        """One object for equal subscriptions: a thousand members of a thousand topics are compared by identity then."""
+        if len(self._shared) > SHARED_MAX + len(self.members):
+            self._shared = {member.topics: member.topics for member in self.members.values()}
+        return self._shared.setdefault(names, names)
+
+    def subscribed(self, member: ConsumerMember) -> frozenset[str]:
+        """The names of topics a member wants, existing or not."""
+        return member.topics | self.regexes[member.regex] if member.regex in self.regexes else member.topics
+
+    def subscribed_topics(self) -> frozenset[str]:
+        """The names of topics anybody wants."""
+        kinds = {(member.topics, member.regex) for member in self.members.values()}
+        names: set[str] = set()
+        for topics, regex in kinds:
+            names.update(topics, self.regexes.get(regex or "", ()))
+        return frozenset(names)
+
+    # -- epochs and targets
+
+    def bump(self, reason: str, now: float, now_ms: int) -> None:
+        """A new group epoch: all members are to be reconciled to a target that is not computed yet."""
+        self.epoch += 1
+        self.metadata_hash = self._hash()
+        self.note(ConsumerGroupSnapshot(self.group_id, self.epoch, self.metadata_hash))
+        self.unreconciled = set(self.members)
+        self.timeline.begin(reason, self.members, now, now_ms)
+        if not self.members:
+            self.timeline.end(self.epoch, now)
+
+    def _hash(self) -> int:
+        """Of the ids and partition counts of subscribed topics that exist; 0: of none."""
+        digest = blake2b(digest_size=8)
+        found = [(name, self.topics[name]) for name in sorted(self.subscribed_topics()) if name in self.topics]
+        for name, (topic_id, count) in found:
+            digest.update(b"%b%b%d " % (topic_id, name.encode(), count))
+        return int.from_bytes(digest.digest(), "big", signed=True) if found else 0
+
+    def set_topics(self, topics: Topics, now: float, now_ms: int) -> None:
+        """The cluster's topics are others. A new epoch if that concerns a subscription."""
+        self.topics = topics
+        self.unverified = False
+        if self.members:
+            self._resolve_regexes(now_ms=now_ms, afresh=True)
+            if self._hash() != self.metadata_hash:
+                self.bump("topics changed", now, now_ms)
+
+    def verify_topics(self, now: float, now_ms: int) -> None:
+        """After a restart: a new epoch if the subscribed topics are others than stored."""
+        if self.unverified:
+            self.set_topics(self.topics, now, now_ms)
+
+    def deferred(self, now: float) -> bool:
+        """Whether a new target has to wait, so that a storm of joins costs one assignment, not one each (KIP-1263)."""
+        if self.target_epoch == self.epoch or self._computed_at is None:
+            return False
+        if len(self.members) <= COMPUTE_AT_ONCE_MEMBERS:
+            return False
+        return now < self._computed_at + self.limits.assignment_interval_ms / 1000
+
+    def compute_target(self, now: float, now_ms: int) -> None:
+        """See that there is a target for the group's epoch, unless it has to wait."""
+        if self.target_epoch == self.epoch:
+            return
+        if self.deferred(now):
+            assert self._computed_at is not None
+            self.waiting = True
+            self.arm(self._computed_at + self.limits.assignment_interval_ms / 1000)
+            return
+        self._computed_at, self.waiting = now, False
+        specs, partitions = self._specs()
+        made = ASSIGNORS[self.assignor](specs, partitions)
+        for member_id in self.members:
+            target = {topic_id: frozenset(numbers) for topic_id, numbers in made[member_id].items() if numbers}
+            if target != self.targets.get(member_id) or (not target and member_id not in self.targets):
+                self.targets[member_id] = target
+                self.note(TargetMemberSnapshot(self.group_id, member_id, assigned_of(target)))
+        self.target_epoch = self.epoch
+        self.note(TargetEpochSnapshot(self.group_id, self.epoch, now_ms))
+        self.unreconciled = {m.member_id for m in self.members.values() if not m.reconciled_to(self.epoch)}
+
+    def _specs(self) -> tuple[dict[str, MemberSpec], dict[bytes, int]]:
+        """What an assignor is to know; brings `names` up to date."""
+        ids: dict[frozenset[str], frozenset[bytes]] = {}  # members with equal subscriptions share one set
+        partitions: dict[bytes, int] = {}
+        in_use: set[bytes] = set()
+        for member in self.members.values():
+            in_use.update(member.assigned, member.pending)
+        self.names = {topic_id: name for topic_id, name in self.names.items() if topic_id in in_use}
+        specs: dict[str, MemberSpec] = {}
+        for member in self.members.values():
+            wanted = self.subscribed(member)
+            if wanted not in ids:
+                found = {name: self.topics[name] for name in wanted if name in self.topics}
+                partitions.update(found.values())
+                self.names.update((topic_id, name) for name, (topic_id, _) in found.items())
+                ids[wanted] = frozenset(topic_id for topic_id, _ in found.values())
+            specs[member.member_id] = MemberSpec(
+                ids[wanted], self.targets.get(member.member_id, NOTHING), member.instance_id
+            )
+        return specs, partitions
+
+    @property
+    def assignor(self) -> str:
+        """What most members prefer; the first configured one where nobody does, or in a draw."""
+        known = [name for name in self.limits.assignors if name in ASSIGNORS] or ["uniform"]
+        votes = dict.fromkeys(known, 0)
+        for member in self.members.values():
+            if member.server_assignor in votes:
+                votes[member.server_assignor] += 1
+        return max(votes, key=votes.__getitem__)
+
+    # -- one member
+
+    def target_of(self, member: ConsumerMember) -> Target:
+        """What a member is to own, in target_epoch."""
+        return self.targets.get(member.member_id, NOTHING)
+
+    def reconcile(self, member: ConsumerMember, reported: Mapping[bytes, Collection[int]] | None, now: float) -> bool:
+        """The member's next step towards its target. Whether what it may use is different now."""
+        step = next_step(member, self.target_epoch, self.target_of(member), self.owners, reported)
+        if step is None:
+            return False
+        before = member.assigned
+        self._move(member, step.assigned, step.pending, now)
+        if member.epoch != step.epoch:
+            member.previous_epoch, member.epoch = member.epoch, step.epoch
+        member.state = step.state
+        member.rebalance_end = None
+        if step.state is MemberState.UNREVOKED_PARTITIONS and member.classic is None:
+            self.expect(member, now)
+        self.note(member.current_snapshot(self.group_id))
+        if member.reconciled_to(self.epoch):
+            self._arrived(member, now)
+        return _partitions(before) != _partitions(member.assigned)
+
+    def renew(self, member: ConsumerMember, now: float) -> None:
+        """The member was heard of."""
+        classic = member.classic
+        timeout_ms = self.limits.session_timeout_ms if classic is None else classic.session_timeout_ms
+        member.session_end = now + timeout_ms / 1000
+        self.arm(member.session_end)
+
+    def expect(self, member: ConsumerMember, now: float) -> None:
+        """The member has its rebalance timeout to do what it was asked to."""
+        member.rebalance_end = now + max(member.rebalance_timeout_ms, 0) / 1000
+        self.arm(member.rebalance_end)
+
+    def _move(self, member: ConsumerMember, assigned: Owned, pending: Owned, now: float) -> None:
+        """A member owns these from now on."""
+        before = set(member.owned())
+        member.assigned, member.pending = assigned, pending
+        after = set(member.owned())
+        for topic_id, partition in before - after:
+            self.owners.free(member.member_id, topic_id, partition)
+        for topic_id, partition in after - before:
+            self.owners.give(member.member_id, topic_id, partition)
+        if before - after:
+            self.timeline.released(member.member_id, self.named(before - after), now)
+        if after - before:
+            self.timeline.taken(member.member_id, self.named(after - before), now)
+
+    def named(self, partitions: Iterable[tuple[bytes, int]]) -> list[tuple[str, int]]:
+        """With topic names for topic ids. A topic nobody remembers goes by its id."""
+        return sorted((self.names.get(topic_id, topic_id.hex()), partition) for topic_id, partition in partitions)
+
+    def _arrived(self, member: ConsumerMember, now: float) -> None:
+        self.timeline.arrived(member.member_id, now)
+        self.unreconciled.discard(member.member_id)
+        self._end_if_reconciled(now)
+
+    def _end_if_reconciled(self, now: float) -> None:
+        if not self.unreconciled:
+            self.timeline.joined((), now)
+            self.timeline.end(self.epoch, now)
+
+    def step_out(self, member: ConsumerMember, now: float) -> None:
+        """A static member leaves for a while: it keeps what it has, and has nothing left to revoke."""
+        self._move(member, member.assigned, {}, now)
+        member.previous_epoch, member.epoch = member.epoch, LEAVING_STATIC
+        member.state = MemberState.STABLE
+        member.rebalance_end = None
+        self.note(member.current_snapshot(self.group_id))
+
+    def replace(self, old: ConsumerMember, member_id: str, now: float) -> ConsumerMember:
+        """A static member is back under another id: it takes over what the old one had, and begins at epoch 0."""
+        new = replace(old, member_id=member_id, epoch=0, previous_epoch=0, state=MemberState.STABLE)
+        new.pending, new.rebalance_end = {}, None
+        self._move(old, old.assigned, {}, now)
+        for topic_id, partition in old.owned():
+            self.owners.free(old.member_id, topic_id, partition)
+            self.owners.give(member_id, topic_id, partition)
+        self.timeline.renamed(old.member_id, member_id)
+        target = self.targets.get(old.member_id)
+        self._forget(old)
+        self.unreconciled.add(member_id)
+        self.members[member_id] = new
+        assert new.instance_id is not None
+        self.static[new.instance_id] = member_id
+        self.note(new.member_snapshot(self.group_id))
+        if target is not None:
+            self.targets[member_id] = target
+            self.note(TargetMemberSnapshot(self.group_id, member_id, assigned_of(target)))
+        return new
+
+    def remove(self, members: Iterable[ConsumerMember], now: float) -> None:
+        """Members are gone, and what they had is free. The caller bumps the epoch."""
+        for member in members:
+            for topic_id, partition in member.owned():
+                self.owners.free(member.member_id, topic_id, partition)
+            self.timeline.left(member.member_id, now)
+            self._forget(member)
+        self._resolve_regexes(now_ms=0)
+
+    def _forget(self, member: ConsumerMember) -> None:
+        del self.members[member.member_id]
+        self.targets.pop(member.member_id, None)
+        self.unreconciled.discard(member.member_id)
+        if member.instance_id is not None and self.static.get(member.instance_id) == member.member_id:
+            del self.static[member.instance_id]
+        for kind in (KEY_CURRENT, KEY_TARGET_MEMBER, KEY_MEMBER):  # in Kafka's order
+            self.note(ConsumerGroupTombstone(kind, self.group_id, member.member_id))
+
+    def expired(self, now: float, due: Callable[[ConsumerMember], bool]) -> list[ConsumerMember]:
+        """The members whose time is up; sets the deadline anew for the others."""
+        late = [member for member in self.members.values() if due(member)]
+        gone = {member.member_id for member in late}
+        self.deadline = None
+        if self.waiting and self._computed_at is not None:
+            self.arm(self._computed_at + self.limits.assignment_interval_ms / 1000)
+        for member in self.members.values():
+            if member.member_id not in gone:
+                self.arm(member.session_end)
+                if member.rebalance_end is not None:
+                    self.arm(member.rebalance_end)
+        return late
+
+
+def _partitions(owned: Owned) -> dict[bytes, set[int]]:
+    return {topic_id: set(numbers) for topic_id, numbers in owned.items()}

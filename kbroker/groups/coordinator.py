@@ -1,0 +1,125 @@
+"""GroupCoordinator: the groups of this broker, on the runtime of coordinators.
+
+    leading.lead, resign ─▶ which partitions of `__consumer_offsets` are coordinated here    coordinators/leading.py
+    membership, offset_requests ─▶ requests                                                  what handlers call
+    topics deleted, offsets too old ─▶ what is forgotten                                      housekeeping.py
+
+A group belongs to the partition that its name hashes to, and whoever leads that partition coordinates it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import trio
+
+from kbroker.cluster.placement import NewTopic
+from kbroker.cluster.registration import Registration
+from kbroker.config import BrokerConfig
+from kbroker.coordinators.routing import InternalTopic
+from kbroker.coordinators.runtime import Runtime
+from kbroker.coordinators.shard import Shard
+from kbroker.env import Env
+from kbroker.groups.group import Topics
+from kbroker.groups.housekeeping import Housekeeping
+from kbroker.groups.settings import Settings, read_settings
+from kbroker.groups.shard import GroupShard
+from kbroker.log.directory import LogDirectory
+from kbroker.replication.partition import Partition
+from kbroker.turns import Work
+
+OFFSETS_TOPIC = "__consumer_offsets"
+
+
+class GroupCoordinator:
+    """All groups whose partition is led here. Made once; `run` it before partitions are led."""
+
+    def __init__(
+        self, env: Env, registration: Registration, logs: LogDirectory, config: Callable[[], BrokerConfig]
+    ) -> None:
+        """config: the broker's configs as they are now."""
+        self.env = env
+        self.registration = registration
+        self.config = config
+        self.topic = InternalTopic(OFFSETS_TOPIC, registration, self._wish)
+        self.runtime = Runtime(env, logs, self.topic, self._make, self._take_up)
+        self.housekeeping = Housekeeping(self.runtime, registration, config)
+        self._settings: Settings | None = None
+        self._topics: tuple[object, Topics] = (None, {})
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve groups; until cancelled."""
+        await self.runtime.run(*self.housekeeping.duties, task_status=task_status)
+
+    def _make(self, partition: Partition, on_waiting: Callable[[Shard], None]) -> GroupShard:
+        return GroupShard(partition, self.env.clock, on_waiting, self)
+
+    def _take_up(self, shard: GroupShard) -> Work[None]:
+        return self.housekeeping.forget_topics(shard, shard.offsets.topic_names())
+
+    def _wish(self) -> NewTopic:
+        """How `__consumer_offsets` is made. With fewer brokers than replicas asked for, it has as many as there are."""
+        config = self.config()
+        factor = min(config.get_int("offsets.topic.replication.factor"), max(1, len(self.registration.image.brokers)))
+        return NewTopic(
+            OFFSETS_TOPIC,
+            config.get_int("offsets.topic.num.partitions"),
+            factor,
+            configs={
+                "cleanup.policy": "compact",
+                "compression.type": "producer",
+                "segment.bytes": str(config.get_int("offsets.topic.segment.bytes")),
+            },
+        )
+
+    # -- told by the replica manager ----------------------------------------------------------------------------------
+
+    def lead(self, partition: Partition) -> None:
+        """A partition of the topic is led here, in its leader epoch."""
+        self.runtime.leading.lead(partition)
+
+    def resign(self, index: int) -> None:
+        """A partition of the topic is not led here (any more)."""
+        self.runtime.leading.resign(index)
+
+    def on_topics_changed(self, deleted: Iterable[str] = ()) -> None:
+        """There are other topics, or more partitions: groups see it for themselves, offsets of deleted topics go."""
+        self.housekeeping.on_topics_deleted(deleted)
+
+    def on_configs_changed(self, group_ids: Iterable[str] | None = None) -> None:
+        """The configs of these groups are others; None: the broker's."""
+        wanted = None if group_ids is None else set(group_ids)
+        for shard in self.runtime.leading.active():
+            for group_id, group in shard.groups.items():
+                if wanted is None or group_id in wanted:
+                    group.on_configs_changed(self.settings_of(group_id))
+
+    # -- what groups are made with ------------------------------------------------------------------------------------
+
+    def shard(self, group_id: str) -> GroupShard:
+        """The active shard a group belongs to.
+
+        Raises KafkaError: COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR, COORDINATOR_LOAD_IN_PROGRESS.
+        """
+        return self.runtime.leading.shard(group_id)
+
+    def settings_of(self, group_id: str) -> Settings:
+        """What the configs say about a group, its own included."""
+        config = self.config()
+        if self._settings is None or self._settings.config is not config:
+            self._settings = read_settings(config)
+        return self._settings.with_own(self.registration.image.group_configs.get(group_id, {}))
+
+    @property
+    def topics(self) -> Topics:
+        """All topics of the cluster, as consumer groups see them; the same object while they are the same."""
+        topics = self.registration.image.topics
+        if self._topics[0] is not topics:
+            view = {name: (topic.id, len(topic.partitions)) for name, topic in topics.items()}
+            self._topics = topics, self._topics[1] if view == self._topics[1] else view
+        return self._topics[1]
+
+    def token(self) -> str:
+        """A random UUID's text."""
+        text = self.env.rng.token(16).hex()
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

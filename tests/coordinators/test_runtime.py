@@ -1,0 +1,126 @@
+"""The runtime of coordinators serves any kind of state: here, counters. (Groups: tests/groups/test_coordinator.py.)"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from kafka_wire.errors import ErrorCode, KafkaError
+from kbroker.replication.partition import Partition
+from kbroker.testing.broker import Machine
+from tests.coordinators.counters import Counter, rig
+
+
+async def test_what_was_answered_is_there_after_a_kill() -> None:
+    machine = Machine()
+    async with rig(machine) as made:
+        assert [made.add("a", 1), made.add("a", 2), made.add("b", 5)] == [1, 3, 5]
+    async with rig(machine, epoch=2) as made:
+        shard = await made.loaded()
+        assert (made.add("a", 0), made.add("b", 0)) == (3, 5)
+        await wait_all_tasks_blocked()
+        assert shard.taken_up
+
+
+async def test_G2_an_answer_waits_until_what_it_says_is_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with rig() as made:
+        monkeypatch.setattr(Partition, "follow_log", lambda self: None)  # a follower is behind
+        answer, results = made.add("a", 1), list[int]()
+
+        async def wait(waiting: Any) -> None:
+            results.append(await waiting)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, answer)
+            await wait_all_tasks_blocked()
+            assert not results
+            made.partition.high_watermark.advance(1)
+            await wait_all_tasks_blocked()
+            assert results == [1]
+
+
+async def test_who_waits_for_a_core_is_answered_when_the_leadership_ends() -> None:
+    async with rig() as made:
+        answer = made.wait("a")
+
+        async def wait() -> None:
+            assert await answer == ErrorCode.NOT_COORDINATOR
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            made.partition.resign()
+            made.runtime.leading.resign(0)
+        assert not made.runtime.leading.shards
+
+
+async def test_who_waits_too_long_is_answered(autojump_clock: MockClock) -> None:
+    async with rig() as made:
+        assert await made.wait("a") == ErrorCode.COORDINATOR_NOT_AVAILABLE
+        assert trio.current_time() == pytest.approx(5)
+
+
+async def test_an_alarm_rings_at_its_time_also_when_the_next_one_is_set_earlier(autojump_clock: MockClock) -> None:
+    async with rig() as made:
+        for name, seconds in (("late", 20.0), ("early", 10.0)):
+            made.add(name, 1)
+            made.shard.counter(name).deadline = made.env.clock.liveness() + seconds
+            made.runtime.note(made.shard, name)
+        await trio.sleep(11)
+        assert [made.shard.counter(name).value for name in ("late", "early")] == [1, 0]
+        await trio.sleep(10)
+        assert made.shard.counter("late").value == 0
+        assert not made.shard.live, "both have left a tombstone"
+
+
+async def test_a_core_that_cannot_be_stored_is_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with rig() as made:
+        made.add("a", 1)
+        before = made.shard
+
+        def refuse(*_: object) -> None:
+            raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR)
+
+        with monkeypatch.context() as broken:
+            broken.setattr(Partition, "append", refuse)
+            assert made.add("a", 1) == ErrorCode.NOT_COORDINATOR
+        assert await made.loaded() is not before
+        assert made.add("a", 0) == 1
+
+
+async def test_a_core_that_fails_costs_its_shard_a_reload_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async with rig() as made:
+        made.add("a", 1)
+        before = made.shard
+        before.counter("a").deadline = made.env.clock.liveness() + 1
+        made.runtime.note(before, "a")
+
+        def fail(*_: object) -> None:
+            raise AssertionError("a bug")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(Counter, "clear", fail)
+            await trio.sleep(2)
+        assert await made.loaded() is not before
+        assert made.add("a", 0) == 1
+
+
+async def test_a_log_that_says_little_is_written_anew() -> None:
+    machine = Machine()
+    async with rig(machine) as made:
+        for n in range(5_000):
+            assert made.add(f"c{n % 10}", 1) == n // 10 + 1
+            await trio.lowlevel.checkpoint()
+        with trio.fail_after(60):
+            while made.shard.is_rewriting:
+                await trio.lowlevel.checkpoint()
+        assert made.shard.logged <= 2_000
+        assert made.partition.log.start_offset > 2_000
+    async with rig(machine, epoch=2) as made:
+        shard = await made.loaded()
+        assert {each.value for each in shard.counters.values()} == {500}

@@ -1,0 +1,89 @@
+"""Regular expressions over topic names: RE2's syntax; where Python's re shares it, its meaning; and linear time."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kbroker.groups.consumer.topic_regex import ALPHABET, InvalidRegex, TopicRegex
+
+NAMES = ["foo", "foo-1", "foo.bar", "FOO", "a", "aaaa", "orders_eu", "ab12", "x"]
+
+SAME_AS_RE = [
+    "foo.*", "foo|bar", r"f(o)+(-\d)?", "(?i)foo", "[a-c]+", "[^a]+", "a{2,4}", "a{4}", "a{2,}", "^foo$", r"\bfoo\b.*",
+    r"foo\.bar", "(?:foo|orders)_?.*", "(?P<x>foo).*", r"[\w.-]+", "a*?a", "", "()", "(a|)+", r"foo\B.+", r"[a\-z]+",
+    "[]a]+", "(?i:f)oo", "(a|aa)+", r"\Afoo", r"[\d\D]+", r"\x66oo", "x{1}", "{a", "[^\\W_]+", "(?s).*", "a??",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", SAME_AS_RE)
+def test_matches_what_re_matches(text: str) -> None:
+    ours = TopicRegex(text)
+    assert [ours.matches(name) for name in NAMES] == [bool(re.fullmatch(text, name)) for name in NAMES]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("[[:alpha:]]+", ["foo", "FOO", "a", "aaaa", "x"]),
+        ("[[:^alpha:].]+", []),
+        (r"\pL+", ["foo", "FOO", "a", "aaaa", "x"]),
+        (r"\p{Lu}+", ["FOO"]),
+        (r"\P{L}*foo", ["foo"]),
+        (r"\Qfoo.\E.*", ["foo.bar"]),
+        (r"foo\z", ["foo"]),
+        ("(?<x>foo)", ["foo"]),
+        ("(?U)fo+", ["foo"]),
+        (r"\x{66}oo", ["foo"]),
+    ],
+)  # fmt: skip
+def test_what_re_does_not_know(text: str, names: list[str]) -> None:
+    ours = TopicRegex(text)
+    assert [name for name in NAMES if ours.matches(name)] == names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a**", "(?=a)", "(?!a)", "(?<=a)b", "(?<!a)b", r"\1", r"(a)\1", "(a", "a)", "*a", "|*", "(?P=x)", "(?P<x",
+        "(?>a)", "a*+", "[b-a]", "[a", "[", "a{1001}", "a{3,2}", "a{99999}", "[[:foo:]]", r"\p{Greek}", r"\y", "\\",
+        r"\xZZ", r"\x{", "(?", "(?i", "(?P<>a)", "(?(1)a)", "(a{1000}){1000}", "(" * 100 + ")" * 100, "a" * 2000,
+        "(((){1000}){1000}){1000}",
+    ],
+)  # fmt: skip
+def test_refused(text: str) -> None:
+    with pytest.raises(InvalidRegex):
+        TopicRegex(text)
+
+
+@given(st.text(alphabet="ab.-|*+?(){}[]^$\\1,:idPx<>=!", max_size=12), st.text(alphabet="ab1-", max_size=6))
+def test_any_text_is_an_expression_or_refused(text: str, name: str) -> None:
+    """And where re agrees that it is one, both agree what it means."""
+    try:
+        ours = TopicRegex(text)
+    except InvalidRegex:
+        return
+    found = ours.matches(name)
+    try:
+        theirs = re.compile(text)
+    except re.error:
+        return
+    if "{," not in text and "[[" not in text and not re.search(r"\$.|\)\?\?|\\x", text):
+        assert found == bool(theirs.fullmatch(name))
+
+
+@pytest.mark.parametrize("text", ["(a+)+b", "(a|a)*b", ".*" * 50 + "b", "(a?){200}a{200}b", "((a{0,20}){0,20}b)"])
+def test_no_expression_stalls(text: str) -> None:
+    ours = TopicRegex(text)
+    began = time.perf_counter()
+    assert not ours.matches("a" * 249)
+    assert time.perf_counter() - began < 30  # exponential would be longer than anybody waits
+
+
+def test_names_have_65_characters() -> None:
+    assert len(ALPHABET) == 65
+    assert not TopicRegex(".").matches("é") and not TopicRegex("é").matches("é")

@@ -1,0 +1,98 @@
+"""A coordinator without a broker around it: logs on a memory disk, partitions led by hand, a picture of the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import trio
+
+from kafka_wire.errors import ErrorCode
+from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage
+from kbroker.cluster.registration import Registration
+from kbroker.config import BrokerConfig, topic_config
+from kbroker.groups import offset_requests
+from kbroker.groups.coordinator import OFFSETS_TOPIC, GroupCoordinator
+from kbroker.groups.group import Committer
+from kbroker.groups.offsets import Change
+from kbroker.groups.shard import GroupShard
+from kbroker.groups.storage.records import OffsetCommitValue
+from kbroker.log.directory import LogDirectory
+from kbroker.replication.partition import Partition
+from kbroker.testing.broker import Machine
+
+TOPIC_ID = b"offsets-topic-id"
+ANYBODY = Committer("", None, -1, 8)
+
+
+class Rig:
+    """A coordinator of one partition, as the broker of id 1."""
+
+    def __init__(self, machine: Machine, config: BrokerConfig | None = None) -> None:
+        self.machine = machine
+        self.env = machine.env()
+        self.config = config or BrokerConfig()
+        self.logs = LogDirectory(self.env, self.config)
+        self.logs.open()
+        self.image = ClusterImage(topics={"t": topic("t", b"t" * 16), OFFSETS_TOPIC: topic(OFFSETS_TOPIC, TOPIC_ID)})
+        registration = SimpleNamespace(image=self.image, broker=SimpleNamespace(id=1))
+        self.registration = registration
+        self.coordinator = GroupCoordinator(self.env, cast(Registration, registration), self.logs, lambda: self.config)
+        settings = topic_config({"cleanup.policy": "compact"}, self.config)
+        log = self.logs.log_for(OFFSETS_TOPIC, 0, TOPIC_ID, settings)
+        self.partition = Partition(OFFSETS_TOPIC, 0, TOPIC_ID, log, 1)
+
+    def lead(self, epoch: int) -> None:
+        self.partition.lead(epoch, (1,))
+        self.coordinator.lead(self.partition)
+
+    @property
+    def shard(self) -> GroupShard:
+        return self.coordinator.shard("any")
+
+    async def loaded(self) -> GroupShard:
+        """Wait until the shard is active."""
+        with trio.fail_after(60):
+            while not all(shard.is_active for shard in self.coordinator.runtime.leading.shards):
+                await trio.lowlevel.checkpoint()
+        return self.shard
+
+    def commit(self, group: str, *changes: Change) -> Any:
+        """Commit as somebody without a group; the error, or a coroutine of it."""
+        wanted = changes or (change(group, 0),)
+        return offset_requests.commit(
+            self.coordinator, group, ANYBODY, wanted, lambda stale: ErrorCode.NONE, lambda code: code
+        )
+
+    def offset(self, group: str, index: int = 0) -> int:
+        found = offset_requests.fetch(self.coordinator, group, [("t", [index])], require_stable=True)[0][1][0].value
+        return -1 if found is None else found.offset
+
+
+def topic(name: str, topic_id: bytes) -> TopicImage:
+    return TopicImage(name, topic_id, (PartitionImage(topic_id, 0, (1,), (1,), 1, 1, 1),), {})
+
+
+def change(group: str, offset: int, index: int = 0, **fields: Any) -> Change:
+    return (group, "t", index, OffsetCommitValue(offset=offset, commit_timestamp=1, topic_id=b"t" * 16, **fields))
+
+
+@asynccontextmanager
+async def rig(
+    machine: Machine | None = None, *, epoch: int = 1, config: dict[str, str] | None = None, failing_reads: int = 0
+) -> AsyncIterator[Rig]:
+    """A running coordinator that leads its partition in that epoch; stopped as by kill -9."""
+    made = Rig(machine or Machine(), BrokerConfig().with_values(config or {}))
+    if failing_reads:
+        made.env.disk.fail("pread", "*.log", times=failing_reads)  # type: ignore[attr-defined]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(made.coordinator.run)
+        made.lead(epoch)
+        try:
+            yield made
+        finally:
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await made.logs.close(clean=False)
