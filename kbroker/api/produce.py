@@ -149,8 +149,8 @@ def _note_pending(
     """Note what has to happen before the client may be told, if anything."""
     must_flush = partition.log.needs_flush(now_ms)
     if acks == 0:
-        if must_flush and partition.log.on_due is not None:
-            partition.log.on_due(partition.log)  # nobody waits for it
+        if must_flush:
+            partition.log.flush_later()  # nobody waits for it
         return
     behind = acks == ACKS_ALL and partition.high_watermark.value <= last_offset
     if must_flush or behind:

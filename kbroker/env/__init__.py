@@ -30,13 +30,31 @@ class Clock(Protocol):
         """Wait in the I/O domain."""
 
 
-class File(Protocol):
-    """One file of a Disk. Appends and reads go to the page cache and run in the event loop; `sync` blocks: offload it.
+class Handle(Protocol):
+    """An open file, for those who must not lose it: slices on their way to a client, workers.
 
+    It stays open until the last who holds it lets go of it, whoever closes the File or removes its name meanwhile.
     Every method may raise OSError; that error belongs to the disk.
     """
 
     path: str
+
+    def pread(self, length: int, position: int) -> bytes:
+        """Up to length bytes from position; fewer only at the end of the file."""
+
+    def sync(self) -> None:
+        """Make what was appended durable (fdatasync). Blocks."""
+
+    def fileno(self) -> int | None:
+        """A descriptor for sendfile, or None when the file is not one of the operating system's."""
+
+
+class File(Handle, Protocol):
+    """One file of a Disk. Appends and reads go to the page cache and run in the event loop; `sync` blocks: offload it."""
+
+    @property
+    def handle(self) -> Handle:
+        """The open file itself. What is taken before `close` works after it, what is taken after it refuses."""
 
     def size(self) -> int:
         """Bytes in the file, without a system call."""
@@ -47,29 +65,20 @@ class File(Protocol):
         On OSError some of the bytes may have reached the file: the caller truncates back to the size it knew.
         """
 
-    def pread(self, length: int, position: int) -> bytes:
-        """Up to length bytes from position; fewer only at the end of the file."""
-
     def truncate(self, size: int) -> None:
         """Cut the file to size bytes."""
 
-    def sync(self) -> None:
-        """Make what was appended durable (fdatasync). Blocks."""
-
     def close(self) -> None:
-        """Release the descriptor; idempotent. Slices of a closed file raise OSError when read."""
-
-    def fileno(self) -> int | None:
-        """A descriptor for sendfile, or None when the file is not one of the operating system's."""
+        """Let go of the handle; idempotent. Every later use raises OSError."""
 
 
 class FileSlice:
-    """A range of a file, to be sent without reading it where the system can (sendfile), else by `read`."""
+    """A range of an open file, to be sent without reading it where the system can (sendfile), else by `read`."""
 
     __slots__ = ("file", "position", "length")
 
-    def __init__(self, file: File, position: int, length: int) -> None:
-        self.file = file
+    def __init__(self, file: Handle, position: int, length: int) -> None:
+        self.file = file  # a file's `handle` where the file may be closed before the slice is read
         self.position = position
         self.length = length
 

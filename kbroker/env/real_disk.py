@@ -1,11 +1,10 @@
 """The data directory on the operating system's file system.
 
-A file's descriptor opens at its first use, not at `RealDisk.open`: a broker with thousands of partitions touches few
-of them after a restart. Files are opened for appending, so a write always lands at the end.
+Files are opened for appending, so a write always lands at the end.
 
 Threads: appends, truncation and closing belong to the event loop; `pread` and `sync` may also run in a worker. A
-descriptor is never closed under a worker that uses it (its number could by then be another file's): `close` leaves it
-to the last user.
+descriptor is held by reference: by the file until it is closed, by slices of it on their way to a client, by workers.
+It closes with the last of them; in CPython at that moment. Nothing has to count, lock, or wait for users.
 """
 
 from __future__ import annotations
@@ -13,10 +12,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import stat
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from kbroker.env import Buffer
 from kbroker.env.features import Features
@@ -25,26 +23,103 @@ from kbroker.env.real_lock import RealLock, take_lock
 if sys.platform == "darwin":
     import fcntl
 
-NO_DESCRIPTOR = -1
+CLOSED = -1
 BUFFERS_MAX = 512  # in one writev; systems allow 1024 or more
 BINARY = getattr(os, "O_BINARY", 0)
+
+
+class Descriptor:
+    """An open file of the operating system; closed when the last who holds this object lets go of it.
+
+    Slices of a file and workers hold it, so nobody closes it under them: its number could by then be another file's.
+    """
+
+    __slots__ = ("path", "number", "_features")
+
+    def __init__(self, path: str, number: int, features: Features) -> None:
+        self.path = path
+        self.number = number  # CLOSED: stands in for one that is closed; every system call refuses it
+        self._features = features
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        if self.number != CLOSED:
+            close(self.number)
+
+    def pread(self, length: int, position: int) -> bytes:
+        """Up to length bytes from position; fewer only at the end of the file."""
+        data = os.pread(self.number, length, position)
+        return data if len(data) == length else self._read_on(data, length, position)
+
+    def _read_on(self, data: bytes, length: int, position: int) -> bytes:
+        """After a short read: go on to what was asked for or the end of the file."""
+        while data and len(data) < length:
+            more = self._read_once(length - len(data), position + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def _read_once(self, length: int, position: int) -> bytes:
+        return os.pread(self.number, length, position)
+
+    def sync(self) -> None:
+        """Make what was appended durable. Blocks."""
+        sync_descriptor(self.fileno(), self._features)
+
+    def fileno(self) -> int:
+        """The number, good while this is held; OSError when closed."""
+        if self.number == CLOSED:
+            raise OSError(errno.EBADF, "file is closed", self.path)
+        return self.number
+
+    def write(self, buffer: Buffer) -> int:
+        """Write at the end; how much of the buffer was written."""
+        return os.write(self.number, buffer)
+
+    def writev(self, buffers: Sequence[Buffer]) -> int:
+        """Write buffers at the end; how many bytes were written."""
+        return os.writev(self.number, buffers)
+
+
+class SeekingDescriptor(Descriptor):
+    """Where there is no pread: the file position is shared, so whoever moves it holds a lock."""
+
+    __slots__ = ("_position_lock",)
+
+    def __init__(self, path: str, number: int, features: Features) -> None:
+        super().__init__(path, number, features)
+        self._position_lock = threading.Lock()
+
+    def pread(self, length: int, position: int) -> bytes:
+        """Up to length bytes from position; fewer only at the end of the file."""
+        return self._read_on(self._read_once(length, position), length, position)
+
+    def _read_once(self, length: int, position: int) -> bytes:
+        with self._position_lock:
+            os.lseek(self.number, position, os.SEEK_SET)
+            return os.read(self.number, length)
+
+    def write(self, buffer: Buffer) -> int:
+        """Write at the end; how much of the buffer was written."""
+        with self._position_lock:
+            return super().write(buffer)
+
+    def writev(self, buffers: Sequence[Buffer]) -> int:
+        """Write buffers at the end; how many bytes were written."""
+        with self._position_lock:
+            return super().writev(buffers)
 
 
 class RealFile:
     """One file, opened for reading and appending."""
 
-    __slots__ = ("path", "_full_path", "_features", "_fd", "_size", "_closed", "_users", "_left_to_users", "_lock")
+    __slots__ = ("path", "handle", "_features", "_size")
 
-    def __init__(self, path: str, full_path: str, features: Features, fd: int, size: int) -> None:
-        self.path = path
-        self._full_path = full_path
+    def __init__(self, handle: Descriptor, size: int, features: Features) -> None:
+        self.path = handle.path
+        self.handle = handle
         self._features = features
-        self._fd = fd  # NO_DESCRIPTOR before the first use and once closed
         self._size = size
-        self._closed = False
-        self._users = 0  # preads and syncs under way, here and in workers
-        self._left_to_users = NO_DESCRIPTOR  # closed while there were users: the last one releases it
-        self._lock = threading.Lock()  # over all of these but the size
 
     def size(self) -> int:
         """Bytes in the file."""
@@ -52,117 +127,48 @@ class RealFile:
 
     def append(self, buffers: Sequence[Buffer]) -> int:
         """Write all buffers at the end; after OSError `size` tells how much of them is there."""
-        fd = self._fd
-        if fd < 0:
-            fd = self._descriptor()
         if len(buffers) == 1:
             total = len(buffers[0])
-            written = os.write(fd, buffers[0])
+            written = self.handle.write(buffers[0])
         elif self._features.writev and 0 < len(buffers) <= BUFFERS_MAX:
             total = sum(map(len, buffers))
-            written = os.writev(fd, buffers)
+            written = self.handle.writev(buffers)
         else:
             joined = b"".join(buffers)
             total = len(joined)
-            written = os.write(fd, joined)
+            written = self.handle.write(joined)
         self._size += written
         if written != total:
-            self._append_rest(fd, memoryview(b"".join(buffers))[written:])
+            self._append_rest(memoryview(b"".join(buffers))[written:])
         return total
 
-    def _append_rest(self, fd: int, rest: memoryview) -> None:
+    def _append_rest(self, rest: memoryview) -> None:
         """After a short write: go on; a full disk answers the next attempt with ENOSPC."""
         while rest:
-            written = os.write(fd, rest)
+            written = self.handle.write(rest)
             self._size += written
             rest = rest[written:]
 
     def pread(self, length: int, position: int) -> bytes:
         """Up to length bytes from position; fewer only at the end of the file."""
-        fd = self._enter()
-        try:
-            data = self._read_at(fd, length, position)
-            while 0 < len(data) < length:
-                more = self._read_at(fd, length - len(data), position + len(data))
-                if not more:
-                    break
-                data += more
-            return data
-        finally:
-            self._leave()
-
-    def _read_at(self, fd: int, length: int, position: int) -> bytes:
-        return os.pread(fd, length, position)
+        return self.handle.pread(length, position)
 
     def truncate(self, size: int) -> None:
         """Cut the file to size bytes."""
-        os.ftruncate(self._descriptor(), size)
+        os.ftruncate(self.handle.number, size)
         self._size = size
 
     def sync(self) -> None:
         """Make what was appended durable. Blocks."""
-        fd = self._enter()
-        try:
-            sync_descriptor(fd, self._features)
-        finally:
-            self._leave()
+        self.handle.sync()
 
     def close(self) -> None:
-        """Release the descriptor, or leave that to the last worker that uses it."""
-        with self._lock:
-            fd, self._fd = self._fd, NO_DESCRIPTOR
-            self._closed = True
-            if self._users:
-                self._left_to_users = fd
-            elif fd >= 0:
-                os.close(fd)
+        """Let go of the descriptor: it closes now, or with the last slice or worker that holds it."""
+        self.handle = Descriptor(self.path, CLOSED, self._features)
 
-    def fileno(self) -> int | None:
+    def fileno(self) -> int:
         """The descriptor, good until the next await; OSError when closed."""
-        return self._fd if self._fd >= 0 else self._descriptor()
-
-    def _descriptor(self) -> int:
-        with self._lock:
-            return self._fd if self._fd >= 0 else self._open()
-
-    def _open(self) -> int:
-        if self._closed:
-            raise OSError(errno.EBADF, "file is closed", self.path)
-        self._fd = os.open(self._full_path, os.O_RDWR | os.O_APPEND | BINARY)
-        return self._fd
-
-    def _enter(self) -> int:
-        with self._lock:
-            fd = self._fd if self._fd >= 0 else self._open()
-            self._users += 1
-            return fd
-
-    def _leave(self) -> None:
-        with self._lock:
-            self._users -= 1
-            if self._left_to_users >= 0 and not self._users:
-                fd, self._left_to_users = self._left_to_users, NO_DESCRIPTOR
-                os.close(fd)
-
-
-class SeekingFile(RealFile):
-    """Where there is no pread: the file position is shared, so whoever moves it holds a lock."""
-
-    __slots__ = ("_position_lock",)
-
-    def __init__(self, path: str, full_path: str, features: Features, fd: int, size: int) -> None:
-        super().__init__(path, full_path, features, fd, size)
-        self._position_lock = threading.Lock()
-
-    def append(self, buffers: Sequence[Buffer]) -> int:
-        """Write all buffers at the end."""
-        with self._position_lock:
-            return super().append(buffers)
-
-    def _read_at(self, fd: int, length: int, position: int) -> bytes:
-        with self._position_lock:
-            os.lseek(fd, position, os.SEEK_SET)
-            return os.read(fd, length)
+        return self.handle.fileno()
 
 
 class RealDisk:
@@ -173,18 +179,13 @@ class RealDisk:
         self.root = os.path.abspath(root)
         self.boot_id = read_boot_id()
         self._features = features
-        self._file_class = RealFile if features.pread else SeekingFile
+        self._descriptor_class = Descriptor if features.pread else SeekingDescriptor
 
     def open(self, path: str, *, create: bool = False) -> RealFile:
-        """Open for reading and appending; the descriptor opens when first used, except for a file that is made."""
-        full_path = self._full(path)
-        fd = NO_DESCRIPTOR
-        if create:
-            fd = os.open(full_path, os.O_RDWR | os.O_APPEND | os.O_CREAT | BINARY, 0o644)
-        status = os.stat(full_path)
-        if stat.S_ISDIR(status.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        return self._file_class(path, full_path, self._features, fd, status.st_size)
+        """Open for reading and appending."""
+        flags = os.O_RDWR | os.O_APPEND | BINARY | (os.O_CREAT if create else 0)
+        handle = self._descriptor_class(path, os.open(self._full(path), flags, 0o644), self._features)
+        return RealFile(handle, os.fstat(handle.number).st_size, self._features)
 
     def read(self, path: str) -> bytes:
         """The whole of a small file."""

@@ -34,7 +34,7 @@ from kbroker.config import BrokerConfig, TopicConfig
 from kbroker.env import Env, Lock
 from kbroker.log.checkpoints import LOG_STARTS, METADATA, RECOVERY_POINTS, Key, OffsetCheckpoint, read_topic_id
 from kbroker.log.errors import LogOffline
-from kbroker.log.log import LONG_MAX, PartitionLog, Remains
+from kbroker.log.log import LONG_MAX, PartitionLog
 from kbroker.log.recovery import Crash
 
 LOCK = ".lock"
@@ -62,7 +62,7 @@ class LogDirectory:
         self._log_starts = OffsetCheckpoint(env.disk, LOG_STARTS)
         self._due: dict[PartitionLog, None] = {}  # to be flushed in the background
         self._due_bell = trio.Event()
-        self._buried: deque[tuple[int, Remains]] = deque()  # (not before, data clock ms; what), in no strict order
+        self._doomed: deque[tuple[int, list[str]]] = deque()  # (not before, data clock ms; paths), in no strict order
         self._names = itertools.count(1)
         self._unsynced: set[str] = set()  # names of logs that a power failure may have torn, not opened since
         self._unrecovered: set[str] = set()  # left by a killed process, and not opened yet: no stop is clean before
@@ -122,7 +122,7 @@ class LogDirectory:
         now_ms = self.env.clock.data_ms()
         for name in self.env.disk.list_dir(""):
             if name.endswith(DELETE):
-                self._buried.append((now_ms, Remains([], [name])))
+                self._doomed.append((now_ms, [name]))
 
     async def close(self, *, clean: bool = True) -> None:
         """Stop. clean: make everything durable and mark it, so that the next start trusts all and scans nothing."""
@@ -135,8 +135,7 @@ class LogDirectory:
                     await self.env.offload(partial(self._mark_clean, unsynced))
         finally:
             for each in self.logs.values():
-                for file in each.abandon().files:
-                    file.close()
+                each.abandon()
             self.logs.clear()
             if self._lock is not None:
                 self._lock.release()
@@ -200,7 +199,7 @@ class LogDirectory:
         directory = f"{topic}-{partition}"
         crash = Crash.POWER if directory in self._unsynced else self.crash
         if present is not None:
-            self._bury(self.logs.pop(key).abandon())
+            self.logs.pop(key).abandon()
             self._unsynced.add(directory)  # until it is open again: a stop meanwhile is no clean one for it
             self._note_boot()
             crash = Crash.ERROR
@@ -216,10 +215,10 @@ class LogDirectory:
             recovery_point=self._recovery_points.offsets.get(key, 0),
             start_offset=self._log_starts.offsets.get(key, 0),
             leader_epoch_max=leader_epoch_max,
+            on_due=self._flush_is_due,
         )
         self._unsynced.discard(directory)
         self._unrecovered.discard(directory)
-        opened.on_due = self._flush_is_due
         self.logs[key] = opened
         return opened
 
@@ -269,12 +268,13 @@ class LogDirectory:
         """Delete a partition's log, open or not. Its files go later. May raise OSError."""
         key, directory = (topic, partition), f"{topic}-{partition}"
         present = self.logs.pop(key, None)
+        aside = self._aside(directory, DELETE)
         if present is not None:
-            self._bury(present.delete(self._aside(directory, DELETE)), present.config.file_delete_delay_ms)
+            present.delete(aside)
+            self._remove_later([aside], present.config.file_delete_delay_ms)
         elif self.env.disk.exists(directory):
-            aside = self._aside(directory, DELETE)
             self.env.disk.rename(directory, aside)
-            self._bury(Remains([], [aside]))
+            self._remove_later([aside])
         self._unsynced.discard(directory)
         self._unrecovered.discard(directory)
         self._forget(key)
@@ -343,7 +343,7 @@ class LogDirectory:
             if not n % 100:
                 await trio.lowlevel.checkpoint()
             self.tidy(each, expiration_ms)
-        await self._remove_buried()
+        await self._remove_doomed()
 
     def tidy(self, each: PartitionLog, expiration_ms: int) -> None:
         """Retention and producer expiry of one log."""
@@ -356,22 +356,20 @@ class LogDirectory:
                 each.apply_retention(now_ms, each.high_watermark.value)
         except (OSError, KafkaError) as error:
             log.error("retention of %s: %s", each.directory, error)
-        self._bury(each.take_remains(), each.config.file_delete_delay_ms)
+        self._remove_later(each.take_deleted(), each.config.file_delete_delay_ms)
 
-    def _bury(self, remains: Remains, delay_ms: int = 60_000) -> None:
-        if remains.files or remains.paths:
-            self._buried.append((self.env.clock.data_ms() + delay_ms, remains))
+    def _remove_later(self, paths: list[str], delay_ms: int = 60_000) -> None:
+        if paths:
+            self._doomed.append((self.env.clock.data_ms() + delay_ms, paths))
 
-    async def _remove_buried(self) -> None:
+    async def _remove_doomed(self) -> None:
         now_ms = self.env.clock.data_ms()
-        for _ in range(len(self._buried)):
-            due_ms, remains = self._buried.popleft()
+        for _ in range(len(self._doomed)):
+            due_ms, paths = self._doomed.popleft()
             if due_ms > now_ms:
-                self._buried.append((due_ms, remains))
-                continue
-            for file in remains.files:
-                file.close()
-            await self.env.offload(partial(self._remove_paths, remains.paths))
+                self._doomed.append((due_ms, paths))
+            else:
+                await self.env.offload(partial(self._remove_paths, paths))
 
     def _remove_paths(self, paths: list[str]) -> None:
         for path in paths:
@@ -390,9 +388,7 @@ class LogDirectory:
             await self.env.clock.sleep(RELEASE_SECONDS)
             for each in self.logs.values():
                 each.release_idle()
-                if each.remains.files or each.remains.paths:
-                    self._bury(each.take_remains(), each.config.file_delete_delay_ms)
-            await self._remove_buried()
+            await self._remove_doomed()
 
     # checkpoints
 

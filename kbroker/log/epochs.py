@@ -9,7 +9,8 @@ Owns `leader-epoch-checkpoint`, a text file that is replaced whole:
 
 The file holds epochs that have records (an epoch without any is replaced by its successor), so it is written at the
 first append of an epoch and can be rebuilt from the batches, which carry their epoch. It is made durable before the
-recovery point passes an epoch's first batch. (Kafka: LeaderEpochFileCache.)
+recovery point passes an epoch's first batch. Only the event loop writes it (or a recovery, when nobody else has the
+log): a flush in a worker merely syncs what is there. (Kafka: LeaderEpochFileCache.)
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from kbroker.env import Disk
-from kbroker.watermark import Watermark
 
 FILE_NAME = "leader-epoch-checkpoint"
 NONE = (-1, -1)
@@ -26,19 +26,28 @@ NONE = (-1, -1)
 class LeaderEpochs:
     """Epochs and their first offsets, in order."""
 
-    __slots__ = ("_epochs", "_starts", "_end", "is_dirty", "is_unsynced")
+    __slots__ = ("_epochs", "_starts", "_synced", "is_dirty", "changes")
 
-    def __init__(self, end: Watermark) -> None:
+    def __init__(self) -> None:
         self._epochs: list[int] = []
         self._starts: list[int] = []
-        self._end = end  # the log's end offset, which is where the latest epoch ends
         self.is_dirty = False  # the file lacks something
-        self.is_unsynced = False  # the file, or what it should hold, is not durable
+        self.changes = 0  # so far
+        self._synced = 0  # of the changes: how many are durable
 
     @property
     def latest(self) -> int:
         """The newest epoch; -1 when there is none."""
         return self._epochs[-1] if self._epochs else -1
+
+    @property
+    def is_unsynced(self) -> bool:
+        """Whether the file, or what it should hold, is not durable."""
+        return self._synced != self.changes
+
+    def synced(self, changes: int) -> None:
+        """The file is durable as it was after so many changes."""
+        self._synced = changes
 
     @property
     def entries(self) -> list[tuple[int, int]]:
@@ -54,19 +63,19 @@ class LeaderEpochs:
             self._epochs.pop()
         self._epochs.append(epoch)
         self._starts.append(start_offset)
-        self.is_dirty = self.is_unsynced = True
+        self._change()
 
-    def end_offset_for(self, epoch: int) -> tuple[int, int]:
+    def end_offset_for(self, epoch: int, log_end: int) -> tuple[int, int]:
         """(epoch, end offset) of the largest epoch <= the one asked for; (-1, -1) when it cannot be told.
 
-        For the latest epoch that is the log's end. An epoch newer than the latest is unknown: (-1, -1). For an epoch
+        For the latest epoch that is log_end. An epoch newer than the latest is unknown: (-1, -1). For an epoch
         older than all that are known the answer is that epoch and the start of the first known one.
         """
         if epoch < 0 or not self._epochs or epoch > self._epochs[-1]:
             return NONE
         n = bisect_right(self._epochs, epoch)
         if n == len(self._epochs):
-            return self._epochs[-1], self._end.value
+            return self._epochs[-1], log_end
         return (self._epochs[n - 1] if n else epoch), self._starts[n]
 
     def epoch_at(self, offset: int) -> int:
@@ -79,17 +88,17 @@ class LeaderEpochs:
         while self._starts and self._starts[-1] >= offset:
             self._starts.pop()
             self._epochs.pop()
-            self.is_dirty = self.is_unsynced = True
+            self._change()
 
     def truncate_start(self, offset: int) -> None:
         """Forget epochs that end at or before an offset; the one that holds it begins there (the log start rose)."""
         n = bisect_right(self._starts, offset) - 1
         if n > 0:
             del self._starts[:n], self._epochs[:n]
-            self.is_dirty = self.is_unsynced = True
+            self._change()
         if self._starts and self._starts[0] < offset:
             self._starts[0] = offset
-            self.is_dirty = self.is_unsynced = True
+            self._change()
 
     def load(self, disk: Disk, directory: str) -> bool:
         """Read the file; False (and nothing loaded) when it is damaged. FileNotFoundError when there is none."""
@@ -104,21 +113,27 @@ class LeaderEpochs:
         self._starts = [start for _, start in pairs]
         return self._epochs == sorted(set(self._epochs)) and self._starts == sorted(set(self._starts))
 
-    def save(self, disk: Disk, directory: str) -> None:
-        """Bring the file up to date; if it cannot be, the batches still carry their epoch, and we try again."""
+    def save(self, disk: Disk, directory: str) -> OSError | None:
+        """Bring the file up to date, though not durably. Returns why not, if the disk refuses: the batches still carry
+        their epoch, and the next one tries again."""
         try:
             disk.write_atomic(f"{directory}/{FILE_NAME}", self.content(), sync=False)
-            self.is_dirty = False
-        except OSError:
-            pass
+        except OSError as error:
+            return error
+        self.is_dirty = False
+        return None
 
     def clear(self) -> None:
         """Forget everything, to be rebuilt from batches."""
         self._epochs.clear()
         self._starts.clear()
-        self.is_dirty = self.is_unsynced = True
+        self._change()
 
     def content(self) -> bytes:
         """What the file should hold."""
         text = "".join(f"{epoch} {start}\n" for epoch, start in self.entries)
         return f"0\n{len(self._epochs)}\n{text}".encode("ascii")
+
+    def _change(self) -> None:
+        self.is_dirty = True
+        self.changes += 1

@@ -17,3 +17,16 @@ class LogOffline(KafkaError):
 
 class CorruptLog(LogOffline):
     """Bytes that were durable are wrong: corruption, not a torn tail. Such a log is never truncated (L4)."""
+
+
+class LogTruncated(KafkaError):
+    """The log was cut, so its end went back: whoever waited for it to grow starts over, or leaves.
+
+    Only the log of a follower is cut. NOT_LEADER_OR_FOLLOWER is what a client should hear of it, if anything.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorCode.NOT_LEADER_OR_FOLLOWER, message)
+
+    def __reduce__(self) -> tuple[type[LogTruncated], tuple[str]]:  # type: ignore[override]
+        return type(self), (self.message,)

@@ -19,161 +19,341 @@ than `index.interval.bytes` were appended since the last one; the time index get
 so that its last entry is the segment's largest timestamp. (Kafka: OffsetIndex, TimeIndex, LogSegment.append. Kafka
 preallocates the files of the active segment; these hold entries only.)
 
-In memory an index is the file's bytes. The file trails behind: entries are written many at a time, and whatever the
-file lacks is found again by scanning the log from its last entry.
+In memory an index is two arrays, a column each, so that looking up, loading and checking are the work of a few calls
+into C. The file trails behind: entries are written many at a time, and whatever the file lacks is found again by
+scanning the log from its last entry.
 """
 
 from __future__ import annotations
 
-import struct
+from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator
+from itertools import islice
+from operator import lt
 from sys import byteorder
 
+from kafka_wire.records import LENGTH_OFFSET, BatchHeader
 from kbroker.env import Disk
 
-_ENTRY = struct.Struct(">II")
-_TIME_ENTRY = struct.Struct(">qI")
-_U32 = struct.Struct(">I").unpack_from
-_I64 = struct.Struct(">q").unpack_from
+ENTRY_SIZE = 8
+TIME_ENTRY_SIZE = 12
+NO_TIMESTAMP = -1
+_PIECE = 4096  # entries looked at in one go: a worker that loads a large index lets the event loop run in between
 
-ENTRY_SIZE = _ENTRY.size
-TIME_ENTRY_SIZE = _TIME_ENTRY.size
+assert array("I").itemsize == 4 and array("q").itemsize == 8
 
 
-class IndexBytes:
-    """What both indexes share: entries in memory, of which the first `saved` bytes are in the file."""
+class Index(ABC):
+    """What both indexes share: columns in memory, of which the first `saved` entries are in the file."""
 
-    __slots__ = ("path", "data", "saved")
+    __slots__ = ("path", "saved")
 
     entry_size: int
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.data = bytearray()
-        self.saved = 0  # bytes of data known to be the file's content
+        self.saved = 0  # entries known to be the file's content
 
+    @abstractmethod
     def __len__(self) -> int:
-        return len(self.data) // self.entry_size
+        """Entries."""
+
+    @abstractmethod
+    def content(self, first: int = 0) -> bytes:
+        """The entries from the first-th on, as they are in the file."""
+
+    @abstractmethod
+    def _take(self, content: bytes) -> None:
+        """Have the entries of a file in place of these."""
+
+    @abstractmethod
+    def _forget(self, count: int) -> None:
+        """Drop all but the first count entries."""
 
     def load(self, disk: Disk) -> None:
         """Take what the file holds, less an incomplete last entry. FileNotFoundError when there is none."""
-        data = disk.read(self.path)
-        self.data = bytearray(data[: len(data) - len(data) % self.entry_size])
-        self.saved = len(self.data)
+        content = disk.read(self.path)
+        self._take(content[: len(content) - len(content) % self.entry_size])
+        self.saved = len(self)
 
     def save(self, disk: Disk, *, even_empty: bool = False) -> None:
         """Bring the file up to date. May raise OSError; memory is then still right, and a later save repairs it.
 
         even_empty: have a file though there is no entry.
         """
-        if self.saved == len(self.data) and not (even_empty and not self.saved and not disk.exists(self.path)):
+        if self.saved == len(self) and not (even_empty and not self.saved and not disk.exists(self.path)):
             return  # what the file may have beyond is stale, and true
         file = disk.open(self.path, create=True)
         try:
-            if file.size() < self.saved:
+            if file.size() < self.saved * self.entry_size:
                 self.saved = 0
-            if file.size() != self.saved:
-                file.truncate(self.saved)
-            file.append([bytes(self.data[self.saved :])])
-            self.saved = len(self.data)
+            if file.size() != self.saved * self.entry_size:
+                file.truncate(self.saved * self.entry_size)
+            file.append([self.content(self.saved)])
+            self.saved = len(self)
         finally:
             file.close()
+
+    def cut(self, count: int) -> None:
+        """Keep the first count entries alone. The file may have more until it is trimmed."""
+        self._forget(count)
+        self.saved = min(self.saved, count)
 
     def trim(self, disk: Disk) -> None:
         """Take from the file what is not in memory: a stale entry must not outlive what it points to."""
         if disk.exists(self.path):
             file = disk.open(self.path)
             try:
-                if file.size() > self.saved:
-                    file.truncate(self.saved)
+                if file.size() > self.saved * self.entry_size:
+                    file.truncate(self.saved * self.entry_size)
             finally:
                 file.close()
 
+    def distrust(self, disk: Disk) -> None:
+        """Remove the file, so that nobody believes it. May raise OSError."""
+        self.saved = 0
+        if disk.exists(self.path):
+            disk.remove(self.path)
 
-class OffsetIndex(IndexBytes):
+
+class OffsetIndex(Index):
     """Positions of some batches by their last offset, relative to the segment's base."""
 
-    __slots__ = ()
+    __slots__ = ("_offsets", "_positions")
     entry_size = ENTRY_SIZE
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._offsets = array("I")
+        self._positions = array("I")
+
+    def __len__(self) -> int:
+        return len(self._positions)
 
     def append(self, relative_offset: int, position: int) -> None:
         """Note that the batch at position ends with relative_offset."""
-        self.data += _ENTRY.pack(relative_offset, position)
+        self._offsets.append(relative_offset)
+        self._positions.append(position)
 
     def entry(self, n: int) -> tuple[int, int]:
         """(last offset, relative; position) of the n-th entry."""
-        return _ENTRY.unpack_from(self.data, n * 8)
+        return self._offsets[n], self._positions[n]
 
     def position_before(self, relative_offset: int) -> int:
         """The best known position of a batch at or before an offset; 0 when there is none."""
-        data = self.data
-        n = bisect_right(range(len(data) >> 3), relative_offset, key=lambda i: _U32(data, i << 3)[0])
-        return int(_U32(data, (n << 3) - 4)[0]) if n else 0
+        n = bisect_right(self._offsets, relative_offset)
+        return self._positions[n - 1] if n else 0
 
     def boundary_before(self, position: int) -> int:
         """The largest indexed position <= position; 0 when there is none."""
-        data = self.data
-        n = bisect_right(range(len(data) >> 3), position, key=lambda i: _U32(data, (i << 3) + 4)[0])
-        return int(_U32(data, (n << 3) - 4)[0]) if n else 0
+        n = bisect_right(self._positions, position)
+        return self._positions[n - 1] if n else 0
 
     def entries_below(self, relative_offset: int) -> int:
         """How many entries are of batches that end before an offset."""
-        data = self.data
-        return bisect_left(range(len(data) >> 3), relative_offset, key=lambda i: _U32(data, i << 3)[0])
+        return bisect_left(self._offsets, relative_offset)
 
     def is_sane(self, log_size: int) -> bool:
         """Whether both columns rise strictly and stay inside the log: what a torn or foreign file does not do."""
-        words = array("I", bytes(self.data))
-        if byteorder == "little":
-            words.byteswap()
-        offsets, positions = words[0::2], words[1::2]
-        if positions and positions[-1] >= log_size:
+        if self._positions and self._positions[-1] >= log_size:
             return False
-        return _rises(offsets) and _rises(positions)
+        return _rises(self._offsets) and _rises(self._positions)
+
+    def content(self, first: int = 0) -> bytes:
+        """The entries from the first-th on, as they are in the file."""
+        words = array("I", bytes((len(self) - first) * ENTRY_SIZE))
+        words[0::2], words[1::2] = self._offsets[first:], self._positions[first:]
+        return _big_endian(words).tobytes()
+
+    def _take(self, content: bytes) -> None:
+        words = _big_endian(array("I", content))
+        self._offsets, self._positions = words[0::2], words[1::2]
+
+    def _forget(self, count: int) -> None:
+        del self._offsets[count:], self._positions[count:]
 
 
-class TimeIndex(IndexBytes):
+class TimeIndex(Index):
     """The largest timestamp so far at some offsets, relative to the segment's base."""
 
-    __slots__ = ()
+    __slots__ = ("_stamps", "_offsets")
     entry_size = TIME_ENTRY_SIZE
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._stamps = array("q")
+        self._offsets = array("I")
+
+    def __len__(self) -> int:
+        return len(self._offsets)
 
     def append(self, timestamp_ms: int, relative_offset: int) -> None:
         """Note that timestamp_ms is the largest up to relative_offset; ignored unless larger than the last entry's."""
-        data = self.data
-        if timestamp_ms > (_I64(data, len(data) - 12)[0] if data else -1):
-            data += _TIME_ENTRY.pack(timestamp_ms, relative_offset)
+        stamps = self._stamps
+        if timestamp_ms > (stamps[-1] if stamps else NO_TIMESTAMP):
+            stamps.append(timestamp_ms)
+            self._offsets.append(relative_offset)
 
     def entry(self, n: int) -> tuple[int, int]:
         """(timestamp; offset, relative) of the n-th entry."""
-        return _TIME_ENTRY.unpack_from(self.data, n * 12)
+        return self._stamps[n], self._offsets[n]
 
     def last(self) -> tuple[int, int] | None:
         """The last entry: the largest timestamp, and where it first came."""
-        return self.entry(len(self) - 1) if self.data else None
+        return self.entry(-1) if self._offsets else None
 
     def offset_before(self, timestamp_ms: int) -> int:
         """A relative offset before which (inclusive) no timestamp is larger than timestamp_ms; 0 when unknown."""
-        data = self.data
-        n = bisect_right(range(len(data) // 12), timestamp_ms, key=lambda i: _I64(data, i * 12)[0])
-        return self.entry(n - 1)[1] if n else 0
+        n = bisect_right(self._stamps, timestamp_ms)
+        return self._offsets[n - 1] if n else 0
 
     def entries_below(self, relative_offset: int) -> int:
         """How many entries are of batches that end before an offset."""
-        data = self.data
-        return bisect_left(range(len(data) // 12), relative_offset, key=lambda i: _U32(data, i * 12 + 8)[0])
+        return bisect_left(self._offsets, relative_offset)
 
     def is_sane(self, last_offset: int) -> bool:
         """Whether both columns rise strictly and no entry is past the segment's last (relative) offset."""
-        count = len(self)
-        words = struct.unpack(">" + "qI" * count, bytes(self.data[: count * 12]))
-        stamps, offsets = words[0::2], words[1::2]
-        if count and (offsets[-1] > last_offset or stamps[0] < 0):
+        if self._offsets and (self._offsets[-1] > last_offset or self._stamps[0] < 0):
             return False
-        return _rises(stamps) and _rises(offsets)
+        return _rises(self._stamps) and _rises(self._offsets)
+
+    def content(self, first: int = 0) -> bytes:
+        """The entries from the first-th on, as they are in the file."""
+        halves = array("I", self._stamps[first:].tobytes())
+        words = array("I", bytes((len(self) - first) * TIME_ENTRY_SIZE))
+        words[0::3], words[1::3] = halves[_HIGH::2], halves[_LOW::2]
+        words[2::3] = self._offsets[first:]
+        return _big_endian(words).tobytes()
+
+    def _take(self, content: bytes) -> None:
+        words = _big_endian(array("I", content))
+        halves = array("I", bytes(len(words) // 3 * 8))
+        halves[_HIGH::2], halves[_LOW::2] = words[0::3], words[1::3]
+        self._stamps, self._offsets = array("q", halves.tobytes()), words[2::3]
+
+    def _forget(self, count: int) -> None:
+        del self._stamps[count:], self._offsets[count:]
 
 
-def _rises(column: Sequence[int]) -> bool:
-    return all(map(int.__lt__, column, column[1:]))
+_LOW, _HIGH = (0, 1) if byteorder == "little" else (1, 0)  # the halves of a 64-bit number in memory
+
+
+def _big_endian(words: array[int]) -> array[int]:
+    """The same array, from the machine's order of bytes to the files' or back."""
+    if byteorder == "little":
+        words.byteswap()
+    return words
+
+
+def _rises(column: array[int]) -> bool:
+    for start in range(0, len(column) - 1, _PIECE):
+        piece = column[start : start + _PIECE + 1]
+        if not all(map(lt, piece, islice(piece, 1, None))):
+            return False
+    return True
+
+
+class Indexes:
+    """Both indexes of a segment, and what it takes to go on with them."""
+
+    __slots__ = (
+        "base_offset", "offsets", "times", "max_timestamp_ms", "max_timestamp_offset", "saved_position", "_since_entry",
+    )  # fmt: skip
+
+    def __init__(self, stem: str, base_offset: int) -> None:
+        self.base_offset = base_offset
+        self.offsets = OffsetIndex(stem + ".index")
+        self.times = TimeIndex(stem + ".timeindex")
+        self.max_timestamp_ms = NO_TIMESTAMP
+        self.max_timestamp_offset = base_offset  # the last offset of the batch that has it
+        self.saved_position = 0  # up to where of the log the files were brought up to date
+        self._since_entry = 0  # bytes of batches since the last entry
+
+    @classmethod
+    def load(cls, disk: Disk, stem: str, base_offset: int, size: int, before: int | None = None) -> tuple[Indexes, int]:
+        """What the files hold, and the position from which to scan for the rest. May raise OSError.
+
+        size: of the log, in bytes. before: leave out batches that do not end below that offset. The position is that of
+        the last entry's batch, 0 when nothing could be used.
+        """
+        empty = cls(stem, base_offset), 0
+        indexes = cls(stem, base_offset)
+        offsets, times = indexes.offsets, indexes.times
+        if not size:
+            return empty
+        try:
+            offsets.load(disk)
+            times.load(disk)
+        except FileNotFoundError:
+            return empty
+        if before is not None:
+            offsets.cut(offsets.entries_below(before - base_offset))
+        if not offsets or not offsets.is_sane(size):
+            return empty
+        last, position = offsets.entry(-1)
+        times.cut(times.entries_below(last + 1))
+        if not times.is_sane(last):
+            return empty
+        final = times.last()
+        if final is not None:
+            indexes.max_timestamp_ms, indexes.max_timestamp_offset = final[0], final[1] + base_offset
+        indexes.saved_position = position
+        return indexes, position
+
+    def note(self, header: BatchHeader, base_offset: int, position: int, interval: int) -> None:
+        """A batch that begins at base_offset is in the log at position. interval: bytes between entries, at least."""
+        if header.max_timestamp > self.max_timestamp_ms:
+            self.max_timestamp_ms = header.max_timestamp
+            self.max_timestamp_offset = base_offset + header.last_offset_delta
+        if self._since_entry > interval:
+            self.offsets.append(base_offset + header.last_offset_delta - self.base_offset, position)
+            self.times.append(self.max_timestamp_ms, self.max_timestamp_offset - self.base_offset)
+            self._since_entry = 0
+        self._since_entry += header.length + LENGTH_OFFSET
+
+    def scan(
+        self, batches: Iterator[tuple[int, BatchHeader]], position: int, next_offset: int, interval: int
+    ) -> tuple[int, int]:
+        """Note batches from position on, where the last entry's stands. Returns what is behind the last: (position,
+        offset); of none at all, position and next_offset."""
+        known = position if self.offsets else -1
+        for position, header in batches:
+            if position == known:
+                self._since_entry = header.size
+            else:
+                self.note(header, header.base_offset, position, interval)
+            position += header.size
+            next_offset = header.next_offset
+        return position, next_offset
+
+    def save(self, disk: Disk, position: int) -> None:
+        """Bring the files up to date with the log up to position. A failure costs only scanning later."""
+        self.saved_position = position
+        try:
+            self._save(disk)
+        except OSError:
+            pass
+
+    def finish(self, disk: Disk) -> None:
+        """Nothing will be appended: the time index gets its last entry, both files are written whole.
+
+        Files that cannot be completed are removed, so that nobody trusts them. OSError if not even that.
+        """
+        if self.max_timestamp_ms >= 0:
+            self.times.append(self.max_timestamp_ms, self.max_timestamp_offset - self.base_offset)
+        try:
+            self._save(disk)
+        except OSError:
+            self.times.distrust(disk)
+            self.offsets.distrust(disk)
+
+    def _save(self, disk: Disk) -> None:
+        self.times.save(disk, even_empty=bool(self.offsets))  # first: the other says how far both are complete
+        self.offsets.save(disk)
+
+    def trim(self, disk: Disk) -> None:
+        """Take back from the files what memory does not have. May raise OSError."""
+        self.times.trim(disk)
+        self.offsets.trim(disk)

@@ -15,6 +15,10 @@
 State changes in `def`, so an append is atomic: it writes once, then notes what it wrote, which cannot fail (L1). Only
 `flush` waits: it syncs files in a worker and then moves `flushed` (L3). After an error of the disk that leaves the
 file in doubt the log is `offline` until it is reopened and rescanned (L2).
+
+Nobody else changes a log. What stands in other files decides, and is told values: `retention` and `rolling` say what is
+too old or too full, `snapshots` and `epochs` keep small files, `flushing` is what a worker does. Files are written by
+the event loop alone; workers sync and read.
 """
 
 from __future__ import annotations
@@ -25,21 +29,22 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import NamedTuple
 
+import trio
+
 from kafka_wire.errors import ErrorCode, KafkaError
-from kafka_wire.records import BatchHeader, assign
+from kafka_wire.records import LENGTH_OFFSET, BatchHeader, assign
 from kbroker.config.topic import TopicConfig
-from kbroker.env import Clock, Disk, File, FileSlice, Offload
+from kbroker.env import Clock, Disk, FileSlice, Offload
 from kbroker.log import lookup, recovery, retention
 from kbroker.log.checkpoints import METADATA, metadata_content
-from kbroker.log.epochs import LeaderEpochs
-from kbroker.log.errors import LogOffline
-from kbroker.log.flushing import Flusher
+from kbroker.log.epochs import FILE_NAME as EPOCHS
+from kbroker.log.errors import LogOffline, LogTruncated
+from kbroker.log.flushing import Flush, paths_of
 from kbroker.log.lookup import Found
-from kbroker.log.producers import ProducerStates
 from kbroker.log.recovery import Crash, Recovered
 from kbroker.log.rolling import must_roll
-from kbroker.log.segment import Segment, WritableBuffer, file_stem
-from kbroker.log.snapshots import Snapshots
+from kbroker.log.segment import Segment, WritableBuffer, file_stem, tick
+from kbroker.log.snapshots import Snapshots, snapshot_path
 from kbroker.log.validation import check_batch, check_timestamps, needs_records, prepare
 from kbroker.watermark import Watermark
 
@@ -59,41 +64,53 @@ class Appended(NamedTuple):
     duplicate: bool  # it was there already; nothing was written
 
 
-class Remains(NamedTuple):
-    """What is left of deleted segments: to be closed and removed once nobody can be reading it."""
-
-    files: list[File]
-    paths: list[str]
-
-
 class PartitionLog:
     """One partition's records, on one disk."""
 
     __slots__ = (
         "disk", "directory", "topic_id", "config", "start_offset", "end", "flushed", "epochs", "producers", "segments",
-        "size", "offline", "remains", "high_watermark", "on_due", "is_created", "_snapshots", "_flusher",
-        "_recent", "_wants_records",
+        "size", "offline", "high_watermark", "is_created", "_on_due", "_snapshots", "_deleted", "_recent", "_released",
+        "_wants_records", "_flushing", "_dirty_since_ms", "_cuts", "_named", "_is_metadata_synced",
     )  # fmt: skip
 
-    def __init__(self, disk: Disk, directory: str, config: TopicConfig, topic_id: bytes | None) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        directory: str,
+        found: Recovered,
+        *,
+        config: TopicConfig,
+        topic_id: bytes | None,
+        recovery_point: int,
+        on_due: Callable[[PartitionLog], None] | None = None,
+    ) -> None:
+        """A log whose files are in order. on_due: told when there is something to flush in the background."""
         self.disk = disk
         self.directory = directory
         self.topic_id = topic_id
-        self.start_offset = 0  # the first offset that may be read; only rises (L8)
-        self.end = Watermark()
-        self.flushed = Watermark()  # the recovery point: everything below is durable
-        self.epochs = LeaderEpochs(self.end)
-        self.producers = ProducerStates()
-        self.segments: list[Segment] = []  # at least one, by base offset; the last is active
-        self.size = 0  # bytes of all segments
+        self.start_offset = found.start_offset  # the first offset that may be read; only rises (L8)
+        self.segments = found.segments  # at least one, by base offset; the last is active
+        self.size = sum([segment.size for segment in found.segments])  # bytes
+        self.end = Watermark(found.segments[-1].next_offset)  # another one after a truncation
+        self.flushed = Watermark(min(recovery_point, self.end.value))  # everything below is durable; like `end`
+        self.epochs = found.epochs
+        self.producers = found.producers
         self.offline: LogOffline | None = None  # why nothing is served any more
-        self.remains = Remains([], [])  # of segments deleted so far
         self.high_watermark: Watermark | None = None  # the partition's; what is at or above it is never deleted (L8)
-        self.on_due: Callable[[PartitionLog], None] | None = None  # told when a flush is due
-        self.is_created = False  # the directory is there
-        self._snapshots = Snapshots(disk, directory)
-        self._flusher = Flusher(self)
+        self.is_created = found.is_created  # the directory is there
+        self._on_due = on_due
+        self._snapshots = Snapshots(disk, directory, found.snapshots)
+        self._deleted: list[str] = []  # paths of files to be removed
         self._recent: dict[int, tuple[Segment, int]] = {}  # offset -> where its batch begins: ends of recent reads
+        self._released = 0  # the tick of the last `release_idle`
+        self._flushing: trio.Event | None = None  # rings when the flush under way ends; None: none is
+        self._dirty_since_ms: int | None = None  # when the oldest batch came that no flush covers
+        self._cuts = 0  # truncations so far: a flush that one overtook proves nothing
+        self._named = -1  # base offset of the newest segment whose directory entry is durable
+        # an empty log that begins above 0 has yet to make its first segment's name durable
+        self._is_metadata_synced = recovery_point > 0 and found.is_created
+        for segment in found.segments[:-1]:
+            segment.is_synced = segment.next_offset < recovery_point
         self.reconfigure(config)
 
     @classmethod
@@ -109,37 +126,35 @@ class PartitionLog:
         recovery_point: int = 0,
         start_offset: int = 0,
         leader_epoch_max: int | None = None,
+        on_due: Callable[[PartitionLog], None] | None = None,
     ) -> PartitionLog:
         """Open a log, or begin one (nothing is written before it must be).
 
         crash: how the process that wrote it ended. recovery_point: everything below is durable. start_offset: from the
         log-start checkpoint. leader_epoch_max: the leader epoch the cluster is at; None: not known. clock: producers
-        read back count as seen now; without it, from their first expiry check.
+        read back count as seen now; without it, from their first expiry check. on_due: told when a flush is due.
         Raises CorruptLog when durable bytes are wrong (L4) or of a leader the cluster has yet to elect (R11), OSError.
         """
-        log = cls(disk, directory, config, topic_id)
         found = recovery.recover(
-            disk, directory, log.epochs, log.producers,
+            disk, directory,
             crash=crash, recovery_point=recovery_point, start_offset=start_offset, interval=config.index_interval_bytes,
             leader_epoch_max=LONG_MAX if leader_epoch_max is None else leader_epoch_max,
         )  # fmt: skip
-        log._adopt(found)
-        log._flusher.resume(min(recovery_point, log.end.value))
+        log = cls(
+            disk, directory, found, config=config, topic_id=topic_id, recovery_point=recovery_point, on_due=on_due
+        )
         if clock is not None:
             log.producers.touch(clock.data_ms())
         return log
-
-    def _adopt(self, found: Recovered) -> None:
-        self.is_created, self.segments = found.is_created, found.segments
-        self.size = sum(segment.size for segment in found.segments)
-        self.start_offset = found.start_offset
-        self.end.value = found.segments[-1].next_offset
-        self._snapshots.adopt(found.snapshots)
 
     def reconfigure(self, config: TopicConfig) -> None:
         """Take a topic's changed settings."""
         self.config = config
         self._wants_records = needs_records(config)
+
+    def guard(self, high_watermark: Watermark) -> None:
+        """Delete nothing at or above this, the partition's high watermark, from now on (L8)."""
+        self.high_watermark = high_watermark
 
     @property
     def snapshot_offset(self) -> int:
@@ -172,7 +187,7 @@ class PartitionLog:
                 check_timestamps(header, config, now_ms)
         else:
             check_timestamps(header, config, now_ms)
-        if header[9] >= 0:
+        if header.producer_id >= 0:
             seen = self.producers.check(header)
             if seen is not None:
                 at = seen.timestamp_ms if append_time_ms >= 0 else -1
@@ -180,28 +195,28 @@ class PartitionLog:
         base_offset = self.end.value
         assign(batch, 0, base_offset, leader_epoch)
         self._write(batch, header, base_offset, leader_epoch, now_ms)
-        return Appended(base_offset, base_offset + header[6], append_time_ms, False)
+        return Appended(base_offset, base_offset + header.last_offset_delta, append_time_ms, False)
 
     def _write(
         self, batch: WritableBuffer, header: BatchHeader, base_offset: int, leader_epoch: int, now_ms: int
     ) -> None:
         """Append a batch whose offsets are assigned, and note all that follows from it."""
         segment = self.segments[-1]
-        size = header[1] + 12
         if not segment.size:
             self._begin(segment, header, now_ms)
         elif must_roll(self.config, segment, header, base_offset, now_ms):
             segment = self.roll()
-            segment.first_timestamp_ms = header[8] if header[8] >= 0 else now_ms
-        latest_epoch = self.epochs.latest
+            self._begin(segment, header, now_ms)
+        epochs = self.epochs
+        latest_epoch = epochs.latest
         if leader_epoch != latest_epoch:
             if leader_epoch < latest_epoch:  # R11
                 text = f"leader epoch {leader_epoch} is older than the log's, {latest_epoch}"
                 raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER, text)
-            self.epochs.assign(leader_epoch, base_offset)
-        if self.epochs.is_dirty:
-            self.epochs.save(self.disk, self.directory)
-        if segment._file is None:
+            epochs.assign(leader_epoch, base_offset)
+        if epochs.is_dirty:
+            epochs.save(self.disk, self.directory)
+        if segment.open_file is None:
             self._open_file(segment)
         try:
             segment.append(batch, header, base_offset, self.config.index_interval_bytes)
@@ -210,23 +225,28 @@ class PartitionLog:
         except LogOffline as error:
             raise self.fail(error) from error
         # The batch is in the log. From here on nothing may fail (L1).
+        size = header.length + LENGTH_OFFSET
         self.size += size
-        if header[9] >= 0:
+        if header.producer_id >= 0:
             self.producers.update(header, base_offset, now_ms)
-        self._snapshots.grow(self, size)
-        self._flusher.grow(now_ms)
-        self.end.advance(base_offset + header[6] + 1)
+        if self._snapshots.grow(size):
+            self._take_snapshot()
+        if self._dirty_since_ms is None:
+            self._dirty_since_ms = now_ms
+            if self.config.flush_ms < LONG_MAX:
+                self.flush_later()
+        self.end.advance(base_offset + header.last_offset_delta + 1)
 
     def _begin(self, segment: Segment, header: BatchHeader, now_ms: int) -> None:
         """The first batch of a segment: there must be files."""
-        segment.first_timestamp_ms = header[8] if header[8] >= 0 else now_ms
+        segment.first_timestamp_ms = header.max_timestamp if header.max_timestamp >= 0 else now_ms
         try:
             self.create()
         except OSError as error:
             raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, f"{self.directory} cannot be made: {error}") from error
         self._open_file(segment)
-        if segment.index is None:
-            segment.load()
+        if segment.indexes is None:
+            segment.reset_indexes()
 
     def _open_file(self, segment: Segment) -> None:
         """Have a descriptor. That there is none left, or no space, is answered; nothing has happened then."""
@@ -282,13 +302,24 @@ class PartitionLog:
             _ = new.file
         except OSError as error:
             raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, f"{new.path} cannot be made: {error}") from error
-        new.load()
+        new.reset_indexes()
         old.is_closed = True
         self.segments.append(new)
         self._recent.clear()
-        self._snapshots.take(self)
-        self._flusher.rolled()
+        self._take_snapshot()
+        self.flush_later()  # at least the closed one is to become durable soon
         return new
+
+    def _take_snapshot(self) -> None:
+        """Write a snapshot of the producers now. If the disk refuses, a restart replays more: nothing is lost."""
+        try:
+            self._write_snapshot()
+        except OSError:
+            self._snapshots.postpone()
+
+    def _write_snapshot(self) -> None:
+        bases = {segment.base_offset for segment in self.segments}
+        self._snapshots.write(self.active.next_offset, self.producers.snapshot(), len(self.producers), bases)
 
     # reading
 
@@ -310,7 +341,7 @@ class PartitionLog:
                 raise KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE, text)
             return []
         segment, position = self._locate(offset)
-        segment.is_used = True
+        segment.used = tick()
         slices: list[FileSlice] = []
         while True:
             if bound >= segment.next_offset:
@@ -323,12 +354,13 @@ class PartitionLog:
                 if stop >= limit:
                     stop, after = limit, min(bound, segment.next_offset)
             if stop > position:
-                slices.append(FileSlice(segment._file or segment.file, position, stop - position))
+                slices.append(FileSlice((segment.open_file or segment.file).handle, position, stop - position))
             max_bytes -= stop - position
             if after >= bound or stop < limit or max_bytes <= 0:
                 self._remember(after, segment, stop)
                 return slices
             segment, position, at_least_one = self._segment_of(after), 0, False
+            segment.used = tick()
 
     def _locate(self, offset: int) -> tuple[Segment, int]:
         """The segment that holds an offset, and where its batch begins there."""
@@ -383,26 +415,50 @@ class PartitionLog:
     # shrinking
 
     def truncate_to(self, offset: int) -> None:
-        """Cut everything at and above an offset: a follower that diverged. Blocks on the disk; readers start over.
+        """Cut everything at and above an offset: a follower that diverged. Blocks on the disk.
 
-        Raises OSError, after which the log is offline.
+        Slices may change under their readers. Whoever waits for `end` or `flushed` gets LogTruncated, and finds new
+        ones here. Raises LogOffline when the disk refuses.
         """
         if offset >= self.end.value:
             return
+        self._recent.clear()
         try:
-            retention.cut_end(self, offset)
+            self._cut_end(offset)
+            self._cut_derived(self.active.next_offset)
         except OSError as error:
             raise self.fail(LogOffline(f"{self.directory} cannot be cut to {offset}: {error}")) from error
-        self._recent.clear()
-        self._flusher.cut()
-        self.end.value = self.segments[-1].next_offset
-        self.flushed.value = min(self.flushed.value, self.end.value)
-        self.start_offset = min(self.start_offset, self.end.value)  # it may have been inside the batch that is cut
-        self.epochs.truncate_end(self.end.value)
-        self._snapshots.truncate(self.end.value)
-        found = self._snapshots.offsets
-        found = recovery.restore_producers(self.disk, self.directory, self.segments, self.producers, found)
-        self._snapshots.adopt(found)
+
+    def _cut_end(self, offset: int) -> None:
+        """Remove all batches at and above offset, durably."""
+        while len(self.segments) > 1 and self.active.base_offset >= offset:
+            self._remove_segment(len(self.segments) - 1)
+        last = self.active
+        if last.base_offset >= offset and last.base_offset > 0:  # nothing is left: begin anew
+            self.segments.append(Segment(self.disk, file_stem(self.directory, offset), offset))
+            self._remove_segment(0)
+        else:
+            self.size -= last.size
+            last.truncate_to(offset, self.config.index_interval_bytes)
+            last.is_closed = last.is_synced = False
+            self.size += last.size
+            last.file.sync()  # else a power failure could mix old batches with those written in their place
+        self.disk.sync_dir(self.directory)
+
+    def _cut_derived(self, end: int) -> None:
+        """The segments end lower now: let all else follow."""
+        self._cuts += 1
+        old_end, old_flushed = self.end, self.flushed
+        self.end, self.flushed = Watermark(end), Watermark(min(old_flushed.value, end))
+        truncated = LogTruncated(f"{self.directory} was cut from {old_end.value} to {end}")
+        old_end.close(truncated)
+        old_flushed.close(truncated)
+        self.start_offset = min(self.start_offset, end)  # it may have been inside the batch that is cut
+        self.epochs.truncate_end(end)
+        self._snapshots.truncate(end)
+        snapshots = self._snapshots.offsets
+        snapshots = recovery.restore_producers(self.disk, self.directory, self.segments, self.producers, snapshots)
+        self._snapshots.adopt(snapshots)
         if self.is_created:
             self.epochs.save(self.disk, self.directory)
 
@@ -420,45 +476,170 @@ class PartitionLog:
     def apply_retention(self, now_ms: int, bound: int) -> int:
         """Delete old segments: by time, by size, those wholly below start_offset; none that reaches past bound (L8).
 
-        Returns how many; `take_remains` has their files. May raise OSError.
+        Returns how many; `take_deleted` has their files. May raise OSError, KafkaError.
         """
-        deleted = retention.apply(self, now_ms, bound)
-        if deleted:
-            self._recent.clear()
+        count = retention.count_expired(self.segments, self.start_offset, self.config, now_ms, bound)
+        if count == len(self.segments):  # all of it: there must be one to go on with
+            if self.active.size:
+                self.roll()
+            else:
+                count -= 1
+        if not count:
+            return 0
+        start = self.segments[count].base_offset
+        if start > self.flushed.value:
+            self._sync_snapshot(start)
+        self._recent.clear()
+        for _ in range(count):
+            self._remove_segment(0)
             self.advance_start(self.segments[0].base_offset)
-            self._snapshots.drop_below(self.segments[0].base_offset)
+        self._snapshots.drop_below(start)
+        return count
+
+    def _sync_snapshot(self, offset: int) -> None:
+        """Make a producer snapshot durable that no flush has covered yet: soon it is the only trace of some producers
+        (P2). Blocks, but a segment is seldom deleted before it was flushed."""
+        path = snapshot_path(self.directory, offset)
+        if self.disk.exists(path):
+            file = self.disk.open(path)
+            try:
+                file.sync()
+            finally:
+                file.close()
+
+    def _remove_segment(self, n: int) -> None:
+        """Take the n-th segment off the log; its files are renamed, to be removed later. OSError when they cannot be.
+
+        The batches go last: if it stops before, the segment has lost no more than what can be rebuilt.
+        """
+        segment = self.segments[n]
+        segment.close()  # some systems rename no open file
+        for path in reversed(segment.files()):
+            self.disk.rename(path, path + retention.DELETED)
+            self._deleted.append(path + retention.DELETED)
+        del self.segments[n]
+        self.size -= segment.size
+
+    def take_deleted(self) -> list[str]:
+        """The paths of deleted segments' files: the caller removes them, `file.delete.delay.ms` later."""
+        deleted, self._deleted = self._deleted, []
         return deleted
 
-    def release_idle(self) -> None:
-        """Free the files that nobody used since the last call, and of closed segments the indexes."""
-        files = [segment.release() for segment in self.segments[:-1]]
-        active = self.segments[-1]
-        if not active.is_used:
-            files.append(active.detach())
-        active.is_used = False
-        self.remains.files.extend(file for file in files if file is not None)
+    # descriptors
 
-    def take_remains(self) -> Remains:
-        """The files of deleted segments, to be closed and removed by the caller when nobody can be reading them."""
-        remains, self.remains = self.remains, Remains([], [])
-        return remains
+    def release_idle(self) -> None:
+        """Give up the descriptors and, of closed segments, the indexes that nobody used since the last call."""
+        for segment in self.segments:
+            if segment.used <= self._released:
+                segment.release()
+        self._released = tick()
+
+    def open_segments(self) -> list[Segment]:
+        """Those with a descriptor: `used` tells which of them, in all logs, was used least recently."""
+        return [segment for segment in self.segments if segment.open_file is not None]
+
+    def release(self, segment: Segment) -> None:
+        """Give up a segment's descriptor, and a closed one's indexes, until it is used again. Slices stay readable."""
+        segment.release()
 
     # durability
 
     def needs_flush(self, now_ms: int) -> bool:
         """Whether `flush.messages` or `flush.ms` asks for a flush before the next append is acknowledged."""
-        return self._flusher.is_due(now_ms)
+        pending = self.end.value - self.flushed.value
+        if pending <= 0:
+            return False
+        if pending >= self.config.flush_messages:  # also when an earlier process, or a flush under way, owes it
+            return True
+        return self._dirty_since_ms is not None and now_ms - self._dirty_since_ms >= self.config.flush_ms
+
+    def flush_later(self) -> None:
+        """Have what is due flushed in the background."""
+        if self._on_due is not None:
+            self._on_due(self)
 
     async def flush(self, offload: Offload) -> None:
-        """Wait until everything appended before this call is durable. Any number may wait: they share fsyncs.
+        """Wait until everything appended before this call is durable. Group commit: one fsync is in flight for a log;
+        all who ask meanwhile share the next one.
 
-        Raises LogOffline when an fsync failed (never tried again on the same file, L2).
+        Raises LogOffline when an fsync failed (never tried again on the same file, L2), KAFKA_STORAGE_ERROR when the
+        disk is merely full or out of descriptors.
         """
-        await self._flusher.flush(offload, self.end.value)
+        await self._flush_to(self.end.value, offload)
 
     async def flush_closed(self, offload: Offload) -> None:
         """Wait until all segments but the active one are durable."""
-        await self._flusher.flush(offload, self.segments[-1].base_offset)
+        await self._flush_to(self.segments[-1].base_offset, offload)
+
+    async def _flush_to(self, target: int, offload: Offload) -> None:
+        self.flushed.check()
+        while self.flushed.value < min(target, self.end.value):
+            if self._flushing is not None:
+                await self._flushing.wait()
+            else:
+                self._flushing = trio.Event()
+                try:
+                    await self._flush_once(target, offload)
+                finally:
+                    self._flushing.set()
+                    self._flushing = None
+            self.flushed.check()
+
+    async def _flush_once(self, target: int, offload: Offload) -> None:
+        cuts, changes, since_ms = self._cuts, self.epochs.changes, self._dirty_since_ms
+        closed = [segment for segment in self.segments[:-1] if not segment.is_synced]
+        newest = self.active.base_offset
+        with_active = target > newest
+        end = self.end.value if with_active else newest
+        try:
+            work = self._prepare_flush(closed, with_active)
+        except OSError as error:
+            raise self._flush_refused(error) from error
+        if with_active:
+            self._dirty_since_ms = None
+        try:
+            refused = await offload(work.run)
+            if refused is not None:
+                raise self._flush_refused(refused)
+        except OSError as error:
+            raise self.fail(LogOffline(f"{self.directory}: fsync failed: {error}")) from error
+        except BaseException:  # refused, or cancelled: nobody knows how far it came
+            if with_active:
+                self._dirty_since_ms = since_ms
+            raise
+        self._named, self._is_metadata_synced = newest, True
+        self.epochs.synced(changes)
+        if cuts == self._cuts:
+            for segment in closed:
+                segment.is_synced = True
+            self.flushed.advance(end)
+
+    def _prepare_flush(self, closed: list[Segment], with_active: bool) -> Flush:
+        """Write what is to be synced, and say what that is. May raise OSError."""
+        self.create()
+        if self.epochs.is_dirty and (refused := self.epochs.save(self.disk, self.directory)) is not None:
+            raise refused
+        active_handle = self.active.file.handle  # even an empty one's: its name says where the log begins
+        handles = [segment.open_file.handle for segment in closed if segment.open_file is not None]
+        paths = list(paths_of(self.directory, closed))
+        if with_active:
+            handles.append(active_handle)
+        if self.epochs.is_unsynced:
+            paths.append(f"{self.directory}/{EPOCHS}")
+        if not self._is_metadata_synced:
+            paths.append(f"{self.directory}/{METADATA}")
+        has_new_names = (
+            self._named != self.active.base_offset or self.epochs.is_unsynced or not self._is_metadata_synced
+        )
+        return Flush(
+            self.disk, self.directory, handles, paths,
+            sync_directory=has_new_names, sync_parent=not self._is_metadata_synced,
+        )  # fmt: skip
+
+    def _flush_refused(self, error: OSError) -> KafkaError:
+        return KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, f"{self.directory}: {error}")
+
+    # the end
 
     def finish(self) -> None:
         """Write what the next open would otherwise have to find out: indexes, snapshot, epochs. No append may follow.
@@ -470,14 +651,21 @@ class PartitionLog:
         active = self.segments[-1]
         active.finish()
         if self.end.value != self._snapshots.latest and active.size:
-            self._snapshots.write(self)
+            self._write_snapshot()
         if self.epochs.is_dirty and active.size:
             self.epochs.save(self.disk, self.directory)
 
     async def sync(self, offload: Offload) -> None:
-        """Wait until everything is durable, derived files too. Raises LogOffline, OSError."""
+        """Wait until everything is durable, derived files too: for a clean stop. Raises LogOffline, OSError."""
         await self.flush(offload)
-        await self._flusher.sync_derived(offload)
+        if self.active.indexes is None or not self.is_created:
+            return  # nothing was written since it was opened
+        paths = [self.active.stem + ".timeindex", self.active.stem + ".index"]
+        if self._snapshots.latest >= 0:
+            paths.append(snapshot_path(self.directory, self._snapshots.latest))
+        refused = await offload(Flush(self.disk, self.directory, (), paths, sync_directory=True, sync_parent=False).run)
+        if refused is not None:
+            raise refused
 
     async def close(self, offload: Offload, *, clean: bool = True) -> None:
         """Stop. clean: leave files that the next open need not scan, durable.
@@ -489,22 +677,19 @@ class PartitionLog:
                 self.finish()
                 await self.sync(offload)
         finally:
-            for file in self.abandon().files:
-                file.close()
+            self.abandon()
 
-    def delete(self, aside: str) -> Remains:
-        """Take the whole log away: its directory is renamed to `aside`. May raise OSError.
+    def delete(self, aside: str) -> None:
+        """Take the whole log away: its directory, if it has one, is renamed to `aside`, for the caller to remove.
 
-        The caller removes what remains (paths may be directories) when nobody can be reading it any more.
+        May raise OSError; the log is closed all the same.
         """
-        remains = self.abandon()
+        self.abandon()
         if self.is_created:
             self.disk.rename(self.directory, aside)
-            remains.paths.append(aside)
-        return remains
 
-    def abandon(self) -> Remains:
-        """Stop serving at once, leaving the files as they are; the open ones are the caller's to close."""
+    def abandon(self) -> None:
+        """Stop serving at once, leaving the files as they are. What is being sent or synced right now goes on."""
         self.fail(LogOffline(f"{self.directory} is closed"))
-        self.remains.files.extend(file for file in (segment.detach() for segment in self.segments) if file is not None)
-        return self.take_remains()
+        for segment in self.segments:
+            segment.close()

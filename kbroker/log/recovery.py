@@ -53,6 +53,8 @@ class Recovered(NamedTuple):
 
     segments: list[Segment]  # at least one
     start_offset: int
+    epochs: LeaderEpochs
+    producers: ProducerStates
     snapshots: list[int]
     is_created: bool  # the directory was there, with partition.metadata
 
@@ -70,8 +72,6 @@ class _Found(NamedTuple):
 def recover(
     disk: Disk,
     directory: str,
-    epochs: LeaderEpochs,
-    producers: ProducerStates,
     *,
     crash: Crash,
     recovery_point: int,
@@ -79,7 +79,8 @@ def recover(
     interval: int,
     leader_epoch_max: int,
 ) -> Recovered:
-    """Bring a log's files into order; fills epochs and producers. Raises CorruptLog, OSError."""
+    """Bring a log's files into order. Raises CorruptLog, OSError."""
+    epochs, producers = LeaderEpochs(), ProducerStates()
     found = _look(disk, directory)
     if FSYNC_FAILED in found.others:  # even if told POWER: the power may have failed before, and not since
         crash = Crash.ERROR
@@ -113,7 +114,7 @@ def recover(
     snapshots = restore_producers(disk, directory, segments, producers, snapshots)
     if FSYNC_FAILED in found.others:
         disk.remove(f"{directory}/{FSYNC_FAILED}")
-    return Recovered(segments, start_offset, snapshots, found.is_created)
+    return Recovered(segments, start_offset, epochs, producers, snapshots, found.is_created)
 
 
 class _Tail:
@@ -272,8 +273,7 @@ def _write_anew(disk: Disk, segment: Segment) -> None:
     file.close()
     disk.rename(copy, segment.path)
     disk.sync_dir(copy.rpartition("/")[0])
-    segment.detach()
-    old.close()
+    segment.close()
 
 
 def _remove_from(disk: Disk, segments: list[Segment], first: int) -> None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kafka_wire.records import HEADER_SIZE, BatchHeader, CorruptRecords, check_crc, read_header
-from kbroker.env import File
+from kafka_wire.records import HEADER_SIZE, LENGTH_OFFSET, MAGIC, BatchHeader, CorruptRecords, check_crc, read_header
+from kbroker.env import Handle
 
-_MAGIC = 2
 NEAR_BYTES = 8 * 1024  # to find a batch close to a known one
 FAR_BYTES = 64 * 1024  # to walk on
 WHOLE_BYTES = 1024 * 1024  # to read everything
 EPOCH_STEP_MAX = 1 << 24  # more leaders than that between two batches is a flipped bit
 
 
-def walk(file: File, position: int, end: int, *, chunk: int = FAR_BYTES) -> Iterator[tuple[int, BatchHeader]]:
+def walk(file: Handle, position: int, end: int, *, chunk: int = FAR_BYTES) -> Iterator[tuple[int, BatchHeader]]:
     """(position, header) of each batch from position to end. Stops at one that is not whole or not a batch."""
     buffer, start = b"", position
     while position + HEADER_SIZE <= end:
@@ -26,14 +25,14 @@ def walk(file: File, position: int, end: int, *, chunk: int = FAR_BYTES) -> Iter
             header = read_header(buffer, at)
         except CorruptRecords:
             return
-        after = position + header.length + 12
-        if header.magic != _MAGIC or after > end:
+        after = position + header.length + LENGTH_OFFSET
+        if header.magic != MAGIC or after > end:
             return
         yield position, header
         position = after
 
 
-def scan(file: File, position: int, end: int, offset: int, durable: int) -> Iterator[tuple[int, BatchHeader]]:
+def scan(file: Handle, position: int, end: int, offset: int, durable: int) -> Iterator[tuple[int, BatchHeader]]:
     """Like walk, but each batch is read whole, has the right CRC, and continues the one before it.
 
     offset is what the first batch begins with. Base offset and leader epoch lie outside the CRC, so they are judged by
@@ -50,12 +49,12 @@ def scan(file: File, position: int, end: int, offset: int, durable: int) -> Iter
             header = read_header(buffer, at)
         except CorruptRecords:
             return
-        size = header[1] + 12
-        if header[3] != _MAGIC or position + size > end or header[6] < 0:
+        size = header.length + LENGTH_OFFSET
+        if header.magic != MAGIC or position + size > end or header.last_offset_delta < 0:
             return
-        if header[0] != offset and not offset < header[0] < durable:
+        if header.base_offset != offset and not offset < header.base_offset < durable:
             return
-        if header[2] < epoch or header[2] - epoch > EPOCH_STEP_MAX:
+        if header.leader_epoch < epoch or header.leader_epoch - epoch > EPOCH_STEP_MAX:
             return
         if at + size > len(buffer):
             start, at = position, 0
@@ -63,10 +62,10 @@ def scan(file: File, position: int, end: int, offset: int, durable: int) -> Iter
         if not check_crc(buffer, at, header):
             return
         yield position, header
-        offset, epoch = header[0] + header[6] + 1, header[2]
+        offset, epoch = header.next_offset, header.leader_epoch
         position += size
 
 
-def is_whole(file: File, position: int, end: int) -> bool:
+def is_whole(file: Handle, position: int, end: int) -> bool:
     """Whether the bytes at position claim to be a batch that ends by `end`: what a torn write cannot do."""
     return next(walk(file, position, end, chunk=HEADER_SIZE), None) is not None

@@ -14,22 +14,25 @@ loaded when a lookup needs them; what a missing or stale index file lacks is fou
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from kafka_wire.errors import KafkaError
-from kafka_wire.records import BatchHeader, Record, read_header, read_records
-from kbroker.env import Disk, File
+from kafka_wire.records import LENGTH_OFFSET, BatchHeader, Record, read_header, read_records
+from kbroker.env import Disk, File, Handle
 from kbroker.log import scan
 from kbroker.log.errors import CorruptLog
-from kbroker.log.index import OffsetIndex, TimeIndex
+from kbroker.log.index import Indexes, TimeIndex
 
 INDEX_SAVE_BYTES = 8 * 1024 * 1024  # the index files lag behind the log by no more: the scan after a crash is bounded
+INDEX_INTERVAL_BYTES = 4096  # where nobody says otherwise
 DECOMPRESSED_BYTES_MAX = 100 * 1024 * 1024  # of one batch, when records must be read
 NO_TIMESTAMP = -1
-UNKNOWN = -2
 
 WritableBuffer: TypeAlias = "bytearray | memoryview"
+
+tick = itertools.count(1).__next__  # rises at each use of a segment: which of two was used later, in all logs
 
 
 def file_stem(directory: str, base_offset: int) -> str:
@@ -37,13 +40,40 @@ def file_stem(directory: str, base_offset: int) -> str:
     return f"{directory}/{base_offset:020d}"
 
 
+class Loading(NamedTuple):
+    """What loading a segment's indexes takes, as of one moment: a worker may `run` it while the log goes on."""
+
+    disk: Disk
+    handle: Handle
+    stem: str
+    base_offset: int
+    next_offset: int
+    size: int
+    cuts: int
+    is_closed: bool
+    interval: int
+
+    def run(self) -> Indexes:
+        """The indexes: from their files, and for what those lack from the batches. Reads; changes nothing.
+
+        Raises CorruptLog when the batches do not end where the log does, OSError.
+        """
+        indexes, position = Indexes.load(self.disk, self.stem, self.base_offset, self.size)
+        batches = scan.walk(self.handle, position, self.size)
+        end, offset = indexes.scan(batches, position, self.base_offset, self.interval)
+        # a closed segment may end, after compaction, behind its last batch
+        is_wrong = offset > self.next_offset if self.is_closed else offset != self.next_offset
+        if end != self.size or (is_wrong and self.size):
+            raise CorruptLog(f"{self.handle.path}: no whole batch at {end}, though it has {self.size} bytes")
+        return indexes
+
+
 class Segment:
     """Batches from base_offset to next_offset. Its owner, the log, says when to append and what to delete."""
 
     __slots__ = (
-        "disk", "stem", "base_offset", "next_offset", "size", "index", "times", "max_timestamp_ms",
-        "max_timestamp_offset", "first_timestamp_ms", "is_closed", "is_synced", "is_used", "_since_index",
-        "_saved_size", "_file",
+        "disk", "stem", "base_offset", "next_offset", "size", "indexes", "first_timestamp_ms", "is_closed", "is_synced",
+        "used", "open_file", "_largest", "_cuts",
     )  # fmt: skip
 
     def __init__(self, disk: Disk, stem: str, base_offset: int, size: int = 0) -> None:
@@ -52,17 +82,14 @@ class Segment:
         self.base_offset = base_offset
         self.next_offset = base_offset  # of the log's next record, or the next segment's base
         self.size = size
-        self.index: OffsetIndex | None = None  # None: not loaded
-        self.times: TimeIndex | None = None
-        self.max_timestamp_ms = NO_TIMESTAMP if not size else UNKNOWN
-        self.max_timestamp_offset = base_offset  # the last offset of the batch that has it
+        self.indexes: Indexes | None = None  # None: not loaded
         self.first_timestamp_ms: int | None = None  # of the first batch; None: not known
         self.is_closed = False  # not the active one
         self.is_synced = False  # closed, and all its files are durable
-        self.is_used = False  # looked into since the last `release`
-        self._since_index = 0  # bytes appended since the last index entry
-        self._saved_size = 0  # size when the index files were last brought up to date
-        self._file: File | None = None
+        self.used = 0  # the tick of the last use
+        self.open_file: File | None = None  # None: not open
+        self._largest: tuple[int, int] | None = None  # timestamp and offset as of `largest`, kept while not loaded
+        self._cuts = 0  # truncations so far: indexes that were loaded before one are wrong
 
     @property
     def path(self) -> str:
@@ -71,9 +98,9 @@ class Segment:
     @property
     def file(self) -> File:
         """The open file, created when there is none. May raise OSError."""
-        file = self._file
+        file = self.open_file
         if file is None:
-            file = self._file = self.disk.open(self.path, create=True)
+            file = self.open_file = self.disk.open(self.path, create=True)
         return file
 
     # appending
@@ -83,166 +110,84 @@ class Segment:
 
         OSError from the write alone: then nothing is noted, and the caller cuts the file back to `size`.
         """
-        if self.index is None:
-            self.load(interval)
-        self.is_used = True
-        file = self._file or self.file
+        indexes = self.indexes
+        if indexes is None:
+            indexes = self.load(interval)
+        self.used = tick()
+        file = self.open_file or self.file
         file.append((batch,))
         position = self.size
-        self.size = position + header[1] + 12
-        self.note(header, base_offset, position, interval)
-        if position - self._saved_size > INDEX_SAVE_BYTES:
-            self.save_indexes()
-
-    def note(self, header: BatchHeader, base_offset: int, position: int, interval: int) -> None:
-        """Index a batch that is in the file at position."""
-        last_offset = base_offset + header[6]
-        self.next_offset = last_offset + 1
-        if header[8] > self.max_timestamp_ms:
-            self.max_timestamp_ms = header[8]
-            self.max_timestamp_offset = last_offset
-        if self._since_index > interval:
-            assert self.index is not None and self.times is not None
-            relative = last_offset - self.base_offset
-            self.index.append(relative, position)
-            self.times.append(self.max_timestamp_ms, self.max_timestamp_offset - self.base_offset)
-            self._since_index = 0
-        self._since_index += header[1] + 12
-
-    def save_indexes(self) -> None:
-        """Bring the index files up to date. A failure costs only scanning later: memory stays right."""
-        self._saved_size = self.size
-        if self.index is not None and self.times is not None:
-            try:
-                # first: the offset index says how far both are complete
-                self.times.save(self.disk, even_empty=bool(self.index))
-                self.index.save(self.disk)
-            except OSError:
-                pass
+        self.size = position + header.length + LENGTH_OFFSET
+        self.next_offset = base_offset + header.last_offset_delta + 1
+        indexes.note(header, base_offset, position, interval)
+        if position - indexes.saved_position > INDEX_SAVE_BYTES:
+            indexes.save(self.disk, self.size)
 
     def finish(self) -> None:
-        """Close for appending: the time index gets its last entry, both index files are written whole.
-
-        Index files that cannot be completed are removed, so that nobody trusts them. OSError if not even that.
-        """
-        if self.index is None or self.times is None:
-            return
-        if self.max_timestamp_ms >= 0:
-            self.times.append(self.max_timestamp_ms, self.max_timestamp_offset - self.base_offset)
-        try:
-            self.times.save(self.disk, even_empty=bool(self.index))
-            self.index.save(self.disk)
-        except OSError:
-            self.times.saved = self.index.saved = 0
-            for path in (self.times.path, self.index.path):
-                if self.disk.exists(path):
-                    self.disk.remove(path)
-
-    def sync(self) -> None:
-        """Make the batches and, when closed, the index files durable. Blocks. May raise OSError."""
-        self.file.sync()
+        """Close for appending: the index files are completed. May raise OSError, when not even removing them helped."""
+        if self.indexes is not None:
+            self.indexes.finish(self.disk)
 
     # indexes
 
     def reset_indexes(self) -> int:
         """Begin with empty indexes. Returns the position from which to scan: 0."""
-        self._new_indexes()
+        self.indexes = Indexes(self.stem, self.base_offset)
         return 0
 
-    def base_of(self, position: int) -> int:
-        """The base offset of the batch at a position."""
-        return read_header(self.file.pread(61, position)).base_offset
-
-    def _new_indexes(self) -> tuple[OffsetIndex, TimeIndex]:
-        self.index, self.times = OffsetIndex(self.stem + ".index"), TimeIndex(self.stem + ".timeindex")
-        self.max_timestamp_ms, self.max_timestamp_offset = NO_TIMESTAMP, self.base_offset
-        self._since_index = self._saved_size = 0
-        return self.index, self.times
-
-    def load(self, interval: int = 4096) -> OffsetIndex:
-        """Have the indexes in memory: from their files, and for what those lack from the batches.
-
-        Raises CorruptLog when the batches do not end where the log does, OSError.
-        """
-        position = self.resume_indexes()
-        end = self.next_offset
-        position = self.index_batches(scan.walk(self.file, position, self.size), position, interval)
-        is_wrong = self.next_offset > end if self.is_closed else self.next_offset != end
-        if position != self.size or (is_wrong and self.size):
-            raise CorruptLog(f"{self.path}: no whole batch at {position}, though it has {self.size} bytes")
-        self.next_offset = end  # a closed segment may end, after compaction, behind its last batch
-        self.is_used = True
-        assert self.index is not None
-        return self.index
-
-    def _loaded(self) -> OffsetIndex:
-        index = self.index
-        return index if index is not None else self.load()
+    def resume_indexes(self) -> int:
+        """Load what the index files hold; from where to scan for the rest. May raise OSError."""
+        self.indexes, position = Indexes.load(self.disk, self.stem, self.base_offset, self.size)
+        return position
 
     def index_batches(self, batches: Iterator[tuple[int, BatchHeader]], position: int, interval: int) -> int:
         """Index batches that begin at position, the last indexed one. Returns the position after the last."""
-        known = position if self.index else -1
-        for position, header in batches:
-            if position == known:
-                self.next_offset = header.next_offset
-                self._since_index = header.size
-            else:
-                self.note(header, header.base_offset, position, interval)
-            position += header.size
-        return position
-
-    def resume_indexes(self, before: int | None = None) -> int:
-        """Load what the index files hold of batches that end at or below an offset; from where to scan for the rest.
-
-        The answer is the position of the last entry's batch, 0 when nothing could be used.
-        """
-        index, times = self._new_indexes()
-        if not self.size:
-            return 0
-        try:
-            index.load(self.disk)
-            times.load(self.disk)
-            is_good = index.is_sane(self.size)
-        except FileNotFoundError:
-            is_good = False
-        if not is_good or not index:
-            self._new_indexes()
-            return 0
-        if before is not None:
-            index.data = index.data[: index.entries_below(before - self.base_offset) * index.entry_size]
-            index.saved = len(index.data)
-        if not index:
-            self._new_indexes()
-            return 0
-        last, position = index.entry(len(index) - 1)
-        times.data = times.data[: times.entries_below(last + 1) * times.entry_size]
-        times.saved = len(times.data)
-        if not times.is_sane(last):
-            self._new_indexes()
-            return 0
-        final = times.last()
-        if final is not None:
-            self.max_timestamp_ms, self.max_timestamp_offset = final[0], final[1] + self.base_offset
-        self._saved_size = position
+        assert self.indexes is not None
+        position, self.next_offset = self.indexes.scan(batches, position, self.next_offset, interval)
         return position
 
     def trim_index_files(self) -> None:
         """Take back from the files what memory does not have. May raise OSError."""
-        for index in (self.times, self.index):
-            if index is not None:
-                index.trim(self.disk)
+        assert self.indexes is not None
+        self.indexes.trim(self.disk)
 
-    def release(self) -> File | None:
-        """Forget indexes and file of a closed segment that nobody used since the last call; the file, to be closed.
+    def base_of(self, position: int) -> int:
+        """The base offset of the batch at a position."""
+        return int.from_bytes((self.open_file or self.file).pread(8, position))
 
-        Later, that is: slices of it may be on their way to a client.
-        """
-        if self.is_used:
-            self.is_used = False
-            return None
-        self.index = self.times = None
-        file, self._file = self._file, None
-        return file
+    def load(self, interval: int = INDEX_INTERVAL_BYTES) -> Indexes:
+        """Have the indexes in memory. Raises CorruptLog, OSError."""
+        loading = self.loading(interval)
+        return self.adopt(loading, loading.run())
+
+    def loading(self, interval: int = INDEX_INTERVAL_BYTES) -> Loading:
+        """What to give to a worker, whose result is then to be adopted. May raise OSError."""
+        return Loading(
+            self.disk, self.file.handle, self.stem, self.base_offset, self.next_offset, self.size, self._cuts,
+            self.is_closed, interval,
+        )  # fmt: skip
+
+    def adopt(self, loading: Loading, indexes: Indexes) -> Indexes:
+        """Have loaded indexes, unless the segment has got others or was changed since. Returns those it has now."""
+        if self.indexes is None:
+            if loading.size != self.size or loading.cuts != self._cuts:
+                return self.load(loading.interval)
+            self.indexes = indexes
+            self.used = tick()
+        return self.indexes
+
+    def release(self) -> None:
+        """Give up the descriptor and, of a closed segment, the indexes: until they are needed again."""
+        self.close()
+        if self.is_closed and self.indexes is not None:
+            self._largest = self.largest()
+            self.indexes = None
+
+    def close(self) -> None:
+        """Close the file, if it is open. Who holds a slice of it can still read that."""
+        if self.open_file is not None:
+            self.open_file.close()
+            self.open_file = None
 
     # looking up
 
@@ -250,11 +195,10 @@ class Segment:
         """Where the batch that holds an offset, or the first one after it, begins; `size` when there is none."""
         if offset >= self.next_offset:
             return self.size
-        index = self._loaded()
-        self.is_used = True
-        position = index.position_before(offset - self.base_offset)
+        self.used = tick()
+        position = (self.indexes or self.load()).offsets.position_before(offset - self.base_offset)
         for at, header in scan.walk(self.file, position, self.size, chunk=scan.NEAR_BYTES):
-            if header[0] + header[6] >= offset:
+            if header.last_offset >= offset:
                 return at
         return self.size
 
@@ -265,8 +209,7 @@ class Segment:
         the first batch is included even when it is larger. The end is position when nothing fits.
         """
         limit = position + max_bytes
-        end = self._loaded().boundary_before(limit)
-        self.is_used = True
+        end = (self.indexes or self.load()).offsets.boundary_before(limit)
         if end <= position:
             end = position
             for at, header in scan.walk(self.file, position, self.size, chunk=scan.NEAR_BYTES):
@@ -281,8 +224,17 @@ class Segment:
         return end, self.base_of(end)
 
     def largest_timestamp_ms(self) -> int:
-        """The largest timestamp of the segment, -1 when it has none; from the time index's last entry where it can."""
-        if self.max_timestamp_ms == UNKNOWN:
+        """The largest timestamp of the segment, -1 when it has none."""
+        return self.largest()[0]
+
+    def largest(self) -> tuple[int, int]:
+        """(the largest timestamp of the segment, -1 when it has none; the last offset of the batch that has it).
+
+        From the last entry of the time index where there is one. May raise OSError, CorruptLog.
+        """
+        if self.indexes is not None:
+            return self.indexes.max_timestamp_ms, self.indexes.max_timestamp_offset
+        if self._largest is None:
             times = TimeIndex(self.stem + ".timeindex")
             try:
                 times.load(self.disk)
@@ -290,10 +242,10 @@ class Segment:
                 pass
             last = times.last()
             if last is None:
-                self.load()
-            else:
-                self.max_timestamp_ms, self.max_timestamp_offset = last[0], self.base_offset + last[1]
-        return self.max_timestamp_ms
+                indexes = self.load()
+                return indexes.max_timestamp_ms, indexes.max_timestamp_offset
+            self._largest = last[0], self.base_offset + last[1]
+        return self._largest
 
     def opening_timestamp_ms(self, now_ms: int) -> int:
         """The largest timestamp of the first batch: from it the segment's age counts; now_ms where it has none."""
@@ -306,11 +258,10 @@ class Segment:
         """The first record from offset on, below bound, with at least that timestamp, and its leader epoch."""
         if self.largest_timestamp_ms() < timestamp_ms:
             return None
-        index = self._loaded()
-        assert self.times is not None
-        self.is_used = True
-        start = max(self.times.offset_before(timestamp_ms), offset - self.base_offset)
-        position = index.position_before(start)
+        indexes = self.indexes or self.load()
+        self.used = tick()
+        start = max(indexes.times.offset_before(timestamp_ms), offset - self.base_offset)
+        position = indexes.offsets.position_before(start)
         for at, header in scan.walk(self.file, position, self.size, chunk=scan.NEAR_BYTES):
             if header.base_offset >= bound:
                 return None
@@ -322,9 +273,10 @@ class Segment:
 
     def with_largest_timestamp(self) -> tuple[Record, int] | None:
         """The first record that has the segment's largest timestamp, and its leader epoch."""
-        if self.largest_timestamp_ms() < 0:
+        largest_ms, offset = self.largest()
+        if largest_ms < 0:
             return None
-        position = self.position_of(self.max_timestamp_offset)
+        position = self.position_of(offset)
         for at, header in scan.walk(self.file, position, self.size, chunk=scan.NEAR_BYTES):
             return max(self.records(at, header), key=lambda record: record.timestamp), header.leader_epoch
         return None
@@ -344,24 +296,15 @@ class Segment:
         position = self.position_of(offset)
         self.file.truncate(position)
         self.size = position
-        self.first_timestamp_ms = None if not position else self.first_timestamp_ms
-        at = self.resume_indexes(before=offset)
-        self.next_offset = self.base_offset
-        self.index_batches(scan.walk(self.file, at, position), at, interval)
-        self.next_offset = max(self.next_offset, self.base_offset)
-        self.trim_index_files()
+        self._cuts += 1
+        if not position:
+            self.first_timestamp_ms = None
+        self.indexes, at = Indexes.load(self.disk, self.stem, self.base_offset, position, before=offset)
+        batches = scan.walk(self.file, at, position)
+        _, self.next_offset = self.indexes.scan(batches, at, self.base_offset, interval)
+        self.indexes.trim(self.disk)
 
     def files(self) -> list[str]:
-        """The paths of the files there are."""
+        """The paths of the files there are, the batches' first."""
         paths = [self.path, self.stem + ".index", self.stem + ".timeindex", self.stem + ".txnindex"]
         return [path for path in paths if self.disk.exists(path)]
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there is a descriptor."""
-        return self._file is not None
-
-    def detach(self) -> File | None:
-        """Give up the open file, if there is one, to be closed by the caller."""
-        file, self._file = self._file, None
-        return file

@@ -6,12 +6,9 @@ little. Kept are those at the base of a segment (where a deletion or truncation 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Container
 
 from kbroker.env import Disk
-
-if TYPE_CHECKING:
-    from kbroker.log.log import PartitionLog
 
 REPLAY_BYTES_MAX = 64 * 1024 * 1024
 REPLAY_BATCHES_MAX = 20_000
@@ -26,14 +23,14 @@ def snapshot_path(directory: str, offset: int) -> str:
 
 
 class Snapshots:
-    """The snapshot files of one log, by offset."""
+    """The snapshot files of one log, by offset; and how much may be appended before the next."""
 
     __slots__ = ("disk", "directory", "offsets", "_budget")
 
-    def __init__(self, disk: Disk, directory: str) -> None:
+    def __init__(self, disk: Disk, directory: str, offsets: list[int]) -> None:
         self.disk = disk
         self.directory = directory
-        self.offsets: list[int] = []
+        self.offsets = offsets  # in order
         self._budget = REPLAY_BYTES_MAX
 
     @property
@@ -41,36 +38,27 @@ class Snapshots:
         """The newest one's offset; -1 when there is none."""
         return self.offsets[-1] if self.offsets else -1
 
-    def adopt(self, offsets: list[int]) -> None:
-        """Take over what recovery found, in order."""
-        self.offsets = offsets
-
-    def grow(self, log: PartitionLog, size: int) -> None:
-        """A batch of that size was appended: maybe it is time for a snapshot."""
+    def grow(self, size: int) -> bool:
+        """A batch of that size was appended: whether it is time for a snapshot."""
         self._budget -= size + BATCH_COST
-        if self._budget < 0:
-            self.take(log)
+        return self._budget < 0
 
-    def take(self, log: PartitionLog) -> None:
-        """Write a snapshot of the log's producers now. If the disk refuses, a restart replays more: nothing is lost."""
-        try:
-            self.write(log)
-        except OSError:
-            self._budget = REPLAY_BYTES_MAX
+    def write(self, offset: int, content: bytes, producers: int, bases: Container[int]) -> None:
+        """Write the snapshot at an offset, of that many producers, and remove those that are kept for nothing.
 
-    def write(self, log: PartitionLog) -> None:
-        """Like take, but raises OSError."""
-        offset = log.active.next_offset
-        self.disk.write_atomic(snapshot_path(self.directory, offset), log.producers.snapshot(), sync=False)
-        self._budget = max(REPLAY_BYTES_MAX, 10 * BATCH_COST * len(log.producers))
+        bases: of the log's segments. May raise OSError.
+        """
+        self.disk.write_atomic(snapshot_path(self.directory, offset), content, sync=False)
+        self._budget = max(REPLAY_BYTES_MAX, 10 * BATCH_COST * producers)
         if offset != self.latest:
             self.offsets.append(offset)
-            self._drop_between({segment.base_offset for segment in log.segments})
+            for old in self.offsets[:-NEWEST_KEPT]:
+                if old not in bases:
+                    self._remove(old)
 
-    def _drop_between(self, bases: set[int]) -> None:
-        for offset in self.offsets[:-NEWEST_KEPT]:
-            if offset not in bases:
-                self._remove(offset)
+    def postpone(self) -> None:
+        """The disk refused one: the next is tried when as much has been appended again."""
+        self._budget = REPLAY_BYTES_MAX
 
     def drop_below(self, offset: int) -> None:
         """Remove those of deleted segments."""
@@ -82,6 +70,10 @@ class Snapshots:
         for gone in [each for each in self.offsets if each > offset]:
             self.disk.remove(snapshot_path(self.directory, gone))
             self.offsets.remove(gone)
+
+    def adopt(self, offsets: list[int]) -> None:
+        """These alone have turned out to be good."""
+        self.offsets = offsets
 
     def _remove(self, offset: int) -> None:
         try:

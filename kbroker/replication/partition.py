@@ -53,7 +53,8 @@ class Partition:
         self.leader_epoch = -1
         self.leading = False
         self.isr: tuple[int, ...] = ()
-        self.high_watermark = log.high_watermark = Watermark(log.start_offset)
+        self.high_watermark = Watermark(log.start_offset)
+        log.guard(self.high_watermark)
 
     def lead(self, leader_epoch: int, isr: tuple[int, ...]) -> None:
         """Become (or go on as) leader in leader_epoch with the agreed ISR. An epoch that is not newer changes no epoch.
@@ -63,7 +64,8 @@ class Partition:
         if leader_epoch > self.leader_epoch:
             self._end_epoch()
             self.leader_epoch = leader_epoch
-            self.high_watermark = self.log.high_watermark = Watermark(self.high_watermark.value)
+            self.high_watermark = Watermark(self.high_watermark.value)
+            self.log.guard(self.high_watermark)
             self.leading = True
         self.isr = isr
         self.follow_log()
@@ -192,7 +194,7 @@ class Partition:
         self.check_leader()
         if epoch == self.leader_epoch:
             return epoch, self.log.end.value
-        return self.log.epochs.end_offset_for(epoch)
+        return self.log.epochs.end_offset_for(epoch, self.log.end.value)
 
     def deletable_to(self, offset: int) -> int:
         """Where the log would start if everything below offset (-1: the high watermark) were given up.

@@ -33,6 +33,12 @@ class MemoryFile:
         self._inode = inode
         self._process = disk.volume.process  # 0 once closed
 
+    @property
+    def handle(self) -> MemoryFile:
+        """The open file itself: it works after `close`, though not longer than the process lives."""
+        self._enter()
+        return MemoryFile(self.path, self._disk, self._inode)
+
     def size(self) -> int:
         """Bytes in the file."""
         return len(self._inode.data)

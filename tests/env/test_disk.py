@@ -97,6 +97,18 @@ def test_a_closed_file_refuses(disk: Disk) -> None:
             attempt()
 
 
+def test_what_holds_an_open_file_keeps_it_whatever_becomes_of_the_file(disk: Disk) -> None:
+    file = disk.open("a", create=True)
+    file.append([b"0123456789"])
+    handle, part = file.handle, FileSlice(file.handle, 2, 5)
+    file.close()
+    disk.remove("a")
+    assert part.read() == b"23456" and handle.pread(2, 8) == b"89"
+    handle.sync()
+    with pytest.raises(OSError):
+        FileSlice(file.handle, 2, 5).read()
+
+
 def test_a_slice_reads_its_range_or_fails(disk: Disk) -> None:
     file = disk.open("a", create=True)
     file.append([b"0123456789"])

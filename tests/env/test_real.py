@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import trio
 
-from kbroker.env import AddressInUse, DirectoryLocked, real_disk, real_net
+from kbroker.env import AddressInUse, DirectoryLocked, FileSlice, real_disk, real_net
 from kbroker.env.features import Features
 from kbroker.env.procfs import port_holder, process_name
 from kbroker.env.real import raise_file_limit, real_env
@@ -92,17 +92,17 @@ def test_a_short_write_is_continued_and_a_failure_leaves_a_true_size(
     assert file.pread(99, 0) == b"12345678"
 
 
-def test_the_descriptor_opens_at_first_use(tmp_path: Path) -> None:
-    disk = RealDisk(str(tmp_path), Features.detect())
-    disk.write_atomic("a", b"abc")
-    open_before = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
-    files = [disk.open("a") for _ in range(50)]
-    if open_before:
-        assert len(os.listdir("/proc/self/fd")) == open_before
-    assert all(file.size() == 3 for file in files)
-    assert files[7].pread(3, 0) == b"abc"
-    for file in files:
-        file.close()
+@pytest.mark.parametrize("features", [Features.detect(), Features()])
+def test_a_descriptor_closes_with_the_last_who_holds_it(tmp_path: Path, features: Features) -> None:
+    file = RealDisk(str(tmp_path), features).open("a", create=True)
+    file.append([b"abc"])
+    fd, slices = file.fileno(), [FileSlice(file.handle, n, 1) for n in range(3)]
+    file.close()
+    os.fstat(fd)  # still open
+    assert [part.read() for part in slices] == [b"a", b"b", b"c"]
+    slices.clear()
+    with pytest.raises(OSError):
+        os.fstat(fd)
 
 
 @pytest.mark.parametrize("features", [Features.detect(), Features()])

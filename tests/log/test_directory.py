@@ -479,7 +479,7 @@ async def test_retention_and_producer_expiry_run_by_themselves(autojump_clock: M
     world = World()
     directory = world.start()
     log = orders(directory, segment_bytes=1000, retention_ms=1000)
-    log.high_watermark = Watermark(10)
+    log.guard(Watermark(10))
     append(log, producer=3, sequence=0)
     fill(log, 20)
     async with trio.open_nursery() as nursery:
@@ -504,7 +504,7 @@ async def test_idle_closed_segments_give_back_index_and_file(autojump_clock: Moc
     async with trio.open_nursery() as nursery:
         await nursery.start(directory.run)
         await trio.sleep(70)
-        assert all(segment.index is None for segment in log.segments[:-1])
+        assert all(segment.indexes is None for segment in log.segments[:-1])
         assert len(piece.read()) > 0
         world.clock.now_ms += 60_001
         await trio.sleep(70)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 
 from kbroker.log.epochs import LeaderEpochs
-from kbroker.watermark import Watermark
 from tests.log.tools import append, contents, fill, new_disk, open_log
 
 
-def epochs(*entries: tuple[int, int], end: int = 100) -> LeaderEpochs:
-    made = LeaderEpochs(Watermark(end))
+def epochs(*entries: tuple[int, int]) -> LeaderEpochs:
+    made = LeaderEpochs()
     for epoch, start in entries:
         made.assign(epoch, start)
     return made
@@ -21,18 +20,18 @@ def epochs(*entries: tuple[int, int], end: int = 100) -> LeaderEpochs:
     [(-1, (-1, -1)), (0, (0, 0)), (2, (2, 20)), (4, (2, 20)), (5, (5, 60)), (9, (9, 100)), (10, (-1, -1))],
 )
 def test_where_an_epoch_ends(asked: int, answer: tuple[int, int]) -> None:
-    assert epochs((2, 0), (5, 20), (9, 60)).end_offset_for(asked) == answer
+    assert epochs((2, 0), (5, 20), (9, 60)).end_offset_for(asked, 100) == answer
 
 
 def test_no_epoch_is_known_of_an_empty_history() -> None:
-    assert epochs().latest == -1 and epochs().end_offset_for(0) == (-1, -1) and epochs().epoch_at(0) == -1
+    assert epochs().latest == -1 and epochs().end_offset_for(0, 100) == (-1, -1) and epochs().epoch_at(0) == -1
 
 
 def test_R4_an_epoch_without_records_counts_until_it_is_replaced() -> None:
     made = epochs((1, 0), (2, 100))
-    assert made.latest == 2 and made.end_offset_for(1) == (1, 100) and made.end_offset_for(2) == (2, 100)
+    assert made.latest == 2 and made.end_offset_for(1, 100) == (1, 100) and made.end_offset_for(2, 100) == (2, 100)
     made.assign(3, 100)
-    assert made.entries == [(1, 0), (3, 100)] and made.end_offset_for(2) == (1, 100)
+    assert made.entries == [(1, 0), (3, 100)] and made.end_offset_for(2, 100) == (1, 100)
 
 
 def test_epochs_never_go_back() -> None:
@@ -61,7 +60,7 @@ def test_the_file_is_kafkas() -> None:
     append(log, b"c", leader_epoch=7)
     content = disk.read("orders-0/leader-epoch-checkpoint")
     assert content == b"0\n2\n0 0\n7 2\n" == log.epochs.content()
-    loaded = LeaderEpochs(Watermark(3))
+    loaded = LeaderEpochs()
     assert loaded.load(disk, "orders-0") and loaded.entries == [(0, 0), (7, 2)]
 
 
@@ -70,7 +69,7 @@ def test_a_damaged_file_is_not_believed(content: bytes) -> None:
     disk = new_disk()
     disk.make_dirs("d")
     disk.write_atomic("d/leader-epoch-checkpoint", content)
-    assert not LeaderEpochs(Watermark()).load(disk, "d")
+    assert not LeaderEpochs().load(disk, "d")
 
 
 def test_becoming_leader_writes_nothing() -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from kafka_wire.errors import ErrorCode, KafkaError
+from kbroker.env import Buffer
 from kbroker.log.errors import LogOffline
 from kbroker.log.log import PartitionLog
+from kbroker.testing.disk import MemoryDisk, MemoryFile
 from tests.log.tools import NOW, Worker, append, contents, fill, new_disk, open_log
+
+T = TypeVar("T")
 
 
 async def test_all_who_wait_share_the_next_fsync() -> None:
@@ -95,13 +101,101 @@ async def test_L2_after_a_failed_fsync_nobody_is_told_of_success() -> None:
 async def test_a_full_disk_at_the_epoch_file_is_no_failed_fsync() -> None:
     disk, worker = new_disk(), Worker()
     log = open_log(disk)
-    append(log)
-    disk.fail("write_atomic", "*checkpoint", error=errno.ENOSPC)
+    disk.fail("write_atomic", "*checkpoint", error=errno.ENOSPC, times=2)
+    append(log)  # the batch carries its epoch
     with pytest.raises(KafkaError) as caught:
         await log.flush(worker)
     assert caught.value.code is ErrorCode.KAFKA_STORAGE_ERROR and log.offline is None and log.flushed.value == 0
     await log.flush(worker)
     assert log.flushed.value == 1
+
+
+class WritersDisk(MemoryDisk):
+    """Notes who changes which small file: the event loop, or a worker."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_worker = False
+        self.writers: dict[str, set[str]] = {}
+
+    def note(self, path: str) -> None:
+        self.writers.setdefault(path, set()).add("worker" if self.in_worker else "loop")
+
+    def write_atomic(self, path: str, data: Buffer, *, sync: bool = True) -> None:
+        self.note(path)
+        super().write_atomic(path, data, sync=sync)
+
+    def open(self, path: str, *, create: bool = False) -> MemoryFile:
+        if create:
+            self.note(path)
+        return super().open(path, create=create)
+
+    def rename(self, old: str, new: str) -> None:
+        self.note(old)
+        super().rename(old, new)
+
+    def remove(self, path: str) -> None:
+        self.note(path)
+        super().remove(path)
+
+    async def offload(self, work: Callable[[], T]) -> T:
+        """An offload that runs in place, and says so."""
+        await trio.lowlevel.checkpoint()
+        self.in_worker = True
+        try:
+            return work()
+        finally:
+            self.in_worker = False
+
+
+async def test_no_file_of_a_log_has_two_writers() -> None:
+    """They would share the name of a temporary file: the loser's rename fails, or what it renames is torn."""
+    disk = WritersDisk()
+    log = open_log(disk, segment_bytes=1000, index_interval_bytes=100)
+    for epoch in range(6):
+        fill(log, 10, leader_epoch=epoch)
+        append(log, leader_epoch=epoch, producer=1, sequence=epoch)
+        await log.flush(disk.offload)
+        log.truncate_to(log.end.value - 3)
+        log.advance_start(epoch * 5)
+        log.apply_retention(NOW, log.end.value)
+        await log.flush_closed(disk.offload)
+    await log.close(disk.offload)
+    names = {path.rpartition("/")[2].lstrip("0123456789") for path in disk.writers}
+    assert names >= {"leader-epoch-checkpoint", "partition.metadata", ".snapshot", ".index", ".timeindex", ".log"}
+    assert all(writers == {"loop"} for writers in disk.writers.values()), disk.writers
+
+
+async def test_L3_epochs_are_durable_before_the_recovery_point_passes_them() -> None:
+    disk, worker = new_disk(), Worker()
+    log = open_log(disk)
+    for epoch in range(3):
+        fill(log, 5, leader_epoch=epoch)
+    worker.gate = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(log.flush, worker)
+        await wait_all_tasks_blocked()
+        append(log, leader_epoch=7)  # replaces the file that is about to be synced
+        worker.gate.set()
+    assert log.flushed.value == 15 and log.epochs.is_unsynced
+    await log.flush(worker)
+    assert log.flushed.value == 16 and not log.epochs.is_unsynced
+    disk.power_loss()
+    assert disk.read("orders-0/leader-epoch-checkpoint") == b"0\n4\n0 0\n1 5\n2 10\n7 15\n"
+
+
+async def test_an_idle_file_closed_amid_a_flush_is_synced_all_the_same() -> None:
+    log, worker = open_log(new_disk()), Worker()
+    worker.gate = trio.Event()
+    append(log)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(log.flush, worker)
+        await wait_all_tasks_blocked()
+        log.release_idle()
+        log.release_idle()
+        assert log.open_segments() == []
+        worker.gate.set()
+    assert log.flushed.value == 1 and log.offline is None
 
 
 async def test_a_truncation_overtakes_a_flush() -> None:

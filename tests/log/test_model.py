@@ -66,8 +66,6 @@ class LogMachine(RuleBasedStateMachine):
     def release(self) -> None:
         self.log.release_idle()
         self.log.release_idle()
-        for file in self.log.take_remains().files:
-            file.close()
 
     @rule()
     def flush(self) -> None:
@@ -195,12 +193,9 @@ def walk_through(disk: Disk) -> None:
     fill(log, 20, first=80)
     log.advance_start(10)
     log.apply_retention(NOW, 100)
-    for file in log.take_remains().files:
-        file.close()
     expected = contents(log)
     assert [offset for offset, _ in expected] == list(range(10, 100))
-    for file in log.abandon().files:
-        file.close()
+    log.abandon()
     assert contents(open_log(disk, Crash.PROCESS, start_offset=10, **CONFIG)) == expected
 
 

@@ -321,8 +321,9 @@ def test_the_scan_after_a_kill_is_bounded() -> None:
     disk.volume.trace = lambda *event: None
     again = open_log(disk, Crash.PROCESS)
     assert again.end.value == 30
-    assert again.active.index is not None and again.active.index.saved > 8
-    last_saved = again.active.index.entry(again.active.index.saved // 8 - 1)[1]
+    assert again.active.indexes is not None and again.active.indexes.offsets.saved > 1
+    offsets = again.active.indexes.offsets
+    last_saved = offsets.entry(offsets.saved - 1)[1]
     assert again.size - last_saved <= 10 * 1024 * 1024, read
 
 

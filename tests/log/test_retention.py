@@ -88,9 +88,28 @@ def test_reads_under_way_survive_a_deletion() -> None:
     pieces = log.read(0, 10**6, 20)
     log.apply_retention(NOW + 10**6, 20)
     assert sum(len(piece.read()) for piece in pieces) > 0
-    remains = log.take_remains()
-    assert len(remains.files) == 10 and all(path.endswith(".deleted") for path in remains.paths)
-    assert not log.take_remains().paths
+    assert all(segment.open_file is None for segment in log.segments[:-1]), "nobody keeps them open but the readers"
+    deleted = log.take_deleted()
+    assert len([path for path in deleted if path.endswith(".log.deleted")]) == 10
+    assert not log.take_deleted()
+
+
+@pytest.mark.parametrize("refused", [".log", ".index"])
+def test_a_refused_deletion_leaves_a_log_that_starts_at_its_first_segment(refused: str) -> None:
+    disk = new_disk()
+    log = open_log(disk, segment_bytes=400, index_interval_bytes=100, retention_ms=1)
+    for number in range(20):
+        append(log, b"%d" % number + b"x" * 100, at=NOW + number // 2 * 1000)
+    disk.fail("rename", f"*{refused}", nth=4)
+    log.read(6, 10, 20)  # remembered
+    with pytest.raises(OSError):
+        log.apply_retention(NOW + 10**6, 20)
+    assert (log.start_offset, log.segments[0].base_offset) == (6, 6)
+    assert log.size == sum(segment.size for segment in log.segments)
+    assert [offset for offset, _ in contents(log)] == list(range(6, 20))
+    assert log.apply_retention(NOW + 10**6, 20) > 0
+    disk.kill()
+    assert contents(open_log(disk, Crash.PROCESS)) == []
 
 
 def test_snapshots_and_epochs_of_deleted_segments_go_too() -> None:
