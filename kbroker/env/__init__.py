@@ -50,7 +50,7 @@ class Handle(Protocol):
 
 
 class File(Handle, Protocol):
-    """One file of a Disk. Appends and reads go to the page cache and run in the event loop; `sync` blocks: offload it."""
+    """One file of a Disk. Appends and reads go to the page cache, in the event loop; `sync` blocks: offload it."""
 
     @property
     def handle(self) -> Handle:

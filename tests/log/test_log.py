@@ -9,7 +9,7 @@ import trio
 
 from kafka_wire import records
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.log.errors import LogOffline
+from kbroker.log.errors import LogOffline, LogTruncated
 from kbroker.log.recovery import Crash
 from tests.log.tools import NOW, Worker, append, batch, contents, fill, new_disk, open_log, starts_at
 
@@ -147,6 +147,32 @@ def test_L7_a_read_stops_at_its_bound() -> None:
             last = [header for piece in pieces for _, header in records.headers(piece.read())][-1]
             assert last.next_offset <= bound
         assert log.read(bound, 1000, bound) == []
+
+
+def test_a_slow_reader_loses_nothing_when_its_file_is_given_up() -> None:
+    log = open_log(new_disk(), segment_bytes=1000)
+    fill(log, 20)
+    expected = contents(log)
+    pieces = log.read(0, 10**6, 20)
+    log.release_idle()
+    log.release_idle()
+    assert log.open_segments() == []
+    data = b"".join(piece.read() for piece in pieces)
+    assert len(data) == log.size and contents(log) == expected
+
+
+def test_the_files_used_least_recently_can_be_told_and_given_up() -> None:
+    log = open_log(new_disk(), segment_bytes=1000)
+    fill(log, 40)
+    log.read(12, 1, 40)
+    log.read(3, 1, 40)
+    by_use = sorted(log.open_segments(), key=lambda segment: segment.used)
+    assert by_use[-1] is log.segments[0] and by_use[-2].base_offset <= 12 < by_use[-2].next_offset
+    for segment in by_use[:-2]:
+        log.release(segment)
+    assert log.open_segments() == sorted(by_use[-2:], key=lambda segment: segment.base_offset)
+    append(log)
+    assert log.active in log.open_segments() and len(contents(log)) == 41
 
 
 def test_L7_a_slice_taken_before_an_append_does_not_grow() -> None:
@@ -299,6 +325,57 @@ async def test_appends_wake_whoever_waits_for_the_end() -> None:
         nursery.start_soon(log.end.wait_past, 0)
         await trio.testing.wait_all_tasks_blocked()
         append(log, b"a")
+
+
+async def test_a_truncation_sends_those_who_wait_for_the_end_to_a_new_one() -> None:
+    log = open_log(new_disk())
+    fill(log, 10)
+    await log.flush(Worker())
+    old_end, old_flushed, bell = log.end, log.flushed, trio.Event()
+    old_end.attach(bell)
+    met: list[int] = []
+
+    async def wait_past(offset: int) -> None:
+        while True:
+            try:
+                await log.end.wait_past(offset)
+                met.append(offset)
+                return
+            except LogTruncated:
+                continue
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_past, 10)
+        nursery.start_soon(wait_past, 11)
+        await trio.testing.wait_all_tasks_blocked()
+        log.truncate_to(4)
+        assert (log.end.value, log.flushed.value) == (4, 4) and bell.is_set()
+        assert (old_end.value, old_flushed.value) == (10, 10), "a watermark never goes back"
+        with pytest.raises(LogTruncated):
+            old_end.check()
+        fill(log, 6)
+        await trio.testing.wait_all_tasks_blocked()
+        assert met == [], "the record that the old log end had passed is not the one that is there now"
+        fill(log, 1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert met == [10]
+        fill(log, 1)
+    assert met == [10, 11]
+
+
+@pytest.mark.parametrize("operation", ["truncate", "remove", "rename", "sync", "sync_dir"])
+def test_L2_a_truncation_that_the_disk_refuses_takes_the_log_offline(operation: str) -> None:
+    disk = new_disk()
+    log = open_log(disk, segment_bytes=1000)
+    fill(log, 20)
+    disk.fail(operation, "*")
+    with pytest.raises(LogOffline):
+        log.truncate_to(5)
+    assert log.offline is not None
+    disk.heal()
+    disk.kill()
+    again = open_log(disk, Crash.ERROR)
+    assert contents(again) == [(number, b"%d:" % number + b"x" * 100) for number in range(again.end.value)]
 
 
 def test_the_callers_buffer_may_be_a_view() -> None:

@@ -467,3 +467,16 @@ async def test_L2_a_failed_fsync_is_noted_for_the_next_start() -> None:
     await again.flush(Worker())
     disk.power_loss()
     assert len(contents(open_log(disk, Crash.POWER, recovery_point=10))) == 10
+
+
+async def test_a_log_of_many_segments_takes_descriptors_only_for_those_it_reads() -> None:
+    disk = new_disk()
+    log = open_log(disk, segment_bytes=1000)
+    fill(log, 40)
+    await log.close(Worker())
+    again = open_log(disk, segment_bytes=1000)
+    assert again.open_segments() == [] and len(again.segments) > 4
+    await again.flush(Worker())
+    assert again.open_segments() in ([], [again.active])
+    again.read(0, 10, 40)
+    assert again.segments[0] in again.open_segments() and len(again.open_segments()) <= 2

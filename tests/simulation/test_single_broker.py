@@ -22,7 +22,6 @@ from kbroker.env import Offload
 from kbroker.log import recovery, scan
 from kbroker.log.checkpoints import OffsetCheckpoint
 from kbroker.log.directory import LogDirectory
-from kbroker.log.flushing import Flusher
 from kbroker.log.log import PartitionLog
 from kbroker.log.producers import ProducerStates
 from kbroker.replication.partition import Partition
@@ -112,10 +111,10 @@ def torn_tail_kept(patch: MonkeyPatch) -> None:
 
 
 def recovery_point_ahead_of_fsync(patch: MonkeyPatch) -> None:
-    async def flush(self: Flusher, offload: Offload, target: int) -> None:
-        self.log.flushed.advance(min(target, self.log.end.value))
+    async def flush(self: PartitionLog, target: int, offload: Offload) -> None:
+        self.flushed.advance(min(target, self.end.value))
 
-    patch.setattr(Flusher, "flush", flush)
+    patch.setattr(PartitionLog, "_flush_to", flush)
 
 
 def log_start_not_noted(patch: MonkeyPatch) -> None:
@@ -131,8 +130,12 @@ def any_first_number_accepted(patch: MonkeyPatch) -> None:
 
 
 def repetition_of_what_is_not_flushed_acknowledged(patch: MonkeyPatch) -> None:
-    is_due = Flusher.is_due
-    patch.setattr(Flusher, "is_due", lambda self, now_ms: self._dirty_since_ms is not None and is_due(self, now_ms))
+    needs_flush = PartitionLog.needs_flush
+
+    def needs_no_flush_twice(self: PartitionLog, now_ms: int) -> bool:
+        return self._dirty_since_ms is not None and needs_flush(self, now_ms)
+
+    patch.setattr(PartitionLog, "needs_flush", needs_no_flush_twice)
 
 
 def a_file_that_two_write_at_once(patch: MonkeyPatch) -> None:
