@@ -68,6 +68,13 @@ FILE_LINES_MAX = 800
 FUNCTION_LINES_MAX = 70
 LONGER_FILES: dict[str, int] = {}
 LONGER_FUNCTIONS: dict[str, int] = {}
+PUBLIC_ALL_THE_SAME = {"_replace", "_asdict", "_fields", "_make", "_exit", "_value_"}  # of the standard library
+LIBRARY_INTERNALS = {  # module -> what it uses though its library keeps it to itself
+    "kbroker.cli.bridge": {"_manager"},  # kafka-python sends no request it does not declare
+    "kbroker.cli.group_reads": {"_manager", "_coordinators", "_find_coordinator_id"},
+    "kbroker.testing.scheduler": {"_run", "_r"},  # trio's only randomness, to be seeded
+    "kafka_wire.compression": {"_Decompress"},  # the type of a zlib object, for mypy
+}
 
 
 def module_name(path: Path) -> str:
@@ -167,3 +174,69 @@ def test_public_functions_say_what_they_do() -> None:
                 if (each.end_lineno or 0) - each.lineno >= 5 and not ast.get_docstring(each):
                     mute.append(f"{path.relative_to(ROOT)}:{each.lineno} {each.name}")
     assert not mute, "\n".join(mute)
+
+
+def local_imports() -> dict[str, set[str]]:
+    """Module -> modules of ours that it imports, anywhere in its text: also inside functions and for types only."""
+    known = {module_name(path) for path in SOURCES}
+    graph = {}
+    for path in SOURCES:
+        found = {name for _, name in imports(parse(path)) if name in known}
+        # `from package import module` names the package too: that is no import of the package's own text
+        graph[module_name(path)] = found - {module_name(path)}
+    return graph
+
+
+def test_no_two_modules_import_each_other() -> None:
+    """Nor in a longer circle, nor for types only: who can be understood only together belongs together."""
+    graph, circles = local_imports(), []
+    for start in graph:
+        seen, todo = set[str](), [start]
+        while todo:
+            for name in graph[todo.pop()]:
+                if name not in seen:
+                    seen.add(name)
+                    todo.append(name)
+        if start in seen:
+            circles.append(start)
+    assert not circles
+
+
+def private_names(tree: ast.Module) -> set[str]:
+    """The private names a module defines: of classes, functions, attributes, slots."""
+    names = set[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            if is_self(node.value):
+                names.add(node.attr)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return names
+
+
+def foreign_privates(path: Path) -> list[str]:
+    """Private attributes of other modules' objects, and private names imported, with their lines."""
+    tree = parse(path)
+    allowed = PUBLIC_ALL_THE_SAME | LIBRARY_INTERNALS.get(module_name(path), set())
+    own, found = private_names(tree) | allowed, []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            found += [f"{node.lineno} {alias.name}" for alias in node.names if is_private(alias.name, allowed)]
+        elif isinstance(node, ast.Attribute) and is_private(node.attr, own) and not is_self(node.value):
+            found.append(f"{node.lineno} {node.attr}")
+    return found
+
+
+def is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in ("self", "cls")
+
+
+def is_private(name: str, allowed: set[str]) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name != "_" and name not in allowed
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_nobody_touches_what_is_private_to_another_module(path: Path) -> None:
+    assert foreign_privates(path) == []

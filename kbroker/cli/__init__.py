@@ -6,7 +6,7 @@
     logs.py      console and JSON log lines                    tables.py   aligned text and JSON
     client.py    connecting with kafka-python                  formats.py  %k %v ... for produce and consume
     topic.py     the `topic` group; produce.py, consume.py,    segments.py, log.py   segment files: dump, verify
-                 consume_group.py
+                 consume_group.py, reading.py
     group.py     the `group` group; group_seek.py              group_reads.py        what it knows of a group
     bridge.py    requests kafka-python does not have
     settings.py  `config docs|check`                           shell.py    `completion`, `version`

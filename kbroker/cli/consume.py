@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
 import click
 
 from kbroker.cli.client import Connection, connection_options, consumer
 from kbroker.cli.errors import Failed
-from kbroker.cli.formats import Output, Shown, json_fields
-
-POLL_MS = 200  # how long CTRL+C may have to wait
-SECONDS_BELOW = 10**11  # an @number below is seconds since the epoch, above milliseconds
-
-
-class Start(NamedTuple):
-    """Where to begin: base "start", "end", "at" (an offset) or "time", and a number."""
-
-    base: str
-    number: int = 0
+from kbroker.cli.formats import Output, Shown
+from kbroker.cli.reading import POLL_MS, Start, limited, parse_start, write_record
 
 
 class StartType(click.ParamType[Start]):
@@ -37,18 +27,6 @@ class StartType(click.ParamType[Start]):
             return parse_start(str(value))
         except ValueError:
             self.fail(f"{value!r} is not start, end, N, +N, -N or @TIME", param, ctx)
-
-
-def parse_start(text: str) -> Start:
-    """What -o says. Raises ValueError."""
-    if text in ("start", "beginning", "earliest", "oldest"):
-        return Start("start")
-    if text in ("end", "latest", "newest"):
-        return Start("end")
-    if text.startswith("@"):
-        return Start("time", _time_ms(text[1:]))
-    number = int(text)
-    return Start("start" if text[0] == "+" else "end" if number < 0 or text[0] == "-" else "at", number)
 
 
 @click.command()
@@ -136,29 +114,6 @@ def _records(client: Any, ends: Mapping[Any, int] | None) -> Iterator[Shown | No
         yield None
 
 
-def limited(records: Iterator[Shown | None], count: int | None) -> Iterator[Shown | None]:
-    """The records up to a number of them, and the None of their batch."""
-    seen = 0
-    for record in records:
-        yield record
-        seen += record is not None
-        if seen == count:
-            yield None
-            return
-
-
-def write_record(out: BinaryIO, record: Shown | None, write: Output | None) -> None:
-    """Write a record, as JSON without an Output; flush at None, which ends a batch."""
-    if record is None:
-        out.flush()
-    elif write is not None:
-        out.write(write(record))
-    else:
-        import json
-
-        out.write(json.dumps(json_fields(record), ensure_ascii=False).encode() + b"\n")
-
-
 def _assign(client: Any, topics: Sequence[str], only: set[int] | None) -> list[Any]:
     from kafka import TopicPartition
 
@@ -185,11 +140,3 @@ def _seek(client: Any, assigned: Sequence[Any], start: Start, ends: Mapping[Any,
         else:
             wanted = {"start": first, "end": end, "at": 0}[start.base] + start.number
         client.seek(partition, min(max(wanted, first), end))
-
-
-def _time_ms(text: str) -> int:
-    if text.isdecimal():
-        number = int(text)
-        return number * 1000 if number < SECONDS_BELOW else number
-    moment = datetime.fromisoformat(text)
-    return int((moment if moment.tzinfo else moment.astimezone()).astimezone(UTC).timestamp() * 1000)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import click
 
 from kbroker.cli.client import Connection, admin, connection_options
-from kbroker.cli.consume import parse_start
 from kbroker.cli.errors import Failed
 from kbroker.cli.group import PartitionsType, check_partitions, chosen, members_of, place
 from kbroker.cli.group_reads import (
@@ -27,6 +26,7 @@ from kbroker.cli.group_reads import (
     offsets_at,
     patiently,
 )
+from kbroker.cli.reading import parse_start
 from kbroker.cli.tables import format_option, json_text, plural, table
 
 

@@ -1,0 +1,62 @@
+"""What reading alone and reading as a member of a group have in common: where to begin, how many, how it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import BinaryIO, NamedTuple
+
+from kbroker.cli.formats import Output, Shown, json_fields
+
+POLL_MS = 200  # how long CTRL+C may have to wait
+SECONDS_BELOW = 10**11  # an @number below is seconds since the epoch, above milliseconds
+
+
+class Start(NamedTuple):
+    """Where to begin: base "start", "end", "at" (an offset) or "time", and a number."""
+
+    base: str
+    number: int = 0
+
+
+def parse_start(text: str) -> Start:
+    """What -o says. Raises ValueError."""
+    if text in ("start", "beginning", "earliest", "oldest"):
+        return Start("start")
+    if text in ("end", "latest", "newest"):
+        return Start("end")
+    if text.startswith("@"):
+        return Start("time", _time_ms(text[1:]))
+    number = int(text)
+    return Start("start" if text[0] == "+" else "end" if number < 0 or text[0] == "-" else "at", number)
+
+
+def _time_ms(text: str) -> int:
+    if text.isdecimal():
+        number = int(text)
+        return number * 1000 if number < SECONDS_BELOW else number
+    moment = datetime.fromisoformat(text)
+    return int((moment if moment.tzinfo else moment.astimezone()).astimezone(UTC).timestamp() * 1000)
+
+
+def limited(records: Iterator[Shown | None], count: int | None) -> Iterator[Shown | None]:
+    """The records up to a number of them, and the None of their batch."""
+    seen = 0
+    for record in records:
+        yield record
+        seen += record is not None
+        if seen == count:
+            yield None
+            return
+
+
+def write_record(out: BinaryIO, record: Shown | None, write: Output | None) -> None:
+    """Write a record, as JSON without an Output; flush at None, which ends a batch."""
+    if record is None:
+        out.flush()
+    elif write is not None:
+        out.write(write(record))
+    else:
+        import json
+
+        out.write(json.dumps(json_fields(record), ensure_ascii=False).encode() + b"\n")
