@@ -71,8 +71,11 @@ def fetch(request: FetchRequest, context: Context) -> FetchResponse | Coroutine[
         job = FetchJob(request, context, dict(_asked(request, by_id)))
     except KafkaError as error:
         return FetchResponse(error_code=error.code)
-    if len(job.wanted) > LONG:
-        return job.run()
+    if job.session is not None:
+        job.session.forget(_forgotten(request, by_id))
+        job.take_session()
+        if len(job.wanted) > LONG:
+            return job.run()
     job.read(job.wanted.items())
     if job.is_settled():
         return job.response()
@@ -90,12 +93,16 @@ def _entries(request: FetchRequest) -> int:
 
 async def _fetch_many(request: FetchRequest, context: Context) -> FetchResponse:
     """Like fetch, but even to see what is wanted takes turns."""
+    by_id = context.version >= TOPIC_IDS_SINCE
     asked: dict[PartitionKey, Wanted] = {}
-    await finish(_chunks(asked.update, _asked(request, context.version >= TOPIC_IDS_SINCE), ENTRIES))
+    await finish(_chunks(asked.update, _asked(request, by_id), ENTRIES))
     try:
         job = FetchJob(request, context, asked)
     except KafkaError as error:
         return FetchResponse(error_code=error.code)
+    if job.session is not None:
+        await finish(_chunks(job.session.forget, _forgotten(request, by_id), ENTRIES))
+        job.take_session()
     return await job.run()
 
 
@@ -171,19 +178,26 @@ class FetchJob:
         self.epoch = 0  # of the session of an incremental fetch, as this fetch left it
         self.wanted = asked
         if request.session_epoch not in (FULL, FINAL):
-            self._resume(request, asked)
+            self._resume(request)
         elif request.session_id != NO_SESSION:
             self.services.sessions.close(request.session_id)
         self._forget_reading()
 
-    def _resume(self, request: FetchRequest, asked: dict[PartitionKey, Wanted]) -> None:
-        session = self.services.sessions.resume(
-            request.session_id, request.session_epoch, self.by_id, asked, _forgotten(request, self.by_id),
-            self.services.env.clock.data_ms(),
-        )  # fmt: skip
-        if session is not None:
-            self.session, self.epoch = session, session.epoch
-            self.wanted = dict(session.wanted)
+    def _resume(self, request: FetchRequest) -> None:
+        """The request's own partitions join the session at once; what it forgets is the caller's to take out."""
+        now_ms = self.services.env.clock.data_ms()
+        session = self.services.sessions.resume(request.session_id, request.session_epoch, self.by_id, now_ms)
+        session.wanted.update(self.wanted)
+        self.session, self.epoch = session, session.epoch
+
+    def take_session(self) -> None:
+        """Want what is in the session now; with nothing left in it, it ends."""
+        assert self.session is not None
+        if self.session.wanted:
+            self.wanted = dict(self.session.wanted)
+        else:
+            self.services.sessions.close(self.session.id)
+            self.session, self.wanted = None, {}
 
     def _forget_reading(self) -> None:
         self.found: list[Row] = []

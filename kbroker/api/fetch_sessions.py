@@ -13,7 +13,7 @@ idle for two minutes, else a client does without. Everything here is pure. (Kafk
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from kafka_wire.errors import ErrorCode, KafkaError
@@ -44,7 +44,7 @@ class Session:
         self.id = session_id
         self.by_id = by_id  # topics are named by ID
         self.epoch = 1  # the epoch the next incremental request must carry
-        self.wanted: dict[PartitionKey, Wanted] = {}
+        self.wanted: dict[PartitionKey, Wanted] = {}  # what a request names is added or replaced
         self.told: dict[PartitionKey, tuple[int, int]] = {}  # (high watermark, log start) last sent
         self.used_ms = now_ms
 
@@ -53,12 +53,11 @@ class Session:
         self.wanted[key] = wanted
         self.told[key] = high_watermark, log_start
 
-    def update(self, wanted: Mapping[PartitionKey, Wanted], forgotten: Iterable[PartitionKey]) -> None:
-        """Take over a request's additions, replacements and removals."""
-        self.wanted.update(wanted)
-        for key in forgotten:
-            self.wanted.pop(key, None)
-            self.told.pop(key, None)
+    def forget(self, keys: Iterable[PartitionKey]) -> None:
+        """Let partitions go; unknown ones are fine."""
+        for key in keys:
+            if self.wanted.pop(key, None) is not None:
+                self.told.pop(key, None)
 
     def is_news(self, key: PartitionKey, high_watermark: int, log_start: int, length: int, error: int) -> bool:
         """Whether the client has to be told; from now on it knows. length: bytes of records. error: its code, or 0."""
@@ -86,16 +85,8 @@ class FetchSessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def resume(
-        self,
-        session_id: int,
-        epoch: int,
-        by_id: bool,
-        wanted: Mapping[PartitionKey, Wanted],
-        forgotten: Iterable[PartitionKey],
-        now_ms: int,
-    ) -> Session | None:
-        """Take an incremental request into the session it means; None when that has no partition left, which ends it.
+    def resume(self, session_id: int, epoch: int, by_id: bool, now_ms: int) -> Session:
+        """The session an incremental request means, for it to change.
 
         Raises KafkaError FETCH_SESSION_ID_NOT_FOUND, INVALID_FETCH_SESSION_EPOCH, FETCH_SESSION_TOPIC_ID_ERROR, by
         which nothing is changed: the client starts over.
@@ -107,10 +98,7 @@ class FetchSessions:
             raise KafkaError(ErrorCode.INVALID_FETCH_SESSION_EPOCH)
         if by_id != session.by_id:
             raise KafkaError(ErrorCode.FETCH_SESSION_TOPIC_ID_ERROR)
-        session.update(wanted, forgotten)
         del self._sessions[session_id]
-        if not session.wanted:
-            return None
         self._sessions[session_id] = session
         session.epoch = session.epoch % EPOCH_MAX + 1
         session.used_ms = now_ms

@@ -10,9 +10,6 @@ from kbroker.api.fetch_sessions import EPOCH_MAX, IDLE_BEFORE_EVICTION_MS, Fetch
 WANTED = Wanted(0, 1024, -1)
 
 
-ASKED: dict[PartitionKey, Wanted] = {("a", 0): WANTED}
-
-
 def opened(sessions: FetchSessions, now_ms: int = 0, *, by_id: bool = False) -> Session:
     """A session with one partition in it."""
     session = sessions.open(by_id, now_ms)
@@ -21,8 +18,8 @@ def opened(sessions: FetchSessions, now_ms: int = 0, *, by_id: bool = False) -> 
     return session
 
 
-def resume(sessions: FetchSessions, session: Session, epoch: int, now_ms: int = 0) -> Session | None:
-    return sessions.resume(session.id, epoch, session.by_id, {}, (), now_ms)
+def resume(sessions: FetchSessions, session: Session, epoch: int, now_ms: int = 0) -> Session:
+    return sessions.resume(session.id, epoch, session.by_id, now_ms)
 
 
 def test_an_incremental_request_must_carry_the_next_epoch() -> None:
@@ -32,10 +29,9 @@ def test_an_incremental_request_must_carry_the_next_epoch() -> None:
     assert resume(sessions, session, 2) is session
     for epoch in (2, 4, -2):
         with pytest.raises(KafkaError) as caught:
-            sessions.resume(session.id, epoch, False, {("b", 0): WANTED}, [("a", 0)], 0)
+            resume(sessions, session, epoch)
         assert caught.value.code == ErrorCode.INVALID_FETCH_SESSION_EPOCH
-    assert resume(sessions, session, 3) is session
-    assert session.wanted == ASKED  # what was refused has changed nothing
+    assert resume(sessions, session, 3) is session  # what was refused has changed nothing
 
 
 def test_epochs_wrap_to_one() -> None:
@@ -49,7 +45,7 @@ def test_epochs_wrap_to_one() -> None:
 def test_an_unknown_session_is_named_so() -> None:
     for session_id in (7, 0, -3):
         with pytest.raises(KafkaError) as caught:
-            FetchSessions(slots=1).resume(session_id, 1, False, ASKED, (), 0)
+            FetchSessions(slots=1).resume(session_id, 1, False, 0)
         assert caught.value.code == ErrorCode.FETCH_SESSION_ID_NOT_FOUND
 
 
@@ -58,16 +54,9 @@ def test_a_session_names_topics_in_one_way(by_id: bool) -> None:
     sessions = FetchSessions(slots=1)
     session = opened(sessions, by_id=by_id)
     with pytest.raises(KafkaError) as caught:
-        sessions.resume(session.id, 1, not by_id, {}, (), 0)
+        sessions.resume(session.id, 1, not by_id, 0)
     assert caught.value.code == ErrorCode.FETCH_SESSION_TOPIC_ID_ERROR
     assert resume(sessions, session, 1) is session
-
-
-def test_a_session_that_is_left_empty_ends() -> None:
-    sessions = FetchSessions(slots=1)
-    session = opened(sessions)
-    assert sessions.resume(session.id, 1, False, {("b", 0): WANTED}, [("a", 0), ("b", 0)], 0) is None
-    assert len(sessions) == 0
 
 
 def test_a_full_cache_evicts_only_the_idle() -> None:
@@ -83,16 +72,17 @@ def test_a_full_cache_evicts_only_the_idle() -> None:
         resume(sessions, second, 1)
 
 
-def test_partitions_are_added_replaced_and_forgotten() -> None:
-    session = Session(1, False, 0)
-    session.update({("a", 0): WANTED, ("a", 1): WANTED}, [])
-    session.update({("a", 0): WANTED._replace(offset=9)}, [("a", 1), ("never", 0)])
-    assert session.wanted == {("a", 0): WANTED._replace(offset=9)}
+def test_what_is_forgotten_is_news_when_it_comes_again() -> None:
+    session = opened(FetchSessions(slots=1))
+    session.forget([("a", 0), ("never", 0)])
+    assert session.wanted == {}
+    session.wanted[("a", 0)] = WANTED
+    assert session.is_news(("a", 0), 0, 0, 0, 0)
 
 
 def test_a_busy_partition_goes_to_the_end_of_the_line() -> None:
     session = Session(1, False, 0)
-    session.update({("a", i): WANTED for i in range(3)}, [])
+    session.wanted.update({("a", i): WANTED for i in range(3)})
     assert session.is_news(("a", 0), 5, 0, 100, 0)
     assert list(session.wanted) == [("a", 1), ("a", 2), ("a", 0)]
     assert session.is_news(("gone", 0), 5, 0, 100, 0)

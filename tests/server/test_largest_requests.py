@@ -41,6 +41,7 @@ from kafka_wire.messages.offsets import (
     OffsetForLeaderPartition,
     OffsetForLeaderTopic,
 )
+from kafka_wire.messages.produce_fetch import FetchPartition, FetchRequest, FetchTopic
 from kafka_wire.messages.topics import (
     CreatableTopic,
     CreatePartitionsRequest,
@@ -91,6 +92,12 @@ ROWS = [
     Row("OffsetForLeaderEpoch", 4, lambda: OffsetForLeaderEpochRequest(replica_id=-1, topics=[
         OffsetForLeaderTopic(topic="wide", partitions=[
             OffsetForLeaderPartition(partition=n, leader_epoch=0) for n in range(COUNT)])])),
+    Row("Fetch, present", 12, lambda: FetchRequest(max_wait_ms=500, min_bytes=1, session_epoch=0, topics=[
+        FetchTopic(topic="wide", partitions=[
+            FetchPartition(partition=n, fetch_offset=0, partition_max_bytes=1000) for n in range(1000)])] * 10)),
+    Row("Fetch, absent", 12, lambda: FetchRequest(max_wait_ms=500, min_bytes=1, session_epoch=0, topics=[
+        FetchTopic(topic="wide", partitions=[
+            FetchPartition(partition=1000 + n, fetch_offset=0, partition_max_bytes=1000) for n in range(COUNT)])])),
     Row("DeleteRecords", 2, lambda: DeleteRecordsRequest(timeout_ms=1000, topics=[
         DeleteRecordsTopic(name="wide", partitions=[
             DeleteRecordsPartition(partition_index=n, offset=-1) for n in range(COUNT)])])),
@@ -136,7 +143,8 @@ ROWS = [
 
 WAITING_FOR_SLICES = {  # the connection still decodes and encodes these in one go
     "Metadata, absent topics", "DescribeTopicPartitions", "ListOffsets, present", "ListOffsets, absent",
-    "OffsetForLeaderEpoch", "DeleteRecords", "CreateTopics, validated only", "CreateTopics, refused",
+    "OffsetForLeaderEpoch", "Fetch, present", "Fetch, absent", "DeleteRecords",
+    "CreateTopics, validated only", "CreateTopics, refused",
     "CreateTopics, many", "CreateTopics, wide", "DeleteTopics, absent", "CreatePartitions, absent",
     "DescribeConfigs, topics", "DescribeConfigs, absent", "DescribeConfigs, keys", "DescribeConfigs, brokers",
     "AlterConfigs", "IncrementalAlterConfigs, absent", "IncrementalAlterConfigs, keys",
