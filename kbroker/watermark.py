@@ -47,7 +47,7 @@ class Watermark:
     def check(self) -> None:
         """Raise the closing error, if closed."""
         if self.error is not None:
-            raise self.error
+            raise self.error.with_traceback(None)  # else each time it is raised would make it longer
 
     @contextmanager
     def rings(self, bell: Bell) -> Iterator[None]:

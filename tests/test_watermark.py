@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import traceback
+from pathlib import Path
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+import kbroker
 from kbroker.watermark import Watermark
 
 
@@ -65,3 +70,18 @@ async def test_one_bell_hears_many_marks() -> None:
     for mark in marks:
         mark.detach(bell)
         mark.detach(bell)  # unknown bells are fine
+
+
+def test_the_reason_does_not_grow_with_those_who_ask() -> None:
+    mark = Watermark()
+    mark.close(error := LookupError("moved"))
+    for _ in range(5):
+        with pytest.raises(LookupError):
+            mark.check()
+    assert len(traceback.extract_tb(error.__traceback__)) <= 2
+
+
+def test_nobody_sets_a_watermark_but_by_advancing_it() -> None:
+    marks = re.compile(r"\.(end|flushed|high_watermark|mark|watermark)\.value\s*[-+]?=[^=]")
+    for path in Path(kbroker.__file__).parent.rglob("*.py"):
+        assert not marks.search(path.read_text(encoding="utf-8")), path

@@ -26,6 +26,7 @@ scanning the log from its last entry.
 
 from __future__ import annotations
 
+import struct
 from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left, bisect_right
@@ -237,6 +238,20 @@ class TimeIndex(Index):
         del self._stamps[count:], self._offsets[count:]
 
 
+def read_last_time(disk: Disk, path: str) -> tuple[int, int] | None:
+    """The last entry of a time index that is not in memory: (timestamp; offset, relative). May raise OSError."""
+    try:
+        file = disk.open(path)
+    except FileNotFoundError:
+        return None
+    try:
+        count = file.size() // TIME_ENTRY_SIZE
+        return _TIME_ENTRY.unpack(file.pread(TIME_ENTRY_SIZE, (count - 1) * TIME_ENTRY_SIZE)) if count else None
+    finally:
+        file.close()
+
+
+_TIME_ENTRY = struct.Struct(">qI")
 _LOW, _HIGH = (0, 1) if byteorder == "little" else (1, 0)  # the halves of a 64-bit number in memory
 
 

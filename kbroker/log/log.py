@@ -175,7 +175,7 @@ class PartitionLog:
         (the log goes on when there is space), LogOffline for any other trouble with the disk.
         """
         if self.offline is not None:
-            raise self.offline
+            raise self.offline.with_traceback(None)
         config = self.config
         header = check_batch(batch, config.max_message_bytes)
         append_time_ms = -1
@@ -331,7 +331,7 @@ class PartitionLog:
         start_offset to end, LogOffline, OSError.
         """
         if self.offline is not None:
-            raise self.offline
+            raise self.offline.with_traceback(None)
         end = self.end.value
         if bound > end:
             bound = end
@@ -396,7 +396,7 @@ class PartitionLog:
         bound is a batch boundary above offset, and not above the end. Raises LogOffline, OSError.
         """
         if self.offline is not None:
-            raise self.offline
+            raise self.offline.with_traceback(None)
         segment, position = self._locate(offset)
         found = -position
         while bound > segment.next_offset and found + segment.size < most:
@@ -647,7 +647,7 @@ class PartitionLog:
         Raises LogOffline, OSError.
         """
         if self.offline is not None:
-            raise self.offline
+            raise self.offline.with_traceback(None)
         active = self.segments[-1]
         active.finish()
         if self.end.value != self._snapshots.latest and active.size:

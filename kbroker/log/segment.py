@@ -23,7 +23,7 @@ from kafka_wire.records import LENGTH_OFFSET, BatchHeader, Record, read_header, 
 from kbroker.env import Disk, File, Handle
 from kbroker.log import scan
 from kbroker.log.errors import CorruptLog
-from kbroker.log.index import Indexes, TimeIndex
+from kbroker.log.index import Indexes, read_last_time
 
 INDEX_SAVE_BYTES = 8 * 1024 * 1024  # the index files lag behind the log by no more: the scan after a crash is bounded
 INDEX_INTERVAL_BYTES = 4096  # where nobody says otherwise
@@ -235,12 +235,7 @@ class Segment:
         if self.indexes is not None:
             return self.indexes.max_timestamp_ms, self.indexes.max_timestamp_offset
         if self._largest is None:
-            times = TimeIndex(self.stem + ".timeindex")
-            try:
-                times.load(self.disk)
-            except FileNotFoundError:
-                pass
-            last = times.last()
+            last = read_last_time(self.disk, self.stem + ".timeindex")
             if last is None:
                 indexes = self.load()
                 return indexes.max_timestamp_ms, indexes.max_timestamp_offset

@@ -42,7 +42,9 @@ class NotLeader(KafkaError):
 class Partition:
     """A partition of the local broker. Every method is a `def`: what it changes, it changes at once."""
 
-    __slots__ = ("topic", "index", "topic_id", "log", "node_id", "leader_epoch", "leading", "isr", "high_watermark")
+    __slots__ = (
+        "topic", "index", "topic_id", "log", "node_id", "leader_epoch", "leading", "isr", "high_watermark", "_alone",
+    )  # fmt: skip
 
     def __init__(self, topic: str, index: int, topic_id: bytes, log: PartitionLog, node_id: int) -> None:
         self.topic = topic
@@ -53,6 +55,7 @@ class Partition:
         self.leader_epoch = -1
         self.leading = False
         self.isr: tuple[int, ...] = ()
+        self._alone = (node_id,)  # the ISR when no other is in it
         self.high_watermark = Watermark(log.start_offset)
         log.guard(self.high_watermark)
 
@@ -118,8 +121,13 @@ class Partition:
 
     def follow_log(self) -> None:
         """Let the high watermark follow what the replicas have; to be called when the log grew or was flushed."""
-        if self.leading:
-            ends = {self.node_id: self.log.end.value}
+        if not self.leading:
+            return
+        end = self.log.end.value
+        if self.isr == self._alone:  # who asks nobody need not reckon
+            self.high_watermark.advance(end)
+        else:
+            ends = {self.node_id: end}
             self.high_watermark.advance(isr.high_watermark(isr.maximal(self.isr), ends, self.high_watermark.value))
 
     @property

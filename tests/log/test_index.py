@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbroker.log.index import Index, OffsetIndex, TimeIndex
+from kbroker.log.index import Index, OffsetIndex, TimeIndex, read_last_time
 from tests.log.tools import new_disk
 
 rising = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), max_size=40)
@@ -113,3 +113,45 @@ def test_an_incomplete_last_entry_is_dropped() -> None:
     index = OffsetIndex("x.index")
     index.load(disk)
     assert len(index) == 1
+
+
+@given(rising)
+def test_the_last_timestamp_is_read_by_itself(steps: list[tuple[int, int]]) -> None:
+    disk, times = new_disk(), TimeIndex("x.timeindex")
+    assert read_last_time(disk, "x.timeindex") is None
+    for entry in summed(steps):
+        times.append(*entry)
+    disk.write_atomic("x.timeindex", times.content() + b"torn")
+    assert read_last_time(disk, "x.timeindex") == times.last()
+
+
+@pytest.mark.parametrize("entries", [1, 4095, 4096, 4097, 9000])
+def test_a_step_back_is_found_wherever_it_is(entries: int) -> None:
+    index = OffsetIndex("x.index")
+    for n in range(entries):
+        index.append(n * 3, n * 100)
+    assert index.is_sane(entries * 100)
+    for wrong in {1, 4095, 4096, entries - 1}:
+        if 0 < wrong < entries:
+            content = bytearray(index.content())
+            content[wrong * 8 : wrong * 8 + 4] = content[wrong * 8 - 8 : wrong * 8 - 4]  # like the one before
+            disk = new_disk()
+            disk.write_atomic("x.index", content)
+            broken = OffsetIndex("x.index")
+            broken.load(disk)
+            assert not broken.is_sane(entries * 100)
+
+
+@given(st.lists(st.tuples(st.integers(1, 2**50), st.integers(1, 2**20)), max_size=40), st.integers(0, 40))
+def test_what_is_loaded_is_what_was_written(steps: list[tuple[int, int]], first: int) -> None:
+    entries, disk, times, index = summed(steps), new_disk(), TimeIndex("x.timeindex"), OffsetIndex("x.index")
+    for at, offset in entries:
+        times.append(at, offset)
+        index.append(offset, offset + 7)
+    assert times.content(first) == b"".join(struct.pack(">qI", *entry) for entry in entries[first:])
+    for made, again in ((times, TimeIndex("x.timeindex")), (index, OffsetIndex("x.index"))):
+        made.save(disk, even_empty=True)
+        again.load(disk)
+        assert [again.entry(n) for n in range(len(again))] == [made.entry(n) for n in range(len(made))]
+        again.cut(first)
+        assert len(again) == again.saved == min(first, len(entries))

@@ -92,6 +92,17 @@ def test_L2_a_log_that_cannot_be_cut_back_is_offline_even_when_the_disk_was_only
     assert again.end.value == 3 and append(again, b"later").base_offset == 3
 
 
+def test_an_offline_log_remembers_its_reason_and_not_who_was_told() -> None:
+    disk = new_disk()
+    log = open_log(disk)
+    append(log)
+    log.fail(LogOffline("fsync failed"))
+    for attempt in [lambda: append(log), lambda: log.read(0, 100, 1), log.finish] * 3:
+        with pytest.raises(LogOffline, match="fsync failed") as caught:
+            attempt()
+    assert len(caught.traceback) <= 4
+
+
 async def test_a_shortage_of_descriptors_is_answered_and_forgotten() -> None:
     disk = new_disk()
     log = open_log(disk)
