@@ -129,8 +129,13 @@ class Registration:
 
     @property
     def valid_until(self) -> float:
-        """Liveness clock: until when this broker may act as a leader without asking the store."""
+        """Liveness clock: before it, no other broker can have been given what this one leads."""
         return self.session.valid_until if self.session is not None else float("-inf")
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether what this broker leads is certainly still its own. False: it may be, or not (R14)."""
+        return self._clock.liveness() < self.valid_until
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be part of the cluster until cancelled. started() when the first image is applied.
@@ -276,17 +281,33 @@ class Registration:
         return (await self._load())[0]
 
     async def _follow(self) -> None:
-        """Keep the image up to date until this broker's registration is gone. Raises Fenced, StoreError."""
+        """Keep the image up to date until this broker's registration is gone. Raises Fenced.
+
+        While the store fails, the image stays as it is: what this broker leads it goes on leading (R14 decides what it
+        may answer), until the store says that the session is over.
+        """
+        is_history_gone = is_failing = False
         while True:
             try:
+                if is_history_gone:
+                    image, _ = await self._load()
+                    is_history_gone = False
+                    if not self._publish(image):
+                        return
                 async with self._store.watch(self._keys.prefix, self.image.revision + 1) as batches:
                     async for batch in batches:
+                        if is_failing:
+                            is_failing = False
+                            log.info("the coordination store answers again")
                         if not self._take(batch):
                             return
             except Compacted:
-                image, _ = await self._load()
-                if not self._publish(image):
-                    return
+                is_history_gone = True
+            except StoreError as error:
+                if not is_failing:
+                    is_failing = True
+                    log.warning("the coordination store fails: %s", error)
+                await self._clock.sleep(RETRY_S)
 
     def _take(self, batch: Batch) -> bool:
         if not batch.events:

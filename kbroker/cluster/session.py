@@ -1,15 +1,17 @@
 """Keeping a session alive, for engines that have grant, refresh and revoke.
 
-    granted ──keepalive every TTL/3──▶ alive ──block ends──▶ revoked
-       └──────── refused, or none succeeded until valid_until ────────▶ lost (once, for good)
+                    ┌── a keepalive succeeds ──┐
+    granted ──▶ proven ── valid_until passes ──▶ in doubt ── the store says that it is over ──▶ lost (once, for good)
+                    └──────────────────── block ends ───────────────▶ revoked
 
-`valid_until` counts from when a keepalive was *sent*: the store's own count starts later, so the holder always stops
-acting before the store ends the session.
+`valid_until` counts from when a keepalive was *sent*: the store's own count starts later, so before it nobody else can
+have been given what this session owns. Past it that is possible: the holder goes on, but answers only what it can prove
+in another way (R14). A store that is silent or slow is thus no reason to drop everything; a store that says no is.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -47,21 +49,28 @@ class HeldSession:
 
 
 @asynccontextmanager
+async def alongside(task: Callable[..., Awaitable[object]], *args: object) -> AsyncIterator[None]:
+    """Run a task while the block runs. What the block raises goes on as it is, not as a group made by a nursery."""
+    error: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(task, *args)
+        try:
+            yield
+        except Exception as raised:
+            error = raised
+        nursery.cancel_scope.cancel()
+    if error is not None:
+        raise error
+
+
+@asynccontextmanager
 async def hold(lessor: Lessor, clock: Clock, ttl_s: float) -> AsyncIterator[HeldSession]:
     """Grant, keep alive while the block runs, revoke."""
     sent = clock.liveness()
     session = HeldSession(await lessor.grant(ttl_s), ttl_s, sent)
-    error: Exception | None = None
     try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_keep_alive, lessor, clock, session)
-            try:
-                yield session
-            except Exception as raised:  # goes on as it is, not as a group made by this nursery
-                error = raised
-            nursery.cancel_scope.cancel()
-        if error is not None:
-            raise error
+        async with alongside(_keep_alive, lessor, clock, session):
+            yield session
     finally:
         with trio.move_on_after(REVOKE_S) as scope:
             scope.shield = True
@@ -72,16 +81,21 @@ async def hold(lessor: Lessor, clock: Clock, ttl_s: float) -> AsyncIterator[Held
 
 
 async def _keep_alive(lessor: Lessor, clock: Clock, session: HeldSession) -> None:
-    while clock.liveness() < session.valid_until:
-        await clock.sleep(session.ttl_s / 3)
+    period_s = session.ttl_s / 3
+    sent = session.valid_until - session.ttl_s
+    is_alive = True
+    while is_alive:
+        if (pause_s := sent + period_s - clock.liveness()) > 0:
+            await clock.sleep(pause_s)
         sent = clock.liveness()
-        try:
-            if not await lessor.refresh(session.id):
-                break
-            session.valid_until = sent + session.ttl_s
-        except SessionLost:
-            break
-        except StoreError:
-            continue  # valid_until decides
+        with trio.move_on_after(period_s):  # then the next one is sent
+            try:
+                is_alive = await lessor.refresh(session.id)
+                if is_alive:
+                    session.valid_until = sent + session.ttl_s
+            except SessionLost:
+                is_alive = False
+            except StoreError:
+                continue
     session.valid_until = min(session.valid_until, clock.liveness())
     session.lost.set()

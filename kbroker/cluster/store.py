@@ -127,11 +127,15 @@ class Session(Protocol):
     """The right to own keys, for as long as keepalives succeed. They are sent from the event loop, never a thread."""
 
     id: int
-    lost: trio.Event  # set once, when the store has ended the session or valid_until has passed
+    lost: trio.Event  # set once, when the store has ended the session
 
     @property
     def valid_until(self) -> float:
-        """Liveness clock: when the last successful keepalive was sent + TTL. Past it, act as leader no more."""
+        """Liveness clock: when the last successful keepalive was sent + TTL.
+
+        Before it, nobody else can own what this session owns. Past it that is not known until a keepalive succeeds or
+        the session is lost.
+        """
 
 
 class CoordinationStore(Protocol):

@@ -19,6 +19,7 @@ from kbroker.cluster.store import Ambiguous, CoordinationStore, Guard, Op, Put, 
 from kbroker.env import Clock
 
 ATTEMPTS_MAX = 6
+COMMIT_S = 12.0  # after that no further attempt is made; the store bounds each
 PAUSE_S = 0.05  # before the second attempt, twice as long before each further one
 IN_FLIGHT_MAX = 8  # transactions of one big change
 
@@ -48,8 +49,11 @@ class Writer:
         """
         doubt = False
         failure: StoreError = Unavailable("not tried")
+        begun = self._clock.liveness()
         for attempt in range(ATTEMPTS_MAX):
             if attempt:
+                if self._clock.liveness() - begun > COMMIT_S:
+                    break
                 await self._clock.sleep(PAUSE_S * 2 ** (attempt - 1))
             try:
                 result = await self._store.txn(guards, ops)

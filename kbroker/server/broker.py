@@ -24,7 +24,7 @@ from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.producer_ids import ProducerIds
 from kbroker.cluster.registration import BrokerIdentity, BrokerIdInUse, Registration
 from kbroker.cluster.sqlite import open_sqlite
-from kbroker.cluster.store import CoordinationStore, Unavailable
+from kbroker.cluster.store import CoordinationStore, StoreError, Unavailable
 from kbroker.config import BrokerConfig
 from kbroker.env import AddressInUse, Env, Listener
 from kbroker.groups.coordinator import OFFSETS_TOPIC, GroupCoordinator
@@ -103,6 +103,8 @@ class Broker:
                 await nursery.start(services.registration.run)
             except BrokerIdInUse as error:
                 raise StartFailed(str(error)) from error
+            except StoreError as error:
+                raise StartFailed(f"the coordination store cannot be written: {error}") from error
             await nursery.start(services.groups.run)
             await nursery.start(services.replicas.run)
             await nursery.start(logs.run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -159,6 +160,30 @@ async def test_a_lost_session_ends_leaderships_and_brings_new_epochs(store: Any,
         assert broker.image.topics["t"].partitions[0].leader_epoch == 1
         assert broker.valid_until == clock.now + 6
         assert len(await broker.admin.create_topics([NewTopic("u")])) == 1
+
+
+async def test_R14_a_store_that_fails_for_a_while_ends_no_leadership(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F7: the picture stands still, keepalives fail, nothing is dropped; afterwards all goes on in the same epoch."""
+    watcher, store = Watcher(), FaultyStore(RunClock())
+
+    async def fail(*_: object) -> None:
+        raise Unavailable("out for a walk")
+
+    async with running(make_registration(store, RunClock(), watcher)) as broker:
+        await broker.admin.create_topics([NewTopic("t")])
+        (lease,) = store._leases
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "refresh", fail)
+            patch.setattr(store, "_tick", fail)
+            store._leases[lease] = (6.0, math.inf)  # nobody ends it meanwhile
+            await trio.sleep(60)
+            assert not broker.is_proven and broker.broker_epoch == 1 and watcher.lost == 0
+        await trio.sleep(5)
+        assert broker.is_proven and broker.broker_epoch == 1 and watcher.lost == 0
+        await broker.admin.create_topics([NewTopic("u")])
+        assert set(broker.image.topics) == {"t", "u"}
 
 
 async def test_a_history_that_is_gone_is_loaded_anew(clock: HandClock) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import trio
 from trio.testing import MockClock
 
-from kbroker.cluster.store import Ambiguous, Delete, Guard, Put, Unavailable
-from kbroker.cluster.writer import ATTEMPTS_MAX, Writer
+from kbroker.cluster.store import Ambiguous, Delete, Guard, Put, TxnResult, Unavailable
+from kbroker.cluster.writer import ATTEMPTS_MAX, COMMIT_S, Writer
 from tests.cluster.tools import FaultyStore, RunClock
 
 
@@ -57,6 +58,18 @@ async def test_a_silent_store_is_given_up(store: FaultyStore, writer: Writer, au
     assert store.txns == ATTEMPTS_MAX
     store.lose_requests, store.refuse = 0, 100
     with pytest.raises(Unavailable):
+        await writer.commit([Guard(b"a", 0)], [writer.put(b"a", {})])
+
+
+async def test_a_slow_store_is_given_up_in_time(
+    store: FaultyStore, writer: Writer, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def slow(*_: object) -> TxnResult:
+        await trio.sleep(8)
+        raise Unavailable("no answer within 8 s")
+
+    monkeypatch.setattr(store, "txn", slow)
+    with pytest.raises(Unavailable), trio.fail_after(COMMIT_S + 9):
         await writer.commit([Guard(b"a", 0)], [writer.put(b"a", {})])
 
 

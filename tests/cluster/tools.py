@@ -88,6 +88,27 @@ class Inline:
         return work()
 
 
+class Stuck:
+    """A disk that takes its time: what is begun while `held` waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.held: trio.Event | None = None
+
+    def hold(self) -> None:
+        self.held = trio.Event()
+
+    def let_go(self) -> None:
+        assert self.held is not None
+        self.held.set()
+        self.held = None
+
+    async def __call__(self, work: Callable[[], T]) -> T:
+        await trio.lowlevel.checkpoint()
+        if self.held is not None:
+            await self.held.wait()
+        return work()
+
+
 class Threads:
     async def __call__(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work)
