@@ -24,7 +24,7 @@ import itertools
 import json
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import trio
@@ -35,6 +35,7 @@ from kbroker.env import Env, Lock
 from kbroker.log.checkpoints import LOG_STARTS, METADATA, RECOVERY_POINTS, Key, OffsetCheckpoint, read_topic_id
 from kbroker.log.errors import LogOffline
 from kbroker.log.log import LONG_MAX, PartitionLog
+from kbroker.log.opening import Opening, Outcome, run_some
 from kbroker.log.recovery import Crash
 
 LOCK = ".lock"
@@ -185,64 +186,83 @@ class LogDirectory:
     def log_for(
         self, topic: str, partition: int, topic_id: bytes, config: TopicConfig, *, leader_epoch_max: int | None = None
     ) -> PartitionLog:
-        """The log of a partition: the open one, or opened now, or begun. One that went offline is rescanned first.
+        """The log of a partition: the open one, or opened here and now, which may block for long. See `opening`.
 
-        Data of another topic id under the same name is moved aside (R13). leader_epoch_max: the partition's present
-        leader epoch; no batch can have a later one. Raises LogOffline when the log cannot be served as it is
-        (CorruptLog: damaged), OSError.
+        Raises LogOffline when the log cannot be served as it is (CorruptLog: damaged), OSError.
         """
-        key = (topic, partition)
-        present = self.logs.get(key)
+        present = self.logs.get((topic, partition))
         if present is not None and present.topic_id == topic_id and present.offline is None:
             present.reconfigure(config)
             return present
-        directory = f"{topic}-{partition}"
+        opening = self.opening(topic, partition, topic_id, config, leader_epoch_max=leader_epoch_max)
+        return self.adopt(opening, opening.run())
+
+    def opening(
+        self, topic: str, partition: int, topic_id: bytes, config: TopicConfig, *, leader_epoch_max: int | None = None
+    ) -> Opening:
+        """All that is needed to open the log of a partition, elsewhere. One that is open is closed, to be rescanned.
+
+        Until it was run and adopted, or has failed, nobody may ask for the partition again. leader_epoch_max: the
+        partition's present leader epoch; no batch can have a later one. May raise OSError.
+        """
+        key, directory = (topic, partition), f"{topic}-{partition}"
         crash = Crash.POWER if directory in self._unsynced else self.crash
+        present = self.logs.pop(key, None)
         if present is not None:
-            self.logs.pop(key).abandon()
+            present.abandon()
             self._unsynced.add(directory)  # until it is open again: a stop meanwhile is no clean one for it
             self._note_boot()
             crash = Crash.ERROR
-        if not self._is_ours(key, directory, topic_id):
-            self._move_aside(key, directory, topic_id)
-        opened = PartitionLog.open(
-            self.env.disk,
-            directory,
-            config=config,
-            clock=self.env.clock,
-            topic_id=topic_id,
+        return Opening(
+            key, directory, topic_id, config, self.env.disk, self.env.clock,
+            is_new=not self.env.disk.exists(directory),
             crash=crash,
             recovery_point=self._recovery_points.offsets.get(key, 0),
             start_offset=self._log_starts.offsets.get(key, 0),
             leader_epoch_max=leader_epoch_max,
             on_due=self._flush_is_due,
-        )
-        self._unsynced.discard(directory)
-        self._unrecovered.discard(directory)
-        self.logs[key] = opened
+        )  # fmt: skip
+
+    async def run_openings(self, openings: Sequence[Opening]) -> list[tuple[Opening, Outcome]]:
+        """Open logs in a worker: as many, from the first on, as fit into its turn. They are still to be adopted."""
+        return await self.env.offload(partial(run_some, openings))
+
+    def adopt(self, opening: Opening, opened: PartitionLog | None) -> PartitionLog:
+        """Own a log that was opened. None: there was none of that topic, and an empty one begins.
+
+        Data of another topic id under the same name is moved aside (R13). May raise OSError.
+        """
+        assert opening.key not in self.logs, f"{opening.directory} was opened twice"
+        if opened is None:
+            opened = self._begin(opening)
+        self._unsynced.discard(opening.directory)
+        self._unrecovered.discard(opening.directory)
+        self.logs[opening.key] = opened
         return opened
 
-    def _is_ours(self, key: Key, directory: str, topic_id: bytes) -> bool:
-        """Whether a directory holds data of that topic, or none at all."""
-        found = read_topic_id(self.env.disk, directory)
-        if found is not None:
-            return found == topic_id
-        try:
-            names = self.env.disk.list_dir(directory)
-        except FileNotFoundError:
-            names = []
-        if any(name.endswith(".log") for name in names):
-            return False
-        if METADATA in names:  # torn by a power failure, and the log with it: made anew with the first batch
-            self.env.disk.remove(f"{directory}/{METADATA}")
-        self._begin(key)
-        return True
+    def _begin(self, opening: Opening) -> PartitionLog:
+        """A new log: offsets of an earlier one with its name must not be found after a crash."""
+        if not opening.is_new:
+            self._make_way(opening)
+        self._forget(opening.key)
+        for checkpoint in (self._recovery_points, self._log_starts):
+            if checkpoint.is_stale_on_disk(opening.key):
+                checkpoint.save()
+        return PartitionLog.open(
+            self.env.disk, opening.directory, config=opening.config, topic_id=opening.topic_id, crash=opening.crash,
+            on_due=opening.on_due,
+        )  # fmt: skip
 
-    def _move_aside(self, key: Key, directory: str, topic_id: bytes) -> None:
-        aside = self._aside(directory, STRAY)
-        log.warning("%s holds data of another topic id than %s: moved to %s", directory, topic_id.hex(), aside)
-        self.env.disk.rename(directory, aside)
-        self._begin(key)
+    def _make_way(self, opening: Opening) -> None:
+        """Have nothing of another topic in a directory."""
+        disk, directory = self.env.disk, opening.directory
+        names = disk.list_dir(directory)
+        if read_topic_id(disk, directory) is not None or any(name.endswith(".log") for name in names):
+            aside = self._aside(directory, STRAY)
+            log.warning("%s holds no data of topic id %s: moved to %s", directory, opening.topic_id.hex(), aside)
+            disk.rename(directory, aside)
+        elif METADATA in names:  # torn by a power failure, and the log with it: made anew with the first batch
+            disk.remove(f"{directory}/{METADATA}")
 
     def _aside(self, directory: str, suffix: str) -> str:
         """A free name beside a directory."""
@@ -256,13 +276,6 @@ class LogDirectory:
     def _forget(self, key: Key) -> None:
         self._recovery_points.set(key, None)
         self._log_starts.set(key, None)
-
-    def _begin(self, key: Key) -> None:
-        """A new log: offsets of an earlier one with its name must not be found after a crash."""
-        self._forget(key)
-        for checkpoint in (self._recovery_points, self._log_starts):
-            if checkpoint.is_stale_on_disk(key):
-                checkpoint.save()
 
     def remove(self, topic: str, partition: int) -> None:
         """Delete a partition's log, open or not. Its files go later. May raise OSError."""

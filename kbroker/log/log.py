@@ -41,7 +41,7 @@ from kbroker.log.epochs import FILE_NAME as EPOCHS
 from kbroker.log.errors import LogOffline, LogTruncated
 from kbroker.log.flushing import Flush, paths_of
 from kbroker.log.lookup import Found
-from kbroker.log.recovery import Crash, Recovered
+from kbroker.log.recovery import Crash, Progress, Recovered
 from kbroker.log.rolling import must_roll
 from kbroker.log.segment import Segment, WritableBuffer, file_stem, tick
 from kbroker.log.snapshots import Snapshots, snapshot_path
@@ -127,18 +127,21 @@ class PartitionLog:
         start_offset: int = 0,
         leader_epoch_max: int | None = None,
         on_due: Callable[[PartitionLog], None] | None = None,
+        progress: Progress | None = None,
     ) -> PartitionLog:
         """Open a log, or begin one (nothing is written before it must be).
 
         crash: how the process that wrote it ended. recovery_point: everything below is durable. start_offset: from the
         log-start checkpoint. leader_epoch_max: the leader epoch the cluster is at; None: not known. clock: producers
         read back count as seen now; without it, from their first expiry check. on_due: told when a flush is due.
+        progress: to be kept up to date.
         Raises CorruptLog when durable bytes are wrong (L4) or of a leader the cluster has yet to elect (R11), OSError.
         """
         found = recovery.recover(
             disk, directory,
             crash=crash, recovery_point=recovery_point, start_offset=start_offset, interval=config.index_interval_bytes,
             leader_epoch_max=LONG_MAX if leader_epoch_max is None else leader_epoch_max,
+            progress=progress or Progress(),
         )  # fmt: skip
         log = cls(
             disk, directory, found, config=config, topic_id=topic_id, recovery_point=recovery_point, on_due=on_due

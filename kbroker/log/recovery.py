@@ -48,6 +48,32 @@ class Crash(Enum):
     ERROR = "error"
 
 
+class Stopped(Exception):
+    """The recovery was to end before it was done. What it has done so far is as after a kill amid it: in order."""
+
+
+class Progress:
+    """How far a recovery has come, for others to see while it runs, and their word to end it early."""
+
+    __slots__ = ("bytes", "is_stopped")
+
+    def __init__(self) -> None:
+        self.bytes = 0  # of batches looked at
+        self.is_stopped = False
+
+    def stop(self) -> None:
+        """Let the recovery end before it looks at another batch. From any thread."""
+        self.is_stopped = True
+
+    def watch(self, batches: Iterator[tuple[int, BatchHeader]]) -> Iterator[tuple[int, BatchHeader]]:
+        """The same batches, counted. Raises Stopped."""
+        for each in batches:
+            if self.is_stopped:
+                raise Stopped
+            self.bytes += each[1].size
+            yield each
+
+
 class Recovered(NamedTuple):
     """A log as it was found and repaired."""
 
@@ -78,8 +104,9 @@ def recover(
     start_offset: int,
     interval: int,
     leader_epoch_max: int,
+    progress: Progress,
 ) -> Recovered:
-    """Bring a log's files into order. Raises CorruptLog, OSError."""
+    """Bring a log's files into order. Blocks. Raises CorruptLog, OSError, Stopped."""
     epochs, producers = LeaderEpochs(), ProducerStates()
     found = _look(disk, directory)
     if FSYNC_FAILED in found.others:  # even if told POWER: the power may have failed before, and not since
@@ -91,7 +118,7 @@ def recover(
     if is_known and epochs.latest > leader_epoch_max:
         _check_durable_epochs(segments, epochs, recovery_point, leader_epoch_max)
         is_known = False
-    tail = _Tail(leader_epoch_max)
+    tail = _Tail(leader_epoch_max, progress)
     _recover_end(disk, segments, found.snapshots, crash, recovery_point, interval, tail)
     end = segments[-1].next_offset
     if start_offset > end:  # what was above it is lost, what is below it was given up
@@ -111,7 +138,7 @@ def recover(
             epochs.save(disk, directory)  # or the next start, after a mere kill, would believe what the file says
     if epochs.latest > leader_epoch_max:
         raise _too_new(segments[-1], epochs.latest, leader_epoch_max)
-    snapshots = restore_producers(disk, directory, segments, producers, snapshots)
+    snapshots = restore_producers(disk, directory, segments, producers, snapshots, progress)
     if FSYNC_FAILED in found.others:
         disk.remove(f"{directory}/{FSYNC_FAILED}")
     return Recovered(segments, start_offset, epochs, producers, snapshots, found.is_created)
@@ -120,18 +147,19 @@ def recover(
 class _Tail:
     """What the scan of a log's end came across: from which offset on, and the epochs it saw begin."""
 
-    __slots__ = ("start", "epochs", "epoch_max", "too_new")
+    __slots__ = ("start", "epochs", "epoch_max", "too_new", "progress")
 
-    def __init__(self, epoch_max: int) -> None:
+    def __init__(self, epoch_max: int, progress: Progress) -> None:
         self.start: int | None = None  # None: nothing was scanned
         self.epochs: list[tuple[int, int]] = []
         self.epoch_max = epoch_max
         self.too_new: int | None = None  # the epoch that ended the scan, being above epoch_max
+        self.progress = progress
 
     def watch(self, batches: Iterator[tuple[int, BatchHeader]]) -> Iterator[tuple[int, BatchHeader]]:
         """The same batches up to one whose epoch cannot be, with a note made of each change of epoch."""
         epoch = self.epochs[-1][0] if self.epochs else -1
-        for each in batches:
+        for each in self.progress.watch(batches):
             header = each[1]
             if header.leader_epoch != epoch:
                 if header.leader_epoch > self.epoch_max:
@@ -150,10 +178,12 @@ def _look(disk: Disk, directory: str) -> _Found:
         return _Found([], [], [], set(), False)
     bases, snapshots, stray, others = [], [], [], set()
     for name in names:
-        if name.endswith(".log"):
-            bases.append(int(name[:-4]))
-        elif name.endswith(SNAPSHOT):
-            snapshots.append(int(name[: -len(SNAPSHOT)]))
+        stem, _, suffix = name.partition(".")
+        is_offset = stem.isascii() and stem.isdigit()
+        if is_offset and suffix == "log":
+            bases.append(int(stem))
+        elif is_offset and f".{suffix}" == SNAPSHOT:
+            snapshots.append(int(stem))
         elif name.endswith((DELETED, ".tmp")):
             stray.append(name)
         else:
@@ -203,7 +233,7 @@ def _recover_end(
     if crash is Crash.ERROR:
         for segment in segments:
             if segment.next_offset > recovery_point and segment.size:
-                _write_anew(disk, segment)
+                _write_anew(disk, segment, tail.progress)
     if segments[-1].next_offset < recovery_point:
         raise CorruptLog(
             f"{segments[-1].path}: the log ends at {segments[-1].next_offset}, but was durable up to {recovery_point}"
@@ -261,13 +291,16 @@ def _recover_segment(segment: Segment, interval: int, recovery_point: int, crash
     segment.trim_index_files()
 
 
-def _write_anew(disk: Disk, segment: Segment) -> None:
+def _write_anew(disk: Disk, segment: Segment, progress: Progress) -> None:
     """Give a segment a new file with the same bytes, durable before it takes the place of the old one. Blocks."""
     copy = segment.path + ".tmp"
     if disk.exists(copy):
         disk.remove(copy)
     file, old = disk.open(copy, create=True), segment.file
     for position in range(0, segment.size, scan.WHOLE_BYTES):
+        if progress.is_stopped:
+            file.close()
+            raise Stopped
         file.append([old.pread(min(scan.WHOLE_BYTES, segment.size - position), position)])
     file.sync()
     file.close()
@@ -301,7 +334,7 @@ def _recover_epochs(
     epochs.truncate_end(end)
     if not is_known or not (is_intact or _are_true(epochs, segments, start_offset, end)):
         epochs.clear()
-        seen = [(header.leader_epoch, header.base_offset) for header in _headers_from(segments, 0)]
+        seen = [(header.leader_epoch, header.base_offset) for header in _headers_from(segments, 0, tail.progress)]
     for epoch, start_offset in seen:
         epochs.assign(epoch, start_offset)
 
@@ -343,11 +376,16 @@ def _too_new(segment: Segment, epoch: int, epoch_max: int) -> CorruptLog:
 
 
 def restore_producers(
-    disk: Disk, directory: str, segments: list[Segment], producers: ProducerStates, snapshots: list[int]
+    disk: Disk,
+    directory: str,
+    segments: list[Segment],
+    producers: ProducerStates,
+    snapshots: list[int],
+    progress: Progress | None = None,
 ) -> list[int]:
     """Make producers what a replay of the log would (P2): the newest good snapshot, then the batches after it.
 
-    Returns the offsets of the good snapshots. Damaged ones are removed. May raise OSError.
+    Returns the offsets of the good snapshots. Damaged ones are removed. May raise OSError, Stopped.
     """
     good, start = list(snapshots), segments[0].base_offset
     seen_ms = max((producer.seen_ms for producer in producers.by_id.values()), default=-1)
@@ -365,18 +403,18 @@ def restore_producers(
             disk.remove(path)
             good.pop()
     if start < segments[-1].next_offset:
-        for header in _headers_from(segments, start):
+        for header in _headers_from(segments, start, progress or Progress()):
             if header.producer_id >= 0:
                 producers.update(header, header.base_offset)
     producers.touch(seen_ms)
     return good
 
 
-def _headers_from(segments: list[Segment], offset: int) -> Iterator[BatchHeader]:
+def _headers_from(segments: list[Segment], offset: int, progress: Progress) -> Iterator[BatchHeader]:
     """The headers of all batches that begin at or after an offset."""
     for segment in segments:
         if segment.next_offset > offset and segment.size:
             position = segment.position_of(offset) if offset > segment.base_offset else 0
-            for _, header in scan.walk(segment.file, position, segment.size):
+            for _, header in progress.watch(scan.walk(segment.file, position, segment.size)):
                 if header.base_offset >= offset:
                     yield header

@@ -9,13 +9,21 @@ answers then.
     following ── on_lost ──▶ nothing is led, a catch-up under way ends where it is ── on_image ──▶ following
                                                             (it brings later leader epochs, R8)
 
-A log that cannot be opened leaves its partition out (its clients are told KAFKA_STORAGE_ERROR) and the rest running.
+    absent ──▶ opening, in a worker ──▶ held: led or not ──▶ removed
+                       └──▶ offline: its log cannot be opened; its clients are told KAFKA_STORAGE_ERROR
+
+What a log needs before it can serve (a look at its files, or after a crash a scan of gigabytes) happens in workers, a
+few at a time, while images are carried out and everybody else is served; its clients are told NOT_LEADER_OR_FOLLOWER
+and come back. What becomes of it is decided when it is open, by the image as it is then. The log of a partition that is
+new is made at once.
+
 Who leads a partition of an internal topic coordinates what is kept there: its `Coordinator` is told.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
@@ -25,10 +33,15 @@ from kafka_wire.errors import KafkaError
 from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage, changes
 from kbroker.config import BrokerConfig, topic_config
 from kbroker.log.directory import LogDirectory
+from kbroker.log.opening import TURN_LOGS, Opening, Outcome
+from kbroker.log.recovery import Stopped
 from kbroker.replication.partition import Partition
 from kbroker.watermark import Watermark
 
 CHUNK = 32  # partitions between two checkpoints
+OPENERS = 4  # logs opened at once: the disk has something to do, and the event loop is not crowded out
+REPORT_SECONDS = 3.0  # between two lines about logs being opened
+LONG_SECONDS = 1.0  # opening that takes longer is told of
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +76,17 @@ class ReplicaManager:
         self.offline: set[tuple[str, int]] = set()  # should be in `partitions`; the disk says no
         self._coordinators = coordinators
         self._wanted: ClusterImage | None = None  # to be carried out; None: this broker is not registered
+        self._target: ClusterImage | None = None  # being carried out, or the last that was, in this registration
         self._carried_out = ClusterImage()
-        self._is_torn = False  # a catch-up ended amid it: `partitions` is somewhere past _carried_out
-        self._losses = 0  # of the session
+        self._is_torn = False  # a registration ended: `partitions` may be somewhere past _carried_out
+        self._opening: dict[tuple[str, int], Opening] = {}
+        self._to_open: deque[Opening] = deque()  # those of them that no worker has begun with
+        self._bell = trio.Event()  # there is something in _to_open
+        self._idle = trio.Event()  # nothing is in _opening
+        self._idle.set()
+        self._busy_since = 0.0  # liveness clock: when it last was idle
+        self._opened = 0  # logs since then
+        self._bytes_read = 0  # of those logs
         self._announced = 0  # revision of the newest image
         self._applied = Watermark()  # revision of _carried_out
         self._news = trio.Event()
@@ -78,8 +99,8 @@ class ReplicaManager:
 
     def on_lost(self) -> None:
         """This broker is not registered any more: lead nothing until an image brings new epochs."""
-        self._wanted = None
-        self._losses += 1
+        self._wanted = self._target = None
+        self._is_torn = True
         for partition in self.partitions.values():
             partition.resign()
             self._tell_coordinator(partition)
@@ -88,15 +109,27 @@ class ReplicaManager:
         """Wait until `partitions` has caught up with the image as it is now. The caller bounds the wait."""
         await self._applied.wait_past(self._announced - 1)
 
+    async def wait_open(self) -> None:
+        """Wait until no log is being opened: each is in `partitions`, or its partition in `offline`."""
+        while self._opening:
+            await self._idle.wait()
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Carry out image after image until cancelled. started() when the first has been."""
-        while not await self._catch_up():
-            await self._news.wait()
-        self._report_strays()
-        task_status.started()
-        while True:
-            await self._news.wait()
-            await self._catch_up()
+        """Carry out image after image until cancelled. started() when the first has been, but for what `wait_open`
+        waits for.
+        """
+        async with trio.open_nursery() as nursery:
+            for _ in range(OPENERS):
+                nursery.start_soon(self._open_logs)
+            nursery.start_soon(self._tell_progress)
+            nursery.start_soon(self._stop_at_the_end)
+            while not await self._catch_up():
+                await self._news.wait()
+            task_status.started()
+            nursery.start_soon(self._report_strays)
+            while True:
+                await self._news.wait()
+                await self._catch_up()
 
     async def _catch_up(self) -> bool:
         """Carry out the difference between the last image carried out and the wanted one; whether that was done.
@@ -104,24 +137,24 @@ class ReplicaManager:
         A session that is lost ends it at the next checkpoint: what the image says of leaders holds no longer.
         """
         self._news = trio.Event()
-        target, losses = self._wanted, self._losses
+        target = self._target = self._wanted
         if target is None:
             return False
         for done, _ in enumerate(self._steps(self._carried_out, target), start=1):
             if done % CHUNK == 0:
                 await trio.lowlevel.checkpoint()
-                if self._losses != losses:
-                    self._is_torn = True
+                if self._target is not target:
                     return False
         self._carried_out = target
         self._is_torn = False
         self._applied.advance(target.revision)
         return True
 
-    def _report_strays(self) -> None:
+    async def _report_strays(self) -> None:
         """Logs of topics the cluster does not know are left alone: deleting data needs more than a missing name."""
         known = self._carried_out.topics_by_id
-        strays = [f"{topic}-{index}" for topic, index, id in self.logs.on_disk() if id not in known]
+        found = await self.logs.env.offload(self.logs.on_disk)
+        strays = [f"{topic}-{index}" for topic, index, id in found if id not in known]
         if strays:
             log.warning("%d logs belong to no topic and are left alone: %s", len(strays), ", ".join(strays[:5]))
 
@@ -175,26 +208,34 @@ class ReplicaManager:
                 yield
 
     def _remove(self, topic: str, index: int) -> None:
-        self.offline.discard((topic, index))
+        """Give a partition up. One whose log is being opened goes when that is done."""
         partition = self.partitions.pop((topic, index), None)
         if partition is not None:
             partition.resign()
             self._tell_coordinator(partition)
-            try:
-                self.logs.remove(topic, index)
-            except OSError as error:  # what stays is a stray: moved aside should the name come back
-                log.error("the log of deleted partition %s-%d stays: %s", topic, index, error)
+        if partition is not None or (topic, index) in self.offline:
+            self.offline.discard((topic, index))
+            self._remove_log(topic, index)
+
+    def _remove_log(self, topic: str, index: int) -> None:
+        try:
+            self.logs.remove(topic, index)
+        except OSError as error:  # what stays is a stray: moved aside should the name come back
+            log.error("the log of deleted partition %s-%d stays: %s", topic, index, error)
 
     def _apply(self, topic: TopicImage, image: PartitionImage) -> None:
+        """Have a partition as an image wants it; once its log is open."""
+        key = topic.name, image.index
         if self.node_id not in image.replicas:
-            self._remove(topic.name, image.index)
-            return
-        partition = self.partitions.get((topic.name, image.index))
-        if partition is None:
-            partition = self._open(topic, image)
-            if partition is None:
-                return
-            self.partitions[topic.name, image.index] = partition
+            self._remove(*key)
+        elif key not in self.partitions:
+            if key not in self._opening:
+                self._open(topic, image)
+        else:
+            self._assume(self.partitions[key], image)
+
+    def _assume(self, partition: Partition, image: PartitionImage) -> None:
+        """Take the role that an image gives this broker."""
         if image.leader == self.node_id:
             partition.lead(image.leader_epoch, image.isr)
         else:
@@ -214,15 +255,97 @@ class ReplicaManager:
         for coordinator in self._coordinators.values():
             coordinator.on_configs_changed(group_ids)
 
-    def _open(self, topic: TopicImage, image: PartitionImage) -> Partition | None:
+    # opening
+
+    def _open(self, topic: TopicImage, image: PartitionImage) -> None:
+        """Have the log of a partition opened. What is new is made at once."""
+        key = topic.name, image.index
         try:
-            opened = self.logs.log_for(
-                topic.name, image.index, topic.id, topic_config(topic.configs, self.config),
-                leader_epoch_max=image.leader_epoch,
-            )  # fmt: skip
+            config = topic_config(topic.configs, self.config)
+            opening = self.logs.opening(*key, topic.id, config, leader_epoch_max=image.leader_epoch)
+        except OSError as error:
+            self._refuse(key, error)
+            return
+        if opening.is_new:
+            self._take(opening, None)
+            return
+        if not self._opening:
+            self._idle = trio.Event()
+            self._busy_since, self._opened, self._bytes_read = self.logs.env.clock.liveness(), 0, 0
+        self._opening[key] = opening
+        self._to_open.append(opening)
+        self._bell.set()
+
+    async def _open_logs(self) -> None:
+        """Give workers what is to be opened, and take what they bring."""
+        while True:
+            while not self._to_open:
+                self._bell = trio.Event()
+                await self._bell.wait()
+            count = min(TURN_LOGS, -(-len(self._to_open) // OPENERS))
+            openings = [self._to_open.popleft() for _ in range(count)]
+            outcomes = await self.logs.run_openings(openings)
+            self._to_open.extendleft(reversed(openings[len(outcomes) :]))
+            for opening, outcome in outcomes:
+                del self._opening[opening.key]
+                self._opened, self._bytes_read = self._opened + 1, self._bytes_read + opening.progress.bytes
+                self._take(opening, outcome)
+            if not self._opening and not self._idle.is_set():
+                self._idle.set()
+                self._say_how_long_it_took()
+
+    def _take(self, opening: Opening, outcome: Outcome) -> None:
+        """A log is open, or cannot be. None: its partition is new."""
+        if isinstance(outcome, Stopped):
+            return
+        topic, index = key = opening.key
+        try:
+            if isinstance(outcome, OSError | KafkaError):
+                raise outcome
+            opened = self.logs.adopt(opening, outcome)
         except (OSError, KafkaError) as error:
-            log.error("partition %s-%d is offline: %s", topic.name, image.index, error)
-            self.offline.add((topic.name, image.index))
-            return None
-        self.offline.discard((topic.name, image.index))
-        return Partition(topic.name, image.index, topic.id, opened, self.node_id)
+            self._refuse(key, error)
+        else:
+            self.offline.discard(key)
+            self.partitions[key] = Partition(topic, index, opening.topic_id, opened, self.node_id)
+        if self._target is not None:  # else the next image decides
+            self._settle(opening, self._target)
+
+    def _refuse(self, key: tuple[str, int], error: OSError | KafkaError) -> None:
+        log.error("partition %s-%d is offline: %s", *key, error)
+        self.offline.add(key)
+
+    def _settle(self, opening: Opening, image: ClusterImage) -> None:
+        """Give a partition whose log was opened the role that it has by now, or give it up."""
+        name, index = key = opening.key
+        topic = image.topics.get(name)
+        wanted = topic.partitions[index] if topic is not None and index < len(topic.partitions) else None
+        if topic is None or wanted is None or topic.id != opening.topic_id or self.node_id not in wanted.replicas:
+            self._remove(name, index)
+            if topic is not None and wanted is not None:
+                self._apply(topic, wanted)
+        elif key in self.partitions:
+            self.partitions[key].log.reconfigure(topic_config(topic.configs, self.config))
+            self._assume(self.partitions[key], wanted)
+
+    async def _tell_progress(self) -> None:
+        """While logs are being opened, say now and then how far that has come."""
+        while True:
+            await self.logs.env.clock.sleep(REPORT_SECONDS)
+            if self._opening:
+                total = self._opened + len(self._opening)
+                read = self._bytes_read + sum(each.progress.bytes for each in self._opening.values())
+                log.info("opening logs: %d of %d partitions done, %d MiB read", self._opened, total, read >> 20)
+
+    def _say_how_long_it_took(self) -> None:
+        seconds = self.logs.env.clock.liveness() - self._busy_since
+        level = logging.INFO if seconds >= LONG_SECONDS else logging.DEBUG
+        log.log(level, "%d logs opened in %.1f s, %d MiB read", self._opened, seconds, self._bytes_read >> 20)
+
+    async def _stop_at_the_end(self) -> None:
+        """A worker's recovery is not waited for when the broker stops: it ends as if it was killed."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            for opening in self._opening.values():
+                opening.progress.stop()

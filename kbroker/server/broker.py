@@ -1,7 +1,7 @@
 """One broker: what it is made of, in which order that comes up, and how it goes down.
 
     up:   listeners bound (clients queue) ─▶ data directory locked ─▶ store open ─▶ registered, leaderships taken in a
-          new epoch ─▶ logs open ─▶ topics asked for at start created ─▶ accepting
+          new epoch ─▶ topics asked for at start created ─▶ accepting, while logs are opened ─▶ ready
     down: the nursery is cancelled (connections, then duties) ─▶ logs closed clean ─▶ session given back
 
 Everything that runs, runs in the nursery of `run_broker`.
@@ -112,6 +112,7 @@ class Broker:
             memory = RequestMemory(_request_bytes_max(self.config))
             for name, listener in self.listeners.items():
                 nursery.start_soon(Server(name, listener, services, apis, memory).run)
+            await services.replicas.wait_open()
             bound = {name: listener.address for name, listener in self.listeners.items()}
             on_ready(Ready(services.image.cluster_id, self.config.node_id, bound, self.advertised()))
 

@@ -480,3 +480,12 @@ async def test_a_log_of_many_segments_takes_descriptors_only_for_those_it_reads(
     assert again.open_segments() in ([], [again.active])
     again.read(0, 10, 40)
     assert again.segments[0] in again.open_segments() and len(again.open_segments()) <= 2
+
+
+def test_files_with_names_that_are_no_offsets_are_left_alone() -> None:
+    disk = new_disk()
+    fill(open_log(disk), 3)
+    for name in ("notes.log", "x.snapshot", "-1.log", "\u00b2.log"):
+        disk.write_atomic(f"orders-0/{name}", b"?")
+    assert open_log(disk, Crash.PROCESS).end.value == 3
+    assert disk.exists("orders-0/notes.log")

@@ -118,17 +118,22 @@ def producers_of(log: PartitionLog) -> dict[int, tuple[Any, ...]]:
 
 
 class Worker:
-    """An offload that runs in place, after a checkpoint; counts its calls, and can be held up."""
+    """An offload that runs in place, after a checkpoint; counts its calls, and can be held up.
+
+    is_thread: as with a thread, cancelling does not stop what has begun.
+    """
 
     def __init__(self) -> None:
         self.calls = 0
         self.gate: trio.Event | None = None
+        self.is_thread = False
 
     async def __call__(self, work: Callable[[], T]) -> T:
         self.calls += 1
         await trio.lowlevel.checkpoint()
         if self.gate is not None:
-            await self.gate.wait()
+            with trio.CancelScope(shield=self.is_thread):
+                await self.gate.wait()
         return work()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
@@ -16,6 +17,7 @@ from kbroker.log.directory import LogDirectory
 from kbroker.replication.manager import ReplicaManager
 from kbroker.replication.partition import Partition
 from kbroker.testing.broker import Machine
+from tests.log.tools import Worker
 
 NODE, OTHER = 1, 2
 
@@ -43,10 +45,11 @@ class Audience:
 class Rig:
     """A manager whose images are made by hand: what a member does, without a store."""
 
-    def __init__(self, **config: str) -> None:
-        self.machine = Machine()
+    def __init__(self, machine: Machine | None = None, worker: Worker | None = None, **config: str) -> None:
+        self.machine = machine or Machine()
         settings = BrokerConfig().with_values(config)
-        self.logs = LogDirectory(self.machine.env(), settings)
+        env = self.machine.env()
+        self.logs = LogDirectory(replace(env, offload=worker or env.offload), settings)
         self.logs.open()
         self.audience = Audience()
         self.manager = ReplicaManager(NODE, self.logs, settings, {"t": self.audience})
@@ -157,6 +160,164 @@ async def test_a_deleted_topic_is_removed_and_told() -> None:
         await applied(rig)
         assert not rig.manager.partitions and not rig.logs.logs
         assert rig.audience.deleted == ["t"] and not rig.audience.led
+
+
+# -- logs that must be opened ------------------------------------------------------------------------------------------
+
+
+async def killed_with(*topics: TopicImage) -> Machine:
+    """A machine whose broker was killed when each partition of these topics held ten records."""
+    rig = Rig()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.manager.run)
+        rig.publish(*topics)
+        await applied(rig)
+        for partition in rig.manager.partitions.values():
+            for n in range(10):
+                partition.append(build_batch([(None, b"%d" % n)]), acks=1, now_ms=1)
+        nursery.cancel_scope.cancel()
+    rig.machine.disk.kill()
+    return rig.machine
+
+
+def held_up() -> Worker:
+    """A worker that does nothing until its gate is set."""
+    worker = Worker()
+    worker.gate = trio.Event()
+    return worker
+
+
+async def test_logs_are_opened_in_workers_while_images_go_on() -> None:
+    t, worker = topic("t", 3), held_up()
+    async with running(Rig(await killed_with(t), worker)) as rig:
+        rig.publish(t, topic("new", 1, mark=b"n"))
+        await applied(rig)
+        assert sorted(rig.manager.partitions) == [("new", 0)], "what is new does not wait for what is recovered"
+        rig.publish(t, topic("new", 1, mark=b"n"), topic("newer", 1, mark=b"r"))
+        await applied(rig)
+        assert sorted(rig.manager.partitions) == [("new", 0), ("newer", 0)] and not rig.manager.offline
+        worker.gate.set()
+        await rig.manager.wait_open()
+        assert {partition.log.end.value for partition in rig.manager.partitions.values()} == {0, 10}
+        assert rig.leading() == 5 and sorted(rig.audience.led) == [0, 1, 2]
+
+
+async def test_a_log_is_never_opened_twice_at_once() -> None:
+    t, worker = topic("t", 1), held_up()
+    async with running(Rig(await killed_with(t), worker)) as rig:
+        for epoch in range(3):
+            rig.publish(topic("t", 1, epoch))
+            await applied(rig)
+        worker.gate.set()
+        await rig.manager.wait_open()
+        assert worker.calls == 2, "one to open it, one to look for strays"
+        assert rig.manager.partitions["t", 0].leader_epoch == 2, "the image of the moment counts"
+
+
+async def test_a_partition_deleted_while_its_log_is_opened_goes_with_its_files() -> None:
+    t, worker = topic("t", 1), held_up()
+    async with running(Rig(await killed_with(t), worker)) as rig:
+        rig.publish(t)
+        await applied(rig)
+        rig.publish()
+        await applied(rig)
+        worker.gate.set()
+        await rig.manager.wait_open()
+        assert not rig.manager.partitions and not rig.logs.logs and not rig.audience.led
+        assert not rig.machine.disk.exists("t-0")
+
+
+async def test_R13_a_topic_made_anew_while_the_old_log_is_opened_begins_empty() -> None:
+    t, worker = topic("t", 1), held_up()
+    async with running(Rig(await killed_with(t), worker)) as rig:
+        rig.publish(t)
+        await applied(rig)
+        rig.publish(topic("t", 1, mark=b"b"))
+        await applied(rig)
+        worker.gate.set()
+        await rig.manager.wait_open()
+        partition = rig.manager.partitions["t", 0]
+        assert (partition.topic_id, partition.log.end.value, partition.leading) == (b"b" * 16, 0, True)
+
+
+async def test_a_config_changed_while_a_log_is_opened_is_taken_over() -> None:
+    t, worker = topic("t", 1), held_up()
+    async with running(Rig(await killed_with(t), worker)) as rig:
+        rig.publish(t)
+        await applied(rig)
+        rig.publish(replace(t, configs={"min.insync.replicas": "2"}))
+        await applied(rig)
+        worker.gate.set()
+        await rig.manager.wait_open()
+        assert rig.manager.partitions["t", 0].log.config.min_insync_replicas == 2
+
+
+async def test_R14_a_log_opened_after_the_session_was_lost_is_not_led() -> None:
+    t, worker = topic("t", 1), held_up()
+    async with running(Rig(await killed_with(t), worker)) as rig:
+        rig.publish(t)
+        await applied(rig)
+        rig.manager.on_lost()
+        worker.gate.set()
+        await rig.manager.wait_open()
+        assert rig.leading() == 0 and not rig.audience.led
+        rig.publish(topic("t", 1, epoch=1))
+        await applied(rig)
+        assert rig.leading() == 1 and rig.audience.led == {0: 1}
+
+
+async def test_a_deleted_topic_whose_log_could_not_be_opened_leaves_no_files() -> None:
+    t = topic("t", 1)
+    machine = await killed_with(t)
+    machine.disk.fail("size", "t-0/*")
+    async with running(Rig(machine)) as rig:
+        rig.publish(t)
+        await applied(rig)
+        await rig.manager.wait_open()
+        assert rig.manager.offline == {("t", 0)} and not rig.manager.partitions
+        rig.publish()
+        await applied(rig)
+        assert not rig.manager.offline and not machine.disk.exists("t-0")
+
+
+async def test_a_stop_amid_a_recovery_ends_it_like_a_kill() -> None:
+    t, worker = topic("t", 2), held_up()
+    worker.is_thread = True
+    rig = Rig(await killed_with(t), worker)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.manager.run)
+        rig.publish(t)
+        await applied(rig)
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await trio.testing.wait_all_tasks_blocked()
+            worker.gate.set()
+    assert not rig.manager.partitions and not rig.manager.offline
+    await rig.logs.close()
+    assert not rig.machine.disk.exists(".kafka_cleanshutdown")
+    async with running(Rig(rig.machine)) as again:
+        again.publish(t)
+        await applied(again)
+        await again.manager.wait_open()
+        assert [partition.log.end.value for partition in again.manager.partitions.values()] == [10, 10]
+
+
+async def test_it_is_said_how_far_opening_has_come(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    t, worker = topic("t", 3), held_up()
+    with caplog.at_level("INFO"):
+        async with running(Rig(await killed_with(t), worker)) as rig:
+            rig.publish(t)
+            await applied(rig)
+            await trio.sleep(7)
+            worker.gate.set()
+            await rig.manager.wait_open()
+    assert [record.getMessage() for record in caplog.records] == [
+        "opening logs: 0 of 3 partitions done, 0 MiB read",
+        "opening logs: 0 of 3 partitions done, 0 MiB read",
+        "3 logs opened in 7.0 s, 0 MiB read",
+    ]
 
 
 async def test_a_dynamic_expiration_of_producers_takes_effect(autojump_clock: trio.testing.MockClock) -> None:

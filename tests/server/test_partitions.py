@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
+import trio
+import trio.testing
+
 from kafka_wire import records
 from kafka_wire.errors import ErrorCode
+from kbroker.config import BrokerConfig
+from kbroker.server.broker import run_broker
 from kbroker.testing.broker import Machine, memory_broker
+from kbroker.testing.client import connect
 from tests.api.test_produce import batch, produce
 from tests.api.test_topics import call_delete, create
+from tests.log.tools import Worker
 
 FIRST_SEGMENT = "bad-0/00000000000000000000.log"
 
@@ -53,3 +63,31 @@ async def test_L3_an_epoch_the_cluster_has_not_reached_in_a_torn_tail_does_not_s
     async with memory_broker(machine=machine) as broker, broker.client() as client:
         sent = await produce(client, batch(b"b"), topic="bad")
         assert (sent.error_code, sent.base_offset) == (0, 1)
+
+
+async def test_clients_are_answered_while_logs_are_opened() -> None:
+    machine, listeners = Machine(), {"listeners": "PLAINTEXT://127.0.0.1:9092"}
+    async with memory_broker(topics={"t": 1}, machine=machine) as broker, broker.client() as client:
+        assert (await produce(client, batch(b"a"))).error_code == 0
+    env, worker, ready = machine.env(), Worker(), trio.Event()
+    worker.gate = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            partial(
+                run_broker,
+                replace(env, offload=worker),
+                BrokerConfig().with_values(listeners),
+                store=machine.store,
+                on_ready=lambda told: ready.set(),
+            )
+        )
+        await trio.testing.wait_all_tasks_blocked()
+        async with connect(env.net, "127.0.0.1", 9092, "early") as client:
+            assert (await create(client, "u")).error_code == 0
+            assert (await produce(client, batch(b"b"), topic="u")).error_code == 0
+            assert (await produce(client, batch(b"b"))).error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+            assert not ready.is_set()
+            worker.gate.set()
+            await ready.wait()
+            assert (await produce(client, batch(b"b"))).base_offset == 1
+        nursery.cancel_scope.cancel()

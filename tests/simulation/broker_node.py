@@ -1,4 +1,4 @@
-"""A broker on a simulated node: started and ended, with what must outlive it, judged by its files at each start.
+"""A broker on a simulated node: started and ended, with what must outlive it, each log judged when it is opened.
 
 Cluster       the node, the coordination store, and what the disk held when the last process ended
 FencedStore   one process's way to that store: with latency and lost replies; gone with the process
@@ -6,8 +6,8 @@ FencedStore   one process's way to that store: with latency and lost replies; go
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any
 
 import trio
@@ -28,8 +28,12 @@ from kbroker.cluster.store import (
 )
 from kbroker.config import BrokerConfig
 from kbroker.env import DirectoryLocked, Env
+from kbroker.log.directory import LogDirectory
+from kbroker.log.log import PartitionLog
+from kbroker.log.opening import Opening
 from kbroker.server.broker import Ready, run_broker
 from kbroker.server.identity import StartFailed
+from kbroker.testing.scheduler import replaced
 from kbroker.testing.world import Node, Process, World, current_process
 from tests.simulation.checker import (
     NOTHING,
@@ -123,8 +127,9 @@ class Cluster:
         self.disk_trouble = False  # orders to fail, or no space
         self.ready = False
         self._stop = trio.Event()
-        self._before: dict[str, Image] = {}
-        self._power_lost = False
+        self._opened: set[str] = set()  # logs that the present process serves, or served
+        self._before: dict[str, Image] = {}  # of each log, when the last process ended that served it
+        self._power_lost: set[str] = set()  # logs not served since power went
         self._durable: dict[str, int] = {}
 
     def start(self) -> None:
@@ -148,7 +153,7 @@ class Cluster:
         """Power goes."""
         self._note_end()
         self.node.power_loss()
-        self._power_lost = True
+        self._power_lost = {str(history) for history in self.checker.histories}
         for name, offset in durable_ends(self.node.volume).items():
             self._durable[name] = max(offset, self._durable.get(name, 0))
         for history in self.checker.histories:
@@ -171,30 +176,50 @@ class Cluster:
         self._note_end()
 
     def _note_end(self) -> None:
-        """Keep what the disk holds as the process ends; of one that never got ready, its predecessor's counts."""
-        if self.ready:
-            self._before = log_images(self.node.volume)
-            self.ready = False
+        """Keep what the disk holds as the process ends; of a log that it never opened, what was there before counts."""
+        images = log_images(self.node.volume)
+        self._before.update((name, images.get(name, NOTHING)) for name in self._opened)
+        self._opened.clear()
+        self.ready = False
 
-    def _on_ready(self, ready: Ready) -> None:
-        """The logs are open, no client has been answered yet: compare with what they were."""
+    def on_opened(self, name: str) -> None:
+        """A log is open, no client can have used it yet: compare with what it was."""
+        power_lost, durable = name in self._power_lost, self._durable.pop(name, 0)
+        self._power_lost.discard(name)
+        self._opened.add(name)
         after = log_images(self.node.volume)
         for history in self.checker.histories:
-            name = str(history)
+            if str(history) != name:
+                continue
             if history.topic == TEMP:  # several of one name: nothing is demanded of them
-                if self._power_lost:
+                if power_lost:
                     history.recovered(0)
                 continue
-            compare_images(self._before, after, name, power_loss=self._power_lost)
-            if self._power_lost:
+            compare_images(self._before, after, name, power_loss=power_lost)
+            if power_lost:
                 end = after.get(name, NOTHING).end
-                if self._before.get(name, NOTHING).batches and end < self._durable.get(name, 0):
-                    raise history.broken(f"the log ends at {end}, its recovery point was {self._durable[name]}")
+                if self._before.get(name, NOTHING).batches and end < durable:
+                    raise history.broken(f"the log ends at {end}, its recovery point was {durable}")
                 history.recovered(end)
-        self._power_lost = False
-        self._durable = {}
+
+    def _on_ready(self, ready: Ready) -> None:
         self.ready = True
-        self.world.trace("ready", sorted((name, image.end) for name, image in after.items()))
+        ends = sorted((name, image.end) for name, image in log_images(self.node.volume).items())
+        self.world.trace("ready", ends)
+
+
+@contextmanager
+def judging_each_opened_log(cluster: Cluster) -> Iterator[None]:
+    """While the block runs, the cluster hears of each log that its broker opens, before anybody can use it."""
+    adopt = LogDirectory.adopt
+
+    def judge(directory: LogDirectory, opening: Opening, opened: PartitionLog | None) -> PartitionLog:
+        log = adopt(directory, opening, opened)
+        cluster.on_opened(opening.directory)
+        return log
+
+    with replaced(LogDirectory, "adopt", judge):
+        yield
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:

@@ -23,7 +23,7 @@ import trio
 
 from kbroker.log.errors import LogOffline
 from kbroker.testing.world import World
-from tests.simulation.broker_node import Cluster
+from tests.simulation.broker_node import Cluster, judging_each_opened_log
 from tests.simulation.checker import (
     Checker,
     Violation,
@@ -85,12 +85,13 @@ async def single_broker(world: World, *, seconds: float = FAULT_SECONDS, faults:
     checker = Checker()
     with watched_log(checker) as failures:
         cluster = Cluster(world, checker)
-        cluster.start()
-        await Admin(world, "first", checker).create_topics()
-        for topic, (partitions, _) in TOPICS.items():
-            for index in range(partitions):
-                checker.history(topic, index, durable=topic == "durable", shrinks=topic == "short")
-        await _contend(world, cluster, checker, seconds, faults)
+        with judging_each_opened_log(cluster):
+            cluster.start()
+            await Admin(world, "first", checker).create_topics()
+            for topic, (partitions, _) in TOPICS.items():
+                for index in range(partitions):
+                    checker.history(topic, index, durable=topic == "durable", shrinks=topic == "short")
+            await _contend(world, cluster, checker, seconds, faults)
         if failures.found:
             raise Violation(f"the broker failed inside: {failures.found[0]!r}") from failures.found[0]
         world.trace("done", checker.acks, checker.reads)

@@ -1,0 +1,80 @@
+"""Opening one log, in three steps: what to expect is gathered, the files are brought into order, the log is taken over.
+
+    LogDirectory.opening ──▶ Opening ──run()──▶ a log, or None ──▶ LogDirectory.adopt
+    (the event loop)                 (a worker: minutes, maybe)    (the event loop)
+
+`run` reads and repairs the files of its own directory and touches nothing else, so that any number may run at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from kafka_wire.errors import KafkaError
+from kbroker.config import TopicConfig
+from kbroker.env import Clock, Disk
+from kbroker.log.checkpoints import Key, read_topic_id
+from kbroker.log.log import PartitionLog
+from kbroker.log.recovery import Crash, Progress, Stopped
+
+TURN_LOGS = 32  # opened in one turn of a worker, at most
+TURN_BYTES = 1024 * 1024  # after so much that had to be read the turn ends
+
+
+@dataclass(slots=True, eq=False)
+class Opening:
+    """One log that is to be opened, with all that is known of it beforehand."""
+
+    key: Key
+    directory: str
+    topic_id: bytes
+    config: TopicConfig
+    disk: Disk
+    clock: Clock
+    is_new: bool  # the directory is not there
+    crash: Crash
+    recovery_point: int
+    start_offset: int
+    leader_epoch_max: int | None
+    on_due: Callable[[PartitionLog], None]  # see PartitionLog.open
+    progress: Progress = field(default_factory=Progress)
+
+    def run(self) -> PartitionLog | None:
+        """The log, or None when the directory holds nothing of this topic. Blocks.
+
+        Raises CorruptLog, LogOffline when it cannot be served as it is, OSError, Stopped.
+        """
+        if self.is_new or read_topic_id(self.disk, self.directory) != self.topic_id:
+            return None
+        return PartitionLog.open(
+            self.disk,
+            self.directory,
+            config=self.config,
+            clock=self.clock,
+            topic_id=self.topic_id,
+            crash=self.crash,
+            recovery_point=self.recovery_point,
+            start_offset=self.start_offset,
+            leader_epoch_max=self.leader_epoch_max,
+            on_due=self.on_due,
+            progress=self.progress,
+        )
+
+
+Outcome = PartitionLog | None | OSError | KafkaError | Stopped
+
+
+def run_some(openings: Sequence[Opening]) -> list[tuple[Opening, Outcome]]:
+    """Open logs one after the other until a worker's turn is over; at least the first. Blocks."""
+    outcomes: list[tuple[Opening, Outcome]] = []
+    bytes_left = TURN_BYTES
+    for opening in openings:
+        try:
+            outcomes.append((opening, opening.run()))
+        except (OSError, KafkaError, Stopped) as error:
+            outcomes.append((opening, error))
+        bytes_left -= opening.progress.bytes
+        if bytes_left < 0:
+            break
+    return outcomes
