@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import trio
+
+from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.group_offsets import (
     OffsetCommitRequest,
     OffsetCommitRequestPartition,
@@ -111,14 +114,18 @@ async def commit(
 async def committed(
     client: BareClient, group: str, *, topic: str = "t", index: int = 0, version: int = 7
 ) -> tuple[int, str, int]:
-    """(offset, metadata, error) of one partition."""
-    if version >= 8:
-        topics = [OffsetFetchRequestTopics(name=topic, partition_indexes=[index])]
-        request = OffsetFetchRequest(groups=[OffsetFetchRequestGroup(group_id=group, topics=topics)])
-        answer = (await client.call(request, version)).groups[0]
-    else:
-        asked = [OffsetFetchRequestTopic(name=topic, partition_indexes=[index])]
-        answer = await client.call(OffsetFetchRequest(group_id=group, topics=asked), version)
+    """(offset, metadata, error) of one partition. Asks again while the coordinator loads, as clients do."""
+    with trio.fail_after(5):
+        while True:
+            if version >= 8:
+                topics = [OffsetFetchRequestTopics(name=topic, partition_indexes=[index])]
+                request = OffsetFetchRequest(groups=[OffsetFetchRequestGroup(group_id=group, topics=topics)])
+                answer = (await client.call(request, version)).groups[0]
+            else:
+                asked = [OffsetFetchRequestTopic(name=topic, partition_indexes=[index])]
+                answer = await client.call(OffsetFetchRequest(group_id=group, topics=asked), version)
+            if answer.error_code != ErrorCode.COORDINATOR_LOAD_IN_PROGRESS:
+                break
     assert answer.error_code == 0, answer
     partition = answer.topics[0].partitions[0]
     return partition.committed_offset, partition.metadata, partition.error_code
