@@ -10,6 +10,9 @@ A pause stands for a piece of work of some 50 to 100 us (`STRIDE` calls of a sma
 codec in slices). After so many of them the loop turns to others. Pauses are counted, not timed, so that a simulated run
 is the same each time. All long work of a broker shares one floor, which goes round: a hundred long requests hold the
 loop for no longer at a time than one does.
+
+A generator may also yield a callable, `data = yield partial(decompress, ...)`: one long call that cannot pause. It is
+made in a worker, one at a time in the whole broker, so that what such calls take in memory is bounded too.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from typing import Any, TypeAlias, TypeVar
 
 import trio
 
+from kbroker.env import Offload
+
 STRIDE = 32  # calls between two pauses
 PAUSES_A_TURN = 16  # about a millisecond
 
@@ -26,7 +31,11 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 Work: TypeAlias = Generator[None, None, T]
+Errand: TypeAlias = Callable[[], Any]
+Errands: TypeAlias = Generator["Errand | None", Any, T]  # work that sends for something now and then
+
 _floor: trio.lowlevel.RunVar[trio.Lock] = trio.lowlevel.RunVar("whose turn long work is")
+_errand: trio.lowlevel.RunVar[trio.Lock] = trio.lowlevel.RunVar("whose turn a long call is")
 
 
 def each(function: Callable[[S], T], items: Iterable[S], stride: int = STRIDE) -> Work[list[T]]:
@@ -51,7 +60,7 @@ def answer(work: Work[T]) -> T | Coroutine[Any, Any, T]:
 
 async def finish(work: Work[T]) -> T:
     """Do work to its end; after each turn the loop sees to others, and the longest waiting other work has its turn."""
-    floor = _shared_floor()
+    floor = _shared(_floor)
     while True:
         async with floor:
             for _ in range(PAUSES_A_TURN):
@@ -61,9 +70,42 @@ async def finish(work: Work[T]) -> T:
                     return stop.value  # type: ignore[no-any-return]
 
 
-def _shared_floor() -> trio.Lock:
+async def finish_errands(work: Errands[T], errand: Errand | None, offload: Offload) -> T:
+    """Like finish, for work that yields callables. errand: the one it waits for already."""
+    floor = _shared(_floor)
+    while True:
+        result, error = None, None
+        if errand is not None:
+            async with _shared(_errand):
+                try:
+                    result = await offload(errand)
+                except Exception as raised:  # the generator's to handle
+                    error = raised
+        async with floor:
+            for _ in range(PAUSES_A_TURN):
+                try:
+                    errand = work.throw(error) if error is not None else work.send(result)
+                except StopIteration as stop:
+                    return stop.value  # type: ignore[no-any-return]
+                result = error = None
+                if errand is not None:
+                    break
+
+
+def do_errands(work: Errands[T]) -> T:
+    """Do all of it here and now: for work that is known to be small, or where nobody else is waiting."""
+    result = None
+    while True:
+        try:
+            errand = work.send(result)
+            result = errand() if errand is not None else None
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+
+def _shared(lock: trio.lowlevel.RunVar[trio.Lock]) -> trio.Lock:
     try:
-        return _floor.get()
+        return lock.get()
     except LookupError:
-        _floor.set(trio.Lock())
-        return _floor.get()
+        lock.set(trio.Lock())
+        return lock.get()

@@ -84,7 +84,7 @@ class Services:
 class Peer:
     """The client at the other end of a connection."""
 
-    __slots__ = ("address", "local", "listener", "software_name", "software_version")
+    __slots__ = ("address", "local", "listener", "software_name", "software_version", "appending")
 
     def __init__(self, address: tuple[str, int], local: tuple[str, int], listener: str) -> None:
         self.address = address
@@ -92,6 +92,7 @@ class Peer:
         self.listener = listener
         self.software_name = ""  # KIP-511
         self.software_version = ""
+        self.appending = 0  # produce requests that are not appended yet: those behind them must not overtake
 
     def __str__(self) -> str:
         software = f" ({self.software_name} {self.software_version})" if self.software_name else ""

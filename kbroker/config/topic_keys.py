@@ -18,6 +18,7 @@ LIST = ConfigType.LIST
 LONG = ConfigType.LONG
 STRING = ConfigType.STRING
 
+LEVELS = ("header", "structure", "full")
 HOURS = 3_600_000
 MINUTES = 60_000
 
@@ -79,6 +80,14 @@ TOPIC_KEYS = (
     _topic("flush.ms", LONG, LONG_MAX, low=0, broker="log.flush.interval.ms log.flush.scheduler.interval.ms"),
     _topic("follower.replication.throttled.replicas", LIST, "", check=check_throttled, effect=False),
     _topic("index.interval.bytes", INT, 4096, low=0, broker="log.index.interval.bytes"),
+    _topic("kbroker.produce.validate", STRING, "structure", choices=LEVELS, broker="kbroker.produce.validate"),
+    _topic(
+        "kbroker.produce.validate.compressed",
+        STRING,
+        "header",
+        choices=LEVELS,
+        broker="kbroker.produce.validate.compressed",
+    ),
     _topic("leader.replication.throttled.replicas", LIST, "", check=check_throttled, effect=False),
     _topic("local.retention.bytes", LONG, -2, low=-2, broker="log.local.retention.bytes", effect=False),
     _topic("local.retention.ms", LONG, -2, low=-2, broker="log.local.retention.ms", effect=False),

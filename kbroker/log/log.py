@@ -32,7 +32,7 @@ from typing import NamedTuple
 import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kafka_wire.records import LENGTH_OFFSET, BatchHeader, assign
+from kafka_wire.records import LENGTH_OFFSET, BatchHeader, assign, read_header, set_log_append_time
 from kbroker.config.topic import TopicConfig
 from kbroker.env import Clock, Disk, FileSlice, Offload
 from kbroker.log import lookup, recovery, retention
@@ -45,7 +45,7 @@ from kbroker.log.recovery import Crash, Progress, Recovered
 from kbroker.log.rolling import must_roll
 from kbroker.log.segment import Segment, WritableBuffer, file_stem, tick
 from kbroker.log.snapshots import Snapshots, snapshot_path
-from kbroker.log.validation import check_batch, check_timestamps, needs_records, prepare
+from kbroker.log.validation import Rules
 from kbroker.watermark import Watermark
 
 POSITIONS_KEPT = 32  # of readers that come back for the next bytes
@@ -70,7 +70,7 @@ class PartitionLog:
     __slots__ = (
         "disk", "directory", "topic_id", "config", "start_offset", "end", "flushed", "epochs", "producers", "segments",
         "size", "offline", "high_watermark", "is_created", "_on_due", "_snapshots", "_deleted", "_recent", "_released",
-        "_wants_records", "_flushing", "_dirty_since_ms", "_cuts", "_named", "_is_metadata_synced",
+        "rules", "flushes", "_flushing", "_dirty_since_ms", "_cuts", "_named", "_is_metadata_synced",
     )  # fmt: skip
 
     def __init__(
@@ -153,7 +153,8 @@ class PartitionLog:
     def reconfigure(self, config: TopicConfig) -> None:
         """Take a topic's changed settings."""
         self.config = config
-        self._wants_records = needs_records(config)
+        self.rules = Rules(config)
+        self.flushes = min(config.flush_messages, config.flush_ms) < LONG_MAX  # whether needs_flush is worth asking
 
     def guard(self, high_watermark: Watermark) -> None:
         """Delete nothing at or above this, the partition's high watermark, from now on (L8)."""
@@ -171,25 +172,23 @@ class PartitionLog:
 
     # appending
 
-    def append(self, batch: WritableBuffer, *, leader_epoch: int, now_ms: int) -> Appended:
+    def append(
+        self, batch: WritableBuffer, header: BatchHeader | None = None, *, leader_epoch: int, now_ms: int
+    ) -> Appended:
         """Take one batch from a client, who must not use the buffer meanwhile: offset and epoch are patched into it.
 
+        header: of a batch that `rules` has let pass; without it the batch is checked here, records and all.
         Raises KafkaError for what is wrong with the batch or its sequence, KAFKA_STORAGE_ERROR when the disk is full
         (the log goes on when there is space), LogOffline for any other trouble with the disk.
         """
         if self.offline is not None:
             raise self.offline.with_traceback(None)
-        config = self.config
-        header = check_batch(batch, config.max_message_bytes)
+        if header is None:
+            batch, header = self.rules.check(batch, now_ms)
         append_time_ms = -1
-        if self._wants_records:
-            batch, header = prepare(batch, header, config, now_ms)
-            if header.log_append_time:
-                append_time_ms = now_ms
-            else:
-                check_timestamps(header, config, now_ms)
-        else:
-            check_timestamps(header, config, now_ms)
+        if self.rules.stamps:
+            set_log_append_time(batch, 0, header, now_ms)
+            header, append_time_ms = read_header(batch), now_ms
         if header.producer_id >= 0:
             seen = self.producers.check(header)
             if seen is not None:

@@ -1,59 +1,81 @@
-"""What a client's batch must be before a log takes it (B4). Only its header is read, unless the topic asks for more.
+"""What a client's batch must be before a log takes it (B4).
 
-The order of the checks, and the answers: nothing or several batches INVALID_RECORD, magic 0 or 1 INVALID_RECORD, a
-length that lies CORRUPT_MESSAGE, too large MESSAGE_TOO_LARGE, wrong CRC CORRUPT_MESSAGE, base offset, count, offset
-delta, control, sequence INVALID_RECORD, unknown codec UNSUPPORTED_COMPRESSION_TYPE, timestamps INVALID_TIMESTAMP.
-Kafka walks the records besides; here timestamps are judged by the header's first and largest.
+    first_batch      there is one whole batch of magic 2, and no more
+    check_batch      its header: base offset, size, CRC, codec, count, sequence. Costs a microsecond, always done
+    Rules.must_read  whether the records have to be read: the topic compacts, wants another codec or a closer look
+                     (`kbroker.produce.validate`), or the header's timestamps cannot be true
+    Rules.examine    reads them, in turns; names each bad record, mends the largest timestamp, changes the codec
+
+The order of the checks and the answers are Kafka's, as far as it has an order: nothing, an old format or several
+batches INVALID_RECORD, a length that lies CORRUPT_MESSAGE, a base offset INVALID_RECORD, too large MESSAGE_TOO_LARGE,
+a wrong CRC CORRUPT_MESSAGE, no such codec or a payload that is not what the codec makes UNKNOWN_SERVER_ERROR, count,
+control, sequence INVALID_RECORD, then the records: INVALID_RECORD, INVALID_TIMESTAMP.
+
+A look at a compressed batch decompresses it, never beyond a bound: sixteen times the largest batch, and a thousand
+times its own size where that is less. More is MESSAGE_TOO_LARGE, upon which producers send in smaller pieces.
 (Kafka: ProduceRequest.validateRecords, UnifiedLog.analyzeAndValidateRecords, LogValidator.)
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
+from functools import partial
+from itertools import islice
 from typing import NoReturn, TypeAlias
 
+from kafka_wire import compression as codecs
 from kafka_wire import records
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import BatchHeader, check_crc, read_header
+from kafka_wire.walk import RECORD_SIZE_MIN, RecordWalk, heads
 from kbroker.config.topic import TopicConfig
+from kbroker.turns import Errands, do_errands
 
 CODECS = {"uncompressed": 0, "none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 CODEC_MAX = 4
-_MAGIC_AT = 16
+RECORD_ERRORS_MAX = 1000  # named of one batch; the rest is told by its code
+BATCH_BYTES_MIN = 1024 * 1024  # what the bounds of decompression count from, at least
+GROWTH_MAX, RATIO_MAX = 16, 1024
+AT_ONCE_BYTES, AT_ONCE_BYTES_MAX = 4 * 1024, 128 * 1024  # decompressed in the event loop: compressed, decompressed
+HEADS_AT_ONCE = 64  # between two pauses
+_MAGIC_AT, _MESSAGE_MIN, _LENGTH_AT, _RECORDS_AT = 16, 14, 8, records.HEADER_SIZE
 
 WritableBuffer: TypeAlias = "bytearray | memoryview"
 
 
-def check_batch(batch: WritableBuffer, max_bytes: int) -> BatchHeader:
-    """The header of a buffer that is one honest batch from a client, timestamps aside. Raises KafkaError."""
-    length = len(batch)
-    if length <= _MAGIC_AT:
-        _refuse(ErrorCode.CORRUPT_MESSAGE if length else ErrorCode.INVALID_RECORD, f"{length} bytes are no batch")
-    if batch[_MAGIC_AT] != 2:
-        if batch[_MAGIC_AT] < 2:
-            _refuse(ErrorCode.INVALID_RECORD, f"magic {batch[_MAGIC_AT]}: only version 2 of the format is accepted")
-        _refuse(ErrorCode.CORRUPT_MESSAGE, f"magic {batch[_MAGIC_AT]} does not exist")
+class BadRecords(KafkaError):
+    """Some records of a batch are refused, and all with them: `records` has (index, why) of each (KIP-467)."""
+
+    def __init__(self, code: ErrorCode, message: str, bad: Sequence[tuple[int, str]]) -> None:
+        super().__init__(code, message)
+        self.records = bad
+
+
+# the header ---------------------------------------------------------------------------------------------------------
+
+
+def check_batch(batch: WritableBuffer, config: TopicConfig) -> BatchHeader:
+    """The header of a buffer that is one honest batch from a client, as far as the header tells. Raises KafkaError.
+
+    The buffer is what `first_batch` returned.
+    """
     header = read_header(batch)
-    size = header[1] + 12
-    if size != length:
-        if size > length:
-            _refuse(ErrorCode.CORRUPT_MESSAGE, f"the batch says it has {size} bytes, {length} came")
-        _refuse(ErrorCode.INVALID_RECORD, "exactly one batch may be sent to a partition")
-    if size > max_bytes:
-        _refuse(ErrorCode.MESSAGE_TOO_LARGE, f"the batch has {size} bytes, max.message.bytes is {max_bytes}")
-    if not check_crc(batch, 0, header):
-        _refuse(ErrorCode.CORRUPT_MESSAGE, "the batch's CRC-32C does not match its bytes")
-    base_offset, _, _, _, _, attributes, delta, _, _, producer_id, producer_epoch, sequence, count = header
-    if base_offset != 0:
+    base_offset, length, _, _, _, attributes, delta, _, _, producer_id, producer_epoch, sequence, count = header
+    if base_offset:
         _refuse(ErrorCode.INVALID_RECORD, f"the base offset should be 0, not {base_offset}")
+    if length + 12 > config.max_message_bytes:
+        text = f"the batch has {length + 12} bytes, max.message.bytes is {config.max_message_bytes}"
+        _refuse(ErrorCode.MESSAGE_TOO_LARGE, text)
+    if not check_crc(batch, 0, header):
+        _refuse(ErrorCode.CORRUPT_MESSAGE, f"the batch's CRC-32C is {header.crc}, which does not match its bytes")
+    if attributes & 7 > CODEC_MAX:
+        _refuse(ErrorCode.UNKNOWN_SERVER_ERROR, f"there is no codec {attributes & 7}")
     if count <= 0 or count != delta + 1:
         _refuse(ErrorCode.INVALID_RECORD, f"{count} records cannot have the last offset delta {delta}")
-    if attributes & 0x2F:  # codec, log-append time, control
-        if attributes & 0x08:
-            _refuse(ErrorCode.INVALID_TIMESTAMP, "producers may not set the timestamp type LogAppendTime")
-        if attributes & 0x20:
-            _refuse(ErrorCode.INVALID_RECORD, "clients may not write control batches")
-        if attributes & 7 > CODEC_MAX:
-            _refuse(ErrorCode.UNSUPPORTED_COMPRESSION_TYPE, f"there is no codec {attributes & 7}")
+    if not attributes & 7 and count * RECORD_SIZE_MIN > length + 12 - _RECORDS_AT:
+        _refuse(ErrorCode.INVALID_RECORD, f"{count} records cannot lie in {length + 12 - _RECORDS_AT} bytes")
+    if attributes & 0x20:
+        _refuse(ErrorCode.INVALID_RECORD, "clients may not write control batches")
     if producer_id >= 0:
         if sequence < 0 or producer_epoch < 0:
             _refuse(ErrorCode.INVALID_RECORD, f"producer {producer_id} sent epoch {producer_epoch}, number {sequence}")
@@ -62,58 +84,174 @@ def check_batch(batch: WritableBuffer, max_bytes: int) -> BatchHeader:
     return header
 
 
-def check_timestamps(header: BatchHeader, config: TopicConfig, now_ms: int) -> None:
-    """CreateTime: neither too old nor too far ahead (KIP-937); -1 is no timestamp. Raises KafkaError."""
-    if header[8] - now_ms > config.message_timestamp_after_max_ms:
-        _refuse(
-            ErrorCode.INVALID_TIMESTAMP,
-            f"timestamp {header[8]} is more than {config.message_timestamp_after_max_ms} ms ahead of {now_ms}",
-        )
-    if now_ms - header[7] > config.message_timestamp_before_max_ms and header[7] != -1:
-        _refuse(
-            ErrorCode.INVALID_TIMESTAMP,
-            f"timestamp {header[7]} is more than {config.message_timestamp_before_max_ms} ms behind {now_ms}",
-        )
+def first_batch(data: WritableBuffer) -> WritableBuffer:
+    """The one batch of magic 2 that a client sent, without an incomplete one behind it. Raises KafkaError.
 
-
-def needs_records(config: TopicConfig) -> bool:
-    """Whether a topic wants more of a batch than its header (or something changed in it)."""
-    is_plain = config.compression_type == "producer" and config.message_timestamp_type == "CreateTime"
-    return config.compacts or not is_plain
-
-
-def prepare(
-    batch: WritableBuffer, header: BatchHeader, config: TopicConfig, now_ms: int
-) -> tuple[WritableBuffer, BatchHeader]:
-    """Make a checked batch what its topic wants: keys present, its codec, its timestamps. Raises KafkaError.
-
-    The batch is changed in place or replaced by another.
+    (Kafka: ByteBufferLogInputStream, ProduceRequest.validateRecords.)
     """
-    limit = 10 * max(config.max_message_bytes, 1024 * 1024)  # decompressed, a batch may be that large
-    if config.compacts:
-        for record in records.read_records(batch, max_bytes=limit):
-            if record.key is None:
-                _refuse(ErrorCode.INVALID_RECORD, "a compacted topic accepts only records with a key")
-    if config.compression_type != "producer" and CODECS[config.compression_type] != header.compression:
-        batch = _recompress(batch, header, config, limit)
-        header = read_header(batch)
-    if config.message_timestamp_type == "LogAppendTime":
-        records.set_log_append_time(batch, 0, header, now_ms)
-        header = read_header(batch)
-    return batch, header
+    length = len(data)
+    if length >= _RECORDS_AT and data[_MAGIC_AT] == 2 and int.from_bytes(data[8:12], "big") + 12 == length:
+        return data
+    size = _size_of(data, 0)
+    if not size:
+        _refuse(ErrorCode.INVALID_RECORD, f"{length} bytes hold no whole record batch")
+    if data[_MAGIC_AT] != 2:
+        _refuse(ErrorCode.INVALID_RECORD, f"magic {data[_MAGIC_AT]}: only version 2 of the format is accepted")
+    if _size_of(data, size):
+        _refuse(ErrorCode.INVALID_RECORD, "exactly one record batch may be sent to a partition")
+    return memoryview(data)[:size]
 
 
-def _recompress(batch: WritableBuffer, header: BatchHeader, config: TopicConfig, limit: int) -> bytearray:
-    codec = CODECS[config.compression_type]
-    levels = (None, config.compression_gzip_level, None, config.compression_lz4_level, config.compression_zstd_level)
-    rebuilt = records.rebuild(batch, max_bytes=limit, compression=codec, level=levels[codec])
-    if len(rebuilt) > config.max_message_bytes:
-        _refuse(
-            ErrorCode.MESSAGE_TOO_LARGE,
-            f"as {config.compression_type} the batch has {len(rebuilt)} bytes,"
-            f" max.message.bytes is {config.max_message_bytes}",
+def _size_of(data: WritableBuffer, at: int) -> int:
+    """The size of the batch at a position, 0 if it is not there to its end. Raises KafkaError where none can be."""
+    left = len(data) - at
+    if left <= _MAGIC_AT:
+        return 0
+    length = int.from_bytes(data[at + _LENGTH_AT : at + _LENGTH_AT + 4], "big", signed=True)
+    if length < _MESSAGE_MIN:
+        _refuse(ErrorCode.CORRUPT_MESSAGE, f"a batch length of {length} is below the least, {_MESSAGE_MIN}")
+    if data[at + _MAGIC_AT] > 2:
+        _refuse(ErrorCode.CORRUPT_MESSAGE, f"magic {data[at + _MAGIC_AT]} does not exist")
+    return length + 12 if length + 12 <= left else 0
+
+
+# the records --------------------------------------------------------------------------------------------------------
+
+
+class Rules:
+    """What a topic's settings demand of a batch."""
+
+    __slots__ = ("config", "stamps", "_codec", "_reads", "_reads_fields", "_before_ms", "_after_ms")
+
+    def __init__(self, config: TopicConfig) -> None:
+        self.config = config
+        self.stamps = config.message_timestamp_type == "LogAppendTime"  # the log does, when it appends
+        self._codec = None if config.compression_type == "producer" else CODECS[config.compression_type]
+        levels = [config.kbroker_produce_validate] + [config.kbroker_produce_validate_compressed] * 7
+        self._reads = [  # by codec
+            level != "header" or config.compacts or self._codec not in (None, codec)
+            for codec, level in enumerate(levels)
+        ]
+        self._reads_fields = [level == "full" or config.compacts for level in levels]
+        self._before_ms = config.message_timestamp_before_max_ms
+        self._after_ms = config.message_timestamp_after_max_ms
+
+    def must_read(self, header: BatchHeader, now_ms: int) -> bool:
+        """Whether the records have to be read: the settings ask for it, or the header's timestamps cannot be true."""
+        base, latest, attributes = header[7], header[8], header[5]
+        if self._reads[attributes & 7] or attributes & 0x08:
+            return True
+        if self.stamps:
+            return False
+        return latest < base or latest <= 0 or latest - now_ms > self._after_ms or now_ms - base > self._before_ms
+
+    def check(self, batch: WritableBuffer, now_ms: int) -> tuple[WritableBuffer, BatchHeader]:
+        """The whole check at once, for batches that are known to be small. Raises what the parts raise."""
+        batch = first_batch(batch)
+        header = check_batch(batch, self.config)
+        return do_errands(self.examine(batch, now_ms)) if self.must_read(header, now_ms) else (batch, header)
+
+    def examine(self, batch: WritableBuffer, now_ms: int) -> Errands[tuple[WritableBuffer, BatchHeader]]:
+        """Read the records of a checked batch; the batch as it is to be stored, and its header.
+
+        It is changed in place, or replaced where the topic wants another codec. Raises KafkaError INVALID_RECORD;
+        BadRecords where it is certain records that are refused; MESSAGE_TOO_LARGE, UNKNOWN_SERVER_ERROR.
+        """
+        header = read_header(batch)
+        if header.log_append_time:
+            self._check_append_time(header, now_ms)
+        data = yield from self._decompressed(batch, header)
+        walk = RecordWalk(data, header.count, fields=self._reads_fields[header.compression])
+        while not walk.step():
+            yield None
+        base = header.base_timestamp
+        is_early, is_late = now_ms - base - walk.low > self._before_ms, base + walk.high - now_ms > self._after_ms
+        if (not self.stamps and (is_early or is_late)) or (walk.has_null_key and self.config.compacts):
+            yield from self._refuse_records(data, header, now_ms)
+        if not -(1 << 63) <= base + walk.low <= base + walk.high < 1 << 63:
+            _refuse(ErrorCode.INVALID_RECORD, f"timestamps from {base + walk.low} to {base + walk.high} do not fit")
+        latest = max(base + walk.high, records.NO_TIMESTAMP)
+        if self._codec not in (None, header.compression):
+            batch = yield partial(self._recompress, data, header._replace(max_timestamp=latest))
+        elif latest != header.max_timestamp or header.log_append_time:
+            records.set_create_time(batch, 0, header, latest)
+        return batch, read_header(batch)
+
+    def _check_append_time(self, header: BatchHeader, now_ms: int) -> None:
+        """Producers do not say when a batch is appended; one who does says the time of every record by it."""
+        latest = header.max_timestamp
+        if self.stamps or latest == records.NO_TIMESTAMP:
+            why = "Producer should not set timestamp type to LogAppendTime"
+        elif now_ms - latest > self._before_ms or latest - now_ms > self._after_ms:
+            why = self._out_of_range(latest, now_ms)
+        else:
+            return
+        every = [(index, why) for index in range(min(header.count, RECORD_ERRORS_MAX))]
+        raise BadRecords(ErrorCode.INVALID_TIMESTAMP, f"records with an invalid timestamp: {why}", every)
+
+    def _decompressed(self, batch: WritableBuffer, header: BatchHeader) -> Errands[bytes | memoryview]:
+        """The records' bytes: here when that is quick, by a worker when it may not be."""
+        packed = memoryview(batch)[_RECORDS_AT:]
+        codec = header.compression
+        if codec == codecs.NONE:
+            return packed
+        most = max(self.config.max_message_bytes, BATCH_BYTES_MIN)
+        most = min(GROWTH_MAX * most, max(most, RATIO_MAX * len(packed)))
+        try:
+            if len(packed) <= AT_ONCE_BYTES:
+                try:
+                    return codecs.decompress(codec, packed, AT_ONCE_BYTES_MAX)
+                except KafkaError as error:
+                    if error.code is not ErrorCode.MESSAGE_TOO_LARGE:
+                        raise
+            data: bytes = yield partial(codecs.decompress, codec, packed, most)
+            return data
+        except KafkaError as error:
+            if error.code is ErrorCode.MESSAGE_TOO_LARGE:
+                raise
+            raise KafkaError(ErrorCode.UNKNOWN_SERVER_ERROR, error.message) from None
+
+    def _refuse_records(
+        self, data: bytes | memoryview, header: BatchHeader, now_ms: int
+    ) -> Generator[None, None, None]:
+        """Name the records that are to blame; none may be: -1 is no timestamp, and never too old."""
+        bad: list[tuple[int, str]] = []
+        code = ErrorCode.INVALID_RECORD
+        found = enumerate(heads(data, header.count))
+        while some := list(islice(found, HEADS_AT_ONCE)):
+            for index, head in some:
+                timestamp = header.base_timestamp + head.timestamp_delta
+                if self.config.compacts and not head.has_key:
+                    bad.append((index, "Compacted topic cannot accept message without key"))
+                elif not self.stamps and timestamp != records.NO_TIMESTAMP and self._is_out_of_range(timestamp, now_ms):
+                    bad.append((index, self._out_of_range(timestamp, now_ms)))
+                    code = ErrorCode.INVALID_TIMESTAMP
+            if len(bad) >= RECORD_ERRORS_MAX:
+                break
+            yield None
+        if bad:
+            bad = bad[:RECORD_ERRORS_MAX]
+            raise BadRecords(code, f"{len(bad)} of {header.count} records are refused; {bad[0][0]}: {bad[0][1]}", bad)
+
+    def _is_out_of_range(self, timestamp: int, now_ms: int) -> bool:
+        return now_ms - timestamp > self._before_ms or timestamp - now_ms > self._after_ms
+
+    def _out_of_range(self, timestamp: int, now_ms: int) -> str:
+        return (
+            f"Timestamp {timestamp} is out of range. "
+            f"The timestamp should be within [{now_ms - self._before_ms}, {now_ms + self._after_ms}]"
         )
-    return rebuilt
+
+    def _recompress(self, data: bytes | memoryview, header: BatchHeader) -> bytearray:
+        """The records in the topic's codec. Raises KafkaError MESSAGE_TOO_LARGE where they have become too large."""
+        config, codec = self.config, self._codec
+        assert codec is not None
+        gzip, lz4, zstd = config.compression_gzip_level, config.compression_lz4_level, config.compression_zstd_level
+        batch = records.recompress(header, data, codec, (None, gzip, None, lz4, zstd)[codec])
+        if len(batch) > config.max_message_bytes:
+            text = f"as {config.compression_type} the batch has {len(batch)} bytes,"
+            _refuse(ErrorCode.MESSAGE_TOO_LARGE, f"{text} max.message.bytes is {config.max_message_bytes}")
+        return batch
 
 
 def _refuse(code: ErrorCode, message: str) -> NoReturn:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from kafka_wire.errors import ErrorCode, KafkaError
+from kafka_wire.records import BatchHeader
 from kbroker.env import FileSlice
 from kbroker.log.log import Appended, PartitionLog
 from kbroker.replication import isr
@@ -101,21 +102,31 @@ class Partition:
             is_old = current_leader_epoch == NO_EPOCH
             raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER if is_old else ErrorCode.UNKNOWN_LEADER_EPOCH)
 
-    def append(self, batch: bytearray | memoryview, acks: int, now_ms: int) -> Appended:
-        """Append a client's batch, patched in place with its offsets and leader epoch.
+    def check_append(self, acks: int) -> None:
+        """Raise unless a client may append: those of check_leader, NOT_ENOUGH_REPLICAS.
 
-        Args:
-            batch: one record batch; see PartitionLog.append for what is checked.
-            acks: -1, 0 or 1; -1 demands min.insync.replicas in the ISR before anything is written (R6).
-            now_ms: data time, for LogAppendTime and the timestamp window.
-
-        Raises KafkaError; LogOffline when the disk failed.
+        acks: -1, 0 or 1; -1 demands min.insync.replicas in the ISR before anything is written (R6).
         """
         if not self.leading or self.log.offline is not None:
             self.check_leader()
         if acks == ACKS_ALL and not isr.may_acknowledge(self.isr, self.log.config.min_insync_replicas):
             raise KafkaError(ErrorCode.NOT_ENOUGH_REPLICAS)
-        appended = self.log.append(batch, leader_epoch=self.leader_epoch, now_ms=now_ms)
+
+    def append(
+        self, batch: bytearray | memoryview, acks: int, now_ms: int, header: BatchHeader | None = None
+    ) -> Appended:
+        """Append a client's batch, patched in place with its offsets and leader epoch.
+
+        Args:
+            batch: one record batch; see PartitionLog.append for what is checked.
+            acks: see check_append.
+            now_ms: data time, for LogAppendTime and the timestamp window.
+            header: of a batch that the log's rules have let pass already.
+
+        Raises KafkaError; LogOffline when the disk failed.
+        """
+        self.check_append(acks)
+        appended = self.log.append(batch, header, leader_epoch=self.leader_epoch, now_ms=now_ms)
         self.follow_log()
         return appended
 

@@ -47,7 +47,9 @@ class Waiting:
         self.answer = answer
 
     def parts(self, response: Any) -> Parts:
-        """The answer, as it goes out."""
+        """The answer, as it goes out; nothing where there is to be none (acks=0)."""
+        if response is None:
+            return ()
         return response_parts(self.header.key, self.header.version, self.header.correlation_id, response)
 
 

@@ -205,6 +205,13 @@ def set_log_append_time(buf: WritableBuffer, pos: int, header: BatchHeader, now_
     _seal(buf, pos, header[1] + LENGTH_OFFSET)
 
 
+def set_create_time(buf: WritableBuffer, pos: int, header: BatchHeader, latest: int) -> None:
+    """Let the records of the batch at `pos` have their own timestamps, the largest of which is `latest`; a new crc."""
+    _pack_int16(buf, pos + _CRC_FROM, header[5] & ~_LOG_APPEND_TIME)
+    _pack_int64(buf, pos + _MAX_TIMESTAMP_AT, latest)
+    _seal(buf, pos, header[1] + LENGTH_OFFSET)
+
+
 def _seal(buf: WritableBuffer, pos: int, size: int) -> None:
     with memoryview(buf)[pos + _CRC_FROM : pos + size] as covered:
         crc = primitives.crc32c(covered)
@@ -383,6 +390,12 @@ def rebuild(
     codec = codec if kept else codecs.NONE
     header = header._replace(attributes=header.attributes & ~_CODEC | codec, max_timestamp=latest, count=len(kept))
     return _assemble(header, codecs.compress(codec, b"".join(encoded), level))
+
+
+def recompress(header: BatchHeader, payload: Buffer, compression: int, level: int | None = None) -> bytearray:
+    """A batch of the same header but for codec, length and crc. `payload`: its records, decompressed."""
+    header = header._replace(attributes=header.attributes & ~(_CODEC | _LOG_APPEND_TIME) | compression)
+    return _assemble(header, codecs.compress(compression, payload, level))
 
 
 def _parts_of(

@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from kafka_wire import primitives
 from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode
+from kafka_wire.messages.configs import (
+    IncrementalAlterableConfig,
+    IncrementalAlterConfigsRequest,
+    IncrementalAlterConfigsResource,
+)
 from kafka_wire.messages.produce_fetch import (
     PartitionProduceData,
     PartitionProduceResponse,
     ProduceRequest,
     TopicProduceData,
 )
+from kafka_wire.messages.topics import (
+    DeleteRecordsPartition,
+    DeleteRecordsRequest,
+    DeleteRecordsTopic,
+    DeleteTopicsRequest,
+)
 from kafka_wire.records import build_batch, control_batch
+from kafka_wire.walk import RECORDS_AT_ONCE
+from kbroker.api.produce import RECORD_ERRORS_MAX
 from kbroker.testing.broker import memory_broker
 from kbroker.testing.client import BareClient
+from kbroker.testing.clock import EPOCH_MS
+from kbroker.turns import PAUSES_A_TURN
 
 
-def produce_request(batch: Any, *, acks: int = -1, topic: str = "t", index: int = 0) -> ProduceRequest:
-    data = PartitionProduceData(index=index, records=batch)
-    return ProduceRequest(acks=acks, timeout_ms=1000, topic_data=[TopicProduceData(name=topic, partition_data=[data])])
+def produce_request(
+    *batches: Any, acks: int = -1, topic: str = "t", index: int = 0, timeout_ms: int = 1000, **fields: Any
+) -> ProduceRequest:
+    data = [PartitionProduceData(index=index, records=batch) for batch in batches]
+    topics = [TopicProduceData(name=topic, partition_data=data)]
+    return ProduceRequest(acks=acks, timeout_ms=timeout_ms, topic_data=topics, **fields)
 
 
 async def produce(client: BareClient, batch: Any, *, version: int = 9, **where: Any) -> PartitionProduceResponse:
@@ -67,14 +87,17 @@ async def test_acks_0_failure_closes_the_connection() -> None:
         (None, ErrorCode.INVALID_RECORD),
         (b"", ErrorCode.INVALID_RECORD),
         (batch(b"a") + batch(b"b"), ErrorCode.INVALID_RECORD),
-        (batch(b"a")[:-1], ErrorCode.CORRUPT_MESSAGE),
+        (batch(b"a")[:-1], ErrorCode.INVALID_RECORD),
         (batch(b"a")[:-1] + b"!", ErrorCode.CORRUPT_MESSAGE),
         (
             control_batch(0, producer_id=1, producer_epoch=0, coordinator_epoch=0, timestamp=0, transactional=False),
             ErrorCode.INVALID_RECORD,
         ),
         (batch(b"x" * 2_000_000), ErrorCode.MESSAGE_TOO_LARGE),
-        (batch(b"a", transactional=True, producer_id=1, producer_epoch=0), ErrorCode.INVALID_TXN_STATE),
+        (
+            batch(b"a", transactional=True, producer_id=1, producer_epoch=0),
+            ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+        ),
     ],
     ids=["null", "empty", "two-batches", "cut", "crc", "control", "too-large", "transactional"],
 )
@@ -153,3 +176,148 @@ async def test_ENOSPC_refuses_and_recovers_without_restart() -> None:
         assert (await produce(client, batch(b"b"))).error_code == ErrorCode.KAFKA_STORAGE_ERROR
         broker.disk.capacity = 1 << 30
         assert (await produce(client, batch(b"c"))).base_offset == 1
+
+
+def many(count: int, at: int = EPOCH_MS, **options: Any) -> bytearray:
+    """A batch of so many tiny records."""
+    return build_batch([(at, b"k", b"v")] * count, **options)
+
+
+LONG = 8 * PAUSES_A_TURN * RECORDS_AT_ONCE  # records: far more than one turn reads
+
+
+@pytest.mark.parametrize("compression", [0, 1, 4])
+@pytest.mark.parametrize("acks", [1, -1])
+async def test_a_long_look_at_records_changes_no_order(compression: int, acks: int, autojump_clock: MockClock) -> None:
+    """What is sent behind a batch that takes many turns is appended behind it, and answered behind it."""
+    config = {"kbroker.produce.validate.compressed": "full", "message.max.bytes": "10000000"}
+    async with memory_broker(topics={"t": 1}, config=config) as broker, broker.client() as client:
+        await client.send(produce_request(many(LONG, compression=compression), acks=acks), 9)
+        for n in range(5):
+            await client.send(produce_request(batch(b"%d" % n), acks=acks), 9)
+        await client.send(produce_request(many(LONG, compression=compression), acks=0), 9)
+        await client.send(produce_request(batch(b"last"), acks=acks), 9)
+        offsets = []
+        for _ in range(7):
+            response = await client.receive(ApiKey.PRODUCE, 9)
+            offsets.append(response.responses[0].partition_responses[0].base_offset)
+        assert offsets == [0, *range(LONG, LONG + 5), 2 * LONG + 5]
+
+
+async def test_others_are_served_while_records_are_read(autojump_clock: MockClock) -> None:
+    """Another connection's request comes between the turns."""
+    config = {"message.max.bytes": "10000000"}
+    async with memory_broker(topics={"t": 2}, config=config) as broker, broker.client() as slow:
+        async with broker.client() as quick:
+            await slow.send(produce_request(many(2 * LONG)), 9)
+            await trio.lowlevel.checkpoint()
+            assert (await produce(quick, batch(b"a"), index=1)).base_offset == 0
+            assert (await slow.receive(ApiKey.PRODUCE, 9)).responses[0].partition_responses[0].error_code == 0
+
+
+async def test_a_topic_deleted_while_records_are_read_is_not_written(autojump_clock: MockClock) -> None:
+    async with memory_broker(topics={"t": 1}, config={"message.max.bytes": "10000000"}) as broker:
+        async with broker.client() as client, broker.client() as other:
+            await client.send(produce_request(many(6 * LONG)), 9)
+            await other.call(DeleteTopicsRequest(topic_names=["t"], timeout_ms=5000), 5)
+            answer = (await client.receive(ApiKey.PRODUCE, 9)).responses[0].partition_responses[0]
+            assert answer.error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+
+
+async def test_KIP_467_bad_records_are_named_with_index_and_reason() -> None:
+    config = {"log.message.timestamp.after.max.ms": "1000"}
+    async with memory_broker(topics={"t": 1}, config=config) as broker, broker.client() as client:
+        late = broker.clock.data_ms() + 5000
+        sent = build_batch([(late - 5000, b"k", b"v"), (late, b"k", b"v"), (late - 5000, b"k", b"v")])
+        answer = await produce(client, sent)
+        assert answer.error_code == ErrorCode.INVALID_TIMESTAMP
+        assert [each.batch_index for each in answer.record_errors] == [1]
+        assert f"Timestamp {late} is out of range" in (answer.record_errors[0].batch_index_error_message or "")
+        assert f"1: Timestamp {late}" in (answer.error_message or "")
+        assert answer.log_start_offset == 0
+
+
+async def test_errors_of_a_whole_batch_name_no_record_and_tell_the_log_start() -> None:
+    """Kafka: ReplicaManager.appendToLocalLog tells the log start with some errors, and not with others."""
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        for n in range(3):
+            assert (await produce(client, batch(b"%d" % n))).log_start_offset == 0
+        given_up = DeleteRecordsPartition(partition_index=0, offset=2)
+        topic = DeleteRecordsTopic(name="t", partitions=[given_up])
+        await client.call(DeleteRecordsRequest(topics=[topic], timeout_ms=5000), 2)
+        assert (await produce(client, batch(b"a"))).log_start_offset == 2
+        moved = batch(b"a")
+        moved[7] = 1
+        crc = batch(b"a")
+        crc[-1] ^= 1
+        for wrong, code, log_start in [
+            (moved, ErrorCode.INVALID_RECORD, 2),
+            (batch(b"a", producer_id=1, producer_epoch=0), ErrorCode.INVALID_RECORD, 2),
+            (batch(b"c", producer_id=9, producer_epoch=0, base_sequence=0), ErrorCode.NONE, 2),
+            (batch(b"c", producer_id=9, producer_epoch=0, base_sequence=7), ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, 2),
+            (crc, ErrorCode.CORRUPT_MESSAGE, -1),
+            (b"", ErrorCode.INVALID_RECORD, -1),
+            (batch(b"x" * 2_000_000), ErrorCode.MESSAGE_TOO_LARGE, -1),
+        ]:
+            answer = await produce(client, wrong)
+            assert (answer.error_code, answer.log_start_offset, answer.record_errors) == (code, log_start, [])
+            assert bool(answer.error_message) == bool(code)
+
+
+async def test_how_many_records_one_answer_names_is_bounded() -> None:
+    config = {"log.message.timestamp.after.max.ms": "1000"}
+    async with memory_broker(topics={"t": 1}, config=config) as broker, broker.client() as client:
+        late = many(2000, at=broker.clock.data_ms() + 5000)
+        response = await client.call(produce_request(*[bytes(late)] * 20), 9)
+        answers = response.responses[0].partition_responses
+        assert all(answer.error_code == ErrorCode.INVALID_TIMESTAMP for answer in answers)
+        assert sum(len(answer.record_errors) for answer in answers) == RECORD_ERRORS_MAX
+
+
+async def test_a_partition_named_twice_gets_both_batches() -> None:
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        response = await client.call(produce_request(batch(b"a"), batch(b"b"), batch(b"c")), 9)
+        assert [answer.base_offset for answer in response.responses[0].partition_responses] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("timeout_ms", [-5, 0, 2**31 - 1])
+async def test_odd_timeouts(timeout_ms: int, autojump_clock: MockClock) -> None:
+    """What can be answered at once is, and a flush is waited for in any case, as it is part of the append."""
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        assert (await produce(client, batch(b"a"), timeout_ms=timeout_ms)).base_offset == 0
+    config = {"log.flush.interval.messages": "1"}
+    async with memory_broker(topics={"t": 1}, config=config) as broker, broker.client() as client:
+        for acks in (1, -1):
+            answer = await produce(client, batch(b"a"), acks=acks, timeout_ms=timeout_ms)
+            assert answer.error_code == ErrorCode.NONE
+
+
+async def test_a_transactional_id_alone_changes_nothing() -> None:
+    """Kafka looks at the batches."""
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        assert (await produce(client, batch(b"a"), transactional_id="x")).base_offset == 0
+        sent = batch(b"a", transactional=True, producer_id=1, producer_epoch=0, base_sequence=0)
+        answer = await produce(client, sent, transactional_id="x")
+        assert answer.error_code == ErrorCode.INVALID_TXN_STATE
+
+
+async def alter(client: BareClient, kind: int, name: str, level: str | None) -> None:
+    config = IncrementalAlterableConfig(
+        name="kbroker.produce.validate", config_operation=0 if level else 1, value=level
+    )
+    resource = IncrementalAlterConfigsResource(resource_type=kind, resource_name=name, configs=[config])
+    request = IncrementalAlterConfigsRequest(resources=[resource], validate_only=False)
+    assert (await client.call(request, 1)).responses[0].error_code == 0
+
+
+async def test_the_level_is_dynamic_broker_wide_and_per_topic() -> None:
+    sent = batch(b"v")
+    sent[-1] ^= 2  # a header count, of a record without headers
+    struct.pack_into(">I", sent, 17, primitives.crc32c(bytes(sent[21:])))
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        assert (await produce(client, bytes(sent))).error_code == ErrorCode.NONE
+        for kind, name in ((2, "t"), (4, ""), (4, "1")):
+            for level, code in (("full", ErrorCode.INVALID_RECORD), ("structure", ErrorCode.NONE)):
+                await alter(client, kind, name, level)
+                assert (await produce(client, bytes(sent))).error_code == code
+            await alter(client, kind, name, None)

@@ -9,8 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kafka_wire import compression as codecs
 from kafka_wire import primitives, records
 from kafka_wire.errors import ErrorCode, KafkaError
+from kbroker.log.validation import GROWTH_MAX, RECORD_ERRORS_MAX, BadRecords
+from tests.log.odd_batches import (
+    AFTER_MS,
+    BEFORE_MS,
+    KAFKA,
+    KAFKA_FIELDS,
+    KAFKA_RECORDS,
+    OTHERWISE,
+    Odd,
+    batch_of,
+    record,
+    sealed,
+)
 from tests.log.tools import NOW, append, batch, new_disk, open_log
 
 
@@ -21,9 +35,12 @@ def forged(offset: int, form: str, value: int) -> bytearray:
     return sealed(data)
 
 
-def sealed(data: bytearray) -> bytearray:
-    struct.pack_into(">I", data, 17, primitives.crc32c(bytes(data[21:])))
-    return data
+def counted(count: int) -> bytearray:
+    """A batch that says it has so many records, in its last offset delta too."""
+    data = batch()
+    struct.pack_into(">i", data, 57, count)
+    struct.pack_into(">i", data, 23, count - 1)
+    return sealed(data)
 
 
 def cut(data: bytearray, size: int) -> bytearray:
@@ -38,14 +55,14 @@ def old_format(magic: int) -> bytearray:
 
 LIES: dict[str, tuple[Callable[[], bytearray], ErrorCode]] = {
     "nothing": (bytearray, ErrorCode.INVALID_RECORD),
-    "a few bytes": (lambda: cut(batch(), 12), ErrorCode.CORRUPT_MESSAGE),
-    "less than a header": (lambda: cut(batch(), 60), ErrorCode.CORRUPT_MESSAGE),
-    "a batch cut short": (lambda: cut(batch(), 70), ErrorCode.CORRUPT_MESSAGE),
+    "a few bytes": (lambda: cut(batch(), 12), ErrorCode.INVALID_RECORD),
+    "less than a header": (lambda: cut(batch(), 60), ErrorCode.INVALID_RECORD),
+    "a batch cut short": (lambda: cut(batch(), 70), ErrorCode.INVALID_RECORD),
     "two batches": (lambda: batch() + batch(), ErrorCode.INVALID_RECORD),
-    "bytes behind it": (lambda: batch() + b"x", ErrorCode.INVALID_RECORD),
     "a negative length": (lambda: forged(8, ">i", -5), ErrorCode.CORRUPT_MESSAGE),
     "a length below the header": (lambda: forged(8, ">i", 20), ErrorCode.CORRUPT_MESSAGE),
-    "a length beyond the end": (lambda: forged(8, ">i", 2**31 - 1), ErrorCode.CORRUPT_MESSAGE),
+    "a length beyond the end": (lambda: forged(8, ">i", 2**31 - 1), ErrorCode.INVALID_RECORD),
+    "a batch shorter than a header": (lambda: cut(forged(8, ">i", 20), 32), ErrorCode.CORRUPT_MESSAGE),
     "magic 0": (lambda: old_format(0), ErrorCode.INVALID_RECORD),
     "magic 1": (lambda: old_format(1), ErrorCode.INVALID_RECORD),
     "magic 3": (lambda: forged(16, ">b", 3), ErrorCode.CORRUPT_MESSAGE),
@@ -54,14 +71,14 @@ LIES: dict[str, tuple[Callable[[], bytearray], ErrorCode]] = {
     "a wrong CRC": (lambda: batch(b"a")[:-1] + b"\x7f", ErrorCode.CORRUPT_MESSAGE),
     "a base offset": (lambda: forged(0, ">q", 7), ErrorCode.INVALID_RECORD),
     "no records": (lambda: forged(57, ">i", 0), ErrorCode.INVALID_RECORD),
+    "more records than bytes": (lambda: counted(2**31 - 1), ErrorCode.INVALID_RECORD),
     "a negative count": (lambda: forged(57, ">i", -2), ErrorCode.INVALID_RECORD),
     "a count that does not fit": (lambda: forged(57, ">i", 3), ErrorCode.INVALID_RECORD),
     "an offset delta that does not fit": (lambda: forged(23, ">i", 100), ErrorCode.INVALID_RECORD),
     "a negative offset delta": (lambda: forged(23, ">i", -1), ErrorCode.INVALID_RECORD),
     "a control batch": (lambda: forged(21, ">h", 0x30), ErrorCode.INVALID_RECORD),
-    "codec 5": (lambda: forged(21, ">h", 5), ErrorCode.UNSUPPORTED_COMPRESSION_TYPE),
-    "codec 7": (lambda: forged(21, ">h", 7), ErrorCode.UNSUPPORTED_COMPRESSION_TYPE),
-    "log-append time": (lambda: forged(21, ">h", 8), ErrorCode.INVALID_TIMESTAMP),
+    "codec 5": (lambda: forged(21, ">h", 5), ErrorCode.UNKNOWN_SERVER_ERROR),
+    "codec 7": (lambda: forged(21, ">h", 7), ErrorCode.UNKNOWN_SERVER_ERROR),
     "no sequence": (lambda: forged(53, ">i", -1), ErrorCode.INVALID_RECORD),
     "a negative epoch": (lambda: forged(51, ">h", -3), ErrorCode.INVALID_RECORD),
     "a transaction of nobody": (lambda: batch(transactional=True), ErrorCode.INVALID_RECORD),
@@ -132,6 +149,158 @@ def test_topics_that_look_at_records_refuse_what_is_none(config: dict[str, str])
     with pytest.raises(KafkaError) as caught:
         log.append(sealed(data), leader_epoch=0, now_ms=NOW)
     assert caught.value.code in (ErrorCode.INVALID_RECORD, ErrorCode.CORRUPT_MESSAGE) and log.end.value == 0
+
+
+def answer(odd: Odd, codec: int, level: str, **config: object) -> str:
+    """What kbroker answers to an odd batch, in the words of odd_batches."""
+    log = open_log(
+        new_disk(),
+        kbroker_produce_validate=level,
+        kbroker_produce_validate_compressed=level,
+        message_timestamp_before_max_ms=BEFORE_MS,
+        message_timestamp_after_max_ms=AFTER_MS,
+        **config,
+    )
+    try:
+        log.append(batch_of(odd.payload, odd.count, codec, **odd.fields), leader_epoch=0, now_ms=NOW)
+    except KafkaError as error:
+        assert log.end.value == 0 and log.size == 0
+        named = error.records if isinstance(error, BadRecords) else ()
+        return " ".join([str(int(error.code)), *(str(index) for index, _ in named)])
+    stored = log.read(0, 10**6, log.end.value)[0].read()
+    header = records.read_header(stored)
+    assert records.check_crc(stored, 0, header) and not header.log_append_time
+    return f"0 {header.max_timestamp - NOW}"
+
+
+def due(name: str, odd: Odd, codec: int) -> str:
+    return OTHERWISE[name][0] if name in OTHERWISE else odd.packed if codec else odd.plain
+
+
+@pytest.mark.parametrize("codec", range(5))
+@pytest.mark.parametrize("name", KAFKA)
+def test_what_the_header_gives_away_is_answered_at_every_level(name: str, codec: int) -> None:
+    for level in ("header", "structure", "full"):
+        assert answer(KAFKA[name], codec, level) == due(name, KAFKA[name], codec)
+
+
+@pytest.mark.parametrize("codec", range(5))
+@pytest.mark.parametrize("name", KAFKA_RECORDS)
+def test_structure_finds_records_that_are_not_what_the_header_says(name: str, codec: int) -> None:
+    for level in ("structure", "full"):
+        assert answer(KAFKA_RECORDS[name], codec, level) == due(name, KAFKA_RECORDS[name], codec)
+
+
+@pytest.mark.parametrize("codec", range(5))
+@pytest.mark.parametrize("name", KAFKA_FIELDS)
+def test_full_finds_fields_that_do_not_fill_their_record(name: str, codec: int) -> None:
+    assert answer(KAFKA_FIELDS[name], codec, "full") == due(name, KAFKA_FIELDS[name], codec)
+
+
+def test_header_believes_what_it_can_believe() -> None:
+    assert answer(KAFKA_RECORDS["more records"], 0, "header") == "0 0"
+    assert answer(KAFKA_FIELDS["bytes behind the fields"], 0, "structure") == "0 0"
+
+
+@pytest.mark.parametrize("level", ["structure", "full"])
+@pytest.mark.parametrize("codec", range(1, 5))
+def test_a_payload_that_the_codec_did_not_make(codec: int, level: str) -> None:
+    good = codecs.compress(codec, record(value=b"abc" * 99))
+    for payload in (b"this is no such thing " * 3, good[:-3], good[: len(good) // 2]):
+        assert _answer_packed(payload, codec, level) == "-1"
+    assert _answer_packed(good, codec, level) == "0 0"
+
+
+def _answer_packed(payload: bytes, codec: int, level: str) -> str:
+    log = open_log(new_disk(), kbroker_produce_validate_compressed=level)
+    try:
+        log.append(batch_of(payload, 1, codec, packed=True), leader_epoch=0, now_ms=NOW)
+    except KafkaError as error:
+        return str(int(error.code))
+    return f"0 {log.end.value - 1}"
+
+
+@pytest.mark.parametrize("codec", [1, 3, 4])
+def test_decompression_is_bounded_in_bytes_and_in_ratio(codec: int) -> None:
+    """A bomb is refused as too large, however small it came; what a batch may hold uncompressed always passes."""
+    zeros = record(value=bytes(1_000_000))
+    assert _answer_packed(codecs.compress(codec, zeros), codec, "full") == "0 0"
+    bomb = codecs.compress(codec, record(value=bytes((GROWTH_MAX + 1) << 20)))
+    assert _answer_packed(bomb, codec, "full") == str(int(ErrorCode.MESSAGE_TOO_LARGE))
+
+
+def test_each_bad_record_is_named_with_its_reason() -> None:
+    log = open_log(new_disk(), kbroker_produce_validate="structure", message_timestamp_after_max_ms=1000)
+    payload = record() + record(5000, 1) + record(10, 2) + record(7000, 3)
+    with pytest.raises(BadRecords) as caught:
+        log.append(batch_of(payload, 4), leader_epoch=0, now_ms=NOW)
+    assert caught.value.code is ErrorCode.INVALID_TIMESTAMP
+    assert [index for index, _ in caught.value.records] == [1, 3]
+    assert f"Timestamp {NOW + 5000} is out of range" in caught.value.records[0][1]
+    assert f"{NOW + 1000}]" in caught.value.records[1][1]
+
+
+def test_null_keys_of_a_compacted_topic_are_named() -> None:
+    log = open_log(new_disk(), cleanup_policy="compact")
+    payload = record(key=None) + record(offset=1) + record(offset=2, key=None)
+    for codec in range(5):
+        with pytest.raises(BadRecords) as caught:
+            log.append(batch_of(payload, 3, codec), leader_epoch=0, now_ms=NOW)
+        assert caught.value.code is ErrorCode.INVALID_RECORD
+        assert [index for index, _ in caught.value.records] == [0, 2]
+
+
+def test_how_many_records_are_named_is_bounded() -> None:
+    log = open_log(new_disk(), cleanup_policy="compact")
+    payload = b"".join(record(offset=n, key=None) for n in range(2 * RECORD_ERRORS_MAX))
+    with pytest.raises(BadRecords) as caught:
+        log.append(batch_of(payload, 2 * RECORD_ERRORS_MAX), leader_epoch=0, now_ms=NOW)
+    assert len(caught.value.records) == RECORD_ERRORS_MAX
+
+
+@pytest.mark.parametrize("codec", range(5))
+def test_a_corrected_largest_timestamp_is_what_lookup_and_retention_go_by(codec: int) -> None:
+    """Sarama before 1.43.3 sends -1, others send 0."""
+    for latest in (-1, 0):
+        log = open_log(new_disk(), retention_ms=1000)
+        payload = record() + record(500, 1) + record(200, 2)
+        log.append(batch_of(payload, 3, codec, latest=latest), leader_epoch=0, now_ms=NOW)
+        found = log.first_at_or_after(NOW + 300, log.end.value)
+        assert found is not None and (found.offset, found.timestamp_ms) == (1, NOW + 500)
+        assert log.max_timestamp(log.end.value) == found
+        assert log.apply_retention(NOW + 1500, log.end.value) == 0
+        assert log.apply_retention(NOW + 1501, log.end.value) == 1
+
+
+def test_an_incomplete_batch_behind_the_first_is_left_out() -> None:
+    log = open_log(new_disk())
+    log.append(batch(b"a") + batch(b"b")[:16], leader_epoch=0, now_ms=NOW)
+    assert log.end.value == 1 and log.size == len(batch(b"a"))
+
+
+def test_log_append_time_makes_every_timestamp_allowed() -> None:
+    log = open_log(new_disk(), message_timestamp_type="LogAppendTime", kbroker_produce_validate="full")
+    append(log, b"a", at=NOW + 10**10)
+    append(log, b"b", at=-1, compression=1)
+    with pytest.raises(BadRecords) as caught:
+        log.append(batch_of(record(), 1, attributes=8), leader_epoch=0, now_ms=NOW)
+    assert caught.value.code is ErrorCode.INVALID_TIMESTAMP
+    assert [each.read()[42] for each in log.read(0, 10**6, 2)] and log.end.value == 2
+
+
+@pytest.mark.parametrize("codec", range(5))
+@pytest.mark.parametrize("target", ["gzip", "snappy", "lz4", "zstd", "uncompressed"])
+def test_another_codec_keeps_records_and_header(codec: int, target: str) -> None:
+    log = open_log(new_disk(), compression_type=target)
+    payload = record(key=None, headers=b"\x02\x02h\x02v") + record(7, 1, value=None)
+    log.append(batch_of(payload, 2, codec, latest=-1), leader_epoch=0, now_ms=NOW)
+    stored = log.read(0, 10**6, 2)[0].read()
+    header = records.read_header(stored)
+    assert (codecs.NAMES + ("uncompressed",))[header.compression] in (target, "none")
+    assert header.max_timestamp == NOW + 7 and records.check_crc(stored, 0, header)
+    assert list(records.read_records(stored, max_bytes=10**6)) == [
+        records.Record(0, NOW, None, b"v", (("h", b"v"),)), records.Record(1, NOW + 7, b"k", None),
+    ]  # fmt: skip
 
 
 def test_a_recompressed_batch_may_become_too_large() -> None:

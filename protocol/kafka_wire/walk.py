@@ -1,0 +1,260 @@
+"""Reading the records of a batch without making objects of them: are they what the header says they are?
+
+    lengths   the chain of record lengths leads through all records to the last byte, offset deltas are 0, 1, 2, …
+    fields    besides, key, value and headers fill each record exactly
+
+    record:  length varint | attributes int8 | timestamp delta varlong | offset delta varint
+             | key length varint, -1 null | key | value length varint, -1 null | value
+             | header count varint | (key length varint | key | value length varint, -1 null | value)*
+
+Either way the smallest and the largest timestamp come to light. Measured per record: 0.2 µs for the lengths, 0.4 for
+the fields, 2 with `records.read_records`. The two loops know numbers of one and two bytes, as nearly all are; what is
+longer goes through `_rest`. They only find that something is wrong; `_explain` reads the record again and says what.
+A lie is INVALID_RECORD and names the record, as in Kafka's DefaultRecord.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, NoReturn, TypeAlias
+
+from kafka_wire.errors import ErrorCode
+from kafka_wire.records import CorruptRecords
+
+Buffer: TypeAlias = "bytes | memoryview"
+
+RECORDS_AT_ONCE = 256  # 50 to 100 µs: a pause of kbroker.turns
+RECORD_SIZE_MIN = 7  # bytes: seven fields of one each
+_INT32_BITS, _INT64_BITS = 32, 64
+_NULL = 1  # the varint -1
+_FIELD_SIZE_MIN = 2  # of a record header
+
+
+class RecordWalk:
+    """A walk through `count` records, in steps of a bounded length."""
+
+    __slots__ = ("data", "count", "reads_fields", "index", "pos", "low", "high", "has_null_key")
+
+    def __init__(self, data: Buffer, count: int, *, fields: bool = False) -> None:
+        """data: the records, decompressed. fields: look into each of them, not only at its length."""
+        self.data = data
+        self.count = count
+        self.reads_fields = fields
+        self.index = 0  # records read
+        self.pos = 0  # bytes read
+        self.low = self.high = 0  # the smallest and the largest timestamp delta so far, in ms; 0 counts as one
+        self.has_null_key = False  # known with `fields` only
+        if count * RECORD_SIZE_MIN > len(data):
+            raise _lie(f"{count} records cannot lie in {len(data)} bytes")
+
+    def step(self, records_max: int = RECORDS_AT_ONCE) -> bool:
+        """Read on; whether all records have been read. Raises CorruptRecords (INVALID_RECORD)."""
+        last = min(self.index + records_max, self.count)
+        walk = _walk_fields if self.reads_fields else _walk_lengths
+        low, high = (self.low, self.high) if self.index else (_FAR, -_FAR)
+        self.pos, self.low, self.high, has_null_key = walk(self.data, self.pos, self.index, last, low, high)
+        self.index, self.has_null_key = last, self.has_null_key or has_null_key
+        if last < self.count:
+            return False
+        if self.pos != len(self.data):
+            raise _lie(f"{len(self.data) - self.pos} bytes follow the last of {self.count} records")
+        return True
+
+
+class Head(NamedTuple):
+    """What a record says of itself, apart from its content."""
+
+    timestamp_delta: int  # ms
+    has_key: bool
+
+
+def heads(data: Buffer, count: int) -> Iterator[Head]:
+    """The heads of records that a walk found to be whole. Slower than the walk: for finding the bad ones among them."""
+    pos = 0
+    for _ in range(count):
+        size, at = _number(data, pos, _INT32_BITS)
+        pos = at + size
+        delta, at = _number(data, at + 1, _INT64_BITS)
+        _, at = _number(data, at, _INT32_BITS)
+        yield Head(delta, data[at] != _NULL)
+
+
+_FAR = 1 << 64  # beyond every timestamp
+_Walked: TypeAlias = (
+    "tuple[int, int, int, bool]"  # position, smallest and largest timestamp delta, whether a key is null
+)
+
+
+def _walk_lengths(data: Buffer, pos: int, first: int, last: int, low: int, high: int) -> _Walked:
+    known, due, start = -1, 0, pos
+    try:
+        for due in range(2 * first, 2 * last, 2):  # the offset delta, as a varint says it
+            start = pos
+            size = data[pos]
+            pos += 1
+            if size >= 0x80:
+                byte = data[pos]
+                size += (byte << 7) - 0x80
+                pos += 1
+                if byte >= 0x80:
+                    size, pos = _rest(data, pos, size, 14, _INT32_BITS)
+            moment = data[pos + 1]
+            at = pos + 2
+            if moment >= 0x80:
+                byte = data[at]
+                moment += (byte << 7) - 0x80
+                at += 1
+                if byte >= 0x80:
+                    moment, at = _rest(data, at, moment, 14, _INT64_BITS)
+            if moment != known:
+                known = moment
+                moment = (moment >> 1) ^ -(moment & 1)
+                low, high = min(moment, low), max(moment, high)
+            delta = data[at]
+            if delta >= 0x80:
+                byte = data[at + 1]
+                delta += (byte << 7) - 0x80
+                if byte >= 0x80:
+                    delta, _ = _rest(data, at + 2, delta, 14, _INT32_BITS)
+            if delta != due or size & 1:
+                _explain(data, start, due >> 1)
+            pos += size >> 1
+    except IndexError:
+        _explain(data, start, due >> 1)
+    return pos, low, high, False
+
+
+def _walk_fields(data: Buffer, pos: int, first: int, last: int, low: int, high: int) -> _Walked:
+    known, due, start, has_null_key = -1, 0, pos, False
+    try:
+        for due in range(2 * first, 2 * last, 2):
+            start = pos
+            size = data[pos]
+            pos += 1
+            if size >= 0x80:
+                byte = data[pos]
+                size += (byte << 7) - 0x80
+                pos += 1
+                if byte >= 0x80:
+                    size, pos = _rest(data, pos, size, 14, _INT32_BITS)
+            moment = data[pos + 1]
+            at = pos + 2
+            if moment >= 0x80:
+                byte = data[at]
+                moment += (byte << 7) - 0x80
+                at += 1
+                if byte >= 0x80:
+                    moment, at = _rest(data, at, moment, 14, _INT64_BITS)
+            if moment != known:
+                known = moment
+                moment = (moment >> 1) ^ -(moment & 1)
+                low, high = min(moment, low), max(moment, high)
+            delta = data[at]
+            at += 1
+            if delta >= 0x80:
+                byte = data[at]
+                delta += (byte << 7) - 0x80
+                at += 1
+                if byte >= 0x80:
+                    delta, at = _rest(data, at, delta, 14, _INT32_BITS)
+            pos += size >> 1
+            odd = size  # a length below zero is an odd number
+            size = data[at]
+            at += 1
+            if size == _NULL:
+                has_null_key = True
+            else:
+                if size >= 0x80:
+                    size, at = _rest(data, at, size, 7, _INT32_BITS)
+                odd |= size
+                at += size >> 1
+            size = data[at]
+            at += 1
+            if size != _NULL:
+                if size >= 0x80:
+                    byte = data[at]
+                    size += (byte << 7) - 0x80
+                    at += 1
+                    if byte >= 0x80:
+                        size, at = _rest(data, at, size, 14, _INT32_BITS)
+                odd |= size
+                at += size >> 1
+            at = _skip_headers(data, at, due >> 1) if data[at] else at + 1
+            if at != pos or delta != due or odd & 1:
+                _explain(data, start, due >> 1)
+    except IndexError:
+        _explain(data, start, due >> 1)
+    return pos, low, high, has_null_key
+
+
+def _explain(data: Buffer, pos: int, index: int) -> NoReturn:
+    """Say what is wrong with a record in which the walk found something."""
+    try:
+        _read_again(data, pos, index)
+    except IndexError:
+        raise _wrong(index, "is cut short") from None
+
+
+def _read_again(data: Buffer, pos: int, index: int) -> NoReturn:
+    size, pos = _number(data, pos, _INT32_BITS)
+    if size < 0:
+        raise _wrong(index, f"has a length of {size} bytes")
+    _, at = _number(data, pos + 1, _INT64_BITS)
+    delta, at = _number(data, at, _INT32_BITS)
+    if delta != index:
+        raise _wrong(index, f"has the offset delta {delta}")
+    for name in ("key", "value"):
+        length, at = _number(data, at, _INT32_BITS)
+        if length < -1:
+            raise _wrong(index, f"has a {name} of {length} bytes")
+        at += max(length, 0)
+    at = _skip_headers(data, at, index)
+    raise _wrong(index, f"says it has {size} bytes, its fields take {at - pos}")
+
+
+def _skip_headers(data: Buffer, at: int, index: int) -> int:
+    """The position behind a record's headers."""
+    count, at = _number(data, at, _INT32_BITS)
+    if not 0 <= count * _FIELD_SIZE_MIN <= len(data) - at:
+        raise _wrong(index, f"cannot have {count} headers")
+    for _ in range(count):
+        size, at = _number(data, at, _INT32_BITS)
+        if size < 0:
+            raise _wrong(index, f"has a header key of {size} bytes")
+        size, at = _number(data, at + size, _INT32_BITS)
+        if size < -1:
+            raise _wrong(index, f"has a header value of {size} bytes")
+        at += max(size, 0)
+    return at
+
+
+def _number(data: Buffer, pos: int, bits: int) -> tuple[int, int]:
+    """(signed value, next position) of a zigzag varint of at most so many bits. IndexError past the end."""
+    value = data[pos]
+    pos += 1
+    if value >= 0x80:
+        value, pos = _rest(data, pos, value, 7, bits)
+    return (value >> 1) ^ -(value & 1), pos
+
+
+def _rest(data: Buffer, pos: int, value: int, shift: int, bits: int) -> tuple[int, int]:
+    """(value as written, next position) of a varint whose first shift / 7 bytes are in value, with the last flag."""
+    byte = 0x80
+    while byte >= 0x80:
+        if shift >= bits:
+            raise _lie(f"a number is longer than {bits} bits")
+        byte = data[pos]
+        value += (byte - 1) << shift  # the 1 takes back the flag of the byte before
+        shift += 7
+        pos += 1
+    if value >> bits:
+        raise _lie(f"a number is longer than {bits} bits")
+    return value, pos
+
+
+def _wrong(index: int, what: str) -> CorruptRecords:
+    return _lie(f"record {index} {what}")
+
+
+def _lie(message: str) -> CorruptRecords:
+    return CorruptRecords(ErrorCode.INVALID_RECORD, message)

@@ -1,0 +1,110 @@
+"""The walk over records, judged by the reader that makes objects of them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kafka_wire.errors import ErrorCode
+from kafka_wire.primitives import varint
+from kafka_wire.records import HEADER_SIZE, CorruptRecords, build_batch, read_header, read_records
+from kafka_wire.walk import RecordWalk, heads
+
+NOW = 1_700_000_000_000
+BYTES = st.none() | st.binary(max_size=300)
+MOMENTS = st.integers(NOW - 3, NOW + 3) | st.integers(NOW, NOW + 20_000) | st.integers(0, 2 * NOW)
+NAMES = st.text(max_size=4)
+RECORDS = st.lists(st.tuples(MOMENTS, BYTES, BYTES, st.lists(st.tuples(NAMES, BYTES), max_size=3)), min_size=1)
+
+
+def walked(data: bytes | memoryview, count: int, *, fields: bool, step: int = 100) -> RecordWalk:
+    walk = RecordWalk(data, count, fields=fields)
+    while not walk.step(step):
+        pass
+    return walk
+
+
+@given(RECORDS, st.booleans(), st.integers(1, 5))
+def test_an_honest_batch_is_walked_to_its_end(records: list, fields: bool, step: int) -> None:
+    data = memoryview(build_batch(records))[HEADER_SIZE:]
+    walk = walked(data, len(records), fields=fields, step=step)
+    times = [record[0] for record in records]
+    assert (walk.low, walk.high) == (min(times) - times[0], max(times) - times[0])
+    assert (walk.index, walk.pos) == (len(records), len(data))
+    if fields:
+        assert walk.has_null_key == any(record[1] is None for record in records)
+    assert [(head.timestamp_delta, head.has_key) for head in heads(data, len(records))] == [
+        (record[0] - times[0], record[1] is not None) for record in records
+    ]
+
+
+@given(RECORDS, st.integers(0), st.integers(1, 255), st.integers(-1, 1))
+def test_what_the_reader_refuses_the_walk_refuses(records: list, at: int, flip: int, more: int) -> None:
+    """The walk of fields lets pass exactly what read_records reads, at consecutive offsets."""
+    batch = build_batch(records)
+    batch[HEADER_SIZE + at % (len(batch) - HEADER_SIZE)] ^= flip
+    count = len(records) + more
+    batch[57:61] = count.to_bytes(4, "big")
+    batch[23:27] = (count - 1).to_bytes(4, "big", signed=True)
+    try:
+        read = list(read_records(batch, max_bytes=1 << 20)) if count else None
+    except CorruptRecords:
+        read = None
+    if read is not None and [record.offset for record in read] != list(range(count)):
+        read = None
+    try:
+        walk = walked(memoryview(batch)[HEADER_SIZE:], count, fields=True) if count else None
+    except CorruptRecords as error:
+        assert error.code is ErrorCode.INVALID_RECORD
+        walk = None
+    base = read_header(batch).base_timestamp
+    if walk is not None and not -(1 << 63) <= base + walk.low <= base + walk.high < 1 << 63:
+        return  # the reader judges times as well
+    assert (walk is None) == (read is None)
+    if walk is not None and read is not None:
+        assert (base + walk.low, base + walk.high) == (min(r.timestamp for r in read), max(r.timestamp for r in read))
+
+
+@given(st.binary(max_size=60), st.integers(1, 8), st.booleans())
+def test_arbitrary_bytes_end_in_an_answer(data: bytes, count: int, fields: bool) -> None:
+    try:
+        walked(data, count, fields=fields)
+    except CorruptRecords as error:
+        assert error.code is ErrorCode.INVALID_RECORD
+
+
+@pytest.mark.parametrize("fields", [False, True])
+@pytest.mark.parametrize("count", [63, 64, 65, 8191, 8192, 8193, 20_000])
+def test_offset_deltas_of_every_length(count: int, fields: bool) -> None:
+    data = memoryview(build_batch([(NOW, None, b"") for _ in range(count)]))[HEADER_SIZE:]
+    assert walked(data, count, fields=fields, step=999).pos == len(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x0e\x00\x00\x00\x01\x01\x00", "record 0 says it has 7 bytes, its fields take 6"),
+        (b"\x0d\x00\x00\x00\x01\x01\x00", "record 0 has a length of -7 bytes"),
+        (b"\x0c\x00\x00\x04\x01\x01\x00", "record 0 has the offset delta 2"),
+        (b"\x0c\x00\x00\x00\x03\x01\x00", "record 0 has a key of -2 bytes"),
+        (b"\x0c\x00\x00\x00\x01\x05\x00", "record 0 has a value of -3 bytes"),
+        (b"\x0c\x00\x00\x00\x01\x01\x09", "record 0 cannot have -5 headers"),
+        (b"\x0c\x00\x00\x00\x01\x20\x00", "record 0 is cut short"),
+        (b"\x0c\x00\x00\x00\x01\x01\x00\x00", "1 bytes follow the last of 1 records"),
+        (b"\xff\xff\xff\xff\xff\x01\x00\x00\x00\x01\x01\x00", "a number is longer than 32 bits"),
+        (b"\x0c\x00" + b"\xff" * 10 + b"\x01\x00\x01\x01\x00", "a number is longer than 64 bits"),
+        (b"\x0c\x00\x00", "1 records cannot lie in 3 bytes"),
+    ],
+)
+def test_the_reason_names_record_and_value(data: bytes, message: str) -> None:
+    with pytest.raises(CorruptRecords) as caught:
+        walked(data, 1, fields=True)
+    assert caught.value.message == message
+
+
+def test_long_forms_of_small_numbers_are_numbers() -> None:
+    """Kafka reads them, so do we."""
+    body = b"\x00\x80\x80\x00\x80\x00\x01\x81\x00\x00"[:9] + b"\x00"
+    data = varint(len(body)) + body
+    assert walked(data, 1, fields=False).pos == len(data)
