@@ -163,7 +163,7 @@ def _append(
         log_append_time_ms=appended.append_time_ms,
         log_start_offset=log_start,
     )
-    if acks != 1 or partition.log.flushes:
+    if acks == ACKS_ALL or partition.log.flushes:
         _note_pending(answer, partition, appended, now_ms, under_way)
     return answer
 
