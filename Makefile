@@ -1,57 +1,70 @@
-# kbroker: everything a developer does, one word each. Needs Python 3.11+ with venv; uv is used when present.
-# PYTHON chooses the interpreter, ARGS passes arguments on: make run ARGS="--listen 127.0.0.1:19092"
+# kbroker: everything a developer does, one word each; `make help` lists them. Needs Python 3.11+ with venv; uv is used
+# when present. PYTHON chooses the interpreter, ARGS passes arguments on: make run ARGS="--listen 127.0.0.1:19092"
 
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
+PYTEST := $(BIN)/python -m pytest
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test check fix compat bench bench-codec fuzz docs wheel clean
+.PHONY: help run test test-fast test-pythons check fix compat compat-suites bench bench-codec fuzz docs wheel clean
 
-run: $(VENV)/run.stamp
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/run.stamp  ## start a broker
 	$(BIN)/kbroker start $(ARGS)
 
-test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/test.stamp  ## all tests (below 5 minutes)
+	$(PYTEST) $(ARGS)
 
-check: $(VENV)/test.stamp
+test-fast: $(VENV)/test.stamp  ## the tests that take less than a second each
+	$(PYTEST) -m "not slow and not java" $(ARGS)
+
+test-pythons:  ## test-fast on every Python from 3.11 on that is found here
+	tools/every_python.sh $(MAKE) test-fast
+
+check: $(VENV)/test.stamp  ## form, types, floors, circles
 	$(BIN)/ruff check --output-format concise .
 	$(BIN)/ruff format --quiet --diff .
 	$(BIN)/mypy -p kbroker -p kafka_wire
-	$(BIN)/python -m pytest tests/test_tidy.py
+	$(PYTEST) tests/test_tidy.py
 
-fix: $(VENV)/test.stamp
+fix: $(VENV)/test.stamp  ## bring everything into form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-compat: $(VENV)/run.stamp
+compat: $(VENV)/run.stamp  ## real clients (TARGET=kafka: against Apache Kafka)
 	$(BIN)/python compat/run.py $(if $(TARGET),--target $(TARGET)) $(ARGS)
 
-bench: $(VENV)/run.stamp
+compat-suites: $(VENV)/run.stamp  ## kafka-python's own integration tests
+	$(BIN)/python compat/suites/run.py $(if $(TARGET),--target $(TARGET)) $(ARGS)
+
+bench: $(VENV)/run.stamp  ## measure beside Apache Kafka
 	-$(INSTALL) confluent-kafka
 	$(BIN)/python compat/perf/bench.py $(ARGS)
 
-bench-codec: $(VENV)/test.stamp
+bench-codec: $(VENV)/test.stamp  ## measure the codecs beside other implementations
 	$(BIN)/python compat/codec_bench.py
 
-fuzz: $(VENV)/test.stamp
+fuzz: $(VENV)/test.stamp  ## fuzz decoders, records, frames
 	$(INSTALL) atheris
 	$(BIN)/python -m tests.fuzz.run $(ARGS)
 
-docs: $(VENV)/test.stamp
+docs: $(VENV)/test.stamp  ## generate docs/reference
 	$(BIN)/python tools/reference_docs.py
 
-wheel: $(VENV)/test.stamp
+wheel: $(VENV)/test.stamp  ## build the wheel into dist/
 	$(INSTALL) build
 	$(BIN)/python -m build --wheel --outdir dist .
 
-clean:
-	rm -rf $(VENV) .compat build dist
+clean:  ## remove what was built
+	rm -rf .venv .venv-* .compat build dist
 
 $(BIN)/python:
-	$(if $(UV),$(UV) venv --quiet $(VENV),$(PYTHON) -m venv $(VENV))
+	$(if $(UV),$(UV) venv --quiet --python $(PYTHON) $(VENV),$(PYTHON) -m venv $(VENV))
 
 $(VENV)/run.stamp: pyproject.toml | $(BIN)/python
 	$(INSTALL) --editable ".[cli]"
@@ -61,7 +74,3 @@ $(VENV)/run.stamp: pyproject.toml | $(BIN)/python
 $(VENV)/test.stamp: pyproject.toml | $(VENV)/run.stamp
 	$(INSTALL) --editable ".[cli,test,check]"
 	@touch $@
-
-.PHONY: compat-suites
-compat-suites: $(VENV)/run.stamp
-	$(BIN)/python compat/suites/run.py $(if $(TARGET),--target $(TARGET)) $(ARGS)

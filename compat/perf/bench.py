@@ -7,7 +7,8 @@
     bench.py --only kbroker         one broker; --only sink shows the load generator's own ceiling
 
 Row by row the brokers take turns (A B A B A B), and medians are compared. Rows about starting and stopping come
-first and have the machine to themselves; then both brokers stay up for the rest, and one is idle while the other works.
+first and have the machine to themselves; then all brokers stay up for the rest, and are idle while one of them works.
+The bare path (bare.py) takes part in the rows of traffic: it marks what Python on trio can reach at all.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,6 +30,7 @@ from statistics import median
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
+import interpreter  # noqa: E402
 import report  # noqa: E402
 from apache_kafka import Unavailable, find_or_fetch  # noqa: E402
 from brokers import FULL, HAS_PROC, QUICK, Broker, Failed, Sample, Scale, build_load, load  # noqa: E402
@@ -47,9 +50,10 @@ def main() -> None:
     scale = replace(scale, repeat=scale.repeat if options.repeat is None else options.repeat)
     names, notes = contenders(options.only)
     build_load()
+    python = interpreter.prepare(notes)
     began = time.monotonic()
     rows = chosen(options.rows)
-    outcomes = measure_all(rows, names, scale, notes)
+    outcomes = measure_all(rows, names, scale, notes, python)
     notes.append(f"{repetitions(rows, scale)} {(time.monotonic() - began) / 60:.0f} minutes in all.")
     print(report.text(outcomes, notes))
     if options.write or not (options.quick or options.rows or options.only):
@@ -60,7 +64,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one short repetition of each row")
     parser.add_argument("--rows", help="only these rows, by name, separated by commas")
-    parser.add_argument("--only", choices=("kbroker", "kafka", "sink"), help="only this broker")
+    parser.add_argument("--only", choices=("kbroker", "kafka", "bare", "sink"), help="only this broker")
     parser.add_argument("--repeat", type=int, help="repetitions of every row, whatever it says")
     parser.add_argument("--write", action="store_true", help="write docs/performance.md whatever was measured")
     parser.add_argument("--list", action="store_true", help="name the rows and stop")
@@ -79,7 +83,7 @@ def chosen(names: str | None) -> list[Row]:
 
 def contenders(only: str | None) -> tuple[list[str], list[str]]:
     """The brokers that this machine can run, and what to say about those it cannot."""
-    names, notes = [only] if only else ["kbroker", "kafka"], []
+    names, notes = [only] if only else ["kbroker", "kafka", "bare"], []
     if not HAS_PROC:
         notes.append("This machine has no /proc: CPU and memory were not measured.")
     if os.getloadavg()[0] > 0.5:
@@ -108,7 +112,7 @@ def repetitions(rows: list[Row], scale: Scale) -> str:
     return "; ".join([f"Repetitions: {usual} of each row", *others]) + "."
 
 
-def measure_all(rows: list[Row], names: list[str], scale: Scale, notes: list[str]) -> list[Outcome]:
+def measure_all(rows: list[Row], names: list[str], scale: Scale, notes: list[str], python: Path) -> list[Outcome]:
     present = []
     for row in rows:
         if reason := row.missing():
@@ -118,12 +122,12 @@ def measure_all(rows: list[Row], names: list[str], scale: Scale, notes: list[str
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as directory:
         for row in (row for row in present if row.apart):
-            with brokers(names, Path(directory, row.name)) as pair:
+            with brokers([name for name in names if name != "bare"], Path(directory, row.name), python) as pair:
                 outcomes.append(measure(row, pair, scale))
         shared = [row for row in present if not row.apart]
         if shared:
             touch_memory()
-            with brokers(names, Path(directory, "shared")) as pair:
+            with brokers(names, Path(directory, "shared"), python) as pair:
                 for broker in pair:
                     warm(broker, scale)
                 outcomes += [measure(row, pair, scale) for row in shared]
@@ -139,9 +143,9 @@ def touch_memory() -> None:
 
 
 @contextmanager
-def brokers(names: list[str], directory: Path) -> Iterator[list[Broker]]:
+def brokers(names: list[str], directory: Path, python: Path) -> Iterator[list[Broker]]:
     """The brokers, not yet started; whatever happens, none outlives this block."""
-    pair = [Broker(name, directory / name) for name in names]
+    pair = [Broker(name, directory / name, python) for name in names]
     try:
         yield pair
     finally:
@@ -160,11 +164,11 @@ def warm(broker: Broker, scale: Scale) -> None:
 def measure(row: Row, pair: list[Broker], scale: Scale) -> Outcome:
     """One row: A B A B …; a broker that fails once is not asked again in this row."""
     outcome = Outcome(row)
-    samples: dict[str, list[Sample]] = {broker.name: [] for broker in pair}
+    samples: dict[str, list[Sample]] = defaultdict(list)
     began = time.monotonic()
     for _ in range(scale.repeat or row.repeat):
         for broker in pair:
-            if broker.name in outcome.failed:
+            if broker.name in outcome.failed or (broker.name == "bare" and not row.bare):
                 continue
             try:
                 if not row.apart and not broker.running:

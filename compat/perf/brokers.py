@@ -1,6 +1,6 @@
 """The brokers under test, and the load generator that is turned on them.
 
-    Broker     one of kbroker, kafka or sink in a temporary directory: launch, stop, kill, wipe, and start again
+    Broker     one of kbroker, kafka, bare or sink in a temporary directory: launch, stop, kill, wipe, and start again
     load()     one run of the load generator against it: the generator's figures and the broker's own CPU and memory
 
 A broker's CPU is what the kernel counted for its process between the generator's "start" and "stop" marks
@@ -112,29 +112,26 @@ class Child:
             process.wait(10)
 
 
-def kbroker_command() -> list[str]:
-    script = Path(sys.executable).parent / "kbroker"
-    return [str(script)] if script.exists() else [sys.executable, "-m", "kbroker"]
-
-
-def make_side(name: str, directory: Path, port: int) -> Side:
-    listen = f"127.0.0.1:{port}"
+def make_side(name: str, directory: Path, port: int, python: Path) -> Side:
+    listen, data = f"127.0.0.1:{port}", str(directory / "data")
     if name == "kafka":
         return ApacheKafka(directory, port)
     if name == "kbroker":
-        data = str(directory / "data")
-        return Child(directory, [*kbroker_command(), "start", "--listen", listen, "--data-dir", data], b"ready in")
+        command = [str(python), "-m", "kbroker", "start", "--listen", listen, "--data-dir", data]
+        return Child(directory, command, b"ready in")
+    if name == "bare":
+        return Child(directory, [str(python), str(HERE / "bare.py"), "--listen", listen, "--dir", data], b"ready")
     return Child(directory, [str(LOAD), "sink", "-addr", listen, "-records-per-batch", "140"], b"ready")
 
 
 class Broker:
     """One broker on one port and in one directory. `memo` is where rows keep what they set up in its data."""
 
-    def __init__(self, name: str, directory: Path) -> None:
+    def __init__(self, name: str, directory: Path, python: Path) -> None:
         self.name, self.directory = name, directory
         self.port = wire.free_port()
         self.bootstrap = f"127.0.0.1:{self.port}"
-        self.side = make_side(name, directory, self.port)
+        self.side = make_side(name, directory, self.port, python)
         self.memo: Sample = {}
 
     @contextmanager

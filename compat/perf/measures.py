@@ -123,6 +123,19 @@ def polls(broker: Broker, scale: Scale) -> Sample:
     return load(broker, "poll", topic="polled", **flags)
 
 
+def greedy(kind: str) -> Measure:
+    """A good client's longest wait, and how much memory the greedy one takes."""
+
+    def measure(broker: Broker, scale: Scale) -> Sample:
+        before = broker.rss_mb()
+        flags = {"greed": kind, "topics": scale.count(1000), "seconds": 5 * scale.seconds, "timeout": "60s"}
+        sample = load(broker, "greedy", topic="greedy", warmup=scale.warmup, **flags)
+        found = {"max_ms": sample["max"] / 1000}
+        return found if before is None else {**found, "rss_growth_mb": max(0.0, sample["rss_mb"] - before)}
+
+    return measure
+
+
 def group_join(broker: Broker, scale: Scale) -> Sample:
     sample = load(broker, "join", group="join", groups=500, seconds=scale.seconds, warmup=scale.warmup)
     return latency_ms(sample)

@@ -21,7 +21,7 @@ from rows import Figure, Row
 PAGE = ROOT / "docs" / "performance.md"
 BEGIN = "<!-- bench: everything from here to the end marker is written by compat/perf/bench.py -->"
 END = "<!-- bench: end -->"
-HEAD = ("work", "figure", "kbroker", "Kafka", "ratio", "goal", "met", "CPU µs/request", "CPU ms/MB")
+HEAD = ("work", "figure", "kbroker", "Kafka", "bare path", "ratio", "goal", "met", "CPU µs/request", "CPU ms/MB")
 
 NEW_PAGE = f"""# Performance
 
@@ -33,8 +33,10 @@ belong to the machine. `make bench` takes them again and rewrites the section be
 """
 
 READING = """
-Ratio is kbroker / Kafka: for rates more is better, for times, memory and CPU less is. CPU is the broker's own, user and
-system time of all its threads during the measured window, as kbroker / Kafka. MB are 10^6 bytes. Medians.
+Ratio is kbroker / Kafka, or where the figure says so kbroker / bare path: for rates more is better, for times, memory
+and CPU less is. CPU is the broker's own, user and system time of all its threads during the measured window, as
+kbroker / Kafka / bare path. The bare path (`compat/perf/bare.py`) is a server on the same Python and trio that only
+decodes, checks the CRC, appends and answers: what is left for a broker to reach. MB are 10^6 bytes. Medians.
 """
 
 
@@ -49,9 +51,9 @@ class Outcome:
     def value(self, broker: str, key: str) -> float | None:
         return self.samples.get(broker, {}).get(key)
 
-    def pair(self, key: str) -> tuple[float | None, float | None]:
+    def pair(self, key: str, beside: str = "kafka") -> tuple[float | None, float | None]:
         ours = self.value("kbroker", key)
-        return ours if ours is not None else self.value("sink", key), self.value("kafka", key)
+        return ours if ours is not None else self.value("sink", key), self.value(beside, key)
 
 
 def number(value: float | None) -> str:
@@ -62,20 +64,26 @@ def number(value: float | None) -> str:
 
 
 def cells(outcome: Outcome, figure: Figure, first: bool) -> tuple[str, ...]:
-    ours, kafka = outcome.pair(figure.key)
-    ratio = f"{ours / kafka:.2f}" if ours is not None and kafka else "–"
+    ours, other = outcome.pair(figure.key, figure.beside)
+    ratio = f"{ours / other:.2f}" if ours is not None and other else "–"
     lost = "kbroker" in outcome.failed
-    met = None if ours is None or figure.goal is None else figure.goal.met(ours, kafka)
-    cpu = [of_both(outcome.pair(key)) if first else "" for key in ("cpu_us_request", "cpu_ms_mb")]
+    met = None if ours is None or figure.goal is None else figure.goal.met(ours, other)
+    cpu = [of_all(outcome, key) if first else "" for key in ("cpu_us_request", "cpu_ms_mb")]
     goal = figure.goal.text if figure.goal else ""
     verdict = "NO" if met is False or lost and goal else "yes" if met else ""
-    both_brokers = (("kbroker", ours), ("kafka", kafka))
-    shown = ["failed" if name in outcome.failed else number(value) for name, value in both_brokers]
+    values = (
+        ("kbroker", ours),
+        ("kafka", outcome.value("kafka", figure.key)),
+        ("bare", outcome.value("bare", figure.key)),
+    )
+    shown = ["failed" if name in outcome.failed else number(value) for name, value in values]
     return (outcome.row.title if first else "", figure.unit, *shown, ratio, goal, verdict, *cpu)
 
 
-def of_both(pair: tuple[float | None, float | None]) -> str:
-    return "" if pair == (None, None) else f"{number(pair[0])} / {number(pair[1])}"
+def of_all(outcome: Outcome, key: str) -> str:
+    """kbroker / Kafka / the bare path, where that takes part."""
+    values = [*outcome.pair(key), *([outcome.value("bare", key)] if outcome.row.bare else [])]
+    return "" if set(values) == {None} else " / ".join(map(number, values))
 
 
 def table(outcomes: list[Outcome]) -> list[tuple[str, ...]]:
@@ -91,7 +99,8 @@ def line(outcome: Outcome) -> str:
     shown = []
     for figure in outcome.row.figures:
         ours, kafka = outcome.pair(figure.key)
-        shown.append(f"{number(ours)} / {number(kafka)} {figure.unit}")
+        bare = f" / {number(outcome.value('bare', figure.key))}" if outcome.row.bare else ""
+        shown.append(f"{number(ours)} / {number(kafka)}{bare} {figure.unit}")
     shown += [f"{broker} FAILED: {reason}" for broker, reason in outcome.failed.items()]
     return f"{outcome.row.name}: {'; '.join(shown)}"
 
@@ -133,7 +142,7 @@ def machine() -> list[str]:
     return [
         f"Machine: {cpu_model()}, {os.cpu_count()} cores, {memory:.0f} GiB of memory, "
         f"{platform.system()} {platform.release()}; the load generator shares the cores with the broker.",
-        f"Versions: kbroker {version('kbroker')} on Python {platform.python_version()} (trio {version('trio')}); "
+        f"Versions: kbroker {version('kbroker')} (trio {version('trio')}); "
         f"Apache Kafka {apache_kafka.VERSION} on {java_version()}, KRaft, one node, 1 GB heap, G1.",
     ]
 

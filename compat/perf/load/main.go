@@ -27,6 +27,7 @@ var modes = map[string]func() (*Result, error){
 	"first":   firstMode,   // retry from the start of the process until the first acks=all acknowledgement
 	"ready":   readyMode,   // retry until metadata shows every partition with a leader
 	"frames":  framesMode,  // a storm of bad frames while a good client measures its latency
+	"greedy":  greedyMode,  // a good client's longest wait beside a greedy one
 	"sink":    sinkMode,    // the other end: answers everything, stores nothing
 
 	"join":       joinMode,       // new consumer groups: from FindCoordinator to the first member's assignment
@@ -53,10 +54,11 @@ var (
 	partitionBytes   = flag.Int("partition-bytes", 1<<20, "fetch: bytes of a partition in a response")
 	maxWaitMs        = flag.Int("max-wait-ms", 500, "fetch: longest wait for data")
 	rate             = flag.Int("rate", 1000, "e2e: records a second")
-	topics           = flag.Int("topics", 1, "create: topics, one by one")
+	topics           = flag.Int("topics", 1, "create: topics, one by one; greedy: topics that there are")
 	write            = flag.Bool("write", false, "create: then write a record to each partition, until all are acknowledged")
 	since            = flag.Int64("since", 0, "first, ready, loaded: nanoseconds since 1970 at which the clock starts")
 	badFrames        = flag.Int("bad", 20000, "frames: bad frames in all")
+	greedKind        = flag.String("greed", "metadata", "greedy: metadata, unread or offsets")
 	expectPartitions = flag.Int("expect", 0, "ready: partitions that must show a leader")
 	groups           = flag.Int("groups", 2000, "groups: the most that join and rebalance make, all of the others")
 	members          = flag.Int("members", 5, "rebalance, heartbeats: members of each group")
