@@ -11,6 +11,7 @@ that a client that reached us can reach us again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any
 
@@ -49,6 +50,7 @@ TOPIC_OPERATIONS = sum(1 << n for n in (3, 4, 5, 6, 7, 8, 10, 11))  # read write
 CLUSTER_OPERATIONS = sum(1 << n for n in (5, 7, 8, 9, 10, 11, 12))
 DESCRIBED_PARTITIONS_MAX = 2000  # of one DescribeTopicPartitions answer (max.request.partition.size.limit)
 BROKER_ENDPOINTS = 1
+SOFTWARE = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?")  # a client's name and version (KIP-511)
 TOPICS_A_PAUSE = 8  # topics described between two pauses, most of them of few partitions
 
 
@@ -56,6 +58,8 @@ TOPICS_A_PAUSE = 8  # topics described between two pauses, most of them of few p
 def api_versions(request: ApiVersionsRequest, context: Context) -> ApiVersionsResponse:
     """Tell which APIs are answered. No features of minimum 0 are: old Java clients choke on them (KAFKA-17011)."""
     if context.version >= 3:
+        if not all(map(SOFTWARE.fullmatch, (request.client_software_name, request.client_software_version))):
+            return ApiVersionsResponse(error_code=ErrorCode.INVALID_REQUEST)
         context.peer.software_name = request.client_software_name
         context.peer.software_version = request.client_software_version
     return ApiVersionsResponse(api_keys=_advertised())

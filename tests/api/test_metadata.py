@@ -40,6 +40,18 @@ async def test_api_versions_tells_what_is_registered(version: int) -> None:
         assert response.supported_features == []  # trap 3: none with minimum 0 below version 4
 
 
+@pytest.mark.parametrize("name", ["", "-odd", "odd-", "odd_1", "o d", "ödd", "."])
+async def test_ill_formed_software_names_are_refused(name: str) -> None:
+    async with memory_broker() as broker, broker.client() as client:
+        for odd in (
+            ApiVersionsRequest(client_software_name=name, client_software_version="1"),
+            ApiVersionsRequest(client_software_name="odd", client_software_version=name),
+        ):
+            response = await client.call(odd, 3)
+            assert (response.error_code, response.api_keys) == (ErrorCode.INVALID_REQUEST, [])
+        assert (await client.call(ApiVersionsRequest(), 2)).error_code == ErrorCode.NONE
+
+
 async def test_trap_2_an_unknown_api_versions_version_is_answered_in_version_0() -> None:
     async with memory_broker() as broker, broker.client() as client:
         await client.send_frame(request_header(ApiKey.API_VERSIONS, 99, 7, "x"), b"whatever this is")

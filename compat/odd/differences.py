@@ -1,0 +1,159 @@
+"""What differs between two answers, which differences are allowed, and how they are told. Pure.
+
+`allowed.toml` only shrinks: each entry says how many differences it covers, a run with more or fewer fails, and
+`--settle` lowers numbers and drops entries that cover nothing; it never raises one.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from steps import Probe, short
+
+NOTHING = "(nothing)"
+TEXTS = ("error_message", "batch_index_error_message")  # compared as there or not; their words are told apart
+
+
+class Difference(NamedTuple):
+    """At one place of the answer to one step."""
+
+    probe: str  # its title
+    step: int
+    path: str  # "topics.own-@.error_code"
+    kafka: str
+    kbroker: str
+
+    def __str__(self) -> str:
+        step = f" step {self.step}" if self.step else ""
+        return f"{self.probe}{step}\n    {self.path or 'answer'}: kafka {self.kafka}, kbroker {self.kbroker}"
+
+
+def compare(title: str, kafka: list[Any], kbroker: list[Any]) -> list[Difference]:
+    """Every difference between the answers to one probe's steps."""
+    found = []
+    for step, (there, here) in enumerate(zip(kafka, kbroker, strict=True)):
+        found += [Difference(title, step, *each) for each in _differing(there, here, "")]
+    return found
+
+
+def _differing(there: Any, here: Any, path: str) -> Iterator[tuple[str, str, str]]:
+    if isinstance(there, dict) and isinstance(here, dict) and ("fate" in there) == ("fate" in here):
+        for name in dict.fromkeys([*there, *here]):
+            inner = f"{path}.{name}" if path else name
+            yield from _differing(there.get(name, NOTHING), here.get(name, NOTHING), inner)
+    elif path.rpartition(".")[2] in TEXTS:
+        if (there in (None, NOTHING)) != (here in (None, NOTHING)):
+            yield path, shown(there), shown(here)
+    elif there != here:
+        yield path, shown(there), shown(here)
+
+
+def texts(kafka: Any, kbroker: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """(kafka's words, kbroker's words) for each error message that both give in other words."""
+    if isinstance(kafka, list) and isinstance(kbroker, list) and path not in TEXTS:
+        for there, here in zip(kafka, kbroker, strict=False):
+            yield from texts(there, here)
+    elif isinstance(kafka, dict) and isinstance(kbroker, dict):
+        for name, value in kafka.items():
+            yield from texts(value, kbroker.get(name), name)
+    elif path in TEXTS and isinstance(kafka, str) and isinstance(kbroker, str) and kafka != kbroker:
+        yield kafka, kbroker
+
+
+def shown(value: Any) -> str:
+    text = value if isinstance(value, str) else str(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+# -- the allowlist -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """A pattern of differences: what is not stated matches anything. `*` stands for any characters."""
+
+    reason: str
+    differences: int
+    probe: str = "*"
+    field: str = "*"
+    kafka: str = "*"
+    kbroker: str = "*"
+
+    def matches(self, difference: Difference) -> bool:
+        pairs = (
+            (difference.probe, self.probe),
+            (difference.path, self.field),
+            (difference.kafka, self.kafka),
+            (difference.kbroker, self.kbroker),
+        )
+        return all(like(text, pattern) for text, pattern in pairs)
+
+
+def like(text: str, pattern: str) -> bool:
+    """Whether a text is like a pattern, in which `*` stands for any characters and nothing else is special."""
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), text, re.DOTALL) is not None
+
+
+def read_allowed(text: str) -> list[Allowed]:
+    """The entries of `allowed.toml`. Raises TypeError for one without a reason or with a word it does not know."""
+    return [Allowed(**each) for each in tomllib.loads(text).get("allowed", [])]
+
+
+class Verdict(NamedTuple):
+    unexpected: list[Difference]
+    covered: dict[Allowed, list[Difference]]
+
+    @property
+    def stale(self) -> list[tuple[Allowed, int]]:
+        """Entries that say another number of differences than they cover."""
+        return [(entry, len(found)) for entry, found in self.covered.items() if len(found) != entry.differences]
+
+    @property
+    def holds(self) -> bool:
+        return not self.unexpected and not self.stale
+
+
+def judge(differences: Iterable[Difference], allowed: list[Allowed]) -> Verdict:
+    """Each difference belongs to the first entry that matches it."""
+    verdict = Verdict([], {entry: [] for entry in allowed})
+    for difference in differences:
+        entry = next((each for each in allowed if each.matches(difference)), None)
+        (verdict.covered[entry] if entry else verdict.unexpected).append(difference)
+    return verdict
+
+
+def settled(covered: dict[Allowed, list[Difference]]) -> list[Allowed]:
+    """The entries as they may stay: lower numbers, and none that covers nothing."""
+    kept = (replace(e, differences=min(e.differences, len(found))) for e, found in covered.items())
+    return [entry for entry in kept if entry.differences]
+
+
+def written(header: str, allowed: Iterable[Allowed]) -> str:
+    """`allowed.toml`, with the comment it begins with."""
+    parts = [header.rstrip("\n") + "\n"]
+    for entry in allowed:
+        stated = {name: getattr(entry, name) for name in ("probe", "field", "kafka", "kbroker")}
+        lines = [f'{name} = "{_quoted(value)}"' for name, value in stated.items() if value != "*"]
+        lines += [f"differences = {entry.differences}", f'reason = "{_quoted(entry.reason)}"']
+        parts.append("\n[[allowed]]\n" + "\n".join(lines) + "\n")
+    return "".join(parts)
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+# -- the report --------------------------------------------------------------------------------------------------------
+
+
+def told(differences: list[Difference], probes: dict[str, Probe]) -> str:
+    """Differences with the request that they came from."""
+    lines = []
+    for difference in differences:
+        step = probes[difference.probe].steps[difference.step]
+        lines.append(f"{difference}\n    asked: {step.api} v{step.version} {short(step.request)[:400]}")
+    return "\n".join(lines)
