@@ -40,6 +40,8 @@ from kbroker.api.context import Context
 from kbroker.api.fetch_sessions import FINAL, FULL, NO_SESSION, PartitionKey, Session, Wanted
 from kbroker.api.fetch_waits import Hearing
 from kbroker.api.registry import handles
+from kbroker.env import Buffer, FileSlice
+from kbroker.log.errors import LogOffline, NotInMemory
 from kbroker.replication.partition import NO_EPOCH, Partition
 from kbroker.turns import Work, finish
 
@@ -47,6 +49,9 @@ TOPIC_IDS_SINCE = 13
 LEADERS_SINCE = 16  # the answer says who leads instead (KIP-951)
 STORAGE_ERRORS_SINCE = 6  # clients before it know no KAFKA_STORAGE_ERROR
 READ_UNCOMMITTED, READ_COMMITTED = 0, 1
+ATTEMPTS = 4  # to read; each but the first follows what a worker brought into memory
+COPY_MAX = 64 * 1024  # bytes of records that an answer holds itself; more are sent from the file
+COPIES_MAX = 256 * 1024  # of all partitions
 LONG = 128  # partitions: more are seen to in turns
 READS, ENTRIES = 8, 64  # partitions read, and entries looked at, between two pauses: some 50 us
 UNKNOWN = (ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, ErrorCode.UNKNOWN_TOPIC_ID)
@@ -77,6 +82,8 @@ def fetch(request: FetchRequest, context: Context) -> FetchResponse | Coroutine[
         if len(job.wanted) > LONG:
             return job.run()
     job.read(job.wanted.items())
+    if job.cold or job.lacking:
+        return job.run()
     if job.is_settled():
         return job.response()
     return job.wait()
@@ -154,12 +161,21 @@ def _refused(request: FetchRequest, by_id: bool) -> FetchResponse:
     return response
 
 
+def _attempt(work: Callable[[], Any]) -> tuple[Any, bool]:
+    """What a worker got, and whether the disk gave it."""
+    try:
+        return work(), True
+    except (OSError, LogOffline):
+        return None, False
+
+
 class FetchJob:
     """One fetch under way. What it found is what the last reading of all partitions found."""
 
     __slots__ = (
         "context", "services", "by_id", "aborted", "replica_id", "bytes_max", "bytes_min", "max_wait_ms", "opens",
-        "session", "epoch", "wanted", "found", "unknown", "left", "size", "failed", "answer", "topic",
+        "session", "epoch", "wanted", "found", "unknown", "left", "size", "failed", "answer", "topic", "copied", "cold",
+        "lacking", "broken", "now",
     )  # fmt: skip
 
     def __init__(self, request: FetchRequest, context: Context, asked: dict[PartitionKey, Wanted]) -> None:
@@ -177,6 +193,8 @@ class FetchJob:
         self.session: Session | None = None
         self.epoch = 0  # of the session of an incremental fetch, as this fetch left it
         self.wanted = asked
+        self.broken: set[PartitionKey] = set()  # what a worker could not read
+        self.now = True  # what is not in memory is left to a worker
         if request.session_epoch not in (FULL, FINAL):
             self._resume(request)
         elif request.session_id != NO_SESSION:
@@ -207,11 +225,51 @@ class FetchJob:
         self.failed = False  # a partition cannot be read: there is no use in waiting
         self.answer = FetchResponse()
         self.topic: FetchableTopicResponse | None = None  # the last one of the answer
+        self.copied = 0  # bytes of records that the answer holds itself
+        self.cold: list[tuple[Row, FileSlice]] = []  # records to be read by a worker
+        self.lacking: list[tuple[PartitionKey, NotInMemory]] = []  # what it takes to find more
 
     async def run(self) -> FetchResponse:
-        """The whole fetch, in turns."""
-        await _in_chunks(self.read, self.wanted.items())
+        """The whole fetch, in turns, and with workers for what is not in memory."""
+        await self._read_all()
         return await self._respond() if self.is_settled() else await self.wait()
+
+    async def _read_all(self) -> None:
+        """Read everything; again, when a worker has brought into memory what was lacking."""
+        for attempt in range(ATTEMPTS):
+            self.now = attempt < ATTEMPTS - 1  # memory may be short of room: what we get by waiting we have
+            self._forget_reading()
+            await _in_chunks(self.read, self.wanted.items())
+            if not self.lacking:
+                break
+            await self._bring_lacking()
+        if self.cold:
+            await self._read_cold()
+
+    async def _bring_lacking(self) -> None:
+        """Have a worker do what the last reading could not; the lookups that failed for it will succeed."""
+        lacking = self.lacking
+
+        def work() -> list[tuple[Any, bool]]:
+            return [_attempt(one.work) for _, one in lacking]
+
+        for (key, one), (result, is_good) in zip(lacking, await self.services.env.offload(work), strict=True):
+            if not is_good:
+                self.broken.add(key)
+            elif one.then is not None:
+                one.then(result)
+
+    async def _read_cold(self) -> None:
+        """Have a worker read the records that the answer is to hold itself."""
+        cold = self.cold
+
+        def work() -> list[tuple[Any, bool]]:
+            return [_attempt(piece.read) for _, piece in cold]
+
+        for ((_, data, _), _), (records, is_good) in zip(cold, await self.services.env.offload(work), strict=True):
+            data.records = records
+            if not is_good:
+                data.error_code, data.high_watermark, data.records = self._code(ErrorCode.KAFKA_STORAGE_ERROR), -1, b""
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -225,23 +283,51 @@ class FetchJob:
                 if fetched_epoch >= 0 and self._has_diverged(key, partition, offset, leader_epoch, fetched_epoch):
                     continue
                 limit = bytes_max if bytes_max < self.left else self.left
-                result = partition.read(offset, limit, leader_epoch, at_least_one=not self.size)
+                slices, high_watermark, last_stable, log_start, length = partition.read(
+                    offset, limit, leader_epoch, at_least_one=not self.size, now=self.now
+                )
+                records = self._copied(slices, length) if length else b""
             except KafkaError as error:
                 self._note_failure(key, error.code)
                 continue
-            slices, high_watermark, last_stable, log_start, length = result
-            if length:
-                self.size += length
-                self.left = max(self.left - length, 0)
+            except OSError:
+                self._note_failure(key, ErrorCode.KAFKA_STORAGE_ERROR)
+                continue
+            except NotInMemory as lacking:
+                if key in self.broken:
+                    self._note_failure(key, ErrorCode.KAFKA_STORAGE_ERROR)
+                else:
+                    self.lacking.append((key, lacking))
+                continue
             data = FetchPartitionData(
                 partition_index=key[1],
                 high_watermark=high_watermark,
                 last_stable_offset=last_stable,
                 log_start_offset=log_start,
                 aborted_transactions=self.aborted,
-                records=slices or b"",
+                records=slices if records is None else records,
             )
-            self.found.append((key, data, length))
+            row = (key, data, length)
+            self.found.append(row)
+            if length:
+                self.size += length
+                self.left = max(self.left - length, 0)
+                if records is None:
+                    self.cold.append((row, slices[0]))
+
+    def _copied(self, slices: list[FileSlice], length: int) -> Buffer | list[FileSlice] | None:
+        """Records as the answer is to have them: a few in memory, many as slices to be sent from the file.
+
+        None for a few that are not in memory yet, which would be in slices[0]. May raise OSError.
+        """
+        if length > COPY_MAX or len(slices) > 1 or self.copied > COPIES_MAX:
+            return slices
+        self.copied += length
+        piece = slices[0]
+        data = piece.file.pread_now(length, piece.position)
+        if data is not None and len(data) != length:
+            raise OSError(f"{piece.file.path} ends before {piece.position + length}")
+        return data
 
     def _find(self, key: PartitionKey) -> Partition:
         name, index = key
@@ -276,13 +362,18 @@ class FetchJob:
             data = FetchPartitionData(partition_index=key[1], error_code=code, high_watermark=-1)
             self.unknown.append((key, data, 0))
             return
-        if code == ErrorCode.KAFKA_STORAGE_ERROR and self.context.version < STORAGE_ERRORS_SINCE:
-            code = ErrorCode.NOT_LEADER_OR_FOLLOWER
+        code = self._code(code)
         data = FetchPartitionData(partition_index=key[1], error_code=code, high_watermark=-1, aborted_transactions=None)
         if code in MOVED and self.context.version >= LEADERS_SINCE:
             self._name_leader(key, data)
         self.found.append((key, data, 0))
         self.failed = True
+
+    def _code(self, code: ErrorCode) -> ErrorCode:
+        """The error as this client knows it."""
+        if code == ErrorCode.KAFKA_STORAGE_ERROR and self.context.version < STORAGE_ERRORS_SINCE:
+            return ErrorCode.NOT_LEADER_OR_FOLLOWER
+        return code
 
     def _name_leader(self, key: PartitionKey, data: FetchPartitionData) -> None:
         """Say who leads the partition, and where that broker is reached (KIP-951)."""
@@ -313,8 +404,7 @@ class FetchJob:
         finally:
             with trio.CancelScope(shield=True):
                 await _in_chunks(Hearing.forget, hearing.ears)
-        self._forget_reading()
-        await _in_chunks(self.read, self.wanted.items())
+        await self._read_all()
         return await self._respond()
 
     def _listen(self, hearing: Hearing, rows: Iterable[Row]) -> None:

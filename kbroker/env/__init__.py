@@ -42,6 +42,12 @@ class Handle(Protocol):
     def pread(self, length: int, position: int) -> bytes:
         """Up to length bytes from position; fewer only at the end of the file."""
 
+    def pread_now(self, length: int, position: int) -> Buffer | None:
+        """The same, unless the disk would have to be waited for: then None, and it is for a worker to `pread`.
+
+        Where the system cannot tell, all is taken to be in memory.
+        """
+
     def sync(self) -> None:
         """Make what was appended durable (fdatasync). Blocks."""
 

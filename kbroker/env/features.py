@@ -23,6 +23,7 @@ class Features:
     sendmsg: bool = False  # one send per buffer
     writev: bool = False  # join, then write
     pread: bool = False  # seek and read, under a lock
+    read_now: bool = False  # pread: data that is not in memory holds the loop until the disk has it
     fdatasync: bool = False  # fsync
     full_sync: bool = False  # fsync; where this is present (macOS), fsync alone stops at the drive's cache
     dir_sync: bool = False  # nothing: the system has no such thing
@@ -39,6 +40,7 @@ class Features:
             sendmsg=hasattr(socket.socket, "sendmsg"),
             writev=hasattr(os, "writev"),
             pread=hasattr(os, "pread"),
+            read_now=hasattr(os, "RWF_NOWAIT"),
             fdatasync=hasattr(os, "fdatasync"),
             full_sync=sys.platform == "darwin",
             dir_sync=posix,

@@ -26,6 +26,8 @@ if sys.platform == "darwin":
 CLOSED = -1
 BUFFERS_MAX = 512  # in one writev; systems allow 1024 or more
 BINARY = getattr(os, "O_BINARY", 0)
+RWF_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+CANNOT_READ_NOW = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # by file system (tmpfs is one) or by kernel
 
 
 class Descriptor:
@@ -34,12 +36,13 @@ class Descriptor:
     Slices of a file and workers hold it, so nobody closes it under them: its number could by then be another file's.
     """
 
-    __slots__ = ("path", "number", "_features")
+    __slots__ = ("path", "number", "_features", "_reads_now")
 
     def __init__(self, path: str, number: int, features: Features) -> None:
         self.path = path
         self.number = number  # CLOSED: stands in for one that is closed; every system call refuses it
         self._features = features
+        self._reads_now = features.read_now  # False, too, once the file system has refused
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if self.number != CLOSED:
@@ -49,6 +52,28 @@ class Descriptor:
         """Up to length bytes from position; fewer only at the end of the file."""
         data = os.pread(self.number, length, position)
         return data if len(data) == length else self._read_on(data, length, position)
+
+    def pread_now(self, length: int, position: int) -> Buffer | None:
+        """The same, unless the disk would have to be waited for: then None."""
+        if not self._reads_now:
+            return self.pread(length, position)
+        data = bytearray(length)
+        read = 0
+        try:
+            while read < length:
+                room = (memoryview(data)[read:],) if read else (data,)
+                more = os.preadv(self.number, room, position + read, RWF_NOWAIT)
+                if not more:
+                    return data[:read]
+                read += more
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno not in CANNOT_READ_NOW:
+                raise
+            self._reads_now = False
+            return self.pread(length, position)
+        return data
 
     def _read_on(self, data: bytes, length: int, position: int) -> bytes:
         """After a short read: go on to what was asked for or the end of the file."""
@@ -152,6 +177,10 @@ class RealFile:
     def pread(self, length: int, position: int) -> bytes:
         """Up to length bytes from position; fewer only at the end of the file."""
         return self.handle.pread(length, position)
+
+    def pread_now(self, length: int, position: int) -> Buffer | None:
+        """The same, unless the disk would have to be waited for: then None."""
+        return self.handle.pread_now(length, position)
 
     def truncate(self, size: int) -> None:
         """Cut the file to size bytes."""

@@ -38,7 +38,7 @@ from kbroker.env import Clock, Disk, FileSlice, Offload
 from kbroker.log import lookup, recovery, retention
 from kbroker.log.checkpoints import METADATA, metadata_content
 from kbroker.log.epochs import FILE_NAME as EPOCHS
-from kbroker.log.errors import LogOffline, LogTruncated
+from kbroker.log.errors import LogOffline, LogTruncated, NotInMemory
 from kbroker.log.flushing import Flush, paths_of
 from kbroker.log.lookup import Found
 from kbroker.log.recovery import Crash, Progress, Recovered
@@ -325,12 +325,14 @@ class PartitionLog:
 
     # reading
 
-    def read(self, offset: int, max_bytes: int, bound: int, *, at_least_one: bool = True) -> list[FileSlice]:
+    def read(
+        self, offset: int, max_bytes: int, bound: int, *, at_least_one: bool = True, now: bool = False
+    ) -> list[FileSlice]:
         """Whole batches from the one that holds offset, ending below bound (L7): about max_bytes, and at least the
         first batch however large, unless at_least_one is off.
 
-        bound is a batch boundary: high watermark or last stable offset. Raises KafkaError OFFSET_OUT_OF_RANGE outside
-        start_offset to end, LogOffline, OSError.
+        bound is a batch boundary: high watermark or last stable offset. now: raise NotInMemory rather than wait for the
+        disk. Raises KafkaError OFFSET_OUT_OF_RANGE outside start_offset to end, LogOffline, OSError.
         """
         if self.offline is not None:
             raise self.offline.with_traceback(None)
@@ -342,17 +344,17 @@ class PartitionLog:
                 text = f"offset {offset} is outside {self.start_offset} to {end}"
                 raise KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE, text)
             return []
-        segment, position = self._locate(offset)
+        segment, position = self._locate(offset, now)
         segment.used = tick()
         slices: list[FileSlice] = []
         while True:
             if bound >= segment.next_offset:
                 limit, after = segment.size, segment.next_offset
             else:
-                limit, after = self._locate(bound)[1], bound
+                limit, after = self._locate(bound, now)[1], bound
             stop = limit
             if limit - position > max_bytes:
-                stop, after = segment.cut(position, max_bytes, at_least_one=at_least_one)
+                stop, after = segment.cut(position, max_bytes, at_least_one=at_least_one, now=now)
                 if stop >= limit:
                     stop, after = limit, min(bound, segment.next_offset)
             if stop > position:
@@ -364,13 +366,13 @@ class PartitionLog:
             segment, position, at_least_one = self._segment_of(after), 0, False
             segment.used = tick()
 
-    def _locate(self, offset: int) -> tuple[Segment, int]:
+    def _locate(self, offset: int, now: bool) -> tuple[Segment, int]:
         """The segment that holds an offset, and where its batch begins there."""
         found = self._recent.get(offset)
         if found is not None:
             return found
         segment = self._segment_of(offset)
-        found = segment, segment.position_of(offset)
+        found = segment, segment.position_of(offset, now=now)
         if found[1] == segment.size and segment is not self.segments[-1]:  # nothing of it is left there (compaction)
             found = self.segments[self.segments.index(segment) + 1], 0
         self._remember(offset, *found)
@@ -395,16 +397,23 @@ class PartitionLog:
     def bytes_between(self, offset: int, bound: int, most: int) -> int:
         """How many bytes the batches from the one that holds offset up to bound have, counted no further than `most`.
 
-        bound is a batch boundary above offset, and not above the end. Raises LogOffline, OSError.
+        bound is a batch boundary above offset, and not above the end. What cannot be told without waiting for the disk
+        counts as `most`. Raises LogOffline, OSError.
         """
         if self.offline is not None:
             raise self.offline.with_traceback(None)
-        segment, position = self._locate(offset)
+        try:
+            return self._bytes_between(offset, bound, most)
+        except NotInMemory:
+            return most
+
+    def _bytes_between(self, offset: int, bound: int, most: int) -> int:
+        segment, position = self._locate(offset, True)
         found = -position
         while bound > segment.next_offset and found + segment.size < most:
             found += segment.size
             segment = self._segment_of(segment.next_offset)
-        return min(found + (segment.size if bound >= segment.next_offset else self._locate(bound)[1]), most)
+        return min(found + (segment.size if bound >= segment.next_offset else self._locate(bound, True)[1]), most)
 
     def first_at_or_after(self, timestamp_ms: int, bound: int) -> Found | None:
         """The first record below bound whose timestamp is at least timestamp_ms. Reads batches: may take a while."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from kafka_wire.records import HEADER_SIZE, LENGTH_OFFSET, MAGIC, BatchHeader, CorruptRecords, check_crc, read_header
-from kbroker.env import Handle
+from kbroker.env import Buffer, Handle
+from kbroker.log.errors import NotInMemory
 
 NEAR_BYTES = 8 * 1024  # to find a batch close to a known one
 FAR_BYTES = 64 * 1024  # to walk on
@@ -13,14 +15,20 @@ WHOLE_BYTES = 1024 * 1024  # to read everything
 EPOCH_STEP_MAX = 1 << 24  # more leaders than that between two batches is a flipped bit
 
 
-def walk(file: Handle, position: int, end: int, *, chunk: int = FAR_BYTES) -> Iterator[tuple[int, BatchHeader]]:
-    """(position, header) of each batch from position to end. Stops at one that is not whole or not a batch."""
-    buffer, start = b"", position
+def walk(
+    file: Handle, position: int, end: int, *, chunk: int = FAR_BYTES, now: bool = False
+) -> Iterator[tuple[int, BatchHeader]]:
+    """(position, header) of each batch from position to end. Stops at one that is not whole or not a batch.
+
+    chunk: bytes read at a time. now: raise NotInMemory rather than wait for the disk.
+    """
+    buffer: Buffer = b""
+    start = position
     while position + HEADER_SIZE <= end:
         at = position - start
         if at + HEADER_SIZE > len(buffer):
             start, at = position, 0
-            buffer = file.pread(chunk, position)
+            buffer = read_now(file, chunk, position) if now else file.pread(chunk, position)
         try:
             header = read_header(buffer, at)
         except CorruptRecords:
@@ -30,6 +38,14 @@ def walk(file: Handle, position: int, end: int, *, chunk: int = FAR_BYTES) -> It
             return
         yield position, header
         position = after
+
+
+def read_now(file: Handle, length: int, position: int) -> Buffer:
+    """Like pread, for those who must not wait for the disk. Raises NotInMemory, OSError."""
+    data = file.pread_now(length, position)
+    if data is None:
+        raise NotInMemory(partial(file.pread, length, position))
+    return data
 
 
 def scan(file: Handle, position: int, end: int, offset: int, durable: int) -> Iterator[tuple[int, BatchHeader]]:

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from kafka_wire.errors import KafkaError
 from kafka_wire.records import LENGTH_OFFSET, BatchHeader, Record, read_header, read_records
 from kbroker.env import Disk, File, Handle
 from kbroker.log import scan
-from kbroker.log.errors import CorruptLog
+from kbroker.log.errors import CorruptLog, NotInMemory
 from kbroker.log.index import Indexes, read_last_time
 
 INDEX_SAVE_BYTES = 8 * 1024 * 1024  # the index files lag behind the log by no more: the scan after a crash is bounded
@@ -151,14 +152,22 @@ class Segment:
         assert self.indexes is not None
         self.indexes.trim(self.disk)
 
-    def base_of(self, position: int) -> int:
-        """The base offset of the batch at a position."""
-        return int.from_bytes((self.open_file or self.file).pread(8, position))
+    def base_of(self, position: int, *, now: bool = False) -> int:
+        """The base offset of the batch at a position. now: raise NotInMemory rather than wait for the disk."""
+        file = self.open_file or self.file
+        return int.from_bytes(scan.read_now(file.handle, 8, position) if now else file.pread(8, position))
 
     def load(self, interval: int = INDEX_INTERVAL_BYTES) -> Indexes:
         """Have the indexes in memory. Raises CorruptLog, OSError."""
         loading = self.loading(interval)
         return self.adopt(loading, loading.run())
+
+    def loaded(self, now: bool) -> Indexes:
+        """The indexes, loaded if need be; now: raise NotInMemory rather than that. May raise CorruptLog, OSError."""
+        if self.indexes is None and now:
+            loading = self.loading()
+            raise NotInMemory(loading.run, partial(self.adopt, loading))
+        return self.indexes or self.load()
 
     def loading(self, interval: int = INDEX_INTERVAL_BYTES) -> Loading:
         """What to give to a worker, whose result is then to be adopted. May raise OSError."""
@@ -191,28 +200,32 @@ class Segment:
 
     # looking up
 
-    def position_of(self, offset: int) -> int:
-        """Where the batch that holds an offset, or the first one after it, begins; `size` when there is none."""
+    def position_of(self, offset: int, *, now: bool = False) -> int:
+        """Where the batch that holds an offset, or the first one after it, begins; `size` when there is none.
+
+        now: raise NotInMemory rather than wait for the disk.
+        """
         if offset >= self.next_offset:
             return self.size
         self.used = tick()
-        position = (self.indexes or self.load()).offsets.position_before(offset - self.base_offset)
-        for at, header in scan.walk(self.file, position, self.size, chunk=scan.NEAR_BYTES):
+        position = (self.indexes or self.loaded(now)).offsets.position_before(offset - self.base_offset)
+        for at, header in scan.walk(self.file.handle, position, self.size, chunk=scan.NEAR_BYTES, now=now):
             if header.last_offset >= offset:
                 return at
         return self.size
 
-    def cut(self, position: int, max_bytes: int, *, at_least_one: bool) -> tuple[int, int]:
+    def cut(self, position: int, max_bytes: int, *, at_least_one: bool, now: bool = False) -> tuple[int, int]:
         """(end position, first offset behind it) of the whole batches from position that fit into max_bytes.
 
         There is more behind position than max_bytes. Ends at an indexed batch where one is in reach; with at_least_one
         the first batch is included even when it is larger. The end is position when nothing fits.
+        now: raise NotInMemory rather than wait for the disk.
         """
         limit = position + max_bytes
-        end = (self.indexes or self.load()).offsets.boundary_before(limit)
+        end = (self.indexes or self.loaded(now)).offsets.boundary_before(limit)
         if end <= position:
             end = position
-            for at, header in scan.walk(self.file, position, self.size, chunk=scan.NEAR_BYTES):
+            for at, header in scan.walk(self.file.handle, position, self.size, chunk=scan.NEAR_BYTES, now=now):
                 after = at + header.size
                 if after > limit and not (at_least_one and at == position):
                     break
@@ -221,7 +234,7 @@ class Segment:
                     break
         if end >= self.size:
             return self.size, self.next_offset
-        return end, self.base_of(end)
+        return end, self.base_of(end, now=now)
 
     def largest_timestamp_ms(self) -> int:
         """The largest timestamp of the segment, -1 when it has none."""

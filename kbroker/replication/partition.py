@@ -147,7 +147,13 @@ class Partition:
         return self.high_watermark.value
 
     def read(
-        self, offset: int, bytes_max: int, current_leader_epoch: int = NO_EPOCH, *, at_least_one: bool = True
+        self,
+        offset: int,
+        bytes_max: int,
+        current_leader_epoch: int = NO_EPOCH,
+        *,
+        at_least_one: bool = True,
+        now: bool = False,
     ) -> ReadResult:
         """What a consumer may see from offset on: whole batches below the high watermark; nothing at or above it.
 
@@ -156,6 +162,7 @@ class Partition:
             bytes_max: stop before exceeding it.
             current_leader_epoch: what the client believes, or -1.
             at_least_one: let the first batch exceed bytes_max.
+            now: raise NotInMemory rather than wait for the disk.
 
         Raises KafkaError OFFSET_OUT_OF_RANGE, KAFKA_STORAGE_ERROR, UNKNOWN_SERVER_ERROR for a negative bytes_max where
         there is something to read (as Kafka), or those of check_leader.
@@ -171,7 +178,7 @@ class Partition:
                 raise KafkaError(ErrorCode.UNKNOWN_SERVER_ERROR)
             if bytes_max or at_least_one:
                 try:
-                    slices = log.read(offset, bytes_max, bound, at_least_one=at_least_one)
+                    slices = log.read(offset, bytes_max, bound, at_least_one=at_least_one, now=now)
                 except OSError as error:
                     raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, str(error)) from error
         return ReadResult(slices, bound, bound, log.start_offset, sum(map(len, slices)))

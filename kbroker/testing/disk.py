@@ -59,8 +59,14 @@ class MemoryFile:
         volume = self._enter()
         if volume.faults and (error := volume.fault("pread", self.path)):
             raise error
+        self._inode.is_cold = False
         with memoryview(self._inode.data) as data:
             return bytes(data[position : position + length])
+
+    def pread_now(self, length: int, position: int) -> bytes | None:
+        """The same, unless the file was evicted from memory: then None."""
+        self._enter()
+        return None if self._inode.is_cold else self.pread(length, position)
 
     def truncate(self, size: int) -> None:
         """Cut the file to size bytes."""
@@ -147,6 +153,10 @@ class MemoryDisk:
     def kill(self) -> None:
         """End the process: open files and locks are gone, the page cache stays."""
         self.volume.kill()
+
+    def evict(self) -> None:
+        """Nothing of any file is in memory any more: the first `pread` of each waits for the disk."""
+        self.volume.evict()
 
     def power_loss(self) -> None:
         """End the machine: what was not synced is lost, or half lost; a new boot id."""

@@ -34,7 +34,7 @@ TEAR_SPAN = 4096  # a torn tail is damaged somewhere in its last page
 class Inode:
     """A file's bytes."""
 
-    __slots__ = ("data", "modified_ms", "linked", "floor", "cut", "lost")
+    __slots__ = ("data", "modified_ms", "linked", "floor", "cut", "lost", "is_cold")
 
     def __init__(self) -> None:
         self.data = bytearray()  # what reads see
@@ -43,6 +43,7 @@ class Inode:
         self.floor = 0  # invariant: data[:floor] + cut is what a power loss certainly leaves
         self.cut = b""
         self.lost: list[tuple[int, int]] = []  # ranges below floor whose sync failed
+        self.is_cold = False  # not in memory, until it is read
 
     def truncate(self, size: int) -> None:
         """Cut what reads see; undone by a power loss unless synced."""
@@ -73,6 +74,7 @@ class Inode:
             self.data[start : min(end, len(self.data))] = bytes(max(0, min(end, len(self.data)) - start))
         self.lost = []
         self.sync()
+        self.is_cold = True
 
     def _tear(self, rng: random.Random) -> None:
         unsynced = len(self.data) - self.floor
@@ -166,6 +168,11 @@ class Volume:
         """The process is gone: its locks and open files with it. What it wrote stays, as the page cache does."""
         self.process += 1
         self.locks.clear()
+
+    def evict(self) -> None:
+        """Forget the page cache, as the system may at any time."""
+        for inode in self._files(self.root):
+            inode.is_cold = True
 
     def power_loss(self) -> None:
         """The machine is gone: only what was durable stays for certain."""

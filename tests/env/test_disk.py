@@ -49,6 +49,17 @@ def test_append_takes_more_buffers_than_one_system_call_does(disk: Disk) -> None
     assert file.pread(4, 4 * 2999) == b"2999"
 
 
+def test_pread_now_reads_what_is_in_memory_like_pread(disk: Disk) -> None:
+    file = disk.open("a", create=True)
+    file.append([b"0123456789"])
+    for source in (file, file.handle):
+        for length, position, expected in ((4, 3, b"3456"), (4, 8, b"89"), (4, 10, b""), (4, 99, b""), (0, 0, b"")):
+            assert source.pread_now(length, position) == expected
+    file.close()
+    with pytest.raises(OSError, match="."):
+        file.pread_now(1, 0)
+
+
 def test_pread_is_short_only_at_the_end(disk: Disk) -> None:
     file = disk.open("a", create=True)
     file.append([b"0123456789"])

@@ -105,6 +105,38 @@ def test_a_descriptor_closes_with_the_last_who_holds_it(tmp_path: Path, features
         os.fstat(fd)
 
 
+@pytest.mark.skipif(not Features.detect().read_now, reason="this system cannot tell what is in memory")
+def test_what_is_not_in_memory_is_not_waited_for(tmp_path: Path) -> None:
+    file = RealDisk(str(tmp_path), Features.detect()).open("a", create=True)
+    file.append([bytes(range(256)) * 4096])
+    file.sync()
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if file.pread_now(1, 1 << 19) is not None:
+        pytest.skip("the file system of the test's directory keeps everything in memory, or cannot tell")
+    assert file.pread(4, 1 << 19) == b"\0\1\2\3"
+    assert file.pread_now(4, 1 << 19) == b"\0\1\2\3"
+    assert file.pread_now(1 << 20, 0) is None, "a part of it is not"
+    file.pread(1 << 20, 0)
+    assert file.pread_now(1 << 21, 0) == bytes(range(256)) * 4096
+
+
+@pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS])
+def test_a_file_system_that_cannot_tell_is_asked_once(
+    error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def preadv(*args: object) -> int:
+        asked.append(args)
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "preadv", preadv, raising=False)
+    file = RealDisk(str(tmp_path), Features(pread=True, read_now=True)).open("a", create=True)
+    file.append([b"0123"])
+    assert [file.pread_now(2, 1) for _ in range(3)] == [b"12"] * 3
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize("features", [Features.detect(), Features()])
 def test_closing_waits_for_the_worker_that_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features: Features
