@@ -77,6 +77,8 @@ class Leading(Generic[S]):
         index = partition_of(name, len(topic.partitions))
         found = self._shards.get(index)
         if found is not None:
+            if not found.partition.is_proven:
+                raise KafkaError(ErrorCode.NOT_COORDINATOR)  # there may be another one by now (R14)
             if found.is_active:
                 return found
             raise KafkaError(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)

@@ -487,6 +487,9 @@ class PartitionLog:
     def apply_retention(self, now_ms: int, bound: int) -> int:
         """Delete old segments: by time, by size, those wholly below start_offset; none that reaches past bound (L8).
 
+        Nothing that is not durable yet: a later flush must find it, and with it the snapshot that will be the only
+        trace of some producers (P2). Such segments are flushed in the background and go the next time.
+
         Returns how many; `take_deleted` has their files. May raise OSError, KafkaError.
         """
         count = retention.count_expired(self.segments, self.start_offset, self.config, now_ms, bound)
@@ -495,28 +498,17 @@ class PartitionLog:
                 self.roll()
             else:
                 count -= 1
-        if not count:
+        if count and self.segments[count].base_offset > self.flushed.value:
+            self.flush_later()
+            count = bisect_right(self.segments, self.flushed.value, key=_base_offset) - 1
+        if count <= 0:
             return 0
-        start = self.segments[count].base_offset
-        if start > self.flushed.value:
-            self._sync_snapshot(start)
         self._recent.clear()
         for _ in range(count):
             self._remove_segment(0)
             self.advance_start(self.segments[0].base_offset)
-        self._snapshots.drop_below(start)
+        self._snapshots.drop_below(self.segments[0].base_offset)
         return count
-
-    def _sync_snapshot(self, offset: int) -> None:
-        """Make a producer snapshot durable that no flush has covered yet: soon it is the only trace of some producers
-        (P2). Blocks, but a segment is seldom deleted before it was flushed."""
-        path = snapshot_path(self.directory, offset)
-        if self.disk.exists(path):
-            file = self.disk.open(path)
-            try:
-                file.sync()
-            finally:
-                file.close()
 
     def _remove_segment(self, n: int) -> None:
         """Take the n-th segment off the log; its files are renamed, to be removed later. OSError when they cannot be.

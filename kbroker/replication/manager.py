@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 import trio
@@ -66,15 +66,25 @@ class ReplicaManager:
     """The owner of this broker's partitions and of its configs, as far as the cluster's metadata decides on them."""
 
     def __init__(
-        self, node_id: int, logs: LogDirectory, config: BrokerConfig, coordinators: Mapping[str, Coordinator]
+        self,
+        node_id: int,
+        logs: LogDirectory,
+        config: BrokerConfig,
+        coordinators: Mapping[str, Coordinator],
+        is_session_proven: Callable[[], bool],
     ) -> None:
-        """coordinators: by the name of their topic."""
+        """
+        Args:
+            coordinators: by the name of their topic.
+            is_session_proven: whether the cluster certainly still takes this broker for alive.
+        """
         self.node_id = node_id
         self.logs = logs
         self.config = config  # as the cluster's dynamic configs have it now
         self.partitions: dict[tuple[str, int], Partition] = {}
         self.offline: set[tuple[str, int]] = set()  # should be in `partitions`; the disk says no
         self._coordinators = coordinators
+        self._is_session_proven = is_session_proven
         self._wanted: ClusterImage | None = None  # to be carried out; None: this broker is not registered
         self._target: ClusterImage | None = None  # being carried out, or the last that was, in this registration
         self._carried_out = ClusterImage()
@@ -307,7 +317,9 @@ class ReplicaManager:
             self._refuse(key, error)
         else:
             self.offline.discard(key)
-            self.partitions[key] = Partition(topic, index, opening.topic_id, opened, self.node_id)
+            self.partitions[key] = Partition(
+                topic, index, opening.topic_id, opened, self.node_id, self._is_session_proven
+            )
         if self._target is not None:  # else the next image decides
             self._settle(opening, self._target)
 

@@ -6,10 +6,15 @@
 
 A partition whose only replica is here has the ISR {self}; its high watermark follows its own log. With followers the
 same arithmetic (`isr.py`) takes their progress into account. The log owns bytes and offsets, this class all the rest.
+
+A broker that the cluster took for dead may have a successor and not know it. What it then appends with acks=all is
+never acknowledged, as its followers have gone; but what it says of itself might be false. So every other answer, a
+refusal as well as a success, needs a leadership that is proven (R14).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from kafka_wire.errors import ErrorCode, KafkaError
@@ -21,6 +26,15 @@ from kbroker.watermark import Watermark
 
 ACKS_ALL = -1
 NO_EPOCH = -1
+# What an append says of the partition, not of the batch: clients act on it for good (R14).
+DEFINITIVE = frozenset(
+    {
+        ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER,
+        ErrorCode.UNKNOWN_PRODUCER_ID,
+        ErrorCode.INVALID_PRODUCER_EPOCH,
+        ErrorCode.DUPLICATE_SEQUENCE_NUMBER,
+    }
+)
 
 
 class ReadResult(NamedTuple):
@@ -45,9 +59,19 @@ class Partition:
 
     __slots__ = (
         "topic", "index", "topic_id", "log", "node_id", "leader_epoch", "leading", "isr", "high_watermark", "_alone",
+        "_is_session_proven",
     )  # fmt: skip
 
-    def __init__(self, topic: str, index: int, topic_id: bytes, log: PartitionLog, node_id: int) -> None:
+    def __init__(
+        self,
+        topic: str,
+        index: int,
+        topic_id: bytes,
+        log: PartitionLog,
+        node_id: int,
+        is_session_proven: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """is_session_proven: whether the cluster certainly still takes this broker for alive (Registration)."""
         self.topic = topic
         self.index = index
         self.topic_id = topic_id
@@ -57,6 +81,7 @@ class Partition:
         self.leading = False
         self.isr: tuple[int, ...] = ()
         self._alone = (node_id,)  # the ISR when no other is in it
+        self._is_session_proven = is_session_proven
         self.high_watermark = Watermark(log.start_offset)
         log.guard(self.high_watermark)
 
@@ -82,13 +107,24 @@ class Partition:
         self.leading = False
         self.high_watermark.close(NotLeader())
 
+    @property
+    def is_proven(self) -> bool:
+        """Whether certainly no other broker leads this partition at this moment, if this one does (R14).
+
+        When no other is in sync, nobody can have been elected (R9). Otherwise the broker's session has to be certain.
+        """
+        return self.isr == self._alone or self._is_session_proven()
+
     def check_leader(self, current_leader_epoch: int = NO_EPOCH) -> None:
-        """Raise unless this broker leads in the epoch the client believes in; -1 is no belief (KIP-320, R11)."""
+        """Raise unless this broker certainly leads (R14), in the epoch the client believes in; -1: none (KIP-320, R11).
+
+        Raises KafkaError FENCED_LEADER_EPOCH, UNKNOWN_LEADER_EPOCH, NOT_LEADER_OR_FOLLOWER, KAFKA_STORAGE_ERROR.
+        """
         if current_leader_epoch not in (self.leader_epoch, NO_EPOCH):
             if current_leader_epoch < self.leader_epoch:
                 raise KafkaError(ErrorCode.FENCED_LEADER_EPOCH)
             raise KafkaError(ErrorCode.UNKNOWN_LEADER_EPOCH)
-        if not self.leading:
+        if not self.leading or not self.is_proven:
             raise NotLeader
         if self.log.offline is not None:
             raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR)
@@ -107,7 +143,7 @@ class Partition:
 
         acks: -1, 0 or 1; -1 demands min.insync.replicas in the ISR before anything is written (R6).
         """
-        if not self.leading or self.log.offline is not None:
+        if not self.leading or self.log.offline is not None or (acks != ACKS_ALL and not self.is_proven):
             self.check_leader()
         if acks == ACKS_ALL and not isr.may_acknowledge(self.isr, self.log.config.min_insync_replicas):
             raise KafkaError(ErrorCode.NOT_ENOUGH_REPLICAS)
@@ -126,7 +162,12 @@ class Partition:
         Raises KafkaError; LogOffline when the disk failed.
         """
         self.check_append(acks)
-        appended = self.log.append(batch, header, leader_epoch=self.leader_epoch, now_ms=now_ms)
+        try:
+            appended = self.log.append(batch, header, leader_epoch=self.leader_epoch, now_ms=now_ms)
+        except KafkaError as error:
+            if error.code in DEFINITIVE and not self.is_proven:
+                raise NotLeader from error
+            raise
         self.follow_log()
         return appended
 

@@ -136,7 +136,7 @@ class Broker:
         slots = config.get_int("max.incremental.fetch.session.cache.slots")
         sessions = FetchSessions(slots, first_id=1 + env.rng.below(2**30))
         groups = GroupCoordinator(env, registration, logs, lambda: replicas.config)
-        replicas = ReplicaManager(config.node_id, logs, config, {OFFSETS_TOPIC: groups})
+        replicas = ReplicaManager(config.node_id, logs, config, {OFFSETS_TOPIC: groups}, lambda: registration.is_proven)
         return Services(env, registration, logs, replicas, sessions, ProducerIds(registration.admin), groups)
 
 

@@ -57,6 +57,15 @@ async def test_who_waits_for_a_core_is_answered_when_the_leadership_ends() -> No
         assert not made.runtime.leading.shards
 
 
+async def test_R14_a_coordinator_in_doubt_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with rig() as made:
+        assert made.add("a", 1) == 1
+        monkeypatch.setattr(Partition, "is_proven", False)  # another broker may have been given its partition
+        assert made.add("a", 1) == ErrorCode.NOT_COORDINATOR
+        monkeypatch.undo()
+        assert made.add("a", 1) == 2
+
+
 async def test_who_waits_too_long_is_answered(autojump_clock: MockClock) -> None:
     async with rig() as made:
         assert await made.wait("a") == ErrorCode.COORDINATOR_NOT_AVAILABLE

@@ -52,11 +52,12 @@ def open_log(
     recovery_point: int = 0,
     start_offset: int = 0,
     leader_epoch_max: int | None = None,
+    on_due: Callable[[PartitionLog], None] | None = None,
     **config: Any,
 ) -> PartitionLog:
     return PartitionLog.open(
         disk, "orders-0", config=TopicConfig(**config), clock=StoppedClock(), topic_id=TOPIC_ID, crash=crash,
-        recovery_point=recovery_point, start_offset=start_offset, leader_epoch_max=leader_epoch_max,
+        recovery_point=recovery_point, start_offset=start_offset, leader_epoch_max=leader_epoch_max, on_due=on_due,
     )  # fmt: skip
 
 

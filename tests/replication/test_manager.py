@@ -52,7 +52,7 @@ class Rig:
         self.logs = LogDirectory(replace(env, offload=worker or env.offload), settings)
         self.logs.open()
         self.audience = Audience()
-        self.manager = ReplicaManager(NODE, self.logs, settings, {"t": self.audience})
+        self.manager = ReplicaManager(NODE, self.logs, settings, {"t": self.audience}, lambda: True)
         self.image = ClusterImage()
 
     def publish(self, *topics: TopicImage, **configs: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import trio
 
@@ -22,6 +24,28 @@ def make(machine: Machine | None = None, **config: int) -> Partition:
     disk = machine.env().disk
     log = PartitionLog.open(disk, "t-0", config=TopicConfig(**config), topic_id=b"i" * 16, crash=Crash.CLEAN)
     return Partition("t", 0, b"i" * 16, log, NODE)
+
+
+class Session:
+    """Of the broker, with the cluster: proven or in doubt."""
+
+    def __init__(self) -> None:
+        self.proven = True
+
+    def __call__(self) -> bool:
+        return self.proven
+
+
+def shared(session: Session) -> Partition:
+    """Led here, another broker being in sync."""
+    log = make().log
+    partition = Partition("t", 0, b"i" * 16, log, NODE, session)
+    partition.lead(0, (NODE, 2))
+    return partition
+
+
+def numbered(sequence: int) -> bytearray:
+    return build_batch([(1000, b"k", b"v")], producer_id=5, producer_epoch=0, base_sequence=sequence)
 
 
 def leader(epoch: int = 0, **config: int) -> Partition:
@@ -220,3 +244,52 @@ def test_a_disk_that_cannot_be_read_is_the_disks_fault() -> None:
             for piece in partition.read(1, 1).slices:
                 piece.read()
     assert code(error) == ErrorCode.KAFKA_STORAGE_ERROR
+
+
+ANSWERS: dict[str, Callable[[Partition], object]] = {
+    "read": lambda p: p.read(0, 100),
+    "a read of what is not there": lambda p: p.read(99, 100),
+    "where an epoch ends": lambda p: p.epoch_end(0),
+    "where histories part": lambda p: p.parting(0, 0, 0),
+    "what can be deleted": lambda p: p.deletable_to(99),
+    "whether it leads": lambda p: p.check_leader(0),
+    "an append with acks=1": lambda p: p.append(batch(), 1, 0),
+    "an append with acks=0": lambda p: p.append(batch(), 0, 0),
+    "a sequence that is out of order": lambda p: p.append(numbered(7), ACKS_ALL, 0),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
+def test_R14_nothing_definitive_is_said_in_doubt(answer: Callable[[Partition], object]) -> None:
+    """Neither yes nor no, when another broker may have been given the partition. The client asks on."""
+    session = Session()
+    partition = shared(session)
+    partition.append(numbered(0), ACKS_ALL, 0)
+    session.proven = False
+    end = partition.log.end.value
+    with pytest.raises(NotLeader):
+        answer(partition)
+    assert partition.log.end.value == end
+    session.proven = True
+    try:
+        answer(partition)
+    except KafkaError as error:
+        assert error.code in (ErrorCode.OFFSET_OUT_OF_RANGE, ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER)
+
+
+def test_R14_acks_all_needs_no_proof_but_that_of_its_replicas() -> None:
+    session = Session()
+    partition = shared(session)
+    session.proven = False
+    partition.append(batch(), ACKS_ALL, 0)
+    assert partition.high_watermark.value == 0  # not acknowledged by this
+
+
+def test_R14_a_partition_with_nobody_else_in_sync_is_always_proven() -> None:
+    session = Session()
+    partition = shared(session)
+    partition.lead(0, (NODE,))
+    session.proven = False
+    assert partition.append(batch(), 1, 0).base_offset == 0
+    assert partition.read(0, 1 << 20).length > 0
+    assert partition.epoch_end(0) == (0, 1)
