@@ -18,6 +18,7 @@ made in a worker, one at a time in the whole broker, so that what such calls tak
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Iterable
+from types import CoroutineType
 from typing import Any, TypeAlias, TypeVar
 
 import trio
@@ -48,14 +49,31 @@ def each(function: Callable[[S], T], items: Iterable[S], stride: int = STRIDE) -
     return done
 
 
-def answer(work: Work[T]) -> T | Coroutine[Any, Any, T]:
-    """What work returns, if that takes no more than one turn; else a coroutine that goes on with it."""
+def answer(work: Work[Any]) -> Any | Coroutine[Any, Any, Any]:
+    """What work returns, if that takes no more than one turn; else a coroutine that goes on with it.
+
+    Work may return a coroutine, of an answer that has to wait for something else: that is the answer then.
+    """
     for _ in range(PAUSES_A_TURN):
         try:
             next(work)
         except StopIteration as stop:
+            return stop.value
+    return _answer_of(work)
+
+
+async def _answer_of(work: Work[Any]) -> Any:
+    made = await finish(work)
+    return await made if isinstance(made, CoroutineType) else made
+
+
+def at_once(work: Work[T]) -> T:
+    """What work returns, without a pause: for work that is known to be small."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
-    return finish(work)
 
 
 async def finish(work: Work[T]) -> T:

@@ -16,15 +16,18 @@ from kafka_wire.messages.consumer_groups import (
     ConsumerGroupHeartbeatRequest,
     ConsumerGroupHeartbeatResponse,
     DescribedConsumerGroup,
+    DescribedConsumerGroupMember,
 )
 from kbroker.api.context import Context
-from kbroker.api.group_admin import GROUP_OPERATIONS
+from kbroker.api.group_admin import DESCRIBED_BYTES_MAX, GROUP_OPERATIONS, MEMBER_BYTES
 from kbroker.api.groups import asker
 from kbroker.api.registry import handles
 from kbroker.config.keys import split_list
 from kbroker.groups import membership
 from kbroker.groups.timeline_views import add_timeline
+from kbroker.turns import Work, answer, each
 
+DescribeAnswer: TypeAlias = "ConsumerGroupDescribeResponse | Coroutine[Any, Any, ConsumerGroupDescribeResponse]"
 HeartbeatAnswer: TypeAlias = "ConsumerGroupHeartbeatResponse | Coroutine[Any, Any, ConsumerGroupHeartbeatResponse]"
 
 
@@ -39,23 +42,51 @@ def consumer_group_heartbeat(request: ConsumerGroupHeartbeatRequest, context: Co
         return refuse(ErrorCode.UNSUPPORTED_VERSION)
     if not request.group_id:
         return refuse(ErrorCode.INVALID_REQUEST)  # as Kafka: throwIfEmptyString
-    answer: HeartbeatAnswer = membership.consumer_heartbeat(context.services.groups, request, asker(context), refuse)
-    return answer
+    beat: HeartbeatAnswer = membership.consumer_heartbeat(context.services.groups, request, asker(context), refuse)
+    return beat
 
 
 @handles(ApiKey.CONSUMER_GROUP_DESCRIBE, 0, 1)
-def consumer_group_describe(request: ConsumerGroupDescribeRequest, context: Context) -> ConsumerGroupDescribeResponse:
+def consumer_group_describe(request: ConsumerGroupDescribeRequest, context: Context) -> DescribeAnswer:
     """Consumer groups, their members, what those have and what they should have; if asked for, the last rebalances."""
+    return answer(_all_described(request, context))
+
+
+def _all_described(request: ConsumerGroupDescribeRequest, context: Context) -> Work[ConsumerGroupDescribeResponse]:
+    """The answer has a bound: a few bytes name a large group, and may do so ten thousand times."""
     timelines = set(request.group_ids) if request.include_rebalances else set[str]()
-    groups = [_described(group_id, context, timelines) for group_id in request.group_ids]
-    if request.include_authorized_operations:
-        for group in groups:
-            if not group.error_code:
-                group.authorized_operations = GROUP_OPERATIONS
+    groups, size = [], 0
+    for group_id in request.group_ids:
+        if size > DESCRIBED_BYTES_MAX:
+            text = "The answer is too large: ask for groups one by one."
+            described = DescribedConsumerGroup(
+                group_id=group_id, error_code=ErrorCode.INVALID_REQUEST, error_message=text
+            )
+        else:
+            described = yield from _described(group_id, context, timelines)
+            size += yield from _size(described)
+        if request.include_authorized_operations and not described.error_code:
+            described.authorized_operations = GROUP_OPERATIONS
+        groups.append(described)
+        yield
     return ConsumerGroupDescribeResponse(groups=groups)
 
 
-def _described(group_id: str, context: Context, timelines: set[str]) -> DescribedConsumerGroup:
+def _size(described: DescribedConsumerGroup) -> Work[int]:
+    """In bytes, roughly."""
+
+    def of_member(member: DescribedConsumerGroupMember) -> int:
+        topics = (*member.assignment.topic_partitions, *member.target_assignment.topic_partitions)
+        return (
+            MEMBER_BYTES
+            + sum(map(len, member.subscribed_topic_names))
+            + sum(16 + len(each.topic_name) + 4 * len(each.partitions) for each in topics)
+        )
+
+    return sum((yield from each(of_member, described.members)))
+
+
+def _described(group_id: str, context: Context, timelines: set[str]) -> Work[DescribedConsumerGroup]:
     """timelines: as in group_admin.py, of which groups to tell the timeline, each once."""
     if not group_id:
         return DescribedConsumerGroup(group_id=group_id, error_code=ErrorCode.INVALID_GROUP_ID)
@@ -66,8 +97,8 @@ def _described(group_id: str, context: Context, timelines: set[str]) -> Describe
     if group is None:
         text = f"Group {group_id} not found."
         return DescribedConsumerGroup(group_id=group_id, error_code=ErrorCode.GROUP_ID_NOT_FOUND, error_message=text)
-    described = group.describe_consumer()
+    described = yield from group.describe_consumer()
     if group_id in timelines and not described.error_code:
         timelines.remove(group_id)
-        add_timeline(described, group.timeline)
+        yield from add_timeline(described, group.timeline)
     return described

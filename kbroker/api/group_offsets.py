@@ -7,7 +7,8 @@ groups at once (KIP-709), from 9 on with the member's epoch (KIP-848).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Coroutine
+from collections.abc import Coroutine, Iterable
+from functools import partial
 from typing import Any, TypeAlias
 
 from kafka_wire.api import ApiKey
@@ -19,6 +20,7 @@ from kafka_wire.messages.group_offsets import (
     OffsetCommitResponsePartition,
     OffsetCommitResponseTopic,
     OffsetDeleteRequest,
+    OffsetDeleteRequestPartition,
     OffsetDeleteResponse,
     OffsetDeleteResponsePartition,
     OffsetDeleteResponseTopic,
@@ -35,15 +37,18 @@ from kbroker.api.context import Context
 from kbroker.api.registry import handles
 from kbroker.groups import offset_requests
 from kbroker.groups.group import Committer
-from kbroker.groups.offset_requests import Fetched
-from kbroker.groups.offsets import Change
+from kbroker.groups.offset_requests import Committed, Fetched
 from kbroker.groups.storage.records import OffsetCommitValue
+from kbroker.turns import STRIDE, Work, answer, each, finish
 
 CommitAnswer: TypeAlias = "OffsetCommitResponse | Coroutine[Any, Any, OffsetCommitResponse]"
+FetchAnswer: TypeAlias = "OffsetFetchResponse | Coroutine[Any, Any, OffsetFetchResponse]"
 DeleteAnswer: TypeAlias = "OffsetDeleteResponse | Coroutine[Any, Any, OffsetDeleteResponse]"
 
 GROUPS_SINCE = 8  # OffsetFetch version
 TOP_LEVEL_ERROR_SINCE = 2  # OffsetFetch version
+FETCHED_ROWS_MAX = 1_000_000  # partitions in one answer
+INT64_MAX = 2**63 - 1
 
 
 # -- OffsetCommit -----------------------------------------------------------------------------------------------------
@@ -52,83 +57,102 @@ TOP_LEVEL_ERROR_SINCE = 2  # OffsetFetch version
 @handles(ApiKey.OFFSET_COMMIT, 1, 9)
 def offset_commit(request: OffsetCommitRequest, context: Context) -> CommitAnswer:
     """Store offsets; every partition that can be stored is, the others are answered why not."""
-    changes: list[Change] = []
-    response = OffsetCommitResponse(
-        topics=[
-            OffsetCommitResponseTopic(
-                name=topic.name,
-                partitions=[
-                    OffsetCommitResponsePartition(
-                        partition_index=partition.partition_index,
-                        error_code=_take_commit(topic.name, partition, request, context, changes),
-                    )
-                    for partition in topic.partitions
-                ],
-            )
-            for topic in request.topics
-        ]
-    )
+    return answer(_commit(request, context))
+
+
+def _commit(request: OffsetCommitRequest, context: Context) -> Work[CommitAnswer]:
+    changes: dict[str, dict[int, OffsetCommitValue | None]] = {}
+    take = _Taker(request, context, changes)
+    topics = []
+    for topic in request.topics:
+        partitions = yield from each(partial(take.partition, topic.name), topic.partitions)
+        topics.append(OffsetCommitResponseTopic(name=topic.name, partitions=partitions))
+        if len(topics) % STRIDE == 0:
+            yield
+    response = OffsetCommitResponse(topics=topics)
     if not changes:
         return response
-
-    def refuse(code: ErrorCode) -> OffsetCommitResponse:
-        for topic in response.topics:
-            for partition in topic.partitions:
-                partition.error_code = partition.error_code or code
-        return response
-
-    def answer(stale: Collection[tuple[str, int]]) -> OffsetCommitResponse:
-        for topic in response.topics if stale else ():
-            for partition in topic.partitions:
-                if (topic.name, partition.partition_index) in stale:
-                    partition.error_code = partition.error_code or ErrorCode.STALE_MEMBER_EPOCH
-        return response
-
     committer = Committer(
         request.member_id, request.group_instance_id, request.generation_id_or_member_epoch, context.version
     )
-    committed: CommitAnswer = offset_requests.commit(
-        context.services.groups, request.group_id, committer, changes, answer, refuse
-    )
-    return committed
+    committed = offset_requests.commit(context.services.groups, request.group_id, committer, changes)
+    if isinstance(committed, Committed):
+        return (yield from _told(response, committed))
+    return _told_later(response, committed)
 
 
-def _take_commit(
-    topic: str,
-    partition: OffsetCommitRequestPartition,
-    request: OffsetCommitRequest,
-    context: Context,
-    changes: list[Change],
-) -> ErrorCode:
-    """Note the change a partition asks for, or say why it cannot be made."""
-    services, index = context.services, partition.partition_index
-    known = services.image.topics.get(topic)
-    if known is None or not 0 <= index < len(known.partitions):
-        return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-    metadata = partition.committed_metadata or ""
-    if len(metadata) > services.config.get_int("offset.metadata.max.bytes"):
-        return ErrorCode.OFFSET_METADATA_TOO_LARGE
-    now_ms = services.env.clock.data_ms()
-    value = OffsetCommitValue(
-        offset=partition.committed_offset,
-        leader_epoch=partition.committed_leader_epoch,
-        metadata=metadata,
-        commit_timestamp=now_ms if partition.commit_timestamp < 0 else partition.commit_timestamp,
-        expire_timestamp=now_ms + request.retention_time_ms if request.retention_time_ms >= 0 else -1,
-        topic_id=known.id,
-    )
-    changes.append((request.group_id, topic, index, value))
-    return ErrorCode.NONE
+async def _told_later(
+    response: OffsetCommitResponse, committed: Coroutine[Any, Any, Committed]
+) -> OffsetCommitResponse:
+    return await finish(_told(response, await committed))
+
+
+def _told(response: OffsetCommitResponse, committed: Committed) -> Work[OffsetCommitResponse]:
+    """The response, with what became of the partitions that there was nothing against."""
+    error, stale = committed
+
+    def tell(topic: str, partition: OffsetCommitResponsePartition) -> None:
+        if not partition.error_code:
+            is_stale = (topic, partition.partition_index) in stale
+            partition.error_code = ErrorCode.STALE_MEMBER_EPOCH if is_stale else error
+
+    for topic in response.topics if error or stale else ():
+        yield from each(partial(tell, topic.name), topic.partitions)
+        yield
+    return response
+
+
+class _Taker:
+    """Notes the changes that a commit asks for, and says why one cannot be made."""
+
+    def __init__(
+        self,
+        request: OffsetCommitRequest,
+        context: Context,
+        changes: dict[str, dict[int, OffsetCommitValue | None]],
+    ) -> None:
+        services = context.services
+        self.topics = services.image.topics
+        self.changes = changes
+        self.metadata_max = services.config.get_int("offset.metadata.max.bytes")
+        self.now_ms = services.env.clock.data_ms()
+        retention_ms = request.retention_time_ms
+        self.expire_ms = -1 if retention_ms == -1 else min(max(self.now_ms + retention_ms, 0), INT64_MAX)
+
+    def partition(self, topic: str, partition: OffsetCommitRequestPartition) -> OffsetCommitResponsePartition:
+        """The answer, as far as it is known before the commit."""
+        return OffsetCommitResponsePartition(
+            partition_index=partition.partition_index, error_code=self._take(topic, partition)
+        )
+
+    def _take(self, topic: str, partition: OffsetCommitRequestPartition) -> ErrorCode:
+        known, index = self.topics.get(topic), partition.partition_index
+        if known is None or not 0 <= index < len(known.partitions):
+            return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+        metadata = partition.committed_metadata or ""
+        if len(metadata) > self.metadata_max:
+            return ErrorCode.OFFSET_METADATA_TOO_LARGE
+        self.changes.setdefault(topic, {})[index] = OffsetCommitValue(
+            offset=partition.committed_offset,
+            leader_epoch=partition.committed_leader_epoch,
+            metadata=metadata,
+            commit_timestamp=self.now_ms if partition.commit_timestamp < 0 else partition.commit_timestamp,
+            expire_timestamp=self.expire_ms,
+            topic_id=known.id,
+        )
+        return ErrorCode.NONE
 
 
 # -- OffsetFetch ------------------------------------------------------------------------------------------------------
 
 
 @handles(ApiKey.OFFSET_FETCH, 1, 9)
-def offset_fetch(request: OffsetFetchRequest, context: Context) -> OffsetFetchResponse:
+def offset_fetch(request: OffsetFetchRequest, context: Context) -> FetchAnswer:
     """How far groups have read."""
-    if context.version >= GROUPS_SINCE:
-        return OffsetFetchResponse(groups=[_fetched_group(group, request, context) for group in request.groups])
+    return answer((_fetched_groups if context.version >= GROUPS_SINCE else _fetched_one)(request, context))
+
+
+def _fetched_one(request: OffsetFetchRequest, context: Context) -> Work[OffsetFetchResponse]:
     asked = None if request.topics is None else [(topic.name, topic.partition_indexes) for topic in request.topics]
     try:
         found = offset_requests.fetch(
@@ -136,66 +160,82 @@ def offset_fetch(request: OffsetFetchRequest, context: Context) -> OffsetFetchRe
         )
     except KafkaError as error:
         in_partitions = context.version < TOP_LEVEL_ERROR_SINCE
-        failed = [
-            (topic, [Fetched(index, None, error.code) for index in indexes])
+        failed = (
+            (topic, (Fetched(index, None, error.code) for index in indexes))
             for topic, indexes in (asked if in_partitions and asked else ())
-        ]
-        return OffsetFetchResponse(error_code=error.code, topics=_old_topics(failed))
-    return OffsetFetchResponse(topics=_old_topics(found))
-
-
-def _old_topics(found: list[tuple[str, list[Fetched]]]) -> list[OffsetFetchResponseTopic]:
-    return [
-        OffsetFetchResponseTopic(
-            name=topic,
-            partitions=[
-                OffsetFetchResponsePartition(
-                    partition_index=each.partition,
-                    committed_offset=each.value.offset if each.value else -1,
-                    committed_leader_epoch=each.value.leader_epoch if each.value else -1,
-                    metadata=each.value.metadata if each.value else "",
-                    error_code=each.error,
-                )
-                for each in partitions
-            ],
         )
-        for topic, partitions in found
-    ]
+        topics = yield from _old_topics(failed)
+        return OffsetFetchResponse(error_code=error.code, topics=topics)
+    topics = yield from _old_topics(found)
+    return OffsetFetchResponse(topics=topics)
+
+
+def _old_topics(found: Iterable[tuple[str, Iterable[Fetched]]]) -> Work[list[OffsetFetchResponseTopic]]:
+    topics = []
+    for topic, partitions in found:
+        rows = yield from each(_old_row, partitions)
+        topics.append(OffsetFetchResponseTopic(name=topic, partitions=rows))
+        if len(topics) % STRIDE == 0:
+            yield
+    return topics
+
+
+def _old_row(fetched: Fetched) -> OffsetFetchResponsePartition:
+    index, value, error = fetched
+    return OffsetFetchResponsePartition(
+        partition_index=index,
+        committed_offset=value.offset if value else -1,
+        committed_leader_epoch=value.leader_epoch if value else -1,
+        metadata=value.metadata if value else "",
+        error_code=error,
+    )
+
+
+def _fetched_groups(request: OffsetFetchRequest, context: Context) -> Work[OffsetFetchResponse]:
+    """The answer has a bound: a few bytes may ask for all offsets of a group, and do so ten thousand times."""
+    groups, rows = [], 0
+    for group in request.groups:
+        try:
+            if rows > FETCHED_ROWS_MAX:
+                raise KafkaError(ErrorCode.INVALID_REQUEST)
+            fetched = yield from _fetched_group(group, request, context)
+            rows += sum(len(topic.partitions) for topic in fetched.topics)
+        except KafkaError as error:
+            fetched = OffsetFetchResponseGroup(group_id=group.group_id, error_code=error.code)
+        groups.append(fetched)
+        yield
+    return OffsetFetchResponse(groups=groups)
 
 
 def _fetched_group(
     group: OffsetFetchRequestGroup, request: OffsetFetchRequest, context: Context
-) -> OffsetFetchResponseGroup:
+) -> Work[OffsetFetchResponseGroup]:
     asked = None if group.topics is None else [(topic.name, topic.partition_indexes) for topic in group.topics]
-    try:
-        found = offset_requests.fetch(
-            context.services.groups,
-            group.group_id,
-            asked,
-            require_stable=request.require_stable,
-            member_id=group.member_id,
-            member_epoch=group.member_epoch,
-        )
-    except KafkaError as error:
-        return OffsetFetchResponseGroup(group_id=group.group_id, error_code=error.code)
-    return OffsetFetchResponseGroup(
-        group_id=group.group_id,
-        topics=[
-            OffsetFetchResponseTopics(
-                name=topic,
-                partitions=[
-                    OffsetFetchResponsePartitions(
-                        partition_index=each.partition,
-                        committed_offset=each.value.offset if each.value else -1,
-                        committed_leader_epoch=each.value.leader_epoch if each.value else -1,
-                        metadata=each.value.metadata if each.value else "",
-                        error_code=each.error,
-                    )
-                    for each in partitions
-                ],
-            )
-            for topic, partitions in found
-        ],
+    found = offset_requests.fetch(
+        context.services.groups,
+        group.group_id,
+        asked,
+        require_stable=request.require_stable,
+        member_id=group.member_id,
+        member_epoch=group.member_epoch,
+    )
+    topics = []
+    for topic, partitions in found:
+        rows = yield from each(_row, partitions)
+        topics.append(OffsetFetchResponseTopics(name=topic, partitions=rows))
+        if len(topics) % STRIDE == 0:
+            yield
+    return OffsetFetchResponseGroup(group_id=group.group_id, topics=topics)
+
+
+def _row(fetched: Fetched) -> OffsetFetchResponsePartitions:
+    index, value, error = fetched
+    return OffsetFetchResponsePartitions(
+        partition_index=index,
+        committed_offset=value.offset if value else -1,
+        committed_leader_epoch=value.leader_epoch if value else -1,
+        metadata=value.metadata if value else "",
+        error_code=error,
     )
 
 
@@ -205,37 +245,47 @@ def _fetched_group(
 @handles(ApiKey.OFFSET_DELETE, 0, 0)
 def offset_delete(request: OffsetDeleteRequest, context: Context) -> DeleteAnswer:
     """Forget offsets, but for topics that the group's members subscribe to (KIP-496)."""
-    topics = context.services.image.topics
-
-    def code_of(topic: str, index: int, kept: Collection[str]) -> ErrorCode:
-        if topic not in topics or not 0 <= index < len(topics[topic].partitions):
-            return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-        return ErrorCode.GROUP_SUBSCRIBED_TO_TOPIC if topic in kept else ErrorCode.NONE
-
-    def answer(kept: Collection[str]) -> OffsetDeleteResponse:
-        return OffsetDeleteResponse(
-            topics=[
-                OffsetDeleteResponseTopic(
-                    name=topic.name,
-                    partitions=[
-                        OffsetDeleteResponsePartition(
-                            partition_index=partition.partition_index,
-                            error_code=code_of(topic.name, partition.partition_index, kept),
-                        )
-                        for partition in topic.partitions
-                    ],
-                )
-                for topic in request.topics
-            ]
-        )
-
-    def refuse(code: ErrorCode) -> OffsetDeleteResponse:
-        return OffsetDeleteResponse(error_code=code)
-
     if not request.group_id:
-        return refuse(ErrorCode.INVALID_GROUP_ID)
-    places = [(topic.name, partition.partition_index) for topic in request.topics for partition in topic.partitions]
-    deleted: DeleteAnswer = offset_requests.delete_offsets(
-        context.services.groups, request.group_id, dict.fromkeys(places), answer, refuse
-    )
-    return deleted
+        return OffsetDeleteResponse(error_code=ErrorCode.INVALID_GROUP_ID)
+    return answer(_delete(request, context))
+
+
+def _delete(request: OffsetDeleteRequest, context: Context) -> Work[DeleteAnswer]:
+    coordinator = context.services.groups
+    try:
+        group = coordinator.shard(request.group_id).groups.get(request.group_id)
+        if group is None:
+            raise KafkaError(ErrorCode.GROUP_ID_NOT_FOUND)
+        kept = group.check_offset_delete()
+    except KafkaError as error:
+        return OffsetDeleteResponse(error_code=error.code)
+    images = context.services.image.topics
+
+    def row(topic: str, asked: OffsetDeleteRequestPartition) -> OffsetDeleteResponsePartition:
+        code, index = ErrorCode.NONE, asked.partition_index
+        if topic not in images or not 0 <= index < len(images[topic].partitions):
+            code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+        elif topic in kept:
+            code = ErrorCode.GROUP_SUBSCRIBED_TO_TOPIC
+        return OffsetDeleteResponsePartition(partition_index=index, error_code=code)
+
+    topics = []
+    for topic in request.topics:
+        rows = yield from each(partial(row, topic.name), topic.partitions)
+        topics.append(OffsetDeleteResponseTopic(name=topic.name, partitions=rows))
+        yield
+    gone = ((topic.name, [row.partition_index for row in topic.partitions if not row.error_code]) for topic in topics)
+    deleted = yield from offset_requests.delete_offsets(coordinator, request.group_id, gone)
+    if isinstance(deleted, ErrorCode):
+        return _deleted(topics, deleted)
+    return _deleted_later(topics, deleted)
+
+
+async def _deleted_later(
+    topics: list[OffsetDeleteResponseTopic], deleted: Coroutine[Any, Any, ErrorCode]
+) -> OffsetDeleteResponse:
+    return _deleted(topics, await deleted)
+
+
+def _deleted(topics: list[OffsetDeleteResponseTopic], code: ErrorCode) -> OffsetDeleteResponse:
+    return OffsetDeleteResponse(error_code=code) if code else OffsetDeleteResponse(topics=topics)

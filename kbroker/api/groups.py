@@ -9,7 +9,10 @@ all is well, and a SyncGroup to join again, as Kafka does: clients take the true
 from __future__ import annotations
 
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, TypeAlias
+
+import trio
 
 from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode, KafkaError
@@ -34,9 +37,11 @@ from kbroker.groups import membership
 from kbroker.groups.coordinator import OFFSETS_TOPIC
 from kbroker.groups.group import Client
 from kbroker.groups.membership import Asker
+from kbroker.turns import Work, answer, each, finish
 
 GROUP, TRANSACTION, SHARE = 0, 1, 2  # key types of FindCoordinator
 BATCHED_SINCE = 4  # FindCoordinator version (KIP-699)
+TOPIC_WAIT_S = 15.0  # until `__consumer_offsets` is there; then the answer is that it is not
 LEAVE_MANY_SINCE = 3  # LeaveGroup version
 
 JoinAnswer: TypeAlias = "JoinGroupResponse | Coroutine[Any, Any, JoinGroupResponse]"
@@ -53,22 +58,23 @@ def find_coordinator(request: FindCoordinatorRequest, context: Context) -> FindA
     """Who coordinates these groups. The first to ask waits until `__consumer_offsets` is made."""
     if request.key_type == GROUP and OFFSETS_TOPIC not in context.services.image.topics:
         return _make_topic_and_find(request, context)
-    return _found(request, context)
+    return answer(_found(request, context))
 
 
 async def _make_topic_and_find(request: FindCoordinatorRequest, context: Context) -> FindCoordinatorResponse:
-    try:
-        await context.services.groups.topic.ensure()
-        await context.services.wait_applied()
-    except KafkaError:
-        pass  # the answer says so
-    return _found(request, context)
+    with trio.move_on_after(TOPIC_WAIT_S):
+        try:
+            await context.services.groups.topic.ensure()
+            await context.services.wait_applied()
+        except KafkaError:
+            pass  # the answer says so
+    return await finish(_found(request, context))
 
 
-def _found(request: FindCoordinatorRequest, context: Context) -> FindCoordinatorResponse:
+def _found(request: FindCoordinatorRequest, context: Context) -> Work[FindCoordinatorResponse]:
     batched = context.version >= BATCHED_SINCE
     keys = request.coordinator_keys if batched else [request.key]
-    found = [_coordinator(key, request.key_type, context) for key in keys]
+    found = yield from each(partial(_coordinator, key_type=request.key_type, context=context), keys)
     if batched:
         return FindCoordinatorResponse(coordinators=found)
     only = found[0]
@@ -117,8 +123,8 @@ def join_group(request: JoinGroupRequest, context: Context) -> JoinAnswer:
 
     if not request.group_id:
         return refuse(ErrorCode.INVALID_GROUP_ID)
-    answer: JoinAnswer = membership.join(context.services.groups, request, asker(context), refuse)
-    return answer
+    joined: JoinAnswer = membership.join(context.services.groups, request, asker(context), refuse)
+    return joined
 
 
 @handles(ApiKey.SYNC_GROUP, 0, 5)
@@ -133,8 +139,8 @@ def sync_group(request: SyncGroupRequest, context: Context) -> SyncAnswer:
         return refuse(ErrorCode.INVALID_GROUP_ID)
     if context.version >= 5 and (request.protocol_type is None or request.protocol_name is None):
         return refuse(ErrorCode.INCONSISTENT_GROUP_PROTOCOL)  # KIP-559
-    answer: SyncAnswer = membership.sync(context.services.groups, request, refuse)
-    return answer
+    synced: SyncAnswer = membership.sync(context.services.groups, request, refuse)
+    return synced
 
 
 def asker(context: Context) -> Asker:
@@ -176,5 +182,5 @@ def leave_group(request: LeaveGroupRequest, context: Context) -> LeaveAnswer:
 
     if not request.group_id:
         return refuse(ErrorCode.INVALID_GROUP_ID)
-    answer: LeaveAnswer = membership.leave(context.services.groups, request, version, refuse)
-    return answer
+    left: LeaveAnswer = membership.leave(context.services.groups, request, version, refuse)
+    return left

@@ -8,8 +8,10 @@ The topic is made when somebody first asks.
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Callable
 from functools import lru_cache
+from operator import mul
 
 import trio
 
@@ -24,16 +26,22 @@ CREATE_WAIT_S = 10.0
 log = logging.getLogger("kbroker.coordinators")
 
 
+_BLOCK = 256
+_POWERS = [31**n & 0xFFFFFFFF for n in reversed(range(_BLOCK))]  # 31^255 ... 31^0
+
+
 def partition_of(name: str, partitions: int) -> int:
     """The partition that a name belongs to: Utils.abs(String.hashCode) % partitions."""
     return (_hash if len(name) > NAME_COMMON_MAX else _remembered_hash)(name) % partitions
 
 
 def _hash(name: str) -> int:
-    code = 0
-    units = name.encode("utf-16-be", "surrogatepass")
-    for at in range(0, len(units), 2):
-        code = (31 * code + (units[at] << 8 | units[at + 1])) & 0xFFFFFFFF
+    """Of names that may have 32,767 characters: a block of them at a time."""
+    code, data = 0, name.encode("utf-16-be", "surrogatepass")
+    for start in range(0, len(data), 2 * _BLOCK):
+        units = struct.unpack_from(f">{min(_BLOCK, (len(data) - start) // 2)}H", data, start)
+        powers = _POWERS[_BLOCK - len(units) :]
+        code = (code * powers[0] * 31 + sum(map(mul, units, powers))) & 0xFFFFFFFF
     if code & 0x80000000:
         return 0 if code == 0x80000000 else 0x100000000 - code
     return code

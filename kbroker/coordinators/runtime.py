@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import trio
@@ -106,6 +107,14 @@ class Runtime(Generic[S]):
         if ticket.response is not None:
             return ticket.response
         return _answer(shard, ticket, wait_s, late)
+
+    def when_committed(self, shard: S, offset: int, wait_s: float) -> ErrorCode | Coroutine[Any, Any, ErrorCode]:
+        """NONE when the record at offset is committed; else why it will not be, or not in time."""
+        ticket = Ticket(lambda code: code)
+        shard.after(offset, partial(ticket.answer, ErrorCode.NONE))
+        if ticket.response is not None:
+            return ErrorCode(ticket.response)
+        return _answer(shard, ticket, wait_s, ErrorCode.COORDINATOR_NOT_AVAILABLE)
 
     def perform(self, shard: S, name: str, effects: Iterable[Effect]) -> None:
         """Perform a core's effects and see to its deadline. Raises KafkaError with what a client is told."""

@@ -41,6 +41,8 @@ APPEND_ERRORS = {
     ErrorCode.REQUEST_TIMED_OUT: ErrorCode.COORDINATOR_NOT_AVAILABLE,
     ErrorCode.NOT_LEADER_OR_FOLLOWER: ErrorCode.NOT_COORDINATOR,
     ErrorCode.KAFKA_STORAGE_ERROR: ErrorCode.NOT_COORDINATOR,
+    ErrorCode.MESSAGE_TOO_LARGE: ErrorCode.UNKNOWN_SERVER_ERROR,
+    ErrorCode.RECORD_LIST_TOO_LARGE: ErrorCode.UNKNOWN_SERVER_ERROR,
 }
 
 Refuse: TypeAlias = Callable[[ErrorCode], Any]
@@ -164,16 +166,20 @@ class Shard(ABC):
 
         remember: keep them in `live`.
         """
-        if self.closed is not None:
-            raise KafkaError(self.closed)
-        now_ms = self.clock.data_ms()
-        appended = self.partition.append(build_batch(records, timestamp=now_ms), ACKS_ALL, now_ms)
-        self.logged += len(records)
+        offset = self.append_batch(build_batch(records, timestamp=self.clock.data_ms()), len(records))
         for key, value in records if remember else ():
             if value is None:
                 self.live.pop(key, None)
             else:
                 self.live[key] = value
+        return offset
+
+    def append_batch(self, batch: bytearray, records: int) -> int:
+        """Append a batch of so many records, that are not kept in `live`; the offset of the last. Raises KafkaError."""
+        if self.closed is not None:
+            raise KafkaError(self.closed)
+        appended = self.partition.append(batch, ACKS_ALL, self.clock.data_ms())
+        self.logged += records
         return appended.last_offset
 
     @property

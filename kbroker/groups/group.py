@@ -17,6 +17,7 @@ from kbroker.coordinators.effects import Effect, Ticket
 from kbroker.groups.settings import Settings
 from kbroker.groups.storage.snapshots import GroupSnapshot
 from kbroker.groups.timeline import Timeline
+from kbroker.turns import Work
 
 MEMBER_EPOCH_SINCE = 9  # below, OffsetCommit knows no member epoch
 
@@ -91,8 +92,10 @@ class Group(Protocol):
     ) -> list[Effect]:
         """JoinGroup."""
 
-    def sync(self, ticket: Ticket, request: SyncGroupRequest, *, now: float, now_ms: int) -> list[Effect]:
-        """SyncGroup."""
+    def sync(
+        self, ticket: Ticket, request: SyncGroupRequest, assignments: Mapping[str, bytes], *, now: float, now_ms: int
+    ) -> list[Effect]:
+        """SyncGroup. assignments: the request's, by member id."""
 
     def heartbeat(self, member_id: str, group_instance_id: str | None, generation: int, now: float) -> ErrorCode:
         """Heartbeat: answered at once. The hottest event."""
@@ -118,11 +121,11 @@ class Group(Protocol):
     # -- commits and fetches of offsets, deletion
 
     def check_commit(
-        self, committer: Committer, partitions: Collection[tuple[str, int]], *, now: float
+        self, committer: Committer, partitions: Mapping[str, Collection[int]], *, now: float
     ) -> frozenset[tuple[str, int]]:
         """Whether these may commit offsets. Raises KafkaError.
 
-        partitions: (topic, partition) of each; those returned are refused with STALE_MEMBER_EPOCH.
+        partitions: by topic. Those returned, as (topic, partition), are refused with STALE_MEMBER_EPOCH.
         """
 
     def check_fetch(self, member_id: str | None, epoch: int) -> None:
@@ -133,6 +136,9 @@ class Group(Protocol):
 
         Raises KafkaError.
         """
+
+    def check_delete(self) -> None:
+        """Whether it can be deleted. Raises KafkaError NON_EMPTY_GROUP; GROUP_ID_NOT_FOUND if it was already."""
 
     def delete(self, now_ms: int) -> list[Effect]:
         """Delete the group; its offsets are the caller's. Raises KafkaError NON_EMPTY_GROUP."""
@@ -153,10 +159,10 @@ class Group(Protocol):
 
     # -- seen from outside
 
-    def describe_classic(self) -> DescribedGroup:
+    def describe_classic(self) -> Work[DescribedGroup]:
         """DescribeGroups, as from version 6 on."""
 
-    def describe_consumer(self) -> DescribedConsumerGroup:
+    def describe_consumer(self) -> Work[DescribedConsumerGroup]:
         """ConsumerGroupDescribe."""
 
     def listing(self) -> ListedGroup:

@@ -9,7 +9,8 @@ All of it is done in turns, a shard after another.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from functools import partial
 
 import trio
 
@@ -17,7 +18,7 @@ from kafka_wire.errors import KafkaError
 from kbroker.cluster.registration import Registration
 from kbroker.config import BrokerConfig
 from kbroker.coordinators.runtime import Runtime
-from kbroker.groups.offsets import Change
+from kbroker.groups.offsets import is_of
 from kbroker.groups.shard import GroupShard
 from kbroker.turns import Work, finish
 
@@ -55,23 +56,35 @@ class Housekeeping:
             for shard in self.runtime.leading.active():
                 await finish(self.forget_topics(shard, deleted))
 
-    def forget_topics(self, shard: GroupShard, names: Iterable[str]) -> Work[None]:
+    def forget_topics(self, shard: GroupShard, names: Collection[str]) -> Work[None]:
         """Remove the offsets of those of these topics that were deleted, or made anew."""
-        topics = self.registration.image.topics
-        ids = {name: topics[name].id if name in topics else None for name in names}
+
+        def is_wanted(group_id: str, topic: str, partition: int) -> bool:
+            image, value = self.registration.image.topics.get(topic), shard.offsets.get(group_id, topic, partition)
+            return value is not None and is_of(value, None if image is None else image.id)
+
         for group_id in list(shard.offsets.groups()):
-            changes = shard.offsets.of_topics(group_id, ids)
-            if changes:
-                self._forget(shard, changes)
+            topics = shard.offsets.topics(group_id)
+            for topic in topics.keys() & names:
+                yield from self._forget(
+                    shard, group_id, topic, list(topics[topic]), partial(is_wanted, group_id, topic)
+                )
             yield
 
-    def _forget(self, shard: GroupShard, changes: Sequence[Change]) -> None:
+    def _forget(
+        self,
+        shard: GroupShard,
+        group_id: str,
+        topic: str,
+        partitions: Iterable[int],
+        is_wanted: Callable[[int], bool],
+    ) -> Work[None]:
         """Remove offsets: what fails is tried again when it comes round."""
         try:
-            shard.forget_offsets(changes)
+            yield from shard.forget_offsets(group_id, topic, partitions, is_wanted)
         except KafkaError as error:
             log.warning("%s: offsets were not removed: %s", shard, error)
-        self.runtime.note(shard, changes[0][0])
+        self.runtime.note(shard, group_id)
 
     # -- what is too old ----------------------------------------------------------------------------------------------
 
@@ -87,13 +100,21 @@ class Housekeeping:
     def expire(self, shard: GroupShard) -> Work[None]:
         """Forget what is too old in groups without members, then the groups that have nothing left."""
         retention_ms = self.config().get_int("offsets.retention.minutes") * 60_000
+        clock = self.runtime.env.clock
+
+        def is_wanted(group_id: str, topic: str, partition: int) -> bool:
+            group = shard.groups.get(group_id)
+            since_ms = None if group is None else group.empty_since_ms
+            return since_ms is None or not shard.offsets.is_over(
+                group_id, topic, partition, clock.data_ms(), retention_ms, since_ms
+            )
+
         for group_id in list(shard.groups):
             group = shard.groups.get(group_id)
-            since_ms = None if group is None or shard.closed is not None else group.empty_since_ms
-            if since_ms is not None:
-                changes = shard.offsets.expired(group_id, self.runtime.env.clock.data_ms(), retention_ms, since_ms)
-                if changes:
-                    self._forget(shard, changes)
+            if group is not None and group.empty_since_ms is not None and shard.closed is None:
+                for topic, partitions in list(shard.offsets.topics(group_id).items()):
+                    wanted = partial(is_wanted, group_id, topic)
+                    yield from self._forget(shard, group_id, topic, list(partitions), wanted)
                 if not shard.offsets.is_known(group_id):
                     self._forget_group(shard, group_id)
             yield

@@ -8,22 +8,34 @@ returns its API's answer, or a coroutine of it when it has to wait; `refuse` mak
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable
-from typing import Any, NamedTuple, TypeAlias
+from types import CoroutineType
+from typing import Any, NamedTuple, TypeAlias, cast
+
+import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.consumer_groups import ConsumerGroupHeartbeatRequest
-from kafka_wire.messages.groups import HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
+from kafka_wire.messages.groups import (
+    HeartbeatRequest,
+    JoinGroupRequest,
+    LeaveGroupRequest,
+    LeaveGroupResponse,
+    SyncGroupRequest,
+    SyncGroupRequestAssignment,
+)
 from kbroker.coordinators.effects import Effect
 from kbroker.coordinators.shard import Refuse, Ticket
 from kbroker.groups.consumer.checks import check_heartbeat
 from kbroker.groups.coordinator import GroupCoordinator
 from kbroker.groups.group import Client, Group
 from kbroker.groups.shard import GroupShard
+from kbroker.turns import Work, answer, each
 
 Answer: TypeAlias = "Any | Coroutine[Any, Any, Any]"
 
 GRACE_S = 60.0  # how much later than the group's own timers an answer may come
 WAIT_S_MAX = 24 * 3600.0
+LEAVE_MAX = 500  # members that leave between two checkpoints
 SYNC_S_MAX = 1800.0  # a SyncGroup does not say what the group's rebalance timeout is
 
 
@@ -54,14 +66,23 @@ def join(coordinator: GroupCoordinator, request: JoinGroupRequest, asker: Asker,
 
 def sync(coordinator: GroupCoordinator, request: SyncGroupRequest, refuse: Refuse) -> Answer:
     """SyncGroup: the leader hands in the assignment, the others ask for theirs."""
+    return answer(_sync(coordinator, request, refuse))
+
+
+def _sync(coordinator: GroupCoordinator, request: SyncGroupRequest, refuse: Refuse) -> Work[Answer]:
     clock = coordinator.env.clock
+    assignments = dict((yield from each(_assignment, request.assignments)))
 
     def event(shard: GroupShard, ticket: Ticket) -> Iterable[Effect]:
         group = _member_group(shard, request.group_id)
         effects = _show_topics(coordinator, group)
-        return effects + group.sync(ticket, request, now=clock.liveness(), now_ms=clock.data_ms())
+        return effects + group.sync(ticket, request, assignments, now=clock.liveness(), now_ms=clock.data_ms())
 
     return coordinator.runtime.submit(request.group_id, event, refuse, SYNC_S_MAX, late=ErrorCode.REBALANCE_IN_PROGRESS)
+
+
+def _assignment(of_member: SyncGroupRequestAssignment) -> tuple[str, bytes]:
+    return of_member.member_id, bytes(of_member.assignment)
 
 
 def heartbeat(coordinator: GroupCoordinator, request: HeartbeatRequest) -> ErrorCode:
@@ -79,7 +100,29 @@ def heartbeat(coordinator: GroupCoordinator, request: HeartbeatRequest) -> Error
 
 
 def leave(coordinator: GroupCoordinator, request: LeaveGroupRequest, version: int, refuse: Refuse) -> Answer:
-    """LeaveGroup: members leave at once."""
+    """LeaveGroup: members leave at once; very many do so some at a time."""
+    if len(request.members) > LEAVE_MAX:
+        return _leave_many(coordinator, request, version, refuse)
+    return _leave(coordinator, request, version, refuse)
+
+
+async def _leave_many(
+    coordinator: GroupCoordinator, request: LeaveGroupRequest, version: int, refuse: Refuse
+) -> LeaveGroupResponse:
+    told = LeaveGroupResponse()
+    for first in range(0, len(request.members), LEAVE_MAX):
+        some = LeaveGroupRequest(group_id=request.group_id, members=request.members[first : first + LEAVE_MAX])
+        left: Any = _leave(coordinator, some, version, refuse)
+        if isinstance(left, CoroutineType):
+            left = await left
+        await trio.lowlevel.checkpoint()
+        if left.error_code:
+            return cast(LeaveGroupResponse, left)
+        told.members += left.members
+    return told
+
+
+def _leave(coordinator: GroupCoordinator, request: LeaveGroupRequest, version: int, refuse: Refuse) -> Answer:
     clock = coordinator.env.clock
 
     def event(shard: GroupShard, ticket: Ticket) -> Iterable[Effect]:

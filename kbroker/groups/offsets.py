@@ -1,6 +1,6 @@
 """Offsets: what the groups of one `__consumer_offsets` partition have committed. Pure: no clock, no log.
 
-    commit ──▶ changes ──▶ the shell appends their records ──stage──▶ in the log ──settle──▶ committed, and fetched
+    commit ──▶ changes ──▶ the shard appends their records ──stage──▶ in the log ──settle──▶ committed, and fetched
                                                                            └ at once where nobody replicates
 
 A fetch sees settled values only, so an offset that a client was told never goes back (G7). `items` gives what the log
@@ -9,7 +9,7 @@ says, staged values included: it is what a rewritten log has to hold.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TypeAlias
 
 from kbroker.coordinators.effects import Pair
@@ -18,12 +18,17 @@ from kbroker.groups.storage.records import OffsetCommitValue, offset_record
 NO_TOPIC_ID = bytes(16)
 
 Place: TypeAlias = "tuple[str, str, int]"  # group, topic, partition
-Change: TypeAlias = "tuple[str, str, int, OffsetCommitValue | None]"  # a place and its new value; None: none any more
+# What becomes of offsets of one group: topic -> partition -> its new value; None: none any more.
+Changes: TypeAlias = "Mapping[str, Mapping[int, OffsetCommitValue | None]]"
 
 
-def records_of(changes: Iterable[Change]) -> list[Pair]:
+def records_of(group: str, changes: Changes) -> list[Pair]:
     """The records that say these changes."""
-    return [offset_record(*change) for change in changes]
+    return [
+        offset_record(group, topic, partition, value)
+        for topic, partitions in changes.items()
+        for partition, value in partitions.items()
+    ]
 
 
 def is_of(value: OffsetCommitValue, topic_id: bytes | None) -> bool:
@@ -37,60 +42,48 @@ def is_of(value: OffsetCommitValue, topic_id: bytes | None) -> bool:
 class Offsets:
     """Committed offsets by group, topic and partition."""
 
-    __slots__ = ("count", "unstable", "_groups", "_staged")
+    __slots__ = ("count", "unstable", "_groups", "_newest", "_staged")
 
     def __init__(self) -> None:
         self.count = 0  # of settled offsets
         # Places with an offset of a transaction that has not ended. Empty until transactions commit offsets.
         self.unstable: set[Place] = set()
         self._groups: dict[str, dict[str, dict[int, OffsetCommitValue]]] = {}
-        # Places with changes that are not settled: how many, and the newest value.
-        self._staged: dict[Place, tuple[int, OffsetCommitValue | None]] = {}
+        # What the log says where that may not be settled: all changes since nothing was staged.
+        self._newest: dict[str, dict[str, dict[int, OffsetCommitValue | None]]] = {}
+        self._staged = 0  # changes that were staged and are not settled
 
     # -- changing -----------------------------------------------------------------------------------------------------
 
-    def stage(self, changes: Iterable[Change]) -> None:
-        """These are in the log, but not committed yet."""
-        for group, topic, partition, value in changes:
-            place = group, topic, partition
-            self._staged[place] = self._staged.get(place, (0, None))[0] + 1, value
+    def stage(self, group: str, changes: Changes) -> None:
+        """These are in the log, but not committed yet. `settle_staged` is to follow, in the order of the log."""
+        self._staged += 1
+        topics = self._newest.setdefault(group, {})
+        for topic, partitions in changes.items():
+            topics.setdefault(topic, {}).update(partitions)
 
-    def settle(self, changes: Iterable[Change]) -> None:
+    def settle_staged(self, group: str, changes: Changes) -> None:
+        """These were staged, and are committed now."""
+        self.settle(group, changes)
+        self._staged -= 1
+        if not self._staged:
+            self._newest.clear()
+
+    def settle(self, group: str, changes: Changes) -> None:
         """These are committed. In the order of the log."""
-        staged = self._staged
-        for group, topic, partition, value in changes:
-            if staged and (group, topic, partition) in staged:
-                self._unstage((group, topic, partition))
-            if value is None:
-                self._remove(group, topic, partition)
-            else:
-                self._put(group, topic, partition, value)
-
-    def _unstage(self, place: Place) -> None:
-        left, newest = self._staged.pop(place)
-        if left > 1:
-            self._staged[place] = left - 1, newest
-
-    def _put(self, group: str, topic: str, partition: int, value: OffsetCommitValue) -> None:
-        topics = self._groups.get(group)
-        if topics is None:
-            topics = self._groups[group] = {}
-        partitions = topics.get(topic)
-        if partitions is None:
-            partitions = topics[topic] = {}
-        if partition not in partitions:
-            self.count += 1
-        partitions[partition] = value
-
-    def _remove(self, group: str, topic: str, partition: int) -> None:
-        topics = self._groups.get(group, {})
-        partitions = topics.get(topic, {})
-        if partitions.pop(partition, None) is not None:
-            self.count -= 1
+        topics = self._groups.setdefault(group, {})
+        for topic, changed in changes.items():
+            partitions = topics.setdefault(topic, {})
+            before = len(partitions)
+            partitions.update(changed)  # type: ignore[arg-type]  # without the removed ones in a moment
+            if None in changed.values():
+                for partition in [partition for partition, value in changed.items() if value is None]:
+                    del partitions[partition]
+            self.count += len(partitions) - before
             if not partitions:
                 del topics[topic]
-            if not topics:
-                del self._groups[group]
+        if not topics:
+            del self._groups[group]
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -111,70 +104,52 @@ class Offsets:
         return self._groups.keys()
 
     def is_known(self, group: str) -> bool:
-        """Whether a group has offsets, or will have when the log is committed."""
-        return group in self._groups or any(place[0] == group for place in self._staged)
-
-    def places(self) -> list[Place]:
-        """Every place with an offset, settled or staged."""
-        settled = [
-            (group, topic, partition)
-            for group, topics in self._groups.items()
-            for topic, partitions in topics.items()
-            for partition in partitions
-        ]
-        staged = [place for place in self._staged if self.get(*place) is None]
-        return settled + staged if staged else settled
-
-    def items(self, places: Iterable[Place]) -> Iterator[Change]:
-        """What the log says of these places now: of those that have an offset."""
-        for place in places:
-            value = self._staged[place][1] if place in self._staged else self.get(*place)
-            if value is not None:
-                yield (*place, value)
-
-    # -- what is to go ------------------------------------------------------------------------------------------------
-
-    def removal(self, group: str) -> list[Change]:
-        """The changes that leave a group no offset."""
-        return [
-            (group, topic, partition, None)
-            for topic, partitions in self.topics(group).items()
-            for partition in partitions
-        ]
-
-    def of_topics(self, group: str, ids: Mapping[str, bytes | None]) -> list[Change]:
-        """The changes that forget topics. ids: name -> the id of the topic that has the name now, None: no topic has.
-
-        What is of the present topic stays.
-        """
-        changes: list[Change] = []
-        topics = self.topics(group)
-        for topic in topics.keys() & ids.keys():
-            present = ids[topic]
-            changes += [
-                (group, topic, partition, None)
-                for partition, value in topics[topic].items()
-                if not is_of(value, present)
-            ]
-        return changes
+        """Whether a group has offsets, or may have when the log is committed."""
+        return group in self._groups or group in self._newest
 
     def topic_names(self) -> set[str]:
         """Every topic that has an offset."""
         return {topic for topics in self._groups.values() for topic in topics}
 
-    def expired(self, group: str, now_ms: int, retention_ms: int, empty_since_ms: int) -> list[Change]:
-        """The changes that forget what is too old, in a group without members (G5).
+    def newest(self, group: str, topic: str, partition: int) -> OffsetCommitValue | None:
+        """The offset that the log has, committed or not."""
+        newest = self._newest.get(group, {}).get(topic, {})
+        return newest[partition] if partition in newest else self.get(group, topic, partition)
+
+    def places(self, group: str) -> list[tuple[str, list[int]]]:
+        """Topics and partitions for which a group has an offset in the log."""
+        settled, newest = self._groups.get(group, {}), self._newest.get(group, {})
+        found = [
+            (
+                topic,
+                [each for each in settled.get(topic, {}) | newest.get(topic, {}) if self.newest(group, topic, each)],
+            )
+            for topic in settled | newest
+        ]
+        return [(topic, partitions) for topic, partitions in found if partitions]
+
+    def items(self) -> Iterator[tuple[str, str, int, OffsetCommitValue]]:
+        """What the log says of each place that has an offset, as it is when asked. It may change meanwhile."""
+        for group in list(self._groups | self._newest):
+            for topic, partitions in self.places(group):
+                for partition in partitions:
+                    value = self.newest(group, topic, partition)
+                    if value is not None:
+                        yield group, topic, partition, value
+
+    # -- what is to go ------------------------------------------------------------------------------------------------
+
+    def is_over(
+        self, group: str, topic: str, partition: int, now_ms: int, retention_ms: int, empty_since_ms: int
+    ) -> bool:
+        """Whether an offset is too old, in a group without members (G5). A transaction that may change it keeps it.
 
         empty_since_ms: when it lost its last member; 0 or less: it never had any, or nobody knows. Retention counts
         from the later of that and the commit, unless the commit said itself when it expires.
         """
-        changes: list[Change] = []
-        for topic, partitions in self.topics(group).items():
-            for partition, value in partitions.items():
-                if value.expire_timestamp >= 0:
-                    is_over = now_ms >= value.expire_timestamp
-                else:
-                    is_over = now_ms - max(value.commit_timestamp, empty_since_ms) >= retention_ms
-                if is_over and (group, topic, partition) not in self.unstable:
-                    changes.append((group, topic, partition, None))
-        return changes
+        value = self.get(group, topic, partition)
+        if value is None or (group, topic, partition) in self.unstable:
+            return False
+        if value.expire_timestamp >= 0:
+            return now_ms >= value.expire_timestamp
+        return now_ms - max(value.commit_timestamp, empty_since_ms) >= retention_ms

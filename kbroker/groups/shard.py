@@ -8,8 +8,9 @@ housekeeping comes round, as in Kafka.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial as bind
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
 from typing import Protocol
 
 from kafka_wire.errors import ErrorCode, ProtocolError
@@ -19,7 +20,7 @@ from kbroker.env import Clock
 from kbroker.groups.classic.group import ClassicGroup
 from kbroker.groups.consumer.group import ConsumerGroup
 from kbroker.groups.group import Group, Topics
-from kbroker.groups.offsets import Change, Offsets, records_of
+from kbroker.groups.offsets import Changes, Offsets, records_of
 from kbroker.groups.settings import Settings
 from kbroker.groups.storage.records import (
     CURRENT_OFFSET_KEY,
@@ -27,6 +28,7 @@ from kbroker.groups.storage.records import (
     KeyType,
     decode_key,
     decode_value,
+    offset_record,
     read_offset_commit_key,
 )
 from kbroker.groups.storage.snapshots import GroupSnapshot
@@ -134,25 +136,38 @@ class GroupShard(Shard):
 
     # -- offsets ------------------------------------------------------------------------------------------------------
 
-    def change_offsets(self, changes: Sequence[Change]) -> int:
-        """Append changes of offsets as one batch; they settle when it is committed.
+    def change_offsets(self, group_id: str, changes: Changes, batch: bytearray | None = None) -> int:
+        """Append changes of a group's offsets as one batch; they settle when it is committed.
 
+        batch: of the records of these changes, if it has been built already.
         Returns the offset to wait for. Raises KafkaError, and has changed nothing then.
         """
-        offset = self.append(records_of(changes), remember=False)
-        if self.is_committed(offset):
-            self.offsets.settle(changes)
+        if batch is None:
+            offset = self.append(records_of(group_id, changes), remember=False)
         else:
-            self.offsets.stage(changes)
-            self.after(offset, bind(self.offsets.settle, changes))
+            offset = self.append_batch(batch, sum(map(len, changes.values())))
+        if self.is_committed(offset):
+            self.offsets.settle(group_id, changes)
+        else:
+            self.offsets.stage(group_id, changes)
+            self.after(offset, partial(self.offsets.settle_staged, group_id, changes))
         return offset
 
-    def forget_offsets(self, changes: Sequence[Change]) -> int:
-        """As change_offsets, in as many batches as it takes. -1 for no changes."""
+    def forget_offsets(
+        self, group_id: str, topic: str, partitions: Iterable[int], is_wanted: Callable[[int], bool]
+    ) -> Work[int]:
+        """Remove a group's offsets of these partitions, those that are not wanted at that moment, in batches.
+
+        Returns the offset to wait for, -1 if there are none. Raises KafkaError; what was removed before stays so.
+        """
         offset = -1
-        for start in range(0, len(changes), CHUNK_RECORDS):
-            offset = self.change_offsets(changes[start : start + CHUNK_RECORDS])
-        self._emptied.update({change[0] for change in changes})
+        for chunk in _chunks(partitions):
+            newest = partial(self.offsets.newest, group_id, topic)
+            gone = [partition for partition in chunk if newest(partition) is not None and not is_wanted(partition)]
+            if gone:
+                self._emptied.add(group_id)
+                offset = self.change_offsets(group_id, {topic: dict.fromkeys(gone)})
+            yield
         return offset
 
     # -- as a shard ---------------------------------------------------------------------------------------------------
@@ -195,11 +210,9 @@ class GroupShard(Shard):
     def restate(self) -> Work[None]:
         """Append everything once more: groups from `live`, offsets as they are."""
         yield from super().restate()
-        places = self.offsets.places()
-        for first in range(0, len(places), CHUNK_RECORDS):
-            records = records_of(self.offsets.items(places[first : first + CHUNK_RECORDS]))
-            if records:
-                self.append(records, remember=False)
+        offsets = self.offsets.items()
+        while records := [offset_record(*each) for each in islice(offsets, CHUNK_RECORDS)]:
+            self.append(records, remember=False)
             yield
 
     def restore(self, live: dict[bytes, bytes]) -> Work[None]:
@@ -224,7 +237,8 @@ class GroupShard(Shard):
     def _restore_one(self, key: bytes, live: dict[bytes, bytes], states: dict[str, list[StateRecord]]) -> None:
         if key[:2] == CURRENT_OFFSET_KEY:
             value = decode_value(KeyType.OFFSET_COMMIT, live.pop(key))
-            self.offsets.settle(((*read_offset_commit_key(key), value),))
+            group_id, topic, partition = read_offset_commit_key(key)
+            self.offsets.settle(group_id, {topic: {partition: value}})
             return
         state = read_state(key, live[key])
         if state is not None:
@@ -237,3 +251,10 @@ class GroupShard(Shard):
             if isinstance(state, GroupSnapshot):
                 return ClassicGroup.restore(state, settings.classic, now=now)
         return ConsumerGroup.restore(group_id, stored, settings.consumer, self._surroundings.topics, now=now)
+
+
+def _chunks(items: Iterable[int]) -> Iterator[list[int]]:
+    """As many as go into one batch, and so on."""
+    rest = iter(items)
+    while chunk := list(islice(rest, CHUNK_RECORDS)):
+        yield chunk

@@ -5,35 +5,46 @@ from __future__ import annotations
 from kafka_wire.messages.consumer_groups import DescribedConsumerGroup
 from kafka_wire.messages.group_admin import DescribedGroup
 from kafka_wire.messages.rebalances import GroupRebalance, RebalanceMember, RebalancePartition, UnownedSeconds
-from kbroker.groups.timeline import Rebalance, Timeline
+from kbroker.groups.timeline import Rebalance, Timeline, TopicPartition
+from kbroker.turns import Work, each
 
 
-def add_timeline(described: DescribedGroup | DescribedConsumerGroup, timeline: Timeline) -> None:
+def add_timeline(described: DescribedGroup | DescribedConsumerGroup, timeline: Timeline) -> Work[None]:
     """Complete a description with the group's rebalances, oldest first, and the unowned time of its partitions."""
-    described.rebalances = [_rebalance(each) for each in timeline.rebalances]
-    described.unowned_seconds = [
-        UnownedSeconds(topic=topic, partition=partition, seconds=seconds)
-        for (topic, partition), seconds in sorted(timeline.unowned_s().items())
-    ]
+    unowned = sorted(timeline.unowned_s().items())
+    described.rebalances = rebalances = []
+    for rebalance in list(timeline.rebalances):
+        rebalances.append((yield from _rebalance(rebalance)))
+    described.unowned_seconds = yield from each(_unowned_seconds, unowned)
 
 
-def _rebalance(each: Rebalance) -> GroupRebalance:
-    return GroupRebalance(
-        began_ms=each.began_ms,
-        reason=each.reason,
-        generation=each.generation,
-        joined_ms=_known(each.joined_after_ms),
-        took_ms=_known(each.ended_after_ms),
-        awaited=[RebalanceMember(member_id=name, after_ms=_known(after)) for name, after in each.waits_ms.items()],
-        given_up=each.given_up,
-        partitions_moved=each.partitions_moved,
-        partitions_unowned=each.partitions_unowned,
-        unowned_ms_max=each.unowned_ms_max,
-        unowned=[
-            RebalancePartition(topic=topic, partition=partition, ms=ms)
-            for (topic, partition), ms in sorted(each.unowned_ms.items())
-        ],
+def _rebalance(rebalance: Rebalance) -> Work[GroupRebalance]:
+    told = GroupRebalance(
+        began_ms=rebalance.began_ms,
+        reason=rebalance.reason,
+        generation=rebalance.generation,
+        joined_ms=_known(rebalance.joined_after_ms),
+        took_ms=_known(rebalance.ended_after_ms),
+        given_up=list(rebalance.given_up),
+        partitions_moved=rebalance.partitions_moved,
+        partitions_unowned=rebalance.partitions_unowned,
+        unowned_ms_max=rebalance.unowned_ms_max,
     )
+    told.awaited = yield from each(_awaited, list(rebalance.waits_ms.items()))
+    told.unowned = yield from each(_unowned, sorted(rebalance.unowned_ms.items()))
+    return told
+
+
+def _awaited(wait: tuple[str, int | None]) -> RebalanceMember:
+    return RebalanceMember(member_id=wait[0], after_ms=_known(wait[1]))
+
+
+def _unowned(gap: tuple[TopicPartition, int]) -> RebalancePartition:
+    return RebalancePartition(topic=gap[0][0], partition=gap[0][1], ms=gap[1])
+
+
+def _unowned_seconds(gap: tuple[TopicPartition, float]) -> UnownedSeconds:
+    return UnownedSeconds(topic=gap[0][0], partition=gap[0][1], seconds=gap[1])
 
 
 def _known(after_ms: int | None) -> int:

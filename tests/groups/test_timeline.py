@@ -22,6 +22,7 @@ from kbroker.groups.consumer_protocol import read_assignment, read_subscription
 from kbroker.groups.group import Client
 from kbroker.groups.settings import GroupLimits
 from kbroker.groups.timeline import MEMBERS_MAX, PARTITIONS_MAX, REBALANCES_MAX, Rebalance, Timeline
+from tests.groups.tools import given_by
 
 P0, P1, P2, P3 = (("t", index) for index in range(4))
 
@@ -194,7 +195,7 @@ class Consumers:
                     for each, own in assignments.items()
                 ],
             )
-            effects = self.group.sync(name, request, now=self.now, now_ms=round(self.now * 1000))
+            effects = self.group.sync(name, request, given_by(request), now=self.now, now_ms=round(self.now * 1000))
         assert sum(isinstance(each, Reply) for each in effects) == len(assignments)
 
     @property

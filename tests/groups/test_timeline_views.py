@@ -10,6 +10,7 @@ from kafka_wire.messages.group_admin import DescribedGroup, DescribeGroupsRespon
 from kafka_wire.messages.rebalances import GroupRebalance, RebalanceMember, RebalancePartition, UnownedSeconds
 from kbroker.groups.timeline import Timeline
 from kbroker.groups.timeline_views import add_timeline
+from kbroker.turns import at_once
 
 MONTH_S = 30 * 86_400
 
@@ -43,7 +44,7 @@ def test_both_kinds_of_groups_tell_it(
 ) -> None:
     """Times longer than an int32 of milliseconds, too."""
     described = group(group_id="g")
-    add_timeline(described, month_long())
+    at_once(add_timeline(described, month_long()))
     (read,) = decode(response, version, encode(response(groups=[described]), version)).groups  # type: ignore[list-item]
     assert read == described
     assert read.rebalances == [
@@ -72,7 +73,7 @@ def test_nothing_to_tell_is_not_the_same_as_not_telling() -> None:
     described = DescribedGroup(group_id="g")
     silent = encode(DescribeGroupsResponse(groups=[described]), 6)
     assert decode(DescribeGroupsResponse, 6, silent).groups[0].rebalances is None
-    add_timeline(described, Timeline())
+    at_once(add_timeline(described, Timeline()))
     told = encode(DescribeGroupsResponse(groups=[described]), 6)
     assert decode(DescribeGroupsResponse, 6, told).groups[0].rebalances == []
     assert encode(DescribeGroupsResponse(groups=[described]), 4) == encode(

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import trio
 
 from kafka_wire.errors import ErrorCode
+from kafka_wire.messages.groups import SyncGroupRequest
 from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage
 from kbroker.cluster.registration import Registration
 from kbroker.config import BrokerConfig, topic_config
 from kbroker.groups import offset_requests
 from kbroker.groups.coordinator import OFFSETS_TOPIC, GroupCoordinator
 from kbroker.groups.group import Committer
-from kbroker.groups.offsets import Change
+from kbroker.groups.offset_requests import Committed
+from kbroker.groups.offsets import Changes
 from kbroker.groups.shard import GroupShard
 from kbroker.groups.storage.records import OffsetCommitValue
 from kbroker.log.directory import LogDirectory
@@ -24,6 +26,8 @@ from kbroker.replication.partition import Partition
 from kbroker.testing.broker import Machine
 
 TOPIC_ID = b"offsets-topic-id"
+Change: TypeAlias = "tuple[str, str, int, OffsetCommitValue | None]"  # group, topic, partition, value
+
 ANYBODY = Committer("", None, -1, 8)
 
 
@@ -61,18 +65,33 @@ class Rig:
 
     def commit(self, group: str, *changes: Change) -> Any:
         """Commit as somebody without a group; the error, or a coroutine of it."""
-        wanted = changes or (change(group, 0),)
-        return offset_requests.commit(
-            self.coordinator, group, ANYBODY, wanted, lambda stale: ErrorCode.NONE, lambda code: code
-        )
+        committed = offset_requests.commit(self.coordinator, group, ANYBODY, of(changes or (change(group, 0),)))
+        return committed.error if isinstance(committed, Committed) else self._error(committed)
+
+    async def _error(self, committed: Coroutine[Any, Any, Committed]) -> ErrorCode:
+        return (await committed).error
 
     def offset(self, group: str, index: int = 0) -> int:
-        found = offset_requests.fetch(self.coordinator, group, [("t", [index])], require_stable=True)[0][1][0].value
+        ((_, partitions),) = offset_requests.fetch(self.coordinator, group, [("t", [index])], require_stable=True)
+        (found,) = (each.value for each in partitions)
         return -1 if found is None else found.offset
 
 
 def topic(name: str, topic_id: bytes) -> TopicImage:
     return TopicImage(name, topic_id, (PartitionImage(topic_id, 0, (1,), (1,), 1, 1, 1),), {})
+
+
+def of(changes: Iterable[Change]) -> Changes:
+    """Changes of one group, as the coordinator takes them."""
+    made: dict[str, dict[int, OffsetCommitValue | None]] = {}
+    for _, topic_name, partition, value in changes:
+        made.setdefault(topic_name, {})[partition] = value
+    return made
+
+
+def given_by(request: SyncGroupRequest) -> dict[str, bytes]:
+    """The assignments of a request, as a group takes them."""
+    return {each.member_id: bytes(each.assignment) for each in request.assignments}
 
 
 def change(group: str, offset: int, index: int = 0, **fields: Any) -> Change:

@@ -19,7 +19,8 @@ member's; `deadline` is the earliest end anybody knew of, and on_alarm, when it 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from functools import partial
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.consumer_groups import ConsumerGroupHeartbeatRequest, DescribedConsumerGroup
@@ -39,12 +40,14 @@ from kbroker.groups.classic.rebalance import GroupState, RebalancingGroup, some
 from kbroker.groups.consumer_protocol import PROTOCOL_TYPE, read_subscription
 from kbroker.groups.group import Client, Committer, Topics
 from kbroker.groups.settings import Settings
+from kbroker.turns import Work, each
 
 REQUIRES_MEMBER_ID_SINCE = 4  # JoinGroup version (KIP-394)
 SKIP_ASSIGNMENT_SINCE = 9  # JoinGroup version (KIP-814)
 LEAVE_MANY_SINCE = 3  # LeaveGroup version (KIP-345)
 FIRST_JOIN_S_MAX = 300.0  # a first JoinGroup that waits longer is answered UNKNOWN_MEMBER_ID: its client may be gone
 PENDING_MAX = 10_000  # ids given out and not yet used, where group.max.size allows as many
+PROTOCOLS_MAX = 1_000  # that one member offers
 PROTOCOLS_FACTOR = 4  # members' offers may hold this many times what the record of the group may
 
 _OK = ErrorCode.NONE
@@ -104,6 +107,8 @@ class ClassicGroup(RebalancingGroup):
     def _check_join(self, request: JoinGroupRequest) -> ErrorCode:
         if self.state is GroupState.DEAD:
             return ErrorCode.COORDINATOR_NOT_AVAILABLE
+        if len(request.protocols) > PROTOCOLS_MAX:  # unlike Kafka, which has no bound
+            return ErrorCode.GROUP_MAX_SIZE_REACHED
         limits = self.limits
         if not limits.session_timeout_min_ms <= request.session_timeout_ms <= limits.session_timeout_max_ms:
             return ErrorCode.INVALID_SESSION_TIMEOUT
@@ -249,7 +254,9 @@ class ClassicGroup(RebalancingGroup):
 
     # -- SyncGroup
 
-    def sync(self, ticket: Ticket, request: SyncGroupRequest, *, now: float, now_ms: int) -> list[Effect]:
+    def sync(
+        self, ticket: Ticket, request: SyncGroupRequest, assignments: Mapping[str, bytes], *, now: float, now_ms: int
+    ) -> list[Effect]:
         """SyncGroup. The answer, a SyncGroupResponse, waits for the leader's; that one for the record of the group."""
         code = self._check_sync(request)
         if code is not _OK:
@@ -265,7 +272,6 @@ class ClassicGroup(RebalancingGroup):
         if before is not None:  # unlike Kafka: asked twice, answered twice
             self._effects.append(Reply(before, SyncGroupResponse(error_code=ErrorCode.REBALANCE_IN_PROGRESS)))
         if member.member_id == self._roster.leader:
-            assignments = {each.member_id: bytes(each.assignment) for each in request.assignments}
             self._assign(assignments, now, now_ms)
         return self._take()
 
@@ -352,7 +358,7 @@ class ClassicGroup(RebalancingGroup):
     # -- Commits and fetches of offsets
 
     def check_commit(
-        self, committer: Committer, partitions: Collection[tuple[str, int]] = (), *, now: float
+        self, committer: Committer, partitions: Mapping[str, Collection[int]], *, now: float
     ) -> frozenset[tuple[str, int]]:
         """Whether these may commit offsets; a member's commit counts as a heartbeat.
 
@@ -394,30 +400,32 @@ class ClassicGroup(RebalancingGroup):
 
     # -- Seen from outside
 
-    def describe_classic(self) -> DescribedGroup:
+    def describe_classic(self) -> Work[DescribedGroup]:
         """DescribeGroups: metadata and assignments are shown while they hold, that is when STABLE."""
         stable = self.state is GroupState.STABLE
-        return DescribedGroup(
+        described = DescribedGroup(
             group_id=self.group_id,
             group_state=self.state.value,
             protocol_type=self.protocol_type or "",
             protocol_data=(self.protocol or "") if stable else "",
-            members=[
-                DescribedGroupMember(
-                    member_id=each.member_id,
-                    group_instance_id=each.group_instance_id,
-                    client_id=each.client.id,
-                    client_host=each.client.host,
-                    member_metadata=each.metadata(self.protocol) if stable else b"",
-                    member_assignment=each.assignment if stable else b"",
-                )
-                for each in self._roster
-            ],
+        )
+        described.members = yield from each(partial(self._describe_member, stable), list(self._roster))
+        return described
+
+    def _describe_member(self, stable: bool, member: Member) -> DescribedGroupMember:
+        return DescribedGroupMember(
+            member_id=member.member_id,
+            group_instance_id=member.group_instance_id,
+            client_id=member.client.id,
+            client_host=member.client.host,
+            member_metadata=member.metadata(self.protocol) if stable else b"",
+            member_assignment=member.assignment if stable else b"",
         )
 
-    def describe_consumer(self) -> DescribedConsumerGroup:
+    def describe_consumer(self) -> Work[DescribedConsumerGroup]:
         """ConsumerGroupDescribe knows no classic groups."""
         text = f"Group {self.group_id} is not a consumer group."
+        yield from ()
         return DescribedConsumerGroup(
             group_id=self.group_id, error_code=ErrorCode.GROUP_ID_NOT_FOUND, error_message=text
         )

@@ -19,6 +19,7 @@ from kbroker.groups.storage.snapshots import MemberSnapshot
 Protocols: TypeAlias = tuple[tuple[str, bytes], ...]  # name, metadata; in order of preference
 
 MEMBER_BYTES_FIXED = 256  # what a member costs besides its texts, roughly: as a record and in memory
+PROTOCOL_BYTES_FIXED = 128  # and what a protocol costs
 
 
 def protocols_of(request: JoinGroupRequest) -> Protocols:
@@ -28,7 +29,7 @@ def protocols_of(request: JoinGroupRequest) -> Protocols:
 
 def protocols_bytes(protocols: Protocols) -> int:
     """What they weigh, so that many empty ones are not free."""
-    return sum(len(name) + len(metadata) + 64 for name, metadata in protocols)
+    return sum(len(name) + len(metadata) + PROTOCOL_BYTES_FIXED for name, metadata in protocols)
 
 
 class Member:

@@ -13,7 +13,7 @@ On an alarm they end in the order of their times, so that a clock that jumps for
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Self
 
@@ -210,7 +210,7 @@ class RebalancingGroup:
 
     # -- Assignments
 
-    def _assign(self, assignments: dict[str, bytes], now: float, now_ms: int) -> None:
+    def _assign(self, assignments: Mapping[str, bytes], now: float, now_ms: int) -> None:
         """The leader's assignment: stored, then handed out. A member left out gets an empty one."""
         for member in self._roster:
             member.assignment = assignments.get(member.member_id, b"")
@@ -294,15 +294,16 @@ class RebalancingGroup:
             ends.append(self._phase_end)
         return min(ends, default=None)
 
-    def delete(self, now_ms: int) -> list[Effect]:
-        """Delete the group: it is DEAD, its record a tombstone; its offsets are the caller's.
-
-        Raises KafkaError: GROUP_ID_NOT_FOUND when it is DEAD already, NON_EMPTY_GROUP while it has members.
-        """
+    def check_delete(self) -> None:
+        """Whether it can be deleted. Raises KafkaError: GROUP_ID_NOT_FOUND, NON_EMPTY_GROUP."""
         if self.state is DEAD:
             raise KafkaError(ErrorCode.GROUP_ID_NOT_FOUND)
         if self.state is not EMPTY:
             raise KafkaError(ErrorCode.NON_EMPTY_GROUP)
+
+    def delete(self, now_ms: int) -> list[Effect]:
+        """The group is DEAD, its record a tombstone; its offsets are the caller's. Raises as check_delete."""
+        self.check_delete()
         self._bury(now_ms)
         return [Store((GroupTombstone(self.group_id),))]
 

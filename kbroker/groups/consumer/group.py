@@ -16,7 +16,7 @@ ConsumerGroup; "unlike Kafka" marks the differences.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.consumer_groups import (
@@ -46,6 +46,7 @@ from kbroker.groups.group import MEMBER_EPOCH_SINCE, Client, Committer, Topics
 from kbroker.groups.settings import ConsumerGroupLimits, Settings
 from kbroker.groups.storage.snapshots import GroupSnapshot
 from kbroker.groups.timeline import Timeline
+from kbroker.turns import Work
 
 
 class ConsumerGroup:
@@ -317,7 +318,9 @@ class ConsumerGroup:
         """JoinGroup of a consumer; answered at once. Its epoch is its generation, and nobody leads."""
         return classic_members.join(self._core, ticket, request, version, client, token, now, now_ms)
 
-    def sync(self, ticket: Ticket, request: SyncGroupRequest, *, now: float, now_ms: int) -> list[Effect]:
+    def sync(
+        self, ticket: Ticket, request: SyncGroupRequest, assignments: Mapping[str, bytes], *, now: float, now_ms: int
+    ) -> list[Effect]:
         """SyncGroup, as ClassicGroup.sync; answered at once, with the assignment in the consumers' own format."""
         return classic_members.sync(self._core, ticket, request, now)
 
@@ -334,7 +337,7 @@ class ConsumerGroup:
     # -- commits and fetches of offsets, deletion
 
     def check_commit(
-        self, committer: Committer, partitions: Collection[tuple[str, int]] = (), *, now: float = 0.0
+        self, committer: Committer, partitions: Mapping[str, Collection[int]], *, now: float
     ) -> frozenset[tuple[str, int]]:
         """Whether a member may commit offsets, and for which partitions not.
 
@@ -344,9 +347,9 @@ class ConsumerGroup:
         Args:
             committer: its generation is the member epoch, or of a member that speaks the classic protocol the
                 generation; -1: none is claimed.
-            partitions: (topic, partition) to be committed.
+            partitions: to be committed, by topic.
 
-        Returns: those of `partitions` that are refused with STALE_MEMBER_EPOCH.
+        Returns: those of `partitions` that are refused with STALE_MEMBER_EPOCH, as (topic, partition).
         Raises KafkaError: UNKNOWN_MEMBER_ID, FENCED_INSTANCE_ID, UNSUPPORTED_VERSION, ILLEGAL_GENERATION (classic
             members), STALE_MEMBER_EPOCH for all of them.
         """
@@ -369,17 +372,14 @@ class ConsumerGroup:
             raise KafkaError(ErrorCode.UNSUPPORTED_VERSION, text)
         if epoch == member.epoch:
             return frozenset()
-        stale = frozenset(partitions)
-        if 0 <= epoch < member.epoch:
-            stale = frozenset(each for each in partitions if not self._had(member, each, epoch))
-        if len(stale) == len(frozenset(partitions)):
+        stale = []
+        for topic, numbers in partitions.items():
+            topic_id = self._core.topics.get(topic, (b"", 0))[0]
+            had = member.had(topic_id, epoch) if 0 <= epoch < member.epoch else ()
+            stale += [(topic, partition) for partition in numbers if partition not in had]
+        if len(stale) == sum(map(len, partitions.values())):
             raise KafkaError(ErrorCode.STALE_MEMBER_EPOCH)
-        return stale
-
-    def _had(self, member: ConsumerMember, partition: tuple[str, int], epoch: int) -> bool:
-        known = self._core.topics.get(partition[0])
-        since = None if known is None else member.owned_since(known[0], partition[1])
-        return since is not None and since <= epoch
+        return frozenset(stale)
 
     def check_fetch(self, member_id: str | None, epoch: int) -> None:
         """Whether a member may read committed offsets (OffsetFetch from version 9 on says who asks).
@@ -399,24 +399,25 @@ class ConsumerGroup:
         """The topics whose offsets OffsetDelete must leave alone (GROUP_SUBSCRIBED_TO_TOPIC, KIP-496)."""
         return self._core.subscribed_topics()
 
-    def delete(self, now_ms: int) -> list[Effect]:
-        """Delete the group: tombstones for all its records; its offsets are the caller's.
-
-        Raises KafkaError: NON_EMPTY_GROUP while it has members.
-        """
+    def check_delete(self) -> None:
+        """Whether it can be deleted. Raises KafkaError NON_EMPTY_GROUP while it has members."""
         if self._core.members:
             raise KafkaError(ErrorCode.NON_EMPTY_GROUP)
+
+    def delete(self, now_ms: int) -> list[Effect]:
+        """Delete the group: tombstones for all its records; its offsets are the caller's. Raises as check_delete."""
+        self.check_delete()
         if self._core.stored:
             self._core.note(*store.tombstones(self._core))
         return self._core.take()
 
     # -- views
 
-    def describe_consumer(self) -> DescribedConsumerGroup:
+    def describe_consumer(self) -> Work[DescribedConsumerGroup]:
         """ConsumerGroupDescribe."""
         return views.describe(self._core)
 
-    def describe_classic(self) -> DescribedGroup:
+    def describe_classic(self) -> Work[DescribedGroup]:
         """DescribeGroups knows no consumer groups: GROUP_ID_NOT_FOUND and Dead; below version 6 without the error."""
         return views.describe_classic(self._core)
 

@@ -72,12 +72,14 @@ class ConsumerMember:
                 for partition in numbers:
                     yield topic_id, partition
 
-    def owned_since(self, topic_id: bytes, partition: int) -> int | None:
-        """The member epoch at which it was given the partition; None when it does not have it (KIP-1251)."""
-        for partitions in (self.assigned, self.pending):
-            if topic_id in partitions and partition in partitions[topic_id]:
-                return partitions[topic_id][partition]
-        return None
+    def had(self, topic_id: bytes, epoch: int) -> set[int]:
+        """The partitions of a topic that it has, and was given in that member epoch or before (KIP-1251)."""
+        return {
+            partition
+            for partitions in (self.assigned, self.pending)
+            for partition, since in partitions.get(topic_id, {}).items()
+            if since <= epoch
+        }
 
     def member_snapshot(self, group_id: str) -> ConsumerMemberSnapshot:
         """What it said of itself, as it is stored."""

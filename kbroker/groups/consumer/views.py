@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.consumer_groups import (
     ConsumerGroupDescribeAssignment,
@@ -13,8 +15,10 @@ from kafka_wire.messages.group_admin import DescribedGroup, ListedGroup
 from kbroker.groups.consumer.core import Core
 from kbroker.groups.consumer.member import ConsumerMember, Target
 from kbroker.groups.consumer_protocol import PROTOCOL_TYPE
+from kbroker.turns import Work, each
 
 MEMBER_CLASSIC, MEMBER_CONSUMER = 0, 1  # member_type (KIP-1099)
+MEMBERS_STRIDE = 4  # described between two pauses
 
 
 def state_of(core: Core) -> str:
@@ -26,16 +30,17 @@ def state_of(core: Core) -> str:
     return "Reconciling" if core.unreconciled else "Stable"
 
 
-def describe(core: Core) -> DescribedConsumerGroup:
+def describe(core: Core) -> Work[DescribedConsumerGroup]:
     """The group with its members, what they have and what they should have."""
-    return DescribedConsumerGroup(
+    described = DescribedConsumerGroup(
         group_id=core.group_id,
         group_state=state_of(core),
         group_epoch=core.epoch,
         assignment_epoch=core.target_epoch,
         assignor_name=core.assignor,
-        members=[_member(core, member) for member in core.members.values()],
     )
+    described.members = yield from each(partial(_member, core), list(core.members.values()), MEMBERS_STRIDE)
+    return described
 
 
 def _member(core: Core, member: ConsumerMember) -> DescribedConsumerGroupMember:
@@ -68,8 +73,9 @@ def _assignment(core: Core, partitions: Target) -> ConsumerGroupDescribeAssignme
     )
 
 
-def describe_classic(core: Core) -> DescribedGroup:
+def describe_classic(core: Core) -> Work[DescribedGroup]:
     """As DescribeGroups answers from version 6 on; the handler drops the code below (KIP-1043)."""
+    yield from ()
     return DescribedGroup(
         group_id=core.group_id,
         group_state="Dead",

@@ -39,6 +39,7 @@ from kbroker.groups.classic.members import MEMBER_BYTES_FIXED, protocols_bytes
 from kbroker.groups.group import Client, Committer
 from kbroker.groups.settings import GroupLimits
 from kbroker.groups.storage.snapshots import GroupSnapshot
+from kbroker.turns import at_once
 
 NOW_MS = 1_000_000
 
@@ -150,7 +151,8 @@ class Script:
             protocol_name=options.get("protocol"),
             assignments=assignments,
         )
-        return self.perform(self.group.sync(self.ticket(actor), request, now=self.now, now_ms=self.now_ms))
+        given = {each.member_id: bytes(each.assignment) for each in assignments}
+        return self.perform(self.group.sync(self.ticket(actor), request, given, now=self.now, now_ms=self.now_ms))
 
     def do_heartbeat(self, plain: list[str], options: dict[str, str]) -> list[str]:
         actor = self.actor(plain[0], {})
@@ -171,7 +173,7 @@ class Script:
                 int(options.get("generation", actor.generation)),
                 transactional="transactional" in plain,
             )
-            self.group.check_commit(committer, now=self.now)
+            self.group.check_commit(committer, {}, now=self.now)
         except KafkaError as error:
             return [error.code.name]
         return ["NONE"]
@@ -226,7 +228,7 @@ class Script:
 
     def do_state(self, plain: list[str], options: dict[str, str]) -> list[str]:
         state, generation, *members = plain
-        described = self.group.describe_classic()
+        described = at_once(self.group.describe_classic())
         assert described.group_state == state, described.group_state
         assert self.group.generation == int(generation), self.group.generation
         names = ",".join(self.name_of(member.member_id) for member in described.members)

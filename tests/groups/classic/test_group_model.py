@@ -31,6 +31,7 @@ from kbroker.groups.classic.rebalance import GroupState
 from kbroker.groups.group import Client
 from kbroker.groups.settings import GroupLimits
 from kbroker.groups.storage.snapshots import GroupSnapshot
+from tests.groups.tools import given_by
 
 REBALANCE_S_MAX = 60.0
 SIZE_MAX = 5
@@ -121,7 +122,9 @@ class GroupMachine(RuleBasedStateMachine):
                 for each in peer.to_assign
             ],
         )
-        self.hear(self.group.sync(self.ask(peer, generation), request, now=self.now, now_ms=self.now_ms))
+        self.hear(
+            self.group.sync(self.ask(peer, generation), request, given_by(request), now=self.now, now_ms=self.now_ms)
+        )
 
     @rule(newcomers=st.sets(peers, max_size=4), seconds=st.sampled_from([0.0, 0.0, 3.0]))
     def everybody_goes_on(self, newcomers: set[int], seconds: float) -> None:

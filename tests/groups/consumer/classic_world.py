@@ -25,6 +25,7 @@ from kbroker.groups.classic.group import ClassicGroup
 from kbroker.groups.consumer_protocol import read_assignment
 from kbroker.groups.settings import GroupLimits
 from kbroker.groups.storage.snapshots import GroupSnapshot, MemberSnapshot
+from kbroker.turns import at_once
 from tests.groups.consumer.world import CLIENT, Consumer, World
 
 Partitions = set[tuple[str, int]]
@@ -94,7 +95,7 @@ class Classic:
     def sync(self, **fields: Any) -> SyncGroupResponse:
         values = {"member_id": self.member_id, "generation_id": self.generation, "assignments": []} | fields
         request = SyncGroupRequest(group_id="g", group_instance_id=self.instance_id, **values)  # type: ignore[arg-type]
-        response = self.perform(self.world.group.sync("t", request, now=self.world.now, now_ms=self.world.now_ms))
+        response = self.perform(self.world.group.sync("t", request, {}, now=self.world.now, now_ms=self.world.now_ms))
         assert isinstance(response, SyncGroupResponse)
         if not response.error_code:
             self.owned = set(read_assignment(bytes(response.assignment)) or ())
@@ -135,7 +136,7 @@ def mixed(**kwargs: Any) -> tuple[World, Consumer, Classic]:
     for _ in range(4):
         new.beat()
         old.go_on()
-    assert world.group.describe_consumer().group_state == "Stable"
+    assert at_once(world.group.describe_consumer()).group_state == "Stable"
     return world, new, old
 
 

@@ -77,9 +77,10 @@ def test_G1_stale_generations_are_refused() -> None:
     assert old.sync(generation_id=99).error_code == ErrorCode.ILLEGAL_GENERATION
     assert world.group.heartbeat("old", None, 99, world.now) == ErrorCode.ILLEGAL_GENERATION
     with pytest.raises(KafkaError) as caught:
-        world.group.check_commit(Committer("old", None, 99))
+        world.group.check_commit(Committer("old", None, 99), {}, now=world.now)
     assert caught.value.code == ErrorCode.ILLEGAL_GENERATION
-    assert world.group.check_commit(Committer("old", None, old.generation, version=2)) == frozenset()
+    who = Committer("old", None, old.generation, version=2)
+    assert world.group.check_commit(who, {}, now=world.now) == frozenset()
     with pytest.raises(KafkaError):
         world.group.check_fetch("old", 99)
 

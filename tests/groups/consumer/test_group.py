@@ -20,6 +20,7 @@ from kbroker.groups.storage.snapshots import (
     TargetEpochSnapshot,
     TargetMemberSnapshot,
 )
+from kbroker.turns import at_once
 from tests.groups.consumer.world import CLIENT, Consumer, World, assignment, join, owning, settle, topic_id
 
 # -- joining, going on, leaving
@@ -31,7 +32,7 @@ def test_first_member_gets_everything_at_once() -> None:
     assert (response.error_code, response.member_id, response.member_epoch) == (0, "m1", 1)
     assert response.heartbeat_interval_ms == 5000
     assert assignment(response) == {topic_id(1): [0, 1, 2]}
-    assert world.group.describe_consumer().group_state == "Stable"
+    assert at_once(world.group.describe_consumer()).group_state == "Stable"
 
 
 def test_assignment_is_told_only_when_it_changed_or_all_is_said() -> None:
@@ -77,11 +78,11 @@ def test_second_member_gets_its_half_only_after_the_first_let_go() -> None:
     assert assignment(asked) == {topic_id(1): [0, 1]}
     assert asked.member_epoch == 1  # until it has revoked
     assert world.heartbeat(member_id="m2", member_epoch=2).assignment is None
-    assert world.group.describe_consumer().group_state == "Reconciling"
+    assert at_once(world.group.describe_consumer()).group_state == "Reconciling"
     done = world.heartbeat(member_id="m1", member_epoch=1, topic_partitions=owning(topic_id(1), 0, 1))
     assert done.member_epoch == 2 and done.assignment is None
     assert assignment(world.heartbeat(member_id="m2", member_epoch=2)) == {topic_id(1): [2, 3]}
-    assert world.group.describe_consumer().group_state == "Stable"
+    assert at_once(world.group.describe_consumer()).group_state == "Stable"
 
 
 def test_revocation_is_not_done_while_the_member_does_not_say_so() -> None:
@@ -105,7 +106,7 @@ def test_leaving_frees_what_the_member_had() -> None:
     consumers[1].beat()
     assert consumers[1].partitions() == [0, 1]
     consumers[1].leave()
-    assert world.group.describe_consumer().group_state == "Empty"
+    assert at_once(world.group.describe_consumer()).group_state == "Empty"
     assert world.group.is_empty and world.group.empty_since_ms == 0
 
 
@@ -263,7 +264,7 @@ def test_G6_silent_member_is_removed_when_its_session_ends() -> None:
     world.advance(30)
     world.heartbeat(member_id="m2", member_epoch=2)
     world.advance(20)
-    assert [each.member_id for each in world.group.describe_consumer().members] == ["m2"]
+    assert [each.member_id for each in at_once(world.group.describe_consumer()).members] == ["m2"]
     assert assignment(world.heartbeat(member_id="m2", member_epoch=2)) == {topic_id(1): [0, 1]}
     assert world.heartbeat(member_id="m1", member_epoch=1).error_code == ErrorCode.UNKNOWN_MEMBER_ID
 
@@ -276,7 +277,7 @@ def test_G6_member_that_does_not_revoke_in_time_is_removed() -> None:
         world.heartbeat(member_id="m1", member_epoch=1)
         world.heartbeat(member_id="m2", member_epoch=2)
         world.advance(3)
-    assert [each.member_id for each in world.group.describe_consumer().members] == ["m2"]
+    assert [each.member_id for each in at_once(world.group.describe_consumer()).members] == ["m2"]
 
 
 def test_member_that_revokes_in_time_has_no_deadline_left() -> None:
@@ -286,7 +287,7 @@ def test_member_that_revokes_in_time_has_no_deadline_left() -> None:
     world.heartbeat(member_id="m1", member_epoch=1)
     world.heartbeat(member_id="m1", member_epoch=1, topic_partitions=owning(topic_id(1), 0))
     world.advance(30)
-    assert len(world.group.describe_consumer().members) == 2
+    assert len(at_once(world.group.describe_consumer()).members) == 2
 
 
 def test_G3_restart_gives_everybody_a_whole_session() -> None:
@@ -314,7 +315,7 @@ def test_more_partitions_are_given_and_deleted_topics_are_taken() -> None:
     consumer = Consumer(world, "m1", ["a", "b"])
     consumer.beat()
     world.set_topics(a=2)
-    assert world.group.describe_consumer().group_state == "Assigning"
+    assert at_once(world.group.describe_consumer()).group_state == "Assigning"
     consumer.beat()
     assert consumer.owned == {(topic_id(1), 0), (topic_id(1), 1), (topic_id(2), 0)}
     world.set_topics(b=0)
@@ -366,10 +367,10 @@ def test_changed_subscription_moves_the_epoch_once() -> None:
 def test_most_members_choose_the_assignor() -> None:
     world = World(a=2)
     join(world, "m1", server_assignor="range")
-    assert world.group.describe_consumer().assignor_name == "range"
+    assert at_once(world.group.describe_consumer()).assignor_name == "range"
     join(world, "m2", server_assignor="uniform")
     join(world, "m3", server_assignor="uniform")
-    assert world.group.describe_consumer().assignor_name == "uniform"
+    assert at_once(world.group.describe_consumer()).assignor_name == "uniform"
 
 
 # -- moves
@@ -419,11 +420,11 @@ def test_storm_of_joins_costs_few_assignments() -> None:
         world.group.consumer_heartbeat(
             "t", _join_request(f"m{n:03}"), version=1, client=CLIENT, token="", now=world.now, now_ms=0
         )
-    assert world.group.describe_consumer().assignment_epoch == 64
+    assert at_once(world.group.describe_consumer()).assignment_epoch == 64
     world.now += 1
     effects = world.group.on_alarm(world.now, 0)
     assert isinstance(effects[0], Store)
-    assert world.group.describe_consumer().assignment_epoch == 100
+    assert at_once(world.group.describe_consumer()).assignment_epoch == 100
     assert all(len(target) for target in world.core.targets.values())
 
 

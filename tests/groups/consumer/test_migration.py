@@ -16,6 +16,7 @@ from kbroker.groups.consumer_protocol import read_assignment
 from kbroker.groups.settings import ConsumerGroupLimits, GroupLimits
 from kbroker.groups.storage.snapshots import GroupSnapshot, GroupTombstone
 from kbroker.groups.storage.stored import read_state, state_pair
+from kbroker.turns import at_once
 from tests.groups.consumer.classic_world import (
     Classic,
     Partitions,
@@ -46,7 +47,7 @@ def upgraded(policy: str = "bidirectional", **fields: Any) -> World:
 def test_upgrade_keeps_what_everybody_owns() -> None:
     world = upgraded()
     assert world.log[0] == GroupTombstone("g")
-    described = world.group.describe_consumer()
+    described = at_once(world.group.describe_consumer())
     assert (described.group_epoch, described.assignment_epoch, described.group_state) == (7, 7, "Stable")
     assert [(m.member_id, m.member_epoch, m.member_type) for m in described.members] == [("c1", 7, 0), ("c2", 7, 0)]
     assert [m.assignment.topic_partitions[0].partitions for m in described.members] == [[0, 1], [2, 3]]
@@ -67,7 +68,7 @@ def test_rolling_upgrade(cooperative: bool) -> None:
         for each in old:
             each.go_on()
         new.beat()
-    assert world.group.describe_consumer().group_state == "Stable"
+    assert at_once(world.group.describe_consumer()).group_state == "Stable"
     assert sorted([len(old[0].owned), len(old[1].owned), len(new.owned)]) == [1, 1, 2]
     old[0].leave()
     second = Consumer(world, "n2", ["a"])
@@ -118,7 +119,7 @@ def test_empty_classic_group_gives_its_name_to_any_policy() -> None:
 def test_partition_that_two_classic_members_claim_has_one_owner() -> None:
     both: dict[str, Partitions] = {"c1": {("a", 0), ("gone", 3)}, "c2": {("a", 0), ("a", 99)}}
     group, _ = ConsumerGroup.from_classic(classic_group(both), ConsumerGroupLimits(), {"a": (topic_id(1), 4)}, now=0.0)
-    first, second = group.describe_consumer().members
+    first, second = at_once(group.describe_consumer()).members
     assert first.assignment.topic_partitions[0].partitions == [0]
     assert second.assignment.topic_partitions == []
 
@@ -223,7 +224,7 @@ def test_mixed_groups_share_everything_and_never_twice(events: list[tuple[str, i
         for member in members:
             _beat(member)
             _check_owners(members)
-    assert world.group.describe_consumer().group_state == "Stable"
+    assert at_once(world.group.describe_consumer()).group_state == "Stable"
     assert sum(len(member.owned) for member in members) == world.topics["a"][1]
 
 

@@ -9,6 +9,7 @@ from kbroker.coordinators.effects import Store
 from kbroker.groups.consumer.group import ConsumerGroup
 from kbroker.groups.group import Client, Committer
 from kbroker.groups.storage.snapshots import ConsumerGroupTombstone
+from kbroker.turns import at_once
 from tests.groups.consumer.world import World, join
 
 # -- commits, fetches, deletion
@@ -25,15 +26,15 @@ def code_of(call: Any, *args: Any, **kwargs: Any) -> ErrorCode:
 def test_G1_commits_are_fenced_by_member_epoch() -> None:
     world = World(a=2)
     check = world.group.check_commit
-    assert code_of(check, Committer("", None, -1)) == ErrorCode.NONE  # an empty group: anybody
+    assert code_of(check, Committer("", None, -1), {}, now=world.now) == ErrorCode.NONE  # an empty group: anybody
     join(world)
-    assert code_of(check, Committer("m1", None, 1)) == ErrorCode.NONE
-    assert code_of(check, Committer("m1", None, 2)) == ErrorCode.STALE_MEMBER_EPOCH
-    assert code_of(check, Committer("m2", None, 1)) == ErrorCode.UNKNOWN_MEMBER_ID
-    assert code_of(check, Committer("", None, -1)) == ErrorCode.UNKNOWN_MEMBER_ID
-    assert code_of(check, Committer("", None, -1, transactional=True)) == ErrorCode.NONE
-    assert code_of(check, Committer("m1", None, 1, version=8)) == ErrorCode.UNSUPPORTED_VERSION
-    assert code_of(check, Committer("m1", None, 1, version=3, transactional=True)) == ErrorCode.NONE
+    assert code_of(check, Committer("m1", None, 1), {}, now=world.now) == ErrorCode.NONE
+    assert code_of(check, Committer("m1", None, 2), {}, now=world.now) == ErrorCode.STALE_MEMBER_EPOCH
+    assert code_of(check, Committer("m2", None, 1), {}, now=world.now) == ErrorCode.UNKNOWN_MEMBER_ID
+    assert code_of(check, Committer("", None, -1), {}, now=world.now) == ErrorCode.UNKNOWN_MEMBER_ID
+    assert code_of(check, Committer("", None, -1, transactional=True), {}, now=world.now) == ErrorCode.NONE
+    assert code_of(check, Committer("m1", None, 1, version=8), {}, now=world.now) == ErrorCode.UNSUPPORTED_VERSION
+    assert code_of(check, Committer("m1", None, 1, version=3, transactional=True), {}, now=world.now) == ErrorCode.NONE
 
 
 def test_commit_in_an_earlier_epoch_counts_for_what_was_owned_then() -> None:
@@ -42,12 +43,14 @@ def test_commit_in_an_earlier_epoch_counts_for_what_was_owned_then() -> None:
     join(world)
     world.set_topics(a=2)
     world.heartbeat(member_id="m1", member_epoch=1)  # epoch 2: partition 1, too
-    both = [("a", 0), ("a", 1)]
-    assert world.group.check_commit(Committer("m1", None, 2), both) == frozenset()
-    assert world.group.check_commit(Committer("m1", None, 1), both) == {("a", 1)}
-    assert code_of(world.group.check_commit, Committer("m1", None, 1), both[1:]) == ErrorCode.STALE_MEMBER_EPOCH
+    both = {"a": [0, 1]}
+    assert world.group.check_commit(Committer("m1", None, 2), both, now=world.now) == frozenset()
+    assert world.group.check_commit(Committer("m1", None, 1), both, now=world.now) == {("a", 1)}
+    check = world.group.check_commit
+    assert code_of(check, Committer("m1", None, 1), {"a": [1]}, now=world.now) == ErrorCode.STALE_MEMBER_EPOCH
+    assert code_of(check, Committer("m1", None, 3), both, now=world.now) == ErrorCode.STALE_MEMBER_EPOCH
     world.restart()
-    assert world.group.check_commit(Committer("m1", None, 1), both) == {("a", 1)}
+    assert world.group.check_commit(Committer("m1", None, 1), both, now=world.now) == {("a", 1)}
 
 
 def test_G1_fetches_are_fenced_by_member_epoch() -> None:
@@ -99,7 +102,7 @@ def test_describe_shows_what_members_have_and_should_have() -> None:
         1, Client("second", "/10.0.0.1"), member_id="m2", member_epoch=0, rebalance_timeout_ms=1,
         subscribed_topic_names=["a"], topic_partitions=[],
     )  # fmt: skip
-    described = world.group.describe_consumer()
+    described = at_once(world.group.describe_consumer())
     assert (described.group_state, described.group_epoch, described.assignment_epoch) == ("Reconciling", 2, 2)
     first, second = described.members
     assert (first.instance_id, first.rack_id, first.member_epoch, first.member_type) == ("i", "r", 1, 1)
@@ -116,7 +119,7 @@ def test_other_views() -> None:
     join(world)
     line = world.group.listing()
     assert (line.protocol_type, line.group_state, line.group_type) == ("consumer", "Stable", "consumer")
-    described = world.group.describe_classic()
+    described = at_once(world.group.describe_classic())
     assert (described.error_code, described.group_state) == (ErrorCode.GROUP_ID_NOT_FOUND, "Dead")
     assert world.group.resign() == [] and world.group.deadline is None
 

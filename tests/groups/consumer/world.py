@@ -23,6 +23,7 @@ from kbroker.groups.consumer.member import Owned
 from kbroker.groups.group import Client
 from kbroker.groups.settings import ConsumerGroupLimits, read_settings
 from kbroker.groups.storage.snapshots import RegexSnapshot, TargetEpochSnapshot
+from kbroker.turns import at_once
 
 CLIENT = Client("app", "/127.0.0.1")
 GROUP = "g"
@@ -243,12 +244,12 @@ def settle(world: World, consumers: Iterable[Consumer], rounds: int = 6) -> int:
     """Everybody heartbeats until all have what they should; how many rounds that took."""
     consumers = list(consumers)
     for n in range(rounds):
-        if world.group.describe_consumer().group_state in ("Stable", "Empty"):
+        if at_once(world.group.describe_consumer()).group_state in ("Stable", "Empty"):
             return n
         for consumer in consumers:
             response = consumer.beat()
             assert response.error_code in (ErrorCode.NONE, ErrorCode.UNKNOWN_MEMBER_ID, ErrorCode.FENCED_MEMBER_EPOCH)
-    assert world.group.describe_consumer().group_state in ("Stable", "Empty"), "it does not converge"
+    assert at_once(world.group.describe_consumer()).group_state in ("Stable", "Empty"), "it does not converge"
     return rounds
 
 
