@@ -25,6 +25,7 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import build_batch
 from kbroker.coordinators.effects import Effect, Pair, StateRecord, Store
 from kbroker.env import Clock
+from kbroker.log.validation import check_batch
 from kbroker.replication.partition import ACKS_ALL, Partition
 from kbroker.turns import Work
 
@@ -178,7 +179,8 @@ class Shard(ABC):
         """Append a batch of so many records, that are not kept in `live`; the offset of the last. Raises KafkaError."""
         if self.closed is not None:
             raise KafkaError(self.closed)
-        appended = self.partition.append(batch, ACKS_ALL, self.clock.data_ms())
+        header = check_batch(batch, self.partition.log.config)  # records of our own need no reading
+        appended = self.partition.append(batch, ACKS_ALL, self.clock.data_ms(), header)
         self.logged += records
         return appended.last_offset
 
