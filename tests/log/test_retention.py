@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.testing.disk import MemoryDisk
-from tests.log.tools import NOW, Worker, append, contents, fill, new_disk, open_log
+from tests.log.tools import NOW, Worker, append, contents, fill, make_durable, new_disk, open_log
 
 LATER = NOW + 10_000
 
@@ -22,10 +21,6 @@ def ten_segments(disk: MemoryDisk | None = None, **config: int | str) -> Partiti
     assert len(log.segments) == 10
     make_durable(log)
     return log
-
-
-def make_durable(log: PartitionLog) -> None:
-    trio.run(log.flush, Worker())
 
 
 def test_by_time() -> None:

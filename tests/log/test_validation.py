@@ -25,7 +25,7 @@ from tests.log.odd_batches import (
     record,
     sealed,
 )
-from tests.log.tools import NOW, append, batch, new_disk, open_log
+from tests.log.tools import NOW, append, batch, make_durable, new_disk, open_log
 
 
 def forged(offset: int, form: str, value: int) -> bytearray:
@@ -268,6 +268,7 @@ def test_a_corrected_largest_timestamp_is_what_lookup_and_retention_go_by(codec:
         found = log.first_at_or_after(NOW + 300, log.end.value)
         assert found is not None and (found.offset, found.timestamp_ms) == (1, NOW + 500)
         assert log.max_timestamp(log.end.value) == found
+        make_durable(log)
         assert log.apply_retention(NOW + 1500, log.end.value) == 0
         assert log.apply_retention(NOW + 1501, log.end.value) == 1
 

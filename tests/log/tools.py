@@ -140,3 +140,8 @@ class Worker:
 
 def new_disk(seed: int = 0) -> MemoryDisk:
     return MemoryDisk(seed=seed)
+
+
+def make_durable(log: PartitionLog) -> None:
+    """A flush, for tests that have nothing else to wait for."""
+    trio.run(log.flush, Worker())
