@@ -21,7 +21,8 @@ preallocates the files of the active segment; these hold entries only.)
 
 In memory an index is two arrays, a column each, so that looking up, loading and checking are the work of a few calls
 into C. The file trails behind: entries are written many at a time, and whatever the file lacks is found again by
-scanning the log from its last entry.
+scanning the log from its last entry. To go on appending takes the last entries alone (a "tail"): a segment of a
+gigabyte has two megabytes of them, which nobody has to wait for.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from collections.abc import Iterator
 from itertools import islice
 from operator import lt
 from sys import byteorder
+from typing import Self
 
 from kafka_wire.records import LENGTH_OFFSET, BatchHeader
 from kbroker.env import Disk
@@ -41,25 +43,34 @@ from kbroker.env import Disk
 ENTRY_SIZE = 8
 TIME_ENTRY_SIZE = 12
 NO_TIMESTAMP = -1
+TAIL_ENTRIES = 4  # one would do but for the last of a closed segment's time index
 _PIECE = 4096  # entries looked at in one go: a worker that loads a large index lets the event loop run in between
 
 assert array("I").itemsize == 4 and array("q").itemsize == 8
 
 
 class Index(ABC):
-    """What both indexes share: columns in memory, of which the first `saved` entries are in the file."""
+    """What both indexes share: entries, of which the first `saved` are in the file, and all after `skipped` in memory.
 
-    __slots__ = ("path", "saved")
+    Entries are counted from the first one that there is. What looks them up may only be used when none is skipped.
+    """
+
+    __slots__ = ("path", "saved", "skipped")
 
     entry_size: int
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.saved = 0  # entries known to be the file's content
+        self.skipped = 0  # of those, the first ones, which are not in memory
 
     @abstractmethod
     def __len__(self) -> int:
-        """Entries."""
+        """Entries, those skipped included."""
+
+    @abstractmethod
+    def entry(self, n: int) -> tuple[int, int]:
+        """The n-th entry; it must not be skipped."""
 
     @abstractmethod
     def content(self, first: int = 0) -> bytes:
@@ -71,13 +82,42 @@ class Index(ABC):
 
     @abstractmethod
     def _forget(self, count: int) -> None:
-        """Drop all but the first count entries."""
+        """Drop all that is in memory but the first count entries."""
 
     def load(self, disk: Disk) -> None:
         """Take what the file holds, less an incomplete last entry. FileNotFoundError when there is none."""
         content = disk.read(self.path)
         self._take(content[: len(content) - len(content) % self.entry_size])
-        self.saved = len(self)
+        self.saved, self.skipped = len(content) // self.entry_size, 0
+
+    def load_tail(self, disk: Disk) -> None:
+        """Take only the last entries of the file. FileNotFoundError when there is none."""
+        file = disk.open(self.path)
+        try:
+            count = file.size() // self.entry_size
+            self.skipped = max(count - TAIL_ENTRIES, 0)
+            self._take(file.pread((count - self.skipped) * self.entry_size, self.skipped * self.entry_size))
+            self.saved = count
+        finally:
+            file.close()
+
+    def complete(self, head: Self) -> bool:
+        """Have the entries that were skipped, from an index that has them. False if the two do not fit together."""
+        if self.skipped:
+            if head.skipped or len(head) < self.skipped or not self._follows(head.entry(self.skipped - 1)):
+                return False
+            self._prepend(head, self.skipped)
+            self.skipped = 0
+        return True
+
+    def _follows(self, entry: tuple[int, int]) -> bool:
+        """Whether the first entry in memory, if there is one, may follow that one."""
+        first = self.entry(self.skipped) if len(self) > self.skipped else None
+        return first is None or (entry[0] < first[0] and entry[1] < first[1])
+
+    @abstractmethod
+    def _prepend(self, head: Self, count: int) -> None:
+        """Have the first count entries of another before those in memory."""
 
     def save(self, disk: Disk, *, even_empty: bool = False) -> None:
         """Bring the file up to date. May raise OSError; memory is then still right, and a later save repairs it.
@@ -90,6 +130,8 @@ class Index(ABC):
         try:
             if file.size() < self.saved * self.entry_size:
                 self.saved = 0
+            if self.saved < self.skipped:
+                raise OSError(f"{self.path} has lost entries that are not in memory")
             if file.size() != self.saved * self.entry_size:
                 file.truncate(self.saved * self.entry_size)
             file.append([self.content(self.saved)])
@@ -98,8 +140,8 @@ class Index(ABC):
             file.close()
 
     def cut(self, count: int) -> None:
-        """Keep the first count entries alone. The file may have more until it is trimmed."""
-        self._forget(count)
+        """Keep the first count entries alone: more than are skipped. The file may have more until it is trimmed."""
+        self._forget(count - self.skipped)
         self.saved = min(self.saved, count)
 
     def trim(self, disk: Disk) -> None:
@@ -131,7 +173,7 @@ class OffsetIndex(Index):
         self._positions = array("I")
 
     def __len__(self) -> int:
-        return len(self._positions)
+        return self.skipped + len(self._positions)
 
     def append(self, relative_offset: int, position: int) -> None:
         """Note that the batch at position ends with relative_offset."""
@@ -140,7 +182,11 @@ class OffsetIndex(Index):
 
     def entry(self, n: int) -> tuple[int, int]:
         """(last offset, relative; position) of the n-th entry."""
-        return self._offsets[n], self._positions[n]
+        return self._offsets[n - self.skipped], self._positions[n - self.skipped]
+
+    def last(self) -> tuple[int, int] | None:
+        """The last entry."""
+        return (self._offsets[-1], self._positions[-1]) if self._positions else None
 
     def position_before(self, relative_offset: int) -> int:
         """The best known position of a batch at or before an offset; 0 when there is none."""
@@ -153,8 +199,8 @@ class OffsetIndex(Index):
         return self._positions[n - 1] if n else 0
 
     def entries_below(self, relative_offset: int) -> int:
-        """How many entries are of batches that end before an offset."""
-        return bisect_left(self._offsets, relative_offset)
+        """How many entries are of batches that end before an offset; those skipped are."""
+        return self.skipped + bisect_left(self._offsets, relative_offset)
 
     def is_sane(self, log_size: int) -> bool:
         """Whether both columns rise strictly and stay inside the log: what a torn or foreign file does not do."""
@@ -164,8 +210,9 @@ class OffsetIndex(Index):
 
     def content(self, first: int = 0) -> bytes:
         """The entries from the first-th on, as they are in the file."""
+        start = first - self.skipped
         words = array("I", bytes((len(self) - first) * ENTRY_SIZE))
-        words[0::2], words[1::2] = self._offsets[first:], self._positions[first:]
+        words[0::2], words[1::2] = self._offsets[start:], self._positions[start:]
         return _big_endian(words).tobytes()
 
     def _take(self, content: bytes) -> None:
@@ -174,6 +221,10 @@ class OffsetIndex(Index):
 
     def _forget(self, count: int) -> None:
         del self._offsets[count:], self._positions[count:]
+
+    def _prepend(self, head: OffsetIndex, count: int) -> None:
+        self._offsets = head._offsets[:count] + self._offsets
+        self._positions = head._positions[:count] + self._positions
 
 
 class TimeIndex(Index):
@@ -188,7 +239,7 @@ class TimeIndex(Index):
         self._offsets = array("I")
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return self.skipped + len(self._offsets)
 
     def append(self, timestamp_ms: int, relative_offset: int) -> None:
         """Note that timestamp_ms is the largest up to relative_offset; ignored unless larger than the last entry's."""
@@ -199,11 +250,11 @@ class TimeIndex(Index):
 
     def entry(self, n: int) -> tuple[int, int]:
         """(timestamp; offset, relative) of the n-th entry."""
-        return self._stamps[n], self._offsets[n]
+        return self._stamps[n - self.skipped], self._offsets[n - self.skipped]
 
     def last(self) -> tuple[int, int] | None:
         """The last entry: the largest timestamp, and where it first came."""
-        return self.entry(-1) if self._offsets else None
+        return (self._stamps[-1], self._offsets[-1]) if self._offsets else None
 
     def offset_before(self, timestamp_ms: int) -> int:
         """A relative offset before which (inclusive) no timestamp is larger than timestamp_ms; 0 when unknown."""
@@ -211,8 +262,8 @@ class TimeIndex(Index):
         return self._offsets[n - 1] if n else 0
 
     def entries_below(self, relative_offset: int) -> int:
-        """How many entries are of batches that end before an offset."""
-        return bisect_left(self._offsets, relative_offset)
+        """How many entries are of batches that end before an offset; those skipped are."""
+        return self.skipped + bisect_left(self._offsets, relative_offset)
 
     def is_sane(self, last_offset: int) -> bool:
         """Whether both columns rise strictly and no entry is past the segment's last (relative) offset."""
@@ -222,10 +273,11 @@ class TimeIndex(Index):
 
     def content(self, first: int = 0) -> bytes:
         """The entries from the first-th on, as they are in the file."""
-        halves = array("I", self._stamps[first:].tobytes())
+        start = first - self.skipped
+        halves = array("I", self._stamps[start:].tobytes())
         words = array("I", bytes((len(self) - first) * TIME_ENTRY_SIZE))
         words[0::3], words[1::3] = halves[_HIGH::2], halves[_LOW::2]
-        words[2::3] = self._offsets[first:]
+        words[2::3] = self._offsets[start:]
         return _big_endian(words).tobytes()
 
     def _take(self, content: bytes) -> None:
@@ -236,6 +288,10 @@ class TimeIndex(Index):
 
     def _forget(self, count: int) -> None:
         del self._stamps[count:], self._offsets[count:]
+
+    def _prepend(self, head: TimeIndex, count: int) -> None:
+        self._stamps = head._stamps[:count] + self._stamps
+        self._offsets = head._offsets[:count] + self._offsets
 
 
 def read_last_time(disk: Disk, path: str) -> tuple[int, int] | None:
@@ -293,29 +349,52 @@ class Indexes:
         size: of the log, in bytes. before: leave out batches that do not end below that offset. The position is that of
         the last entry's batch, 0 when nothing could be used.
         """
-        empty = cls(stem, base_offset), 0
         indexes = cls(stem, base_offset)
-        offsets, times = indexes.offsets, indexes.times
-        if not size:
-            return empty
         try:
-            offsets.load(disk)
-            times.load(disk)
+            indexes.offsets.load(disk)
+            indexes.times.load(disk)
         except FileNotFoundError:
-            return empty
+            return cls(stem, base_offset), 0
         if before is not None:
-            offsets.cut(offsets.entries_below(before - base_offset))
-        if not offsets or not offsets.is_sane(size):
-            return empty
-        last, position = offsets.entry(-1)
-        times.cut(times.entries_below(last + 1))
-        if not times.is_sane(last):
-            return empty
-        final = times.last()
+            indexes.offsets.cut(indexes.offsets.entries_below(before - base_offset))
+        position = indexes._settle(size)
+        return (indexes, position) if position else (cls(stem, base_offset), 0)
+
+    @classmethod
+    def load_tail(cls, disk: Disk, stem: str, base_offset: int, size: int) -> tuple[Indexes, int] | None:
+        """Like load, but only what it takes to go on, at once. None when that is not to be had. May raise OSError."""
+        indexes = cls(stem, base_offset)
+        try:
+            indexes.offsets.load_tail(disk)
+            indexes.times.load_tail(disk)
+        except FileNotFoundError:
+            return None
+        position = indexes._settle(size)
+        is_enough = position and (indexes.times.last() is not None or not indexes.times.skipped)
+        return (indexes, position) if is_enough else None
+
+    def _settle(self, size: int) -> int:
+        """Find out from what was read where to go on: the position of the last entry's batch. 0: it cannot be used."""
+        last = self.offsets.last()
+        if last is None or not self.offsets.is_sane(size):
+            return 0
+        self.times.cut(self.times.entries_below(last[0] + 1))
+        if not self.times.is_sane(last[0]):
+            return 0
+        final = self.times.last()
         if final is not None:
-            indexes.max_timestamp_ms, indexes.max_timestamp_offset = final[0], final[1] + base_offset
-        indexes.saved_position = position
-        return indexes, position
+            self.max_timestamp_ms, self.max_timestamp_offset = final[0], final[1] + self.base_offset
+        self.saved_position = last[1]
+        return last[1]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all entries are in memory, so that they can be looked up."""
+        return not self.offsets.skipped and not self.times.skipped
+
+    def complete(self, head: Indexes) -> bool:
+        """Have what a tail lacks from whole indexes of the same batches. False if they do not fit together."""
+        return self.offsets.complete(head.offsets) and self.times.complete(head.times)
 
     def note(self, header: BatchHeader, base_offset: int, position: int, interval: int) -> None:
         """A batch that begins at base_offset is in the log at position. interval: bytes between entries, at least."""

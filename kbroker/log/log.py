@@ -661,7 +661,7 @@ class PartitionLog:
     async def sync(self, offload: Offload) -> None:
         """Wait until everything is durable, derived files too: for a clean stop. Raises LogOffline, OSError."""
         await self.flush(offload)
-        if self.active.indexes is None or not self.is_created:
+        if (self.active.indexes or self.active.tail) is None or not self.is_created:
             return  # nothing was written since it was opened
         paths = [self.active.stem + ".timeindex", self.active.stem + ".index"]
         if self._snapshots.latest >= 0:

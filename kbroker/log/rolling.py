@@ -24,7 +24,7 @@ def must_roll(config: TopicConfig, segment: Segment, header: BatchHeader, base_o
     latest_ms = header.max_timestamp if header.max_timestamp >= 0 else now_ms
     if latest_ms - first_ms > config.segment_ms - jitter_ms(config, segment):
         return True
-    indexes = segment.indexes
+    indexes = segment.indexes or segment.tail
     if indexes is not None and len(indexes.offsets) * ENTRY_SIZE >= config.segment_index_bytes:
         return True
     return base_offset + header.last_offset_delta - segment.base_offset > RELATIVE_OFFSET_MAX

@@ -60,21 +60,32 @@ class Loading(NamedTuple):
         Raises CorruptLog when the batches do not end where the log does, OSError.
         """
         indexes, position = Indexes.load(self.disk, self.stem, self.base_offset, self.size)
+        self._scan(indexes, position)
+        return indexes
+
+    def run_tail(self) -> Indexes | None:
+        """What appending takes of the indexes, at once. None: only `run` can tell. Raises as `run` does."""
+        found = Indexes.load_tail(self.disk, self.stem, self.base_offset, self.size)
+        if found is None:
+            return None
+        self._scan(*found)
+        return found[0]
+
+    def _scan(self, indexes: Indexes, position: int) -> None:
         batches = scan.walk(self.handle, position, self.size)
         end, offset = indexes.scan(batches, position, self.base_offset, self.interval)
         # a closed segment may end, after compaction, behind its last batch
         is_wrong = offset > self.next_offset if self.is_closed else offset != self.next_offset
         if end != self.size or (is_wrong and self.size):
             raise CorruptLog(f"{self.handle.path}: no whole batch at {end}, though it has {self.size} bytes")
-        return indexes
 
 
 class Segment:
     """Batches from base_offset to next_offset. Its owner, the log, says when to append and what to delete."""
 
     __slots__ = (
-        "disk", "stem", "base_offset", "next_offset", "size", "indexes", "first_timestamp_ms", "is_closed", "is_synced",
-        "used", "open_file", "_largest", "_cuts",
+        "disk", "stem", "base_offset", "next_offset", "size", "indexes", "tail", "first_timestamp_ms", "is_closed",
+        "is_synced", "used", "open_file", "_largest", "_cuts",
     )  # fmt: skip
 
     def __init__(self, disk: Disk, stem: str, base_offset: int, size: int = 0) -> None:
@@ -84,6 +95,7 @@ class Segment:
         self.next_offset = base_offset  # of the log's next record, or the next segment's base
         self.size = size
         self.indexes: Indexes | None = None  # None: not loaded
+        self.tail: Indexes | None = None  # of indexes that are not loaded: what appending takes
         self.first_timestamp_ms: int | None = None  # of the first batch; None: not known
         self.is_closed = False  # not the active one
         self.is_synced = False  # closed, and all its files are durable
@@ -111,9 +123,7 @@ class Segment:
 
         OSError from the write alone: then nothing is noted, and the caller cuts the file back to `size`.
         """
-        indexes = self.indexes
-        if indexes is None:
-            indexes = self.load(interval)
+        indexes = self.indexes or self.tail or self._resume(interval)
         self.used = tick()
         file = self.open_file or self.file
         file.append((batch,))
@@ -124,10 +134,22 @@ class Segment:
         if position - indexes.saved_position > INDEX_SAVE_BYTES:
             indexes.save(self.disk, self.size)
 
+    def _resume(self, interval: int) -> Indexes:
+        """Get ready to append. Raises CorruptLog, OSError."""
+        tail = self.loading(interval).run_tail()
+        if tail is None:
+            return self.load(interval)
+        if tail.is_whole:
+            self.indexes = tail
+        else:
+            self.tail = tail
+        return tail
+
     def finish(self) -> None:
         """Close for appending: the index files are completed. May raise OSError, when not even removing them helped."""
-        if self.indexes is not None:
-            self.indexes.finish(self.disk)
+        indexes = self.indexes or self.tail
+        if indexes is not None:
+            indexes.finish(self.disk)
 
     # indexes
 
@@ -159,6 +181,7 @@ class Segment:
 
     def load(self, interval: int = INDEX_INTERVAL_BYTES) -> Indexes:
         """Have the indexes in memory. Raises CorruptLog, OSError."""
+        self.tail = None
         loading = self.loading(interval)
         return self.adopt(loading, loading.run())
 
@@ -179,18 +202,20 @@ class Segment:
     def adopt(self, loading: Loading, indexes: Indexes) -> Indexes:
         """Have loaded indexes, unless the segment has got others or was changed since. Returns those it has now."""
         if self.indexes is None:
-            if loading.size != self.size or loading.cuts != self._cuts:
+            tail = self.tail
+            is_right = loading.size == self.size if tail is None else tail.complete(indexes)
+            if not is_right or loading.cuts != self._cuts:
                 return self.load(loading.interval)
-            self.indexes = indexes
+            self.indexes, self.tail = tail or indexes, None
             self.used = tick()
         return self.indexes
 
     def release(self) -> None:
         """Give up the descriptor and, of a closed segment, the indexes: until they are needed again."""
         self.close()
-        if self.is_closed and self.indexes is not None:
+        if self.is_closed and (self.indexes or self.tail) is not None:
             self._largest = self.largest()
-            self.indexes = None
+            self.indexes = self.tail = None
 
     def close(self) -> None:
         """Close the file, if it is open. Who holds a slice of it can still read that."""
@@ -245,8 +270,9 @@ class Segment:
 
         From the last entry of the time index where there is one. May raise OSError, CorruptLog.
         """
-        if self.indexes is not None:
-            return self.indexes.max_timestamp_ms, self.indexes.max_timestamp_offset
+        indexes = self.indexes or self.tail
+        if indexes is not None:
+            return indexes.max_timestamp_ms, indexes.max_timestamp_offset
         if self._largest is None:
             last = read_last_time(self.disk, self.stem + ".timeindex")
             if last is None:
@@ -305,6 +331,7 @@ class Segment:
         self.file.truncate(position)
         self.size = position
         self._cuts += 1
+        self.tail = None
         if not position:
             self.first_timestamp_ms = None
         self.indexes, at = Indexes.load(self.disk, self.stem, self.base_offset, position, before=offset)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from kbroker.log import scan
 from kbroker.log.errors import CorruptLog
+from kbroker.log.index import Indexes
+from kbroker.log.log import PartitionLog
+from kbroker.log.recovery import Crash
 from kbroker.log.segment import Segment
 from kbroker.testing.disk import MemoryDisk
-from tests.log.tools import contents, fill, new_disk, open_log
+from tests.log.tools import Worker, answers, contents, fill, new_disk, open_log
 
 
 def closed_segment(disk: MemoryDisk, *, lost: str = "nothing") -> Segment:
@@ -75,3 +79,107 @@ def test_batches_that_do_not_fill_the_file_are_corrupt() -> None:
     segment.file.truncate(segment.size // 2)
     with pytest.raises(CorruptLog):
         segment.loading().run()
+
+
+class CountingDisk(MemoryDisk):
+    """Counts the bytes that are read of index files."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.index_bytes = 0
+
+    def read(self, path: str) -> bytes:
+        data = super().read(path)
+        self.index_bytes += len(data) * path.endswith("index")
+        return data
+
+
+async def reopened(disk: MemoryDisk, batches: int = 400) -> PartitionLog:
+    """A log of one segment with an index entry for each two batches, after a clean stop."""
+    log = open_log(disk, index_interval_bytes=100)
+    fill(log, batches)
+    await log.close(Worker())
+    return open_log(disk, index_interval_bytes=100)
+
+
+async def test_the_first_append_after_a_start_loads_no_index() -> None:
+    disk = CountingDisk()
+    log = await reopened(disk)
+    size = sum(disk.size(path) for path in log.active.files() if path.endswith("index"))
+    disk.index_bytes = 0
+    fill(log, 20, first=400)
+    assert log.active.indexes is None and disk.index_bytes == 0 < 1000 < size
+    assert len(contents(log)) == 420 and log.active.indexes is not None, "a lookup does"
+    await log.close(Worker())
+    log = open_log(disk)
+    assert [offset for offset, _ in contents(log)] == list(range(420))
+
+
+@pytest.mark.parametrize("then", ["close", "roll", "kill", "truncate"])
+async def test_an_index_of_which_only_the_end_is_in_memory_is_as_good_as_any(then: str) -> None:
+    disks = MemoryDisk(), MemoryDisk()
+    for disk, is_whole in zip(disks, (True, False), strict=True):
+        log = await reopened(disk)
+        if is_whole:
+            log.active.load(100)
+        fill(log, 50, first=400)
+        assert (log.active.indexes is not None) is is_whole
+        if then == "close":
+            await log.close(Worker())
+        elif then == "roll":
+            log.roll()
+        elif then == "truncate":
+            log.truncate_to(425)
+            fill(log, 10, first=425)
+            await log.close(Worker())
+        disk.kill()
+        answers(open_log(disk, Crash.PROCESS if then == "kill" else Crash.CLEAN, index_interval_bytes=100))
+    one, other = (
+        {name: disk.read(f"orders-0/{name}") for name in disk.list_dir("orders-0") if "0000" in name} for disk in disks
+    )
+    assert one == other
+
+
+async def test_the_end_of_an_index_and_the_rest_that_a_worker_loaded_meanwhile_fit_together() -> None:
+    log = await reopened(MemoryDisk())
+    segment = log.active
+    loading = segment.loading(100)  # before the first append
+    indexes = loading.run()
+    fill(log, 50, first=400)
+    adopted = segment.adopt(loading, indexes)
+    assert adopted is segment.indexes and segment.tail is None and adopted.is_whole
+    assert adopted.offsets.content() == _rebuilt(segment).offsets.content()
+    assert len(contents(log)) == 450
+
+
+async def test_the_end_of_an_index_refuses_what_it_cannot_continue() -> None:
+    disk = MemoryDisk()
+    log = await reopened(disk)
+    segment = log.active
+    fill(log, 50, first=400)
+    disk.remove(segment.stem + ".index")
+    loading = segment.loading(7000)  # all of it is found in the batches, with other entries
+    indexes = loading.run()
+    segment.adopt(loading, indexes)
+    assert segment.indexes is not None and segment.indexes.is_whole and len(contents(log)) == 450
+    fill(log, 50, first=450)
+    log.roll()
+    log.release(segment)
+    assert len(contents(log)) == 500
+
+
+async def test_an_index_file_that_shrank_under_its_end_is_not_written_on() -> None:
+    disk = MemoryDisk()
+    log = await reopened(disk)
+    fill(log, 10, first=400)
+    disk.open(log.active.stem + ".index").truncate(80)
+    log.roll()
+    assert not disk.exists(log.segments[0].stem + ".index"), "nobody trusts it"
+    log.release(log.segments[0])
+    assert len(contents(log)) == 410
+
+
+def _rebuilt(segment: Segment) -> Indexes:
+    fresh = Indexes(segment.stem, segment.base_offset)
+    fresh.scan(scan.walk(segment.file, 0, segment.size), 0, segment.base_offset, 100)
+    return fresh
