@@ -12,11 +12,13 @@ is to be no answer (acks=0).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from importlib import import_module
 from typing import Any, NamedTuple, TypeVar
 
 from kafka_wire.api import ApiKey, request_class
+from kafka_wire.codegen import decoder
+from kafka_wire.frames import Writer, response_writer
 
 FAMILIES = (
     "produce", "fetch", "offsets", "metadata", "topics", "configs", "log_dirs", "producers",
@@ -41,6 +43,31 @@ class Api(NamedTuple):
     def request(self) -> type:
         """The request's class; imports its family."""
         return request_class(self.key)
+
+
+class Route(NamedTuple):
+    """One API in one version, with all that a request on its way needs looked up."""
+
+    api: Api
+    version: int
+    decode: Callable[[bytearray, int], Any]  # a frame and where its body begins, to the request
+    write: Writer
+
+
+class Routes(dict[int, Route]):
+    """Routes by `key << 16 | version`, made when first asked for. KeyError for what is not answered."""
+
+    def __init__(self, apis: Mapping[int, Api]) -> None:
+        super().__init__()
+        self._apis = apis
+
+    def __missing__(self, pair: int) -> Route:
+        key, version = pair >> 16, pair & 0xFFFF
+        api = self._apis[key]
+        if not api.version_min <= version <= api.version_max:
+            raise KeyError(pair)
+        route = self[pair] = Route(api, version, decoder(api.request, version), response_writer(key, version))
+        return route
 
 
 APIS: dict[int, Api] = {}

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    import trio
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 T = TypeVar("T")
@@ -171,6 +174,7 @@ class Stream(Protocol):
 
     local: tuple[str, int]  # the address this connection arrived on
     peer: tuple[str, int]
+    sent: int  # bytes handed to the system so far: while it grows, the peer reads
 
     async def receive_into(self, view: memoryview) -> int:
         """Read at least one byte into view, waiting if there is none; 0 at the end of the stream.
@@ -181,12 +185,19 @@ class Stream(Protocol):
     def receive_now(self, view: memoryview) -> int | None:
         """Receive what is there into view; None when there is nothing yet, 0 at the end of the stream."""
 
-    async def when_readable(self, step: Callable[[], T | None]) -> T:
-        """Call step whenever there may be something to receive, until it returns a value: return that.
+    def watch(self, step: Callable[[], bool], nursery: trio.Nursery) -> None:
+        """From now on call step whenever there may be something to receive, and again, after others, while it is True.
 
-        step receives with `receive_now` and must not wait. It may be called by another task than the caller's; what it
-        raises is raised here. This is the cheap way to serve many connections that are mostly idle.
+        step receives with `receive_now`; it must not wait, and what it raises is a bug. Called once, before anything
+        else. Where a stream has to be watched by a task of its own, that runs in nursery; otherwise a connection that
+        waits costs no task.
         """
+
+    def pause(self) -> None:
+        """Do not call step any more."""
+
+    def resume(self) -> None:
+        """Call step again: soon, as there may be something to do that it was not called for."""
 
     def send_now(self, parts: Sequence[Buffer | FileSlice]) -> Sequence[Buffer | FileSlice]:
         """Send what goes without waiting; what is left is to be given to `send`. Large parts are left altogether."""
@@ -194,8 +205,11 @@ class Stream(Protocol):
     async def send(self, parts: Sequence[Buffer | FileSlice]) -> None:
         """Send all parts in order: buffers joined when small, big slices by sendfile, waiting as the peer demands."""
 
+    def close(self) -> None:
+        """Close at once, without waiting for the peer; idempotent. Whoever waits for the stream is told that it was."""
+
     async def aclose(self) -> None:
-        """Close, without waiting for the peer."""
+        """The same, and a checkpoint."""
 
 
 class Listener(Protocol):

@@ -17,7 +17,8 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
-from typing import TypeAlias, TypeVar
+from contextlib import suppress
+from typing import TypeAlias
 
 import trio
 
@@ -27,7 +28,6 @@ from kbroker.env.procfs import port_holder
 from kbroker.env.real_poller import Poller, Reader
 
 Address: TypeAlias = "tuple[str, int]"
-T = TypeVar("T")
 
 JOIN_MAX = 65536  # up to here copying is cheaper than another system call or an iovec
 CHUNK = 262144  # read and sent at a time where sendfile cannot be used; and the most that is read ahead of sending
@@ -46,7 +46,18 @@ log = logging.getLogger("kbroker.net")
 class RealStream:
     """One TCP connection."""
 
-    __slots__ = ("local", "peer", "_socket", "_features", "_credit", "_broken", "_closed", "_reader")
+    __slots__ = (
+        "local",
+        "peer",
+        "sent",
+        "_socket",
+        "_features",
+        "_credit",
+        "_broken",
+        "_closed",
+        "_reader",
+        "_waiting",
+    )
 
     def __init__(self, connected: socket.socket, peer: Address, features: Features) -> None:
         connected.setblocking(False)
@@ -54,12 +65,14 @@ class RealStream:
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.local = as_address(connected.getsockname())
         self.peer = peer
+        self.sent = 0
         self._socket = connected
         self._features = features
         self._credit = CREDIT
         self._broken = False  # a send ended midway
         self._closed = False
-        self._reader: Reader | None = None  # made when first waited for with when_readable
+        self._reader: Reader | None = None  # while watched
+        self._waiting: trio.CancelScope | None = None  # of the task that watches
 
     async def receive_into(self, view: memoryview) -> int:
         """Receive at least one byte into view; 0 at the end of the stream."""
@@ -89,36 +102,43 @@ class RealStream:
             raise self._failure() from error
         if reader is not None and received < len(view) and not reader.hung_up:
             reader.drained = True
-        self._credit -= received + TURN_COST
         return received
 
-    async def when_readable(self, step: Callable[[], T | None]) -> T:
-        """Call step whenever there may be something to receive, until it returns a value."""
+    def watch(self, step: Callable[[], bool], nursery: trio.Nursery) -> None:
+        """From now on call step whenever there may be something to receive, and again while it is True."""
+        self._reader = reader = Reader(step, self.close)
+        if self._features.epoll:
+            Poller.current().register(self._socket.fileno(), reader)
+        else:
+            nursery.start_soon(self._watch, reader)
+
+    def pause(self) -> None:
+        """Do not call step any more."""
+        assert self._reader is not None
+        self._reader.paused = True
+
+    def resume(self) -> None:
+        """Call step again."""
         reader = self._reader
-        if reader is None:
-            if self._closed:
-                raise self._failure()
-            reader = Poller.current().register(self._socket.fileno()) if self._features.epoll else Reader()
-            self._reader = reader
-        while True:
-            if reader.drained:
-                if self._features.epoll:
-                    return await reader.park(step)
-                await self._wait_readable()
-                reader.drained = False
-            elif self._credit < 0:
-                await self._yield()
-            result = step()
-            if result is not None:
-                return result
+        assert reader is not None
+        reader.paused = False
+        if self._features.epoll:
+            Poller.current().call_soon(reader)
+        elif self._waiting is not None:
+            self._waiting.cancel()
 
     def send_now(self, parts: Sequence[Buffer | FileSlice]) -> Sequence[Buffer | FileSlice]:
         """Send small parts as far as they go; returns what is left."""
         if self._broken or self._closed:
             raise self._failure()
-        if sum(map(len, parts)) > JOIN_MAX:
+        if len(parts) == 1 and type(parts[0]) is bytes:
+            data = parts[0]
+            if len(data) > JOIN_MAX:
+                return parts
+        elif sum(map(len, parts)) > JOIN_MAX:
             return parts
-        data = b"".join([part.read() if isinstance(part, FileSlice) else part for part in parts])
+        else:
+            data = b"".join([part.read() if isinstance(part, FileSlice) else part for part in parts])
         try:
             sent = self._socket.send(data)
         except BlockingIOError:
@@ -126,6 +146,7 @@ class RealStream:
         except OSError as error:
             self._broken = True
             raise self._failure() from error
+        self.sent += sent
         self._credit -= sent + TURN_COST
         return () if sent == len(data) else (memoryview(data)[sent:],)
 
@@ -143,14 +164,20 @@ class RealStream:
             self._broken = True
             raise
 
-    async def aclose(self) -> None:
-        """Close, without waiting for the peer; idempotent."""
+    def close(self) -> None:
+        """Close at once, without waiting for the peer; idempotent."""
         if not self._closed:
             self._closed = True
             if self._reader is not None and self._features.epoll:
                 Poller.current().forget(self._socket.fileno())
+            if self._waiting is not None:
+                self._waiting.cancel()
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
+
+    async def aclose(self) -> None:
+        """The same, and a checkpoint."""
+        self.close()
         await trio.lowlevel.checkpoint()
 
     # -- sending ------------------------------------------------------------------------------------------------------
@@ -228,7 +255,18 @@ class RealStream:
 
     # -- waiting and failing ------------------------------------------------------------------------------------------
 
+    async def _watch(self, reader: Reader) -> None:
+        """Where there is no epoll: watch this stream in a task of its own."""
+        while not self._closed:
+            reader.drained = False
+            if not reader.paused and reader.call():
+                await self._yield()
+                continue
+            with trio.CancelScope() as self._waiting, suppress(trio.ClosedResourceError):
+                await (trio.sleep_forever() if reader.paused else self._wait_readable())
+
     async def _spend(self, moved: int) -> None:
+        self.sent += moved
         self._credit -= moved + TURN_COST
         if self._credit < 0:
             await self._yield()

@@ -1,72 +1,61 @@
 """Poller: one task that watches all connections and calls those that have something to read. Linux (epoll).
 
-trio's own way costs a connection three things for each request it waits for: arming the descriptor, waking the task,
-and the attempt to read that found nothing. Here each socket is registered once, edge-triggered, in an epoll of our own,
-and one task waits on that epoll as a whole; when it stirs, the step each waiting connection has left behind is called
-right there. A connection's task runs only when its step could not finish without waiting.
+trio's own way costs a connection a task, and for each request it waits for: arming the descriptor, waking the task, and
+the attempt to read that found nothing. Here each socket is registered once, edge-triggered, in an epoll of our own, and
+one task waits on that epoll as a whole; when it stirs, the step of each connection that has something is called there.
 
-    socket ─▶ epoll (edge-triggered) ─▶ pump ─▶ step() ─▶ None: all done, goes on waiting
-                                                     └──▶ a value or exception: the task wakes up with it
+    socket ─▶ epoll (edge-triggered) ─▶ fresh ─▶ step() ─▶ False, and drained: waits for the next edge
+                                                   └──▶ True, or there may be more in the socket ─▶ greedy ─▶ step() …
+
+Who asks a little goes before who asks much: in each round all fresh readers are called, and of the greedy ones only as
+many as time remains for, but one at least. A round ends after ROUND_S, then other tasks run.
 
 An edge is told once, so each reader remembers whether its socket may hold more (`drained`): a receive that came up
-short has emptied it, unless the peer has hung up as well. A pump that has called EVENTS_MAX steps lets other tasks run.
+short has emptied it, unless the peer has hung up as well. What a step raises is a bug: it is logged, and costs only its
+own connection.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import select
+from collections import deque
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar
 
-import outcome
 import trio
 
-T = TypeVar("T")
-
 EVENTS_MAX = 64
+ROUND_S = 0.002
+FAILURE_PAUSE_S = 0.1
+
+log = logging.getLogger("kbroker.net")
 
 
 class Reader:
-    """One socket as the pump knows it."""
+    """One socket as who watches it knows it."""
 
-    __slots__ = ("drained", "hung_up", "step", "task")
+    __slots__ = ("step", "give_up", "drained", "hung_up", "paused", "queued", "closed")
 
-    def __init__(self) -> None:
+    def __init__(self, step: Callable[[], bool], give_up: Callable[[], None]) -> None:
+        self.step = step
+        self.give_up = give_up  # closes the connection
         self.drained = False  # nothing to receive until the next edge
         self.hung_up = False  # the peer has: a short receive proves nothing any more
-        self.step: Callable[[], Any] | None = None  # what to call; None while the connection's task is at work
-        self.task: trio.lowlevel.Task | None = None
+        self.paused = False  # nobody wants to be called
+        self.queued = False  # in one of the poller's queues
+        self.closed = False
 
     def call(self) -> bool:
-        """Call the step, if one waits. Whether it ought to be called again."""
-        if self.step is None:
-            return False
+        """Call the step. Whether it ought to be called again."""
         try:
-            result = self.step()
-        except BaseException as error:
-            self.wake(outcome.Error(error))
+            again = self.step()
+        except Exception:
+            log.exception("closing a connection after a failure of our own")
+            self.give_up()
             return False
-        if result is not None:
-            self.wake(outcome.Value(result))
-            return False
-        return not self.drained
-
-    def wake(self, result: outcome.Outcome[Any]) -> None:
-        """Let the connection's task go on with a result."""
-        task, self.step, self.task = self.task, None, None
-        assert task is not None
-        trio.lowlevel.reschedule(task, result)
-
-    async def park(self, step: Callable[[], T | None]) -> T:
-        """Leave step to the pump until it returns something."""
-        self.step, self.task = step, trio.lowlevel.current_task()
-
-        def abort(raise_cancel: Any) -> trio.lowlevel.Abort:
-            self.step = self.task = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        result: T = await trio.lowlevel.wait_task_rescheduled(abort)
-        return result
+        return (again or not self.drained) and not self.paused and not self.closed
 
 
 class Poller:
@@ -74,9 +63,16 @@ class Poller:
 
     _of_this_run: ClassVar[trio.lowlevel.RunVar[Poller]] = trio.lowlevel.RunVar("kbroker poller")
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
+        """now: seconds, for the length of a round."""
+        self._now = now
         self._epoll = select.epoll()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # each write is an edge, unread as it stays
+        self._epoll.register(self._bell, select.EPOLLIN | select.EPOLLET)
+        self._asleep = False
         self._readers: dict[int, Reader] = {}
+        self._fresh: deque[Reader] = deque()  # has something new
+        self._greedy: deque[Reader] = deque()  # was called, and has more
 
     @classmethod
     def current(cls) -> Poller:
@@ -84,38 +80,81 @@ class Poller:
         try:
             return cls._of_this_run.get()
         except LookupError:
-            poller = cls()
+            poller = cls(trio.lowlevel.current_clock().current_time)
             cls._of_this_run.set(poller)
-            trio.lowlevel.spawn_system_task(poller._run)
+            trio.lowlevel.spawn_system_task(poller.run)
             return poller
 
-    def register(self, descriptor: int) -> Reader:
+    def register(self, descriptor: int, reader: Reader) -> None:
         """Watch a socket until `forget`."""
-        reader = self._readers[descriptor] = Reader()
         self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
-        return reader
+        self._readers[descriptor] = reader
 
     def forget(self, descriptor: int) -> None:
-        """Stop watching a socket that is about to be closed; who waits for it is told that it was."""
-        reader = self._readers.pop(descriptor)
+        """Stop watching a socket that is about to be closed."""
+        self._readers.pop(descriptor).closed = True
         self._epoll.unregister(descriptor)
-        if reader.step is not None:
-            reader.wake(outcome.Error(trio.ClosedResourceError("this stream was closed")))
 
-    async def _run(self) -> None:
-        ready: dict[Reader, None] = {}
+    def call_soon(self, reader: Reader) -> None:
+        """Call a reader that has something to do, though nothing new may have arrived."""
+        self._add(reader)
+        if self._asleep:
+            self._asleep = False
+            os.eventfd_write(self._bell, 1)
+
+    async def run(self) -> None:
+        """Wait for events and see to them, until cancelled."""
         try:
             while True:
-                if ready:
+                if self._fresh or self._greedy:
                     await trio.lowlevel.checkpoint()
                 else:
+                    self._asleep = True
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
-                for descriptor, events in self._epoll.poll(0, EVENTS_MAX):
-                    reader = self._readers.get(descriptor)
-                    if reader is not None:
-                        reader.drained = False
-                        reader.hung_up |= events != select.EPOLLIN
-                        ready[reader] = None
-                ready = {reader: None for reader in ready if reader.call()}
+                    self._asleep = False
+                try:
+                    self._look()
+                    self._round()
+                except Exception:
+                    log.exception("watching the connections failed")
+                    await trio.sleep(FAILURE_PAUSE_S)
         finally:
             self._epoll.close()
+            os.close(self._bell)
+
+    def _look(self) -> None:
+        """Find out who has something new."""
+        for descriptor, events in self._epoll.poll(0, EVENTS_MAX):
+            reader = self._readers.get(descriptor)
+            if reader is not None:
+                reader.drained = False
+                reader.hung_up |= events != select.EPOLLIN
+                if not reader.paused:
+                    self._add(reader)
+
+    def _add(self, reader: Reader) -> None:
+        if not reader.queued:
+            reader.queued = True
+            self._fresh.append(reader)
+
+    def _round(self) -> None:
+        """Call the fresh readers, then the greedy ones, for ROUND_S; but one of the greedy in any case."""
+        fresh, greedy = self._fresh, self._greedy
+        until = 0.0
+        while fresh:
+            self._call(fresh.popleft())
+            if fresh or greedy:
+                until = until or self._now() + ROUND_S
+                if self._now() >= until:
+                    break
+        for _ in range(len(greedy)):
+            self._call(greedy.popleft())
+            until = until or self._now() + ROUND_S
+            if self._now() >= until:
+                break
+
+    def _call(self, reader: Reader) -> None:
+        reader.queued = False
+        if not reader.paused and not reader.closed and reader.call():
+            reader.queued = True
+            self._greedy.append(reader)

@@ -32,10 +32,11 @@ from kbroker.log.directory import LogDirectory
 from kbroker.replication.manager import ReplicaManager
 from kbroker.server.identity import StartFailed, directory_id, refuse_foreign
 from kbroker.server.listener import Server
-from kbroker.server.memory import RequestMemory
+from kbroker.server.memory import AnswerMemory, RequestMemory
 
 WILDCARDS = ("", "0.0.0.0", "::")
 STORE_FILE = "coord.db"
+ANSWER_BYTES_MAX = 128 << 20  # of answers that are made and not read by their clients, all connections together
 
 log = logging.getLogger("kbroker")
 
@@ -109,9 +110,9 @@ class Broker:
             await nursery.start(services.replicas.run)
             await nursery.start(logs.run)
             await _create(topics, services)
-            memory = RequestMemory(_request_bytes_max(self.config))
+            requests, answers = RequestMemory(_request_bytes_max(self.config)), AnswerMemory(ANSWER_BYTES_MAX)
             for name, listener in self.listeners.items():
-                nursery.start_soon(Server(name, listener, services, apis, memory).run)
+                nursery.start_soon(Server(name, listener, services, apis, requests, answers).run)
             await services.replicas.wait_open()
             bound = {name: listener.address for name, listener in self.listeners.items()}
             on_ready(Ready(services.image.cluster_id, self.config.node_id, bound, self.advertised()))

@@ -1,225 +1,226 @@
-"""One client connection: frames in, requests handled in order, answers out in the same order.
+"""One client connection without I/O: bytes in; answers, or an answer still to come, out.
 
-    receive ─▶ FrameBuffer ─▶ dispatch ─▶ answer at once ─▶ send       a step: never waits, costs no task switch
-                                   │
-                                   └─▶ an answer that must wait ─▶ this connection's task, or the line ─▶ its writer
+    receive into ─▶ frames ─▶ handle ─▶ answers that are there ─▶ take ─▶ sent by the driver (driver.py)
+                                 │
+                                 └─▶ an answer still to come: the line begins ─▶ next_waiting ─▶ arrived ─▶ take
 
-Nearly all requests are answered in a step, which `Stream.when_readable` calls whenever bytes arrive; the answers of one
-read are sent together. An answer that has to wait either holds up the connection (a long-polling Fetch, as in Kafka),
-or, where the API allows overlap (Produce waiting for replicas), takes its place in the line: requests behind it are
-handled at once, and one writer task sends the answers in order. While there is a line every answer joins it, so nobody
-overtakes and only one task ever writes.
+Requests are handled in order and answered in the same order. Nearly all are answered at once. An answer that has to
+wait begins the line; while there is a line every answer joins it. It either holds up the connection (a long-polling
+Fetch, as in Kafka), or, where the API allows overlap (Produce waiting for replicas), requests behind it are handled
+meanwhile.
+
+What one call of `handle` does is bounded in frames, bytes and time, and so is all that waits here. A frame that breaks
+the protocol, or a failure of our own, ends the connection only when everything before it is answered: `failure` is
+set, nothing more is handled, and the driver closes when there is nothing more to send.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine
 from types import CoroutineType
-from typing import Any, NamedTuple
-
-import trio
+from typing import Any
 
 from kafka_wire.api import ApiKey
-from kafka_wire.codegen import decode
+from kafka_wire.codegen import decode_in_slices
 from kafka_wire.errors import ProtocolError
-from kafka_wire.frames import FrameBuffer, RequestHeader, read_request_header, response_parts
+from kafka_wire.frames import (
+    FrameBuffer,
+    Parts,
+    RequestHeader,
+    Scratch,
+    read_request_header,
+    response_in_slices,
+    response_parts,
+)
 from kbroker.api.context import Context, Peer, Services
 from kbroker.api.metadata import unsupported_version
-from kbroker.api.registry import Api, CloseConnection
-from kbroker.env import Buffer, FileSlice, Stream
-from kbroker.server.memory import RequestMemory
+from kbroker.api.registry import Route, Routes
+from kbroker.env import FileSlice
+from kbroker.turns import Work, finish
+from kbroker.turns import answer as in_turns
 
-LINE_MAX = 64  # answers waiting in one connection's line; beyond it the connection is not read
-
-Parts = Sequence["Buffer | FileSlice"]
-log = logging.getLogger("kbroker.connection")
+FRAMES_MAX = 64  # handled in one step
+STEP_S = 0.001  # after the first frame of a step, no further one is begun beyond this
+SEND_MAX = 65536  # bytes of answers gathered for one send; the last may go beyond
+LINE_MAX = 64  # answers in the line; beyond, no more requests are handled
+QUEUED_MAX = 65536  # bytes in the line that wait behind an answer still to come
+LONG_FRAME = 16384  # bytes; may have so many entries that decoding them is done in turns
 
 
 class Waiting:
     """A place in the line: an answer still to come."""
 
-    __slots__ = ("header", "answer")
+    __slots__ = ("header", "answer", "overlaps")
 
-    def __init__(self, header: RequestHeader, answer: Coroutine[Any, Any, Any]) -> None:
+    def __init__(self, header: RequestHeader, answer: Coroutine[Any, Any, Any], overlaps: bool) -> None:
         self.header = header
         self.answer = answer
+        self.overlaps = overlaps  # requests behind it are handled meanwhile
 
-    def parts(self, response: Any) -> Parts:
-        """The answer, as it goes out; nothing where there is to be none (acks=0)."""
+    async def parts(self) -> Parts | None:
+        """The answer as it goes out, once it is there; None when there is to be none."""
+        response = await self.answer
+        while isinstance(response, CoroutineType):  # a long request was decoded, and its handler has to wait
+            response = await response
         if response is None:
-            return ()
-        return response_parts(self.header.key, self.header.version, self.header.correlation_id, response)
-
-
-class Unfinished(NamedTuple):
-    """What a step could not do without waiting."""
-
-    out: Parts = ()  # to be sent first
-    waiting: Waiting | None = None  # then an answer that is still to come
-    overlaps: bool = False  # for which later requests need not wait
-
-
-END = Unfinished()  # the client has left
+            return None
+        key, version, correlation_id, _, _ = self.header
+        parts = in_turns(response_in_slices(key, version, correlation_id, response))
+        return await parts if isinstance(parts, CoroutineType) else parts  # type: ignore[return-value]
 
 
 class Connection:
-    """Serves one stream until the client leaves, breaks the protocol, or the listener cancels it."""
+    """What has arrived from one client, and what it is owed. Owned by a driver, which does what waits."""
 
     __slots__ = (
-        "stream", "services", "apis", "peer", "frames", "turns", "memory", "scope", "_held", "_line", "_writing",
-        "_room", "_complain",
+        "peer", "frames", "line", "queued", "blocked", "failure", "_services", "_routes", "_now", "_context", "_ready",
+        "_ready_size",
     )  # fmt: skip
 
     def __init__(
-        self,
-        stream: Stream,
-        services: Services,
-        apis: Mapping[int, Api],
-        listener: str,
-        memory: RequestMemory,
-        complain: Callable[[str, BaseException | None], None],
+        self, services: Services, routes: Routes, peer: Peer, scratch: Scratch, now: Callable[[], float]
     ) -> None:
-        """complain: told, in a line for people, of a client that breaks the protocol, or of a failure of our own."""
-        self.stream = stream
-        self.services = services
-        self.apis = apis
-        self.peer = Peer(stream.peer, stream.local, listener)
-        self.frames = FrameBuffer(services.config.get_int("socket.request.max.bytes"))
-        self.memory = memory
-        self._complain = complain
-        self.turns = 0  # grows with every read: the listener's reaper watches it
-        self.scope = trio.CancelScope()
-        self._held = 0  # bytes of a large frame that is still arriving
-        self._line: deque[Parts | Waiting] = deque()
-        self._writing = False
-        self._room = trio.Event()
+        """now: seconds, for the budget of a step."""
+        self.peer = peer
+        self.frames = FrameBuffer(services.config.get_int("socket.request.max.bytes"), scratch)
+        self.line: deque[Parts | Waiting] = deque()  # from the first answer that is still to come
+        self.queued = 0  # bytes of memory in the line
+        self.blocked = False  # an answer is still to come before the next request may be handled
+        self.failure: Exception | None = None  # why no more is handled
+        self._services = services
+        self._routes = routes
+        self._now = now
+        self._context = Context(services, peer, -1, None)
+        self._ready: list[Any] = []  # parts of answers that may go out now
+        self._ready_size = 0
 
-    async def run(self) -> None:
-        """Serve. Every way a connection can end ends here; none of them touches another connection."""
+    def handle(self) -> bool:
+        """Handle frames that have arrived whole, as far as a step goes. True when there may be more to be handled."""
         try:
-            with self.scope:
-                async with trio.open_nursery() as nursery:
-                    await self._serve(nursery)
-        except* (ProtocolError, CloseConnection) as group:
-            self._complain(f"closing the connection from {self.peer}: {group.exceptions[0]}", None)
-        except* (trio.BrokenResourceError, trio.ClosedResourceError):
-            log.debug("the connection from %s broke", self.peer)
-        except* OSError as group:
-            log.error("closing the connection from %s: reading for it failed: %s", self.peer, group.exceptions[0])
-        except* Exception as group:
-            self._complain(f"closing the connection from {self.peer} after a failure of our own", group)
+            return self._handle()
+        except Exception as error:
+            self.failure = error
+            return False
         finally:
-            self.memory.note(self, 0)
-            self._abandon_line()
-            with trio.CancelScope(shield=True):
-                await self.stream.aclose()
+            self.frames.settle()
 
-    async def _serve(self, nursery: trio.Nursery) -> None:
-        while True:
-            unfinished: Unfinished | None = await self.stream.when_readable(self._step)
-            while unfinished is not None:
-                if unfinished is END:
-                    return
-                await self._finish(unfinished, nursery)
-                unfinished = self._advance()
+    def may_handle(self) -> bool:
+        """Whether the state of the line lets the next request be handled."""
+        return not (self.blocked or self.failure or len(self.line) >= LINE_MAX or self.queued > QUEUED_MAX)
 
-    def _step(self) -> Unfinished | None:
-        """Receive what is there and see to it; None when that is all done. Called for every read, often by the pump."""
-        received = self.stream.receive_now(self.frames.space())
-        if received is None:
-            return None
-        if not received:
-            return END
-        self.turns += 1
-        self.frames.received(received)
-        return self._advance()
+    def _handle(self) -> bool:
+        frames, count, until = self.frames, 0, 0.0
+        while self.may_handle():
+            frame = frames.next_frame()
+            if frame is None:
+                return False
+            self._answer(frame)
+            if frames.is_empty:
+                return False
+            count += 1
+            if count == FRAMES_MAX or self._ready_size >= SEND_MAX:
+                return True
+            if count == 1:
+                until = self._now() + STEP_S
+            elif self._now() >= until:
+                return True
+        return False
 
-    def _advance(self) -> Unfinished | None:
-        """Handle the frames that have arrived whole, and send their answers; what would have to wait is returned."""
-        frames = self.frames
-        out: list[Buffer | FileSlice] = []
-        while (frame := frames.next_frame()) is not None:
-            header, api, answer = self._dispatch(frame)
-            if answer is None:
-                continue
-            if isinstance(answer, CoroutineType):
-                return Unfinished(out, Waiting(header, answer), api is not None and api.overlaps)
-            self._reply(out, response_parts(header.key, header.version, header.correlation_id, answer))
-        rest = self.stream.send_now(out) if out else ()
-        if rest or len(self._line) > LINE_MAX or not self._may_receive():
-            return Unfinished(rest)
-        return None
-
-    def _may_receive(self) -> bool:
-        """Note what a large frame that is still arriving takes; whether there is memory for more of it."""
-        held = self.frames.held
-        if held != self._held:
-            self._held = held
-            self.memory.note(self, held)
-        return not held or self.memory.may_go_on(self)
-
-    async def _finish(self, unfinished: Unfinished, nursery: trio.Nursery) -> None:
-        """Wait for what has to be waited for."""
-        out, waiting = unfinished.out, unfinished.waiting
-        if waiting is not None and unfinished.overlaps:
-            if out:
-                self._line.append(out)
-            self._line.append(waiting)
-            if not self._writing:
-                self._writing = True
-                nursery.start_soon(self._write_line)
-        elif waiting is not None:
-            try:
-                if out:
-                    await self.stream.send(out)
-                while self._writing:
-                    await self._wait_room()
-                await self.stream.send(waiting.parts(await waiting.answer))
-            finally:
-                waiting.answer.close()  # a coroutine never awaited would complain
-        elif out:
-            await self.stream.send(out)
-        while len(self._line) > LINE_MAX:
-            await self._wait_room()
-        if self._held:
-            await self.memory.wait_turn(self)
-
-    def _dispatch(self, frame: bytearray) -> tuple[RequestHeader, Api | None, Any]:
+    def _answer(self, frame: bytearray) -> None:
         """Decode one request and hand it to its handler."""
         header = read_request_header(frame)
-        api = self.apis.get(header.key)
-        if api is None or not api.version_min <= header.version <= api.version_max:
-            if header.key == ApiKey.API_VERSIONS:
-                return header._replace(version=0), api, unsupported_version()
+        key, version, correlation_id, client_id, body = header
+        try:
+            route = self._routes[key << 16 | version]
+        except KeyError:
+            self._refuse_version(header)
+            return
+        context = self._context
+        if context.version != version or context.client_id != client_id:
+            context = self._context = Context(self._services, self.peer, version, client_id)
+        if len(frame) < LONG_FRAME:
+            request = route.decode(frame, body)
+        else:
+            decoding: Work[Any] = decode_in_slices(route.api.request, version, frame, body)
+            request = in_turns(decoding)
+            if isinstance(request, CoroutineType):
+                request.close()  # the rest of the decoding is awaited together with the handler
+                self._wait(Waiting(header, _decode_and_handle(decoding, route, context), overlaps=False))
+                return
+        answer = route.api.handle(request, context)
+        if answer is None:
+            return
+        if isinstance(answer, CoroutineType):
+            self._wait(Waiting(header, answer, route.api.overlaps))
+        else:
+            self._put(route.write(correlation_id, answer))
+
+    def _refuse_version(self, header: RequestHeader) -> None:
+        """ApiVersions is answered in version 0, so that the client learns which there are; nothing else can be."""
+        if header.key != ApiKey.API_VERSIONS:
             raise ProtocolError(f"API {header.key} version {header.version} is not supported")
-        body: Any = decode(api.request, header.version, frame, header.body)
-        return header, api, api.handle(body, Context(self.services, self.peer, header.version, header.client_id))
+        self._put(response_parts(header.key, 0, header.correlation_id, unsupported_version()))
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
-    def _reply(self, out: list[Buffer | FileSlice], parts: Parts) -> None:
-        if self._writing:
-            self._line.append(parts)
-        else:
-            out.extend(parts)
+    def take(self) -> Parts:
+        """Some 64 KiB of the answers that may go out now; none when the next is still to come, or there is nothing."""
+        ready, line = self._ready, self.line
+        while line and self._ready_size < SEND_MAX and not isinstance(parts := line[0], Waiting):
+            line.popleft()
+            self.queued -= memory_of(parts)
+            ready.extend(parts)
+            self._ready_size += sum(map(len, parts))
+        if ready:
+            self._ready, self._ready_size = [], 0
+        return ready
 
-    async def _write_line(self) -> None:
-        """The writer: take the head of the line, wait for it, send it; gone when the line is empty."""
-        while self._line:
-            head = self._line[0]
-            await self.stream.send(head.parts(await head.answer) if isinstance(head, Waiting) else head)
-            self._line.popleft()
-            self._room.set()
-        self._writing = False
+    def next_waiting(self) -> Waiting | None:
+        """The answer at the head of the line, if it is still to come; the driver waits for it, then tells `arrived`."""
+        return head if self.line and isinstance(head := self.line[0], Waiting) else None
 
-    async def _wait_room(self) -> None:
-        self._room = trio.Event()
-        await self._room.wait()
+    def arrived(self, parts: Parts | None) -> None:
+        """The answer at the head of the line is there; None when there is to be none."""
+        head = self.line.popleft()
+        assert isinstance(head, Waiting)
+        if not head.overlaps:
+            self.blocked = False
+        if parts:
+            self.line.appendleft(parts)
+            self.queued += memory_of(parts)
 
-    def _abandon_line(self) -> None:
-        for each in self._line:
+    def fail(self, failure: Exception) -> None:
+        """An answer could not be made. Nothing behind it can be sent: answers have to be in order."""
+        self.failure = failure
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Forget all that is still to come; nobody waits for it any more."""
+        for each in self.line:
             if isinstance(each, Waiting):
                 each.answer.close()  # a coroutine never awaited would complain
-        self._line.clear()
+        self.line.clear()
+        self.queued = 0
+
+    def _wait(self, waiting: Waiting) -> None:
+        self.line.append(waiting)
+        self.blocked = not waiting.overlaps
+
+    def _put(self, parts: Parts) -> None:
+        if self.line:
+            self.line.append(parts)
+            self.queued += memory_of(parts)
+        else:
+            self._ready.extend(parts)
+            self._ready_size += len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+
+
+async def _decode_and_handle(decoding: Work[Any], route: Route, context: Context) -> Any:
+    """The answer to a request that takes more than a turn to decode."""
+    return route.api.handle(await finish(decoding), context)
+
+
+def memory_of(parts: Parts) -> int:
+    """Bytes that parts take in memory; slices of files take none."""
+    return sum(len(part) for part in parts if not isinstance(part, FileSlice))

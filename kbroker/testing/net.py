@@ -23,7 +23,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import trio
 
@@ -31,7 +31,6 @@ from kbroker.env import AddressInUse, Buffer, FileSlice
 from kbroker.testing.clock import JumpClock
 
 Address: TypeAlias = "tuple[str, int]"
-T = TypeVar("T")
 
 BUFFER_SIZE = 262144
 BACKLOG = 1024
@@ -131,12 +130,15 @@ class MemoryStream:
     def __init__(self, net: MemoryNet, incoming: Pipe, outgoing: Pipe, local: Address, peer: Address) -> None:
         self.local = local
         self.peer = peer
+        self.sent = 0
         self._alive = net.alive
         self._in = incoming
         self._out = outgoing
         self._turns = 0
         self._closed = False
         self._broken = False
+        self._paused = False
+        self._wanted = False  # step is to be called though nothing may have arrived
         self._net = net
         net.streams[self] = None
 
@@ -158,15 +160,29 @@ class MemoryStream:
             raise trio.BrokenResourceError(f"{self.peer} has reset the connection")
         return 0 if self._in.ended else None
 
-    async def when_readable(self, step: Callable[[], T | None]) -> T:
-        """Call step whenever there may be something to receive, until it returns a value."""
-        await self._begin()
-        while (result := step()) is None:
-            if self._in.buffer or self._in.ended or self._closed:
-                await self._begin()
-            else:
+    def watch(self, step: Callable[[], bool], nursery: trio.Nursery) -> None:
+        """From now on call step whenever there may be something to receive, and again while it is True."""
+        nursery.start_soon(self._watch, step)
+
+    def pause(self) -> None:
+        """Do not call step any more."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Call step again."""
+        self._paused = False
+        self._wanted = True
+        self._in.arrived.unpark_all()
+
+    async def _watch(self, step: Callable[[], bool]) -> None:
+        while not self._closed:
+            self._wanted = False
+            again = not self._paused and step()
+            await trio.lowlevel.checkpoint()
+            self._alive()
+            arrived = (self._in.buffer or self._in.ended) and not self._paused
+            if not (again or arrived or self._wanted or self._closed):
                 await self._wait(self._in.arrived)
-        return result
 
     def send_now(self, parts: Sequence[Buffer | FileSlice]) -> Sequence[Buffer | FileSlice]:
         """Send as much as there is room for; returns what is left."""
@@ -175,7 +191,7 @@ class MemoryStream:
         data = memoryview(b"".join([part.read() if isinstance(part, FileSlice) else part for part in parts]))
         room = self._out.room()
         if room and data:
-            self._out.push(bytes(data[:room]))
+            self._push(data[:room])
         return (data[room:],) if room < len(data) else ()
 
     async def send(self, parts: Sequence[Buffer | FileSlice]) -> None:
@@ -187,7 +203,7 @@ class MemoryStream:
             while rest:
                 self._check_sending()
                 if room := self._out.room():
-                    self._out.push(bytes(rest[:room]))
+                    self._push(rest[:room])
                     rest = rest[room:]
                 else:
                     await self._wait(self._out.drained)
@@ -195,10 +211,14 @@ class MemoryStream:
             self._broken = True
             raise
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Close, without waiting for the peer; idempotent. Unread bytes make it a reset, as in TCP."""
         self._alive()
         self.hang_up(Mark.RESET if self._in.buffer else Mark.END)
+
+    async def aclose(self) -> None:
+        """The same, and a checkpoint."""
+        self.close()
         await trio.lowlevel.checkpoint()
 
     def hang_up(self, mark: Mark | None) -> None:
@@ -220,6 +240,10 @@ class MemoryStream:
         self._in.arrived.unpark_all()
         self._out.drained.unpark_all()
         self._out.push(Mark.RESET)
+
+    def _push(self, data: memoryview) -> None:
+        self._out.push(bytes(data))
+        self.sent += len(data)
 
     def _check_sending(self) -> None:
         if self._closed:

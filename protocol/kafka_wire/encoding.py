@@ -10,6 +10,8 @@ from kafka_wire.primitives import uvarint
 from kafka_wire.schema import FIXED, Field, layout
 from kafka_wire.source import COUNTS, INTEGERS, SLICE, Source, default_expression, element_field, fields_of
 
+_SEQUENCES = (list, tuple)  # `list | tuple` would be made anew at each call
+_BUFFERS = (bytes, bytearray, memoryview)
 OWN_PART_SIZE = 16384  # bytes of records this long are sent from where they are, shorter ones are copied
 
 _ARRAYS = {kind: [_struct.Struct(f">{n}{FIXED[kind]}").pack for n in COUNTS] for kind in INTEGERS}
@@ -42,8 +44,8 @@ def compile_encoder(cls: type, version: int, parts: bool, *, in_slices: bool = F
 
 def _put_records(value: Any, out: list[Any], parts: list[Any]) -> None:
     """Put the value of a records field into the parts; what was written before it goes first."""
-    for each in value if isinstance(value, list | tuple) else (value,):
-        if len(each) < OWN_PART_SIZE and isinstance(each, bytes | bytearray | memoryview):
+    for each in value if isinstance(value, _SEQUENCES) else (value,):
+        if len(each) < OWN_PART_SIZE and isinstance(each, _BUFFERS):
             out.append(each)
             continue
         if out:

@@ -6,34 +6,49 @@
 
 The client id keeps its old two-byte length in header v2 too. Which header goes with which request: `api`.
 
-A FrameBuffer owns the memory a connection receives into. Small frames gather in one buffer, many to a system call, and
-are copied out. A frame over 64 KiB is received straight into memory of its own, which grows with what arrives: an
-announcement alone allocates 1 MiB at most.
+Many FrameBuffers receive into one Scratch, as only one does at a time: a system call brings many small frames, each is
+copied out, and what is left over when the connection has had its turn it keeps for itself (`settle`). So a connection
+of which nothing is left over has no buffer at all. A frame over 64 KiB is received straight into memory of its own,
+which grows with what arrives: an announcement alone allocates 1 MiB at most.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
-from kafka_wire.api import is_flexible, response_header_version
-from kafka_wire.codegen import part_encoder
+from kafka_wire.api import APIS, is_flexible, response_class, response_header_version
+from kafka_wire.codegen import encode_in_slices, encoder, part_encoder
+from kafka_wire.encoding import has_records
 from kafka_wire.errors import ProtocolError
 from kafka_wire.primitives import Buffer, read_uvarint
 
 SMALL_FRAME_MAX = 65536  # bytes; longer frames get memory of their own
 EAGER_MAX = 1 << 20  # bytes allocated on the strength of an announcement
-FIRST_BUFFER = 8192  # bytes a connection starts with; most never need more
-_BUFFER_MAX = 2 * SMALL_FRAME_MAX + 8  # so that a frame that begins before the middle fits
+SCRATCH_SIZE = 2 * SMALL_FRAME_MAX  # a small frame that has begun fits, and at least as much again
 JOIN_MAX = 16384  # bytes; a first part up to this is joined with the response's header
+
+Parts: TypeAlias = "Sequence[Any]"  # bytes, and what is sent by other means: records in files
+Writer: TypeAlias = "Callable[[int, Any], Parts]"
 
 _size = struct.Struct(">i")
 _request = struct.Struct(">hhih")
 _response_0 = struct.Struct(">ii")
 _response_1 = struct.Struct(">iix")
 _new = tuple.__new__
-_heads: dict[int, tuple[int, Callable[[int, int], bytes]]] = {}  # key and version -> header's size and pack
+_flexible: dict[int, bool] = {}  # by key << 16 | version, of what is declared
+_writers: dict[int, Writer] = {}  # by the same
+
+
+class Scratch:
+    """Memory that connections receive into, one after the other."""
+
+    __slots__ = ("data", "view")
+
+    def __init__(self) -> None:
+        self.data = bytearray(SCRATCH_SIZE)
+        self.view = memoryview(self.data)
 
 
 class FrameBuffer:
@@ -41,16 +56,18 @@ class FrameBuffer:
 
         n = receive_into(buffer.space());  buffer.received(n)
         while (frame := buffer.next_frame()) is not None: ...
+        buffer.settle()
 
-    The view that space() gave is dead once received() was called.
+    The view that space() gave is dead once received() was called. From space() to settle() nobody else may use the
+    scratch.
     """
 
-    __slots__ = ("bytes_max", "_buf", "_view", "_head", "_tail", "_large", "_large_size", "_filled", "_space")
+    __slots__ = ("bytes_max", "_scratch", "_buf", "_head", "_tail", "_large", "_large_size", "_filled", "_space")
 
-    def __init__(self, max_bytes: int) -> None:
-        self.bytes_max = max_bytes  # a longer frame is refused before anything is allocated
-        self._buf = bytearray(FIRST_BUFFER)
-        self._view = memoryview(self._buf)
+    def __init__(self, bytes_max: int, scratch: Scratch | None = None) -> None:
+        self.bytes_max = bytes_max  # a longer frame is refused before anything is allocated
+        self._scratch = scratch or Scratch()
+        self._buf = self._scratch.data  # or, once settled, memory of our own
         self._head = self._tail = 0  # what has arrived and was not yet given out: _buf[_head:_tail]
         self._large: bytearray | None = None  # the frame that is received in place, of which
         self._large_size = 0  # bytes were announced and
@@ -58,14 +75,24 @@ class FrameBuffer:
         self._space: memoryview | None = None  # given out over _large, which cannot grow while it lives
 
     @property
-    def pending(self) -> bool:
-        """Whether bytes of a frame that is not whole have arrived."""
-        return self._head != self._tail or self._large is not None
+    def partial(self) -> bool:
+        """Whether the next frame has begun to arrive and is not whole."""
+        if self._large is not None:
+            return self._filled < self._large_size
+        left = self._tail - self._head
+        return 0 < left < 4 or left >= 4 and left - 4 < _size.unpack_from(self._buf, self._head)[0]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is here that was not given out."""
+        return self._head == self._tail and self._large is None
 
     @property
     def held(self) -> int:
-        """Bytes of memory that a large frame takes which is not whole yet; 0 when there is none."""
-        return 0 if self._large is None else len(self._large)
+        """Bytes of memory that wait here: for the rest of a frame, or to be taken out."""
+        if self._large is not None:
+            return len(self._large)
+        return 0 if self._head == self._tail else len(self._buf)
 
     def space(self) -> memoryview:
         """Where to receive into; never empty when next_frame() has returned None."""
@@ -73,19 +100,32 @@ class FrameBuffer:
             if self._space is None:
                 self._space = memoryview(self._large)[self._filled :]
             return self._space
-        return self._view[self._tail :] if self._tail else self._view
+        scratch = self._scratch
+        rest = self._tail - self._head
+        if not rest:
+            self._buf, self._head, self._tail = scratch.data, 0, 0
+            return scratch.view
+        scratch.view[:rest] = memoryview(self._buf)[self._head : self._tail]
+        self._buf, self._head, self._tail = scratch.data, 0, rest
+        return scratch.view[rest:]
 
     def received(self, count: int) -> None:
         """Account for count bytes received into space()."""
         if self._large is None:
             self._tail += count
-            if self._tail == len(self._buf) < _BUFFER_MAX:
-                self._grow()
             return
         self._filled += count
         self._release()
         if self._filled == len(self._large) < self._large_size:
             self._large += bytes(min(self._filled, self._large_size - self._filled))
+
+    def settle(self) -> None:
+        """Leave the scratch to others: keep what is left over in memory of our own."""
+        if self._buf is self._scratch.data and self._head != self._tail:
+            self._buf = self._buf[self._head : self._tail]
+            self._head, self._tail = 0, len(self._buf)
+        elif self._head == self._tail:
+            self._buf, self._head, self._tail = self._scratch.data, 0, 0
 
     def next_frame(self) -> bytearray | None:
         """The next whole frame without its size, which the caller owns; None when more has to arrive.
@@ -94,24 +134,15 @@ class FrameBuffer:
         """
         if self._large is not None:
             return self._finish_large()
-        head, tail = self._head, self._tail
-        start = head + 4
+        start, tail = self._head + 4, self._tail
         if start <= tail:
-            stop = start + _size.unpack_from(self._buf, head)[0]
+            stop = start + _size.unpack_from(self._buf, self._head)[0]
             if start <= stop <= tail:
                 if stop - start > self.bytes_max:
                     self._refuse(stop - start)
-                if stop == tail:
-                    self._head = self._tail = 0
-                else:
-                    self._head = stop
+                self._head = stop
                 return self._buf[start:stop]
             self._check_and_begin(stop - start)
-        elif head == tail:
-            self._head = self._tail = 0
-            return None
-        if self._large is None:
-            self._make_room()
         return None
 
     def _check_and_begin(self, size: int) -> None:
@@ -123,24 +154,11 @@ class FrameBuffer:
         self._large = bytearray(min(size, EAGER_MAX))
         self._large_size = size
         self._filled = self._tail - self._head - 4
-        self._large[: self._filled] = self._view[self._head + 4 : self._tail]
+        self._large[: self._filled] = memoryview(self._buf)[self._head + 4 : self._tail]
         self._head = self._tail = 0
 
     def _refuse(self, size: int) -> None:
         raise ProtocolError(f"a frame of {size} bytes, where 0 to {self.bytes_max} are allowed")
-
-    def _make_room(self) -> None:
-        """Move a begun frame to the start of the buffer when it lies past the middle."""
-        if self._head > len(self._buf) // 2:
-            rest = self._tail - self._head
-            self._view[:rest] = self._view[self._head : self._tail]
-            self._head, self._tail = 0, rest
-
-    def _grow(self) -> None:
-        """Double the buffer: what has just arrived filled it, so there is more to be had in one system call."""
-        grown = bytearray(min(2 * len(self._buf), _BUFFER_MAX))
-        grown[: self._tail] = self._buf
-        self._buf, self._view = grown, memoryview(grown)
 
     def _finish_large(self) -> bytearray | None:
         if self._filled < self._large_size:
@@ -179,7 +197,10 @@ def read_request_header(frame: Buffer) -> RequestHeader:
             client_id = str(frame[10:body], "utf-8")
         elif length != -1:
             raise ProtocolError(f"the client id has the length {length}")
-        if is_flexible(key, version):
+        flexible = _flexible.get(key << 16 | version)
+        if flexible is None:
+            flexible = _look_up_flexible(key, version)
+        if flexible:
             if frame[body]:
                 body = _skip_tags(frame, body)
             else:
@@ -202,16 +223,60 @@ def _skip_tags(frame: Buffer, pos: int) -> int:
     return pos
 
 
-def response_parts(key: int, version: int, correlation_id: int, response: object) -> list[Any]:
+def _look_up_flexible(key: int, version: int) -> bool:
+    flexible = is_flexible(key, version)
+    if key in APIS and APIS[key].version_min <= version <= APIS[key].version_max:
+        _flexible[key << 16 | version] = flexible
+    return flexible
+
+
+def response_parts(key: int, version: int, correlation_id: int, response: object) -> Parts:
     """A response as it goes out, size and header included: one bytes when it is small, see codegen.encode_parts."""
-    parts = part_encoder(type(response), version)(response)
-    size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+    return response_writer(key, version)(correlation_id, response)
+
+
+def response_writer(key: int, version: int) -> Writer:
+    """`write(correlation_id, response)`, which does the same for one API in one version: everything is looked up."""
     pair = key << 16 | version
-    try:
-        extra, pack = _heads[pair]
-    except KeyError:
-        extra, pack = (5, _response_1.pack) if response_header_version(key, version) else (4, _response_0.pack)
-        _heads[pair] = extra, pack
+    if pair not in _writers:
+        cls = response_class(key)
+        extra, pack = _response_head(key, version)
+        if has_records(cls, version):
+            _writers[pair] = _writer_of_parts(part_encoder(cls, version), extra, pack)
+        else:
+            _writers[pair] = _writer_of_bytes(encoder(cls, version), extra, pack)
+    return _writers[pair]
+
+
+def response_in_slices(key: int, version: int, correlation_id: int, response: object) -> Generator[None, None, Parts]:
+    """Like response_parts: a generator that returns the parts, and yields whenever it has done some 50 us of work."""
+    parts = yield from encode_in_slices(response, version)
+    return _with_head(parts, *_response_head(key, version), correlation_id)
+
+
+def _response_head(key: int, version: int) -> tuple[int, Callable[[int, int], bytes]]:
+    """How many bytes of the header the size counts, and the function that packs both."""
+    return (5, _response_1.pack) if response_header_version(key, version) else (4, _response_0.pack)
+
+
+def _writer_of_bytes(encode: Callable[[Any], bytes], extra: int, pack: Callable[[int, int], bytes]) -> Writer:
+    def write(correlation_id: int, response: Any) -> Parts:
+        body = encode(response)
+        head = pack(len(body) + extra, correlation_id)
+        return (head + body,) if len(body) <= JOIN_MAX else (head, body)
+
+    return write
+
+
+def _writer_of_parts(encode: Callable[[Any], list[Any]], extra: int, pack: Callable[[int, int], bytes]) -> Writer:
+    def write(correlation_id: int, response: Any) -> Parts:
+        return _with_head(encode(response), extra, pack, correlation_id)
+
+    return write
+
+
+def _with_head(parts: list[Any], extra: int, pack: Callable[[int, int], bytes], correlation_id: int) -> Parts:
+    size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
     head = pack(size + extra, correlation_id)
     if type(parts[0]) is bytes and len(parts[0]) <= JOIN_MAX:
         parts[0] = head + parts[0]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -187,6 +188,122 @@ async def test_a_busy_stream_lets_others_have_their_turn(ends: Ends) -> None:
             await receive_exactly(ends.server, 1)
         nursery.cancel_scope.cancel()
     assert turns >= 500 // 64
+
+
+class Watcher:
+    """What a watched stream's step has seen."""
+
+    def __init__(self, stream: Stream, nursery: trio.Nursery) -> None:
+        self.stream = stream
+        self.received = b""
+        self.calls = 0
+        self.again = 0  # how often to ask for another call first
+        self.pauses = False  # after each step
+        self.ended = False
+        stream.watch(self.step, nursery)
+
+    def step(self) -> bool:
+        """Receive some bytes, or ask to be called again."""
+        self.calls += 1
+        if self.again:
+            self.again -= 1
+            return True
+        view = memoryview(bytearray(7))
+        received = self.stream.receive_now(view)
+        self.received += view[: received or 0]
+        self.ended = received == 0
+        if self.ended or self.pauses:
+            self.stream.pause()
+        return False
+
+    async def wait(self, condition: Callable[[Watcher], object]) -> None:
+        """Until the condition holds."""
+        with trio.fail_after(10):
+            while not condition(self):
+                await trio.lowlevel.checkpoint()
+
+
+async def quiet() -> None:
+    await trio.testing.wait_all_tasks_blocked(0.01)
+
+
+async def test_a_watched_stream_calls_for_all_that_arrives(ends: Ends, nursery: trio.Nursery) -> None:
+    await ends.client.send([b"before it was watched, "])
+    watcher = Watcher(ends.server, nursery)
+    await watcher.wait(lambda it: it.received == b"before it was watched, ")
+    for n in range(5):
+        await ends.client.send([b"%d" % n])
+        await watcher.wait(lambda it, n=n: it.received.endswith(b"%d" % n))  # type: ignore[misc]
+    await quiet()
+    assert watcher.calls < 40
+
+
+async def test_a_step_that_has_more_to_do_is_called_again(ends: Ends, nursery: trio.Nursery) -> None:
+    watcher = Watcher(ends.server, nursery)
+    watcher.again = 100
+    await ends.client.send([b"x"])
+    await watcher.wait(lambda it: it.received == b"x")
+    assert watcher.calls >= 101
+
+
+async def test_a_watched_stream_tells_its_end(ends: Ends, nursery: trio.Nursery) -> None:
+    watcher = Watcher(ends.server, nursery)
+    await ends.client.send([b"last words"])
+    await ends.client.aclose()
+    await watcher.wait(lambda it: it.ended)
+    assert watcher.received == b"last words"
+    await quiet()  # once
+
+
+async def test_a_paused_stream_is_left_alone_and_goes_on_when_resumed(ends: Ends, nursery: trio.Nursery) -> None:
+    watcher = Watcher(ends.server, nursery)
+    await quiet()
+    ends.server.pause()
+    before = watcher.calls
+    await ends.client.send([b"x" * 100])
+    await quiet()
+    assert watcher.calls == before
+    ends.server.resume()
+    await watcher.wait(lambda it: it.received == b"x" * 100)
+    await quiet()
+    before = watcher.calls
+    ends.server.resume()
+    await watcher.wait(lambda it: it.calls > before)  # though nothing has arrived
+
+
+async def test_a_step_may_pause_and_another_task_resume(ends: Ends, nursery: trio.Nursery) -> None:
+    watcher = Watcher(ends.server, nursery)
+    watcher.pauses = True
+    await ends.client.send([bytes(70)])
+    with trio.fail_after(10):
+        while len(watcher.received) < 70:
+            await trio.lowlevel.checkpoint()
+            ends.server.resume()
+
+
+async def test_closing_ends_the_watching(ends: Ends, nursery: trio.Nursery) -> None:
+    watcher = Watcher(ends.server, nursery)
+    ends.server.close()
+    ends.server.close()
+    before = watcher.calls
+    with suppress(trio.BrokenResourceError):
+        await ends.client.send([b"x"])
+    await quiet()
+    assert watcher.calls == before
+
+
+async def test_sent_grows_as_the_peer_reads(ends: Ends) -> None:
+    assert not ends.client.send_now([b"12345"]) and ends.client.sent == 5
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ends.client.send, [bytes(20_000_000)])
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        stuck = ends.client.sent
+        assert 5 < stuck < 20_000_005
+        await receive_exactly(ends.server, 10_000_000)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert stuck < ends.client.sent < 20_000_005
+        await receive_exactly(ends.server, 10_000_005)
+    assert ends.client.sent == 20_000_005
 
 
 async def test_a_port_has_one_listener(ends: Ends) -> None:

@@ -68,11 +68,12 @@ def fuzz_frames(data: bytes) -> None:
             while (frame := buffer.next_frame()) is not None:
                 assert isinstance(frame, bytearray)
                 got.append(bytes(frame))
+            buffer.settle()
     except ProtocolError:
         refused = True
     assert got == expected
     assert refused == (ends == "refused")
-    assert refused or buffer.pending == (ends == "pending")
+    assert refused or buffer.partial == (ends == "pending")
     for frame_bytes in got:
         _fuzz_request_header(frame_bytes)
 

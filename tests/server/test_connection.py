@@ -1,124 +1,274 @@
-"""Connections: bad frames, other people's peace, limits, closing."""
+"""The core of a connection by itself: order, budgets, what is earned before what is judged. No sockets, no tasks."""
 
 from __future__ import annotations
 
 import struct
 
 import pytest
-import trio
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from trio.testing import MockClock
 
 from kafka_wire.api import ApiKey
-from kafka_wire.messages.metadata import ApiVersionsRequest, MetadataRequest
-from kbroker.testing.broker import MemoryBroker, memory_broker
+from kafka_wire.codegen import decode, encode
+from kafka_wire.errors import ErrorCode, ProtocolError
+from kafka_wire.messages.group_admin import DeleteGroupsRequest, DeleteGroupsResponse
+from kafka_wire.messages.groups import HeartbeatResponse
+from kafka_wire.messages.metadata import ApiVersionsResponse
+from kbroker.api.registry import Api, CloseConnection, Routes
+from kbroker.server.connection import FRAMES_MAX, LINE_MAX, QUEUED_MAX, SEND_MAX, STEP_S, Connection
 from kbroker.testing.client import request_header
-from tests.api.test_produce import batch, produce
-
-LENGTH = struct.Struct(">i")
-
-
-async def is_hung_up_on(broker: MemoryBroker, data: bytes) -> bool:
-    async with broker.client() as client:
-        await client.stream.send([data])
-        try:
-            await client.receive_frame()
-        except (trio.EndOfChannel, trio.BrokenResourceError):
-            return True
-    return False
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        LENGTH.pack(-1),
-        LENGTH.pack(2**31 - 1),
-        LENGTH.pack(104857601),
-        LENGTH.pack(0),
-        LENGTH.pack(3) + b"abc",
-        LENGTH.pack(10) + b"\xff" * 10,
-        LENGTH.pack(12) + request_header(ApiKey.METADATA, 1, 1, "ab"),  # the body is missing
-        b"GET / HTTP/1.1\r\n\r\n",
-    ],
-    ids=["negative", "2GB", "over-limit", "empty", "short", "ones", "no-body", "http"],
+from tests.server.connection_tools import (
+    Handlers,
+    answered,
+    core,
+    framed,
+    heartbeat,
+    metadata,
+    receive,
+    result_of,
 )
-async def test_B1_a_bad_frame_ends_its_connection_and_no_other(data: bytes) -> None:
-    async with memory_broker(topics={"t": 1}) as broker, broker.client() as bystander:
-        assert (await produce(bystander, batch(b"before"))).base_offset == 0
-        assert await is_hung_up_on(broker, data)
-        assert (await produce(bystander, batch(b"after"))).base_offset == 1
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    key=st.sampled_from([0, 1, 2, 3, 18, 19, 20, 21, 22, 23, 32, 33, 35, 37, 44, 60, 74, 75]),
-    version=st.integers(0, 13),
-    body=st.binary(max_size=200),
-)
-async def test_B1_random_bodies_never_harm(key: int, version: int, body: bytes) -> None:
-    async with memory_broker(topics={"t": 1}) as broker:
-        frame = request_header(key, version, 1, "x") + body
-        async with broker.client() as client:
-            await client.send_frame(frame)
-            with trio.move_on_after(0.05):
-                try:
-                    await client.receive_frame()
-                except (trio.EndOfChannel, trio.BrokenResourceError):
-                    pass
-        async with broker.client() as bystander:
-            assert (await produce(bystander, batch(b"fine"))).error_code == 0
+def everything(connection: Connection) -> list[int]:
+    """Handle and take until nothing is left; the correlation ids answered."""
+    ids = []
+    while connection.handle() or connection.frames.held:
+        ids += answered(connection.take())
+    return ids + answered(connection.take())
 
 
-async def test_frames_in_pieces_and_many_in_one() -> None:
-    async with memory_broker() as broker, broker.client() as client:
-        frame = request_header(ApiKey.API_VERSIONS, 0, 5, "x")
-        data = (LENGTH.pack(len(frame)) + frame) * 3
-        for byte in data:
-            await client.stream.send([bytes([byte])])
-        await client.stream.send([data])
-        for _ in range(6):
-            assert LENGTH.unpack_from(await client.receive_frame()) == (5,)
+def arrive(connection: Connection) -> None:
+    """The answer at the head of the line, which need not wait any more, is there."""
+    waiting = connection.next_waiting()
+    assert waiting is not None
+    connection.arrived(result_of(waiting.parts()))
 
 
-async def test_a_null_client_id_is_fine() -> None:
-    async with memory_broker() as broker, broker.client(None) as client:
-        await client.call(ApiVersionsRequest(), 0)
+def open_bells(handlers: Handlers) -> Handlers:
+    """From now on nothing waits for long: its coroutine returns at once."""
+
+    async def at_once() -> HeartbeatResponse:
+        return HeartbeatResponse(error_code=0)
+
+    handlers._wait = at_once  # type: ignore[method-assign]
+    return handlers
 
 
-async def test_connections_are_limited() -> None:
-    async with memory_broker(config={"max.connections": "2"}) as broker:
-        async with broker.client() as one, broker.client() as two:
-            await one.call(MetadataRequest(topics=[]), 1)
-            await two.call(MetadataRequest(topics=[]), 1)
-            async with broker.client() as three:
-                with pytest.raises((trio.EndOfChannel, trio.BrokenResourceError)):
-                    await three.call(MetadataRequest(topics=[]), 1)
-        async with broker.client() as four:
-            await four.call(MetadataRequest(topics=[]), 1)
+class TestOrder:
+    """Requests are answered in the order in which they came."""
+
+    def test_many_in_one_read(self) -> None:
+        connection = core(Handlers())
+        receive(connection, b"".join(heartbeat(n) for n in range(10)))
+        assert not connection.handle()
+        assert answered(connection.take()) == list(range(10))
+        assert connection.frames.held == 0
+
+    def test_one_in_many_reads(self) -> None:
+        connection, ids = core(Handlers()), []
+        for byte in heartbeat(1) + heartbeat(2):
+            receive(connection, bytes([byte]))
+            assert not connection.handle()
+            ids += answered(connection.take())
+        assert ids == [1, 2]
+
+    def test_an_answer_to_come_holds_up_what_is_behind_it(self) -> None:
+        handlers = open_bells(Handlers())
+        connection = core(handlers)
+        receive(connection, heartbeat(1) + heartbeat(2, "wait") + heartbeat(3))
+        assert not connection.handle()
+        assert answered(connection.take()) == [1]
+        assert handlers.handled == ["now", "wait"] and connection.blocked and not connection.may_handle()
+        assert not connection.handle() and not connection.take()
+        arrive(connection)
+        assert answered(connection.take()) == [2]
+        assert not connection.handle()
+        assert answered(connection.take()) == [3]
+
+    def test_where_it_may_requests_behind_it_are_handled_and_their_answers_wait(self) -> None:
+        handlers = open_bells(Handlers())
+        connection = core(handlers, overlaps=True)
+        receive(connection, heartbeat(1) + heartbeat(2, "wait") + heartbeat(3) + heartbeat(4, "wait") + heartbeat(5))
+        assert not connection.handle()
+        assert len(handlers.handled) == 5 and not connection.blocked
+        assert answered(connection.take()) == [1] and not connection.take()
+        assert connection.queued > 0
+        arrive(connection)
+        assert answered(connection.take()) == [2, 3] and not connection.take()
+        arrive(connection)
+        assert answered(connection.take()) == [4, 5]
+        assert not connection.line and connection.queued == 0
+
+    def test_a_request_without_an_answer(self) -> None:
+        connection = core(Handlers())
+        receive(connection, heartbeat(1) + heartbeat(2, "none") + heartbeat(3))
+        connection.handle()
+        assert answered(connection.take()) == [1, 3]
+
+    def test_one_that_waits_may_turn_out_to_have_no_answer(self) -> None:
+        connection = core(open_bells(Handlers()), overlaps=True)
+        receive(connection, heartbeat(1, "wait") + heartbeat(2))
+        connection.handle()
+        assert connection.next_waiting() is not None
+        connection.line[0].answer.close()  # type: ignore[union-attr]
+        connection.arrived(None)
+        assert answered(connection.take()) == [2]
 
 
-async def test_a_half_sent_request_is_forgotten_with_its_connection() -> None:
-    async with memory_broker(topics={"t": 1}) as broker:
-        async with broker.client() as client:
-            await client.stream.send([LENGTH.pack(1000) + b"half"])
-        async with broker.client() as client:
-            assert (await produce(client, batch(b"a"))).base_offset == 0
+class TestBudget:
+    """A step does so much; the rest is for the next one."""
+
+    def test_of_frames(self) -> None:
+        handlers = Handlers()
+        connection = core(handlers)
+        receive(connection, b"".join(heartbeat(n) for n in range(3 * FRAMES_MAX)))
+        for step in range(1, 4):
+            assert connection.handle() == (step < 3)
+            assert len(handlers.handled) == step * FRAMES_MAX
+        assert answered(connection.take()) == list(range(3 * FRAMES_MAX))
+
+    def test_of_bytes_made(self) -> None:
+        handlers = Handlers(answer_size=20_000)
+        connection = core(handlers)
+        receive(connection, b"".join(metadata(n) for n in range(20)))
+        assert connection.handle()
+        assert len(handlers.handled) == 4
+        assert SEND_MAX <= sum(map(len, connection.take())) < SEND_MAX + 20_100
+        assert everything(connection) == list(range(4, 20))
+
+    def test_of_time(self) -> None:
+        now = 0.0
+        handlers = Handlers()
+
+        def take_time() -> None:
+            nonlocal now
+            now += STEP_S / 4
+
+        handlers.on_handle = take_time
+        connection = core(handlers, now=lambda: now)
+        receive(connection, b"".join(heartbeat(n) for n in range(20)))
+        assert connection.handle()
+        assert len(handlers.handled) == 1 + 4
+        assert connection.handle()
+        assert len(handlers.handled) == 2 * (1 + 4)
+
+    def test_a_single_frame_costs_no_look_at_the_clock(self) -> None:
+        looks = []
+        connection = core(Handlers(), now=lambda: looks.append(1) or 0.0)  # type: ignore[func-returns-value]
+        receive(connection, heartbeat(1))
+        assert not connection.handle() and not looks
+
+    def test_B5_the_line_is_bounded(self) -> None:
+        handlers = open_bells(Handlers())
+        connection = core(handlers, overlaps=True)
+        receive(connection, b"".join(heartbeat(n, "wait") for n in range(2 * LINE_MAX)))
+        while connection.handle():
+            pass
+        assert len(handlers.handled) == len(connection.line) == LINE_MAX
+        arrive(connection)
+        assert answered(connection.take()) == [0]
+        connection.handle()
+        assert len(handlers.handled) == LINE_MAX + 1
+        connection.abandon()
+
+    def test_B5_what_waits_behind_an_answer_to_come_is_bounded(self) -> None:
+        handlers = open_bells(Handlers(answer_size=40_000))
+        connection = core(handlers, overlaps=True)
+        receive(connection, heartbeat(0, "wait") + b"".join(metadata(n) for n in range(1, 20)))
+        while connection.handle():
+            pass
+        assert handlers.handled == ["wait", "metadata", "metadata"]
+        assert QUEUED_MAX < connection.queued < QUEUED_MAX + 40_100
+        arrive(connection)
+        assert answered(connection.take()) == [0, 1, 2]
+        assert everything(connection) == list(range(3, 20))
+
+    def test_a_long_request_is_decoded_in_turns(self) -> None:
+        groups = [f"g{n}" for n in range(100_000)]
+        seen: list[list[str]] = []
+
+        def handle(request: DeleteGroupsRequest, context: object) -> DeleteGroupsResponse:
+            seen.append(request.groups_names)
+            return DeleteGroupsResponse(results=[])
+
+        connection = core(Handlers())
+        connection._routes = Routes({ApiKey.DELETE_GROUPS: Api(ApiKey.DELETE_GROUPS, 0, 1, 0, handle, True)})
+        data = framed(request_header(42, 1, 9, "c") + encode(DeleteGroupsRequest(groups_names=groups), 1))
+        behind = framed(request_header(42, 1, 10, "c") + encode(DeleteGroupsRequest(groups_names=[]), 1))
+        for pos in range(0, len(data), 60_000):
+            receive(connection, data[pos : pos + 60_000])
+            assert not connection.handle()
+        receive(connection, behind)
+        assert not connection.handle()
+        assert not seen and connection.blocked, "nor may a request behind it overtake, though this API overlaps"
+        connection.abandon()
 
 
-class TestReaper:
-    """B5: who has gone quiet is hung up on."""
+class TestFailure:
+    """What a client has earned is sent before what follows is judged."""
 
-    async def test_an_idle_connection(self, autojump_clock: MockClock) -> None:
-        async with memory_broker(config={"connections.max.idle.ms": "60000"}) as broker, broker.client() as client:
-            await client.call(ApiVersionsRequest(), 0)
-            with pytest.raises(trio.EndOfChannel):
-                await client.receive_frame()
-            assert 50 <= trio.current_time() <= 90
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            struct.pack(">i", -1),
+            framed(b""),
+            framed(b"\xff" * 10),
+            framed(request_header(ApiKey.HEARTBEAT, 3, 1, "c")),
+            framed(request_header(ApiKey.HEARTBEAT, 99, 1, "c")),
+        ],
+    )
+    def test_B1_a_broken_frame_does_not_swallow_the_answers_before_it(self, bad: bytes) -> None:
+        handlers = Handlers()
+        connection = core(handlers)
+        receive(connection, heartbeat(1) + heartbeat(2) + bad + heartbeat(3))
+        assert not connection.handle()
+        assert isinstance(connection.failure, ProtocolError)
+        assert answered(connection.take()) == [1, 2]
+        assert not connection.handle() and len(handlers.handled) == 2
 
-    async def test_a_frame_begun_and_not_ended(self, autojump_clock: MockClock) -> None:
-        async with memory_broker() as broker, broker.client() as client:
-            await client.stream.send([LENGTH.pack(1000) + b"half"])
-            with pytest.raises(trio.EndOfChannel):
-                await client.receive_frame()
-            assert 25 <= trio.current_time() <= 60
+    @pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), CloseConnection("acks=0 failed")])
+    def test_nor_does_a_handler_that_fails(self, error: Exception) -> None:
+        handlers = Handlers()
+        connection = core(handlers)
+
+        def fail() -> None:
+            if len(handlers.handled) == 2:
+                raise error
+
+        handlers.on_handle = fail
+        receive(connection, heartbeat(1) + heartbeat(2) + heartbeat(3))
+        assert not connection.handle()
+        assert connection.failure is error
+        assert answered(connection.take()) == [1]
+        assert len(handlers.handled) == 2
+
+    def test_B1_answers_still_to_come_are_sent_first_too(self) -> None:
+        connection = core(open_bells(Handlers()), overlaps=True)
+        receive(connection, heartbeat(1, "wait") + heartbeat(2) + framed(b""))
+        assert not connection.handle() and connection.failure is not None
+        arrive(connection)
+        assert answered(connection.take()) == [1, 2]
+
+    def test_an_answer_that_fails_takes_those_behind_it_along(self) -> None:
+        connection = core(open_bells(Handlers()), overlaps=True)
+        receive(connection, heartbeat(1) + heartbeat(2, "wait") + heartbeat(3) + heartbeat(4, "wait"))
+        connection.handle()
+        connection.fail(ZeroDivisionError())
+        assert answered(connection.take()) == [1], "a client would take the third for the second"
+        assert not connection.line and connection.queued == 0 and not connection.may_handle()
+
+
+def test_an_unknown_version_of_api_versions_is_answered_in_version_0() -> None:
+    connection = core(Handlers())
+    receive(connection, framed(request_header(ApiKey.API_VERSIONS, 99, 5, "c") + b"\0"))
+    connection.handle()
+    (part,) = connection.take()
+    assert decode(ApiVersionsResponse, 0, part, 8).error_code == ErrorCode.UNSUPPORTED_VERSION
+
+
+def test_the_context_is_made_anew_only_for_another_version_or_client_id() -> None:
+    handlers = Handlers()
+    connection = core(handlers)
+    receive(connection, heartbeat(1) + heartbeat(2) + heartbeat(3, version=2) + heartbeat(4, version=2, client_id="d"))
+    connection.handle()
+    one, two, three, four = handlers.contexts
+    assert one is two
+    assert [(each.version, each.client_id) for each in (one, three, four)] == [(3, "c"), (2, "c"), (2, "d")]

@@ -18,6 +18,7 @@ from kafka_wire.frames import (
     SMALL_FRAME_MAX,
     FrameBuffer,
     RequestHeader,
+    Scratch,
     read_request_header,
     response_parts,
 )
@@ -45,6 +46,7 @@ def feed(buffer: FrameBuffer, stream: bytes, sizes: list[int] | None = None) -> 
         turn += 1
         while (frame := buffer.next_frame()) is not None:
             frames.append(bytes(frame))
+        buffer.settle()
     return frames
 
 
@@ -59,7 +61,7 @@ def test_frames_come_out_as_they_went_in(lengths: list[int], sizes: list[int]) -
     stream = b"".join(map(framed, bodies))
     buffer = FrameBuffer(LIMIT)
     assert feed(buffer, stream, sizes) == bodies
-    assert not buffer.pending
+    assert not buffer.partial
     assert feed(FrameBuffer(LIMIT), stream) == bodies
 
 
@@ -83,15 +85,15 @@ def test_a_frame_is_owned_by_who_took_it() -> None:
         frames[0] += b"more"  # nobody else holds on to it
 
 
-def test_pending_says_that_a_frame_has_begun() -> None:
+def test_partial_says_that_a_frame_has_begun() -> None:
     for size in (100, 200_000):
         buffer = FrameBuffer(LIMIT)
         stream = framed(bytes(size))
-        assert not buffer.pending
-        assert feed(buffer, stream[:3]) == [] and buffer.pending
-        assert feed(buffer, stream[3:-1]) == [] and buffer.pending
+        assert not buffer.partial
+        assert feed(buffer, stream[:3]) == [] and buffer.partial
+        assert feed(buffer, stream[3:-1]) == [] and buffer.partial
         assert feed(buffer, stream[-1:]) == [bytes(size)]
-        assert not buffer.pending
+        assert not buffer.partial
 
 
 @pytest.mark.parametrize("size", [-1, -(2**31), 1001, 2**31 - 1])
@@ -114,7 +116,7 @@ def test_B2_an_announcement_alone_allocates_little() -> None:
         feed(buffer, struct.pack(">i", LIMIT))
         assert tracemalloc.get_traced_memory()[1] < EAGER_MAX + 4 * SMALL_FRAME_MAX
         received = feed(buffer, bytes(3 << 20))
-        assert received == [] and buffer.pending
+        assert received == [] and buffer.partial
         assert tracemalloc.get_traced_memory()[0] < 12 << 20  # a doubling beyond what arrived, and the test's own
     finally:
         tracemalloc.stop()
@@ -128,12 +130,49 @@ def test_a_large_frame_is_received_in_place() -> None:
     assert feed(buffer, stream[100:]) == [stream[4:]]
 
 
-def test_a_busy_connection_reads_more_at_a_time() -> None:
+def test_whole_frames_that_were_not_taken_out_yet_are_not_partial() -> None:
     buffer = FrameBuffer(LIMIT)
-    before = len(buffer.space())
-    stream = framed(b"x" * 100) * 5000
-    assert len(feed(buffer, stream)) == 5000
-    assert len(buffer.space()) > 4 * before
+    stream = framed(b"one") + framed(b"two") + framed(b"three")[:5]
+    buffer.space()[: len(stream)] = stream
+    buffer.received(len(stream))
+    assert buffer.next_frame() == b"one"
+    buffer.settle()
+    assert not buffer.partial and buffer.held == len(stream) - 7
+    assert buffer.next_frame() == b"two" and buffer.partial
+    buffer.settle()
+    assert buffer.next_frame() is None and buffer.partial
+    assert feed(buffer, b"hree") == [b"three"]
+    assert not buffer.partial and buffer.held == 0
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_connections_that_share_a_scratch_do_not_mix(seed: int) -> None:
+    """Some frames stay for a later turn, as when a connection has to wait for an answer."""
+    rng, scratch = random.Random(seed), Scratch()
+    bodies = [[rng.randbytes(rng.choice((0, 3, 300, 20_000, 65_536, 65_537))) for _ in range(9)] for _ in range(4)]
+    streams = [b"".join(map(framed, each)) for each in bodies]
+    buffers = [FrameBuffer(LIMIT, scratch) for _ in streams]
+    frames: list[list[bytes]] = [[] for _ in streams]
+    while any(streams) or any(buffer.held for buffer in buffers):
+        n = rng.randrange(4)
+        space = buffers[n].space()
+        full = len(space) == 0
+        piece = streams[n][: min(len(space), rng.choice((1, 100, 70_000)))]
+        space[: len(piece)] = piece
+        buffers[n].received(len(piece))
+        streams[n] = streams[n][len(piece) :]
+        while (full or rng.randrange(3)) and (frame := buffers[n].next_frame()) is not None:
+            frames[n].append(bytes(frame))
+        buffers[n].settle()
+    assert frames == bodies
+
+
+def test_nothing_left_over_takes_no_memory() -> None:
+    scratch = Scratch()
+    buffer = FrameBuffer(LIMIT, scratch)
+    feed(buffer, framed(b"x" * 100) * 5000)
+    assert buffer.held == 0
+    assert buffer.space() is scratch.view
 
 
 # ---- request headers

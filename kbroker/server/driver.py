@@ -1,0 +1,272 @@
+"""Driver: one connection's stream and core (connection.py) put together, with what has to be waited for.
+
+    step       called when something has arrived: receive, handle, send what goes. Never waits, needs no task
+    _attend    a task, only while there is something to wait for: an answer still to come, a peer that has not read
+               what it was sent, memory for the rest of a large request. It stays for the next time, until the
+               connection has been quiet for a while
+
+A connection that is owed an answer which does not go out, or that may not handle its next request, is not read from.
+A connection that has broken the protocol is closed once what it was owed before is sent, LAST_WORDS_S at most.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from contextlib import suppress
+
+import trio
+
+from kafka_wire.errors import ProtocolError
+from kafka_wire.frames import Parts
+from kbroker.api.registry import CloseConnection
+from kbroker.env import Stream
+from kbroker.server.connection import Connection, memory_of
+from kbroker.server.memory import AnswerMemory, RequestMemory
+
+LAST_WORDS_S = 30.0
+PARTIAL_FRAME_MAX_S = 30.0
+UNREAD_MAX_S = 30.0
+DISCARD_MAX = 16  # receives, before closing on a client that goes on sending
+
+log = logging.getLogger("kbroker.connection")
+
+
+class House:
+    """What all connections of a listener share: the nursery of their tasks, bounds, and whom to tell."""
+
+    __slots__ = ("nursery", "requests", "answers", "complain", "closed")
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        requests: RequestMemory,
+        answers: AnswerMemory,
+        complain: Callable[[str, BaseException | None], None],
+        closed: Callable[[Driver], None],
+    ) -> None:
+        """complain: told, in a line for people, of a client that breaks the protocol, or of a failure of our own."""
+        self.nursery = nursery
+        self.requests = requests
+        self.answers = answers
+        self.complain = complain
+        self.closed = closed
+
+
+class Driver:
+    """Serves one stream until the client leaves, breaks the protocol, or it is told to close."""
+
+    __slots__ = (
+        "stream", "core", "house", "_more", "_rest", "_held", "_owed", "_paused", "_leaving", "_closed", "_attended",
+        "_scope", "_bell", "_steps", "_progress", "_quiet_s",
+    )  # fmt: skip
+
+    def __init__(self, stream: Stream, core: Connection, house: House) -> None:
+        self.stream = stream
+        self.core = core
+        self.house = house
+        self._more = False  # whole frames may be left over from the last step
+        self._rest: Parts = ()  # made, taken, and not sent
+        self._held = 0  # bytes noted with house.requests
+        self._owed = 0  # bytes noted with house.answers
+        self._paused = False
+        self._leaving = False  # nothing more is received: the client has left, or core.failure
+        self._closed = False
+        self._attended = False  # the task is there
+        self._scope: trio.CancelScope | None = None  # of the task
+        self._bell: trio.Event | None = None  # the task has nothing to do, and waits for it
+        self._steps = 0
+        self._progress = 0  # of steps and of bytes sent, when last looked at
+        self._quiet_s = 0.0
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self.stream.watch(self.step, self.house.nursery)
+
+    def step(self) -> bool:
+        """See to what has arrived. True when there is more to be done than one step may."""
+        self._steps += 1
+        try:
+            if self._more or self._receive():
+                self._more = self.core.handle()
+                self._send()
+            self._take_stock()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            log.debug("the connection from %s broke", self.core.peer)
+            self.close()
+        except OSError as error:
+            self._tell_of_disk(error)
+            self.close()
+        return self._more and not self._paused
+
+    def close(self) -> None:
+        """Close the stream at once, and forget what the client is owed; idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._more = False
+        if self.core.failure is not None:
+            self._discard()
+        self.house.requests.note(self, 0)
+        self.house.answers.note(self, 0)
+        self.house.closed(self)
+        if self._scope is not None:
+            self._scope.cancel()  # the task forgets the answers, as it may be waiting for one
+        else:
+            self.core.abandon()
+        self.stream.close()
+
+    def evict(self) -> None:
+        """Called when all connections together are owed too much, and this one for longest."""
+        self.house.complain(f"closing the connection from {self.core.peer}: it does not read its answers", None)
+        self.close()
+
+    def look(self, elapsed_s: float, idle_max_s: float) -> str | None:
+        """Called every elapsed_s seconds: why this connection ought to be closed, if so.
+
+        Quiet is who makes no progress in what it is its turn to do: send (the rest of) a request, or read. Who waits
+        for our answer is not.
+        """
+        core, progress = self.core, self._steps + self.stream.sent
+        owed = bool(self._rest)
+        waits_for_us = not owed and (core.line or self._more or self._lacks_memory())
+        if progress != self._progress or waits_for_us:
+            self._progress, self._quiet_s = progress, 0.0
+            return None
+        self._quiet_s += elapsed_s
+        if owed:
+            return "it does not read its answers" if self._quiet_s >= UNREAD_MAX_S else None
+        if self._quiet_s >= (PARTIAL_FRAME_MAX_S if core.frames.partial else idle_max_s):
+            return f"nothing for {self._quiet_s:.0f} s"
+        if self._bell is not None:
+            self._attended = False  # the task is not needed any more
+            self._bell.set()
+        return None
+
+    # -- steps --------------------------------------------------------------------------------------------------------
+
+    def _receive(self) -> bool:
+        """Receive what is there; whether there was something."""
+        received = self.stream.receive_now(self.core.frames.space())
+        if received:
+            self.core.frames.received(received)
+            return True
+        if received == 0:
+            self._leaving = True
+        return False
+
+    def _send(self) -> None:
+        """Send the answers that are there, as far as they go; not while the task is sending."""
+        if not self._rest and (parts := self.core.take()):
+            self._rest = self.stream.send_now(parts)
+
+    def _take_stock(self) -> None:
+        """Account for what is held and owed; stop receiving or go on; call the task if there is something to await."""
+        core = self.core
+        held = core.frames.held
+        if held != self._held:
+            self._held = held
+            self.house.requests.note(self, held)
+        owed = memory_of(self._rest) + core.queued if self._rest or core.queued else 0
+        if owed != self._owed:
+            self._owed = owed
+            self.house.answers.note(self, owed)
+        if core.failure is not None and not self._leaving:
+            self._leaving = True
+            self._tell(core.failure)
+        hindered = bool(self._rest) or self._leaving or not core.may_handle() or self._lacks_memory()
+        if hindered != self._paused:
+            self._paused = hindered
+            if hindered:
+                self.stream.pause()
+            else:
+                self._more = not core.frames.is_empty
+                self.stream.resume()
+        if hindered or core.line:
+            self._call_attendant()
+
+    def _lacks_memory(self) -> bool:
+        return self._held > 0 and not self.house.requests.may_go_on(self)
+
+    # -- what waits ---------------------------------------------------------------------------------------------------
+
+    def _call_attendant(self) -> None:
+        """See to it that the task runs, unless there is nothing left to do but to close."""
+        if self._closed:
+            return
+        if self._leaving and not self._rest and not self.core.line and not self._attended:
+            self.close()
+            return
+        if self._bell is not None:
+            self._attended = True
+            self._bell.set()
+        elif not self._attended:
+            self._attended = True
+            self._scope = trio.CancelScope()
+            self.house.nursery.start_soon(self._attend)
+        if self._leaving and self._scope is not None and self._scope.deadline == math.inf:
+            self._scope.deadline = trio.current_time() + LAST_WORDS_S
+
+    async def _attend(self) -> None:
+        """The task: wait for what has to be waited for, then for the next such thing."""
+        dismissed = False
+        assert self._scope is not None
+        try:
+            with self._scope:
+                while not self._leaving or self._rest or self.core.line:
+                    await self._deliver()
+                    if self._lacks_memory():
+                        await self.house.requests.wait_turn(self)
+                        self._take_stock()
+                    if not (self._leaving or self._rest or self.core.line):
+                        self._bell = trio.Event()
+                        await self._bell.wait()
+                        self._bell = None
+                        if not self._attended:
+                            dismissed = True
+                            break
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            log.debug("the connection from %s broke", self.core.peer)
+        except OSError as error:
+            self._tell_of_disk(error)
+        except Exception as error:
+            self._tell(error)
+        finally:
+            self._attended = False
+            self._scope = self._bell = None
+            if self._closed:
+                self.core.abandon()
+            elif not dismissed:
+                self.close()
+
+    async def _deliver(self) -> None:
+        """Send what the client is owed, waiting for every answer still to come."""
+        core = self.core
+        while self._rest or core.line:
+            if self._rest:
+                await self.stream.send(self._rest)
+                self._rest = ()
+            elif (waiting := core.next_waiting()) is not None:
+                core.arrived(await waiting.parts())
+            self._send()
+            self._take_stock()
+
+    # -- ends ---------------------------------------------------------------------------------------------------------
+
+    def _tell(self, failure: Exception) -> None:
+        if isinstance(failure, ProtocolError | CloseConnection):
+            self.house.complain(f"closing the connection from {self.core.peer}: {failure}", None)
+        else:
+            self.house.complain(f"closing the connection from {self.core.peer} after a failure of our own", failure)
+
+    def _tell_of_disk(self, error: OSError) -> None:
+        log.error("closing the connection from %s: reading for it failed: %s", self.core.peer, error)
+
+    def _discard(self) -> None:
+        """Receive what has arrived, for nothing: closing over it would be a reset, and take the last answers away."""
+        scratch = memoryview(bytearray(65536))
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            for _ in range(DISCARD_MAX):
+                if not self.stream.receive_now(scratch):
+                    break

@@ -1,0 +1,333 @@
+"""Connections as they are driven: by the pump, by a task each, in memory. Fairness, bounds, last words, idleness."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from kbroker.api.registry import Api
+from kbroker.env import Net
+from kbroker.env.features import Features
+from kbroker.server.connection import FRAMES_MAX, SEND_MAX
+from kbroker.server.driver import LAST_WORDS_S, UNREAD_MAX_S
+from kbroker.server.listener import REAPER_INTERVAL_S, Server
+from kbroker.server.memory import AnswerMemory, RequestMemory
+from kbroker.testing.client import BareClient
+from kbroker.testing.net import MemoryNetwork
+from tests.env.worlds import BARE, MEMORY, REAL, make_net
+from tests.server.connection_tools import SERVICES, Handlers, framed, heartbeat, metadata, receive
+
+WORLDS = [MEMORY, REAL, BARE]  # a task each, the pump, a task each
+GONE = (trio.EndOfChannel, trio.BrokenResourceError)
+HOST = "127.0.0.1"
+
+
+class House:
+    """A served listener and its clients."""
+
+    def __init__(self, net: Net, server: Server, nursery: trio.Nursery) -> None:
+        self.net = net
+        self.server = server
+        self.nursery = nursery
+        self.clients: list[BareClient] = []
+
+    async def client(self) -> BareClient:
+        client = BareClient(await self.net.connect(*self.server.listener.address))
+        self.clients.append(client)
+        return client
+
+    async def settle(self) -> None:
+        """Until nothing moves any more; through the kernel that takes a moment."""
+        await wait_all_tasks_blocked(0.0 if isinstance(trio.lowlevel.current_clock(), MockClock) else 0.02)
+
+
+@asynccontextmanager
+async def house(
+    net: Net, apis: dict[int, Api], *, requests_max: int = 1 << 30, answers_max: int = 1 << 30
+) -> AsyncIterator[House]:
+    listener = await net.listen(HOST, 0)
+    server = Server("PLAINTEXT", listener, SERVICES, apis, RequestMemory(requests_max), AnswerMemory(answers_max))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.run)
+        made = House(net, server, nursery)
+        yield made
+        for client in made.clients:
+            await client.stream.aclose()
+        nursery.cancel_scope.cancel()
+    assert not server.drivers
+    assert server.requests.bytes_held == server.answers.bytes_held == 0
+
+
+async def ids(client: BareClient, count: int) -> list[int]:
+    """The correlation ids of the next answers."""
+    with trio.fail_after(30):
+        return [int.from_bytes((await client.receive_frame())[:4], "big") for _ in range(count)]
+
+
+async def is_hung_up_on(client: BareClient) -> bool:
+    with trio.fail_after(10_000):
+        try:
+            await client.receive_frame()
+        except GONE:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("world", WORLDS)
+async def test_who_asks_a_little_is_answered_before_who_asks_much(world: str) -> None:
+    handlers = Handlers(answer_size=20_000)
+    async with house(make_net(world), handlers.apis()) as home:
+        greedy, good = await home.client(), await home.client()
+        await home.settle()
+        greedy.stream.send_now([b"".join(metadata(n) for n in range(2000))])
+        good.stream.send_now([heartbeat(7)])
+        assert await ids(good, 1) == [7]
+        assert len(handlers.handled) <= 3 * FRAMES_MAX
+        for _ in range(20):  # and so it goes on
+            before = len(handlers.handled)
+            await good.stream.send([heartbeat(8)])
+            assert await ids(good, 1) == [8]
+            assert len(handlers.handled) - before <= 3 * FRAMES_MAX
+
+
+@pytest.mark.parametrize("world", WORLDS)
+async def test_B5_a_connection_whose_answers_are_not_read_is_not_read_from(world: str) -> None:
+    handlers, asked = Handlers(answer_size=200_000), 200
+    async with house(make_net(world), handlers.apis()) as home:
+        greedy, good = await home.client(), await home.client()
+        await greedy.stream.send([b"".join(metadata(n) for n in range(asked))])
+        await home.settle()
+        handled = len(handlers.handled)
+        assert handled < asked
+        assert 0 < home.server.answers.bytes_held <= SEND_MAX + handlers.answer_size + 100
+        await good.stream.send([heartbeat(7)])
+        assert await ids(good, 1) == [7]
+        assert len(handlers.handled) == handled + 1
+        assert await ids(greedy, asked) == list(range(asked)), "all is there once it reads"
+        assert home.server.answers.bytes_held == 0
+
+
+@pytest.mark.parametrize("world", WORLDS)
+async def test_B5_of_many_who_do_not_read_some_are_hung_up_on(world: str) -> None:
+    handlers = Handlers(answer_size=10_000_000)  # more than any kernel buffers
+    bound = 2 * handlers.answer_size + 1000
+    async with house(make_net(world), handlers.apis(), answers_max=bound) as home:
+        greedy = [await home.client() for _ in range(5)]
+        for client in greedy:
+            await client.stream.send([metadata(1)])
+            await home.settle()
+            assert home.server.answers.bytes_held <= bound
+        assert len(home.server.drivers) < 5
+        for client in greedy[:2]:
+            with pytest.raises(GONE):
+                await ids(client, 1)
+        assert await ids(greedy[-1], 1) == [1]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+async def test_B1_what_was_earned_is_answered_before_a_broken_frame_ends_the_connection(world: str) -> None:
+    handlers = Handlers()
+    async with house(make_net(world), handlers.apis()) as home:
+        client, good = await home.client(), await home.client()
+        await client.stream.send([heartbeat(1) + heartbeat(2) + framed(b"no request") + heartbeat(3) * 5000])
+        assert await ids(client, 2) == [1, 2]
+        assert await is_hung_up_on(client)
+        await good.stream.send([heartbeat(7)])
+        assert await ids(good, 1) == [7]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+async def test_B1_and_so_is_what_is_still_to_come(world: str) -> None:
+    handlers = Handlers()
+    async with house(make_net(world), handlers.apis(overlaps=True)) as home:
+        client = await home.client()
+        await client.stream.send([heartbeat(1, "wait") + heartbeat(2, "wait") + heartbeat(3) + framed(b"")])
+        await home.settle()
+        assert len(home.server.drivers) == 1
+        while len(handlers.bells) < 2:  # the second begins to wait when the first is answered
+            for bell in handlers.bells:
+                bell.set()
+            await home.settle()
+        handlers.bells[1].set()
+        assert await ids(client, 3) == [1, 2, 3]
+        assert await is_hung_up_on(client)
+
+
+async def test_B5_last_words_are_waited_for_so_long(autojump_clock: MockClock) -> None:
+    handlers = Handlers()
+    async with house(make_net(MEMORY), handlers.apis(overlaps=True)) as home:
+        client = await home.client()
+        await client.stream.send([heartbeat(1, "wait") + framed(b"")])
+        assert await is_hung_up_on(client)
+        assert LAST_WORDS_S <= trio.current_time() <= LAST_WORDS_S + 1
+
+
+@pytest.mark.parametrize("world", WORLDS)
+async def test_a_client_that_stops_sending_gets_its_answers(world: str) -> None:
+    handlers = Handlers()
+    async with house(make_net(world), handlers.apis(overlaps=True)) as home:
+        client = await home.client()
+        await client.stream.send([heartbeat(1, "wait")])
+        await home.settle()
+        assert len(home.server.drivers) == 1
+        await client.stream.aclose()
+        handlers.bells[0].set()
+        await home.settle()
+        assert not home.server.drivers
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("group", ["fail", "wait"])
+async def test_a_failure_of_our_own_costs_one_connection(
+    world: str, group: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers = Handlers()
+
+    async def fail() -> Any:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(handlers, "_wait", fail)
+    async with house(make_net(world), handlers.apis()) as home:
+        client, good = await home.client(), await home.client()
+        await client.stream.send([heartbeat(1) + heartbeat(2, group) + heartbeat(3)])
+        assert await ids(client, 1) == [1]
+        assert await is_hung_up_on(client)
+        await good.stream.send([heartbeat(7)])
+        assert await ids(good, 1) == [7]
+    assert "a bug" in caplog.text
+
+
+@pytest.mark.parametrize("world", WORLDS)
+async def test_a_cancelled_server_forgets_what_is_still_to_come(world: str) -> None:
+    handlers = Handlers()
+    async with house(make_net(world), handlers.apis(overlaps=True)) as home:
+        client = await home.client()
+        await client.stream.send([heartbeat(1, "wait") + heartbeat(2, "wait")])
+        await home.settle()
+
+
+class TestTasks:
+    """A connection that waits for its client has no task."""
+
+    @pytest.mark.skipif(not Features.detect().epoll, reason="without epoll each connection has a task")
+    async def test_B5_none_until_there_is_something_to_wait_for_and_none_some_time_after(self) -> None:
+        handlers = Handlers()
+        async with house(make_net(REAL), handlers.apis()) as home:
+            clients = [await home.client() for _ in range(20)]
+            for client in clients:
+                await client.stream.send([heartbeat(1)])
+                assert await ids(client, 1) == [1]
+            assert self.tasks(home) == 1, "the reaper"
+            await clients[0].stream.send([heartbeat(1, "wait")])
+            await home.settle()
+            assert self.tasks(home) == 2
+            handlers.bells[0].set()
+            assert await ids(clients[0], 1) == [1]
+            await home.settle()
+            assert self.tasks(home) == 2, "it stays for the next time"
+            for _ in range(2):
+                home.server.look_round(REAPER_INTERVAL_S)
+            await home.settle()
+            assert self.tasks(home) == 1
+            await clients[0].stream.send([heartbeat(2, "wait") + heartbeat(3)])
+            await home.settle()
+            handlers.bells[1].set()
+            assert await ids(clients[0], 2) == [2, 3]
+
+    def tasks(self, home: House) -> int:
+        """How many the server has below its own."""
+        (server,) = home.nursery.child_tasks
+        return sum(len(nursery.child_tasks) for nursery in server.child_nurseries)
+
+    async def test_one_that_is_dismissed_just_as_it_is_needed_stays(self) -> None:
+        handlers = Handlers()
+        async with house(make_net(MEMORY), handlers.apis()) as home:
+            client = await home.client()
+            await client.stream.send([heartbeat(1, "wait")])
+            await home.settle()
+            handlers.bells[0].set()
+            await home.settle()
+            (driver,) = home.server.drivers
+            home.server.look_round(REAPER_INTERVAL_S)
+            home.server.look_round(REAPER_INTERVAL_S)
+            receive(driver.core, heartbeat(2, "wait"))
+            driver._more = True
+            driver.step()  # before the task has noticed
+            await home.settle()
+            handlers.bells[1].set()
+            assert await ids(client, 2) == [1, 2]
+
+
+class TestReaper:
+    """B5: who makes no progress in what it is its turn to do is hung up on."""
+
+    async def test_who_waits_for_our_answer_is_not_idle(self, autojump_clock: MockClock) -> None:
+        """A long poll with a request pipelined behind it, longer than any limit."""
+        handlers = Handlers()
+        async with house(make_net(MEMORY), handlers.apis()) as home:
+            client = await home.client()
+            await client.stream.send([heartbeat(1, "wait") + heartbeat(2) + heartbeat(3)[:5]])
+            await trio.sleep(3600)
+            handlers.bells[0].set()
+            assert await ids(client, 2) == [1, 2]
+            assert await is_hung_up_on(client), "now it is about the third, of which the rest does not come"
+            assert 3630 <= trio.current_time() <= 3660
+
+    async def test_who_does_not_read_its_answers(self, autojump_clock: MockClock) -> None:
+        handlers = Handlers(answer_size=1_000_000)
+        async with house(make_net(MEMORY), handlers.apis()) as home:
+            client, slow = await home.client(), await home.client()
+            await client.stream.send([metadata(1)])
+            await slow.stream.send([metadata(1)])
+            for _ in range(9):  # a slow reader goes on for as long as it reads
+                await trio.sleep(REAPER_INTERVAL_S + 1)
+                await slow.stream.receive_into(memoryview(bytearray(100_000)))
+            assert trio.current_time() > UNREAD_MAX_S + 2 * REAPER_INTERVAL_S
+            assert [driver.core.peer.address for driver in home.server.drivers] == [slow.stream.local]
+
+    async def test_who_waits_for_memory_is_not_idle(self, autojump_clock: MockClock) -> None:
+        async with house(make_net(MEMORY), Handlers().apis(), requests_max=100_000) as home:
+            first, second = await home.client(), await home.client()
+            begun = (1_000_000).to_bytes(4, "big")
+            for client in (first, second):
+                await client.stream.send([begun + bytes(100_000)])
+                await home.settle()
+            for _ in range(10):
+                await trio.sleep(20)
+                await first.stream.send([bytes(10_000)])
+            assert len(home.server.drivers) == 2
+            await trio.sleep(50)
+            assert len(home.server.drivers) == 1, "the first has stopped, and it is the second's turn"
+            assert await is_hung_up_on(first)
+
+
+async def test_a_crowd_in_memory_is_the_same_crowd(autojump_clock: MockClock) -> None:
+    """Pieces of any size, latency none, hundreds of requests that wait or not: each is answered, in order."""
+    handlers = Handlers()
+    network = MemoryNetwork(seed=3, buffer_size=3000)
+    async with house(network.host(HOST), handlers.apis(overlaps=True)) as home:
+
+        async def ring() -> None:
+            while True:
+                await trio.sleep(0.01)
+                for bell in handlers.bells:
+                    bell.set()
+                handlers.bells.clear()
+
+        async def ask(client: BareClient) -> None:
+            requests = b"".join(heartbeat(n, "wait" if n % 3 else "now") for n in range(300))
+            async with trio.open_nursery() as both:
+                both.start_soon(client.stream.send, [requests])
+                assert await ids(client, 300) == list(range(300))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ring)
+            async with trio.open_nursery() as asking:
+                for _ in range(8):
+                    asking.start_soon(ask, await home.client())
+            nursery.cancel_scope.cancel()
