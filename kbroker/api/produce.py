@@ -150,7 +150,7 @@ def _append(
         partition.check_append(acks)
         rules = partition.log.rules
         header = check_batch(batch, rules.config)
-        if rules.must_read(header, now_ms):
+        if not rules.passes(batch, header, now_ms):
             batch, header = yield from rules.examine(batch, now_ms)
         appended = partition.append(batch, acks, now_ms, header)
     except KafkaError as error:

@@ -2,9 +2,10 @@
 
     first_batch      there is one whole batch of magic 2, and no more
     check_batch      its header: base offset, size, CRC, codec, count, sequence. Costs a microsecond, always done
-    Rules.must_read  whether the records have to be read: the topic compacts, wants another codec or a closer look
-                     (`kbroker.produce.validate`), or the header's timestamps cannot be true
-    Rules.examine    reads them, in turns; names each bad record, mends the largest timestamp, changes the codec
+    Rules.passes     nearly every batch: nothing about its records has to be known (`kbroker.produce.validate`) and the
+                     header's timestamps can be true, or a quick look at not too many records shows them to be fine
+    Rules.examine    reads the records of others, in turns; names each bad one, mends the largest timestamp, changes the
+                     codec
 
 The order of the checks and the answers are Kafka's, as far as it has an order: nothing, an old format or several
 batches INVALID_RECORD, a length that lies CORRUPT_MESSAGE, a base offset INVALID_RECORD, too large MESSAGE_TOO_LARGE,
@@ -26,8 +27,8 @@ from typing import NoReturn, TypeAlias
 from kafka_wire import compression as codecs
 from kafka_wire import records
 from kafka_wire.errors import ErrorCode, KafkaError
-from kafka_wire.records import BatchHeader, check_crc, read_header
-from kafka_wire.walk import RECORD_SIZE_MIN, RecordWalk, heads
+from kafka_wire.records import BatchHeader, CorruptRecords, check_crc, read_header
+from kafka_wire.walk import FAR, RECORD_SIZE_MIN, RECORDS_AT_ONCE, RecordWalk, heads, walk_fields, walk_lengths
 from kbroker.config.topic import TopicConfig
 from kbroker.turns import Errands, do_errands
 
@@ -36,7 +37,7 @@ CODEC_MAX = 4
 RECORD_ERRORS_MAX = 1000  # named of one batch; the rest is told by its code
 BATCH_BYTES_MIN = 1024 * 1024  # what the bounds of decompression count from, at least
 GROWTH_MAX, RATIO_MAX = 16, 1024
-AT_ONCE_BYTES, AT_ONCE_BYTES_MAX = 4 * 1024, 128 * 1024  # decompressed in the event loop: compressed, decompressed
+AT_ONCE_BYTES, AT_ONCE_BYTES_MAX = 16 * 1024, 128 * 1024  # compressed, decompressed: in the event loop
 HEADS_AT_ONCE = 64  # between two pauses
 _MAGIC_AT, _MESSAGE_MIN, _LENGTH_AT, _RECORDS_AT = 16, 14, 8, records.HEADER_SIZE
 
@@ -121,7 +122,17 @@ def _size_of(data: WritableBuffer, at: int) -> int:
 class Rules:
     """What a topic's settings demand of a batch."""
 
-    __slots__ = ("config", "stamps", "_codec", "_reads", "_reads_fields", "_before_ms", "_after_ms")
+    __slots__ = (
+        "config",
+        "stamps",
+        "_codec",
+        "_reads",
+        "_reads_fields",
+        "_reads_quickly",
+        "_walk",
+        "_before_ms",
+        "_after_ms",
+    )
 
     def __init__(self, config: TopicConfig) -> None:
         self.config = config
@@ -132,24 +143,40 @@ class Rules:
             level != "header" or config.compacts or self._codec not in (None, codec)
             for codec, level in enumerate(levels)
         ]
+        self._reads_quickly = not self._codec  # or another codec is to be made
         self._reads_fields = [level == "full" or config.compacts for level in levels]
+        self._walk = walk_fields if self._reads_fields[0] else walk_lengths
         self._before_ms = config.message_timestamp_before_max_ms
         self._after_ms = config.message_timestamp_after_max_ms
 
-    def must_read(self, header: BatchHeader, now_ms: int) -> bool:
-        """Whether the records have to be read: the settings ask for it, or the header's timestamps cannot be true."""
+    def passes(self, batch: WritableBuffer, header: BatchHeader, now_ms: int) -> bool:
+        """Whether a checked batch may be stored as it is, as far as its header and a quick look can tell.
+
+        If not, examine says what is wrong, or makes it right.
+        """
         base, latest, attributes = header[7], header[8], header[5]
-        if self._reads[attributes & 7] or attributes & 0x08:
-            return True
-        if self.stamps:
+        if attributes & 0x08:
             return False
-        return latest < base or latest <= 0 or latest - now_ms > self._after_ms or now_ms - base > self._before_ms
+        low = high = 0
+        if self._reads[attributes & 7]:
+            count = header[12]
+            if count > RECORDS_AT_ONCE or not self._reads_quickly or attributes & 7:
+                return False
+            try:
+                end, low, high, has_null_key = self._walk(batch, _RECORDS_AT, 0, count, FAR, -FAR)
+            except CorruptRecords:
+                return False
+            if end != len(batch) or base + high != latest or (has_null_key and self.config.compacts):
+                return False
+        elif (latest < base or latest <= 0) and not self.stamps:
+            return False
+        return self.stamps or (latest - now_ms <= self._after_ms and now_ms - base - low <= self._before_ms)
 
     def check(self, batch: WritableBuffer, now_ms: int) -> tuple[WritableBuffer, BatchHeader]:
         """The whole check at once, for batches that are known to be small. Raises what the parts raise."""
         batch = first_batch(batch)
         header = check_batch(batch, self.config)
-        return do_errands(self.examine(batch, now_ms)) if self.must_read(header, now_ms) else (batch, header)
+        return (batch, header) if self.passes(batch, header, now_ms) else do_errands(self.examine(batch, now_ms))
 
     def examine(self, batch: WritableBuffer, now_ms: int) -> Errands[tuple[WritableBuffer, BatchHeader]]:
         """Read the records of a checked batch; the batch as it is to be stored, and its header.

@@ -25,9 +25,12 @@ Buffer: TypeAlias = "bytes | memoryview"
 
 RECORDS_AT_ONCE = 256  # 50 to 100 µs: a pause of kbroker.turns
 RECORD_SIZE_MIN = 7  # bytes: seven fields of one each
+FAR = 1 << 64  # beyond every timestamp
 _INT32_BITS, _INT64_BITS = 32, 64
 _NULL = 1  # the varint -1
 _FIELD_SIZE_MIN = 2  # of a record header
+
+Walked: TypeAlias = "tuple[int, int, int, bool]"  # position, smallest and largest timestamp delta, any null key
 
 
 class RecordWalk:
@@ -50,8 +53,8 @@ class RecordWalk:
     def step(self, records_max: int = RECORDS_AT_ONCE) -> bool:
         """Read on; whether all records have been read. Raises CorruptRecords (INVALID_RECORD)."""
         last = min(self.index + records_max, self.count)
-        walk = _walk_fields if self.reads_fields else _walk_lengths
-        low, high = (self.low, self.high) if self.index else (_FAR, -_FAR)
+        walk = walk_fields if self.reads_fields else walk_lengths
+        low, high = (self.low, self.high) if self.index else (FAR, -FAR)
         self.pos, self.low, self.high, has_null_key = walk(self.data, self.pos, self.index, last, low, high)
         self.index, self.has_null_key = last, self.has_null_key or has_null_key
         if last < self.count:
@@ -79,13 +82,8 @@ def heads(data: Buffer, count: int) -> Iterator[Head]:
         yield Head(delta, data[at] != _NULL)
 
 
-_FAR = 1 << 64  # beyond every timestamp
-_Walked: TypeAlias = (
-    "tuple[int, int, int, bool]"  # position, smallest and largest timestamp delta, whether a key is null
-)
-
-
-def _walk_lengths(data: Buffer, pos: int, first: int, last: int, low: int, high: int) -> _Walked:
+def walk_lengths(data: Buffer, pos: int, first: int, last: int, low: int, high: int) -> Walked:
+    """Read records first to last, not included, from a position on. low, high: what was found so far, or FAR, -FAR."""
     known, due, start = -1, 0, pos
     try:
         for due in range(2 * first, 2 * last, 2):  # the offset delta, as a varint says it
@@ -109,7 +107,10 @@ def _walk_lengths(data: Buffer, pos: int, first: int, last: int, low: int, high:
             if moment != known:
                 known = moment
                 moment = (moment >> 1) ^ -(moment & 1)
-                low, high = min(moment, low), max(moment, high)
+                if moment < low:
+                    low = moment
+                if moment > high:
+                    high = moment
             delta = data[at]
             if delta >= 0x80:
                 byte = data[at + 1]
@@ -124,7 +125,8 @@ def _walk_lengths(data: Buffer, pos: int, first: int, last: int, low: int, high:
     return pos, low, high, False
 
 
-def _walk_fields(data: Buffer, pos: int, first: int, last: int, low: int, high: int) -> _Walked:
+def walk_fields(data: Buffer, pos: int, first: int, last: int, low: int, high: int) -> Walked:
+    """The same, field by field."""
     known, due, start, has_null_key = -1, 0, pos, False
     try:
         for due in range(2 * first, 2 * last, 2):
@@ -148,7 +150,10 @@ def _walk_fields(data: Buffer, pos: int, first: int, last: int, low: int, high: 
             if moment != known:
                 known = moment
                 moment = (moment >> 1) ^ -(moment & 1)
-                low, high = min(moment, low), max(moment, high)
+                if moment < low:
+                    low = moment
+                if moment > high:
+                    high = moment
             delta = data[at]
             at += 1
             if delta >= 0x80:
