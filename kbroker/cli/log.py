@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +36,8 @@ log = LazyGroup(
 @click.option("--records", is_flag=True, help="The records too, a line each.")
 def dump(file: Path, records: bool) -> None:
     """Show the batches of a segment FILE (*.log), a line each. Exit status 1 when one is damaged."""
-    from kbroker.cli.segments import RECORDS_BYTES_MAX, batches, opened
+    from kbroker.cli.segments import batches, opened
+    from kbroker.log.inspection import DECOMPRESSED_BYTES_MAX
 
     damaged = 0
     try:
@@ -47,7 +49,7 @@ def dump(file: Path, records: bool) -> None:
                 else:
                     click.echo(f"at byte {position}  DAMAGED: {problem}")
                 if records and header is not None and not problem:
-                    for line in _record_lines(view, position, RECORDS_BYTES_MAX):
+                    for line in _record_lines(view, position, DECOMPRESSED_BYTES_MAX):
                         click.echo(line)
     except OSError as error:
         raise Failed(f"cannot read {file}: {error.strerror}") from None
@@ -56,38 +58,80 @@ def dump(file: Path, records: bool) -> None:
 
 
 @click.command()
-@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def verify(directory: Path) -> None:
-    """Check every segment and index below DIRECTORY: CRCs, offsets, records.
+@click.argument(
+    "directories",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIRECTORY...",
+)
+def verify(directories: tuple[Path, ...]) -> None:  # fmt: skip
+    """Check every segment and index below each DIRECTORY: CRCs, offsets, every field of every record, timestamps.
 
-    Exit status 1 when something is damaged.
+    A DIRECTORY is a broker's data, or one partition's. Nothing is changed. A bad batch is told by its offset with the
+    reason; exit status 1 when there is one, or other damage. Beside a running broker, what it is writing just now may
+    be passed over.
     """
-    from kbroker.cli.segments import check_segment, segment_paths
+    from kbroker.cli.segments import segment_paths
 
-    partitions = segment_paths(directory)
-    segments = batches = size = 0
-    problems: list[tuple[Path, str]] = []
-    for paths in partitions.values():
-        due = 0
-        for path in paths:
-            if int(path.stem) < due:
-                problems.append((path, f"begins before the end of the segment before it, offset {due}"))
-            try:
-                checked = check_segment(path)
-            except OSError as error:
-                problems.append((path, f"cannot be read: {error.strerror}"))
-                continue
-            due, segments = checked.next_offset, segments + 1
-            batches, size = batches + checked.batches, size + checked.size
-            problems += checked.problems
-    for path, problem in problems:
-        click.echo(f"{path.relative_to(directory)}: {problem}")
-    what = ", ".join((plural(len(partitions), "partition"), plural(segments, "segment"), plural(batches, "batch")))
-    if problems:
-        raise Failed(f"{what}, {plural(size, 'byte')}: {plural(len(problems), 'problem')}")
-    click.echo(f"{what}, {plural(size, 'byte')}: no damage")
-    if not partitions:
-        click.echo(f"kbroker: there are no segments below {directory}", file=sys.stderr)
+    counts = Counter[str]()
+    for directory in directories:
+        with _held(directory) as holder:
+            if holder:
+                click.echo(f"kbroker: {holder} is writing to {directory}", err=True)
+            partitions = segment_paths(directory)
+            for paths in partitions.values():
+                for path, problem in _verify_partition(paths, bool(holder), counts):
+                    counts["problem"] += 1
+                    click.echo(f"{path.relative_to(directory)}: {problem}")
+            counts["partition"] += len(partitions)
+            if not partitions:
+                click.echo(f"kbroker: there are no segments below {directory}", err=True)
+    what = ", ".join(plural(counts[name], name) for name in ("partition", "segment", "batch", "byte"))
+    if counts["problem"]:
+        raise Failed(f"{what}: {plural(counts['problem'], 'problem')}")
+    click.echo(f"{what}: no damage")
+
+
+def _verify_partition(paths: list[Path], is_growing: bool, counts: Counter[str]) -> Iterator[tuple[Path, str]]:
+    from kbroker.cli.segments import check_segment
+
+    due = 0
+    for path in paths:
+        if int(path.stem) < due:
+            yield path, f"begins before the end of the segment before it, offset {due}"
+        try:
+            checked = yield from check_segment(path, is_growing=is_growing and path is paths[-1])
+        except OSError as error:
+            yield path, f"cannot be read: {error.strerror}"
+            continue
+        due = checked.next_offset
+        counts.update(segment=1, batch=checked.batches, byte=checked.size)
+
+
+@contextmanager
+def _held(directory: Path) -> Iterator[str]:
+    """Keep a broker from starting on the data meanwhile; yields who has it already, "" when nobody."""
+    from kbroker.env import DirectoryLocked
+    from kbroker.env.features import Features
+    from kbroker.env.real_lock import take_lock
+
+    paths = [each / ".lock" for each in (directory, directory.parent) if (each / ".lock").exists()]
+    if not paths:
+        yield ""
+        return
+    try:
+        lock = take_lock(str(paths[0]), Features.detect())
+    except DirectoryLocked as error:
+        yield error.holder
+        return
+    except OSError:  # a volume that is mounted for reading: nobody can write to it
+        yield ""
+        return
+    try:
+        yield ""
+    finally:
+        lock.release()
 
 
 def _batch_line(position: int, header: BatchHeader) -> str:

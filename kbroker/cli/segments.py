@@ -3,21 +3,24 @@
 A partition's directory holds `<base offset, 20 digits>.log` with its `.index` (relative offset int32, position int32)
 and `.timeindex` (timestamp int64, relative offset int32), entries ascending; what follows the entries may be zeros.
 An offset index entry points to the batch that holds its offset, a time index entry to an offset of the segment.
+
+A file is mapped and walked once, index beside it, and what is wrong is told as it is found: neither the size of a
+segment nor the number of its faults is one of memory.
 """
 
 from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from kafka_wire.errors import KafkaError
-from kafka_wire.records import HEADER_SIZE, BatchHeader, check_crc, read_header, read_records
+from kafka_wire.records import HEADER_SIZE, BatchHeader, check_crc, read_header
+from kbroker.log.inspection import batch_problem
 
-RECORDS_BYTES_MAX = 1 << 30  # decompressed size of one batch; more is a lie
 _OFFSET_ENTRY = struct.Struct(">ii")
 _TIME_ENTRY = struct.Struct(">qi")
 
@@ -31,12 +34,15 @@ class Found(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """What one segment holds, and what is wrong with it: (file, problem) pairs."""
+    """What one segment holds."""
 
     batches: int
     size: int
     next_offset: int
-    problems: list[tuple[Path, str]]
+
+
+Problem: TypeAlias = "tuple[Path, str]"
+Problems: TypeAlias = Iterator[Problem]
 
 
 @contextmanager
@@ -74,40 +80,38 @@ def batches(view: memoryview) -> Iterator[Found]:
         position += header.size
 
 
-def check_segment(path: Path) -> Checked:
-    """Walk a segment's CRCs and offsets, and its indexes."""
-    problems: list[tuple[Path, str]] = []
+def check_segment(path: Path, *, is_growing: bool = False) -> Generator[Problem, None, Checked]:
+    """Walk a segment's batches, their records, and its indexes. What is wrong is yielded as (file, text).
+
+    is_growing: a broker is writing it, so that its end may be torn and its indexes lag behind. Raises OSError.
+    """
     base_offset = int(path.stem)
-    expected, count = base_offset, 0
-    at: dict[int, BatchHeader] = {}
+    due, count = base_offset, 0
+    index = _OffsetIndexCheck(path.with_suffix(".index"), base_offset)
+    is_whole = True
     with opened(path) as view:
         size = len(view)
         for position, header, problem in batches(view):
-            if problem:
-                problems.append((path, f"at byte {position}: {problem}"))
+            is_whole = not problem or (header is not None and position + header.size <= size and header.magic == 2)
+            if problem and not (is_growing and not is_whole):
+                yield path, _at(position, header) + problem
             if header is None:
                 continue
-            if header.base_offset < expected:
-                problems.append((path, f"at byte {position}: offset {header.base_offset}, {expected} or more is due"))
+            if header.base_offset < due:
+                yield path, _at(position, header) + f"where {due} or more is due"
             count += 1
-            at[position] = header
-            expected = max(expected, header.next_offset)
-            if not problem:
-                problems += [(path, f"at byte {position}: {text}") for text in record_problems(view, position, header)]
-    problems += _check_offset_index(path.with_suffix(".index"), base_offset, at)
-    problems += _check_time_index(path.with_suffix(".timeindex"), base_offset, expected)
-    return Checked(count, size, expected, problems)
+            yield from index.batch(position, header)
+            due = max(due, header.next_offset)
+            if not problem and (text := batch_problem(view, position, header)):
+                yield path, _at(position, header) + text
+    if is_whole:
+        yield from index.end()
+        yield from _check_time_index(path.with_suffix(".timeindex"), base_offset, due)
+    return Checked(count, size, due)
 
 
-def record_problems(view: memoryview, position: int, header: BatchHeader) -> Iterator[str]:
-    """Whether the records of a batch can be read, and are as many as its header says."""
-    try:
-        found = sum(1 for _ in read_records(view, position, max_bytes=RECORDS_BYTES_MAX))
-    except KafkaError as error:
-        yield f"its records cannot be read: {error.message}"
-        return
-    if found != header.count:
-        yield f"{found} records, the header says {header.count}"
+def _at(position: int, header: BatchHeader | None) -> str:
+    return f"at byte {position}: " if header is None else f"offset {header.base_offset} at byte {position}: "
 
 
 def segment_paths(directory: Path) -> dict[Path, list[Path]]:
@@ -119,21 +123,38 @@ def segment_paths(directory: Path) -> dict[Path, list[Path]]:
     return found
 
 
-def _check_offset_index(path: Path, base_offset: int, at: dict[int, BatchHeader]) -> Iterator[tuple[Path, str]]:
-    last = (-1, -1)
-    for number, (relative, position) in enumerate(_entries(path, _OFFSET_ENTRY)):
-        header = at.get(position)
-        offset = base_offset + relative
-        if (relative, position) <= last:
-            yield path, f"entry {number}: not after the entry before it"
-        elif header is None:
-            yield path, f"entry {number}: no batch begins at byte {position}"
-        elif not header.base_offset <= offset <= header.last_offset:
-            yield path, f"entry {number}: offset {offset} is not in the batch at byte {position}"
-        last = (relative, position)
+class _OffsetIndexCheck:
+    """An offset index, compared with the batches as they pass."""
+
+    def __init__(self, path: Path, base_offset: int) -> None:
+        self.path = path
+        self.base_offset = base_offset
+        self.entries = enumerate(_entries(path, _OFFSET_ENTRY))
+        self.next = next(self.entries, None)
+        self.last = (-1, -1)
+
+    def batch(self, position: int, header: BatchHeader) -> Problems:
+        """Judge the entries up to a batch's position."""
+        while self.next is not None and (self.next[1][1] <= position or self.next[1] <= self.last):
+            number, entry = self.next
+            offset = self.base_offset + entry[0]
+            if entry <= self.last:
+                yield self.path, f"entry {number}: not after the entry before it"
+            elif entry[1] < position:
+                yield self.path, f"entry {number}: no batch begins at byte {entry[1]}"
+            elif not header.base_offset <= offset <= header.last_offset:
+                yield self.path, f"entry {number}: offset {offset} is not in the batch at byte {position}"
+            self.last = entry
+            self.next = next(self.entries, None)
+
+    def end(self) -> Problems:
+        """Judge the entries behind the last batch."""
+        while self.next is not None:
+            yield self.path, f"entry {self.next[0]}: no batch begins at byte {self.next[1][1]}"
+            self.next = next(self.entries, None)
 
 
-def _check_time_index(path: Path, base_offset: int, next_offset: int) -> Iterator[tuple[Path, str]]:
+def _check_time_index(path: Path, base_offset: int, next_offset: int) -> Problems:
     last_timestamp, last_relative = -1, -1
     for number, (timestamp, relative) in enumerate(_entries(path, _TIME_ENTRY)):
         if timestamp < last_timestamp or relative < last_relative:

@@ -21,7 +21,7 @@ from typing import NamedTuple, NoReturn, TypeAlias
 from kafka_wire.errors import ErrorCode
 from kafka_wire.records import CorruptRecords
 
-Buffer: TypeAlias = "bytes | memoryview"
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
 RECORDS_AT_ONCE = 256  # 50 to 100 µs: a pause of kbroker.turns
 RECORD_SIZE_MIN = 7  # bytes: seven fields of one each

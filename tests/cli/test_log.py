@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from kafka_wire.records import ControlType, Record, build_batch, control_batch, read_header
+from kafka_wire.records import ControlType, Record, assign, build_batch, control_batch, read_header, rebuild
 from kbroker.cli import cli
+from kbroker.env import DirectoryLocked
+from kbroker.env.features import Features
+from kbroker.env.real_lock import take_lock
+from tests.log.odd_batches import KAFKA_FIELDS, KAFKA_RECORDS, batch_of, record
+from tests.log.tools import NOW
 
 
 def batch(base_offset: int, *values: bytes, **settings: int) -> bytearray:
@@ -89,7 +96,7 @@ def damage(partition: Path, what: str) -> None:
         ("flipped bit", "the CRC does not match"),
         ("zeros", "200 bytes that begin with zeros"),
         ("magic", "magic 1: only batches of magic 2"),
-        ("offset goes back", "offset 0, 2 or more is due"),
+        ("offset goes back", ": where 2 or more is due"),
     ],
 )
 def test_damage_is_found(partition: Path, what: str, message: str) -> None:
@@ -97,7 +104,8 @@ def test_damage_is_found(partition: Path, what: str, message: str) -> None:
     result = invoke("verify", partition.parent)
     assert result.exit_code == 1
     assert message in result.stdout
-    assert f"demo-0/{0:020}.log: at byte " in result.stdout
+    where = "at byte" if what in ("torn header", "zeros") else "offset"
+    assert f"demo-0/{0:020}.log: {where} " in result.stdout
     if what != "offset goes back":
         dumped = invoke("dump", segment(partition))
         assert (dumped.exit_code, "DAMAGED: " in dumped.stdout) == (1, True)
@@ -129,3 +137,94 @@ def test_empty_directory(tmp_path: Path) -> None:
     result = invoke("verify", tmp_path)
     assert result.exit_code == 0
     assert "there are no segments" in result.stderr
+
+
+@pytest.mark.parametrize("codec", range(5))
+@pytest.mark.parametrize("name", [*KAFKA_RECORDS, *KAFKA_FIELDS])
+def test_what_a_consumer_would_choke_on_is_found(partition: Path, name: str, codec: int) -> None:
+    """Batches with a right CRC that `kbroker.produce.validate` let in."""
+    odd = {**KAFKA_RECORDS, **KAFKA_FIELDS}[name]
+    bad = batch_of(odd.payload, odd.count, codec, **odd.fields)
+    assign(bad, 0, 100, 0)
+    path = segment(partition, 3)
+    path.write_bytes(path.read_bytes() + bad)
+    result = invoke("verify", partition)
+    if name in ("one ahead", "one behind"):  # they can be read, and are what their header says
+        assert result.exit_code == 0
+    else:
+        assert (result.exit_code, result.stdout.count("\n")) == (1, 1)
+        assert f"{3:020}.log: offset 100 at byte " in result.stdout
+
+
+@pytest.mark.parametrize("latest", [-1, 0, 1])
+def test_a_header_that_lies_about_time_is_found(partition: Path, latest: int) -> None:
+    bad = batch_of(record(5), 1, latest=latest)
+    assign(bad, 0, 4, 0)
+    segment(partition, 4).write_bytes(bad)
+    result = invoke("verify", partition)
+    assert result.exit_code == 1
+    assert f"offset 4 at byte 0: its largest timestamp is {NOW + 5}, the header says {latest}" in result.stdout
+
+
+def test_compacted_batches_are_whole(partition: Path) -> None:
+    whole = batch(4, b"a", b"b", b"c", b"d")
+    kept = rebuild(whole, max_bytes=10_000, keep=lambda record: record.offset in (5, 6))
+    empty = rebuild(batch(8, b"a"), max_bytes=10_000, keep=lambda record: False)
+    segment(partition, 4).write_bytes(kept + empty)
+    assert invoke("verify", partition).exit_code == 0
+
+
+def test_several_directories(partition: Path) -> None:
+    other = partition.with_name("demo-1")
+    other.mkdir()
+    segment(other).write_bytes(batch(0, b"a")[:-1] + b"!")
+    result = invoke("verify", partition, other)
+    assert (result.exit_code, "the CRC does not match" in result.stdout) == (1, True)
+    assert "2 partitions, 3 segments, 4 batches" in result.stderr
+
+
+def test_beside_a_running_broker_it_only_reads(partition: Path) -> None:
+    """The newest segment may be torn where the broker is writing; nothing else may."""
+    lock = take_lock(str(partition.parent / ".lock"), Features.detect())
+    try:
+        before = (partition.parent / ".lock").read_bytes()
+        path = segment(partition, 3)
+        path.write_bytes(path.read_bytes() + batch(4, b"half")[:-7])
+        result = invoke("verify", partition.parent)
+        assert (result.exit_code, "no damage" in result.stdout) == (0, True)
+        assert f"process {os.getpid()}" in result.stderr and "is writing to" in result.stderr
+        damage(partition, "torn")
+        assert invoke("verify", partition.parent).exit_code == 1
+        assert (partition.parent / ".lock").read_bytes() == before
+    finally:
+        lock.release()
+
+
+def test_no_broker_starts_while_it_looks(partition: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = []
+
+    def look(directory: Path) -> dict[Path, list[Path]]:
+        with pytest.raises(DirectoryLocked):
+            take_lock(str(directory / ".lock"), Features.detect())
+        held.append(directory)
+        return {}
+
+    take_lock(str(partition.parent / ".lock"), Features.detect()).release()
+    monkeypatch.setattr("kbroker.cli.segments.segment_paths", look)
+    invoke("verify", partition.parent)
+    assert held
+    take_lock(str(partition.parent / ".lock"), Features.detect()).release()
+
+
+def test_memory_does_not_grow_with_the_segment(tmp_path: Path) -> None:
+    def peak(count: int) -> int:
+        path = tmp_path / f"{0:020}.log"
+        path.write_bytes(b"".join(batch(n, b"v") for n in range(count)))
+        invoke("verify", tmp_path)
+        tracemalloc.start()
+        assert invoke("verify", tmp_path).exit_code == 0
+        highest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return highest
+
+    assert peak(3000) < peak(300) + 100_000
