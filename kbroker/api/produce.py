@@ -189,7 +189,7 @@ def _note_refusal(partition: Partition, batch: Any) -> None:
     if batch is not None and len(batch) >= HEADER_SIZE:
         header = read_header(batch)
         if header.size == len(batch) and check_crc(batch, 0, header):
-            partition.log.producers.refused(header)
+            partition.log.refuse(header)
 
 
 def _refusal(index: int, error: KafkaError, log_start: int, under_way: _Produce) -> PartitionProduceResponse:

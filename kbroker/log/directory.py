@@ -363,7 +363,7 @@ class LogDirectory:
         if each.offline is not None:
             return
         now_ms = self.env.clock.data_ms()
-        each.producers.expire(now_ms, expiration_ms)
+        each.expire_producers(now_ms, expiration_ms)
         try:
             if each.high_watermark is not None:
                 each.apply_retention(now_ms, each.high_watermark.value)

@@ -199,6 +199,14 @@ class PartitionLog:
         self._write(batch, header, base_offset, leader_epoch, now_ms)
         return Appended(base_offset, base_offset + header.last_offset_delta, append_time_ms, False)
 
+    def refuse(self, header: BatchHeader) -> None:
+        """Note that a batch was refused for now: those its producer sent behind it must not come first."""
+        self.producers.refused(header)
+
+    def expire_producers(self, now_ms: int, expiration_ms: int) -> int:
+        """Forget producers that wrote nothing for expiration_ms. Returns how many."""
+        return self.producers.expire(now_ms, expiration_ms)
+
     def _write(
         self, batch: WritableBuffer, header: BatchHeader, base_offset: int, leader_epoch: int, now_ms: int
     ) -> None:

@@ -19,7 +19,6 @@ a producer, and we keep the power to recognise every repetition after a restart.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from kafka_wire import primitives
@@ -48,14 +47,30 @@ class SeenBatch(NamedTuple):
 class Producer:
     """One producer: its epoch and last batches, oldest first. Batches of an older epoch are forgotten."""
 
-    __slots__ = ("epoch", "batches", "coordinator_epoch", "txn_first_offset", "seen_ms")
+    __slots__ = ("epoch", "batches", "coordinator_epoch", "txn_first_offset", "seen_ms", "packed")
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
         self.batches: list[SeenBatch] = []
         self.coordinator_epoch = -1
         self.txn_first_offset = -1  # of the open transaction; -1 when there is none
+        self.packed = b""  # its entries in a snapshot, while they are right: most producers are silent between two
         self.seen_ms = -1  # when it last wrote, by the data clock; `touch` says so of what was read back
+
+    def pack(self, producer_id: int) -> bytes:
+        """Its entries in a snapshot: one for each batch, or one that tells of none."""
+        tail = (self.coordinator_epoch, self.txn_first_offset)
+        if not self.batches:
+            return _ENTRY.pack(producer_id, self.epoch, NO_SEQUENCE, -1, 0, self.seen_ms, *tail)
+        entries = [
+            _ENTRY.pack(
+                producer_id, self.epoch, each.last_sequence, each.last_offset, each.last_offset - each.base_offset,
+                each.timestamp_ms, *tail,
+            )
+            for each in self.batches
+        ]  # fmt: skip
+        self.packed = b"".join(entries)
+        return self.packed
 
 
 class CorruptSnapshot(Exception):
@@ -122,6 +137,7 @@ class ProducerStates:
         elif header.producer_epoch != producer.epoch:
             producer.epoch = header.producer_epoch
             producer.batches.clear()
+        producer.packed = b""
         producer.seen_ms = now_ms
         if header.is_control:  # a marker ends the transaction and carries no sequence
             producer.txn_first_offset = -1
@@ -166,19 +182,9 @@ class ProducerStates:
 
     def snapshot(self) -> bytes:
         """The state as a snapshot file's content."""
-        entries = b"".join(_ENTRY.pack(*entry) for entry in self._entries())
+        entries = b"".join([each.packed or each.pack(producer_id) for producer_id, each in self.by_id.items()])
         body = struct.pack(">i", len(entries) // _ENTRY.size) + entries
         return struct.pack(">hI", _VERSION, primitives.crc32c(body)) + body
-
-    def _entries(self) -> Iterator[tuple[int, int, int, int, int, int, int, int]]:
-        for producer_id, producer in self.by_id.items():
-            tail = (producer.coordinator_epoch, producer.txn_first_offset)
-            for seen in producer.batches:
-                delta = seen.last_offset - seen.base_offset
-                at = (seen.last_sequence, seen.last_offset, delta, seen.timestamp_ms)
-                yield (producer_id, producer.epoch, *at, *tail)
-            if not producer.batches:
-                yield (producer_id, producer.epoch, NO_SEQUENCE, -1, 0, producer.seen_ms, *tail)
 
     def load(self, data: bytes) -> None:
         """Replace the state by a snapshot's. Raises CorruptSnapshot."""
@@ -211,6 +217,7 @@ class ProducerStates:
             producer = self.by_id[producer_id] = Producer(epoch)
         producer.coordinator_epoch = coordinator_epoch
         producer.txn_first_offset = txn_first_offset
+        producer.packed = b""
         if last_sequence != NO_SEQUENCE:
             first = (last_sequence - delta) & SEQUENCE_MAX
             producer.batches.append(SeenBatch(first, last_sequence, last_offset - delta, last_offset, timestamp_ms))

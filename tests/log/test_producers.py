@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import BatchHeader, read_header
-from kbroker.log.producers import BATCHES_KEPT, SEQUENCE_MAX, CorruptSnapshot, ProducerStates
+from kbroker.log.producers import BATCHES_KEPT, SEQUENCE_MAX, CorruptSnapshot, Producer, ProducerStates
 from tests.log.tools import NOW, batch
 
 
@@ -99,6 +99,7 @@ def test_P2_a_snapshot_holds_everything(steps: list[tuple[int, int, bool]]) -> N
         epoch, sequence = (epoch + 1, 0) if bump else (epoch, sequence)
         partition.send(sent(sequence, count, epoch, producer))
         state[producer] = epoch, (sequence + count) % (SEQUENCE_MAX + 1)
+        data = partition.states.snapshot()  # what is kept of one must not get into the next
     data = partition.states.snapshot()
     loaded = ProducerStates()
     loaded.load(data)
@@ -107,6 +108,27 @@ def test_P2_a_snapshot_holds_everything(steps: list[tuple[int, int, bool]]) -> N
         assert loaded.by_id[producer_id].batches == producer.batches
         assert loaded.by_id[producer_id].epoch == producer.epoch
         assert len(producer.batches) <= BATCHES_KEPT
+
+
+def test_a_snapshot_costs_what_changed_since_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred thousand producers of which few write: as it is where each process makes its own."""
+    packed: list[int] = []
+    pack = Producer.pack
+    monkeypatch.setattr(
+        Producer, "pack", lambda self, producer_id: packed.append(producer_id) or pack(self, producer_id)
+    )
+    states = ProducerStates()
+    for producer_id in range(1000):
+        states.update(sent(0, producer=producer_id), producer_id)
+    states.snapshot()
+    packed.clear()
+    for producer_id in (3, 500):
+        states.update(sent(1, producer=producer_id), 1000 + producer_id)
+    data = states.snapshot()
+    assert packed == [3, 500]
+    fresh = ProducerStates()
+    fresh.load(data)
+    assert fresh.by_id[500].batches == states.by_id[500].batches and len(fresh.by_id[500].batches) == 2
 
 
 def test_the_snapshot_format() -> None:
