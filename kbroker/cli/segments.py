@@ -20,6 +20,7 @@ from typing import NamedTuple, TypeAlias
 from kafka_wire.errors import KafkaError
 from kafka_wire.records import HEADER_SIZE, BatchHeader, check_crc, read_header
 from kbroker.log.inspection import batch_problem
+from kbroker.turns import do_errands
 
 _OFFSET_ENTRY = struct.Struct(">ii")
 _TIME_ENTRY = struct.Struct(">qi")
@@ -102,7 +103,7 @@ def check_segment(path: Path, *, is_growing: bool = False) -> Generator[Problem,
             count += 1
             yield from index.batch(position, header)
             due = max(due, header.next_offset)
-            if not problem and (text := batch_problem(view, position, header)):
+            if not problem and (text := do_errands(batch_problem(view[position : position + header.size], header))):
                 yield path, _at(position, header) + text
     if is_whole:
         yield from index.end()

@@ -76,6 +76,7 @@ BROKER_KEYS = (
         choices=("header", "structure", "full"),
         update=CLUSTER_WIDE,
     ),
+    ConfigKey("kbroker.scrub.bytes.per.second", LONG, 1_048_576, low=0, update=CLUSTER_WIDE),
     ConfigKey("log.cleanup.policy", LIST, "delete", choices=("compact", "delete"), update=CLUSTER_WIDE),
     ConfigKey("log.retention.ms", LONG, None, check=check_not_zero, update=CLUSTER_WIDE),
     ConfigKey("log.retention.minutes", INT, None, check=check_not_zero),

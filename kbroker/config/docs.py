@@ -97,6 +97,8 @@ BROKER_DOCS = {
     "group.min.session.timeout.ms": "The shortest session timeout a member may ask for (classic protocol).",
     "inter.broker.listener.name": "The listener brokers use among themselves.",
     "kbroker.data.dir": "Where kbroker keeps its data. Goes before log.dirs and log.dir.",
+    "kbroker.scrub.bytes.per.second": "How fast records are read afterwards that kbroker.produce.validate let in "
+    "without reading every field. A batch that would stop consumers is told of in the log. 0: not at all.",
     "leader.imbalance.check.interval.seconds": "How often the balance of leaders is looked at.",
     "listener.security.protocol.map": "Which protocol each listener speaks. kbroker speaks PLAINTEXT so far; entries "
     "for listeners that are not used do no harm.",

@@ -37,6 +37,7 @@ from kbroker.log.errors import LogOffline
 from kbroker.log.log import LONG_MAX, PartitionLog
 from kbroker.log.opening import Opening, Outcome, run_some
 from kbroker.log.recovery import Crash
+from kbroker.log.scrubber import Scrubber
 
 LOCK = ".lock"
 CLEAN_MARKER = ".kafka_cleanshutdown"
@@ -58,6 +59,7 @@ class LogDirectory:
         self.config = config
         self.crash = Crash.CLEAN  # how the last broker here ended; known after open
         self.logs: dict[Key, PartitionLog] = {}
+        self.scrubber = Scrubber(env, self.logs, lambda: self.config.get_int("kbroker.scrub.bytes.per.second"))
         self._lock: Lock | None = None
         self._recovery_points = OffsetCheckpoint(env.disk, RECOVERY_POINTS)
         self._log_starts = OffsetCheckpoint(env.disk, LOG_STARTS)
@@ -314,6 +316,7 @@ class LogDirectory:
             nursery.start_soon(self._every, "log.retention.check.interval.ms", self._housekeeping)
             nursery.start_soon(self._every, "log.flush.offset.checkpoint.interval.ms", self._checkpoint)
             nursery.start_soon(self._release_idle)
+            nursery.start_soon(self.scrubber.run)
             task_status.started()
 
     async def _every(self, name: str, duty: Callable[[], Awaitable[None]]) -> None:

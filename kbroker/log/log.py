@@ -70,7 +70,7 @@ class PartitionLog:
     __slots__ = (
         "disk", "directory", "topic_id", "config", "start_offset", "end", "flushed", "epochs", "producers", "segments",
         "size", "offline", "high_watermark", "is_created", "_on_due", "_snapshots", "_deleted", "_recent", "_released",
-        "rules", "flushes", "_flushing", "_dirty_since_ms", "_cuts", "_named", "_is_metadata_synced",
+        "rules", "flushes", "unread", "_flushing", "_dirty_since_ms", "_cuts", "_named", "_is_metadata_synced",
     )  # fmt: skip
 
     def __init__(
@@ -111,6 +111,7 @@ class PartitionLog:
         self._is_metadata_synced = recovery_point > 0 and found.is_created
         for segment in found.segments[:-1]:
             segment.is_synced = segment.next_offset < recovery_point
+        self.unread = -1  # from where on nobody has read the records field by field; -1: nothing new to be read
         self.reconfigure(config)
 
     @classmethod
@@ -197,6 +198,8 @@ class PartitionLog:
         base_offset = self.end.value
         assign(batch, 0, base_offset, leader_epoch)
         self._write(batch, header, base_offset, leader_epoch, now_ms)
+        if self.unread < 0 and self.rules.leaves_unread:
+            self.unread = base_offset
         return Appended(base_offset, base_offset + header.last_offset_delta, append_time_ms, False)
 
     def refuse(self, header: BatchHeader) -> None:
@@ -206,6 +209,10 @@ class PartitionLog:
     def expire_producers(self, now_ms: int, expiration_ms: int) -> int:
         """Forget producers that wrote nothing for expiration_ms. Returns how many."""
         return self.producers.expire(now_ms, expiration_ms)
+
+    def looked_through(self, offset: int) -> None:
+        """Everything below an offset has been read field by field (or is given up)."""
+        self.unread = offset if offset < self.end.value else -1
 
     def _write(
         self, batch: WritableBuffer, header: BatchHeader, base_offset: int, leader_epoch: int, now_ms: int
@@ -472,6 +479,7 @@ class PartitionLog:
         truncated = LogTruncated(f"{self.directory} was cut from {old_end.value} to {end}")
         old_end.close(truncated)
         old_flushed.close(truncated)
+        self.unread = min(self.unread, end)
         self.start_offset = min(self.start_offset, end)  # it may have been inside the batch that is cut
         self.epochs.truncate_end(end)
         self._snapshots.truncate(end)

@@ -125,6 +125,7 @@ class Rules:
     __slots__ = (
         "config",
         "stamps",
+        "leaves_unread",
         "_codec",
         "_reads",
         "_reads_fields",
@@ -145,6 +146,7 @@ class Rules:
         ]
         self._reads_quickly = not self._codec  # or another codec is to be made
         self._reads_fields = [level == "full" or config.compacts for level in levels]
+        self.leaves_unread = not all(self._reads_fields)  # some of what is stored nobody has read field by field
         self._walk = walk_fields if self._reads_fields[0] else walk_lengths
         self._before_ms = config.message_timestamp_before_max_ms
         self._after_ms = config.message_timestamp_after_max_ms
