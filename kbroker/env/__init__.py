@@ -218,7 +218,7 @@ class Listener(Protocol):
     address: tuple[str, int]  # with the real port when 0 was asked for
 
     async def accept(self) -> Stream:
-        """The next connection. Survives connections that break in the backlog and a shortage of descriptors."""
+        """The next connection. Skips those that break in the backlog; without a descriptor it hangs up on who comes."""
 
     async def aclose(self) -> None:
         """Stop listening."""
@@ -234,6 +234,10 @@ class AddressInUse(OSError):
 
 class Net(Protocol):
     """Connections to others and from others."""
+
+    def when_short(self, release: Callable[[int], int]) -> None:
+        """Whom to ask when the process has no descriptor left, for a client or a file: release(count) closes so many
+        files that are used least, and says how many it has closed. Called in the event loop."""
 
     async def listen(self, host: str, port: int) -> Listener:
         """Bind and listen; port 0 picks a free one. Raises AddressInUse, or OSError (unknown host, no permission)."""

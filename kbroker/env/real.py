@@ -1,7 +1,8 @@
 """The operating system as an `Env`: `real_env(data_dir)`.
 
-The parts: `real_disk` (files), `real_lock` (the data directory's lock), `real_net` (TCP), `features` (which system
-calls there are), `procfs` (who is in the way). The rest is here: clocks, randomness, threads.
+The parts: `real_disk` (files), `real_lock` (the data directory's lock), `real_net` (TCP), `descriptors` (a reserve of
+them), `features` (which system calls there are), `procfs` (who is in the way). The rest is here: clocks, randomness,
+threads.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TypeVar
 import trio
 
 from kbroker.env import Env
+from kbroker.env.descriptors import Descriptors
 from kbroker.env.features import Features
 from kbroker.env.real_disk import RealDisk
 from kbroker.env.real_net import RealNet
@@ -31,7 +33,9 @@ def real_env(data_dir: str, *, features: Features | None = None) -> Env:
     features: what the system is able to do; found out when not given. Tests switch some off.
     """
     features = features or Features.detect()
-    return Env(RealClock(), RealDisk(data_dir, features), RealNet(features), RealRng(), ThreadOffload())
+    descriptors = Descriptors()
+    disk, net = RealDisk(data_dir, features, descriptors), RealNet(features, descriptors)
+    return Env(RealClock(), disk, net, RealRng(), ThreadOffload())
 
 
 class RealClock:

@@ -15,8 +15,10 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from kbroker.env import Buffer
+from kbroker.env.descriptors import Descriptors
 from kbroker.env.features import Features
 from kbroker.env.real_lock import RealLock, take_lock
 
@@ -203,29 +205,31 @@ class RealFile:
 class RealDisk:
     """A directory of the operating system, as a tree of its own. The directory is created if absent."""
 
-    def __init__(self, root: str, features: Features) -> None:
+    def __init__(self, root: str, features: Features, descriptors: Descriptors | None = None) -> None:
+        """descriptors: where to get one when there is none left."""
         os.makedirs(root, exist_ok=True)
         self.root = os.path.abspath(root)
         self.boot_id = read_boot_id()
+        self._descriptors = descriptors or Descriptors()
         self._features = features
         self._descriptor_class = Descriptor if features.pread else SeekingDescriptor
 
     def open(self, path: str, *, create: bool = False) -> RealFile:
         """Open for reading and appending."""
         flags = os.O_RDWR | os.O_APPEND | BINARY | (os.O_CREAT if create else 0)
-        handle = self._descriptor_class(path, os.open(self._full(path), flags, 0o644), self._features)
+        handle = self._descriptor_class(path, self._open(self._full(path), flags), self._features)
         return RealFile(handle, os.fstat(handle.number).st_size, self._features)
 
     def read(self, path: str) -> bytes:
         """The whole of a small file."""
-        with open(self._full(path), "rb") as file:
+        with open(self._full(path), "rb", opener=self._open) as file:
             return file.read()
 
     def write_atomic(self, path: str, data: Buffer, *, sync: bool = True) -> None:
         """Replace a small file whole."""
         full_path = self._full(path)
         temporary = full_path + ".tmp"
-        with open(temporary, "wb", buffering=0) as file:
+        with open(temporary, "wb", buffering=0, opener=self._open) as file:
             rest = memoryview(data)
             while rest:
                 rest = rest[file.write(rest) :]
@@ -249,7 +253,7 @@ class RealDisk:
 
     def list_dir(self, path: str) -> list[str]:
         """Names in a directory, sorted."""
-        return sorted(os.listdir(self._full(path)))
+        return sorted(self._descriptors.retry(partial(os.listdir, self._full(path))))
 
     def make_dirs(self, path: str) -> None:
         """Create a directory and its parents; present ones are fine."""
@@ -266,7 +270,7 @@ class RealDisk:
     def remove_tree(self, path: str) -> None:
         """Delete a directory with all it holds; an absent one is fine."""
         try:
-            shutil.rmtree(self._full(path))
+            self._descriptors.retry(partial(shutil.rmtree, self._full(path)))
         except FileNotFoundError:
             pass
 
@@ -286,13 +290,17 @@ class RealDisk:
         """The volume's size."""
         return shutil.disk_usage(self.root).total
 
+    def _open(self, full_path: str, flags: int) -> int:
+        """A descriptor, one of the reserve when there is no other."""
+        return self._descriptors.retry(partial(os.open, full_path, flags, 0o644))
+
     def _full(self, path: str) -> str:
         return f"{self.root}/{path}" if path else self.root
 
     def _sync_full_dir(self, full_path: str) -> None:
         if not self._features.dir_sync:
             return
-        fd = os.open(full_path, os.O_RDONLY)
+        fd = self._open(full_path, os.O_RDONLY)
         try:
             os.fsync(fd)
         finally:

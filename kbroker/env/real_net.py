@@ -23,6 +23,7 @@ from typing import TypeAlias
 import trio
 
 from kbroker.env import AddressInUse, Buffer, FileSlice
+from kbroker.env.descriptors import EXHAUSTED, Descriptors
 from kbroker.env.features import Features
 from kbroker.env.procfs import port_holder
 from kbroker.env.real_poller import Poller, Reader
@@ -37,8 +38,8 @@ CREDIT = 4 << 20
 TURN_COST = CREDIT // 64
 BACKLOG = 1024
 
-ACCEPT_RETRY_S = 0.1
-SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+ACCEPT_RETRY_S = 1.0
+NO_MEMORY = (errno.ENOMEM, errno.ENOBUFS)
 
 log = logging.getLogger("kbroker.net")
 
@@ -317,16 +318,18 @@ def after(views: list[memoryview], sent: int) -> list[memoryview]:
 class RealListener:
     """A bound and listening socket."""
 
-    def __init__(self, listening: socket.socket, features: Features) -> None:
+    def __init__(self, listening: socket.socket, features: Features, descriptors: Descriptors) -> None:
         listening.setblocking(False)
         self.address = as_address(listening.getsockname())
         self._socket = listening
         self._features = features
+        self._descriptors = descriptors
         self._closed = False
 
     async def accept(self) -> RealStream:
-        """The next connection; waits through a shortage of descriptors, skips connections that are gone already."""
+        """The next connection. Skips those that are gone already; without a descriptor it hangs up on them."""
         await trio.lowlevel.checkpoint()
+        is_somebody_there = False  # known only in a shortage of descriptors
         while True:
             try:
                 connected, peer = self._socket.accept()
@@ -335,16 +338,36 @@ class RealListener:
             except OSError as error:
                 if self._closed:
                     raise trio.ClosedResourceError("this listener was closed") from None
-                if error.errno in SHORTAGES:
+                if error.errno in EXHAUSTED:
+                    is_somebody_there = await self._see_to_shortage(is_somebody_there)
+                elif error.errno in NO_MEMORY:
                     log.warning("cannot accept on port %d: %s", self.address[1], error)
                     await trio.sleep(ACCEPT_RETRY_S)
-                else:  # ECONNABORTED and, on Linux, pending errors of the new connection (accept(2))
-                    await trio.lowlevel.checkpoint()
+                await trio.lowlevel.checkpoint()  # ECONNABORTED; on Linux also errors of the new connection (accept(2))
             else:
+                self._descriptors.look()
                 try:
                     return RealStream(connected, as_address(peer), self._features)
                 except OSError:  # reset since
                     connected.close()
+
+    async def _see_to_shortage(self, is_somebody_there: bool) -> bool:
+        """There is no descriptor to accept with, which on Linux is said even when there is nobody to be accepted."""
+        if not is_somebody_there:
+            await trio.lowlevel.wait_readable(self._socket)
+            return True
+        if not self._descriptors.make_room():
+            await self._hang_up()
+        return False
+
+    async def _hang_up(self) -> None:
+        """Accept a client with a descriptor of the reserve, and close at once: it need not wait to learn that."""
+        if not self._descriptors.give():
+            await trio.sleep(ACCEPT_RETRY_S)
+            return
+        with suppress(OSError):
+            self._socket.accept()[0].close()
+        self._descriptors.fill()
 
     async def aclose(self) -> None:
         """Stop listening; idempotent."""
@@ -358,8 +381,13 @@ class RealListener:
 class RealNet:
     """The operating system's TCP."""
 
-    def __init__(self, features: Features) -> None:
+    def __init__(self, features: Features, descriptors: Descriptors | None = None) -> None:
         self._features = features
+        self._descriptors = descriptors or Descriptors()
+
+    def when_short(self, release: Callable[[int], int]) -> None:
+        """Whom to ask for descriptors when there is none left."""
+        self._descriptors.when_short(release)
 
     async def listen(self, host: str, port: int) -> RealListener:
         """Bind the first address of host; "" and "::" mean all addresses of both families."""
@@ -372,7 +400,8 @@ class RealNet:
                 listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
             listening.bind(address)
             listening.listen(BACKLOG)
-            return RealListener(listening, self._features)
+            self._descriptors.start()
+            return RealListener(listening, self._features, self._descriptors)
         except OSError as error:
             listening.close()
             if error.errno == errno.EADDRINUSE:

@@ -81,8 +81,12 @@ class Driver:
         self._quiet_s = 0.0
 
     def start(self) -> None:
-        """Begin to serve."""
-        self.stream.watch(self.step, self.house.nursery)
+        """Begin to serve; or close, where the system cannot watch one more connection."""
+        try:
+            self.stream.watch(self.step, self.house.nursery)
+        except OSError as error:
+            self.house.complain(f"closing the connection from {self.core.peer}: it cannot be watched: {error}", None)
+            self.close()
 
     def step(self) -> bool:
         """See to what has arrived. True when there is more to be done than one step may."""

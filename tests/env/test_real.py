@@ -195,17 +195,17 @@ async def test_an_address_in_use_names_the_holder(tmp_path: Path) -> None:
     assert port_holder(port) == ""
 
 
-async def test_accept_survives_a_shortage_of_descriptors(
+async def test_accept_survives_a_shortage_of_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
     listener = await real_env(str(tmp_path)).net.listen("127.0.0.1", 0)
-    failures = [errno.EMFILE, errno.ECONNABORTED, errno.ENFILE]
+    failures = [errno.ENOBUFS, errno.ECONNABORTED, errno.ENOMEM]
     accept = listener._socket.accept
 
     class Failing:
         def accept(self) -> Any:
             if failures:
-                raise OSError(failures.pop(), "no descriptor")
+                raise OSError(failures.pop(), "no memory")
             return accept()
 
         def __getattr__(self, name: str) -> Any:
