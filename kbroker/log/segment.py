@@ -110,10 +110,10 @@ class Segment:
 
     @property
     def file(self) -> File:
-        """The open file, created when there is none. May raise OSError."""
+        """The open file, made when the segment is empty. May raise OSError: FileNotFoundError once it was deleted."""
         file = self.open_file
         if file is None:
-            file = self.open_file = self.disk.open(self.path, create=True)
+            file = self.open_file = self.disk.open(self.path, create=not self.size)
         return file
 
     # appending

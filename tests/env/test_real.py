@@ -137,6 +137,38 @@ def test_a_file_system_that_cannot_tell_is_asked_once(
     assert len(asked) == 1
 
 
+@pytest.mark.parametrize("missing", [None, "sendfile"])
+async def test_a_slow_transfer_outlives_its_file(tmp_path: Path, missing: str | None) -> None:
+    """As when a file is closed because nobody has used it for long, or its segment is deleted."""
+    features = Features.detect()
+    env = real_env(str(tmp_path), features=features.without(missing) if missing else features)
+    content = os.urandom(1 << 20) * 16  # more than the sockets hold
+    file = env.disk.open("a", create=True)
+    file.append([content])
+    fd, parts = file.fileno(), [FileSlice(file.handle, 0, len(content))]
+    listener = await env.net.listen("127.0.0.1", 0)
+    client = await env.net.connect("127.0.0.1", listener.address[1])
+    server = await listener.accept()
+    received = bytearray()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.send, parts)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        file.close()
+        parts.clear()
+        env.disk.remove("a")
+        other = env.disk.open("b", create=True)
+        assert other.fileno() != fd, "the number is not another file's yet"
+        view = memoryview(bytearray(1 << 18))
+        while len(received) < len(content):
+            received += view[: await client.receive_into(view)]
+    assert received == content
+    with pytest.raises(OSError):
+        os.fstat(fd)
+    other.close()
+    for end in (server, client, listener):
+        await end.aclose()
+
+
 @pytest.mark.parametrize("features", [Features.detect(), Features()])
 def test_closing_waits_for_the_worker_that_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features: Features

@@ -11,7 +11,7 @@ from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.log.segment import Segment
 from kbroker.testing.disk import MemoryDisk
-from tests.log.tools import Worker, answers, contents, fill, new_disk, open_log
+from tests.log.tools import NOW, Worker, answers, contents, fill, make_durable, new_disk, open_log
 
 
 def closed_segment(disk: MemoryDisk, *, lost: str = "nothing") -> Segment:
@@ -71,6 +71,22 @@ def test_a_slow_load_survives_the_deletion_of_its_segment() -> None:
         disk.rename(path, path + ".deleted")
     segment.close()
     assert len(loading.run().offsets) > 3, "found in the batches"
+
+
+def test_who_still_looks_into_a_deleted_segment_makes_no_file_of_its_name() -> None:
+    """After a restart it would be an empty segment, and the log begin with it."""
+    disk = new_disk()
+    log = open_log(disk, segment_bytes=1000)
+    fill(log, 20)
+    segment = log.segments[0]
+    log.advance_start(segment.next_offset)
+    make_durable(log)
+    assert log.apply_retention(NOW, 20) == 1
+    for attempt in (segment.load, lambda: segment.position_of(0), lambda: segment.file):
+        with pytest.raises(FileNotFoundError):
+            attempt()
+    disk.kill()
+    assert open_log(disk, Crash.PROCESS).start_offset == log.start_offset == segment.next_offset
 
 
 def test_batches_that_do_not_fill_the_file_are_corrupt() -> None:
