@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import trio
+
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.api.fetch_sessions import FetchSessions
 from kbroker.cluster.admin import Admin
@@ -22,18 +24,20 @@ from kbroker.log.directory import LogDirectory
 from kbroker.replication.manager import ReplicaManager
 from kbroker.replication.partition import Partition
 
+APPLY_WAIT_S = 60.0
 
-@dataclass(slots=True)
+
+@dataclass(frozen=True, slots=True)
 class Services:
-    """The broker, as its handlers see it."""
+    """The broker, as its handlers see it: the owners of its state, and short ways to what is asked for most."""
 
     env: Env
     registration: Registration
     logs: LogDirectory
     replicas: ReplicaManager
-    sessions: FetchSessions
-    producer_ids: ProducerIds
     groups: GroupCoordinator
+    fetch_sessions: FetchSessions
+    producer_ids: ProducerIds
 
     @property
     def admin(self) -> Admin:
@@ -56,8 +60,14 @@ class Services:
         return self.replicas.partitions
 
     async def wait_applied(self) -> None:
-        """Wait until `partitions` has caught up with the image as it is now. The caller bounds the wait."""
-        await self.replicas.wait_applied()
+        """Wait until `partitions` has caught up with the image as it is now.
+
+        Raises KafkaError REQUEST_TIMED_OUT when that takes longer than any client waits.
+        """
+        with trio.move_on_after(APPLY_WAIT_S):
+            await self.replicas.wait_applied()
+            return
+        raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, "The change was written, but is not yet carried out here.")
 
     def partition(self, topic: str, index: int) -> Partition:
         """The local partition.

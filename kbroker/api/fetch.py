@@ -198,13 +198,13 @@ class FetchJob:
         if request.session_epoch not in (FULL, FINAL):
             self._resume(request)
         elif request.session_id != NO_SESSION:
-            self.services.sessions.close(request.session_id)
+            self.services.fetch_sessions.close(request.session_id)
         self._forget_reading()
 
     def _resume(self, request: FetchRequest) -> None:
         """The request's own partitions join the session at once; what it forgets is the caller's to take out."""
         now_ms = self.services.env.clock.data_ms()
-        session = self.services.sessions.resume(request.session_id, request.session_epoch, self.by_id, now_ms)
+        session = self.services.fetch_sessions.resume(request.session_id, request.session_epoch, self.by_id, now_ms)
         session.wanted.update(self.wanted)
         self.session, self.epoch = session, session.epoch
 
@@ -214,7 +214,7 @@ class FetchJob:
         if self.session.wanted:
             self.wanted = dict(self.session.wanted)
         else:
-            self.services.sessions.close(self.session.id)
+            self.services.fetch_sessions.close(self.session.id)
             self.session, self.wanted = None, {}
 
     def _forget_reading(self) -> None:
@@ -438,7 +438,7 @@ class FetchJob:
     def _meet_session(self) -> None:
         """Open the session that is asked for, or see whether the one there is still is where this fetch left it."""
         if self.opens:
-            self.session = self.services.sessions.open(self.by_id, self.services.env.clock.data_ms())
+            self.session = self.services.fetch_sessions.open(self.by_id, self.services.env.clock.data_ms())
         session = self.session
         if session is None:
             return

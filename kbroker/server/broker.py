@@ -118,27 +118,38 @@ class Broker:
             on_ready(Ready(services.image.cluster_id, self.config.node_id, bound, self.advertised()))
 
     def _assemble(self, logs: LogDirectory, store: CoordinationStore) -> Services:
+        """The parts; who is told of what. Nothing runs yet, so what is made later is there when it is called."""
         config, env = self.config, self.env
-        identity = BrokerIdentity(
-            config.node_id, directory_id(env, config.node_id), self.advertised(), config.get_str("broker.rack") or None
-        )
         registration = Registration(
             store,
             env.clock,
-            identity,
+            self._identity(),
             lambda old, new: replicas.on_image(old, new),
             on_lost=lambda: replicas.on_lost(),
             rng=env.rng,
-            topic_defaults=lambda: (
-                replicas.config.get_int("num.partitions"),
-                replicas.config.get_int("default.replication.factor"),
-            ),
+            topic_defaults=lambda: _topic_defaults(replicas.config),
         )
-        slots = config.get_int("max.incremental.fetch.session.cache.slots")
-        sessions = FetchSessions(slots, first_id=1 + env.rng.below(2**30))
         groups = GroupCoordinator(env, registration, logs, lambda: replicas.config)
         replicas = ReplicaManager(config.node_id, logs, config, {OFFSETS_TOPIC: groups}, lambda: registration.is_proven)
-        return Services(env, registration, logs, replicas, sessions, ProducerIds(registration.admin), groups)
+        slots = config.get_int("max.incremental.fetch.session.cache.slots")
+        return Services(
+            env=env,
+            registration=registration,
+            logs=logs,
+            replicas=replicas,
+            groups=groups,
+            fetch_sessions=FetchSessions(slots, first_id=1 + env.rng.below(2**30)),
+            producer_ids=ProducerIds(registration.admin),
+        )
+
+    def _identity(self) -> BrokerIdentity:
+        node_id, rack = self.config.node_id, self.config.get_str("broker.rack") or None
+        return BrokerIdentity(node_id, directory_id(self.env, node_id), self.advertised(), rack)
+
+
+def _topic_defaults(config: BrokerConfig) -> tuple[int, int]:
+    """Partitions and replication factor of a topic that asks for none."""
+    return config.get_int("num.partitions"), config.get_int("default.replication.factor")
 
 
 def _request_bytes_max(config: BrokerConfig) -> int:
@@ -158,7 +169,10 @@ async def _create(topics: Iterable[tuple[str, int]], services: Services) -> None
     for wish, result in zip(wishes, await services.admin.create_topics(wishes), strict=True):
         if isinstance(result, KafkaError) and result.code != ErrorCode.TOPIC_ALREADY_EXISTS:
             raise StartFailed(f"topic {wish.name} cannot be created: {result.message}")
-    await services.wait_applied()
+    try:
+        await services.wait_applied()
+    except KafkaError as error:
+        raise StartFailed(error.message) from error
 
 
 async def run_broker(
