@@ -109,7 +109,7 @@ def _own(resource: DescribeConfigsResource, services: Services) -> tuple[object,
     """What tells a resource's configs from those of others of its type. Raises KafkaError for one that is not there."""
     name = resource.resource_name
     if resource.resource_type == Scope.TOPIC:
-        check_topic_name(name, ())
+        check_topic_name(name)
         topic = services.image.topics.get(name)
         if topic is None:
             raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)

@@ -190,7 +190,7 @@ def _refused(request: MetadataRequest, error: ErrorCode) -> MetadataResponse:
 
 def _why_absent(name: str) -> ErrorCode:
     try:
-        check_topic_name(name, ())
+        check_topic_name(name)
     except KafkaError as error:
         return error.code
     return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION

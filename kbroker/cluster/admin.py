@@ -22,17 +22,18 @@ import trio
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.cluster import config_changes, placement
 from kbroker.cluster.config_changes import ConfigChange
-from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage
+from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage, unified
 from kbroker.cluster.keys import Keys, decode, id_text
 from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.store import CoordinationStore, Delete, Entry, Guard, Op, StoreError, load
-from kbroker.cluster.writer import Txn, Writer
+from kbroker.cluster.writer import Txn, Writer, for_each
 from kbroker.config.keys import Scope
 from kbroker.env import Rng
+from kbroker.turns import Work, finish
 
 PRODUCER_ID_BLOCK = 1000
 ATTEMPTS_MAX = 10
-CHANGES_AT_ONCE = 16
+CHANGES_AT_ONCE = 64  # of all clients together: they share commits
 TXN_OPS = 96  # partitions in a transaction: leaves room for the keys that go with them
 UNASSIGNED = bytes(16)
 
@@ -69,31 +70,23 @@ class Admin:
         self._keys = keys
         self._rng = rng
         self._topic_defaults = topic_defaults
-        self._being_created: set[str] = set()
+        self._being_created: dict[str, str] = {}  # unified name -> name
         self._limiter = trio.CapacityLimiter(CHANGES_AT_ONCE)
 
     async def create_topics(
         self, wishes: Sequence[NewTopic], validate_only: bool = False
     ) -> list[TopicImage | KafkaError]:
-        """Create topics; each is usable when this returns. In the order of the request; duplicate names all fail."""
-        times = Counter(wish.name for wish in wishes)
-        plans: list[TopicImage | KafkaError] = []
+        """Create topics; each is usable when this returns. In the order of the request; duplicate names all fail.
+
+        With validate_only they are as they would be, with ids that are given to none, as in Kafka.
+        """
         reserved: list[str] = []
-        for wish in wishes:
-            try:
-                if times[wish.name] > 1:
-                    raise KafkaError(ErrorCode.INVALID_REQUEST, "Duplicate topic name.")
-                plans.append(self._plan(wish))
-                self._being_created.add(wish.name)
-                reserved.append(wish.name)
-            except KafkaError as error:
-                plans.append(error)
         try:
-            if validate_only:
-                return [plan if isinstance(plan, KafkaError) else replace(plan, id=UNASSIGNED) for plan in plans]
-            return await self._each(plans, self._create)
+            plans = await finish(self._plan_all(wishes, reserved))
+            return plans if validate_only else await self._each(plans, self._create)
         finally:
-            self._being_created.difference_update(reserved)
+            for name in reserved:
+                del self._being_created[unified(name)]
 
     async def delete_topics(self, topics: Sequence[str | bytes]) -> list[TopicImage | KafkaError]:
         """Delete topics by name (str) or id (bytes); what they were, in the order of the request."""
@@ -117,7 +110,7 @@ class Admin:
         async def one(change: ConfigChange) -> None:
             await self._alter(change, validate_only)
 
-        return await self._each(list(changes), one)
+        return await self._each(changes, one)
 
     async def allocate_producer_ids(self, count: int = PRODUCER_ID_BLOCK) -> range:
         """Producer ids nobody else was or will be given (P4). Raises KafkaError REQUEST_TIMED_OUT."""
@@ -139,29 +132,46 @@ class Admin:
 
     async def _each(self, items: Sequence[S | KafkaError], work: Callable[[S], Awaitable[T]]) -> list[T | KafkaError]:
         """Do work for each item that is no error yet, several at a time; results in order."""
-        results: dict[int, T | KafkaError] = {}
+        results: list[T | KafkaError] = [_contended()] * len(items)
 
-        async def one(number: int, item: S) -> None:
+        async def one(number: int, item: S | KafkaError) -> None:
+            if isinstance(item, KafkaError):
+                results[number] = item
+                return
             async with self._limiter:
                 try:
                     results[number] = await _theirs(work(item))
                 except KafkaError as error:
                     results[number] = error
 
-        async with trio.open_nursery() as nursery:
-            for number, item in enumerate(items):
-                if isinstance(item, KafkaError):
-                    results[number] = item
-                else:
-                    nursery.start_soon(one, number, item)
-        return [results[number] for number in range(len(items))]
+        await for_each(one, items, min(len(items), CHANGES_AT_ONCE))
+        return results
 
-    def _plan(self, wish: NewTopic) -> TopicImage:
+    def _plan_all(self, wishes: Sequence[NewTopic], reserved: list[str]) -> Work[list[TopicImage | KafkaError]]:
+        """The topics as they will be; their names are taken from now on, and noted in reserved."""
+        times = Counter(wish.name for wish in wishes)
+        default, _ = self._topic_defaults()
+        if placement.total_partitions(wishes, default) > placement.PARTITIONS_PER_REQUEST_MAX:
+            return [placement.too_many_partitions()] * len(wishes)
+        plans: list[TopicImage | KafkaError] = []
+        for wish in wishes:
+            try:
+                if times[wish.name] > 1:
+                    raise KafkaError(ErrorCode.INVALID_REQUEST, "Duplicate topic name.")
+                plan = yield from self._plan(wish)
+                plans.append(plan)
+                self._being_created[unified(wish.name)] = wish.name
+                reserved.append(wish.name)
+            except KafkaError as error:
+                plans.append(error)
+            yield
+        return plans
+
+    def _plan(self, wish: NewTopic) -> Work[TopicImage]:
         """The topic as it will be."""
         image, name = self._home.image, wish.name
-        placement.check_topic_name(name, image.topics)
-        placement.check_topic_name(name, self._being_created)
-        if name in image.topics or name in self._being_created:
+        placement.check_topic_name(name, image.names, self._being_created)
+        if name in image.topics or unified(name) in self._being_created:
             raise _exists(name)
         configs = config_changes.check_configs(wish.configs)
         partitions, factor = self._topic_defaults()
@@ -170,7 +180,8 @@ class Admin:
         topic_id = self._rng.token(16)
         while topic_id in (UNASSIGNED, UNASSIGNED[:15] + b"\1") or id_text(topic_id).startswith("-"):
             topic_id = self._rng.token(16)  # Kafka's reserved ids; a leading dash looks like an option to its tools
-        return TopicImage(name, topic_id, tuple(placement.new_partitions(topic_id, assignments)), configs)
+        new = yield from placement.new_partitions(topic_id, assignments)
+        return TopicImage(name, topic_id, new, configs)
 
     async def _create(self, topic: TopicImage) -> TopicImage:
         keys = self._keys
@@ -194,20 +205,20 @@ class Admin:
         self, topic_id: bytes, partitions: Sequence[PartitionImage], guards: list[Guard], ops: list[Op]
     ) -> tuple[bool, int]:
         """Write new partitions and, last, the topic's keys. Whether the guards held, and the revision to wait for."""
-        chunks = [self._partition_txn(partitions[i : i + TXN_OPS]) for i in range(0, len(partitions), TXN_OPS)]
-        last_guards, last_ops = chunks.pop()
+        *chunks, last = [partitions[i : i + TXN_OPS] for i in range(0, len(partitions), TXN_OPS)]
+        last_guards, last_ops = self._partition_txn(last)
         if not chunks:
-            succeeded, revision = await self._writer.commit(last_guards + guards, last_ops + ops)
-            return succeeded, revision
+            return await self._writer.commit(last_guards + guards, last_ops + ops)
+        first, *middle = chunks
         mark = self._keys.pending(topic_id)
-        first = chunks.pop(0)
+        first_guards, first_ops = self._partition_txn(first)
         marked = await self._writer.commit(
-            [*first[0], Guard(mark, 0)], [*first[1], self._writer.put(mark, {}, self._home.lease)]
+            [*first_guards, Guard(mark, 0)], [*first_ops, self._writer.put(mark, {}, self._home.lease)]
         )
         if not marked.succeeded:
             return False, marked.revision
         held = Guard(mark, marked.revision)
-        results = await self._writer.commit_all([([*chunk, held], puts) for chunk, puts in chunks])
+        results = await self._writer.commit_all(self._partition_txn(chunk, held) for chunk in middle)
         succeeded, revision = False, max(result.revision for result in [marked, *results])
         if all(result.succeeded for result in results):
             succeeded, revision = await self._writer.commit(
@@ -218,10 +229,11 @@ class Admin:
             await self._delete_partitions(topic_id, first=partitions[0].index)
         return succeeded, revision
 
-    def _partition_txn(self, partitions: Sequence[PartitionImage]) -> Txn:
+    def _partition_txn(self, partitions: Sequence[PartitionImage], *held: Guard) -> Txn:
         keys = [self._keys.partition(partition.topic_id, partition.index) for partition in partitions]
         puts = [self._writer.put(key, partition.fields()) for key, partition in zip(keys, partitions, strict=True)]
-        return [Guard(key, partition.mod_revision) for key, partition in zip(keys, partitions, strict=True)], [*puts]
+        guards = [Guard(key, partition.mod_revision) for key, partition in zip(keys, partitions, strict=True)]
+        return [*guards, *held], [*puts]
 
     async def _delete(self, name_or_id: str | bytes) -> TopicImage:
         tried: TopicImage | None = None
@@ -266,12 +278,11 @@ class Admin:
         await self._delete_entries([entry for entry in page.entries if int(entry.key[len(prefix) :]) >= first])
 
     async def _delete_entries(self, entries: Sequence[Entry]) -> None:
-        txns: list[Txn] = []
-        for start in range(0, len(entries), TXN_OPS):
+        def deletion(start: int) -> Txn:
             chunk = entries[start : start + TXN_OPS]
-            guards = [Guard(entry.key, entry.mod_revision) for entry in chunk]
-            txns.append((guards, [Delete(entry.key) for entry in chunk]))
-        await self._writer.commit_all(txns)
+            return [Guard(entry.key, entry.mod_revision) for entry in chunk], [Delete(entry.key) for entry in chunk]
+
+        await self._writer.commit_all(map(deletion, range(0, len(entries), TXN_OPS)))
 
     async def _grow(
         self, name: str, total: int, assignments: Sequence[Sequence[int]] | None, validate_only: bool
@@ -282,7 +293,7 @@ class Admin:
                 return topic  # a lost reply, or someone with the same wish
             start = self._rng.below(max(1, len(image.brokers)))
             planned = placement.plan_growth(topic, total, assignments, image, start)
-            gained = placement.new_partitions(topic.id, planned, first=len(topic.partitions))
+            gained = await finish(placement.new_partitions(topic.id, planned, first=len(topic.partitions)))
             grown = replace(topic, partitions=(*topic.partitions, *gained))
             if validate_only:
                 return grown

@@ -1,27 +1,31 @@
-"""ClusterImage: the cluster as this broker knows it. Immutable; `apply` makes the next one, `changes` compares two.
+"""ClusterImage: the cluster as this broker knows it. Immutable; `applied` makes the next, `compared` tells two apart.
 
-    key-value entries at a revision ──load──▶ ClusterImage ──apply(events)──▶ ClusterImage ──apply──▶ ...
+    key-value entries at a revision ──loaded──▶ ClusterImage ──applied(events)──▶ ClusterImage ──applied──▶ ...
 
 A topic is seen when it is whole: its key is written after its partitions and deleted before them. Partitions whose
 topic is not seen (being made, being deleted, left behind by a broker that died meanwhile) are `strays`.
 Untouched parts are shared between images, and an image remembers which topics its last step touched, so that one
-change among thousands of topics costs the copying of two dicts.
+change among thousands of topics costs the copying of two dicts. What is long (a cluster to be loaded, a topic of ten
+thousand partitions) is done in turns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from kbroker.cluster.keys import BROKER_DEFAULT, decode, id_bytes, text_name
 from kbroker.cluster.store import Entry, Event
+from kbroker.turns import Work
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 NO_LEADER = -1
+STRIDE = 8  # events, or topics, between two pauses
 INTERNAL_TOPICS = frozenset({"__consumer_offsets", "__transaction_state", "__share_group_state"})
 
 
@@ -110,6 +114,7 @@ class ClusterImage:
     brokers: Mapping[int, BrokerImage] = field(default_factory=nothing)
     topics: Mapping[str, TopicImage] = field(default_factory=nothing)
     topics_by_id: Mapping[bytes, TopicImage] = field(default_factory=nothing)
+    names: Mapping[str, str] = field(default_factory=nothing)  # unified -> name, of topics whose name has . or _
     broker_configs: Mapping[str, Mapping[str, str]] = field(default_factory=nothing)  # by id, "": for all
     group_configs: Mapping[str, Mapping[str, str]] = field(default_factory=nothing)  # by group id
     revision: int = 0
@@ -119,23 +124,30 @@ class ClusterImage:
     # Topics whose key was seen while partitions are missing: (name, number of partitions, mod_revision of the key).
     unfinished: Mapping[bytes, tuple[str, int, int]] = field(default_factory=nothing)
     pending: frozenset[bytes] = frozenset()  # topic ids marked as being made or grown
-    touched: frozenset[str] = frozenset()  # topics changed by the step from `base`
+    touched: Collection[str] = ()  # topics changed by the step from `base`, in order
     base: int = -1
 
-    def apply(self, events: Iterable[Event], prefix: bytes, revision: int) -> ClusterImage:
+    def applied(self, events: Iterable[Event], prefix: bytes, revision: int) -> Work[ClusterImage]:
         """The image after these events, at revision. What this image knows already is passed over."""
         edit = _Edit(self)
-        for event in events:
+        for number, event in enumerate(events):
             if event.mod_revision > self.revision and event.key.startswith(prefix):
                 edit.take(event.key[len(prefix) :].decode("ascii"), event.value, event.mod_revision)
-        return edit.done(max(revision, self.revision))
+            if not number % STRIDE:
+                yield
+        return (yield from edit.done(max(revision, self.revision)))
 
 
-def load_image(entries: Iterable[Entry], prefix: bytes, revision: int) -> ClusterImage:
+def loaded(entries: Iterable[Entry], prefix: bytes, revision: int) -> Work[ClusterImage]:
     """The image of everything that is stored under prefix, read at revision."""
-    return ClusterImage().apply(
+    return ClusterImage().applied(
         (Event(entry.key, entry.value, entry.mod_revision) for entry in entries), prefix, revision
     )
+
+
+def unified(name: str) -> str:
+    """What the names of two topics must not have in common: Kafka's metric names cannot tell . from _."""
+    return name.replace(".", "_")
 
 
 class _Edit:
@@ -145,7 +157,7 @@ class _Edit:
         self.old = old
         self.new: dict[str, Any] = {}
         self.moved: dict[bytes, dict[int, PartitionImage | None]] = {}  # partitions written (None: deleted), by topic
-        self.topics_touched: set[str] = set()
+        self.touched: dict[str, None] = {}  # topics, in order
 
     def copy(self, name: str) -> dict[Any, Any]:
         """A dict of the new image, to be changed."""
@@ -229,19 +241,24 @@ class _Edit:
 
     def settle(self) -> None:
         """Put the partitions that were written where they belong: into their topics, or among the strays."""
-        moved, self.moved = self.moved, {}
-        for topic_id, partitions in moved.items():
-            topic = self.get("topics_by_id").get(topic_id)
-            seen = topic.partitions if topic is not None else ()
-            if topic is not None:
-                now = list(seen)
-                for index, partition in partitions.items():
-                    if index < len(now) and partition is not None:
-                        now[index] = partition
-                self._show(topic.having(tuple(now)))
-            outside = {index: partition for index, partition in partitions.items() if index >= len(seen)}
-            if outside:
-                self._stray(topic_id, outside)
+        while self.moved:
+            self._settle_one()
+
+    def _settle_one(self) -> None:
+        """Those of one topic."""
+        topic_id = next(iter(self.moved))
+        partitions = self.moved.pop(topic_id)
+        topic = self.get("topics_by_id").get(topic_id)
+        seen = topic.partitions if topic is not None else ()
+        if topic is not None:
+            now = list(seen)
+            for index, partition in partitions.items():
+                if index < len(now) and partition is not None:
+                    now[index] = partition
+            self._show(topic.having(tuple(now)))
+        outside = {index: partition for index, partition in partitions.items() if index >= len(seen)}
+        if outside:
+            self._stray(topic_id, outside)
 
     def _stray(self, topic_id: bytes, partitions: Mapping[int, PartitionImage | None]) -> None:
         strays = dict(self.get("strays").get(topic_id, NOTHING))
@@ -270,19 +287,25 @@ class _Edit:
     def _show(self, topic: TopicImage) -> None:
         self.copy("topics")[topic.name] = topic
         self.copy("topics_by_id")[topic.id] = topic
-        self.topics_touched.add(topic.name)
+        self.touched[topic.name] = None
+        one = unified(topic.name)
+        if "_" in one and one not in self.get("names"):
+            self.copy("names")[one] = topic.name
 
     def _hide(self, topic: TopicImage) -> None:
         del self.copy("topics")[topic.name]
         del self.copy("topics_by_id")[topic.id]
+        if self.get("names").get(one := unified(topic.name)) == topic.name:
+            del self.copy("names")[one]
         self.copy("strays")[topic.id] = {partition.index: partition for partition in topic.partitions}
-        self.topics_touched.add(topic.name)
+        self.touched[topic.name] = None
 
-    def done(self, revision: int) -> ClusterImage:
+    def done(self, revision: int) -> Work[ClusterImage]:
         """The new image."""
-        self.settle()
-        touched = frozenset(self.topics_touched)
-        return replace(self.old, **self.new, revision=revision, touched=touched, base=self.old.revision)
+        while self.moved:
+            self._settle_one()
+            yield
+        return replace(self.old, **self.new, revision=revision, touched=self.touched.keys(), base=self.old.revision)
 
 
 def _put(mapping: dict[K, V], key: K, value: V | None) -> None:
@@ -335,15 +358,17 @@ class Changes:
     brokers_removed: tuple[BrokerImage, ...] = ()  # also a broker registered anew, in its old epoch
 
 
-def changes(old: ClusterImage, new: ClusterImage) -> Changes:
-    """Compare two images. When new is one step from old, only the topics of that step are looked at."""
+def compared(old: ClusterImage, new: ClusterImage) -> Work[Changes]:
+    """What distinguishes two images. When new is one step from old, only the topics of that step are looked at."""
     created: list[TopicImage] = []
     deleted: list[TopicImage] = []
     added: list[tuple[TopicImage, PartitionImage]] = []
     removed: list[tuple[TopicImage, PartitionImage]] = []
     changed: list[tuple[TopicImage, PartitionImage]] = []
     configured: list[TopicImage] = []
-    for name in _names_to_compare(old, new):
+    for number, name in enumerate(_names_to_compare(old, new)):
+        if not number % STRIDE:
+            yield
         before, after = old.topics.get(name), new.topics.get(name)
         if before is after:
             continue
@@ -384,5 +409,5 @@ def _names_to_compare(old: ClusterImage, new: ClusterImage) -> Iterable[str]:
     if new.topics is old.topics:
         return ()
     if new.base == old.revision:
-        return sorted(new.touched)
-    return sorted(old.topics.keys() | new.topics.keys())
+        return new.touched
+    return chain(old.topics, (name for name in new.topics if name not in old.topics))

@@ -7,12 +7,12 @@ find what they expect.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, product
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage
+from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage, unified
+from kbroker.turns import Work, each
 
 TOPIC_NAME_LENGTH_MAX = 249
 PARTITIONS_PER_REQUEST_MAX = 10_000  # ReplicationControlManager.MAX_PARTITIONS_PER_BATCH
@@ -33,10 +33,12 @@ class NewTopic:
     configs: Mapping[str, str | None] = field(default_factory=dict)
 
 
-def check_topic_name(name: str, taken: Collection[str]) -> None:
+def check_topic_name(name: str, *taken: Mapping[str, str]) -> None:
     """Raise INVALID_TOPIC_EXCEPTION for a name Kafka's Topic.validate refuses, or one that collides with a taken name.
 
     '.' and '_' count as the same character, because metric names cannot tell them apart.
+
+    taken: unified name -> name, of topics whose name has one of them.
     """
     problem = ""
     if not name:
@@ -49,26 +51,15 @@ def check_topic_name(name: str, taken: Collection[str]) -> None:
         problem = f"'{name}' contains one or more characters other than ASCII alphanumerics, '.', '_' and '-'"
     if problem:
         raise KafkaError(ErrorCode.INVALID_TOPIC_EXCEPTION, f"Topic name is invalid: {problem}")
-    for other in _twins(name, taken):
-        if other in taken:
+    for names in taken:
+        if (other := names.get(unified(name), name)) != name:
             text = f"Topic '{name}' collides with existing topic: {other}"
             raise KafkaError(ErrorCode.INVALID_TOPIC_EXCEPTION, text)
 
 
-def _twins(name: str, taken: Collection[str]) -> Iterable[str]:
-    """The other names that differ from name only in '.' and '_': all of them, or if that is too many, those taken."""
-    parts = re.split("[._]", name)
-    if 2 ** (len(parts) - 1) > len(taken):
-        unified = name.replace(".", "_")
-        return [other for other in taken if other != name and other.replace(".", "_") == unified]
-    marks = product([""], *[("._")] * (len(parts) - 1))  # what stands before each part
-    variants = ("".join(chain.from_iterable(zip(row, parts, strict=True))) for row in marks)
-    return (variant for variant in variants if variant != name)
-
-
 def plan_topic(
     new: NewTopic, image: ClusterImage, *, partitions: int, replication_factor: int, start: int
-) -> list[Assignment]:
+) -> Iterable[Assignment]:
     """The replicas of each partition of a wished-for topic.
 
     Args:
@@ -89,17 +80,23 @@ def plan_topic(
         raise KafkaError(ErrorCode.INVALID_PARTITIONS, text)
     count = partitions if new.partitions == -1 else new.partitions
     factor = replication_factor if new.replication_factor == -1 else new.replication_factor
-    check_partition_count(count)
     return place(count, factor, image, start)
 
 
-def check_partition_count(count: int) -> None:
-    """Raise POLICY_VIOLATION for more partitions than one request may make."""
-    if count > PARTITIONS_PER_REQUEST_MAX:
-        raise KafkaError(ErrorCode.POLICY_VIOLATION, "Excessively large number of partitions per request.")
+def total_partitions(wishes: Iterable[NewTopic], default: int) -> int:
+    """How many partitions a request asks for, its impossible wishes left out."""
+    return sum(
+        len(wish.assignments) if wish.assignments else default if wish.partitions == -1 else max(0, wish.partitions)
+        for wish in wishes
+    )
 
 
-def place(count: int, factor: int, image: ClusterImage, start: int, first: int = 0) -> list[Assignment]:
+def too_many_partitions() -> KafkaError:
+    """More than one request may make (ReplicationControlManager.validateTotalNumberOfPartitions)."""
+    return KafkaError(ErrorCode.POLICY_VIOLATION, "Excessively large number of partitions per request.")
+
+
+def place(count: int, factor: int, image: ClusterImage, start: int, first: int = 0) -> Iterator[Assignment]:
     """Replicas for count partitions, round robin over the brokers as in Kafka's AdminUtils.
 
     The leaders go round; each time they have gone round, the distance of the followers from their leader grows by one,
@@ -122,15 +119,16 @@ def place(count: int, factor: int, image: ClusterImage, start: int, first: int =
             f"reached because only {number} broker(s) are registered."
         )
         raise KafkaError(ErrorCode.INVALID_REPLICATION_FACTOR, text)
-    if factor == 1:
-        return [(brokers[(start + index) % number],) for index in range(first, first + count)]
-    placed = []
+    return _round_robin(brokers, count, factor, start, first)
+
+
+def _round_robin(brokers: list[int], count: int, factor: int, start: int, first: int) -> Iterator[Assignment]:
+    number = len(brokers)
     for index in range(first, first + count):
         leader = start + index
         distance = start // number + index // number
         followers = ((leader + 1 + (distance + i) % (number - 1)) % number for i in range(factor - 1))
-        placed.append((brokers[leader % number], *(brokers[follower] for follower in followers)))
-    return placed
+        yield (brokers[leader % number], *(brokers[follower] for follower in followers))
 
 
 def _manual(new: NewTopic, image: ClusterImage) -> list[Assignment]:
@@ -139,7 +137,6 @@ def _manual(new: NewTopic, image: ClusterImage) -> list[Assignment]:
         if value != -1:
             text = f"A manual partition assignment was specified, but {what} was not set to -1."
             raise KafkaError(ErrorCode.INVALID_REQUEST, text)
-    check_partition_count(len(new.assignments))
     assignments = [tuple(replicas) for _, replicas in sorted(new.assignments.items())]
     check_assignments(assignments, image)
     if sorted(new.assignments) != list(range(len(new.assignments))):
@@ -174,7 +171,7 @@ def check_assignments(assignments: Iterable[Assignment], image: ClusterImage, fa
 
 def plan_growth(
     topic: TopicImage, total: int, assignments: Sequence[Sequence[int]] | None, image: ClusterImage, start: int
-) -> list[Assignment]:
+) -> Iterable[Assignment]:
     """The replicas of the partitions a topic gains. Raises KafkaError when it would not grow."""
     current = len(topic.partitions)
     if total == current:
@@ -183,7 +180,8 @@ def plan_growth(
         text = f"The topic {topic.name} currently has {current} partition(s); {total} would not be an increase."
         raise KafkaError(ErrorCode.INVALID_PARTITIONS, text)
     gained = total - current
-    check_partition_count(gained)
+    if gained > PARTITIONS_PER_REQUEST_MAX:
+        raise too_many_partitions()
     factor = len(topic.partitions[0].replicas)
     if assignments is None:
         return place(gained, factor, image, start, first=current)
@@ -198,9 +196,13 @@ def plan_growth(
     return wished
 
 
-def new_partitions(topic_id: bytes, assignments: Sequence[Assignment], first: int = 0) -> list[PartitionImage]:
+def new_partitions(
+    topic_id: bytes, assignments: Iterable[Assignment], first: int = 0
+) -> Work[tuple[PartitionImage, ...]]:
     """Partitions as they begin: the first replica leads, all are in sync."""
-    return [
-        PartitionImage(topic_id, index, replicas, replicas, replicas[0], 0, 0)
-        for index, replicas in enumerate(assignments, first)
-    ]
+
+    def begin(numbered: tuple[int, Assignment]) -> PartitionImage:
+        index, replicas = numbered
+        return PartitionImage(topic_id, index, replicas, replicas, replicas[0], 0, 0)
+
+    return tuple((yield from each(begin, enumerate(assignments, first))))

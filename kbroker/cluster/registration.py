@@ -2,7 +2,7 @@
 keeps the image up to date.
 
     run ──▶ session ──▶ registered ──▶ leader epochs raised ──▶ following ── session lost ──▶ session ──▶ ...
-                        (one txn, with                          │ every batch of the watch: image = image.apply(batch)
+                        (one txn, with                          │ every batch of the watch: image = image.applied(batch)
                         the controller key)                     └ on_image(old, new)
 
 The first image that on_image sees shows this broker registered in its new epoch, and every partition it leads in a new
@@ -15,15 +15,17 @@ process at once, without waiting for that session to end. Another directory unde
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.cluster.admin import TXN_OPS, Admin
 from kbroker.cluster.elections import take_up
-from kbroker.cluster.image import BrokerImage, ClusterImage, load_image
+from kbroker.cluster.image import BrokerImage, ClusterImage, PartitionImage, loaded
 from kbroker.cluster.keys import Keys, decode, id_text
 from kbroker.cluster.store import (
     Batch,
@@ -39,6 +41,7 @@ from kbroker.cluster.store import (
 )
 from kbroker.cluster.writer import Txn, Writer
 from kbroker.env import Clock, Rng
+from kbroker.turns import PAUSES_A_TURN, Work
 from kbroker.watermark import Watermark
 
 SESSION_TTL_S = 6.0
@@ -48,6 +51,7 @@ ATTEMPTS_MAX = 10
 HOUSEKEEPING_S = 1800.0  # history of at least this long is kept, and at least HISTORY_MIN revisions at a start
 HISTORY_MIN = 10_000
 
+T = TypeVar("T")
 log = logging.getLogger("kbroker.cluster")
 
 
@@ -210,9 +214,12 @@ class Registration:
         raise Unavailable("others keep registering; gave up")
 
     async def _load(self) -> tuple[ClusterImage, dict[bytes, Entry]]:
+        """The image of what is stored, and the entries of the keys that a registration writes."""
         page = await load(self._store, self._keys.prefix)
-        image = load_image(page.entries, self._keys.prefix, page.revision)
-        return image, {entry.key: entry for entry in page.entries}
+        image = await in_turns(loaded(page.entries, self._keys.prefix, page.revision))
+        keys = self._keys
+        wanted = keys.broker(self.broker.id), keys.broker_epochs, keys.cluster, keys.controller, keys.controller_epoch
+        return image, {entry.key: entry for key in wanted for entry in _found(page.entries, key)}
 
     def _check_identity(self, image: ClusterImage) -> None:
         other = image.brokers.get(self.broker.id)
@@ -245,17 +252,12 @@ class Registration:
         done: set[tuple[bytes, int]] = set()
         revision = 0
         for _ in range(ATTEMPTS_MAX):
-            wanted = [p for p in take_up(image, self.broker.id) if (p.topic_id, p.index) not in done]
+            changed = await in_turns(take_up(image, self.broker.id))
+            wanted = [p for p in changed if (p.topic_id, p.index) not in done]
             if not wanted:
                 return revision
             chunks = [wanted[i : i + TXN_OPS] for i in range(0, len(wanted), TXN_OPS)]
-            txns: list[Txn] = []
-            for chunk in chunks:
-                partition_keys = [self._keys.partition(p.topic_id, p.index) for p in chunk]
-                guards = [Guard(key, p.mod_revision) for key, p in zip(partition_keys, chunk, strict=True)]
-                ops = [self._writer.put(key, p.fields()) for key, p in zip(partition_keys, chunk, strict=True)]
-                txns.append(([*guards, own], [*ops]))
-            results = await self._writer.commit_all(txns)
+            results = await self._writer.commit_all(self._taking_up(chunk, own) for chunk in chunks)
             for chunk, result in zip(chunks, results, strict=True):
                 if result.succeeded:
                     done.update((p.topic_id, p.index) for p in chunk)
@@ -266,6 +268,11 @@ class Registration:
                     raise Unavailable("the session was lost while registering")
         raise Unavailable("others keep changing this broker's partitions; gave up")
 
+    def _taking_up(self, partitions: Sequence[PartitionImage], own: Guard) -> Txn:
+        keys = [self._keys.partition(p.topic_id, p.index) for p in partitions]
+        guards = [Guard(key, p.mod_revision) for key, p in zip(keys, partitions, strict=True)]
+        return [*guards, own], [self._writer.put(key, p.fields()) for key, p in zip(keys, partitions, strict=True)]
+
     # Following.
 
     async def _follow_until(self, image: ClusterImage, revision: int) -> ClusterImage:
@@ -273,7 +280,7 @@ class Registration:
         try:
             async with self._store.watch(self._keys.prefix, image.revision + 1) as batches:
                 async for batch in batches:
-                    image = image.apply(batch.events, self._keys.prefix, batch.revision)
+                    image = await in_turns(image.applied(batch.events, self._keys.prefix, batch.revision))
                     if image.revision >= revision:
                         return image
         except Compacted:
@@ -299,7 +306,7 @@ class Registration:
                         if is_failing:
                             is_failing = False
                             log.info("the coordination store answers again")
-                        if not self._take(batch):
+                        if not await self._take(batch):
                             return
             except Compacted:
                 is_history_gone = True
@@ -309,12 +316,13 @@ class Registration:
                     log.warning("the coordination store fails: %s", error)
                 await self._clock.sleep(RETRY_S)
 
-    def _take(self, batch: Batch) -> bool:
+    async def _take(self, batch: Batch) -> bool:
         if not batch.events:
             self.image = replace(self.image, revision=max(batch.revision, self.image.revision))
             self._applied.advance(batch.revision)
             return True
-        return self._publish(self.image.apply(batch.events, self._keys.prefix, batch.revision))
+        work = self.image.applied(batch.events, self._keys.prefix, batch.revision)
+        return self._publish(await in_turns(work))
 
     def _publish(self, image: ClusterImage) -> bool:
         """Make this the image, if this broker is registered in it; whether it is."""
@@ -343,9 +351,26 @@ class Registration:
             await self._clock.sleep(HOUSEKEEPING_S)
 
 
+async def in_turns(work: Work[T]) -> T:
+    """Do work to its end, now and then letting others go on. Unlike that of clients it stands in no queue."""
+    while True:
+        for _ in range(PAUSES_A_TURN):
+            try:
+                next(work)
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]
+        await trio.lowlevel.checkpoint()
+
+
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
     await event.wait()
     scope.cancel()
+
+
+def _found(entries: Sequence[Entry], key: bytes) -> Sequence[Entry]:
+    """The entry of a key, or nothing. entries: in key order."""
+    at = bisect_left(entries, key, key=lambda entry: entry.key)
+    return entries[at : at + 1] if at < len(entries) and entries[at].key == key else ()
 
 
 def _guard(key: bytes, entries: Mapping[bytes, Entry]) -> Guard:

@@ -9,8 +9,8 @@ No two values this broker writes are equal (`keys.Stamp`), which is what makes t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import trio
 
@@ -24,6 +24,20 @@ PAUSE_S = 0.05  # before the second attempt, twice as long before each further o
 IN_FLIGHT_MAX = 8  # transactions of one big change
 
 Txn = tuple[list[Guard], list[Op]]
+T = TypeVar("T")
+
+
+async def for_each(work: Callable[[int, T], Awaitable[None]], items: Iterable[T], at_once: int) -> None:
+    """work(number, item) for all items, so many at a time. An item is taken when there is somebody to work on it."""
+    numbered = enumerate(items)
+
+    async def worker() -> None:
+        for number, item in numbered:
+            await work(number, item)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(at_once):
+            nursery.start_soon(worker)
 
 
 class Writer:
@@ -64,25 +78,24 @@ class Writer:
                 failure = error if not doubt else Ambiguous(str(error))
         raise failure
 
-    async def commit_all(self, txns: Sequence[Txn]) -> list[TxnResult]:
-        """Do independent transactions, a bounded number at a time. Raises what one raised, when all are over."""
-        results: list[TxnResult | StoreError] = [Unavailable("not tried")] * len(txns)
-        limiter = trio.CapacityLimiter(IN_FLIGHT_MAX)
+    async def commit_all(self, txns: Iterable[Txn]) -> list[TxnResult]:
+        """Do independent transactions, a bounded number at a time, each made when its turn comes.
 
-        async def one(number: int) -> None:
-            async with limiter:
-                try:
-                    results[number] = await self.commit(*txns[number])
-                except StoreError as error:
-                    results[number] = error
+        Raises what one raised, when all are over.
+        """
+        results: dict[int, TxnResult] = {}
+        failures: list[StoreError] = []
 
-        async with trio.open_nursery() as nursery:
-            for number in range(len(txns)):
-                nursery.start_soon(one, number)
-        for result in results:
-            if isinstance(result, StoreError):
-                raise result
-        return [result for result in results if isinstance(result, TxnResult)]
+        async def one(number: int, txn: Txn) -> None:
+            try:
+                results[number] = await self.commit(*txn)
+            except StoreError as error:
+                failures.append(error)
+
+        await for_each(one, txns, IN_FLIGHT_MAX)
+        if failures:
+            raise failures[0]
+        return [results[number] for number in range(len(results))]
 
     async def _resolve(self, ops: Sequence[Op], refused: TxnResult) -> TxnResult:
         """A guard failed after a lost reply: it may have been our own transaction that moved the key on."""

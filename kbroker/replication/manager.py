@@ -30,7 +30,7 @@ from typing import Protocol
 import trio
 
 from kafka_wire.errors import KafkaError
-from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage, changes
+from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage, compared
 from kbroker.config import BrokerConfig, topic_config
 from kbroker.log.directory import LogDirectory
 from kbroker.log.opening import TURN_LOGS, Opening, Outcome
@@ -170,7 +170,7 @@ class ReplicaManager:
 
     def _steps(self, old: ClusterImage, new: ClusterImage) -> Iterator[None]:
         """One step for every partition touched; nothing is done between the steps."""
-        difference = changes(old, new)
+        difference = yield from compared(old, new)
         if self._is_torn:
             yield from self._realign(new)
         for topic, image in difference.partitions_removed:

@@ -24,14 +24,14 @@ def partition_event(partition: PartitionImage, revision: int) -> Event:
 
 
 def topic_events(name: str, topic_id: bytes, count: int, revision: int, **configs: str) -> list[Event]:
-    events = [partition_event(partition, revision) for partition in new_partitions(topic_id, [(0,)] * count)]
+    events = [partition_event(partition, revision) for partition in begun(topic_id, [(0,)] * count)]
     if configs:
         events.append(Event(KEYS.topic_config(name), value(configs=configs), revision))
     return [*events, Event(KEYS.topic(name), value(id=id_text(topic_id), partitions=count), revision)]
 
 
 def step(image: ClusterImage, *events: Event) -> ClusterImage:
-    return image.apply(events, KEYS.prefix, max(event.mod_revision for event in events))
+    return at_once(image.applied(events, KEYS.prefix, max(event.mod_revision for event in events)))
 
 
 def test_ids_are_printed_as_kafka_does() -> None:
@@ -88,7 +88,7 @@ def test_a_topic_key_that_comes_first_waits_for_the_partitions() -> None:
 
 def test_a_topic_grows_when_its_key_says_so() -> None:
     image = step(ClusterImage(), *topic_events("t", T1, 1, 1))
-    new = new_partitions(T1, [(0,), (0,)], first=1)
+    new = begun(T1, [(0,), (0,)], first=1)
     wider = step(image, *[partition_event(p, 2) for p in new])
     assert len(wider.topics["t"].partitions) == 1 and changes(image, wider) == changes(image, image)
     grown = step(wider, Event(KEYS.topic("t"), value(id=id_text(T1), partitions=3), 3))
@@ -153,7 +153,7 @@ def test_what_is_known_is_passed_over() -> None:
     image = step(ClusterImage(), *topic_events("t", T1, 1, 5))
     stale = PartitionImage(T1, 0, (0,), (0,), 0, 99, 99)
     assert step(image, partition_event(stale, 5)).topics["t"].partitions[0].leader_epoch == 0
-    assert image.apply([Event(b"/kb/other/topics/x", b"", 6)], KEYS.prefix, 6).topics == image.topics
+    assert at_once(image.applied([Event(b"/kb/other/topics/x", b"", 6)], KEYS.prefix, 6)).topics == image.topics
 
 
 def test_unknown_keys_are_passed_over() -> None:
@@ -180,7 +180,7 @@ def test_loading_equals_applying() -> None:
                     events = [partition_event(part, revision)]
                 else:
                     size = len(topic.partitions)
-                    grown = new_partitions(topic_id, [(0,)], first=size)
+                    grown = begun(topic_id, [(0,)], first=size)
                     head = Event(KEYS.topic(name), value(id=id_text(topic_id), partitions=size + 1), revision)
                     events = [partition_event(grown[0], revision), head]
             image = step(image, *events)
@@ -198,4 +198,4 @@ def test_loading_equals_applying() -> None:
 
 
 def _loaded(stored: dict[bytes, tuple[bytes, int]], revision: int) -> ClusterImage:
-    return load_image([Entry(key, *stored[key]) for key in sorted(stored)], KEYS.prefix, revision)
+    return at_once(loaded([Entry(key, *stored[key]) for key in sorted(stored)], KEYS.prefix, revision))

@@ -15,12 +15,12 @@ from tests.cluster.tools import T, cluster
 
 
 def plan(image: ClusterImage, start: int = 0, **wish: Any) -> list[tuple[int, ...]]:
-    return placement.plan_topic(NewTopic("t", **wish), image, partitions=2, replication_factor=1, start=start)
+    return list(placement.plan_topic(NewTopic("t", **wish), image, partitions=2, replication_factor=1, start=start))
 
 
 @pytest.mark.parametrize("name", ["t", "a" * 249, "A.b_c-9", "__consumer_offsets", "..."])
 def test_names_that_are_fine(name: str) -> None:
-    placement.check_topic_name(name, [])
+    placement.check_topic_name(name)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_names_that_are_fine(name: str) -> None:
 )
 def test_names_that_are_not(name: str, text: str | None) -> None:
     with pytest.raises(KafkaError) as raised:
-        placement.check_topic_name(name, [])
+        placement.check_topic_name(name)
     assert raised.value.code is ErrorCode.INVALID_TOPIC_EXCEPTION
     assert text is None or raised.value.message == text
 
@@ -153,7 +153,7 @@ def test_placement_is_even(start: int) -> None:
 
 
 def test_growing() -> None:
-    image = cluster(0, 1, partitions=placement.new_partitions(T, [(0,), (1,)]))
+    image = cluster(0, 1, partitions=list(at_once(placement.new_partitions(T, [(0,), (1,)]))))
     topic = image.topics["t"]
     assert placement.plan_growth(topic, 5, None, image, 0) == [(0,), (1,), (0,)]
     assert placement.plan_growth(topic, 3, [[1]], image, 0) == [(1,)]

@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 
 import trio
 
-from kbroker.cluster.image import BrokerImage, Changes, ClusterImage, PartitionImage, TopicImage, changes
+from kbroker.cluster.image import BrokerImage, Changes, ClusterImage, PartitionImage, TopicImage, compared
 from kbroker.cluster.memory import MemoryStore
 from kbroker.cluster.registration import BrokerIdentity, Registration
 from kbroker.cluster.sqlite import SqliteStore, open_sqlite
 from kbroker.cluster.store import Ambiguous, Guard, Op, TxnResult, Unavailable
 from kbroker.env import Clock
+from kbroker.turns import at_once
 
 T = TypeVar("T")
 T = bytes([1]) * 16  # a topic id
@@ -181,7 +182,7 @@ class Watcher:
 
     @property
     def changes(self) -> list[Changes]:
-        return [changes(old, new) for old, new in self.seen]
+        return [at_once(compared(old, new)) for old, new in self.seen]
 
 
 def cluster(*brokers: int, partitions: list[PartitionImage] | None = None) -> ClusterImage:
