@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import chain, islice
 
 from kbroker.cluster.image import NO_LEADER, ClusterImage, PartitionImage
@@ -29,5 +28,13 @@ def take_up(image: ClusterImage, broker_id: int) -> Work[list[PartitionImage]]:
 
 def led_by(partition: PartitionImage, leader: int) -> PartitionImage:
     """The partition with this leader, in its next epoch."""
-    epoch, partition_epoch = partition.leader_epoch + 1, partition.partition_epoch + 1
-    return replace(partition, leader=leader, leader_epoch=epoch, partition_epoch=partition_epoch)
+    return PartitionImage(
+        partition.topic_id,
+        partition.index,
+        partition.replicas,
+        partition.isr,
+        leader,
+        partition.leader_epoch + 1,
+        partition.partition_epoch + 1,
+        partition.mod_revision,
+    )

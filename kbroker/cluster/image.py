@@ -261,9 +261,9 @@ class _Edit:
             self._stray(topic_id, outside)
 
     def _stray(self, topic_id: bytes, partitions: Mapping[int, PartitionImage | None]) -> None:
-        strays = dict(self.get("strays").get(topic_id, NOTHING))
-        for index, partition in partitions.items():
-            _put(strays, index, partition)
+        strays = {**self.get("strays").get(topic_id, NOTHING), **partitions}
+        if not all(partitions.values()):
+            strays = {index: partition for index, partition in strays.items() if partition is not None}
         _put(self.copy("strays"), topic_id, strays or None)
         self._complete(topic_id)
 
@@ -272,17 +272,19 @@ class _Edit:
         if topic_id not in self.get("unfinished"):
             return
         name, count, mod_revision = self.get("unfinished")[topic_id]
-        seen = self.get("topics_by_id").get(topic_id)
-        known = dict(self.get("strays").get(topic_id, NOTHING))
-        known.update({} if seen is None else {p.index: p for p in seen.partitions})
-        if any(index not in known for index in range(count)):
+        topic = self.get("topics_by_id").get(topic_id)
+        seen = topic.partitions if topic is not None else ()
+        strays = self.get("strays").get(topic_id, NOTHING)
+        gained = list(map(strays.get, range(len(seen), count)))
+        if not all(gained):
             return
         del self.copy("unfinished")[topic_id]
-        rest = {index: partition for index, partition in known.items() if index >= count}
+        rest = {partition.index: partition for partition in seen[count:]}
+        if len(strays) > len(gained):
+            rest.update((index, partition) for index, partition in strays.items() if index >= count)
         _put(self.copy("strays"), topic_id, rest or None)
-        partitions = tuple(known[index] for index in range(count))
         configs = self.get("topic_configs").get(name, NOTHING)
-        self._show(TopicImage(name, topic_id, partitions, configs, mod_revision))
+        self._show(TopicImage(name, topic_id, (*seen[:count], *gained), configs, mod_revision))
 
     def _show(self, topic: TopicImage) -> None:
         self.copy("topics")[topic.name] = topic

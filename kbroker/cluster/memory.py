@@ -6,6 +6,7 @@ Sessions are reaped by whoever comes by: any operation, or a watcher's tick.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 
@@ -43,6 +44,7 @@ class MemoryStore:
         self._clock = clock
         self._id = store_id
         self._entries: dict[bytes, Entry] = {}
+        self._keys: list[bytes] = []  # of them, sorted
         self._feed = Feed(0, history_max)
         self._compacted = 0
         self._leases: dict[int, tuple[float, float]] = {}  # id -> (TTL, end on the liveness clock)
@@ -62,7 +64,8 @@ class MemoryStore:
         self._reap()
         if revision:
             self._check_unchanged(prefix, revision)
-        keys = sorted(key for key in self._entries if key > after and key.startswith(prefix))
+        start = max(bisect_left(self._keys, prefix), bisect_right(self._keys, after))
+        keys = [key for key in self._keys[start : start + limit + 1] if key.startswith(prefix)]
         entries = [self._entries[key] for key in keys[:limit]]
         if keys_only:
             entries = [entry._replace(value=b"") for entry in entries]
@@ -131,9 +134,12 @@ class MemoryStore:
         events = []
         for op in ops:
             if isinstance(op, Put):
+                if op.key not in self._entries:
+                    insort(self._keys, op.key)
                 self._entries[op.key] = Entry(op.key, op.value, revision, op.lease)
                 events.append(Event(op.key, op.value, revision))
             elif self._entries.pop(op.key, None):
+                del self._keys[bisect_left(self._keys, op.key)]
                 events.append(Event(op.key, None, revision))
         self._feed.append(revision, tuple(events))
 

@@ -253,19 +253,20 @@ class Registration:
         revision = 0
         for _ in range(ATTEMPTS_MAX):
             changed = await in_turns(take_up(image, self.broker.id))
-            wanted = [p for p in changed if (p.topic_id, p.index) not in done]
+            wanted = [p for p in changed if (p.topic_id, p.index) not in done] if done else changed
             if not wanted:
                 return revision
             chunks = [wanted[i : i + TXN_OPS] for i in range(0, len(wanted), TXN_OPS)]
             results = await self._writer.commit_all(self._taking_up(chunk, own) for chunk in chunks)
+            revision = max([revision, *(result.revision for result in results if result.succeeded)])
+            if all(result.succeeded for result in results):
+                return revision
             for chunk, result in zip(chunks, results, strict=True):
                 if result.succeeded:
                     done.update((p.topic_id, p.index) for p in chunk)
-                    revision = max(revision, result.revision)
-            if not all(result.succeeded for result in results):
-                image, entries = await self._load()
-                if _guard(own.key, entries) != own:
-                    raise Unavailable("the session was lost while registering")
+            image, entries = await self._load()
+            if _guard(own.key, entries) != own:
+                raise Unavailable("the session was lost while registering")
         raise Unavailable("others keep changing this broker's partitions; gave up")
 
     def _taking_up(self, partitions: Sequence[PartitionImage], own: Guard) -> Txn:

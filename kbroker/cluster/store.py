@@ -202,7 +202,7 @@ def prefix_end(prefix: bytes) -> bytes | None:
     return stem[:-1] + bytes((stem[-1] + 1,)) if stem else None
 
 
-async def load(store: CoordinationStore, prefix: bytes, page_entries: int = 10_000) -> Page:
+async def load(store: CoordinationStore, prefix: bytes, page_entries: int = 5_000) -> Page:
     """Everything under prefix at one revision, as one page; starts over with larger pages when the store moved on.
 
     Raises Unavailable when it does so too often.

@@ -14,6 +14,7 @@ from kbroker.cluster.config_changes import ConfigChange, ConfigOp
 from kbroker.cluster.image import TopicImage
 from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.registration import Registration
+from kbroker.cluster.store import Delete, Guard, Op, TxnResult
 from kbroker.config.keys import Scope
 from tests.cluster.tools import FaultyStore, HandClock, RunClock, Watcher, eventually, make_registration, running
 
@@ -78,12 +79,27 @@ async def test_defaults_are_asked_for(store: Any, clock: HandClock) -> None:
 async def test_validating_only_changes_nothing(store: Any, clock: HandClock) -> None:
     async with running(make_registration(store, clock)) as broker:
         planned = only(await broker.admin.create_topics([NewTopic("t", 3)], validate_only=True))
-        assert (len(planned.partitions), planned.id) == (3, bytes(16))
+        assert len(planned.partitions) == 3 and planned.id != bytes(16)  # as if it had been made
         only(await broker.admin.create_topics([NewTopic("t")]))
         assert len((await broker.admin.create_partitions("t", 5, validate_only=True)).partitions) == 5
         change = ConfigChange(Scope.TOPIC, "t", [(ConfigOp.SET, "retention.ms", "5")])
         assert await broker.admin.alter_configs([change], validate_only=True) == [None]
         assert len(broker.image.topics["t"].partitions) == 1 and not broker.image.topics["t"].configs
+
+
+async def test_a_request_makes_ten_thousand_partitions_at_most(store: Any, clock: HandClock) -> None:
+    """Counted over the whole request, all of which is refused (ReplicationControlManager)."""
+    async with running(make_registration(store, clock, topic_defaults=lambda: (7, 1))) as broker:
+        for wishes in (
+            [NewTopic("t", 10_001)],
+            [NewTopic("t", 9_994), NewTopic("u")],
+            [NewTopic("t", 9_998), NewTopic("u", assignments={0: [0], 1: [0], 2: [0]}), NewTopic("v", -5)],
+        ):
+            for refused in await broker.admin.create_topics(wishes, validate_only=True):
+                assert isinstance(refused, KafkaError) and refused.code is ErrorCode.POLICY_VIOLATION
+                assert refused.message == "Excessively large number of partitions per request."
+        results = await broker.admin.create_topics([NewTopic("t", 9_993), NewTopic("u")], validate_only=True)
+        assert [len(topic.partitions) for topic in results if isinstance(topic, TopicImage)] == [9_993, 7]
 
 
 async def test_a_large_topic_is_seen_whole_or_not_at_all(store: Any, clock: HandClock) -> None:
@@ -283,15 +299,24 @@ async def test_who_comes_second_is_told(autojump_clock: MockClock, site: Site, p
         assert (await site.store.range(b"/kb/kbroker/config/topics/")).entries == []
 
 
-async def test_what_a_dead_broker_left_unfinished_is_reaped(clock: HandClock) -> None:
+async def test_what_a_dead_broker_left_unfinished_is_reaped(clock: HandClock, monkeypatch: pytest.MonkeyPatch) -> None:
     store = FaultyStore(clock)
+    txn = store.txn
+
+    async def unfinished(guards: Sequence[Guard], ops: Sequence[Op]) -> TxnResult:
+        if any(isinstance(op, Delete) and b"/pending/" in op.key for op in ops):
+            await trio.sleep_forever()
+        return await txn(guards, ops)
+
     async with running(make_registration(store, clock)) as broker:
         only(await broker.admin.create_topics([NewTopic("grown", 2)]))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(broker.admin.create_topics, [NewTopic("t", 500)])
-            nursery.start_soon(broker.admin.create_partitions, "grown", 500)
-            await eventually(lambda: len(broker.image.pending) == 2)
-            nursery.cancel_scope.cancel()
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "txn", unfinished)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(broker.admin.create_topics, [NewTopic("t", 500)])
+                nursery.start_soon(broker.admin.create_partitions, "grown", 500)
+                await eventually(lambda: len(broker.image.pending) == 2)
+                nursery.cancel_scope.cancel()
         store.killed = True
     store.killed = False
     async with running(make_registration(store, clock, seed=1)) as broker:

@@ -6,6 +6,7 @@ import pytest
 
 from kbroker.cluster import elections
 from kbroker.cluster.image import PartitionImage
+from kbroker.turns import at_once
 from tests.cluster.tools import T, cluster
 
 
@@ -24,7 +25,7 @@ def test_R8_a_returning_broker_leads_only_in_a_new_epoch(
     leader: int, isr: tuple[int, ...], live: tuple[int, ...], becomes: int | None
 ) -> None:
     partition = PartitionImage(T, 0, (0, 1), isr, leader, 7, 9)
-    changed = elections.take_up(cluster(*live, partitions=[partition]), 0)
+    changed = at_once(elections.take_up(cluster(*live, partitions=[partition]), 0))
     if becomes is None:
         assert changed == []
     else:

@@ -11,6 +11,7 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.cluster import placement
 from kbroker.cluster.image import ClusterImage
 from kbroker.cluster.placement import NewTopic
+from kbroker.turns import at_once
 from tests.cluster.tools import T, cluster
 
 
@@ -47,9 +48,8 @@ def test_names_that_are_not(name: str, text: str | None) -> None:
     assert text is None or raised.value.message == text
 
 
-@pytest.mark.parametrize("many", [False, True])
-def test_dots_and_underscores_collide(many: bool) -> None:
-    taken = ["a.b_c", "x", "y_", *(f"t{i}" for i in range(1000 if many else 0))]
+def test_dots_and_underscores_collide() -> None:
+    taken = {"a_b_c": "a.b_c", "y_": "y_"}
     for name in ("a_b_c", "a.b.c", "a_b.c"):
         with pytest.raises(KafkaError, match=f"Topic '{name}' collides with existing topic: a.b_c"):
             placement.check_topic_name(name, taken)
@@ -57,7 +57,7 @@ def test_dots_and_underscores_collide(many: bool) -> None:
         placement.check_topic_name(name, taken)
     long = "_".join("abcdefghijklmnopqrstuvwxyz" * 4)
     with pytest.raises(KafkaError):
-        placement.check_topic_name(long, [*taken, long.replace("_", ".", 1)])
+        placement.check_topic_name(long, taken, {long: long.replace("_", ".", 1)})
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,6 @@ def test_dots_and_underscores_collide(many: bool) -> None:
             "Number of partitions was set to an invalid non-positive value.",
         ),
         ({"partitions": -2}, ErrorCode.INVALID_PARTITIONS, None),
-        ({"partitions": 10_001}, ErrorCode.POLICY_VIOLATION, "Excessively large number of partitions per request."),
         (
             {"replication_factor": 0},
             ErrorCode.INVALID_REPLICATION_FACTOR,
@@ -155,7 +154,7 @@ def test_placement_is_even(start: int) -> None:
 def test_growing() -> None:
     image = cluster(0, 1, partitions=list(at_once(placement.new_partitions(T, [(0,), (1,)]))))
     topic = image.topics["t"]
-    assert placement.plan_growth(topic, 5, None, image, 0) == [(0,), (1,), (0,)]
+    assert list(placement.plan_growth(topic, 5, None, image, 0)) == [(0,), (1,), (0,)]
     assert placement.plan_growth(topic, 3, [[1]], image, 0) == [(1,)]
     for total, assignments, code, text in [
         (2, None, ErrorCode.INVALID_PARTITIONS, "Topic already has 2 partition(s)."),
