@@ -35,8 +35,7 @@ Work: TypeAlias = Generator[None, None, T]
 Errand: TypeAlias = Callable[[], Any]
 Errands: TypeAlias = Generator["Errand | None", Any, T]  # work that sends for something now and then
 
-_floor: trio.lowlevel.RunVar[trio.Lock] = trio.lowlevel.RunVar("whose turn long work is")
-_errand: trio.lowlevel.RunVar[trio.Lock] = trio.lowlevel.RunVar("whose turn a long call is")
+_locks: trio.lowlevel.RunVar[dict[str, trio.Lock]] = trio.lowlevel.RunVar("what is done one at a time")
 
 
 def each(function: Callable[[S], T], items: Iterable[S], stride: int = STRIDE) -> Work[list[T]]:
@@ -78,7 +77,7 @@ def at_once(work: Work[T]) -> T:
 
 async def finish(work: Work[T]) -> T:
     """Do work to its end; after each turn the loop sees to others, and the longest waiting other work has its turn."""
-    floor = _shared(_floor)
+    floor = one_at_a_time("turns of long work")
     while True:
         async with floor:
             for _ in range(PAUSES_A_TURN):
@@ -90,11 +89,11 @@ async def finish(work: Work[T]) -> T:
 
 async def finish_errands(work: Errands[T], errand: Errand | None, offload: Offload) -> T:
     """Like finish, for work that yields callables. errand: the one it waits for already."""
-    floor = _shared(_floor)
+    floor = one_at_a_time("turns of long work")
     while True:
         result, error = None, None
         if errand is not None:
-            async with _shared(_errand):
+            async with one_at_a_time("long calls"):
                 try:
                     result = await offload(errand)
                 except Exception as raised:  # the generator's to handle
@@ -112,18 +111,27 @@ async def finish_errands(work: Errands[T], errand: Errand | None, offload: Offlo
 
 def do_errands(work: Errands[T]) -> T:
     """Do all of it here and now: for work that is known to be small, or where nobody else is waiting."""
-    result = None
+    result, error = None, None
     while True:
         try:
-            errand = work.send(result)
-            result = errand() if errand is not None else None
+            errand = work.throw(error) if error is not None else work.send(result)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
+        result = error = None
+        if errand is not None:
+            try:
+                result = errand()
+            except Exception as raised:  # the generator's to handle
+                error = raised
 
 
-def _shared(lock: trio.lowlevel.RunVar[trio.Lock]) -> trio.Lock:
+def one_at_a_time(what: str) -> trio.Lock:
+    """The lock over what is done one at a time in the whole broker; first come, first served."""
     try:
-        return lock.get()
+        locks = _locks.get()
     except LookupError:
-        lock.set(trio.Lock())
-        return lock.get()
+        locks = {}
+        _locks.set(locks)
+    if what not in locks:
+        locks[what] = trio.Lock()
+    return locks[what]

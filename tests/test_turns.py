@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 
 import trio
 
-from kbroker.turns import PAUSES_A_TURN, STRIDE, answer, each, finish
+from kbroker.turns import PAUSES_A_TURN, STRIDE, Errands, answer, do_errands, each, finish, one_at_a_time
 
 TURN = STRIDE * PAUSES_A_TURN  # calls
 
@@ -73,3 +73,22 @@ async def test_much_long_work_takes_one_turn_in_each_round_of_the_loop() -> None
         watching.cancel_scope.cancel()
     assert rounds >= 200
     assert most <= 2 * TURN
+
+
+def test_what_an_errand_raises_is_the_works_to_handle() -> None:
+    def errand() -> None:
+        raise KeyError("x")
+
+    def work() -> Errands[str]:
+        try:
+            yield errand
+        except KeyError:
+            return "handled"
+        return "not raised"
+
+    assert do_errands(work()) == "handled"
+
+
+async def test_what_is_done_one_at_a_time_is_told_apart_by_name() -> None:
+    assert one_at_a_time("a") is one_at_a_time("a")
+    assert one_at_a_time("a") is not one_at_a_time("b")

@@ -5,14 +5,17 @@ A timestamp of zero or more asks for the first record at or after it; negative o
     -1 latest (the high watermark; under read_committed the last stable offset)    -2 earliest
     -3 the record with the largest timestamp (v7)     -4 earliest local (v8)       -5 latest tiered (v9): none here
 
-No match is offset -1, error 0.
+No match is offset -1, error 0. What takes a look at records is searched for after the rest, bounded by the request's
+timeout, and one log at a time in the whole broker: that bounds what decompressed batches take in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
+
+import trio
 
 from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode, KafkaError
@@ -30,27 +33,42 @@ from kafka_wire.messages.offsets import (
 )
 from kbroker.api.context import Context, Services
 from kbroker.api.registry import handles
+from kbroker.env import Offload
+from kbroker.log.lookup import Found
 from kbroker.replication.partition import Partition
-from kbroker.turns import STRIDE, Work, answer, each
+from kbroker.turns import STRIDE, Errands, Work, answer, each, finish_errands, one_at_a_time
 
 LATEST, EARLIEST, MAX_TIMESTAMP, EARLIEST_LOCAL, LATEST_TIERED = -1, -2, -3, -4, -5
 KNOWN_SINCE = {MAX_TIMESTAMP: 7, EARLIEST_LOCAL: 8, LATEST_TIERED: 9}
 READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 CONSUMER = -1  # as replica id
-NOTHING = (-1, -1, -1)
+TIMEOUT_MS = 30_000  # of requests that do not say, as with Kafka's remote.list.offsets.request.timeout.ms
 
-Found = tuple[int, int, int]  # timestamp in ms or -1, offset or -1, leader epoch or -1
+
+class Search(NamedTuple):
+    """An answer that needs a look at records."""
+
+    row: ListOffsetsPartitionResponse
+    work: Errands[Found | None]
 
 
 @handles(ApiKey.LIST_OFFSETS, 1, 10)
 def list_offsets(
     request: ListOffsetsRequest, context: Context
 ) -> ListOffsetsResponse | Coroutine[Any, Any, ListOffsetsResponse]:
-    """Answer for every partition asked about, once; one asked about twice gets INVALID_REQUEST, as in Kafka."""
-    return answer(_list_all(request, context))
+    """Answer for every partition asked about, once; one asked about twice gets INVALID_REQUEST, as in Kafka.
+
+    Returns the response, or a coroutine of it when records have to be looked at, or partitions are many.
+    """
+    searches: list[Search] = []
+    done = answer(_list_all(request, context, searches))
+    if isinstance(done, ListOffsetsResponse) and not searches:
+        return done
+    timeout_ms = request.timeout_ms if request.timeout_ms > 0 else TIMEOUT_MS
+    return _search_all(done, searches, timeout_ms, context.services.env.offload)
 
 
-def _list_all(request: ListOffsetsRequest, context: Context) -> Work[ListOffsetsResponse]:
+def _list_all(request: ListOffsetsRequest, context: Context, searches: list[Search]) -> Work[ListOffsetsResponse]:
     asked: dict[tuple[str, int], ListOffsetsPartition] = {}
     doubled = set()
     topics: dict[str, ListOffsetsTopicResponse] = {}
@@ -62,14 +80,17 @@ def _list_all(request: ListOffsetsRequest, context: Context) -> Work[ListOffsets
         asked[key] = named[1]
 
     def respond(item: tuple[tuple[str, int], ListOffsetsPartition]) -> None:
-        key, one = item
-        if key in doubled:
-            row = _failed(one, ErrorCode.INVALID_REQUEST)
-        else:
-            row = _list(key[0], one, request, context)
-        topic = topics.get(key[0])
+        (name, index), one = item
+        row = ListOffsetsPartitionResponse(partition_index=index, timestamp=-1, offset=-1, leader_epoch=-1)
+        try:
+            if (name, index) in doubled:
+                raise KafkaError(ErrorCode.INVALID_REQUEST)
+            _look_up(row, name, one, request, context, searches)
+        except KafkaError as error:
+            row.error_code = error.code
+        topic = topics.get(name)
         if topic is None:
-            topic = topics[key[0]] = ListOffsetsTopicResponse(name=key[0], partitions=[])
+            topic = topics[name] = ListOffsetsTopicResponse(name=name, partitions=[])
         topic.partitions.append(row)
 
     yield from each(note, _named(request))
@@ -83,29 +104,31 @@ def _named(request: ListOffsetsRequest) -> Iterator[tuple[str, ListOffsetsPartit
             yield topic.name, asked
 
 
-def _list(
-    topic: str, asked: ListOffsetsPartition, request: ListOffsetsRequest, context: Context
-) -> ListOffsetsPartitionResponse:
-    try:
-        if context.version < KNOWN_SINCE.get(asked.timestamp, 0) or asked.timestamp < LATEST_TIERED:
-            raise KafkaError(ErrorCode.UNSUPPORTED_VERSION)
-        partition = context.services.partition(topic, asked.partition_index)
-        partition.check_leader(asked.current_leader_epoch)
-        bound = _bound(partition, request)
-        timestamp, offset, epoch = _look_up(partition, asked.timestamp, bound)
-    except KafkaError as error:
-        return _failed(asked, error.code)
-    except OSError:
-        return _failed(asked, ErrorCode.KAFKA_STORAGE_ERROR)
-    return ListOffsetsPartitionResponse(
-        partition_index=asked.partition_index, timestamp=timestamp, offset=offset, leader_epoch=epoch
-    )
-
-
-def _failed(asked: ListOffsetsPartition, code: ErrorCode) -> ListOffsetsPartitionResponse:
-    return ListOffsetsPartitionResponse(
-        partition_index=asked.partition_index, error_code=code, timestamp=-1, offset=-1, leader_epoch=-1
-    )
+def _look_up(
+    row: ListOffsetsPartitionResponse,
+    topic: str,
+    asked: ListOffsetsPartition,
+    request: ListOffsetsRequest,
+    context: Context,
+    searches: list[Search],
+) -> None:
+    """Fill in what is known without a look at records; else note the search for it. Raises KafkaError."""
+    timestamp = asked.timestamp
+    if context.version < KNOWN_SINCE.get(timestamp, 0) or timestamp < LATEST_TIERED:
+        raise KafkaError(ErrorCode.UNSUPPORTED_VERSION)
+    partition = context.services.partition(topic, asked.partition_index)
+    partition.check_leader(asked.current_leader_epoch)
+    log, bound = partition.log, _bound(partition, request)
+    if timestamp == LATEST:
+        row.offset, row.leader_epoch = bound, partition.leader_epoch
+    elif timestamp in (EARLIEST, EARLIEST_LOCAL):
+        start = log.start_offset
+        row.offset = start
+        row.leader_epoch = log.epochs.epoch_at(start) if start < log.end.value else partition.leader_epoch
+    elif timestamp == MAX_TIMESTAMP:
+        searches.append(Search(row, log.max_timestamp(bound)))
+    elif timestamp != LATEST_TIERED:
+        searches.append(Search(row, log.first_at_or_after(timestamp, bound)))
 
 
 def _bound(partition: Partition, request: ListOffsetsRequest) -> int:
@@ -119,18 +142,31 @@ def _bound(partition: Partition, request: ListOffsetsRequest) -> int:
     raise KafkaError(ErrorCode.UNKNOWN_SERVER_ERROR)  # as Kafka says, which has no better word for it here
 
 
-def _look_up(partition: Partition, timestamp: int, bound: int) -> Found:
-    log = partition.log
-    if timestamp == LATEST:
-        return -1, bound, partition.leader_epoch
-    if timestamp in (EARLIEST, EARLIEST_LOCAL):
-        start = log.start_offset
-        return -1, start, log.epochs.epoch_at(start) if start < log.end.value else partition.leader_epoch
-    if timestamp == MAX_TIMESTAMP:
-        return log.max_timestamp(bound) or NOTHING
-    if timestamp == LATEST_TIERED:
-        return NOTHING
-    return log.first_at_or_after(timestamp, bound) or NOTHING
+async def _search_all(
+    done: ListOffsetsResponse | Coroutine[Any, Any, ListOffsetsResponse],
+    searches: list[Search],
+    timeout_ms: int,
+    offload: Offload,
+) -> ListOffsetsResponse:
+    """Search one log after the other; those that the time does not suffice for answer REQUEST_TIMED_OUT."""
+    response = done if isinstance(done, ListOffsetsResponse) else await done
+    searches.reverse()
+    with trio.move_on_after(timeout_ms / 1000):
+        while searches:
+            row, work = searches[-1]
+            try:
+                async with one_at_a_time("searches of logs"):
+                    found = await finish_errands(work, None, offload)
+                if found is not None:
+                    row.timestamp, row.offset, row.leader_epoch = found
+            except KafkaError as error:
+                row.error_code = error.code
+            except OSError:
+                row.error_code = ErrorCode.KAFKA_STORAGE_ERROR
+            searches.pop()
+    for row, _ in searches:
+        row.error_code = ErrorCode.REQUEST_TIMED_OUT
+    return response
 
 
 @handles(ApiKey.OFFSET_FOR_LEADER_EPOCH, 2, 4)

@@ -46,6 +46,7 @@ from kbroker.log.rolling import must_roll
 from kbroker.log.segment import Segment, WritableBuffer, file_stem, tick
 from kbroker.log.snapshots import Snapshots, snapshot_path
 from kbroker.log.validation import Rules
+from kbroker.turns import Errands
 from kbroker.watermark import Watermark
 
 POSITIONS_KEPT = 32  # of readers that come back for the next bytes
@@ -293,6 +294,11 @@ class PartitionLog:
             return KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, f"no space left for {segment.path}")
         return self.fail(LogOffline(f"{segment.path}: write failed: {error}"))
 
+    def check_online(self) -> None:
+        """Raise LogOffline if the log is."""
+        if self.offline is not None:
+            raise self.offline.with_traceback(None)
+
     def fail(self, error: LogOffline) -> LogOffline:
         """Go offline (L2): nothing is served, and whoever waits for this log learns why."""
         if self.offline is None:
@@ -415,8 +421,7 @@ class PartitionLog:
         bound is a batch boundary above offset, and not above the end. What cannot be told without waiting for the disk
         counts as `most`. Raises LogOffline, OSError.
         """
-        if self.offline is not None:
-            raise self.offline.with_traceback(None)
+        self.check_online()
         try:
             return self._bytes_between(offset, bound, most)
         except NotInMemory:
@@ -430,13 +435,13 @@ class PartitionLog:
             segment = self._segment_of(segment.next_offset)
         return min(found + (segment.size if bound >= segment.next_offset else self._locate(bound, True)[1]), most)
 
-    def first_at_or_after(self, timestamp_ms: int, bound: int) -> Found | None:
-        """The first record below bound whose timestamp is at least timestamp_ms. Reads batches: may take a while."""
-        return lookup.first_at_or_after(self.segments, timestamp_ms, self.start_offset, bound)
+    def first_at_or_after(self, timestamp_ms: int, bound: int) -> Errands[Found | None]:
+        """The first record below bound whose timestamp is at least timestamp_ms."""
+        return lookup.first_at_or_after(self, timestamp_ms, bound)
 
-    def max_timestamp(self, bound: int) -> Found | None:
+    def max_timestamp(self, bound: int) -> Errands[Found | None]:
         """The first record with the log's largest timestamp (KIP-734), unless it is not below bound."""
-        return lookup.with_largest_timestamp(self.segments, self.start_offset, bound)
+        return lookup.with_largest_timestamp(self, bound)
 
     # shrinking
 
@@ -665,8 +670,7 @@ class PartitionLog:
 
         Raises LogOffline, OSError.
         """
-        if self.offline is not None:
-            raise self.offline.with_traceback(None)
+        self.check_online()
         active = self.segments[-1]
         active.finish()
         if self.end.value != self._snapshots.latest and active.size:

@@ -19,8 +19,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
-from kafka_wire.errors import KafkaError
-from kafka_wire.records import LENGTH_OFFSET, BatchHeader, Record, read_header, read_records
+from kafka_wire.records import LENGTH_OFFSET, BatchHeader, read_header
 from kbroker.env import Disk, File, Handle
 from kbroker.log import scan
 from kbroker.log.errors import CorruptLog, NotInMemory
@@ -28,8 +27,8 @@ from kbroker.log.index import Indexes, read_last_time
 
 INDEX_SAVE_BYTES = 8 * 1024 * 1024  # the index files lag behind the log by no more: the scan after a crash is bounded
 INDEX_INTERVAL_BYTES = 4096  # where nobody says otherwise
-DECOMPRESSED_BYTES_MAX = 100 * 1024 * 1024  # of one batch, when records must be read
 NO_TIMESTAMP = -1
+NOT_IN_INDEX = (NO_TIMESTAMP, NO_TIMESTAMP)  # in place of a largest timestamp: its time index has no entry
 
 WritableBuffer: TypeAlias = "bytearray | memoryview"
 
@@ -185,7 +184,7 @@ class Segment:
         loading = self.loading(interval)
         return self.adopt(loading, loading.run())
 
-    def loaded(self, now: bool) -> Indexes:
+    def loaded(self, *, now: bool) -> Indexes:
         """The indexes, loaded if need be; now: raise NotInMemory rather than that. May raise CorruptLog, OSError."""
         if self.indexes is None and now:
             loading = self.loading()
@@ -233,7 +232,7 @@ class Segment:
         if offset >= self.next_offset:
             return self.size
         self.used = tick()
-        position = (self.indexes or self.loaded(now)).offsets.position_before(offset - self.base_offset)
+        position = (self.indexes or self.loaded(now=now)).offsets.position_before(offset - self.base_offset)
         for at, header in scan.walk(self.file.handle, position, self.size, chunk=scan.NEAR_BYTES, now=now):
             if header.last_offset >= offset:
                 return at
@@ -247,7 +246,7 @@ class Segment:
         now: raise NotInMemory rather than wait for the disk.
         """
         limit = position + max_bytes
-        end = (self.indexes or self.loaded(now)).offsets.boundary_before(limit)
+        end = (self.indexes or self.loaded(now=now)).offsets.boundary_before(limit)
         if end <= position:
             end = position
             for at, header in scan.walk(self.file.handle, position, self.size, chunk=scan.NEAR_BYTES, now=now):
@@ -265,21 +264,27 @@ class Segment:
         """The largest timestamp of the segment, -1 when it has none."""
         return self.largest()[0]
 
-    def largest(self) -> tuple[int, int]:
+    def largest(self, *, now: bool = False) -> tuple[int, int]:
         """(the largest timestamp of the segment, -1 when it has none; the last offset of the batch that has it).
 
-        From the last entry of the time index where there is one. May raise OSError, CorruptLog.
+        From the last entry of the time index where there is one. now: raise NotInMemory rather than wait for the disk.
+        May raise OSError, CorruptLog.
         """
         indexes = self.indexes or self.tail
+        if indexes is None and self._largest is None:
+            work = partial(read_last_time, self.disk, self.stem + ".timeindex")
+            if now:
+                raise NotInMemory(work, self._note_last_time)
+            self._note_last_time(work())
+        if indexes is None and self._largest == NOT_IN_INDEX:
+            indexes = self.loaded(now=now)
         if indexes is not None:
             return indexes.max_timestamp_ms, indexes.max_timestamp_offset
-        if self._largest is None:
-            last = read_last_time(self.disk, self.stem + ".timeindex")
-            if last is None:
-                indexes = self.load()
-                return indexes.max_timestamp_ms, indexes.max_timestamp_offset
-            self._largest = last[0], self.base_offset + last[1]
+        assert self._largest is not None
         return self._largest
+
+    def _note_last_time(self, last: tuple[int, int] | None) -> None:
+        self._largest = NOT_IN_INDEX if last is None else (last[0], self.base_offset + last[1])
 
     def opening_timestamp_ms(self, now_ms: int) -> int:
         """The largest timestamp of the first batch: from it the segment's age counts; now_ms where it has none."""
@@ -287,41 +292,6 @@ class Segment:
             found_ms = read_header(self.file.pread(61, 0)).max_timestamp
             self.first_timestamp_ms = found_ms if found_ms >= 0 else now_ms
         return self.first_timestamp_ms
-
-    def first_at_or_after(self, timestamp_ms: int, offset: int, bound: int) -> tuple[Record, int] | None:
-        """The first record from offset on, below bound, with at least that timestamp, and its leader epoch."""
-        if self.largest_timestamp_ms() < timestamp_ms:
-            return None
-        indexes = self.indexes or self.load()
-        self.used = tick()
-        start = max(indexes.times.offset_before(timestamp_ms), offset - self.base_offset)
-        position = indexes.offsets.position_before(start)
-        for at, header in scan.walk(self.file, position, self.size, chunk=scan.NEAR_BYTES):
-            if header.base_offset >= bound:
-                return None
-            if header.max_timestamp >= timestamp_ms and header.last_offset >= offset:
-                for record in self.records(at, header):
-                    if record.timestamp >= timestamp_ms and record.offset >= offset:
-                        return record, header.leader_epoch
-        return None
-
-    def with_largest_timestamp(self) -> tuple[Record, int] | None:
-        """The first record that has the segment's largest timestamp, and its leader epoch."""
-        largest_ms, offset = self.largest()
-        if largest_ms < 0:
-            return None
-        position = self.position_of(offset)
-        for at, header in scan.walk(self.file, position, self.size, chunk=scan.NEAR_BYTES):
-            return max(self.records(at, header), key=lambda record: record.timestamp), header.leader_epoch
-        return None
-
-    def records(self, position: int, header: BatchHeader) -> list[Record]:
-        """The records of a batch. Of one whose content is a lie (nobody looked when it came), what its header says."""
-        data = self.file.pread(header.size, position)
-        try:
-            return list(read_records(data, max_bytes=DECOMPRESSED_BYTES_MAX))
-        except KafkaError:
-            return [Record(header.base_offset, header.max_timestamp, None, None)]
 
     # shrinking
 

@@ -82,6 +82,37 @@ def heads(data: Buffer, count: int) -> Iterator[Head]:
         yield Head(delta, data[at] != _NULL)
 
 
+def stamps(data: Buffer, count: int) -> Iterator[tuple[int, int]]:
+    """(timestamp delta, offset delta) of each record, in ms; nothing else of it is read, and offsets may have gaps.
+
+    Raises CorruptRecords (INVALID_RECORD) where a record is cut short.
+    """
+    pos = number = 0
+    try:
+        for number in range(count):
+            size = data[pos]
+            pos += 1
+            if size >= 0x80:
+                size, pos = _rest(data, pos, size, 7, _INT32_BITS)
+            moment = data[pos + 1]
+            at = pos + 2
+            if moment >= 0x80:
+                byte = data[at]
+                moment += (byte << 7) - 0x80
+                at += 1
+                if byte >= 0x80:
+                    moment, at = _rest(data, at, moment, 14, _INT64_BITS)
+            delta = data[at]
+            if delta >= 0x80:
+                delta, _ = _rest(data, at + 1, delta, 7, _INT32_BITS)
+            yield (moment >> 1) ^ -(moment & 1), (delta >> 1) ^ -(delta & 1)
+            if size & 1:
+                raise _wrong(number, f"has a length of {-(size >> 1) - 1} bytes")
+            pos += size >> 1
+    except IndexError:
+        raise _wrong(number, "is cut short") from None
+
+
 def walk_lengths(data: Buffer, pos: int, first: int, last: int, low: int, high: int) -> Walked:
     """Read records first to last, not included, from a position on. low, high: what was found so far, or FAR, -FAR."""
     known, due, start = -1, 0, pos

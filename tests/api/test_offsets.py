@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.offsets import (
@@ -19,11 +22,15 @@ from kafka_wire.messages.offsets import (
 from kafka_wire.messages.transactions import InitProducerIdRequest
 from kafka_wire.records import build_batch
 from kbroker.api.context import Services
+from kbroker.env import Env
+from kbroker.log import lookup
 from kbroker.testing.broker import Machine, memory_broker
 from kbroker.testing.client import BareClient
 from kbroker.turns import PAUSES_A_TURN, STRIDE
 from tests.api.steps import Steps
 from tests.api.test_produce import produce
+
+T = TypeVar("T")
 
 
 async def ask(client: BareClient, timestamp: int, *, version: int = 7, index: int = 0) -> tuple[int, int, int]:
@@ -103,6 +110,65 @@ async def test_odd_requests_are_answered_as_kafka_does() -> None:
         for replica in (-2, 5):
             assert await list_offsets(client, ("t", [(0, -1)]), replica_id=replica) == [("t", [(0, 0, 9, 0)])]
         assert await list_offsets(client, ("t", [(0, 2**63 - 1)])) == [("t", [(0, 0, -1, -1)])]
+
+
+class SlowDisk(Machine):
+    """A machine whose workers take a second for everything."""
+
+    def env(self) -> Env:
+        env = super().env()
+
+        async def offload(work: Callable[[], T]) -> T:
+            await trio.sleep(1)
+            return await env.offload(work)
+
+        return replace(env, offload=offload)
+
+
+async def test_searches_end_with_the_requests_time(autojump_clock: MockClock) -> None:
+    machine = SlowDisk()
+    async with memory_broker(topics={"t": 3}, machine=machine) as broker, broker.client() as client:
+        now = broker.clock.data_ms()
+        for index in range(3):
+            await produce(client, build_batch([(now, b"k", b"v" * 100_000)] * 2), index=index)
+        asked = [ListOffsetsPartition(partition_index=i, timestamp=t) for i, t in ((0, -1), (1, now), (2, now))]
+        topics = [ListOffsetsTopic(name="t", partitions=asked)]
+        for timeout_ms, codes in ((1500, [0, 0, ErrorCode.REQUEST_TIMED_OUT]), (0, [0, 0, 0])):
+            request = ListOffsetsRequest(replica_id=-1, topics=topics, timeout_ms=timeout_ms)
+            response = await client.call(request, 10)
+            assert [row.error_code for row in response.topics[0].partitions] == codes
+
+
+async def test_a_disk_that_fails_is_told_for_that_partition_alone() -> None:
+    async with memory_broker(topics={"t": 2}) as broker, broker.client() as client:
+        now = broker.clock.data_ms()
+        for index in range(2):
+            await produce(client, build_batch([(now, b"k", b"v" * 100_000)] * 2), index=index)
+        broker.disk.fail("pread", "t-0/*", times=100)
+        for timestamp in (now, -3):
+            (answer,) = await list_offsets(client, ("t", [(0, timestamp), (1, timestamp), (0 + 7, timestamp)]))
+            assert [row[1] for row in answer[1]] == [ErrorCode.KAFKA_STORAGE_ERROR, 0, 3]
+
+
+@pytest.mark.slow
+async def test_searches_in_batches_of_50_000_records_hold_nobody_up(nursery: trio.Nursery) -> None:
+    """In turns: the loop is never held for longer than a turn of record heads."""
+    machine = Machine()
+    async with memory_broker(topics={"t": 1}, machine=machine) as broker, broker.client() as client:
+        now, count = broker.clock.data_ms(), 50_000
+        for n in range(3):
+            await produce(client, build_batch([(now + n * count + k, None, b"v") for k in range(count)], compression=4))
+        steps = Steps(nursery)
+        real = lookup.stamps
+        with pytest.MonkeyPatch.context() as patch:
+            step = steps.counted(lambda stamp: stamp)
+            patch.setattr(lookup, "stamps", lambda *args: map(step, real(*args)))
+            for n in range(3):
+                wanted = n * count + count - 1
+                assert await ask(client, now + wanted) == (0, wanted, now + wanted)
+        assert steps.calls == 3 * count
+        assert steps.longest <= 2 * lookup.RECORDS_AT_ONCE * PAUSES_A_TURN
+        nursery.cancel_scope.cancel()
 
 
 async def test_many_partitions_are_looked_up_once_each_and_in_turns(

@@ -20,6 +20,7 @@ from kbroker.log.errors import LogOffline
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.testing.disk import MemoryDisk
+from kbroker.turns import do_errands
 from tests.log.tools import NOW, Worker, batch, contents, fill, new_disk, open_log, producers_of, starts_at
 
 CONFIG = {"segment_bytes": 1500, "index_interval_bytes": 150}
@@ -162,7 +163,7 @@ class LogMachine(RuleBasedStateMachine):
             ),
             None,
         )
-        found = self.log.first_at_or_after(NOW + later, self.end)
+        found = do_errands(self.log.first_at_or_after(NOW + later, self.end))
         assert (found and found.offset) == expected
 
 

@@ -13,6 +13,7 @@ from kafka_wire import compression as codecs
 from kafka_wire import primitives, records
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.log.validation import GROWTH_MAX, RECORD_ERRORS_MAX, BadRecords
+from kbroker.turns import do_errands
 from tests.log.odd_batches import (
     AFTER_MS,
     BEFORE_MS,
@@ -265,9 +266,9 @@ def test_a_corrected_largest_timestamp_is_what_lookup_and_retention_go_by(codec:
         log = open_log(new_disk(), retention_ms=1000)
         payload = record() + record(500, 1) + record(200, 2)
         log.append(batch_of(payload, 3, codec, latest=latest), leader_epoch=0, now_ms=NOW)
-        found = log.first_at_or_after(NOW + 300, log.end.value)
+        found = do_errands(log.first_at_or_after(NOW + 300, log.end.value))
         assert found is not None and (found.offset, found.timestamp_ms) == (1, NOW + 500)
-        assert log.max_timestamp(log.end.value) == found
+        assert do_errands(log.max_timestamp(log.end.value)) == found
         make_durable(log)
         assert log.apply_retention(NOW + 1500, log.end.value) == 0
         assert log.apply_retention(NOW + 1501, log.end.value) == 1

@@ -14,6 +14,7 @@ from kbroker.log.log import Appended, PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.testing.clock import EPOCH_MS
 from kbroker.testing.disk import MemoryDisk
+from kbroker.turns import do_errands
 
 TOPIC_ID = bytes(range(16))
 NOW = EPOCH_MS
@@ -101,8 +102,8 @@ def answers(log: PartitionLog) -> dict[str, Any]:
         "start": log.start_offset,
         "end": end,
         "records": everything,
-        "times": [log.first_at_or_after(stamp, end) for stamp in stamps],
-        "latest": log.max_timestamp(end),
+        "times": [do_errands(log.first_at_or_after(stamp, end)) for stamp in stamps],
+        "latest": do_errands(log.max_timestamp(end)),
         "reads": [starts_at(log, offset) for offset in range(log.start_offset, end, max(end // 50, 1))],
         "epochs": log.epochs.entries,
         "producers": producers_of(log),

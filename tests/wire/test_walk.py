@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kafka_wire.errors import ErrorCode
 from kafka_wire.primitives import varint
 from kafka_wire.records import HEADER_SIZE, CorruptRecords, build_batch, read_header, read_records
-from kafka_wire.walk import RecordWalk, heads
+from kafka_wire.walk import RecordWalk, heads, stamps
 
 NOW = 1_700_000_000_000
 BYTES = st.none() | st.binary(max_size=300)
@@ -108,3 +108,34 @@ def test_long_forms_of_small_numbers_are_numbers() -> None:
     body = b"\x00\x80\x80\x00\x80\x00\x01\x81\x00\x00"[:9] + b"\x00"
     data = varint(len(body)) + body
     assert walked(data, 1, fields=False).pos == len(data)
+
+
+@given(RECORDS, st.integers(1, 10_000), st.integers(0))
+def test_stamps_are_read_without_the_rest(records: list, gap: int, cut: int) -> None:
+    source = build_batch(records)
+    read = list(read_records(source, max_bytes=1 << 20))
+    data = bytes(source[HEADER_SIZE:])
+    expected = [(each.timestamp - read[0].timestamp, each.offset) for each in read]
+    assert list(stamps(data, len(read))) == expected
+    some = []
+    try:
+        for stamp in stamps(data[: cut % len(data)], len(read)):
+            some.append(stamp)
+    except CorruptRecords as error:
+        assert error.code is ErrorCode.INVALID_RECORD
+    assert some == expected[: len(some)]
+
+
+def test_stamps_of_records_with_gaps_and_wide_numbers() -> None:
+    found = [(0, 0), (-5, 3), (1 << 40, 70), (-(1 << 62), 20_000), (64, 2**31 - 1)]
+    data = b"".join(
+        varint(len(body)) + body
+        for body in (b"\x00" + varint(moment) + varint(delta) + b"\x01\x01\x00" for moment, delta in found)
+    )
+    assert list(stamps(data, len(found))) == found
+
+
+def test_a_record_of_a_length_below_zero_ends_the_stamps() -> None:
+    data = varint(-4) + b"\x00\x00\x00\x01\x01\x00" * 3
+    with pytest.raises(CorruptRecords, match="length of -4"):
+        list(stamps(data, 2))
