@@ -1,15 +1,12 @@
 """The command line: `kbroker` starts a broker; `kbroker topic ...` is an ordinary client; the rest works on files.
 
-    lazy.py      commands imported when they are called        errors.py   how a command fails; exit codes
-    start.py     `start`: flags to a BrokerConfig              serve.py    the broker's process: env, signals, banner
-    memory.py    the data directory of --memory
-    logs.py      console and JSON log lines                    tables.py   aligned text and JSON
-    client.py    connecting with kafka-python                  formats.py  %k %v ... for produce and consume
-    topic.py     the `topic` group; produce.py, consume.py,    segments.py, log.py   segment files: dump, verify
-                 consume_group.py, reading.py
-    group.py     the `group` group; group_seek.py              group_reads.py        what it knows of a group
-    bridge.py    requests kafka-python does not have
-    settings.py  `config docs|check`                           shell.py    `completion`, `version`
+    broker/      `start`: flags to a BrokerConfig; the process: env, signals, banner, log lines; `config docs|check`
+    topics/      `topic ...`, produce and consume among them
+    groups/      `group ...`; bridge.py: requests that kafka-python does not have
+    log_files/   `log ...`: segment files
+    client.py    connecting with kafka-python                  errors.py   how a command fails; exit codes
+    lazy.py      commands imported when they are called        tables.py   aligned text and JSON
+    shell.py     `completion`, `version`
 
 Exit codes: 0 done, 1 failed, 2 used or configured wrongly (also: port or data directory taken), 3 no broker reached,
 130 interrupted. A broker stopped by CTRL+C or SIGTERM has done what it was told: 0.
@@ -39,11 +36,17 @@ cli = LazyGroup(
     name="kbroker",
     help=_HELP,
     commands_at={
-        "start": ("kbroker.cli.start:start", "Start a broker."),
-        "topic": ("kbroker.cli.topic:topic", "Create, list, describe, alter and delete topics; produce and consume."),
-        "group": ("kbroker.cli.group:group", "List and describe consumer groups, move their offsets, delete them."),
-        "log": ("kbroker.cli.log:log", "Look into a broker's log files, without a broker."),
-        "config": ("kbroker.cli.settings:config", "Explain and check configuration."),
+        "start": ("kbroker.cli.broker.start:start", "Start a broker."),
+        "topic": (
+            "kbroker.cli.topics.topic:topic",
+            "Create, list, describe, alter and delete topics; produce and consume.",
+        ),
+        "group": (
+            "kbroker.cli.groups.group:group",
+            "List and describe consumer groups, move their offsets, delete them.",
+        ),
+        "log": ("kbroker.cli.log_files.log:log", "Look into a broker's log files, without a broker."),
+        "config": ("kbroker.cli.broker.settings:config", "Explain and check configuration."),
         "completion": ("kbroker.cli.shell:completion", "Print a completion script for your shell."),
         "version": ("kbroker.cli.shell:version", "Print the version."),
     },

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from kbroker.cli.consume import _records, _seek
-from kbroker.cli.reading import Start, limited, parse_start
+from kbroker.cli.topics.consume import _records, _seek
+from kbroker.cli.topics.reading import Start, limited, parse_start
 
 
 @pytest.mark.parametrize(

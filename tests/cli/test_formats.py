@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbroker.cli.formats import Input, Output, Parsed, Shown, json_fields, parse_header
+from kbroker.cli.topics.formats import Input, Output, Parsed, Shown, json_fields, parse_header
 
 RECORD = Shown("demo", 3, 42, 1700, b"key", b"value", (("a", b"1"), ("b", None)))
 

@@ -31,10 +31,11 @@ from kafka_wire.messages.consumer_groups import (
 )
 from kafka_wire.messages.group_admin import DescribedGroup, DescribedGroupMember, DescribeGroupsResponse
 from kafka_wire.messages.internal import ConsumerProtocolAssignment, ConsumerProtocolTopicPartitions
-from kbroker.cli import bridge, cli, consume_group, group_reads
+from kbroker.cli import cli
 from kbroker.cli.errors import Failed
-from kbroker.cli.formats import Output, Shown
-from kbroker.cli.group import (
+from kbroker.cli.groups import bridge
+from kbroker.cli.groups import reads as group_reads
+from kbroker.cli.groups.group import (
     PartitionsType,
     Position,
     _as_json,
@@ -44,8 +45,10 @@ from kbroker.cli.group import (
     check_partitions,
     chosen,
 )
-from kbroker.cli.group_reads import Described, Member
-from kbroker.cli.group_seek import Step, Target, check_idle, parse_target, plan
+from kbroker.cli.groups.reads import Described, Member
+from kbroker.cli.groups.seek import Step, Target, check_idle, parse_target, plan
+from kbroker.cli.topics import consume_group
+from kbroker.cli.topics.formats import Output, Shown
 
 ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = {"PYTHONPATH": f"{ROOT}:{ROOT / 'protocol'}", "PATH": "/usr/bin:/bin"}

@@ -6,7 +6,7 @@ import json
 
 from kafka_wire.messages.group_admin import DescribedGroup
 from kafka_wire.messages.rebalances import GroupRebalance, RebalanceMember, RebalancePartition, UnownedSeconds
-from kbroker.cli.group_timeline import SHOWN_MAX, Told, as_json, as_text, read
+from kbroker.cli.groups.timeline import SHOWN_MAX, Told, as_json, as_text, read
 
 METRIC = "kbroker_group_partition_unowned_seconds_total"
 BEGAN_MS = 1_700_000_000_000

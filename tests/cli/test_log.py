@@ -210,7 +210,7 @@ def test_no_broker_starts_while_it_looks(partition: Path, monkeypatch: pytest.Mo
         return {}
 
     take_lock(str(partition.parent / ".lock"), Features.detect()).release()
-    monkeypatch.setattr("kbroker.cli.segments.segment_paths", look)
+    monkeypatch.setattr("kbroker.cli.log_files.segments.segment_paths", look)
     invoke("verify", partition.parent)
     assert held
     take_lock(str(partition.parent / ".lock"), Features.detect()).release()

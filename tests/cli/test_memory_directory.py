@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kbroker.cli import memory_directory as memory
+from kbroker.cli.broker import memory_directory as memory
 from kbroker.env.features import Features
 from kbroker.env.real_lock import take_lock
 from kbroker.log.directory import LOCK

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from kbroker.cli import logs
-from kbroker.cli.serve import _banner, seconds_since_start, why
+from kbroker.cli.broker import logs
+from kbroker.cli.broker.serve import _banner, seconds_since_start, why
 from kbroker.cli.tables import plural, table
 from kbroker.env import AddressInUse, DirectoryLocked
 

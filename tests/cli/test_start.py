@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kbroker.cli import cli
-from kbroker.cli.start import host_and_port
+from kbroker.cli.broker.start import host_and_port
 
 ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = {"PYTHONPATH": f"{ROOT}:{ROOT / 'protocol'}", "PATH": "/usr/bin:/bin"}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import BinaryIO, NamedTuple
 
-from kbroker.cli.formats import Output, Shown, json_fields
+from kbroker.cli.topics.formats import Output, Shown, json_fields
 
 POLL_MS = 200  # how long CTRL+C may have to wait
 SECONDS_BELOW = 10**11  # an @number below is seconds since the epoch, above milliseconds

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from kafka_wire.api import ApiKey
-from kbroker.cli import bridge
 from kbroker.cli.client import ANSWER_TIMEOUT_MS, check_code
 from kbroker.cli.errors import Failed
-from kbroker.cli.group_timeline import Told, read
+from kbroker.cli.groups import bridge
+from kbroker.cli.groups.timeline import Told, read
 
 GROUP_ID_NOT_FOUND = 69
 COORDINATOR_MOVING = (14, 15, 16)  # LOAD_IN_PROGRESS, NOT_AVAILABLE, NOT_COORDINATOR: ask again

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 import click
 
 from kbroker.cli.client import Connection, connection_options, producer
-from kbroker.cli.formats import Input, parse_header
 from kbroker.cli.tables import format_option, json_text, plural
+from kbroker.cli.topics.formats import Input, parse_header
 
 UNDER_WAY_MAX = 10_000  # records sent and not yet acknowledged
 

@@ -19,9 +19,9 @@ import click
 import trio
 
 from kbroker import __version__
+from kbroker.cli.broker.logs import is_terminal
+from kbroker.cli.broker.memory_directory import memory_directory
 from kbroker.cli.errors import EXIT_INTERRUPTED, Misconfigured
-from kbroker.cli.logs import is_terminal
-from kbroker.cli.memory_directory import memory_directory
 from kbroker.config import BrokerConfig
 
 # SIGHUP: the terminal is gone. Windows has none.

@@ -14,8 +14,8 @@ config = LazyGroup(
     name="config",
     help="Explain and check configuration.",
     commands_at={
-        "docs": ("kbroker.cli.settings:docs", "Explain a config; without a name, list them all."),
-        "check": ("kbroker.cli.settings:check", "Check a configuration file."),
+        "docs": ("kbroker.cli.broker.settings:docs", "Explain a config; without a name, list them all."),
+        "check": ("kbroker.cli.broker.settings:check", "Check a configuration file."),
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -45,7 +45,7 @@ def docs(name: str | None) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def check(file: Path) -> None:
     """Check a configuration FILE (TOML or Java properties), as `kbroker start -c FILE` would read it."""
-    from kbroker.cli.start import read_config_file
+    from kbroker.cli.broker.start import read_config_file
     from kbroker.config import ConfigError, load
 
     try:

@@ -24,8 +24,8 @@ log = LazyGroup(
     name="log",
     help="Look into a broker's log files, without a broker.",
     commands_at={
-        "dump": ("kbroker.cli.log:dump", "Show the batches of a segment file."),
-        "verify": ("kbroker.cli.log:verify", "Check every segment and index below a directory."),
+        "dump": ("kbroker.cli.log_files.log:dump", "Show the batches of a segment file."),
+        "verify": ("kbroker.cli.log_files.log:verify", "Check every segment and index below a directory."),
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -36,7 +36,7 @@ log = LazyGroup(
 @click.option("--records", is_flag=True, help="The records too, a line each.")
 def dump(file: Path, records: bool) -> None:
     """Show the batches of a segment FILE (*.log), a line each. Exit status 1 when one is damaged."""
-    from kbroker.cli.segments import batches, opened
+    from kbroker.cli.log_files.segments import batches, opened
     from kbroker.log.inspection import DECOMPRESSED_BYTES_MAX
 
     damaged = 0
@@ -72,7 +72,7 @@ def verify(directories: tuple[Path, ...]) -> None:  # fmt: skip
     reason; exit status 1 when there is one, or other damage. Beside a running broker, what it is writing just now may
     be passed over.
     """
-    from kbroker.cli.segments import segment_paths
+    from kbroker.cli.log_files.segments import segment_paths
 
     counts = Counter[str]()
     for directory in directories:
@@ -94,7 +94,7 @@ def verify(directories: tuple[Path, ...]) -> None:  # fmt: skip
 
 
 def _verify_partition(paths: list[Path], is_growing: bool, counts: Counter[str]) -> Iterator[tuple[Path, str]]:
-    from kbroker.cli.segments import check_segment
+    from kbroker.cli.log_files.segments import check_segment
 
     due = 0
     for path in paths:

@@ -12,8 +12,8 @@ import click
 
 from kbroker.cli.client import Connection, admin, connection_options
 from kbroker.cli.errors import Failed
-from kbroker.cli.group import PartitionsType, check_partitions, chosen, members_of, place
-from kbroker.cli.group_reads import (
+from kbroker.cli.groups.group import PartitionsType, check_partitions, chosen, members_of, place
+from kbroker.cli.groups.reads import (
     COORDINATOR_MOVING,
     IDLE_STATES,
     Described,
@@ -26,8 +26,8 @@ from kbroker.cli.group_reads import (
     offsets_at,
     patiently,
 )
-from kbroker.cli.reading import parse_start
 from kbroker.cli.tables import format_option, json_text, plural, table
+from kbroker.cli.topics.reading import parse_start
 
 
 class Target(NamedTuple):

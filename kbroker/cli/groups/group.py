@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import click
 
-from kbroker.cli import group_timeline
 from kbroker.cli.client import Connection, admin, connection_options, error_text
 from kbroker.cli.errors import Failed
-from kbroker.cli.group_reads import (
+from kbroker.cli.groups import timeline as group_timeline
+from kbroker.cli.groups.reads import (
     COORDINATOR_MOVING,
     GROUP_ID_NOT_FOUND,
     Described,
@@ -22,7 +22,7 @@ from kbroker.cli.group_reads import (
     existing,
     patiently,
 )
-from kbroker.cli.group_reads import list_groups as all_groups
+from kbroker.cli.groups.reads import list_groups as all_groups
 from kbroker.cli.lazy import LazyGroup
 from kbroker.cli.tables import format_option, json_text, plural, table
 
@@ -30,11 +30,11 @@ group = LazyGroup(
     name="group",
     help="List and describe consumer groups, move their offsets, delete them.",
     commands_at={
-        "list": ("kbroker.cli.group:list_groups", "List consumer groups."),
-        "describe": ("kbroker.cli.group:describe", "Show a group's state, lag, members and rebalances."),
-        "seek": ("kbroker.cli.group_seek:seek", "Move a group's committed offsets."),
-        "delete": ("kbroker.cli.group:delete", "Delete groups with their offsets."),
-        "offset-delete": ("kbroker.cli.group:offset_delete", "Delete a group's offsets of some topics."),
+        "list": ("kbroker.cli.groups.group:list_groups", "List consumer groups."),
+        "describe": ("kbroker.cli.groups.group:describe", "Show a group's state, lag, members and rebalances."),
+        "seek": ("kbroker.cli.groups.seek:seek", "Move a group's committed offsets."),
+        "delete": ("kbroker.cli.groups.group:delete", "Delete groups with their offsets."),
+        "offset-delete": ("kbroker.cli.groups.group:offset_delete", "Delete a group's offsets of some topics."),
     },
     aliases={"ls": "list", "info": "describe", "rm": "delete"},
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

@@ -17,8 +17,8 @@ import click
 
 from kbroker.cli.client import Connection, consumer
 from kbroker.cli.errors import Failed
-from kbroker.cli.formats import Output, Shown
-from kbroker.cli.reading import POLL_MS, Start, limited, write_record
+from kbroker.cli.topics.formats import Output, Shown
+from kbroker.cli.topics.reading import POLL_MS, Start, limited, write_record
 
 COMMIT_TIMEOUT_MS = 5_000
 REASSIGNED = (22, 25, 27, 82)  # ILLEGAL_GENERATION, UNKNOWN_MEMBER_ID, REBALANCE_IN_PROGRESS, FENCED_INSTANCE_ID

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
+from kbroker.cli.broker.logs import LEVELS
 from kbroker.cli.errors import Misconfigured
-from kbroker.cli.logs import LEVELS
 
 _EPILOG = """\b
 Precedence: flag > KBROKER_* > KAFKA_* > file > default. Names are Kafka's: NUM_PARTITIONS in the environment is
@@ -63,8 +63,8 @@ def start(
     log_format: str,
 ) -> int:
     """Start a broker. No setup step: it is ready when it says so."""
-    from kbroker.cli.logs import set_up
-    from kbroker.cli.serve import serve
+    from kbroker.cli.broker.logs import set_up
+    from kbroker.cli.broker.serve import serve
     from kbroker.config import ConfigError, load
 
     if memory and data_dir:

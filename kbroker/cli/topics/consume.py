@@ -10,8 +10,8 @@ import click
 
 from kbroker.cli.client import Connection, connection_options, consumer
 from kbroker.cli.errors import Failed
-from kbroker.cli.formats import Output, Shown
-from kbroker.cli.reading import POLL_MS, Start, limited, parse_start, write_record
+from kbroker.cli.topics.formats import Output, Shown
+from kbroker.cli.topics.reading import POLL_MS, Start, limited, parse_start, write_record
 
 
 class StartType(click.ParamType[Start]):
@@ -88,7 +88,7 @@ def consume(
         raise click.UsageError(str(error)) from None
     isolation = "read_committed" if read_committed else "read_uncommitted"
     if group is not None:
-        from kbroker.cli.consume_group import consume_as_member
+        from kbroker.cli.topics.consume_group import consume_as_member
 
         if only or start not in (Start("start"), Start("end")):
             raise click.UsageError("with -g: no -p, and -o start or end (to move a group: kbroker group seek)")

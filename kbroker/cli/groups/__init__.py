@@ -1,0 +1,1 @@
+"""`group ...`: what groups there are, where they are, moving and deleting them."""

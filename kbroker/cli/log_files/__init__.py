@@ -1,0 +1,1 @@
+"""`log ...`: segment files, without a broker."""

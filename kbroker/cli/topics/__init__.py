@@ -1,0 +1,1 @@
+"""`topic ...`: topics, produce, consume."""
