@@ -17,8 +17,10 @@ from kbroker.env import Disk
 from kbroker.env.features import Features
 from kbroker.env.real import real_env
 from kbroker.log.errors import LogOffline
+from kbroker.log.index import Indexes
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
+from kbroker.log.segment import Loading, Segment
 from kbroker.testing.disk import MemoryDisk
 from kbroker.turns import do_errands
 from tests.log.tools import NOW, Worker, batch, contents, fill, new_disk, open_log, producers_of, starts_at
@@ -35,6 +37,7 @@ class LogMachine(RuleBasedStateMachine):
         self.model: list[tuple[int, list[bytes], int, int]] = []
         self.start = self.end = self.durable = self.epoch = 0
         self.sequences: dict[int, int] = {}
+        self.loaded: list[tuple[Segment, Loading, Indexes]] = []
         self.log = self.open(Crash.CLEAN)
 
     def open(self, crash: Crash) -> PartitionLog:
@@ -67,6 +70,22 @@ class LogMachine(RuleBasedStateMachine):
     def release(self) -> None:
         self.log.release_idle()
         self.log.release_idle()
+
+    @rule(share=st.floats(0, 0.999))
+    def begin_loading(self, share: float) -> None:
+        """As a worker does, while the log goes on."""
+        segment = self.log.segments[int(len(self.log.segments) * share)]
+        if segment.size:
+            segment.release()
+            loading = segment.loading(CONFIG["index_interval_bytes"])
+            self.loaded.append((segment, loading, loading.run()))
+
+    @rule()
+    def end_loading(self) -> None:
+        for segment, loading, indexes in self.loaded:
+            if segment in self.log.segments:
+                segment.adopt(loading, indexes)
+        self.loaded.clear()
 
     @rule()
     def flush(self) -> None:
@@ -104,8 +123,8 @@ class LogMachine(RuleBasedStateMachine):
             assert error == errno.ENOSPC and name == "*.log"
         self.disk.heal()
 
-    @rule(clean=st.booleans())
-    def restart(self, clean: bool) -> None:
+    @rule(clean=st.booleans(), appends=st.integers(0, 12))
+    def restart(self, clean: bool, appends: int) -> None:
         before = producers_of(self.log)
         if clean:
             trio.run(self.log.close, Worker())
@@ -115,6 +134,8 @@ class LogMachine(RuleBasedStateMachine):
         assert self.log.end.value == self.end
         if self.start == 0:
             assert producers_of(self.log) == before
+        for _ in range(appends):  # before anybody looks into the indexes
+            self.append(1, 150, -1, 0)
 
     @rule()
     def power_failure(self) -> None:
