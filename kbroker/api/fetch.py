@@ -323,11 +323,7 @@ class FetchJob:
         if length > COPY_MAX or len(slices) > 1 or self.copied > COPIES_MAX:
             return slices
         self.copied += length
-        piece = slices[0]
-        data = piece.file.pread_now(length, piece.position)
-        if data is not None and len(data) != length:
-            raise OSError(f"{piece.file.path} ends before {piece.position + length}")
-        return data
+        return slices[0].read_now()
 
     def _find(self, key: PartitionKey) -> Partition:
         name, index = key

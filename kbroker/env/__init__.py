@@ -101,6 +101,13 @@ class FileSlice:
             raise OSError(f"{self.file.path} ends before {self.position + self.length}")
         return data
 
+    def read_now(self) -> Buffer | None:
+        """The same, unless the disk would have to be waited for: then None."""
+        data = self.file.pread_now(self.length, self.position)
+        if data is not None and len(data) != self.length:
+            raise OSError(f"{self.file.path} ends before {self.position + self.length}")
+        return data
+
 
 class Lock(Protocol):
     """Exclusive possession of a file name, gone with the process."""

@@ -22,7 +22,7 @@ from typing import TypeAlias
 
 import trio
 
-from kbroker.env import AddressInUse, Buffer, FileSlice
+from kbroker.env import AddressInUse, Buffer, FileSlice, Handle
 from kbroker.env.descriptors import EXHAUSTED, Descriptors
 from kbroker.env.features import Features
 from kbroker.env.procfs import port_holder
@@ -33,6 +33,7 @@ Address: TypeAlias = "tuple[str, int]"
 JOIN_MAX = 65536  # up to here copying is cheaper than another system call or an iovec
 CHUNK = 262144  # read and sent at a time where sendfile cannot be used; and the most that is read ahead of sending
 SENDFILE_MAX = 1 << 20  # asked of one sendfile
+PROBE = 131072  # of a file: whether its last byte is in memory tells of all of it, for the system reads ahead as far
 BUFFERS_MAX = 512  # in one sendmsg; systems allow 1024 or more
 CREDIT = 4 << 20
 TURN_COST = CREDIT // 64
@@ -129,17 +130,17 @@ class RealStream:
             self._waiting.cancel()
 
     def send_now(self, parts: Sequence[Buffer | FileSlice]) -> Sequence[Buffer | FileSlice]:
-        """Send small parts as far as they go; returns what is left."""
+        """Send small parts as far as they go; returns what is left: all, if there are files to be read."""
         if self._broken or self._closed:
             raise self._failure()
         if len(parts) == 1 and type(parts[0]) is bytes:
             data = parts[0]
             if len(data) > JOIN_MAX:
                 return parts
-        elif sum(map(len, parts)) > JOIN_MAX:
+        elif sum(map(len, parts)) > JOIN_MAX or FileSlice in map(type, parts):
             return parts
         else:
-            data = b"".join([part.read() if isinstance(part, FileSlice) else part for part in parts])
+            data = b"".join(parts)  # type: ignore[arg-type]  # no slices
         try:
             sent = self._socket.send(data)
         except BlockingIOError:
@@ -193,7 +194,7 @@ class RealStream:
                 await self._send_file(part)
                 run, size = [], 0
                 continue
-            run.append(part.read() if isinstance(part, FileSlice) else part)
+            run.append(await _read(part) if isinstance(part, FileSlice) else part)
             size += len(part)
             if size > CHUNK:
                 await self._send_buffers(run)
@@ -234,9 +235,13 @@ class RealStream:
         """By sendfile as far as it goes. When it stops for another reason than a full socket, reading and sending
         either works or tells whose fault it is: the disk's (OSError) or the connection's (BrokenResourceError)."""
         position, end = part.position, part.position + part.length
+        ready = position  # up to here the file is in memory
         while position < end and (descriptor := self._sendfile_descriptor(part)) is not None:
+            if position == ready:
+                ready = min(position + SENDFILE_MAX, end)
+                await _have_in_memory(part.file, position, ready)
             try:
-                sent = os.sendfile(self._socket.fileno(), descriptor, position, min(end - position, SENDFILE_MAX))
+                sent = os.sendfile(self._socket.fileno(), descriptor, position, ready - position)
             except BlockingIOError:
                 await self._wait_writable()
                 continue
@@ -248,7 +253,7 @@ class RealStream:
             await self._spend(sent)
         while position < end:
             chunk = FileSlice(part.file, position, min(end - position, CHUNK))
-            await self._send_all(memoryview(chunk.read()))
+            await self._send_all(memoryview(await _read(chunk)))
             position += len(chunk)
 
     def _sendfile_descriptor(self, part: FileSlice) -> int | None:
@@ -288,6 +293,25 @@ class RealStream:
         if self._closed:
             return trio.ClosedResourceError("this stream was closed")
         return trio.BrokenResourceError(f"the connection to {self.peer[0]}:{self.peer[1]} is broken")
+
+
+async def _read(part: FileSlice) -> Buffer:
+    """The bytes; a worker reads what is not in memory. OSError when the file has become shorter."""
+    data = part.read_now()
+    return data if data is not None else await trio.to_thread.run_sync(part.read)
+
+
+async def _have_in_memory(file: Handle, position: int, end: int) -> None:
+    """Have a worker wait for the disk, if need be, before sendfile does in the event loop."""
+    for at in range(position, end, PROBE):
+        if file.pread_now(1, min(at + PROBE, end) - 1) is None:
+            await trio.to_thread.run_sync(_read_through, file, at, end)
+            return
+
+
+def _read_through(file: Handle, position: int, end: int) -> None:
+    for at in range(position, end, CHUNK):
+        file.pread(min(CHUNK, end - at), at)
 
 
 def join_small(buffers: Sequence[Buffer]) -> list[Buffer]:

@@ -288,6 +288,57 @@ async def test_a_failing_sendfile_is_replaced_by_reading(tmp_path: Path, monkeyp
         await each.aclose()
 
 
+class ColdFile:
+    """A file of which nothing is in memory but what was read; it notes which threads read."""
+
+    path = "cold"
+
+    def __init__(self, file: Any, descriptor: bool) -> None:
+        self.file = file
+        self.descriptor = descriptor
+        self.known: set[int] = set()
+        self.readers: set[int] = set()
+
+    def pread(self, length: int, position: int) -> bytes:
+        self.readers.add(threading.get_ident())
+        self.known.update(range(position // 1000, (position + length) // 1000 + 1))
+        return self.file.pread(length, position)  # type: ignore[no-any-return]
+
+    def pread_now(self, length: int, position: int) -> bytes | None:
+        if not self.known.issuperset(range(position // 1000, (position + length - 1) // 1000 + 1)):
+            return None
+        return self.file.pread(length, position)  # type: ignore[no-any-return]
+
+    def sync(self) -> None:
+        raise AssertionError
+
+    def fileno(self) -> int | None:
+        return self.file.fileno() if self.descriptor else None  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("descriptor", [True, False])
+@pytest.mark.parametrize("size", [1000, 70_000, 3_000_000])
+async def test_what_is_sent_and_not_in_memory_is_read_by_workers(size: int, descriptor: bool, tmp_path: Path) -> None:
+    env = real_env(str(tmp_path), features=features_of("real"))
+    file = env.disk.open("a", create=True)
+    file.append([bytes(range(250)) * (size // 250)])
+    cold = ColdFile(file, descriptor)
+    listener = await env.net.listen("127.0.0.1", 0)
+    client = await env.net.connect(*listener.address)
+    server = await listener.accept()
+    received = bytearray()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.send, [b"head", FileSlice(cold, 0, size), b"tail"])
+        while len(received) < size + 8:
+            chunk = bytearray(65536)
+            received += chunk[: await client.receive_into(memoryview(chunk))]
+    assert received == b"head" + bytes(range(250)) * (size // 250) + b"tail"
+    assert cold.readers and threading.get_ident() not in cold.readers
+    assert cold.known == set(range(size // 1000 + 1)), "all of it was brought into memory ahead of sending"
+    for each in (client, server, listener):
+        await each.aclose()
+
+
 def test_the_file_limit_rises_to_what_is_allowed() -> None:
     pytest.importorskip("resource")
     import resource
