@@ -47,14 +47,14 @@ A name that nobody knows is an error in a file or flag, and a warning in a `KBRO
 
 def configuration() -> str:
     """docs/reference/configuration.md."""
-    inert_topic = [key for key in (*TOPIC_KEYS, *GROUP_KEYS) if not key.effect]
+    inert = [key for key in (*TOPIC_KEYS, *GROUP_KEYS, *BROKER_KEYS, *INERT_KEYS) if not key.effect]
     sections = [
         _INTRODUCTION,
         _section("Topics", "Given when a topic is created, or changed later.", [k for k in TOPIC_KEYS if k.effect]),
-        _section("Brokers", "", BROKER_KEYS),
+        _section("Brokers", "", [key for key in BROKER_KEYS if key.effect]),
         _section("Groups", "", [key for key in GROUP_KEYS if key.effect]),
         "## Accepted without effect\n\nRead, checked and described like the others, so that files and clients written "
-        "for Apache Kafka work:\n\n" + _names(key.name for key in (*inert_topic, *INERT_KEYS)),
+        "for Apache Kafka work:\n\n" + _names(key.name for key in inert),
         "## Ignored\n\nOf older releases, or of plug-ins: each is passed over with a warning. Names that begin with "
         + ", ".join(f"`{prefix}`" for prefix in IGNORED_PREFIXES)
         + ", and:\n\n"

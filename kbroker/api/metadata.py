@@ -48,7 +48,6 @@ NOT_ASKED = -(2**31)  # authorized operations were not requested
 # Bit n stands for AclOperation n: what an open broker lets everyone do (KIP-430).
 TOPIC_OPERATIONS = sum(1 << n for n in (3, 4, 5, 6, 7, 8, 10, 11))  # read write create delete alter describe configs
 CLUSTER_OPERATIONS = sum(1 << n for n in (5, 7, 8, 9, 10, 11, 12))
-DESCRIBED_PARTITIONS_MAX = 2000  # of one DescribeTopicPartitions answer (max.request.partition.size.limit)
 BROKER_ENDPOINTS = 1
 SOFTWARE = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?")  # a client's name and version (KIP-511)
 TOPICS_A_PAUSE = 8  # topics described between two pauses, most of them of few partitions
@@ -247,7 +246,8 @@ def _partitions_described(
 ) -> Work[DescribeTopicPartitionsResponse]:
     image, cursor = context.services.image, request.cursor
     names = sorted({t.name for t in request.topics} or image.topics)
-    room = max(1, min(request.response_partition_limit, DESCRIBED_PARTITIONS_MAX))
+    most = context.services.config.get_int("max.request.partition.size.limit")
+    room = max(1, min(request.response_partition_limit, most))
     response = DescribeTopicPartitionsResponse()
     for n, name in enumerate(names):
         if n % STRIDE == STRIDE - 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from kbroker.config.keys import ConfigKey, Scope
 from kbroker.config.topic_keys import GROUP_KEYS, TOPIC_KEYS
 
-NO_EFFECT = "Accepted so that files written for Apache Kafka work; it changes nothing in kbroker."
+NO_EFFECT = "Accepted, without effect: files and clients written for Apache Kafka work, nothing in kbroker changes."
 
 TOPIC_DOCS = {
     "cleanup.policy": "What happens to old data: delete removes segments by age and size; compact keeps the last value "
@@ -22,7 +22,7 @@ TOPIC_DOCS = {
     "flush.messages": "Force data to disk after this many records. Kafka's default leaves it to the operating system: "
     "replication, not fsync, protects acknowledged data.",
     "flush.ms": "Force data to disk at least this often. See flush.messages.",
-    "follower.replication.throttled.replicas": "Replicas whose following is throttled. kbroker does not throttle.",
+    "follower.replication.throttled.replicas": "Replicas whose following is throttled.",
     "index.interval.bytes": "Bytes of log between two entries of its offset index.",
     "internal.segment.bytes": "Overrides segment.bytes without its minimum. For tests.",
     "kbroker.produce.validate": "How closely a producer's batch is looked at before it is stored, where it is not "
@@ -32,7 +32,7 @@ TOPIC_DOCS = {
     "each costs: docs/performance.md.",
     "kbroker.produce.validate.compressed": "The same for compressed batches, which have to be decompressed for it, and "
     "whose payload may turn out not to be what the codec makes.",
-    "leader.replication.throttled.replicas": "Replicas whose leading is throttled. kbroker does not throttle.",
+    "leader.replication.throttled.replicas": "Replicas whose leading is throttled.",
     "local.retention.bytes": "Bytes kept locally of a tiered topic. kbroker has no tiered storage yet.",
     "local.retention.ms": "How long a tiered topic's data stays local. kbroker has no tiered storage yet.",
     "max.compaction.lag.ms": "A record is compacted at the latest this long after it was written.",
@@ -43,7 +43,7 @@ TOPIC_DOCS = {
     "min.cleanable.dirty.ratio": "Share of a log that must be uncompacted before compaction is worth it.",
     "min.compaction.lag.ms": "A record is left uncompacted for at least this long.",
     "min.insync.replicas": "With acks=all, a write is accepted only while this many replicas are in sync.",
-    "preallocate": "Reserve a segment's space when it is created. kbroker does not.",
+    "preallocate": "Reserve a segment's space when it is created.",
     "remote.log.copy.disable": "Stop copying a tiered topic. kbroker has no tiered storage yet.",
     "remote.log.delete.on.disable": "Delete remote data when tiering ends. kbroker has no tiered storage yet.",
     "remote.storage.enable": "Tiered storage. kbroker has none yet, so only false is accepted.",
@@ -173,7 +173,12 @@ _INHERITED = {
 
 
 def documentation(key: ConfigKey) -> str:
-    """A key's meaning. Every key has one."""
+    """A key's meaning, and whether it has an effect. Every key has one."""
+    meaning = _meaning(key)
+    return meaning if key.effect or meaning == NO_EFFECT else f"Accepted, without effect. {meaning}"
+
+
+def _meaning(key: ConfigKey) -> str:
     if key.scope is Scope.TOPIC:
         return TOPIC_DOCS[key.name]
     if key.scope is Scope.GROUP:

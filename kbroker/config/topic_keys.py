@@ -74,7 +74,7 @@ TOPIC_KEYS = (
         broker="compression.type",
     ),
     _topic("compression.zstd.level", INT, 3, low=-131_072, high=22, broker="compression.zstd.level"),
-    _topic("delete.retention.ms", LONG, 86_400_000, low=0, broker="log.cleaner.delete.retention.ms"),
+    _topic("delete.retention.ms", LONG, 86_400_000, low=0, broker="log.cleaner.delete.retention.ms", effect=False),
     _topic("file.delete.delay.ms", LONG, 60000, low=0, broker="log.segment.delete.delay.ms"),
     _topic("flush.messages", LONG, LONG_MAX, low=1, broker="log.flush.interval.messages"),
     _topic("flush.ms", LONG, LONG_MAX, low=0, broker="log.flush.interval.ms log.flush.scheduler.interval.ms"),
@@ -91,7 +91,7 @@ TOPIC_KEYS = (
     _topic("leader.replication.throttled.replicas", LIST, "", check=check_throttled, effect=False),
     _topic("local.retention.bytes", LONG, -2, low=-2, broker="log.local.retention.bytes", effect=False),
     _topic("local.retention.ms", LONG, -2, low=-2, broker="log.local.retention.ms", effect=False),
-    _topic("max.compaction.lag.ms", LONG, LONG_MAX, low=1, broker="log.cleaner.max.compaction.lag.ms"),
+    _topic("max.compaction.lag.ms", LONG, LONG_MAX, low=1, broker="log.cleaner.max.compaction.lag.ms", effect=False),
     _topic("max.message.bytes", INT, 1_048_588, low=0, broker="message.max.bytes"),
     _topic("message.timestamp.after.max.ms", LONG, 3_600_000, low=0, broker="log.message.timestamp.after.max.ms"),
     _topic("message.timestamp.before.max.ms", LONG, LONG_MAX, low=0, broker="log.message.timestamp.before.max.ms"),
@@ -102,8 +102,10 @@ TOPIC_KEYS = (
         choices=("CreateTime", "LogAppendTime"),
         broker="log.message.timestamp.type",
     ),
-    _topic("min.cleanable.dirty.ratio", DOUBLE, 0.5, low=0, high=1, broker="log.cleaner.min.cleanable.ratio"),
-    _topic("min.compaction.lag.ms", LONG, 0, low=0, broker="log.cleaner.min.compaction.lag.ms"),
+    _topic(
+        "min.cleanable.dirty.ratio", DOUBLE, 0.5, low=0, high=1, broker="log.cleaner.min.cleanable.ratio", effect=False
+    ),
+    _topic("min.compaction.lag.ms", LONG, 0, low=0, broker="log.cleaner.min.compaction.lag.ms", effect=False),
     _topic("min.insync.replicas", INT, 1, low=1, broker="min.insync.replicas"),
     _topic("preallocate", BOOLEAN, False, broker="log.preallocate", effect=False),
     _topic("remote.log.copy.disable", BOOLEAN, False, effect=False),
@@ -121,7 +123,7 @@ TOPIC_KEYS = (
     _topic("segment.index.bytes", INT, 10_485_760, low=4, broker="log.index.size.max.bytes"),
     _topic("segment.jitter.ms", LONG, 0, low=0, broker="log.roll.jitter.ms log.roll.jitter.hours*HOURS"),
     _topic("segment.ms", LONG, 604_800_000, low=1, broker="log.roll.ms log.roll.hours*HOURS"),
-    _topic("unclean.leader.election.enable", BOOLEAN, False, broker="unclean.leader.election.enable"),
+    _topic("unclean.leader.election.enable", BOOLEAN, False, broker="unclean.leader.election.enable", effect=False),
     # Kafka's own way around the minimum of segment.bytes, for tests that want many segments.
     _topic("internal.segment.bytes", INT, None, low=1, internal=True),
 )

@@ -168,3 +168,11 @@ async def test_describe_topic_partitions_goes_on_from_its_cursor() -> None:
         absent = [DescribeTopicPartitionsTopic(name="no")]
         request = DescribeTopicPartitionsRequest(topics=absent, response_partition_limit=9)
         assert (await client.call(request, 0)).topics[0].error_code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+
+
+async def test_a_broker_describes_no_more_partitions_at_once_than_its_config_says() -> None:
+    limited = {"max.request.partition.size.limit": "3"}
+    async with memory_broker(topics={"t": 5}, config=limited) as broker, broker.client() as client:
+        answer = await client.call(DescribeTopicPartitionsRequest(topics=[], response_partition_limit=2000), 0)
+        assert [len(topic.partitions) for topic in answer.topics] == [3]
+        assert answer.next_cursor.partition_index == 3

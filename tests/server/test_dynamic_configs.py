@@ -1,0 +1,120 @@
+"""Every broker config that may change while the broker runs does change something then, without a restart (KIP-226)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+
+from kafka_wire.messages.configs import (
+    IncrementalAlterableConfig,
+    IncrementalAlterConfigsRequest,
+    IncrementalAlterConfigsResource,
+)
+from kafka_wire.messages.metadata import ApiVersionsRequest
+from kbroker.api.context import Services
+from kbroker.config import TABLE, ConfigError, ConfigKey, Scope, Update, format_value, parse
+from kbroker.server.broker import Broker
+from kbroker.testing.broker import MemoryBroker, memory_broker
+from kbroker.testing.client import BareClient
+
+TOPIC_KEYS = TABLE[Scope.TOPIC].values()
+DYNAMIC = [key for key in TABLE[Scope.BROKER].values() if key.effect and key.update is not Update.READ_ONLY]
+INHERITED = {synonym.name: (key, synonym.factor) for key in TOPIC_KEYS for synonym in key.synonyms}
+
+
+@asynccontextmanager
+async def running(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[MemoryBroker, BareClient, Services]]:
+    """A broker with a topic t, a client, and the broker's parts."""
+    assembled: list[Services] = []
+    assemble = Broker._assemble
+
+    def noted(self: Broker, *parts: Any) -> Services:
+        assembled.append(assemble(self, *parts))
+        return assembled[0]
+
+    monkeypatch.setattr(Broker, "_assemble", noted)
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        yield broker, client, assembled[0]
+
+
+async def change(client: BareClient, name: str, value: str) -> None:
+    config = IncrementalAlterableConfig(name=name, config_operation=0, value=value)
+    resource = IncrementalAlterConfigsResource(resource_type=Scope.BROKER, resource_name="", configs=[config])
+    answer = await client.call(IncrementalAlterConfigsRequest(resources=[resource], validate_only=False), 1)
+    assert answer.responses[0].error_code == 0, answer
+
+
+def another_value(key: ConfigKey) -> str:
+    """One that is allowed and not the default."""
+    if key.choices:
+        return next(choice for choice in key.choices if choice != key.default)
+    if isinstance(key.default, bool):
+        return str(not key.default).lower()
+    for number in ("5", "1234567"):
+        try:
+            if parse(key, number) != key.default:
+                return number
+        except ConfigError:
+            continue
+    raise AssertionError(f"no value known for {key.name}")
+
+
+async def is_refused(broker: MemoryBroker) -> bool:
+    """Whether one more connection is closed at once."""
+    async with broker.client() as another:
+        try:
+            await another.call(ApiVersionsRequest(client_software_name="x", client_software_version="1"), 3)
+        except (trio.EndOfChannel, trio.BrokenResourceError):
+            return True
+    return False
+
+
+# What each reads that is no topic's default: the value it goes by now.
+READERS: dict[str, Callable[[Services], object]] = {
+    "group.consumer.assignment.interval.ms": lambda s: s.groups.settings_of("g").consumer.assignment_interval_ms,
+    "kbroker.scrub.bytes.per.second": lambda s: s.logs.config.get_int("kbroker.scrub.bytes.per.second"),
+    "producer.id.expiration.ms": lambda s: s.logs.config.get_int("producer.id.expiration.ms"),
+}
+CONNECTIONS = {"max.connections", "max.connections.per.ip"}
+
+
+def test_every_dynamic_config_is_tried_here() -> None:
+    assert {key.name for key in DYNAMIC} == {
+        *(key.name for key in DYNAMIC if key.name in INHERITED), *READERS, *CONNECTIONS
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("key", [key for key in DYNAMIC if key.name in INHERITED], ids=lambda key: key.name)
+async def test_what_topics_inherit_reaches_logs_that_are_open(key: ConfigKey, monkeypatch: pytest.MonkeyPatch) -> None:
+    topic_key, factor = INHERITED[key.name]
+    async with running(monkeypatch) as (_, client, services):
+        config = services.partitions["t", 0].log.config
+        assert getattr(config, topic_key.attribute) == topic_key.default
+        text = another_value(key)
+        await change(client, key.name, text)
+        found = getattr(services.partitions["t", 0].log.config, topic_key.attribute)
+        expected = parse(key, text)
+        assert found == (expected * factor if isinstance(expected, int) and factor > 1 else expected)
+
+
+@pytest.mark.parametrize("name", READERS)
+async def test_who_goes_by_a_config_reads_it_anew(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = TABLE[Scope.BROKER][name]
+    async with running(monkeypatch) as (_, client, services):
+        assert READERS[name](services) == key.default
+        await change(client, name, another_value(key))
+        assert format_value(READERS[name](services)) == another_value(key)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", sorted(CONNECTIONS))
+async def test_limits_of_connections_hold_from_the_next_one_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(monkeypatch) as (broker, client, _):
+        assert not await is_refused(broker)
+        await change(client, name, "1")
+        assert await is_refused(broker)
+        await change(client, name, "10")
+        assert not await is_refused(broker)
