@@ -7,6 +7,8 @@ brokers with the next image.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -49,13 +51,15 @@ from kbroker.config import (
 from kbroker.groups.settings import CONSUMER_GROUP_KEYS
 from kbroker.turns import Work, answer, each, finish
 
-CLIENT_METRICS = 16  # a resource type that has no configs here (KIP-714)
+BROKER_LOGGER, CLIENT_METRICS = 8, 16  # resource types that have no configs here (KIP-412, KIP-714)
 R = TypeVar("R")
 Wish: TypeAlias = "tuple[int, str, list[tuple[int, str, str | None]]]"  # resource type, its name, (op, key, value)...
 
+INTEGER = re.compile(r"[+-]?[0-9]{1,10}")
 RESOURCE_TYPES = (Scope.TOPIC, Scope.BROKER, Scope.GROUP)
 BOUNDED_GROUP_KEYS = {f"consumer.{key}": key for key in CONSUMER_GROUP_KEYS}
 KNOWN_OPS = {int(op) for op in ConfigOp}
+TWICE = KafkaError(ErrorCode.INVALID_REQUEST, "Each resource must appear at most once.")
 TIMEOUT_S = 30.0
 DESCRIBED_ROWS_MAX = 1_000_000  # of one answer: some 50 MB
 
@@ -68,6 +72,10 @@ def describe_configs(
     request: DescribeConfigsRequest, context: Context
 ) -> DescribeConfigsResponse | Coroutine[Any, Any, DescribeConfigsResponse]:
     """The configs of each resource, with where each value comes from (KIP-133, KIP-226)."""
+    for resource in request.resources:
+        if resource.resource_type not in (*RESOURCE_TYPES, BROKER_LOGGER, CLIENT_METRICS):
+            refused = [_described(each, [], KafkaError(ErrorCode.INVALID_REQUEST)) for each in request.resources]
+            return DescribeConfigsResponse(results=refused)
     return answer(_all_described(request, context.services))
 
 
@@ -97,10 +105,10 @@ def _shared_rows(
     shared: dict[object, list[DescribeConfigsResourceResult]],
 ) -> list[DescribeConfigsResourceResult]:
     """The rows of a resource, made once for all that have the same configs. Raises KafkaError."""
-    names = resource.configuration_keys
+    names = resource.configuration_keys or None  # none is all
     same = (resource.resource_type, *_own(resource, services), None if names is None else tuple(names))
     if same not in shared:
-        rows = _rows(resource, request.include_documentation, services)
+        rows = _rows(resource, names, request.include_documentation, services)
         shared[same] = [_result(row, request.include_synonyms) for row in rows]
     return shared[same]
 
@@ -115,6 +123,8 @@ def _own(resource: DescribeConfigsResource, services: Services) -> tuple[object,
             raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
         return tuple(topic.configs.items())
     if resource.resource_type == Scope.GROUP:
+        if not name:
+            raise KafkaError(ErrorCode.INVALID_REQUEST, "Group name must not be empty")
         return tuple(services.image.group_configs.get(name, {}).items())
     return (name,)
 
@@ -124,15 +134,17 @@ def _described(
 ) -> DescribeConfigsResult:
     return DescribeConfigsResult(
         error_code=error.code,
-        error_message=error.message if error.code else None,
+        error_message=error.message if error.code else "",  # not null, as Kafka writes it
         resource_type=resource.resource_type,
         resource_name=resource.resource_name,
         configs=rows,
     )
 
 
-def _rows(resource: DescribeConfigsResource, documentation: bool, services: Services) -> list[ConfigRow]:
-    name, names, config = resource.resource_name, resource.configuration_keys, services.config
+def _rows(
+    resource: DescribeConfigsResource, names: Collection[str] | None, documentation: bool, services: Services
+) -> list[ConfigRow]:
+    name, config = resource.resource_name, services.config
     if resource.resource_type == Scope.TOPIC:
         return describe_topic(services.image.topics[name].configs, config, names, documentation=documentation)
     if resource.resource_type == Scope.BROKER:
@@ -144,16 +156,21 @@ def _rows(resource: DescribeConfigsResource, documentation: bool, services: Serv
         own = services.image.group_configs.get(name, {})
         return describe_group(own, config, names, documentation=documentation)
     if resource.resource_type == CLIENT_METRICS:
+        if not name:
+            raise KafkaError(ErrorCode.INVALID_REQUEST, "Client metrics subscription name must not be empty")
         return []
     raise KafkaError(ErrorCode.INVALID_REQUEST, f"Unsupported resource type: {resource.resource_type}")
 
 
 def _check_broker(name: str, services: Services) -> None:
-    if name not in ("", str(services.node_id)):
-        raise KafkaError(
-            ErrorCode.INVALID_REQUEST,
-            f"Unexpected broker id, expected {services.node_id} or empty string, but received {name}",
-        )
+    """A broker speaks for itself, or by the empty name for all. Its number is read as Java reads one ("01", "+1")."""
+    if not name:
+        return
+    if not INTEGER.fullmatch(name):
+        raise KafkaError(ErrorCode.INVALID_REQUEST, f"Broker id must be an integer, but it is: {name[:100]}")
+    if int(name) != services.node_id:
+        text = f"Unexpected broker id, expected {services.node_id} or empty string, but received {name}"
+        raise KafkaError(ErrorCode.INVALID_REQUEST, text)
 
 
 def _result(row: ConfigRow, with_synonyms: bool) -> DescribeConfigsResourceResult:
@@ -212,8 +229,11 @@ async def _alter(
     """Each resource stands for itself: one that is refused does not stop the others."""
 
     resources: list[Any] = [*request.resources]
+    times = Counter((resource.resource_type, resource.resource_name) for resource in resources)
 
     def planned(resource: Any) -> ConfigChange | KafkaError:
+        if times[resource.resource_type, resource.resource_name] > 1:
+            return TWICE
         try:
             return _change(*wish(resource), replace, services)
         except KafkaError as error:
@@ -244,9 +264,14 @@ def _change(
     kind: int, name: str, ops: list[tuple[int, str, str | None]], replace: bool, services: Services
 ) -> ConfigChange:
     if kind not in RESOURCE_TYPES:
-        raise KafkaError(ErrorCode.INVALID_REQUEST, f"Unsupported resource type: {kind}")
+        raise KafkaError(ErrorCode.INVALID_REQUEST, f"Unknown resource type {kind}")
     if kind == Scope.BROKER:
         _check_broker(name, services)
+        name = name and str(int(name))
+    if kind == Scope.TOPIC:
+        if not name:
+            raise KafkaError(ErrorCode.INVALID_REQUEST, "Default topic resources are not allowed.")
+        check_topic_name(name, ())
     if kind == Scope.GROUP:
         _check_group(name, ops, services)
     for op, key, _ in ops:
@@ -277,10 +302,10 @@ def list_config_resources(
     request: ListConfigResourcesRequest, context: Context
 ) -> ListConfigResourcesResponse | Coroutine[Any, Any, ListConfigResourcesResponse]:
     """List what has configs (KIP-1142). Version 0 asks for client metrics only: there are none (KIP-1000)."""
-    wanted = set(request.resource_types) or {int(kind) for kind in RESOURCE_TYPES}
+    wanted = set(request.resource_types) or {BROKER_LOGGER, *map(int, RESOURCE_TYPES)}
     if context.version == 0:
         wanted = set()
-    if not wanted <= {*RESOURCE_TYPES, CLIENT_METRICS, 8}:
+    if not wanted <= {*RESOURCE_TYPES, CLIENT_METRICS, BROKER_LOGGER}:
         return ListConfigResourcesResponse(error_code=ErrorCode.UNSUPPORTED_VERSION)
     return answer(_listed(context.services.image, wanted))
 
@@ -295,11 +320,12 @@ def _resource(pair: tuple[str, int]) -> ConfigResource:
 
 
 def _resources(image: ClusterImage, wanted: Collection[int]) -> Iterator[tuple[str, int]]:
-    names: dict[Scope, Iterable[object]] = {
+    names: dict[int, Iterable[object]] = {
         Scope.TOPIC: image.topics,
         Scope.BROKER: image.brokers,
+        BROKER_LOGGER: image.brokers,
         Scope.GROUP: image.group_configs,
     }
-    for scope, each_name in names.items():
-        if scope in wanted:
-            yield from ((str(name), int(scope)) for name in each_name)
+    for kind, each_name in names.items():
+        if kind in wanted:
+            yield from ((str(name), int(kind)) for name in each_name)

@@ -238,6 +238,14 @@ def describe_topic_partitions(
     request: DescribeTopicPartitionsRequest, context: Context
 ) -> DescribeTopicPartitionsResponse | Coroutine[Any, Any, DescribeTopicPartitionsResponse]:
     """Topics in name order, so many partitions an answer, with a cursor to go on from (KIP-966)."""
+    cursor = request.cursor
+    wanted = {topic.name for topic in request.topics}
+    if cursor is not None and (cursor.partition_index < 0 or (wanted and cursor.topic_name not in wanted)):
+        refused = [
+            DescribeTopicPartitionsResponseTopic(error_code=ErrorCode.INVALID_REQUEST, name=topic.name)
+            for topic in request.topics
+        ]
+        return DescribeTopicPartitionsResponse(topics=refused)
     return answer(_partitions_described(request, context))
 
 
@@ -260,7 +268,9 @@ def _partitions_described(
             break
         topic = image.topics.get(name)
         if topic is None:
-            response.topics.append(DescribeTopicPartitionsResponseTopic(error_code=_why_absent(name), name=name))
+            absent = DescribeTopicPartitionsResponseTopic(error_code=_why_absent(name), name=name)
+            absent.topic_authorized_operations = TOPIC_OPERATIONS
+            response.topics.append(absent)
             continue
         shown = topic.partitions[start : start + room]
         room -= len(shown)

@@ -18,6 +18,8 @@ async def init_producer_id(request: InitProducerIdRequest, context: Context) -> 
     """Allocate a producer id with epoch 0. Transactional ids are refused: there is no transaction coordinator."""
     if request.transactional_id is not None:
         return _refused(ErrorCode.INVALID_REQUEST if request.transactional_id == "" else ErrorCode.NOT_COORDINATOR)
+    if (request.producer_id == -1) != (request.producer_epoch == -1):
+        return _refused(ErrorCode.INVALID_REQUEST)
     try:
         producer_id = await context.services.producer_ids.next()
     except KafkaError as error:

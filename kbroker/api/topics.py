@@ -7,6 +7,7 @@ is usable when CreateTopics returns.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
 
@@ -36,15 +37,17 @@ from kafka_wire.messages.topics import (
 )
 from kbroker.api.context import Context, Services
 from kbroker.api.registry import handles
-from kbroker.cluster.image import TopicImage
+from kbroker.cluster.image import ClusterImage, TopicImage
 from kbroker.cluster.placement import NewTopic
 from kbroker.config import describe_topic
 from kbroker.groups.coordinator import OFFSETS_TOPIC
 from kbroker.log.log import PartitionLog
-from kbroker.turns import Work, each, finish
+from kbroker.turns import STRIDE, Work, each, finish
 
 TIMEOUT_MS_MAX = 120_000  # no admin request waits longer, whatever it asks for
 AUTO_CREATE_TIMEOUT_MS = 10_000
+NO_TOPIC_ID = bytes(16)
+DUPLICATE_NAME = KafkaError(ErrorCode.INVALID_REQUEST, "Duplicate topic name.")
 DELETE_RECORDS_TIMEOUT_S = 5.0  # at least: noting the new start takes an fsync, which Kafka does not wait for
 
 
@@ -76,7 +79,7 @@ def _new_topic(topic: CreatableTopic) -> NewTopic:
         name=topic.name,
         partitions=topic.num_partitions,
         replication_factor=topic.replication_factor,
-        assignments={a.partition_index: tuple(a.broker_ids) for a in topic.assignments} or None,
+        assignments=[(a.partition_index, tuple(a.broker_ids)) for a in topic.assignments],
         configs={c.name: c.value for c in topic.configs},
     )
 
@@ -84,7 +87,7 @@ def _new_topic(topic: CreatableTopic) -> NewTopic:
 def _created(topic: CreatableTopic, result: TopicImage | KafkaError, services: Services) -> CreatableTopicResult:
     if isinstance(result, KafkaError):
         return CreatableTopicResult(
-            name=topic.name, error_code=result.code, error_message=result.message, configs=None,
+            name=topic.name, error_code=result.code, error_message=result.message,
             num_partitions=-1, replication_factor=-1,
         )  # fmt: skip
     return CreatableTopicResult(
@@ -130,23 +133,59 @@ async def delete_topics(request: DeleteTopicsRequest, context: Context) -> Delet
     services = context.services
     asked = request.topics
     if context.version < 6:
-        asked = [DeleteTopicState(name=name, topic_id=bytes(16)) for name in request.topic_names]
-    results: Sequence[TopicImage | KafkaError] = [KafkaError(ErrorCode.TOPIC_DELETION_DISABLED)] * len(asked)
+        asked = [DeleteTopicState(name=name, topic_id=NO_TOPIC_ID) for name in request.topic_names]
+    wanted, responses = await finish(_deletions(asked, services.image))
+    results: Sequence[TopicImage | KafkaError] = [KafkaError(ErrorCode.TOPIC_DELETION_DISABLED)] * len(wanted)
     if services.config.get_bool("delete.topic.enable"):
-        results = [KafkaError(ErrorCode.REQUEST_TIMED_OUT)] * len(asked)
+        results = [KafkaError(ErrorCode.REQUEST_TIMED_OUT)] * len(wanted)
         with trio.move_on_after(_timeout_s(request.timeout_ms)):
-            wanted = [topic.topic_id if topic.name is None else topic.name for topic in asked]
             results = await services.admin.delete_topics(wanted)
             await services.wait_applied()
-    pairs = zip(asked, results, strict=True)
-    return DeleteTopicsResponse(responses=await finish(each(lambda pair: _deleted(*pair), pairs)))
+    pairs = zip(wanted, results, strict=True)
+    return DeleteTopicsResponse(responses=responses + await finish(each(lambda pair: _deleted(*pair), pairs)))
 
 
-def _deleted(topic: DeleteTopicState, result: TopicImage | KafkaError) -> DeletableTopicResult:
+def _deletions(
+    asked: Sequence[DeleteTopicState], image: ClusterImage
+) -> Work[tuple[list[str | bytes], list[DeletableTopicResult]]]:
+    """Names and IDs to delete, and refusals of what is not named in one way, once (ControllerApis.deleteTopics)."""
+    refusals: list[DeletableTopicResult] = []
+    names: Counter[str] = Counter()
+    ids: Counter[bytes] = Counter()
+    for number, topic in enumerate(asked):
+        if topic.name is None:
+            ids[topic.topic_id] += 1
+        elif topic.topic_id == NO_TOPIC_ID:
+            names[topic.name] += 1
+        else:
+            text = "You may not specify both topic name and topic id."
+            refusals.append(_refused(topic.name, topic.topic_id, text))
+        if number % STRIDE == STRIDE - 1:
+            yield
+    refusals += [_refused(None, NO_TOPIC_ID, "Neither topic name nor id were specified.")] * ids.pop(NO_TOPIC_ID, 0)
+    refusals += [_refused(name, NO_TOPIC_ID, "Duplicate topic name.") for name, times in names.items() if times > 1]
+    yield
+    refusals += [_refused(None, topic_id, "Duplicate topic id.") for topic_id, times in ids.items() if times > 1]
+    yield
+    wanted: list[str | bytes] = []
+    for name in (name for name, times in names.items() if times == 1):
+        topic_id = image.topics[name].id if name in image.topics else NO_TOPIC_ID
+        if topic_id not in ids:
+            wanted.append(name)
+            continue
+        refusals.append(_refused(name, topic_id, "The provided topic name maps to an ID that was already supplied."))
+        ids[topic_id] += 1  # and is not deleted by it either
+    return [*wanted, *(topic_id for topic_id, times in ids.items() if times == 1)], refusals
+
+
+def _refused(name: str | None, topic_id: bytes, text: str) -> DeletableTopicResult:
+    return DeletableTopicResult(name=name, topic_id=topic_id, error_code=ErrorCode.INVALID_REQUEST, error_message=text)
+
+
+def _deleted(asked: str | bytes, result: TopicImage | KafkaError) -> DeletableTopicResult:
     if isinstance(result, KafkaError):
-        return DeletableTopicResult(
-            name=topic.name, topic_id=topic.topic_id, error_code=result.code, error_message=result.message
-        )
+        name, topic_id = (None, asked) if isinstance(asked, bytes) else (asked, NO_TOPIC_ID)
+        return DeletableTopicResult(name=name, topic_id=topic_id, error_code=result.code, error_message=result.message)
     return DeletableTopicResult(name=result.name, topic_id=result.id, error_code=ErrorCode.NONE)
 
 
@@ -156,12 +195,15 @@ def _deleted(topic: DeleteTopicState, result: TopicImage | KafkaError) -> Deleta
 @handles(ApiKey.CREATE_PARTITIONS, 0, 3)
 async def create_partitions(request: CreatePartitionsRequest, context: Context) -> CreatePartitionsResponse:
     """Raise topics to a total number of partitions."""
-    results = []
+    times = Counter(topic.name for topic in request.topics)
+    wanted = [topic for topic in request.topics if times[topic.name] == 1]
+    results = [_grown(name, DUPLICATE_NAME) for name, number in times.items() if number > 1]
+    refused = len(results)
     with trio.move_on_after(_timeout_s(request.timeout_ms)):
-        for topic in request.topics:
+        for topic in wanted:
             results.append(await _grow(topic, request.validate_only, context.services))
-    for topic in request.topics[len(results) :]:
-        results.append(_grown(topic, KafkaError(ErrorCode.REQUEST_TIMED_OUT)))
+    for topic in wanted[len(results) - refused :]:
+        results.append(_grown(topic.name, KafkaError(ErrorCode.REQUEST_TIMED_OUT)))
     return CreatePartitionsResponse(results=results)
 
 
@@ -171,15 +213,15 @@ async def _grow(topic: CreatePartitionsTopic, validate_only: bool, services: Ser
         await services.admin.create_partitions(topic.name, topic.count, assignments, validate_only=validate_only)
         await services.wait_applied()
     except KafkaError as error:
-        return _grown(topic, error)
-    return _grown(topic, None)
+        return _grown(topic.name, error)
+    return _grown(topic.name, None)
 
 
-def _grown(topic: CreatePartitionsTopic, error: KafkaError | None) -> CreatePartitionsTopicResult:
+def _grown(name: str, error: KafkaError | None) -> CreatePartitionsTopicResult:
     return CreatePartitionsTopicResult(
-        name=topic.name,
+        name=name,
         error_code=error.code if error else ErrorCode.NONE,
-        error_message=error.message if error else None,
+        error_message=error.own_message if error else None,
     )
 
 
@@ -211,11 +253,19 @@ async def delete_records(request: DeleteRecordsRequest, context: Context) -> Del
 def _starts(
     request: DeleteRecordsRequest, services: Services, starts: dict[PartitionLog, int]
 ) -> Work[list[DeleteRecordsTopicResult]]:
-    results = []
+    """As in Kafka, the last word about a partition counts, and it is answered once."""
+    last: dict[str, dict[int, DeleteRecordsPartition]] = {}
     for topic in request.topics:
-        start_of = partial(_start_of, topic.name, services=services, starts=starts)
-        rows = yield from each(start_of, topic.partitions)
-        results.append(DeleteRecordsTopicResult(name=topic.name, partitions=rows))
+        for number, asked in enumerate(topic.partitions):
+            last.setdefault(topic.name, {})[asked.partition_index] = asked
+            if number % STRIDE == STRIDE - 1:
+                yield
+        yield
+    results = []
+    for name, partitions in last.items():
+        start_of = partial(_start_of, name, services=services, starts=starts)
+        rows = yield from each(start_of, partitions.values())
+        results.append(DeleteRecordsTopicResult(name=name, partitions=rows))
         yield
     return results
 
@@ -227,7 +277,7 @@ def _start_of(
     try:
         partition = services.partition(topic, asked.partition_index)
         low_watermark, code = partition.deletable_to(asked.offset), ErrorCode.NONE
-        starts[partition.log] = max(low_watermark, starts.get(partition.log, 0))
+        starts[partition.log] = low_watermark
     except KafkaError as error:
         low_watermark, code = -1, error.code
     return DeleteRecordsPartitionResult(

@@ -36,6 +36,7 @@ ATTEMPTS_MAX = 10
 CHANGES_AT_ONCE = 64  # of all clients together: they share commits
 TXN_OPS = 96  # partitions in a transaction: leaves room for the keys that go with them
 UNASSIGNED = bytes(16)
+CLUSTER_METADATA = "__cluster_metadata"  # Kafka's own log of its controllers: no client's topic has its name
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -171,6 +172,8 @@ class Admin:
         """The topic as it will be."""
         image, name = self._home.image, wish.name
         placement.check_topic_name(name, image.names, self._being_created)
+        if name == CLUSTER_METADATA:
+            raise KafkaError(ErrorCode.INVALID_REQUEST, f"Creation of internal topic {name} is prohibited.")
         if name in image.topics or unified(name) in self._being_created:
             raise _exists(name)
         configs = config_changes.check_configs(wish.configs)

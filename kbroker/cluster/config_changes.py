@@ -50,7 +50,7 @@ def alter(change: ConfigChange, current: Mapping[str, str]) -> dict[str, str]:
             configs.pop(name, None)
             continue
         if text is None:
-            raise KafkaError(ErrorCode.INVALID_REQUEST, f"Null value not supported for :{name}")
+            raise KafkaError(ErrorCode.INVALID_REQUEST, f"Null value not supported for : {name}")
         if op is ConfigOp.SET:
             configs[name] = text
         else:
@@ -67,7 +67,8 @@ def _checked(change: ConfigChange, configs: Mapping[str, str]) -> dict[str, str]
         else:
             values = check_broker_configs(configs, per_broker=change.name != "")
     except ConfigError as error:
-        raise KafkaError(ErrorCode.INVALID_CONFIG, str(error)) from None
+        code = ErrorCode.INVALID_REQUEST if change.scope is Scope.BROKER else ErrorCode.INVALID_CONFIG  # KAFKA-13609
+        raise KafkaError(code, str(error)) from None
     return _texts(values, configs)
 
 
@@ -89,6 +90,8 @@ def _edit_list(scope: Scope, op: ConfigOp, name: str, text: str, current: str | 
     if key is None or key.type is not ConfigType.LIST:
         problem = f"Can't {op.name} to key {name} because its type is not LIST."
         raise KafkaError(ErrorCode.INVALID_CONFIG, problem)
+    if not all(item.strip() for item in text.split(",")):
+        raise KafkaError(ErrorCode.INVALID_CONFIG, f"Configuration '{name}' values must not be empty.")
     items = split_list(format_value(key.default) if current is None else current)
     for item in split_list(text):
         if op is ConfigOp.APPEND and item not in items:

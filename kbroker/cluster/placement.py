@@ -7,6 +7,7 @@ find what they expect.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -24,12 +25,12 @@ Assignment = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class NewTopic:
-    """A topic that is wished for. -1 means the default; assignments say partition -> replicas instead of numbers."""
+    """A topic that is wished for. -1 means the default; or assignments say (partition, replicas) instead of numbers."""
 
     name: str
     partitions: int = -1
     replication_factor: int = -1
-    assignments: Mapping[int, Sequence[int]] | None = None
+    assignments: Sequence[tuple[int, Sequence[int]]] = ()
     configs: Mapping[str, str | None] = field(default_factory=dict)
 
 
@@ -132,14 +133,18 @@ def _round_robin(brokers: list[int], count: int, factor: int, start: int, first:
 
 
 def _manual(new: NewTopic, image: ClusterImage) -> list[Assignment]:
-    assert new.assignments
     for value, what in ((new.replication_factor, "replication factor"), (new.partitions, "numPartitions")):
         if value != -1:
             text = f"A manual partition assignment was specified, but {what} was not set to -1."
             raise KafkaError(ErrorCode.INVALID_REQUEST, text)
-    assignments = [tuple(replicas) for _, replicas in sorted(new.assignments.items())]
+    indexes = [index for index, _ in new.assignments]
+    doubled = next((index for index, times in Counter(indexes).items() if times > 1), None)
+    if doubled is not None:
+        text = f"Found multiple manual partition assignments for partition {doubled}"
+        raise KafkaError(ErrorCode.INVALID_REPLICA_ASSIGNMENT, text)
+    assignments = [tuple(replicas) for _, replicas in sorted(new.assignments)]
     check_assignments(assignments, image)
-    if sorted(new.assignments) != list(range(len(new.assignments))):
+    if sorted(indexes) != list(range(len(indexes))):
         text = "partitions should be a consecutive 0-based integer sequence"
         raise KafkaError(ErrorCode.INVALID_REPLICA_ASSIGNMENT, text)
     return assignments

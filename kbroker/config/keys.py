@@ -186,7 +186,7 @@ def _parse_list(key: ConfigKey, text: str) -> Value:
     items = split_list(text)
     if key.choices and not set(items) <= set(key.choices):
         raise ValueError(text)
-    joined = ",".join(items)
+    joined = ",".join(dict.fromkeys(items) if key.choices else items)  # each of a set once
     return key.check(joined) if key.check else joined
 
 

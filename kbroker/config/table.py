@@ -9,6 +9,8 @@ from kbroker.config.inert_keys import IGNORED_PREFIXES, INERT_KEYS, REMOVED_NAME
 from kbroker.config.keys import ConfigError, ConfigKey, Scope, Update, Value, parse
 from kbroker.config.topic_keys import GROUP_KEYS, TOPIC_KEYS
 
+MIN_LAG, MAX_LAG = "min.compaction.lag.ms", "max.compaction.lag.ms"
+
 TABLE: Mapping[Scope, Mapping[str, ConfigKey]] = {
     Scope.TOPIC: {key.name: key for key in TOPIC_KEYS},
     Scope.BROKER: {key.name: key for key in (*BROKER_KEYS, *INERT_KEYS)},
@@ -50,7 +52,12 @@ def check_topic_configs(configs: Mapping[str, str | None]) -> dict[str, Value]:
 
     A None value (a client that sends null) is refused, as Kafka does.
     """
-    return _check(Scope.TOPIC, configs)
+    values = _check(Scope.TOPIC, configs)
+    low, high = (values.get(name, TABLE[Scope.TOPIC][name].default) for name in (MIN_LAG, MAX_LAG))
+    assert isinstance(low, int) and isinstance(high, int)
+    if low > high:
+        raise ConfigError(f"conflict topic config setting {MIN_LAG} ({low}) > {MAX_LAG} ({high})")
+    return values
 
 
 def check_group_configs(configs: Mapping[str, str | None]) -> dict[str, Value]:

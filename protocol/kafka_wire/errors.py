@@ -294,6 +294,11 @@ class KafkaError(Exception):
         self.message = code.text if message is None else message
         super().__init__(code, self.message)
 
+    @property
+    def own_message(self) -> str | None:
+        """The message; None where it only repeats the code's text (Kafka: ApiError)."""
+        return None if self.message == self.code.text else self.message
+
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"
 

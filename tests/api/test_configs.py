@@ -24,6 +24,7 @@ from kbroker.testing.client import BareClient
 from tests.api.test_produce import batch, produce
 
 SET, DELETE, APPEND, SUBTRACT = range(4)
+BROKER_LOGGER = 8
 
 
 async def describe(client: BareClient, kind: int, name: str, *names: str, version: int = 4) -> Any:
@@ -110,7 +111,11 @@ async def test_dynamic_broker_configs_are_the_topics_defaults() -> None:
         (Scope.TOPIC, "t", "retention.ms", "soon", ErrorCode.INVALID_CONFIG),
         (Scope.TOPIC, "absent", "retention.ms", "1", ErrorCode.UNKNOWN_TOPIC_OR_PARTITION),
         (Scope.BROKER, "77", "message.max.bytes", "1", ErrorCode.INVALID_REQUEST),
-        (Scope.BROKER, "", "node.id", "7", ErrorCode.INVALID_CONFIG),
+        (Scope.TOPIC, "", "retention.ms", "1", ErrorCode.INVALID_REQUEST),
+        (Scope.TOPIC, "a b", "retention.ms", "1", ErrorCode.INVALID_TOPIC_EXCEPTION),
+        (Scope.BROKER, "", "node.id", "7", ErrorCode.INVALID_REQUEST),  # KAFKA-13609
+        (Scope.BROKER, "one", "message.max.bytes", "1", ErrorCode.INVALID_REQUEST),
+        (127, "t", "retention.ms", "1", ErrorCode.INVALID_REQUEST),
     ],
 )
 async def test_bad_changes_change_nothing(kind: int, name: str, key: str, value: str, code: ErrorCode) -> None:
@@ -118,6 +123,58 @@ async def test_bad_changes_change_nothing(kind: int, name: str, key: str, value:
         before = (await describe(client, Scope.TOPIC, "t")).configs
         assert await alter(client, kind, name, key, value) == code
         assert (await describe(client, Scope.TOPIC, "t")).configs == before
+
+
+async def test_a_resource_given_twice_stays_as_it_is() -> None:
+    async with memory_broker(topics={"t": 1, "u": 1}) as broker, broker.client() as client:
+        set_to = [AlterableConfig(name="retention.ms", value="1000")]
+        resources = [
+            AlterConfigsResource(resource_type=Scope.TOPIC, resource_name=name, configs=set_to)
+            for name in ("t", "u", "t")
+        ]
+        response = await client.call(AlterConfigsRequest(resources=resources, validate_only=False), 2)
+        assert [r.error_code for r in response.responses] == [ErrorCode.INVALID_REQUEST, 0, ErrorCode.INVALID_REQUEST]
+        assert response.responses[0].error_message == "Each resource must appear at most once."
+        assert (await describe(client, Scope.TOPIC, "t", "retention.ms")).configs[0].value == "604800000"
+
+
+async def test_an_append_of_nothing_is_refused() -> None:
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        assert await alter(client, Scope.TOPIC, "t", "cleanup.policy", "", APPEND) == ErrorCode.INVALID_CONFIG
+        assert await alter(client, Scope.TOPIC, "t", "cleanup.policy", "compact", APPEND) == 0
+
+
+async def test_a_compaction_lag_cannot_be_longer_than_the_longest() -> None:
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        assert await alter(client, Scope.TOPIC, "t", "max.compaction.lag.ms", "10") == 0
+        assert await alter(client, Scope.TOPIC, "t", "min.compaction.lag.ms", "11") == ErrorCode.INVALID_CONFIG
+        assert await alter(client, Scope.TOPIC, "t", "min.compaction.lag.ms", "10") == 0
+
+
+async def test_an_unknown_type_refuses_the_whole_describe_as_in_kafka() -> None:
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        resources = [
+            DescribeConfigsResource(resource_type=kind, resource_name="t", configuration_keys=None)
+            for kind in (Scope.TOPIC, 3)
+        ]
+        response = await client.call(DescribeConfigsRequest(resources=resources), 4)
+        assert [(r.error_code, r.configs) for r in response.results] == [(ErrorCode.INVALID_REQUEST, [])] * 2
+
+
+async def test_no_keys_are_all_keys() -> None:
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        resource = DescribeConfigsResource(resource_type=Scope.TOPIC, resource_name="t", configuration_keys=[])
+        (result,) = (await client.call(DescribeConfigsRequest(resources=[resource]), 4)).results
+        assert result.configs == (await describe(client, Scope.TOPIC, "t")).configs
+        assert (result.error_code, result.error_message) == (0, "")
+
+
+@pytest.mark.parametrize(("name", "code"), [("{}", 0), ("0{}", 0), ("+{}", 0), ("-{}", 42), ("x", 42), ("9" * 11, 42)])
+async def test_a_brokers_name_is_read_as_a_number(name: str, code: int) -> None:
+    async with memory_broker() as broker, broker.client() as client:
+        named = name.format(broker.ready.node_id)
+        assert (await describe(client, Scope.BROKER, named, "node.id")).error_code == code
+        assert (await describe(client, Scope.GROUP, "", "consumer.session.timeout.ms")).error_code == 42
 
 
 async def test_alter_configs_replaces_them_all() -> None:
@@ -138,5 +195,6 @@ async def test_config_resources_are_listed() -> None:
     async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
         response = await client.call(ListConfigResourcesRequest(resource_types=[]), 1)
         listed = {(r.resource_type, r.resource_name) for r in response.config_resources}
-        assert listed == {(Scope.TOPIC, "t"), (Scope.BROKER, str(broker.ready.node_id))}
+        node_id = str(broker.ready.node_id)
+        assert listed == {(Scope.TOPIC, "t"), (Scope.BROKER, node_id), (BROKER_LOGGER, node_id)}
         assert (await client.call(ListConfigResourcesRequest(), 0)).config_resources == []

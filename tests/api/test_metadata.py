@@ -176,3 +176,18 @@ async def test_a_broker_describes_no_more_partitions_at_once_than_its_config_say
         answer = await client.call(DescribeTopicPartitionsRequest(topics=[], response_partition_limit=2000), 0)
         assert [len(topic.partitions) for topic in answer.topics] == [3]
         assert answer.next_cursor.partition_index == 3
+
+
+@pytest.mark.parametrize(
+    ("topics", "cursor"), [(["a", "b"], ("c", 0)), (["a"], ("a", -1)), (["b"], ("a", 0)), ([], ("a", -1))]
+)
+async def test_a_cursor_that_cannot_be_refuses_the_whole_describe(topics: list[str], cursor: tuple[str, int]) -> None:
+    async with memory_broker(topics={"a": 3, "b": 2}) as broker, broker.client() as client:
+        request = DescribeTopicPartitionsRequest(
+            topics=[DescribeTopicPartitionsTopic(name=name) for name in topics],
+            cursor=DescribeTopicPartitionsCursor(topic_name=cursor[0], partition_index=cursor[1]),
+        )
+        response = await client.call(request, 0)
+        assert response.next_cursor is None
+        refused = [(name, ErrorCode.INVALID_REQUEST, []) for name in topics]
+        assert [(t.name, t.error_code, t.partitions) for t in response.topics] == refused

@@ -220,3 +220,16 @@ async def test_P4_producer_ids_are_unique_across_restarts(version: int) -> None:
                 assert (response.error_code, response.producer_epoch) == (0, 0)
                 ids.append(response.producer_id)
     assert len(set(ids)) == 6
+
+
+@pytest.mark.parametrize(
+    ("producer_id", "epoch", "code"), [(5, -1, 42), (-1, 0, 42), (5, 0, 0), (-1, -1, 0), (-2, -2, 0)]
+)
+async def test_a_producer_id_comes_with_an_epoch_or_not_at_all(producer_id: int, epoch: int, code: int) -> None:
+    async with memory_broker() as broker, broker.client() as client:
+        request = InitProducerIdRequest(
+            transactional_id=None, transaction_timeout_ms=0, producer_id=producer_id, producer_epoch=epoch
+        )
+        response = await client.call(request, 4)
+        assert response.error_code == code
+        assert (response.producer_id == -1, response.producer_epoch == -1) == (bool(code), bool(code))

@@ -9,6 +9,7 @@ import pytest
 from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.metadata import MetadataRequest, MetadataRequestTopic
 from kafka_wire.messages.topics import (
+    CreatableReplicaAssignment,
     CreatableTopic,
     CreatableTopicConfig,
     CreatePartitionsRequest,
@@ -84,10 +85,28 @@ async def test_refusals_name_the_reason(name: str, options: dict[str, Any], code
         assert result.error_code == code and result.error_message
 
 
-async def test_validate_only_creates_nothing() -> None:
+async def test_validate_only_creates_nothing_and_answers_an_id_as_kafka_does() -> None:
     async with memory_broker() as broker, broker.client() as client:
-        assert (await create(client, "t", validate_only=True)).error_code == 0
-        assert (await create(client, "t", validate_only=True)).error_code == 0
+        for _ in range(2):
+            result = await create(client, "t", validate_only=True)
+            assert (result.error_code, result.num_partitions) == (0, 1)
+            assert result.topic_id != bytes(16)
+        assert await topic_id_of(client, "t") == bytes(16)
+
+
+async def test_a_refused_topic_has_an_empty_list_of_configs() -> None:
+    async with memory_broker() as broker, broker.client() as client:
+        assert (await create(client, "a b")).configs == []
+
+
+async def test_partitions_assigned_twice_and_kafkas_own_log_are_refused() -> None:
+    async with memory_broker() as broker, broker.client() as client:
+        twice = [CreatableReplicaAssignment(partition_index=0, broker_ids=[broker.ready.node_id])] * 2
+        topic = CreatableTopic(name="t", num_partitions=-1, replication_factor=-1, assignments=twice, configs=[])
+        result = (await client.call(CreateTopicsRequest(topics=[topic], timeout_ms=5000), 7)).topics[0]
+        assert result.error_code == ErrorCode.INVALID_REPLICA_ASSIGNMENT
+        assert result.error_message == "Found multiple manual partition assignments for partition 0"
+        assert (await create(client, "__cluster_metadata")).error_code == ErrorCode.INVALID_REQUEST
 
 
 async def test_delete_by_name_and_by_id() -> None:
@@ -99,6 +118,44 @@ async def test_delete_by_name_and_by_id() -> None:
         assert (response.responses[0].error_code, response.responses[0].name) == (0, "b")
         response = await client.call(DeleteTopicsRequest(topics=[state], timeout_ms=5000), 6)
         assert response.responses[0].error_code == ErrorCode.UNKNOWN_TOPIC_ID
+
+
+async def test_what_is_to_be_deleted_is_named_in_one_way_and_once() -> None:
+    async with memory_broker(topics={"a": 1, "b": 1}) as broker, broker.client() as client:
+        a, b, unknown = await topic_id_of(client, "a"), await topic_id_of(client, "b"), b"\1" * 16
+
+        async def delete(*topics: tuple[str | None, bytes]) -> list[tuple[str | None, bytes, int]]:
+            states = [DeleteTopicState(name=name, topic_id=topic_id) for name, topic_id in topics]
+            response = await client.call(DeleteTopicsRequest(topics=states, timeout_ms=5000), 6)
+            return [(r.name, bytes(r.topic_id), r.error_code) for r in response.responses]
+
+        bad, none = ErrorCode.INVALID_REQUEST, bytes(16)
+        assert await delete(("a", a)) == [("a", a, bad)]
+        assert await delete(("a", b)) == [("a", b, bad)]
+        assert await delete((None, none)) == [(None, none, bad)]
+        assert await delete(("a", none), ("a", none)) == [("a", none, bad)]
+        assert await delete((None, a), (None, a)) == [(None, a, bad)]
+        assert await delete((None, a), ("a", none)) == [("a", a, bad)]
+        assert await delete(("c", none), ("c", none)) == [("c", none, bad)]
+        assert await delete((None, unknown)) == [(None, unknown, ErrorCode.UNKNOWN_TOPIC_ID)]
+        assert await delete(("a", none), ("a", none), ("b", none)) == [("a", none, bad), ("b", b, 0)]
+        assert await topic_id_of(client, "a") == a
+
+
+async def test_a_name_given_twice_is_neither_deleted_nor_grown() -> None:
+    async with memory_broker(topics={"a": 1}) as broker, broker.client() as client:
+        request = DeleteTopicsRequest(topic_names=["a", "a"], timeout_ms=5000)
+        (result,) = (await client.call(request, 5)).responses
+        assert (result.error_code, result.error_message) == (ErrorCode.INVALID_REQUEST, "Duplicate topic name.")
+        wishes = [
+            CreatePartitionsTopic(name=name, count=n, assignments=None) for name, n in (("a", 2), ("x", 2), ("a", 3))
+        ]
+        grown = await client.call(CreatePartitionsRequest(topics=wishes, timeout_ms=5000, validate_only=False), 3)
+        assert [(r.name, r.error_code, r.error_message) for r in grown.results] == [
+            ("a", ErrorCode.INVALID_REQUEST, "Duplicate topic name."),
+            ("x", ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, None),  # the code's own text is not repeated, as in Kafka
+        ]
+        assert (await produce(client, batch(b"a"), topic="a", index=1)).error_code != 0
 
 
 async def test_R13_a_recreated_topic_is_empty_and_has_a_new_id() -> None:
@@ -142,6 +199,18 @@ async def test_delete_records_moves_the_log_start() -> None:
         assert await delete(5) == (ErrorCode.OFFSET_OUT_OF_RANGE, -1)
         assert await delete(-1) == (0, 4)
         assert await delete(0, index=9) == (ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, -1)
+
+
+async def test_the_last_word_about_a_partitions_records_counts() -> None:
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        for _ in range(4):
+            await produce(client, batch(b"a"))
+        asked = [
+            DeleteRecordsTopic(name="t", partitions=[DeleteRecordsPartition(partition_index=0, offset=n) for n in each])
+            for each in ((3, 1), (), (2,))
+        ]
+        response = await client.call(DeleteRecordsRequest(topics=asked, timeout_ms=5000), 2)
+        assert [(p.low_watermark, p.error_code) for t in response.topics for p in t.partitions] == [(2, 0)]
 
 
 async def test_log_dirs_tell_sizes() -> None:

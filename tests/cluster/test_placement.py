@@ -82,32 +82,37 @@ def test_dots_and_underscores_collide() -> None:
             "only 1 broker(s) are registered.",
         ),
         (
-            {"assignments": {0: [0]}, "partitions": 1},
+            {"assignments": [(0, [0])], "partitions": 1},
             ErrorCode.INVALID_REQUEST,
             "A manual partition assignment was specified, but numPartitions was not set to -1.",
         ),
         (
-            {"assignments": {0: [0]}, "replication_factor": 1},
+            {"assignments": [(0, [0])], "replication_factor": 1},
             ErrorCode.INVALID_REQUEST,
             "A manual partition assignment was specified, but replication factor was not set to -1.",
         ),
         (
-            {"assignments": {0: []}},
+            {"assignments": [(0, [])]},
             ErrorCode.INVALID_REPLICA_ASSIGNMENT,
             "The manual partition assignment includes an empty replica list.",
         ),
         (
-            {"assignments": {0: [5]}},
+            {"assignments": [(0, [5])]},
             ErrorCode.INVALID_REPLICA_ASSIGNMENT,
             "The manual partition assignment includes broker 5, but no such broker is registered.",
         ),
         (
-            {"assignments": {0: [0, 0]}},
+            {"assignments": [(0, [0, 0])]},
             ErrorCode.INVALID_REPLICA_ASSIGNMENT,
             "The manual partition assignment includes the broker 0 more than once.",
         ),
         (
-            {"assignments": {0: [0], 2: [0]}},
+            {"assignments": [(0, [0]), (0, [0])]},
+            ErrorCode.INVALID_REPLICA_ASSIGNMENT,
+            "Found multiple manual partition assignments for partition 0",
+        ),
+        (
+            {"assignments": [(0, [0]), (2, [0])]},
             ErrorCode.INVALID_REPLICA_ASSIGNMENT,
             "partitions should be a consecutive 0-based integer sequence",
         ),
@@ -122,7 +127,7 @@ def test_topics_that_cannot_be(wish: dict[str, Any], code: ErrorCode, text: str 
 
 def test_assignments_of_different_lengths() -> None:
     with pytest.raises(KafkaError) as raised:
-        plan(cluster(0, 1), assignments={0: [0, 1], 1: [1]})
+        plan(cluster(0, 1), assignments=[(0, [0, 1]), (1, [1])])
     assert raised.value.message == (
         "The manual partition assignment includes a partition with 1 replica(s), but this is not consistent with "
         "previous partitions, which have 2 replica(s)."
@@ -133,7 +138,7 @@ def test_placement_is_round_robin() -> None:
     assert plan(cluster(0)) == [(0,), (0,)]
     assert plan(cluster(0), partitions=3) == [(0,)] * 3
     assert plan(cluster(7, 8, 9), start=1, partitions=4) == [(8,), (9,), (7,), (8,)]
-    assert plan(cluster(0, 1), assignments={1: [0, 1], 0: [1, 0]}) == [(1, 0), (0, 1)]
+    assert plan(cluster(0, 1), assignments=[(1, [0, 1]), (0, [1, 0])]) == [(1, 0), (0, 1)]
     # the example in Kafka's AdminUtils: 10 partitions, 5 brokers, factor 3
     table = ["012", "123", "234", "340", "401", "023", "134", "240", "301", "412"]
     placed = plan(cluster(0, 1, 2, 3, 4), partitions=10, replication_factor=3)
