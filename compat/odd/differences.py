@@ -46,10 +46,14 @@ def _differing(there: Any, here: Any, path: str) -> Iterator[tuple[str, str, str
             inner = f"{path}.{name}" if path else name
             yield from _differing(there.get(name, NOTHING), here.get(name, NOTHING), inner)
     elif path.rpartition(".")[2] in TEXTS:
-        if (there in (None, NOTHING)) != (here in (None, NOTHING)):
+        if _kind_of_text(there) != _kind_of_text(here):
             yield path, shown(there), shown(here)
     elif there != here:
         yield path, shown(there), shown(here)
+
+
+def _kind_of_text(value: Any) -> str:
+    return {None: NOTHING, NOTHING: NOTHING, "": "empty"}.get(value, "words")
 
 
 def texts(kafka: Any, kbroker: Any, path: str = "") -> Iterator[tuple[str, str]]:

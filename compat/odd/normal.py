@@ -90,7 +90,7 @@ class _Normal:
             plain = self.message(each)
             if name == "api_keys" and plain["api_key"] != API_VERSIONS:
                 continue  # which other APIs there are is no oddity
-            if plain.get("name") == TRANSACTIONS:
+            if TRANSACTIONS in (plain.get("name"), plain.get("resource_name")):
                 continue
             key = _identity(plain) or str(len(found))
             while key in found:
@@ -106,7 +106,7 @@ class _Normal:
             return "<id>" if name == "topic_id" and any(value) else value.hex()
         if name.endswith("error_code"):
             return ErrorCode(value).name if value in ErrorCode.__members__.values() else value
-        if name in WORDS and value not in ("", 0, -1):
+        if name in WORDS and value not in ("", -1) and (value or name == "producer_id"):
             return WORDS[name]
         if isinstance(value, str):
             return self._text(name, value)

@@ -23,7 +23,16 @@ from exchange import Connection
 from steps import Probe, names
 
 from kafka_wire.codegen import encode
-from kafka_wire.messages import consumer_groups, group_offsets, groups, metadata, offsets, produce_fetch, topics
+from kafka_wire.messages import (
+    consumer_groups,
+    group_offsets,
+    groups,
+    metadata,
+    offsets,
+    produce_fetch,
+    topics,
+    transactions,
+)
 from kafka_wire.messages.internal import ConsumerProtocolSubscription
 from kafka_wire.records import build_batch
 from kafka_wire.schema import layout
@@ -63,6 +72,7 @@ class Stage:
 
     def prepare_base(self) -> None:
         """Make what the names without `@` stand for."""
+        self._await_producer_ids()
         for name in ("one", "three"):
             self._make_topic(name, name)
         for make, name in (
@@ -148,6 +158,15 @@ class Stage:
             topics=[topics.DeleteRecordsTopic(name=real, partitions=parts)], timeout_ms=10_000
         )
         _succeeded(self.ask(request, 2).topics[0].partitions[0].error_code, f"deleting records of {real}")
+
+    def _await_producer_ids(self) -> None:
+        """Until the broker has ids to give: Kafka fetches its first ones when it is first asked."""
+        request = transactions.InitProducerIdRequest(transactional_id=None, transaction_timeout_ms=0)
+        deadline = time.monotonic() + SETTLED_S
+        while self.ask(request, 1).error_code:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no producer ids within {SETTLED_S:.0f} s")
+            time.sleep(0.02)
 
     # -- groups ------------------------------------------------------------------------------------------------------
 

@@ -120,7 +120,7 @@ def _own(resource: DescribeConfigsResource, services: Services) -> tuple[object,
         check_topic_name(name)
         topic = services.image.topics.get(name)
         if topic is None:
-            raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
+            raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, "")  # without a word, as in Kafka
         return tuple(topic.configs.items())
     if resource.resource_type == Scope.GROUP:
         if not name:
