@@ -45,6 +45,7 @@ NAMES = ("name", "topic", "topic_name", "group_id", "resource_name", "key")
 NUMBERS = ("partition_index", "partition", "index", "resource_type", "member_id", "api_key", "batch_index")
 IDENTITY = {*NAMES, *NUMBERS, "topic_id", "node_id", "broker_id"}
 MADE_UP = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+MADE_UP_BY_GROUPS = re.compile(r"[A-Za-z0-9_-]{22}")
 NOW_MS = 1_750_000_000_000  # later times are not of our records
 API_VERSIONS = 18
 TRANSACTIONS = "__transaction_state"  # Kafka makes it as soon as somebody speaks of transactions
@@ -115,7 +116,7 @@ class _Normal:
     def _text(self, name: str, value: str) -> str:
         if value in self.words:
             return self.words[value]
-        if name in ("member_id", "leader") and MADE_UP.search(value):
+        if name in ("member_id", "leader") and (MADE_UP.search(value) or MADE_UP_BY_GROUPS.fullmatch(value)):
             return "<member>"
         value = MADE_UP.sub("<uuid>", value.replace(self.tag, "@"))
         return value if len(value) <= 300 else f"{value[:40]}…({len(value)})"

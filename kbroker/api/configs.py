@@ -271,7 +271,7 @@ def _change(
     if kind == Scope.TOPIC:
         if not name:
             raise KafkaError(ErrorCode.INVALID_REQUEST, "Default topic resources are not allowed.")
-        check_topic_name(name, ())
+        check_topic_name(name)
     if kind == Scope.GROUP:
         _check_group(name, ops, services)
     for op, key, _ in ops:
