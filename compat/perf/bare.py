@@ -60,7 +60,7 @@ class Log:
         if header.length + 12 != len(batch) or crc32c(batch[21:]) != header.crc:
             raise ValueError("a broken batch")
         base = self.end
-        assign(batch, 0, base, 0)
+        assign(batch, 0, header, base, 0)
         written = os.write(self.fd, batch)
         if self.unindexed > INDEX_BYTES:
             self.offsets.append(base)

@@ -33,29 +33,35 @@ from kafka_wire.messages.produce_fetch import (
     ProduceResponse,
     TopicProduceResponse,
 )
-from kafka_wire.records import HEADER_SIZE, check_crc, read_header
+from kafka_wire.records import HEADER_SIZE, BatchHeader, check_crc, read_header
+from kafka_wire.schema import maker
 from kbroker.api.context import Context
 from kbroker.api.registry import CloseConnection, handles
 from kbroker.cluster.image import INTERNAL_TOPICS
 from kbroker.log.log import Appended
-from kbroker.log.validation import BadRecords, check_batch, first_batch
+from kbroker.log.validation import BadRecords, NoBatch, check_batch, first_batch
 from kbroker.replication.partition import ACKS_ALL, Partition
 from kbroker.turns import PAUSES_A_TURN, Errand, Errands, finish_errands
 from kbroker.watermark import Watermark
 
-ATTRIBUTES_LOW_BYTE = 22  # of a v2 batch: codec in bits 0-2, transactional is bit 4
-CODEC_MASK, ZSTD, TRANSACTIONAL = 0x07, 4, 0x10
+CODEC_MASK, ZSTD, TRANSACTIONAL = 0x07, 4, 0x10  # of a batch's attributes
 REFUSED_FOR_NOW = (ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.NOT_ENOUGH_REPLICAS, ErrorCode.KAFKA_STORAGE_ERROR)
-# with these no log start is told (Kafka: ReplicaManager.appendToLocalLog)
-WITHOUT_LOG_START = (
-    ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.MESSAGE_TOO_LARGE,
-    ErrorCode.CORRUPT_MESSAGE, ErrorCode.KAFKA_STORAGE_ERROR,
+# Errors that tell the partition's log start; the others, and whatever was found before the log was asked, tell -1.
+# (Kafka: ReplicaManager.appendToLocalLog lists the others.)
+WITH_LOG_START = (
+    ErrorCode.UNKNOWN_SERVER_ERROR, ErrorCode.NOT_ENOUGH_REPLICAS, ErrorCode.INVALID_TIMESTAMP,
+    ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, ErrorCode.INVALID_PRODUCER_EPOCH, ErrorCode.UNKNOWN_PRODUCER_ID,
+    ErrorCode.INVALID_RECORD,
 )  # fmt: skip
 PARTITIONS_A_PAUSE = 8  # appended between two pauses
 RECORD_ERRORS_MAX = 10_000  # in one answer; what is refused beyond is told by its partition's error alone
 FLUSH_S_MAX = 30.0  # a flush is the leader's own work, whatever the client's timeout; beyond, the disk is at fault
 PENDING_A_TURN = 64
 _DONE: Any = object()
+
+_new_answer = maker(PartitionProduceResponse, "index", "base_offset", "log_append_time_ms", "log_start_offset")
+_new_topic = maker(TopicProduceResponse, "name", "partition_responses")
+_new_response = maker(ProduceResponse, "responses")
 
 
 class Pending(NamedTuple):
@@ -114,74 +120,107 @@ async def _append_in_turns(under_way: _Produce, work: Errands[None], errand: Err
 
 
 def _append_all(under_way: _Produce) -> Errands[None]:
-    request, context, count = under_way.request, under_way.context, 0
-    now_ms = context.services.env.clock.data_ms()
-    flaw = _flaw(request)
-    for topic in request.topic_data:
+    count = 0
+    now_ms = under_way.context.services.env.clock.data_ms()
+    for topic in under_way.request.topic_data:
+        name = topic.name
         answers: list[PartitionProduceResponse] = []
-        under_way.responses.append(TopicProduceResponse(name=topic.name, partition_responses=answers))
+        under_way.responses.append(_new_topic(name, answers))
         for data in topic.partition_data:
-            answers.append((yield from _append(topic.name, data, under_way, flaw, now_ms)))
+            answer = _append(name, data, under_way, now_ms)
+            answers.append(answer if answer is not None else (yield from _examine(name, data, under_way, now_ms)))
             count += 1
             if not count % PARTITIONS_A_PAUSE:
                 yield None
 
 
-def _flaw(request: ProduceRequest) -> KafkaError | None:
-    """Why nothing of a request may be appended, if so."""
-    if request.acks not in (-1, 0, 1):
-        return KafkaError(ErrorCode.INVALID_REQUIRED_ACKS, f"acks is {request.acks}, not -1, 0 or 1")
-    return None
-
-
 def _append(
-    topic: str, data: PartitionProduceData, under_way: _Produce, flaw: KafkaError | None, now_ms: int
-) -> Errands[PartitionProduceResponse]:
-    context, acks, log_start = under_way.context, under_way.request.acks, -1
+    topic: str, data: PartitionProduceData, under_way: _Produce, now_ms: int
+) -> PartitionProduceResponse | None:
+    """Append to one partition; its answer, or None when the records have to be examined first."""
     partition = None
     try:
-        partition = context.services.partition(topic, data.index)
-        batch = _batch_of(data, under_way.request, context.version)
-        if flaw is not None:
-            raise flaw
-        if topic in INTERNAL_TOPICS:  # they are written by the broker alone
-            raise KafkaError(ErrorCode.INVALID_TOPIC_EXCEPTION, f"{topic} is written by the broker alone")
-        log_start = partition.log.start_offset
-        partition.check_append(acks)
-        rules = partition.log.rules
-        header = check_batch(batch, rules.config)
-        if not rules.passes(batch, header, now_ms):
-            batch, header = yield from rules.examine(batch, now_ms)
-        appended = partition.append(batch, acks, now_ms, header)
+        partition = under_way.context.services.partition(topic, data.index)
+        batch, header = _batch_of(topic, data, partition, under_way)
+        if not partition.log.rules.passes(batch, header, now_ms):
+            return None
+        appended = partition.write(batch, header, now_ms)
     except KafkaError as error:
-        if partition is not None and error.code in REFUSED_FOR_NOW:
-            _note_refusal(partition, data.records)
-        return _refusal(data.index, error, -1 if error.code in WITHOUT_LOG_START else log_start, under_way)
-    answer = PartitionProduceResponse(
-        index=data.index,
-        base_offset=appended.base_offset,
-        log_append_time_ms=appended.append_time_ms,
-        log_start_offset=log_start,
-    )
-    if acks == ACKS_ALL or partition.log.flushes:
-        _note_pending(answer, partition, appended, now_ms, under_way)
-    return answer
+        return _refuse(data, error, partition, under_way)
+    return _accept(data.index, appended, partition, under_way, now_ms)
 
 
-def _batch_of(data: PartitionProduceData, request: ProduceRequest, version: int) -> bytearray | memoryview:
-    """The one batch that was sent for a partition. Raises KafkaError where it may not be sent with this request."""
+def _examine(
+    topic: str, data: PartitionProduceData, under_way: _Produce, now_ms: int
+) -> Errands[PartitionProduceResponse]:
+    """The same for a batch whose records have to be read, or changed. Much may happen meanwhile."""
+    partition = None
+    try:
+        partition = under_way.context.services.partition(topic, data.index)
+        batch, header = _batch_of(topic, data, partition, under_way)
+        batch, header = yield from partition.log.rules.examine(batch, now_ms)
+        partition.check_append(under_way.request.acks)
+        appended = partition.write(batch, header, now_ms)
+    except KafkaError as error:
+        return _refuse(data, error, partition, under_way)
+    return _accept(data.index, appended, partition, under_way, now_ms)
+
+
+def _batch_of(
+    topic: str, data: PartitionProduceData, partition: Partition, under_way: _Produce
+) -> tuple[bytearray | memoryview, BatchHeader]:
+    """The one batch that was sent for a partition, its header checked. Raises KafkaError where it may not be appended.
+
+    (Kafka: KafkaApis.handleProduceRequest, ReplicaManager.appendRecords, Partition.appendRecordsToLeader.)
+    """
+    acks = under_way.request.acks
     if data.records is None:
-        raise KafkaError(ErrorCode.INVALID_RECORD, "a produce request must have a record batch for each partition")
-    batch = first_batch(data.records)
-    attributes = batch[ATTRIBUTES_LOW_BYTE]
-    if attributes & CODEC_MASK == ZSTD and version < 7:
+        raise NoBatch(ErrorCode.INVALID_RECORD, "a produce request must have a record batch for each partition")
+    batch, header = first_batch(data.records)
+    attributes = header[5]
+    if attributes & TRANSACTIONAL or (attributes & CODEC_MASK == ZSTD and under_way.context.version < 7):
+        _refuse_attributes(attributes, under_way.request)
+    if acks not in (-1, 0, 1):
+        raise KafkaError(ErrorCode.INVALID_REQUIRED_ACKS, f"acks is {acks}, not -1, 0 or 1")
+    if topic in INTERNAL_TOPICS:
+        raise KafkaError(ErrorCode.INVALID_TOPIC_EXCEPTION, f"{topic} is written by the broker alone")
+    partition.check_append(acks)
+    check_batch(batch, header, partition.log.config)
+    return batch, header
+
+
+def _refuse_attributes(attributes: int, request: ProduceRequest) -> None:
+    """Say why a transactional batch, or one in zstd, may not come with this request."""
+    if not attributes & TRANSACTIONAL:
         raise KafkaError(ErrorCode.UNSUPPORTED_COMPRESSION_TYPE, "zstd needs Produce version 7 or later (KIP-110)")
-    if attributes & TRANSACTIONAL:
-        if request.transactional_id is None:
-            text = "a transactional batch needs a transactional id in its request"
-            raise KafkaError(ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, text)
-        raise KafkaError(ErrorCode.INVALID_TXN_STATE, "this broker does not offer transactions")
-    return batch
+    if request.transactional_id is None:
+        text = "a transactional batch needs a transactional id in its request"
+        raise KafkaError(ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, text)
+    raise KafkaError(ErrorCode.INVALID_TXN_STATE, "this broker does not offer transactions")
+
+
+def _refuse(
+    data: PartitionProduceData, error: KafkaError, partition: Partition | None, under_way: _Produce
+) -> PartitionProduceResponse:
+    """The answer for a batch that was refused; where certain records are to blame it names them (KIP-467)."""
+    log_start, bad = -1, error.records if isinstance(error, BadRecords) else ()
+    if partition is not None:
+        if error.code in REFUSED_FOR_NOW:
+            _note_refusal(partition, data.records)
+        if error.code in WITH_LOG_START and not isinstance(error, NoBatch):
+            log_start = partition.log.start_offset
+    bad = bad[: RECORD_ERRORS_MAX - under_way.record_errors]
+    under_way.record_errors += len(bad)
+    return PartitionProduceResponse(
+        index=data.index,
+        error_code=error.code,
+        base_offset=-1,
+        log_start_offset=log_start,
+        error_message=error.message,
+        record_errors=[
+            BatchIndexAndErrorMessage(batch_index=index, batch_index_error_message=why) for index, why in bad
+        ],
+    )
 
 
 def _note_refusal(partition: Partition, batch: Any) -> None:
@@ -192,21 +231,15 @@ def _note_refusal(partition: Partition, batch: Any) -> None:
             partition.log.refuse(header)
 
 
-def _refusal(index: int, error: KafkaError, log_start: int, under_way: _Produce) -> PartitionProduceResponse:
-    """The answer for a batch that was refused; where certain records are to blame it names them (KIP-467)."""
-    bad = error.records if isinstance(error, BadRecords) else ()
-    bad = bad[: RECORD_ERRORS_MAX - under_way.record_errors]
-    under_way.record_errors += len(bad)
-    return PartitionProduceResponse(
-        index=index,
-        error_code=error.code,
-        base_offset=-1,
-        log_start_offset=log_start,
-        error_message=error.message,
-        record_errors=[
-            BatchIndexAndErrorMessage(batch_index=index, batch_index_error_message=why) for index, why in bad
-        ],
-    )
+def _accept(
+    index: int, appended: Appended, partition: Partition, under_way: _Produce, now_ms: int
+) -> PartitionProduceResponse:
+    """The answer for a batch that was appended; it may have to wait until it is true."""
+    log = partition.log
+    answer = _new_answer(index, appended.base_offset, appended.append_time_ms, log.start_offset)
+    if under_way.request.acks == ACKS_ALL or log.flushes:
+        _note_pending(answer, partition, appended, now_ms, under_way)
+    return answer
 
 
 def _note_pending(
@@ -229,7 +262,7 @@ def _note_pending(
 
 def _conclude(under_way: _Produce) -> ProduceResponse | Coroutine[Any, Any, ProduceResponse] | None:
     """The answer to a request that is appended as far as it can be."""
-    response = ProduceResponse(responses=under_way.responses)
+    response = _new_response(under_way.responses)
     if under_way.request.acks == 0:
         _check_unanswered(response)
         return None

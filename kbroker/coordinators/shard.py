@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kafka_wire.records import build_batch
+from kafka_wire.records import build_batch, read_header
 from kbroker.coordinators.effects import Effect, Pair, StateRecord, Store
 from kbroker.env import Clock
 from kbroker.log.validation import check_batch
@@ -179,8 +179,10 @@ class Shard(ABC):
         """Append a batch of so many records, that are not kept in `live`; the offset of the last. Raises KafkaError."""
         if self.closed is not None:
             raise KafkaError(self.closed)
-        header = check_batch(batch, self.partition.log.config)  # records of our own need no reading
-        appended = self.partition.append(batch, ACKS_ALL, self.clock.data_ms(), header)
+        header = read_header(batch)
+        self.partition.check_append(ACKS_ALL)
+        check_batch(batch, header, self.partition.log.config)  # records of our own need no reading
+        appended = self.partition.write(batch, header, self.clock.data_ms())
         self.logged += records
         return appended.last_offset
 

@@ -197,7 +197,7 @@ class PartitionLog:
                 at = seen.timestamp_ms if append_time_ms >= 0 else -1
                 return Appended(seen.base_offset, seen.last_offset, at, True)
         base_offset = self.end.value
-        assign(batch, 0, base_offset, leader_epoch)
+        assign(batch, 0, header, base_offset, leader_epoch)
         self._write(batch, header, base_offset, leader_epoch, now_ms)
         if self.unread < 0 and self.rules.leaves_unread:
             self.unread = base_offset

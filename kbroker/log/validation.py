@@ -52,15 +52,15 @@ class BadRecords(KafkaError):
         self.records = bad
 
 
+class NoBatch(KafkaError):
+    """What was sent is not one batch; no log has seen it."""
+
+
 # the header ---------------------------------------------------------------------------------------------------------
 
 
-def check_batch(batch: WritableBuffer, config: TopicConfig) -> BatchHeader:
-    """The header of a buffer that is one honest batch from a client, as far as the header tells. Raises KafkaError.
-
-    The buffer is what `first_batch` returned.
-    """
-    header = read_header(batch)
+def check_batch(batch: WritableBuffer, header: BatchHeader, config: TopicConfig) -> None:
+    """Raise KafkaError unless this is an honest batch from a client, as far as its header tells."""
     base_offset, length, _, _, _, attributes, delta, _, _, producer_id, producer_epoch, sequence, count = header
     if base_offset:
         _refuse(ErrorCode.INVALID_RECORD, f"the base offset should be 0, not {base_offset}")
@@ -82,25 +82,27 @@ def check_batch(batch: WritableBuffer, config: TopicConfig) -> BatchHeader:
             _refuse(ErrorCode.INVALID_RECORD, f"producer {producer_id} sent epoch {producer_epoch}, number {sequence}")
     elif attributes & 0x10:
         _refuse(ErrorCode.INVALID_RECORD, "a transactional batch has no producer id")
-    return header
 
 
-def first_batch(data: WritableBuffer) -> WritableBuffer:
-    """The one batch of magic 2 that a client sent, without an incomplete one behind it. Raises KafkaError.
+def first_batch(data: WritableBuffer) -> tuple[WritableBuffer, BatchHeader]:
+    """The one batch of magic 2 that a client sent, without an incomplete one behind it; its header. Raises KafkaError.
 
     (Kafka: ByteBufferLogInputStream, ProduceRequest.validateRecords.)
     """
     length = len(data)
-    if length >= _RECORDS_AT and data[_MAGIC_AT] == 2 and int.from_bytes(data[8:12], "big") + 12 == length:
-        return data
+    if length >= _RECORDS_AT and data[_MAGIC_AT] == 2:
+        header = read_header(data)
+        if header[1] + 12 == length:
+            return data, header
     size = _size_of(data, 0)
     if not size:
-        _refuse(ErrorCode.INVALID_RECORD, f"{length} bytes hold no whole record batch")
+        raise NoBatch(ErrorCode.INVALID_RECORD, f"{length} bytes hold no whole record batch")
     if data[_MAGIC_AT] != 2:
-        _refuse(ErrorCode.INVALID_RECORD, f"magic {data[_MAGIC_AT]}: only version 2 of the format is accepted")
+        raise NoBatch(ErrorCode.INVALID_RECORD, f"magic {data[_MAGIC_AT]}: only version 2 of the format is accepted")
     if _size_of(data, size):
-        _refuse(ErrorCode.INVALID_RECORD, "exactly one record batch may be sent to a partition")
-    return memoryview(data)[:size]
+        raise NoBatch(ErrorCode.INVALID_RECORD, "exactly one record batch may be sent to a partition")
+    batch = memoryview(data)[:size]
+    return batch, read_header(batch)
 
 
 def _size_of(data: WritableBuffer, at: int) -> int:
@@ -110,9 +112,9 @@ def _size_of(data: WritableBuffer, at: int) -> int:
         return 0
     length = int.from_bytes(data[at + _LENGTH_AT : at + _LENGTH_AT + 4], "big", signed=True)
     if length < _MESSAGE_MIN:
-        _refuse(ErrorCode.CORRUPT_MESSAGE, f"a batch length of {length} is below the least, {_MESSAGE_MIN}")
+        raise NoBatch(ErrorCode.CORRUPT_MESSAGE, f"a batch length of {length} is below the least, {_MESSAGE_MIN}")
     if data[at + _MAGIC_AT] > 2:
-        _refuse(ErrorCode.CORRUPT_MESSAGE, f"magic {data[at + _MAGIC_AT]} does not exist")
+        raise NoBatch(ErrorCode.CORRUPT_MESSAGE, f"magic {data[at + _MAGIC_AT]} does not exist")
     return length + 12 if length + 12 <= left else 0
 
 
@@ -176,8 +178,8 @@ class Rules:
 
     def check(self, batch: WritableBuffer, now_ms: int) -> tuple[WritableBuffer, BatchHeader]:
         """The whole check at once, for batches that are known to be small. Raises what the parts raise."""
-        batch = first_batch(batch)
-        header = check_batch(batch, self.config)
+        batch, header = first_batch(batch)
+        check_batch(batch, header, self.config)
         return (batch, header) if self.passes(batch, header, now_ms) else do_errands(self.examine(batch, now_ms))
 
     def examine(self, batch: WritableBuffer, now_ms: int) -> Errands[tuple[WritableBuffer, BatchHeader]]:

@@ -148,20 +148,21 @@ class Partition:
         if acks == ACKS_ALL and not isr.may_acknowledge(self.isr, self.log.config.min_insync_replicas):
             raise KafkaError(ErrorCode.NOT_ENOUGH_REPLICAS)
 
-    def append(
-        self, batch: bytearray | memoryview, acks: int, now_ms: int, header: BatchHeader | None = None
-    ) -> Appended:
-        """Append a client's batch, patched in place with its offsets and leader epoch.
+    def append(self, batch: bytearray | memoryview, acks: int, now_ms: int) -> Appended:
+        """Check and append a batch, patched in place with its offsets and leader epoch.
 
         Args:
             batch: one record batch; see PartitionLog.append for what is checked.
             acks: see check_append.
             now_ms: data time, for LogAppendTime and the timestamp window.
-            header: of a batch that the log's rules have let pass already.
 
         Raises KafkaError; LogOffline when the disk failed.
         """
         self.check_append(acks)
+        return self.write(batch, None, now_ms)
+
+    def write(self, batch: bytearray | memoryview, header: BatchHeader | None, now_ms: int) -> Appended:
+        """The same after check_append. header: of a batch that the log's rules have let pass already."""
         try:
             appended = self.log.append(batch, header, leader_epoch=self.leader_epoch, now_ms=now_ms)
         except KafkaError as error:

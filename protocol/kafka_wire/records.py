@@ -60,8 +60,8 @@ _HEADER = struct.Struct(">qiibIhiqqqhii")
 _unpack_header = _HEADER.unpack_from
 _new_tuple = tuple.__new__
 _NULL = b"\x01"  # the varint -1
+_pack_start = struct.Struct(">qii").pack_into  # base offset, batch length, leader epoch
 _pack_int64 = struct.Struct(">q").pack_into
-_pack_int32 = struct.Struct(">i").pack_into
 _pack_uint32 = struct.Struct(">I").pack_into
 _pack_int16 = struct.Struct(">h").pack_into
 
@@ -189,13 +189,13 @@ def check_crc(buf: Buffer, pos: int, header: BatchHeader) -> bool:
     end = pos + header[1] + LENGTH_OFFSET
     if end > len(buf):
         return False
-    return primitives.crc32c(memoryview(buf)[pos + _CRC_FROM : end]) == header[4]
+    view = buf if type(buf) is memoryview else memoryview(buf)
+    return primitives.crc32c(view[pos + _CRC_FROM : end]) == header[4]
 
 
-def assign(buf: WritableBuffer, pos: int, base_offset: int, leader_epoch: int) -> None:
+def assign(buf: WritableBuffer, pos: int, header: BatchHeader, base_offset: int, leader_epoch: int) -> None:
     """Write the offset and leader epoch a leader gives to the batch at `pos`. Neither lies under the crc."""
-    _pack_int64(buf, pos, base_offset)
-    _pack_int32(buf, pos + _EPOCH_AT, leader_epoch)
+    _pack_start(buf, pos, base_offset, header[1], leader_epoch)
 
 
 def set_log_append_time(buf: WritableBuffer, pos: int, header: BatchHeader, now_ms: int) -> None:

@@ -257,6 +257,24 @@ def _compile_init(cls: type) -> Any:
     return env["__init__"]
 
 
+def maker(cls: type[T], *names: str) -> Callable[..., T]:
+    """A function that makes an object from the values of these fields, by position; the others have their defaults.
+
+    It takes a third of the time the constructor takes: for what is made for every request.
+    """
+    env: dict[str, Any] = {"new": object.__new__, "cls": cls}
+    lines = [f"def make({', '.join(names)}):", "    made = new(cls)"]
+    for n, field in enumerate(layout(cls).fields):
+        value = field.name
+        if value not in names:
+            is_fresh = isinstance(field.default, list) or field.default is _UNSET
+            env[f"default{n}"] = field.fresh_default if is_fresh else field.default
+            value = f"default{n}()" if is_fresh else f"default{n}"
+        lines.append(f"    made.{field.name} = {value}")
+    exec(compile("\n".join([*lines, "    return made"]), f"<{cls.__name__} maker>", "exec"), env)
+    return env["make"]  # type: ignore[no-any-return]
+
+
 def _repr(self: Any) -> str:
     values = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in layout(type(self)).fields)
     return f"{type(self).__name__}({values})"

@@ -145,7 +145,7 @@ def test_what_a_consumer_would_choke_on_is_found(partition: Path, name: str, cod
     """Batches with a right CRC that `kbroker.produce.validate` let in."""
     odd = {**KAFKA_RECORDS, **KAFKA_FIELDS}[name]
     bad = batch_of(odd.payload, odd.count, codec, **odd.fields)
-    assign(bad, 0, 100, 0)
+    assign(bad, 0, read_header(bad), 100, 0)
     path = segment(partition, 3)
     path.write_bytes(path.read_bytes() + bad)
     result = invoke("verify", partition)
@@ -159,7 +159,7 @@ def test_what_a_consumer_would_choke_on_is_found(partition: Path, name: str, cod
 @pytest.mark.parametrize("latest", [-1, 0, 1])
 def test_a_header_that_lies_about_time_is_found(partition: Path, latest: int) -> None:
     bad = batch_of(record(5), 1, latest=latest)
-    assign(bad, 0, 4, 0)
+    assign(bad, 0, read_header(bad), 4, 0)
     segment(partition, 4).write_bytes(bad)
     result = invoke("verify", partition)
     assert result.exit_code == 1

@@ -94,7 +94,7 @@ async def test_a_core_that_cannot_be_stored_is_loaded_again(monkeypatch: pytest.
             raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR)
 
         with monkeypatch.context() as broken:
-            broken.setattr(Partition, "append", refuse)
+            broken.setattr(Partition, "write", refuse)
             assert made.add("a", 1) == ErrorCode.NOT_COORDINATOR
         assert await made.loaded() is not before
         assert made.add("a", 0) == 1

@@ -173,7 +173,7 @@ async def test_G2_a_group_that_cannot_be_stored_is_loaded_again(monkeypatch: pyt
             raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR)
 
         with monkeypatch.context() as broken:
-            broken.setattr(Partition, "append", refuse)
+            broken.setattr(Partition, "write", refuse)
             assert made.commit("h", change("h", 4)) == ErrorCode.NOT_COORDINATOR
             assert made.shard is shard, "an offset that was not written changes nothing"
             assert leave(made, "g", member_id) == ErrorCode.NOT_COORDINATOR

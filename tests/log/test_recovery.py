@@ -101,7 +101,7 @@ def test_L3_after_a_kill_a_torn_batch_is_cut(kept: int) -> None:
     fill(open_log(disk), 10)
     whole = disk.size(LOG)
     torn = batch(b"x" * 100)
-    records.assign(torn, 0, 10, 0)
+    records.assign(torn, 0, records.read_header(torn), 10, 0)
     disk.open(LOG).append([torn[:kept]])
     disk.kill()
     log = open_log(disk, Crash.PROCESS)
@@ -291,7 +291,7 @@ async def test_P2_truncation_leaves_what_the_rest_of_the_log_says(offset: int) -
         header = records.read_header(found)
         if header.next_offset <= offset:
             data = bytearray(found)
-            records.assign(data, 0, 0, 0)
+            records.assign(data, 0, records.read_header(data), 0, 0)
             model.append(data, leader_epoch=header.leader_epoch, now_ms=NOW)
     await log.flush(Worker())
     log.truncate_to(offset)
@@ -348,7 +348,7 @@ def set_epoch(disk: Disk, epoch: int, path: str = LOG, number: int = -1) -> None
     """Make a batch of a segment say that it is of another leader: no CRC covers that."""
     data = bytearray(disk.read(path))
     position, header = list(records.headers(data))[number]
-    records.assign(data, position, header.base_offset, epoch)
+    records.assign(data, position, header, header.base_offset, epoch)
     disk.write_atomic(path, data)
 
 
@@ -377,7 +377,7 @@ def test_L3_base_offsets_continue() -> None:
     disk = new_disk()
     fill(open_log(disk), 10)
     data = bytearray(disk.read(LOG))
-    records.assign(data, list(records.headers(data))[-1][0], 9 + 2**20, 0)
+    records.assign(data, *list(records.headers(data))[-1], 9 + 2**20, 0)
     disk.write_atomic(LOG, data)
     assert open_log(disk, Crash.POWER, recovery_point=5).end.value == 9
 

@@ -54,7 +54,7 @@ async def test_L3_an_epoch_the_cluster_has_not_reached_in_a_torn_tail_does_not_s
             assert (await produce(client, batch(b"a"), topic="bad")).error_code == 0
     data = bytearray(machine.disk.read(FIRST_SEGMENT))
     position, header = list(records.headers(data))[-1]
-    records.assign(data, position, header.base_offset, header.leader_epoch | 1 << 22)
+    records.assign(data, position, header, header.base_offset, header.leader_epoch | 1 << 22)
     machine.disk.write_atomic(FIRST_SEGMENT, data)
     for name in (".kafka_cleanshutdown", "recovery-point-offset-checkpoint"):
         machine.disk.remove(name)

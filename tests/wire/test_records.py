@@ -172,7 +172,7 @@ def test_B4_a_flipped_bit_anywhere_under_the_crc_is_noticed() -> None:
 def test_assign_leaves_the_crc_valid(wrap: Callable[[bytes], Any]) -> None:
     buf = wrap(b"pad" + build_batch([(b"k", b"v"), (b"k", b"w")]))
     before = read_header(buf, 3)
-    assign(buf, 3, 123_456_789_012, 42)
+    assign(buf, 3, before, 123_456_789_012, 42)
     after = read_header(buf, 3)
     assert after == before._replace(base_offset=123_456_789_012, leader_epoch=42)
     assert check_crc(buf, 3, after)
@@ -292,7 +292,7 @@ def test_we_read_what_kafka_python_writes(codec: int) -> None:
     for i, (timestamp, key, value, fields) in enumerate(SAMPLE):
         builder.append(i, timestamp, key, value, fields)
     theirs = bytearray(builder.build())
-    assign(theirs, 0, 1000, 3)
+    assign(theirs, 0, read_header(theirs), 1000, 3)
     header = read_header(theirs)
     assert check_crc(theirs, 0, header)
     assert (header.producer_id, header.producer_epoch, header.base_sequence, header.count) == (9, 1, 5, 4)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kafka_wire.schema import array, bytes_, embed, int32, layout, message, string, struct, uuid
+from kafka_wire.schema import array, bytes_, embed, int32, layout, maker, message, string, struct, uuid
 
 
 @struct
@@ -54,6 +54,14 @@ def test_the_constructor_takes_the_declared_names_only() -> None:
             Order(**wrong)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         Part(1)  # type: ignore[misc]
+
+
+def test_a_maker_makes_what_the_constructor_makes() -> None:
+    make = maker(Order, "note", "name")
+    assert make("n", "x") == Order(name="x", note="n")  # type: ignore[call-arg]
+    assert type(make("n", "x")) is Order
+    assert make("", "").parts is not make("", "").parts
+    assert make("", "").part is not make("", "").part
 
 
 def test_equality_is_by_content_and_class() -> None:
