@@ -283,6 +283,8 @@ class FetchJob:
                 if fetched_epoch >= 0 and self._has_diverged(key, partition, offset, leader_epoch, fetched_epoch):
                     continue
                 limit = bytes_max if bytes_max < self.left else self.left
+                if self.left < 0:
+                    self.left = 0  # only the first partition is held to a negative limit, as in Kafka
                 slices, high_watermark, last_stable, log_start, length = partition.read(
                     offset, limit, leader_epoch, at_least_one=not self.size, now=self.now
                 )
@@ -379,7 +381,7 @@ class FetchJob:
             return
         partition = topic.partitions[key[1]]
         data.current_leader = LeaderIdAndEpoch(leader_id=partition.leader, leader_epoch=partition.leader_epoch)
-        broker = image.brokers.get(partition.leader)
+        broker = image.brokers.get(partition.leader) if self.replica_id < 0 else None  # followers know where
         if broker is not None and all(each.node_id != broker.id for each in self.answer.node_endpoints):
             host, port = address_of(broker, self.context)
             self.answer.node_endpoints.append(NodeEndpoint(node_id=broker.id, host=host, port=port, rack=broker.rack))

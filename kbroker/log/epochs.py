@@ -20,7 +20,8 @@ from bisect import bisect_right
 from kbroker.env import Disk
 
 FILE_NAME = "leader-epoch-checkpoint"
-NONE = (-1, -1)
+NO_EPOCH = -1
+NONE = (NO_EPOCH, -1)
 
 
 class LeaderEpochs:
@@ -71,7 +72,7 @@ class LeaderEpochs:
         For the latest epoch that is log_end. An epoch newer than the latest is unknown: (-1, -1). For an epoch
         older than all that are known the answer is that epoch and the start of the first known one.
         """
-        if epoch < 0 or not self._epochs or epoch > self._epochs[-1]:
+        if epoch == NO_EPOCH or not self._epochs or epoch > self._epochs[-1]:
             return NONE
         n = bisect_right(self._epochs, epoch)
         if n == len(self._epochs):

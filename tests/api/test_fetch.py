@@ -226,6 +226,15 @@ async def test_of_a_partition_named_twice_the_last_counts_in_the_place_of_the_fi
         assert shape(response) == [("t", 0, 0), ("t", 1, 0)] and values(response) == [b"b"]
 
 
+async def test_a_negative_limit_holds_for_the_first_partition_alone() -> None:
+    async with memory_broker(topics={"t": 3}) as broker, broker.client() as client:
+        for index in (1, 2):
+            await produce(client, batch(b"%d" % index), index=index)
+        request = fetch_request({("t", 0): 0, ("t", 1): 0, ("t", 2): 0}, max_bytes=-1)
+        response = await client.call(request, 11)
+        assert shape(response) == [("t", 0, 0), ("t", 1, 0), ("t", 2, 0)] and values(response) == [b"1"]
+
+
 async def test_neighbours_of_one_topic_share_an_entry() -> None:
     async with memory_broker(topics={"t": 2, "u": 1}) as broker, broker.client() as client:
         offsets: dict[tuple[str | bytes, int], int] = {("t", 0): 0, ("t", 1): 0, ("u", 0): 0, ("t", 9): 0}

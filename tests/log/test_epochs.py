@@ -17,7 +17,16 @@ def epochs(*entries: tuple[int, int]) -> LeaderEpochs:
 
 @pytest.mark.parametrize(
     "asked, answer",
-    [(-1, (-1, -1)), (0, (0, 0)), (2, (2, 20)), (4, (2, 20)), (5, (5, 60)), (9, (9, 100)), (10, (-1, -1))],
+    [
+        (-1, (-1, -1)),
+        (-2, (-2, 0)),
+        (0, (0, 0)),
+        (2, (2, 20)),
+        (4, (2, 20)),
+        (5, (5, 60)),
+        (9, (9, 100)),
+        (10, (-1, -1)),
+    ],
 )
 def test_where_an_epoch_ends(asked: int, answer: tuple[int, int]) -> None:
     assert epochs((2, 0), (5, 20), (9, 60)).end_offset_for(asked, 100) == answer
