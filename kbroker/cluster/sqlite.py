@@ -79,7 +79,10 @@ async def open_sqlite(
     store = SqliteStore(file, Feed(revision, RECENT_MAX), clock, offload, poll_s, beating)
     try:
         async with alongside(store._work):
-            yield store
+            try:
+                yield store
+            finally:
+                store._working.cancel()
     finally:
         with trio.CancelScope(shield=True):
             await store._close()
@@ -112,6 +115,8 @@ class SqliteStore:
         self._poll_shared_s = min(poll_s, POLL_SHARED_S)
         self._jobs: deque[_Job[Any]] = deque()  # bounded by the callers, each of whom waits for one
         self._bell = trio.Event()
+        # Who is cancelled has to give his session back: the work goes on until the store is closed.
+        self._working = trio.CancelScope(shield=True)
         self._feed = feed
         self._held: dict[int, tuple[Heartbeat, float]] = {}  # our sessions, with their TTLs
         self._beating = beating  # those whose keepalive is on its way
@@ -207,16 +212,17 @@ class SqliteStore:
 
     async def _work(self) -> None:
         """Do what is asked for, one thing after the other, and tell the watchers what is new."""
-        while True:
-            await self._bell.wait()
-            self._bell = trio.Event()
-            while self._jobs:
-                jobs = self._next()
-                with trio.CancelScope(shield=True):  # a thread does not stop half-way
-                    changes, last = await self._offload(partial(self._perform, jobs))
-                self._learn(changes, last)
-                for job in jobs:
-                    job.is_done.set()
+        with self._working:
+            while True:
+                await self._bell.wait()
+                self._bell = trio.Event()
+                while self._jobs:
+                    jobs = self._next()
+                    with trio.CancelScope(shield=True):  # a thread does not stop half-way
+                        changes, last = await self._offload(partial(self._perform, jobs))
+                    self._learn(changes, last)
+                    for job in jobs:
+                        job.is_done.set()
 
     def _next(self) -> list[_Job[Any]]:
         """The first job, with the transactions behind it when it is one."""

@@ -209,6 +209,15 @@ async def test_a_sessions_keys_go_with_it(store: CoordinationStore, clock: HandC
     assert batch.events == (Event(b"s/mine", None, revision + 1),)
 
 
+async def test_who_is_cancelled_gives_its_session_back(store: CoordinationStore) -> None:
+    with trio.CancelScope() as scope:
+        async with store.session(6) as session:
+            await put(store, b"s/mine", b"x", lease=session.id)
+            scope.cancel()
+            await trio.sleep_forever()
+    assert await store.get(b"s/mine") is None
+
+
 async def test_a_key_put_anew_leaves_its_session(store: CoordinationStore) -> None:
     async with store.session(6) as session:
         revision = await put(store, b"s/mine", b"x", lease=session.id)

@@ -161,6 +161,17 @@ async def test_F10_on_a_full_disk_sessions_live_and_topics_can_be_deleted(small_
         assert not session.lost.is_set()
 
 
+async def test_a_whole_process_that_is_cancelled_gives_its_session_back(tmp_path: Path, clock: HandClock) -> None:
+    path = tmp_path / "coord.db"
+    with trio.CancelScope() as scope:
+        async with sqlite_at(path, clock) as store, store.session(6) as session:
+            await put(store, b"s/mine", b"x", lease=session.id)
+            scope.cancel()
+            await trio.sleep_forever()
+    async with sqlite_at(path, clock) as store:
+        assert await store.get(b"s/mine") is None
+
+
 async def test_looks_often_only_while_another_has_a_session(tmp_path: Path, clock: HandClock) -> None:
     path = tmp_path / "coord.db"
     async with sqlite_at(path, clock, poll_s=0.5) as one, sqlite_at(path, clock, poll_s=0.5) as two:
