@@ -43,10 +43,11 @@ from kbroker.env import Disk
 ENTRY_SIZE = 8
 TIME_ENTRY_SIZE = 12
 NO_TIMESTAMP = -1
+UNKNOWN = -1
 TAIL_ENTRIES = 4  # one would do but for the last of a closed segment's time index
 _PIECE = 4096  # entries looked at in one go: a worker that loads a large index lets the event loop run in between
 
-assert array("I").itemsize == 4 and array("q").itemsize == 8
+assert array("I").itemsize == array("i").itemsize == 4 and array("q").itemsize == 8
 
 
 class Index(ABC):
@@ -164,21 +165,23 @@ class Index(ABC):
 class OffsetIndex(Index):
     """Positions of some batches by their last offset, relative to the segment's base."""
 
-    __slots__ = ("_offsets", "_positions")
+    __slots__ = ("_offsets", "_positions", "_bases")
     entry_size = ENTRY_SIZE
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
         self._offsets = array("I")
         self._positions = array("I")
+        self._bases = array("i")  # base offsets of the batches, relative; not in the file, so UNKNOWN when loaded
 
     def __len__(self) -> int:
         return self.skipped + len(self._positions)
 
-    def append(self, relative_offset: int, position: int) -> None:
-        """Note that the batch at position ends with relative_offset."""
+    def append(self, relative_offset: int, position: int, relative_base: int = UNKNOWN) -> None:
+        """Note that the batch at position ends with relative_offset, and begins with relative_base."""
         self._offsets.append(relative_offset)
         self._positions.append(position)
+        self._bases.append(relative_base)
 
     def entry(self, n: int) -> tuple[int, int]:
         """(last offset, relative; position) of the n-th entry."""
@@ -193,10 +196,13 @@ class OffsetIndex(Index):
         n = bisect_right(self._offsets, relative_offset)
         return self._positions[n - 1] if n else 0
 
-    def boundary_before(self, position: int) -> int:
-        """The largest indexed position <= position; 0 when there is none."""
-        n = bisect_right(self._positions, position)
-        return self._positions[n - 1] if n else 0
+    def boundary_before(self, position: int) -> tuple[int, int]:
+        """(the largest indexed position <= position, the base offset of its batch, relative, or UNKNOWN).
+
+        (0, UNKNOWN) when there is none.
+        """
+        n = bisect_right(self._positions, position) - 1
+        return (self._positions[n], self._bases[n]) if n >= 0 else (0, UNKNOWN)
 
     def entries_below(self, relative_offset: int) -> int:
         """How many entries are of batches that end before an offset; those skipped are."""
@@ -218,13 +224,15 @@ class OffsetIndex(Index):
     def _take(self, content: bytes) -> None:
         words = _big_endian(array("I", content))
         self._offsets, self._positions = words[0::2], words[1::2]
+        self._bases = array("i", [UNKNOWN]) * len(self._positions)
 
     def _forget(self, count: int) -> None:
-        del self._offsets[count:], self._positions[count:]
+        del self._offsets[count:], self._positions[count:], self._bases[count:]
 
     def _prepend(self, head: OffsetIndex, count: int) -> None:
         self._offsets = head._offsets[:count] + self._offsets
         self._positions = head._positions[:count] + self._positions
+        self._bases = head._bases[:count] + self._bases
 
 
 class TimeIndex(Index):
@@ -402,7 +410,8 @@ class Indexes:
             self.max_timestamp_ms = header.max_timestamp
             self.max_timestamp_offset = base_offset + header.last_offset_delta
         if self._since_entry > interval:
-            self.offsets.append(base_offset + header.last_offset_delta - self.base_offset, position)
+            relative_base = base_offset - self.base_offset
+            self.offsets.append(relative_base + header.last_offset_delta, position, relative_base)
             self.times.append(self.max_timestamp_ms, self.max_timestamp_offset - self.base_offset)
             self._since_entry = 0
         self._since_entry += header.length + LENGTH_OFFSET

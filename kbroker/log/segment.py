@@ -23,7 +23,7 @@ from kafka_wire.records import LENGTH_OFFSET, BatchHeader, read_header
 from kbroker.env import Disk, File, Handle
 from kbroker.log import scan
 from kbroker.log.errors import CorruptLog, NotInMemory
-from kbroker.log.index import Indexes, read_last_time
+from kbroker.log.index import UNKNOWN, Indexes, read_last_time
 
 INDEX_SAVE_BYTES = 8 * 1024 * 1024  # the index files lag behind the log by no more: the scan after a crash is bounded
 INDEX_INTERVAL_BYTES = 4096  # where nobody says otherwise
@@ -246,19 +246,22 @@ class Segment:
         now: raise NotInMemory rather than wait for the disk.
         """
         limit = position + max_bytes
-        end = (self.indexes or self.loaded(now=now)).offsets.boundary_before(limit)
+        end, base = (self.indexes or self.loaded(now=now)).offsets.boundary_before(limit)
         if end <= position:
-            end = position
-            for at, header in scan.walk(self.file.handle, position, self.size, chunk=scan.NEAR_BYTES, now=now):
-                after = at + header.size
-                if after > limit and not (at_least_one and at == position):
-                    break
-                end = after
-                if end - position > scan.NEAR_BYTES:
-                    break
-        if end >= self.size:
-            return self.size, self.next_offset
-        return end, self.base_of(end, now=now)
+            return self._cut_near(position, limit, at_least_one, now)
+        return end, self.base_offset + base if base != UNKNOWN else self.base_of(end, now=now)
+
+    def _cut_near(self, position: int, limit: int, at_least_one: bool, now: bool) -> tuple[int, int]:
+        """Like cut, where no index entry is in reach."""
+        end = position
+        for at, header in scan.walk(self.file.handle, position, self.size, chunk=scan.NEAR_BYTES, now=now):
+            after = at + header.size
+            if after > limit and not (at_least_one and at == position):
+                return end, header.base_offset
+            end = after
+            if end - position > scan.NEAR_BYTES and end < self.size:
+                return end, header.next_offset
+        return (self.size, self.next_offset) if end >= self.size else (end, self.base_of(end, now=now))
 
     def largest_timestamp_ms(self) -> int:
         """The largest timestamp of the segment, -1 when it has none."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbroker.log.index import Index, OffsetIndex, TimeIndex, read_last_time
+from kbroker.log.index import UNKNOWN, Index, OffsetIndex, TimeIndex, read_last_time
 from tests.log.tools import new_disk
 
 rising = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), max_size=40)
@@ -29,7 +29,7 @@ def test_offset_lookups(steps: list[tuple[int, int]], target: int) -> None:
         index.append(*entry)
     assert len(index) == len(entries) and [index.entry(n) for n in range(len(index))] == entries
     assert index.position_before(target) == max((p for o, p in entries if o <= target), default=0)
-    assert index.boundary_before(target) == max((p for _, p in entries if p <= target), default=0)
+    assert index.boundary_before(target) == (max((p for _, p in entries if p <= target), default=0), UNKNOWN)
     assert index.entries_below(target) == sum(o < target for o, _ in entries)
     assert index.is_sane(10**6)
 

@@ -227,6 +227,23 @@ def test_a_read_starts_with_the_batch_that_holds_the_offset_and_ends_between_bat
             assert len(data) <= size or len(headers) == 1
 
 
+def test_reading_on_where_the_last_read_ended_looks_into_no_file() -> None:
+    """What was appended since the start is known in memory: the slices alone are read, when they are sent."""
+    disk = new_disk()
+    log = open_log(disk, index_interval_bytes=500)
+    ends = []
+    for number in range(300):
+        append(log, b"x" * (number % 50))
+        ends.append(log.size)
+    read = sum(map(len, log.read(0, 3000, 300)))
+    disk.fail("pread", "*", times=10**6)
+    reads = 1
+    while read < log.size - 3000:
+        read += sum(map(len, log.read(ends.index(read) + 1, 3000, 300)))
+        reads += 1
+    assert reads > 5
+
+
 def test_the_first_batch_is_served_whole_unless_others_were_served_before() -> None:
     log = open_log(new_disk())
     append(log, b"x" * 5000)
