@@ -10,12 +10,18 @@
     <topic>-<partition>.<id>-stray/     of a topic with another id (R13): kept for people, never served
 
 `.kafka_cleanshutdown` absent and boot-id as it is now: the broker was killed, the page cache survived (Crash.PROCESS).
-Another boot-id, or none: Crash.POWER. An orderly stop fsyncs for a bounded time, as thousands of partitions would take
-minutes; the marker names the logs it did not get to, `{"version": 0, "brokerEpoch": -1, "unsynced": ["orders-0"]}`,
-and should the system go down before the next start, these alone are opened as after a power failure.
+Another boot-id, or none: Crash.POWER. An orderly stop leaves a marker that says of each log where it ended (offset,
+bytes of its active segment, number of producers), so that the next start opens it without a look at its batches:
 
-A broker may be killed before it has opened all that a power failure left. So boot-id names, in lines after the id, the
-logs that are still to be opened as after a power failure, in however many starts that may be.
+    {"version": 0, "brokerEpoch": -1, "logs": {"orders-0": [1741, 90112, 2]}, "unsynced": ["orders-0"]}
+
+A stop takes a bounded time, which thousands of logs may exceed. A log that is not in "logs" is opened as after a kill.
+One in "unsynced" has not been made durable: should the system go down before the next start, it is opened as after a
+power failure.
+
+A broker may end before it has opened all that the one before it left. What is known of a log that was not opened is
+handed on: by the marker, and by boot-id, which names in lines after the id the logs that are still to be opened as
+after a power failure, in however many starts that may be.
 """
 
 from __future__ import annotations
@@ -24,7 +30,7 @@ import itertools
 import json
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
 
 import trio
@@ -36,15 +42,17 @@ from kbroker.log.checkpoints import LOG_STARTS, METADATA, RECOVERY_POINTS, Key, 
 from kbroker.log.errors import LogOffline
 from kbroker.log.log import LONG_MAX, PartitionLog
 from kbroker.log.opening import Opening, Outcome, run_some
-from kbroker.log.recovery import Crash
+from kbroker.log.recovery import Crash, End
 from kbroker.log.scrubber import Scrubber
 
 LOCK = ".lock"
 CLEAN_MARKER = ".kafka_cleanshutdown"
 BOOT_ID = "boot-id"
 DELETE, STRAY = "-delete", "-stray"
-CLOSE_SYNC_SECONDS = 2.0  # how long an orderly stop may spend on fsyncs
-CLOSE_SYNC_TASKS = 16
+FINISH_SECONDS = 0.5  # how long an orderly stop may spend on small files
+SYNC_SECONDS = 1.0  # and after that on fsyncs
+SYNC_TASKS = 16
+TURN = 32  # logs between two checkpoints
 TIMED_FLUSH_SECONDS = 0.05  # how finely flush.ms is kept
 RELEASE_SECONDS = 30.0  # after how much idleness a closed segment's index and file are given back, at least
 
@@ -68,7 +76,9 @@ class LogDirectory:
         self._doomed: deque[tuple[int, list[str]]] = deque()  # (not before, data clock ms; paths), in no strict order
         self._names = itertools.count(1)
         self._unsynced: set[str] = set()  # names of logs that a power failure may have torn, not opened since
-        self._unrecovered: set[str] = set()  # left by a killed process, and not opened yet: no stop is clean before
+        # Of logs not opened yet, by directory:
+        self._clean_ends: dict[str, End] = {}  # where they ended at a clean stop
+        self._cached: set[str] = set()  # which of those nobody has made durable
         self._boot_note = ""  # what boot-id holds
         self._moves = trio.Lock()
         self._moving: dict[PartitionLog, int] = {}  # log starts that are being made durable
@@ -86,11 +96,8 @@ class LogDirectory:
         if disk.exists(CLEAN_MARKER):
             disk.remove(CLEAN_MARKER)
         disk.sync_dir("")  # else a power failure could bring it back, even one that an earlier start has removed
-        names = {f"{topic}-{partition}" for topic, partition in self._keys_on_disk()}
         if self.crash is Crash.POWER:
-            self._unsynced = names
-        elif self.crash is Crash.PROCESS:
-            self._unrecovered = names
+            self._unsynced = self._names_on_disk()
         self._note_boot()
         self._recovery_points.load()
         self._log_starts.load()
@@ -104,13 +111,17 @@ class LogDirectory:
             boot_id, unsynced = "", []
         is_same_boot = boot_id == disk.boot_id != ""
         self._unsynced = set(unsynced) if is_same_boot else set()
-        if not disk.exists(CLEAN_MARKER):
-            return Crash.PROCESS if is_same_boot else Crash.POWER
         try:
             marker = json.loads(disk.read(CLEAN_MARKER))
-            self._unsynced |= set() if is_same_boot else set(marker["unsynced"])
-        except (ValueError, TypeError, KeyError):  # another broker's
-            return Crash.CLEAN if is_same_boot else Crash.POWER
+            ends = {str(name): End(*map(int, end)) for name, end in marker["logs"].items()}
+            cached = set(map(str, marker["unsynced"]))
+        except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):  # none, or another broker's
+            return Crash.PROCESS if is_same_boot else Crash.POWER
+        if is_same_boot:
+            self._cached = cached
+        else:
+            self._unsynced |= cached
+        self._clean_ends = {name: end for name, end in ends.items() if name not in self._unsynced}
         return Crash.CLEAN
 
     def _note_boot(self) -> None:
@@ -128,14 +139,18 @@ class LogDirectory:
                 self._doomed.append((now_ms, [name]))
 
     async def close(self, *, clean: bool = True) -> None:
-        """Stop. clean: make everything durable and mark it, so that the next start trusts all and scans nothing."""
+        """Stop. clean: make everything durable, as far as a short time allows, and note how each log was left, so that
+        the next start trusts it and scans nothing.
+        """
         try:
-            if clean and self._lock is not None and self._finish_logs() and not self._unrecovered:
-                unsynced = await self._sync_logs()
+            if clean and self._lock is not None:
+                ends = await self._finish_logs()
+                synced = await self._sync_logs(ends)
                 self._note_offsets()
                 await self._save_checkpoints()
-                if not any(each.offline for each in self.logs.values()):
-                    await self.env.offload(partial(self._mark_clean, unsynced))
+                await self.env.offload(partial(self._mark_clean, ends, synced))
+        except OSError as error:
+            log.error("the stop could not be marked as clean: %s", error)
         finally:
             for each in self.logs.values():
                 each.abandon()
@@ -144,40 +159,52 @@ class LogDirectory:
                 self._lock.release()
                 self._lock = None
 
-    def _finish_logs(self) -> bool:
-        """Write what the next open would have to find out; whether all logs are in order."""
-        in_order = True
-        for each in self.logs.values():
-            try:
-                each.finish()
-            except (OSError, LogOffline) as error:
-                log.error("%s was not closed in order: %s", each.directory, error)
-                in_order = False
-        return in_order
+    async def _finish_logs(self) -> dict[str, End]:
+        """Write what the next open would have to find out, while the time lasts. Returns where those logs end."""
+        ends: dict[str, End] = {}
+        with trio.move_on_after(FINISH_SECONDS):
+            for n, each in enumerate(self.logs.values()):
+                if not n % TURN:
+                    await trio.lowlevel.checkpoint()
+                try:
+                    ends[each.directory] = each.finish()
+                except (OSError, LogOffline) as error:
+                    log.error("%s was not closed in order: %s", each.directory, error)
+        return ends
 
-    async def _sync_logs(self) -> list[str]:
-        """Make logs durable while the time lasts. Returns the names of those that are not."""
-        waiting = deque(self.logs.values())
-        unsynced = {each.directory for each in waiting}
+    async def _sync_logs(self, ends: Container[str]) -> set[str]:
+        """Make logs durable while the time lasts. Returns the names of those that are."""
+        waiting = deque(each for each in self.logs.values() if each.directory in ends)
+        synced: set[str] = set()
 
         async def work() -> None:
             while waiting:
                 each = waiting.popleft()
                 try:
                     await each.sync(self.env.offload)
-                    unsynced.discard(each.directory)
+                    synced.add(each.directory)
                 except (OSError, KafkaError) as error:
                     log.error("%s was not made durable: %s", each.directory, error)
+                await trio.lowlevel.checkpoint()
 
-        with trio.move_on_after(CLOSE_SYNC_SECONDS):
+        with trio.move_on_after(SYNC_SECONDS):
             async with trio.open_nursery() as nursery:
-                for _ in range(CLOSE_SYNC_TASKS):
+                for _ in range(SYNC_TASKS):
                     nursery.start_soon(work)
-        return sorted(unsynced | self._unsynced)
+        return synced
 
-    def _mark_clean(self, unsynced: list[str]) -> None:
-        marker = json.dumps({"version": 0, "brokerEpoch": -1, "unsynced": unsynced})
-        self.env.disk.write_atomic(CLEAN_MARKER, marker.encode(), sync=True)
+    def _mark_clean(self, ends: dict[str, End], synced: set[str]) -> None:
+        """Leave the marker. ends, synced: of the logs that were open. Blocks. May raise OSError."""
+        logs = {each.directory for each in self.logs.values() if each.offline is None}
+        all_ends = {**self._clean_ends, **{name: end for name, end in ends.items() if name in logs}}
+        durable = {name for name in self._clean_ends if name not in self._cached} | synced
+        marker = {
+            "version": 0,
+            "brokerEpoch": -1,
+            "logs": all_ends,
+            "unsynced": sorted(name for name in self._names_on_disk() if name not in durable),
+        }
+        self.env.disk.write_atomic(CLEAN_MARKER, json.dumps(marker).encode(), sync=True)
 
     def reconfigure(self, config: BrokerConfig) -> None:
         """Take the broker's changed configs: intervals and expirations of the duties."""
@@ -208,7 +235,8 @@ class LogDirectory:
         partition's present leader epoch; no batch can have a later one. May raise OSError.
         """
         key, directory = (topic, partition), f"{topic}-{partition}"
-        crash = Crash.POWER if directory in self._unsynced else self.crash
+        clean_end = self._clean_ends.get(directory)
+        crash = Crash.POWER if directory in self._unsynced else Crash.CLEAN if clean_end else Crash.PROCESS
         present = self.logs.pop(key, None)
         if present is not None:
             present.abandon()
@@ -222,6 +250,7 @@ class LogDirectory:
             recovery_point=self._recovery_points.offsets.get(key, 0),
             start_offset=self._log_starts.offsets.get(key, 0),
             leader_epoch_max=leader_epoch_max,
+            clean_end=clean_end,
             on_due=self._flush_is_due,
         )  # fmt: skip
 
@@ -237,10 +266,15 @@ class LogDirectory:
         assert opening.key not in self.logs, f"{opening.directory} was opened twice"
         if opened is None:
             opened = self._begin(opening)
-        self._unsynced.discard(opening.directory)
-        self._unrecovered.discard(opening.directory)
+        self._forget_crash(opening.directory)
         self.logs[opening.key] = opened
         return opened
+
+    def _forget_crash(self, directory: str) -> None:
+        """What the last broker left there is open now, or gone."""
+        self._unsynced.discard(directory)
+        self._cached.discard(directory)
+        self._clean_ends.pop(directory, None)
 
     def _begin(self, opening: Opening) -> PartitionLog:
         """A new log: offsets of an earlier one with its name must not be found after a crash."""
@@ -290,14 +324,17 @@ class LogDirectory:
         elif self.env.disk.exists(directory):
             self.env.disk.rename(directory, aside)
             self._remove_later([aside])
-        self._unsynced.discard(directory)
-        self._unrecovered.discard(directory)
+        self._forget_crash(directory)
         self._forget(key)
 
     def on_disk(self) -> list[tuple[str, int, bytes | None]]:
         """(topic, partition, topic id) of every log there is on the disk: to find those of deleted topics."""
         disk = self.env.disk
         return [(topic, index, read_topic_id(disk, f"{topic}-{index}")) for topic, index in self._keys_on_disk()]
+
+    def _names_on_disk(self) -> set[str]:
+        """The directories of logs."""
+        return {f"{topic}-{partition}" for topic, partition in self._keys_on_disk()}
 
     def _keys_on_disk(self) -> list[Key]:
         found = []

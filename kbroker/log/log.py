@@ -41,7 +41,7 @@ from kbroker.log.epochs import FILE_NAME as EPOCHS
 from kbroker.log.errors import LogOffline, LogTruncated, NotInMemory
 from kbroker.log.flushing import Flush, paths_of
 from kbroker.log.lookup import Found
-from kbroker.log.recovery import Crash, Progress, Recovered
+from kbroker.log.recovery import Crash, End, Progress, Recovered
 from kbroker.log.rolling import must_roll
 from kbroker.log.segment import Segment, WritableBuffer, file_stem, tick
 from kbroker.log.snapshots import Snapshots, snapshot_path
@@ -49,6 +49,7 @@ from kbroker.log.validation import Rules
 from kbroker.turns import Errands
 from kbroker.watermark import Watermark
 
+REREAD_BYTES_MAX = 1024 * 1024  # what an open may have to read for want of a producer snapshot at the log's end
 POSITIONS_KEPT = 32  # of readers that come back for the next bytes
 LONG_MAX = 2**63 - 1
 NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -129,6 +130,7 @@ class PartitionLog:
         start_offset: int = 0,
         leader_epoch_max: int | None = None,
         on_due: Callable[[PartitionLog], None] | None = None,
+        clean_end: End | None = None,
         progress: Progress | None = None,
     ) -> PartitionLog:
         """Open a log, or begin one (nothing is written before it must be).
@@ -136,14 +138,14 @@ class PartitionLog:
         crash: how the process that wrote it ended. recovery_point: everything below is durable. start_offset: from the
         log-start checkpoint. leader_epoch_max: the leader epoch the cluster is at; None: not known. clock: producers
         read back count as seen now; without it, from their first expiry check. on_due: told when a flush is due.
-        progress: to be kept up to date.
+        clean_end: what `finish` told at a clean stop. progress: to be kept up to date.
         Raises CorruptLog when durable bytes are wrong (L4) or of a leader the cluster has yet to elect (R11), OSError.
         """
         found = recovery.recover(
             disk, directory,
             crash=crash, recovery_point=recovery_point, start_offset=start_offset, interval=config.index_interval_bytes,
             leader_epoch_max=LONG_MAX if leader_epoch_max is None else leader_epoch_max,
-            progress=progress or Progress(),
+            clean_end=clean_end, progress=progress or Progress(),
         )  # fmt: skip
         log = cls(
             disk, directory, found, config=config, topic_id=topic_id, recovery_point=recovery_point, on_due=on_due
@@ -665,18 +667,21 @@ class PartitionLog:
 
     # the end
 
-    def finish(self) -> None:
+    def finish(self) -> End:
         """Write what the next open would otherwise have to find out: indexes, snapshot, epochs. No append may follow.
 
-        Raises LogOffline, OSError.
+        A small log without producers needs no snapshot: one that is killed later is soon read again. Returns where it
+        ends, for the next open. Raises LogOffline, OSError.
         """
         self.check_online()
         active = self.segments[-1]
         active.finish()
-        if self.end.value != self._snapshots.latest and active.size:
+        has_much = len(self.producers) or active.size > REREAD_BYTES_MAX
+        if self.end.value != self._snapshots.latest and active.size and has_much:
             self._write_snapshot()
         if self.epochs.is_dirty and active.size:
             self.epochs.save(self.disk, self.directory)
+        return End(self.end.value, active.size, len(self.producers))
 
     async def sync(self, offload: Offload) -> None:
         """Wait until everything is durable, derived files too: for a clean stop. Raises LogOffline, OSError."""
@@ -690,15 +695,17 @@ class PartitionLog:
         if refused is not None:
             raise refused
 
-    async def close(self, offload: Offload, *, clean: bool = True) -> None:
-        """Stop. clean: leave files that the next open need not scan, durable.
+    async def close(self, offload: Offload, *, clean: bool = True) -> End | None:
+        """Stop. clean: leave files that the next open need not scan, durable. Returns what `finish` does.
 
         Raises LogOffline or OSError when that could not be had; the log is closed all the same.
         """
+        end = None
         try:
             if clean and self.offline is None and self.is_created:
-                self.finish()
+                end = self.finish()
                 await self.sync(offload)
+            return end
         finally:
             self.abandon()
 

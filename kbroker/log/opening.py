@@ -16,7 +16,7 @@ from kbroker.config import TopicConfig
 from kbroker.env import Clock, Disk
 from kbroker.log.checkpoints import Key, read_topic_id
 from kbroker.log.log import PartitionLog
-from kbroker.log.recovery import Crash, Progress, Stopped
+from kbroker.log.recovery import Crash, End, Progress, Stopped
 
 TURN_LOGS = 32  # opened in one turn of a worker, at most
 TURN_BYTES = 1024 * 1024  # after so much that had to be read the turn ends
@@ -37,6 +37,7 @@ class Opening:
     recovery_point: int
     start_offset: int
     leader_epoch_max: int | None
+    clean_end: End | None  # if crash is CLEAN
     on_due: Callable[[PartitionLog], None]  # see PartitionLog.open
     progress: Progress = field(default_factory=Progress)
 
@@ -57,6 +58,7 @@ class Opening:
             recovery_point=self.recovery_point,
             start_offset=self.start_offset,
             leader_epoch_max=self.leader_epoch_max,
+            clean_end=self.clean_end,
             on_due=self.on_due,
             progress=self.progress,
         )

@@ -2,7 +2,7 @@
 
 How much is believed depends on how the last process ended:
 
-    CLEAN    it stopped in order: everything, only the size is looked at
+    CLEAN    it stopped in order, and noted where the log ended: everything, only the size is looked at
     PROCESS  it was killed, the system ran on: every finished write is there; the last one may be cut short (torn),
              and indexes lag: scan from the last index entry
     POWER    the system went down, or nobody knows: below the recovery point everything is durable; from there on
@@ -74,6 +74,14 @@ class Progress:
             yield each
 
 
+class End(NamedTuple):
+    """Where a log ended when its broker stopped in order: what the next one need not look for."""
+
+    offset: int
+    size: int  # bytes of the active segment
+    producers: int  # how many; those are in a snapshot
+
+
 class Recovered(NamedTuple):
     """A log as it was found and repaired."""
 
@@ -104,11 +112,14 @@ def recover(
     start_offset: int,
     interval: int,
     leader_epoch_max: int,
+    clean_end: End | None,
     progress: Progress,
 ) -> Recovered:
     """Bring a log's files into order. Blocks. Raises CorruptLog, OSError, Stopped."""
     epochs, producers = LeaderEpochs(), ProducerStates()
     found = _look(disk, directory)
+    if crash is Crash.CLEAN and clean_end is None:
+        crash = Crash.PROCESS  # stopped in order, but nobody says how: look
     if FSYNC_FAILED in found.others:  # even if told POWER: the power may have failed before, and not since
         crash = Crash.ERROR
     for name in found.stray:
@@ -119,7 +130,10 @@ def recover(
         _check_durable_epochs(segments, epochs, recovery_point, leader_epoch_max)
         is_known = False
     tail = _Tail(leader_epoch_max, progress)
-    _recover_end(disk, segments, found.snapshots, crash, recovery_point, interval, tail)
+    if crash is Crash.CLEAN and clean_end is not None:
+        _trust_end(segments[-1], clean_end)
+    else:
+        _recover_end(disk, segments, crash, recovery_point, interval, tail)
     end = segments[-1].next_offset
     if start_offset > end:  # what was above it is lost, what is below it was given up
         _remove_from(disk, segments, 0)
@@ -138,7 +152,8 @@ def recover(
             epochs.save(disk, directory)  # or the next start, after a mere kill, would believe what the file says
     if epochs.latest > leader_epoch_max:
         raise _too_new(segments[-1], epochs.latest, leader_epoch_max)
-    snapshots = restore_producers(disk, directory, segments, producers, snapshots, progress)
+    if crash is not Crash.CLEAN or clean_end is None or clean_end.producers:
+        snapshots = restore_producers(disk, directory, segments, producers, snapshots, progress)
     if FSYNC_FAILED in found.others:
         disk.remove(f"{directory}/{FSYNC_FAILED}")
     return Recovered(segments, start_offset, epochs, producers, snapshots, found.is_created)
@@ -207,25 +222,18 @@ def _open_segments(disk: Disk, directory: str, bases: list[int], start_offset: i
 # the end
 
 
+def _trust_end(active: Segment, end: End) -> None:
+    """Take the log's end from those who wrote it. Raises CorruptLog when the file is another."""
+    if active.size != end.size or end.offset < active.base_offset:
+        raise CorruptLog(f"{active.path} has {active.size} bytes, and had {end.size} when the broker stopped")
+    active.next_offset = end.offset
+
+
 def _recover_end(
-    disk: Disk,
-    segments: list[Segment],
-    snapshots: list[int],
-    crash: Crash,
-    recovery_point: int,
-    interval: int,
-    tail: _Tail,
+    disk: Disk, segments: list[Segment], crash: Crash, recovery_point: int, interval: int, tail: _Tail
 ) -> None:
     """Find the log's end, cutting what is torn."""
     active = segments[-1]
-    if crash is Crash.CLEAN:
-        latest = snapshots[-1] if snapshots else -1
-        if not active.size:
-            return
-        if latest > active.base_offset:
-            active.next_offset = latest
-            return
-        crash = Crash.PROCESS  # stopped in order, but by another hand: look
     if crash is Crash.PROCESS:
         _recover_segment(active, interval, recovery_point, crash, tail)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field
 
 import pytest
@@ -14,7 +15,8 @@ from kbroker.log.checkpoints import read_topic_id
 from kbroker.log.directory import LogDirectory
 from kbroker.log.errors import CorruptLog, LogOffline
 from kbroker.log.log import PartitionLog
-from kbroker.log.recovery import Crash
+from kbroker.log.opening import Opening
+from kbroker.log.recovery import Crash, End
 from kbroker.testing.disk import MemoryDisk
 from kbroker.watermark import Watermark
 from tests.log.tools import NOW, TOPIC_ID, StoppedClock, Worker, append, contents, fill, new_disk
@@ -44,6 +46,10 @@ class World:
 
 def orders(directory: LogDirectory, topic_id: bytes = TOPIC_ID, **config: int) -> PartitionLog:
     return directory.log_for("orders", 0, topic_id, TopicConfig(**config))  # type: ignore[arg-type]
+
+
+def opening_of(directory: LogDirectory) -> Opening:
+    return directory.opening("orders", 0, TOPIC_ID, TopicConfig())
 
 
 async def test_how_the_last_run_ended() -> None:
@@ -89,7 +95,8 @@ async def test_L3_a_marker_whose_removal_was_not_durable_does_not_come_back() ->
         assert world.start().crash is Crash.POWER
 
 
-async def test_L3_a_stop_before_all_logs_were_opened_is_not_clean() -> None:
+@pytest.mark.parametrize("power_fails", [False, True])
+async def test_L3_a_stop_before_all_logs_were_opened_vouches_for_none_of_those(power_fails: bool) -> None:
     world = World()
     first = world.start()
     fill(orders(first), 3)
@@ -99,9 +106,89 @@ async def test_L3_a_stop_before_all_logs_were_opened_is_not_clean() -> None:
     world.disk.kill()
     third = world.start()  # stopped before it came to this log
     await third.close()
+    if power_fails:
+        world.disk.power_loss()
     fourth = world.start()
-    assert fourth.crash is Crash.PROCESS
-    assert len(contents(orders(fourth))) == 6
+    opening = opening_of(fourth)
+    assert (opening.crash, opening.clean_end) == (Crash.POWER if power_fails else Crash.PROCESS, None)
+    assert len(contents(orders(fourth))) >= (3 if power_fails else 6)
+
+
+async def test_a_stop_before_a_log_was_opened_hands_on_how_it_was_left() -> None:
+    world = World()
+    fill(log := orders(first := world.start()), 3)
+    await first.close()
+    for _ in range(3):
+        await world.start().close()
+    opening = opening_of(world.start())
+    assert (opening.crash, opening.clean_end) == (Crash.CLEAN, End(3, log.size, 0))
+
+
+async def test_a_stop_hands_on_what_an_earlier_one_had_no_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    fill(orders(first := world.start()), 3)
+    with monkeypatch.context() as patch:
+        patch.setattr("kbroker.log.directory.SYNC_SECONDS", 0)
+        await first.close()
+    await world.start().close()  # and did not come to this log
+    world.disk.power_loss()
+    assert opening_of(world.start()).crash is Crash.POWER
+
+
+async def test_a_stop_that_has_no_time_for_all_logs_vouches_for_those_it_came_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    first = world.start()
+    for index in range(100):
+        fill(first.log_for("orders", index, TOPIC_ID, TopicConfig()), 3)
+    monkeypatch.setattr("kbroker.log.directory.FINISH_SECONDS", 0)
+    await first.close()
+    second = world.start()
+    assert second.crash is Crash.CLEAN
+    openings = [second.opening("orders", index, TOPIC_ID, TopicConfig()) for index in range(100)]
+    assert {opening.crash for opening in openings} == {Crash.PROCESS}
+    assert all(second.adopt(opening, opening.run()).end.value == 3 for opening in openings)
+
+
+async def test_a_clean_stop_leaves_no_file_for_a_small_log_without_producers() -> None:
+    world = World()
+    first = world.start()
+    log = orders(first)
+    fill(log, 3)
+    names = world.disk.list_dir("orders-0")
+    await first.close()
+    assert set(world.disk.list_dir("orders-0")) - set(names) == {"00000000000000000000.timeindex"}
+    world.disk.fail("pread", "orders-0/*.log", times=1000)
+    log = orders(world.start())
+    assert log.end.value == 3 and not log.producers.by_id
+
+
+async def test_a_clean_stop_of_producers_is_found_again_without_a_look_at_the_batches() -> None:
+    world = World()
+    first = world.start()
+    append(orders(first), producer=7, sequence=0)
+    await first.close()
+    world.disk.fail("pread", "orders-0/*.log", times=1000)
+    assert list(orders(world.start()).producers.by_id) == [7]
+
+
+async def test_a_marker_that_cannot_be_read_is_none() -> None:
+    for content in (b"", b"{}", b'{"logs": {"orders-0": [1]}, "unsynced": []}', b'{"logs": 1, "unsynced": 2}', b"[]"):
+        world = World()
+        fill(orders(first := world.start()), 3)
+        await first.close()
+        world.disk.write_atomic(".kafka_cleanshutdown", content)
+        second = world.start()
+        assert second.crash is Crash.PROCESS and orders(second).end.value == 3, content
+
+
+async def test_a_full_disk_leaves_a_stop_that_is_not_clean() -> None:
+    world = World()
+    fill(orders(first := world.start()), 3)
+    world.disk.fail("write_atomic", ".kafka_cleanshutdown", error=errno.ENOSPC)
+    await first.close()
+    assert world.start().crash is Crash.PROCESS
 
 
 async def test_a_directory_belongs_to_one_broker() -> None:
@@ -206,19 +293,22 @@ async def test_L2_an_offline_log_is_rescanned_when_asked_for_again() -> None:
     assert len(contents(orders(world.start()))) == 5
 
 
-async def test_a_close_that_fails_leaves_no_clean_marker() -> None:
+async def test_L2_a_log_that_fails_amid_a_stop_is_not_vouched_for() -> None:
     world = World()
     first = world.start()
     fill(orders(first), 5)
-    world.disk.fail("sync", "*.log")
+    fill(first.log_for("orders", 1, TOPIC_ID, TopicConfig()), 5)
+    world.disk.fail("sync", "orders-0/*.log")
     await first.close()
-    assert world.start().crash is Crash.PROCESS
+    second = world.start()
+    assert opening_of(second).crash is Crash.PROCESS, "and what its directory says of the fsync makes it worse"
+    assert second.opening("orders", 1, TOPIC_ID, TopicConfig()).crash is Crash.CLEAN, "one does not spoil the others"
 
 
 async def test_a_stop_that_has_no_time_for_fsyncs_is_clean_until_the_power_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("kbroker.log.directory.CLOSE_SYNC_SECONDS", 0)
+    monkeypatch.setattr("kbroker.log.directory.SYNC_SECONDS", 0)
     for seed in range(20):
         world = World(new_disk(seed))
         first = world.start()

@@ -11,7 +11,7 @@ from kafka_wire import records
 from kbroker.config import TopicConfig
 from kbroker.env import Disk
 from kbroker.log.log import Appended, PartitionLog
-from kbroker.log.recovery import Crash
+from kbroker.log.recovery import Crash, End
 from kbroker.testing.clock import EPOCH_MS
 from kbroker.testing.disk import MemoryDisk
 from kbroker.turns import do_errands
@@ -53,13 +53,30 @@ def open_log(
     recovery_point: int = 0,
     start_offset: int = 0,
     leader_epoch_max: int | None = None,
+    clean_end: End | None = None,
     on_due: Callable[[PartitionLog], None] | None = None,
     **config: Any,
 ) -> PartitionLog:
+    """The log on a disk. CLEAN: it ends where a stop now would have noted, unless clean_end is given."""
+    if crash is Crash.CLEAN and clean_end is None:
+        clean_end = end_on(disk)
     return PartitionLog.open(
         disk, "orders-0", config=TopicConfig(**config), clock=StoppedClock(), topic_id=TOPIC_ID, crash=crash,
         recovery_point=recovery_point, start_offset=start_offset, leader_epoch_max=leader_epoch_max, on_due=on_due,
+        clean_end=clean_end,
     )  # fmt: skip
+
+
+def end_on(disk: Disk) -> End | None:
+    """What a clean stop notes of the log that the disk holds; None when there is none."""
+    names = disk.list_dir("orders-0") if disk.exists("orders-0") else []
+    bases = [name for name in names if name.endswith(".log") and name[:-4].isdigit()]
+    if not bases:
+        return None
+    data, offset = disk.read(f"orders-0/{bases[-1]}"), int(bases[-1][:-4])
+    for _, header in records.headers(data):
+        offset = header.next_offset
+    return End(offset, len(data), int(f"{offset:020d}.snapshot" in names))
 
 
 def append(log: PartitionLog, *values: bytes, leader_epoch: int = 0, now: int = NOW, **options: Any) -> Appended:

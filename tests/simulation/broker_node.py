@@ -39,6 +39,7 @@ from tests.simulation.checker import (
     NOTHING,
     Checker,
     Image,
+    Violation,
     compare_images,
     durable_ends,
     log_images,
@@ -170,7 +171,7 @@ class Cluster:
                 await run_broker(env, CONFIG, store=store, on_ready=self._on_ready)
         except* (OSError, StartFailed, StoreError, DirectoryLocked) as group:
             self.world.trace("broker ended", repr(group.exceptions[0]))
-            gone = group.subgroup(StoreError) is not None  # the session may have ended meanwhile
+            gone = group.subgroup(_is_of_the_store) is not None  # the session may have ended meanwhile
             if self.ready or not (had_trouble or self.disk_trouble or gone):
                 raise
         self._note_end()
@@ -182,8 +183,11 @@ class Cluster:
         self._opened.clear()
         self.ready = False
 
-    def on_opened(self, name: str) -> None:
-        """A log is open, no client can have used it yet: compare with what it was."""
+    def on_opened(self, name: str, log_start: int) -> None:
+        """A log is open, no client can have used it yet: compare with what it was.
+
+        log_start: where it begins; of an empty log no file need tell that (DeleteRecords is noted elsewhere).
+        """
         power_lost, durable = name in self._power_lost, self._durable.pop(name, 0)
         self._power_lost.discard(name)
         self._opened.add(name)
@@ -197,7 +201,7 @@ class Cluster:
                 continue
             compare_images(self._before, after, name, power_loss=power_lost)
             if power_lost:
-                end = after.get(name, NOTHING).end
+                end = max(after.get(name, NOTHING).end, log_start)
                 if self._before.get(name, NOTHING).batches and end < durable:
                     raise history.broken(f"the log ends at {end}, its recovery point was {durable}")
                 history.recovered(end)
@@ -208,14 +212,25 @@ class Cluster:
         self.world.trace("ready", ends)
 
 
+def _is_of_the_store(error: BaseException) -> bool:
+    return isinstance(error, StoreError) or isinstance(error.__cause__, StoreError)
+
+
 @contextmanager
 def judging_each_opened_log(cluster: Cluster) -> Iterator[None]:
     """While the block runs, the cluster hears of each log that its broker opens, before anybody can use it."""
     adopt = LogDirectory.adopt
 
+    broken: list[Violation] = []
+
     def judge(directory: LogDirectory, opening: Opening, opened: PartitionLog | None) -> PartitionLog:
         log = adopt(directory, opening, opened)
-        cluster.on_opened(opening.directory)
+        try:
+            cluster.on_opened(opening.directory, log.start_offset)
+        except Violation as violation:
+            broken.append(violation)
+            if len(broken) == 1:  # one is enough, and others come at the same moment
+                raise
         return log
 
     with replaced(LogDirectory, "adopt", judge):

@@ -94,7 +94,9 @@ def acknowledged_before_it_can_be_read(patch: MonkeyPatch) -> None:
 
 
 def producers_forgotten_at_a_restart(patch: MonkeyPatch) -> None:
-    def restore(disk: Any, directory: str, segments: Any, producers: ProducerStates, snapshots: list[int]) -> list[int]:
+    def restore(
+        disk: Any, directory: str, segments: Any, producers: ProducerStates, snapshots: list[int], *progress: Any
+    ) -> list[int]:
         producers.by_id = {}
         return snapshots
 
