@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import ClassVar
@@ -80,7 +81,7 @@ class Poller:
         try:
             return cls._of_this_run.get()
         except LookupError:
-            poller = cls(trio.lowlevel.current_clock().current_time)
+            poller = cls(time.perf_counter)
             cls._of_this_run.set(poller)
             trio.lowlevel.spawn_system_task(poller.run)
             return poller
@@ -143,14 +144,17 @@ class Poller:
         until = 0.0
         while fresh:
             self._call(fresh.popleft())
-            if fresh or greedy:
-                until = until or self._now() + ROUND_S
-                if self._now() >= until:
-                    break
+            if not fresh and not greedy:
+                return
+            now = self._now()
+            until = until or now + ROUND_S
+            if now >= until:
+                break
         for _ in range(len(greedy)):
             self._call(greedy.popleft())
-            until = until or self._now() + ROUND_S
-            if self._now() >= until:
+            now = self._now()
+            until = until or now + ROUND_S
+            if now >= until:
                 break
 
     def _call(self, reader: Reader) -> None:

@@ -98,12 +98,17 @@ class Connection:
     def handle(self) -> bool:
         """Handle frames that have arrived whole, as far as a step goes. True when there may be more to be handled."""
         try:
-            return self._handle()
+            return self.failure is None and self._handle()
         except Exception as error:
             self.failure = error
             return False
         finally:
             self.frames.settle()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything that has arrived was handled, and every answer taken."""
+        return not self.line and self.frames.is_empty
 
     def may_handle(self) -> bool:
         """Whether the state of the line lets the next request be handled."""
@@ -111,7 +116,7 @@ class Connection:
 
     def _handle(self) -> bool:
         frames, count, until = self.frames, 0, 0.0
-        while self.may_handle():
+        while not self.line or self.may_handle():
             frame = frames.next_frame()
             if frame is None:
                 return False
@@ -167,13 +172,15 @@ class Connection:
     def take(self) -> Parts:
         """Some 64 KiB of the answers that may go out now; none when the next is still to come, or there is nothing."""
         ready, line = self._ready, self.line
+        if not line:
+            self._ready, self._ready_size = [], 0
+            return ready
         while line and self._ready_size < SEND_MAX and not isinstance(parts := line[0], Waiting):
             line.popleft()
             self.queued -= memory_of(parts)
             ready.extend(parts)
             self._ready_size += sum(map(len, parts))
-        if ready:
-            self._ready, self._ready_size = [], 0
+        self._ready, self._ready_size = [], 0
         return ready
 
     def next_waiting(self) -> Waiting | None:
@@ -189,11 +196,6 @@ class Connection:
         if parts:
             self.line.appendleft(parts)
             self.queued += memory_of(parts)
-
-    def fail(self, failure: Exception) -> None:
-        """An answer could not be made. Nothing behind it can be sent: answers have to be in order."""
-        self.failure = failure
-        self.abandon()
 
     def abandon(self) -> None:
         """Forget all that is still to come; nobody waits for it any more."""

@@ -36,7 +36,7 @@ log = logging.getLogger("kbroker.connection")
 class House:
     """What all connections of a listener share: the nursery of their tasks, bounds, and whom to tell."""
 
-    __slots__ = ("nursery", "requests", "answers", "complain", "closed")
+    __slots__ = ("nursery", "requests", "answers", "complain", "closed", "now")
 
     def __init__(
         self,
@@ -46,12 +46,16 @@ class House:
         complain: Callable[[str, BaseException | None], None],
         closed: Callable[[Driver], None],
     ) -> None:
-        """complain: told, in a line for people, of a client that breaks the protocol, or of a failure of our own."""
+        """complain: told, in a line for people, of a client that breaks the protocol, or of a failure of our own.
+
+        closed: told of each connection that is closed.
+        """
         self.nursery = nursery
         self.requests = requests
         self.answers = answers
         self.complain = complain
         self.closed = closed
+        self.now = trio.lowlevel.current_clock().current_time
 
 
 class Driver:
@@ -91,11 +95,13 @@ class Driver:
     def step(self) -> bool:
         """See to what has arrived. True when there is more to be done than one step may."""
         self._steps += 1
+        core = self.core
         try:
             if self._more or self._receive():
-                self._more = self.core.handle()
+                self._more = core.handle()
                 self._send()
-            self._take_stock()
+            if not core.is_idle or self._rest or self._held or self._owed or self._leaving or core.failure is not None:
+                self._take_stock()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             log.debug("the connection from %s broke", self.core.peer)
             self.close()

@@ -81,7 +81,7 @@ class Server:
 
     def _serve(self, stream: Stream, house: House) -> None:
         peer = Peer(stream.peer, stream.local, self.name)
-        driver = Driver(stream, Connection(self.services, self.routes, peer, self._scratch, trio.current_time), house)
+        driver = Driver(stream, Connection(self.services, self.routes, peer, self._scratch, house.now), house)
         self.drivers[driver] = None
         self._per_address[peer.address[0]] += 1
         driver.start()

@@ -247,14 +247,6 @@ class TestFailure:
         arrive(connection)
         assert answered(connection.take()) == [1, 2]
 
-    def test_an_answer_that_fails_takes_those_behind_it_along(self) -> None:
-        connection = core(open_bells(Handlers()), overlaps=True)
-        receive(connection, heartbeat(1) + heartbeat(2, "wait") + heartbeat(3) + heartbeat(4, "wait"))
-        connection.handle()
-        connection.fail(ZeroDivisionError())
-        assert answered(connection.take()) == [1], "a client would take the third for the second"
-        assert not connection.line and connection.queued == 0 and not connection.may_handle()
-
 
 def test_an_unknown_version_of_api_versions_is_answered_in_version_0() -> None:
     connection = core(Handlers())
