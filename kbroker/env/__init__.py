@@ -203,8 +203,8 @@ class Stream(Protocol):
     def pause(self) -> None:
         """Do not call step any more."""
 
-    def resume(self) -> None:
-        """Call step again: soon, as there may be something to do that it was not called for."""
+    def resume(self, again: bool) -> None:
+        """Call step as before. again: and soon, whether or not something has arrived."""
 
     def send_now(self, parts: Sequence[Buffer | FileSlice]) -> Sequence[Buffer | FileSlice]:
         """Send what goes without waiting; what is left is to be given to `send`. Large parts are left altogether."""

@@ -119,13 +119,14 @@ class RealStream:
         assert self._reader is not None
         self._reader.paused = True
 
-    def resume(self) -> None:
-        """Call step again."""
+    def resume(self, again: bool) -> None:
+        """Call step as before. again: and soon, whether or not something has arrived."""
         reader = self._reader
         assert reader is not None
         reader.paused = False
         if self._features.epoll:
-            Poller.current().call_soon(reader)
+            if again or not reader.drained:
+                Poller.current().call_soon(reader)
         elif self._waiting is not None:
             self._waiting.cancel()
 

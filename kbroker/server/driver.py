@@ -192,7 +192,7 @@ class Driver:
                 self.stream.pause()
             else:
                 self._more = not core.frames.is_empty
-                self.stream.resume()
+                self.stream.resume(self._more)
         if hindered or core.line:
             self._call_attendant()
 

@@ -168,10 +168,10 @@ class MemoryStream:
         """Do not call step any more."""
         self._paused = True
 
-    def resume(self) -> None:
-        """Call step again."""
+    def resume(self, again: bool) -> None:
+        """Call step as before. again: and soon, whether or not something has arrived."""
         self._paused = False
-        self._wanted = True
+        self._wanted |= again
         self._in.arrived.unpark_all()
 
     async def _watch(self, step: Callable[[], bool]) -> None:

@@ -207,14 +207,15 @@ async def test_a_paused_reader_is_not_called_until_it_is_resumed(ends: Make) -> 
     end.peer.send(b"x")
     await settle()
     assert end.calls == 0
-    end.stream.resume()
+    end.stream.resume(again=False)
     await settle()
     assert end.received == b"x"
-    end.stream.pause()
-    end.stream.resume()
     calls = end.calls
-    await settle()
-    assert end.calls == calls + 1, "once, though nothing new has arrived"
+    for again in (False, True):
+        end.stream.pause()
+        end.stream.resume(again)
+        await settle()
+        assert end.calls == calls + again, "once if asked for, though nothing new has arrived"
 
 
 async def test_a_step_that_fails_costs_its_connection_and_no_other(
