@@ -127,9 +127,9 @@ class Driver:
             self.core.abandon()
         self.stream.close()
 
-    def evict(self) -> None:
-        """Called when all connections together are owed too much, and this one for longest."""
-        self.house.complain(f"closing the connection from {self.core.peer}: it does not read its answers", None)
+    def evict(self, reason: str) -> None:
+        """Close, as all connections together take too much memory, and this one has done so for longest."""
+        self.house.complain(f"closing the connection from {self.core.peer}: {reason}", None)
         self.close()
 
     def look(self, elapsed_s: float, idle_max_s: float) -> str | None:

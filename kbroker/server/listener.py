@@ -64,9 +64,9 @@ class Server:
                     else:
                         stream.close()
         finally:
-            await self.listener.aclose()
             for driver in list(self.drivers):
                 driver.close()
+            await self.listener.aclose()
 
     def _has_room(self, stream: Stream) -> bool:
         config, address = self.services.config, stream.peer[0]
@@ -115,3 +115,4 @@ class Server:
             if reason is not None:
                 log.info("closing the connection from %s: %s", driver.core.peer, reason)
                 driver.close()
+        self.requests.look_round()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,7 +18,7 @@ from kbroker.env.features import Features
 from kbroker.server.connection import FRAMES_MAX, SEND_MAX
 from kbroker.server.driver import LAST_WORDS_S, UNREAD_MAX_S
 from kbroker.server.listener import REAPER_INTERVAL_S, Server
-from kbroker.server.memory import AnswerMemory, RequestMemory
+from kbroker.server.memory import HELD_MAX_S, AnswerMemory, RequestMemory
 from kbroker.testing.client import BareClient
 from kbroker.testing.net import MemoryNetwork
 from tests.env.worlds import BARE, MEMORY, REAL, make_net
@@ -109,6 +111,7 @@ async def test_B5_a_connection_whose_answers_are_not_read_is_not_read_from(world
         assert await ids(good, 1) == [7]
         assert len(handlers.handled) == handled + 1
         assert await ids(greedy, asked) == list(range(asked)), "all is there once it reads"
+        await home.settle()
         assert home.server.answers.bytes_held == 0
 
 
@@ -239,6 +242,27 @@ class TestTasks:
             handlers.bells[1].set()
             assert await ids(clients[0], 2) == [2, 3]
 
+    @pytest.mark.skipif(not Features.detect().epoll, reason="without epoll each connection has a task")
+    async def test_B5_nor_much_memory(self) -> None:
+        """8 KB were allowed; it is some 2 KB, and less would be no use, as the kernel takes more."""
+        async with house(make_net(REAL), Handlers().apis()) as home:
+            clients = [socket.create_connection(home.server.listener.address) for _ in range(100)]
+            await home.settle()
+            tracemalloc.start()
+            before = tracemalloc.get_traced_memory()[0]
+            clients += [socket.create_connection(home.server.listener.address) for _ in range(200)]
+            for client in clients:
+                client.sendall(heartbeat(1) + heartbeat(2))
+            await home.settle()
+            assert len(home.server.drivers) == 300
+            for client in clients:
+                assert len(client.recv(1000)) > 8
+            used = (tracemalloc.get_traced_memory()[0] - before) / 200
+            tracemalloc.stop()
+            for client in clients:
+                client.close()
+            assert used < 5000
+
     def tasks(self, home: House) -> int:
         """How many the server has below its own."""
         (server,) = home.nursery.child_tasks
@@ -290,20 +314,28 @@ class TestReaper:
             assert trio.current_time() > UNREAD_MAX_S + 2 * REAPER_INTERVAL_S
             assert [driver.core.peer.address for driver in home.server.drivers] == [slow.stream.local]
 
-    async def test_who_waits_for_memory_is_not_idle(self, autojump_clock: MockClock) -> None:
-        async with house(make_net(MEMORY), Handlers().apis(), requests_max=100_000) as home:
+    async def test_who_waits_for_memory_is_not_idle_and_who_keeps_it_is_hung_up_on(
+        self, autojump_clock: MockClock
+    ) -> None:
+        """A byte now and then is progress, but not while others wait for the memory it goes to."""
+        async with house(make_net(MEMORY), Handlers().apis(), requests_max=300_000) as home:
             first, second = await home.client(), await home.client()
             begun = (1_000_000).to_bytes(4, "big")
-            for client in (first, second):
-                await client.stream.send([begun + bytes(100_000)])
-                await home.settle()
-            for _ in range(10):
+            await first.stream.send([begun + bytes(200_000)])
+            for _ in range(20):
                 await trio.sleep(20)
-                await first.stream.send([bytes(10_000)])
+                await first.stream.send([b"x"])
             assert len(home.server.drivers) == 2
-            await trio.sleep(50)
-            assert len(home.server.drivers) == 1, "the first has stopped, and it is the second's turn"
-            assert await is_hung_up_on(first)
+            await second.stream.send([begun + bytes(200_000)])
+            await trio.sleep(REAPER_INTERVAL_S + 1)
+            assert [driver.core.peer.address for driver in home.server.drivers] == [second.stream.local]
+            third = await home.client()
+            await third.stream.send([begun + bytes(200_000)])
+            await second.stream.send([b"x"])
+            await trio.sleep(HELD_MAX_S / 2)
+            assert len(home.server.drivers) == 2
+            await trio.sleep(REAPER_INTERVAL_S)
+            assert [driver.core.peer.address for driver in home.server.drivers] == [third.stream.local]
 
 
 async def test_a_crowd_in_memory_is_the_same_crowd(autojump_clock: MockClock) -> None:
