@@ -125,6 +125,7 @@ class ClusterImage:
     unfinished: Mapping[bytes, tuple[str, int, int]] = field(default_factory=nothing)
     pending: frozenset[bytes] = frozenset()  # topic ids marked as being made or grown
     touched: Collection[str] = ()  # topics changed by the step from `base`, in order
+    touched_groups: Collection[str] = ()  # groups whose configs were
     base: int = -1
 
     def applied(self, events: Iterable[Event], prefix: bytes, revision: int) -> Work[ClusterImage]:
@@ -158,6 +159,7 @@ class _Edit:
         self.new: dict[str, Any] = {}
         self.moved: dict[bytes, dict[int, PartitionImage | None]] = {}  # partitions written (None: deleted), by topic
         self.touched: dict[str, None] = {}  # topics, in order
+        self.touched_groups: dict[str, None] = {}
 
     def copy(self, name: str) -> dict[Any, Any]:
         """A dict of the new image, to be changed."""
@@ -202,6 +204,7 @@ class _Edit:
             _put(self.copy("broker_configs"), "" if name == BROKER_DEFAULT else name, configs)
         elif scope == "groups":
             _put(self.copy("group_configs"), text_name(name), configs)
+            self.touched_groups[text_name(name)] = None
         elif scope == "topics":
             _put(self.copy("topic_configs"), name, configs)
             topic = self.get("topics").get(name)
@@ -307,7 +310,14 @@ class _Edit:
         while self.moved:
             self._settle_one()
             yield
-        return replace(self.old, **self.new, revision=revision, touched=self.touched.keys(), base=self.old.revision)
+        return replace(
+            self.old,
+            **self.new,
+            revision=revision,
+            touched=self.touched.keys(),
+            touched_groups=self.touched_groups.keys(),
+            base=self.old.revision,
+        )
 
 
 def _put(mapping: dict[K, V], key: K, value: V | None) -> None:
@@ -368,7 +378,7 @@ def compared(old: ClusterImage, new: ClusterImage) -> Work[Changes]:
     removed: list[tuple[TopicImage, PartitionImage]] = []
     changed: list[tuple[TopicImage, PartitionImage]] = []
     configured: list[TopicImage] = []
-    for number, name in enumerate(_names_to_compare(old, new)):
+    for number, name in enumerate(_names_to_compare(old, new, "topics", "touched")):
         if not number % STRIDE:
             yield
         before, after = old.topics.get(name), new.topics.get(name)
@@ -389,10 +399,13 @@ def compared(old: ClusterImage, new: ClusterImage) -> Work[Changes]:
             removed += [(before, partition) for partition in before.partitions[len(after.partitions) :]]
             if before.configs != after.configs:
                 configured.append(after)
+    groups: list[str] = []
+    for number, group in enumerate(_names_to_compare(old, new, "group_configs", "touched_groups")):
+        if not number % STRIDE:
+            yield
+        if old.group_configs.get(group) != new.group_configs.get(group):
+            groups.append(group)
     names = sorted(old.broker_configs.keys() | new.broker_configs.keys())
-    groups: Iterable[str] = ()
-    if old.group_configs is not new.group_configs:
-        groups = sorted(old.group_configs.keys() | new.group_configs.keys())
     return Changes(
         tuple(created),
         tuple(deleted),
@@ -401,15 +414,17 @@ def compared(old: ClusterImage, new: ClusterImage) -> Work[Changes]:
         tuple(changed),
         tuple(configured),
         tuple(name for name in names if old.broker_configs.get(name) != new.broker_configs.get(name)),
-        tuple(group for group in groups if old.group_configs.get(group) != new.group_configs.get(group)),
+        tuple(groups),
         tuple(broker for broker in new.brokers.values() if old.brokers.get(broker.id) != broker),
         tuple(broker for broker in old.brokers.values() if new.brokers.get(broker.id) != broker),
     )
 
 
-def _names_to_compare(old: ClusterImage, new: ClusterImage) -> Iterable[str]:
-    if new.topics is old.topics:
+def _names_to_compare(old: ClusterImage, new: ClusterImage, what: str, touched: str) -> Iterable[str]:
+    """The names of a mapping, `what`, that may differ; `touched` are those of the last step."""
+    before, after = getattr(old, what), getattr(new, what)
+    if before is after:
         return ()
     if new.base == old.revision:
-        return new.touched
-    return chain(old.topics, (name for name in new.topics if name not in old.topics))
+        return getattr(new, touched)  # type: ignore[no-any-return]
+    return chain(before, (name for name in after if name not in before))

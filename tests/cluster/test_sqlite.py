@@ -19,6 +19,7 @@ from kbroker.cluster.feed import Changes
 from kbroker.cluster.heartbeats import Heartbeat
 from kbroker.cluster.sqlite_file import SqliteFile
 from kbroker.cluster.store import Compacted, Delete, Guard, Put, StoreError, Unavailable, load
+from kbroker.env.real import RealClock
 from tests.cluster.test_conformance import collect, put
 from tests.cluster.tools import PATIENCE_S, HandClock, MortalSqlite, Stuck, eventually, sqlite_at
 from tests.volumes import fill_up
@@ -257,6 +258,47 @@ async def test_a_killed_openers_lease_outlives_it(tmp_path: Path, clock: HandClo
         clock.advance(6)
         async with store.session(6):
             assert await store.get(b"s") is None
+
+
+HOLDER = """
+import sys, trio
+from kbroker.cluster.store import Guard, Put
+from kbroker.env.real import RealClock
+from tests.cluster.tools import sqlite_at
+
+async def main():
+    async with sqlite_at(sys.argv[1], RealClock()) as store, store.session(1.0) as session:
+        await store.txn([Guard(b"mine", 0)], [Put(b"mine", b"x", session.id)])
+        print("held", flush=True)
+        await session.lost.wait()
+        print("lost", session.valid_until <= RealClock().liveness(), flush=True)
+
+trio.run(main)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_process_that_died_or_hangs_loses_its_session(tmp_path: Path, how: signal.Signals) -> None:
+    """And one that lives does not, though the other process looks twenty times a second."""
+    path = tmp_path / "coord.db"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protocol'}"}
+    async with sqlite_at(path, RealClock()) as store:
+        with subprocess.Popen(
+            [sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, env=environment, text=True
+        ) as holder:
+            assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+            with trio.fail_after(PATIENCE_S):
+                with trio.move_on_after(3):
+                    await collect(store, b"mine", 2, 1)  # it is alive: nothing happens to its key
+                assert await store.get(b"mine") is not None
+                holder.send_signal(how)
+                (batch,) = await collect(store, b"mine", 2, 1)
+                assert batch.events[0].value is None
+            if how == signal.SIGSTOP:
+                holder.send_signal(signal.SIGCONT)
+                assert holder.stdout.readline() == "lost True\n"
+            holder.wait(PATIENCE_S)
 
 
 WRITER = """
