@@ -395,21 +395,24 @@ class LogDirectory:
         for n, each in enumerate(tuple(self.logs.values())):
             if not n % 100:
                 await trio.lowlevel.checkpoint()
-            self.tidy(each, expiration_ms)
+            while self.tidy(each, expiration_ms):
+                await trio.lowlevel.checkpoint()
         await self._remove_doomed()
 
-    def tidy(self, each: PartitionLog, expiration_ms: int) -> None:
-        """Retention and producer expiry of one log."""
+    def tidy(self, each: PartitionLog, expiration_ms: int) -> int:
+        """Retention and producer expiry of one log. Returns how many segments went: there may be more to delete."""
         if each.offline is not None:
-            return
+            return 0
         now_ms = self.env.clock.data_ms()
         each.expire_producers(now_ms, expiration_ms)
+        deleted = 0
         try:
             if each.high_watermark is not None:
-                each.apply_retention(now_ms, each.high_watermark.value)
+                deleted = each.apply_retention(now_ms, each.high_watermark.value)
         except (OSError, KafkaError) as error:
             log.error("retention of %s: %s", each.directory, error)
         self._remove_later(each.take_deleted(), each.config.file_delete_delay_ms)
+        return deleted
 
     def _remove_later(self, paths: list[str], delay_ms: int = 60_000) -> None:
         if paths:

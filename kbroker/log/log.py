@@ -50,6 +50,7 @@ from kbroker.turns import Errands
 from kbroker.watermark import Watermark
 
 REREAD_BYTES_MAX = 1024 * 1024  # what an open may have to read for want of a producer snapshot at the log's end
+DELETED_AT_ONCE = 64  # segments: some 5 ms
 POSITIONS_KEPT = 32  # of readers that come back for the next bytes
 LONG_MAX = 2**63 - 1
 NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -513,9 +514,10 @@ class PartitionLog:
         Nothing that is not durable yet: a later flush must find it, and with it the snapshot that will be the only
         trace of some producers (P2). Such segments are flushed in the background and go the next time.
 
-        Returns how many; `take_deleted` has their files. May raise OSError, KafkaError.
+        Returns how many, no more than one turn of the event loop may take: call again until it is none. `take_deleted`
+        has their files. May raise OSError, KafkaError.
         """
-        count = retention.count_expired(self.segments, self.start_offset, self.config, now_ms, bound)
+        count = retention.count_expired(self.segments, self.start_offset, self.config, now_ms, bound, DELETED_AT_ONCE)
         if count == len(self.segments):  # all of it: there must be one to go on with
             if self.active.size:
                 self.roll()

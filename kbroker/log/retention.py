@@ -14,16 +14,18 @@ from kbroker.log.segment import Segment
 DELETED = ".deleted"
 
 
-def count_expired(segments: Sequence[Segment], start_offset: int, config: TopicConfig, now_ms: int, bound: int) -> int:
+def count_expired(
+    segments: Sequence[Segment], start_offset: int, config: TopicConfig, now_ms: int, bound: int, most: int
+) -> int:
     """How many of the oldest segments are to be deleted: none that reaches past bound (L8). It may be all of them.
 
-    May raise OSError. (Kafka: UnifiedLog.deleteOldSegments.)
+    Counts no further than most. May raise OSError. (Kafka: UnifiedLog.deleteOldSegments.)
     """
     size = sum([segment.size for segment in segments])
     excess = size - config.retention_bytes if config.deletes and config.retention_bytes >= 0 else -1
     oldest_ms = now_ms - config.retention_ms if config.deletes and config.retention_ms >= 0 else None
     for count, segment in enumerate(segments):
-        if segment.next_offset > bound:
+        if segment.next_offset > bound or count == most:
             return count
         is_below_start = segment.next_offset <= start_offset and segment is not segments[-1]
         is_excess = excess >= segment.size > 0

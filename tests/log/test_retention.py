@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.log.log import PartitionLog
+from kbroker.log.log import DELETED_AT_ONCE, PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.testing.disk import MemoryDisk
 from tests.log.tools import NOW, Worker, append, contents, fill, make_durable, new_disk, open_log
@@ -37,6 +37,17 @@ def test_by_size() -> None:
     log = ten_segments(retention_bytes=1200, retention_ms=-1)
     log.apply_retention(LATER, 20)
     assert 1200 <= log.size < 1200 + 400 and log.size == sum(segment.size for segment in log.segments)
+
+
+def test_a_turn_deletes_so_many_and_says_that_there_are_more() -> None:
+    log = open_log(new_disk(), segment_bytes=100, retention_ms=1)
+    fill(log, 2 * DELETED_AT_ONCE + 10)
+    make_durable(log)
+    deleted = []
+    while count := log.apply_retention(NOW + 10**6, log.end.value):
+        deleted.append(count)
+    assert deleted == [DELETED_AT_ONCE, DELETED_AT_ONCE, 10]
+    assert log.start_offset == log.end.value == 2 * DELETED_AT_ONCE + 10
 
 
 def test_all_of_it_by_time_leaves_an_empty_segment_at_the_end() -> None:
