@@ -360,7 +360,7 @@ async def _theirs(work: Awaitable[T]) -> T:
     try:
         return await work
     except StoreError as error:
-        raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, f"The coordination store did not answer: {error}") from error
+        raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, f"The coordination store failed: {error}") from error
 
 
 def _exists(name: str) -> KafkaError:

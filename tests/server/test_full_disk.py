@@ -23,6 +23,7 @@ from kafka_wire.messages.produce_fetch import (
     ProduceRequest,
     TopicProduceData,
 )
+from kafka_wire.messages.topics import CreatableTopic, CreateTopicsRequest, DeleteTopicsRequest
 from kafka_wire.records import build_batch, headers, read_records
 from kbroker.env.features import Features
 from kbroker.env.real_net import RealNet
@@ -40,10 +41,11 @@ RETRIABLE = (ErrorCode.COORDINATOR_NOT_AVAILABLE, ErrorCode.NOT_COORDINATOR)
 
 
 class Client:
-    """Produces values that tell their number, and reads them back."""
+    """Produces values that tell their number to a topic, and reads them back."""
 
-    def __init__(self, bare: BareClient) -> None:
+    def __init__(self, bare: BareClient, topic: str = "t") -> None:
         self.bare = bare
+        self.topic = topic
         self.acked: list[int] = []
 
     async def produce(self, count: int) -> int:
@@ -51,7 +53,7 @@ class Client:
         for number in range(len(self.acked), len(self.acked) + count):
             value = b"%08d" % number + bytes(BATCH_BYTES)
             partitions = [PartitionProduceData(index=0, records=bytes(build_batch([(None, value)])))]
-            topics = [TopicProduceData(name="t", partition_data=partitions)]
+            topics = [TopicProduceData(name=self.topic, partition_data=partitions)]
             answer = await self.bare.call(ProduceRequest(acks=-1, timeout_ms=5000, topic_data=topics), 9)
             result = answer.responses[0].partition_responses[0]
             if result.error_code:
@@ -65,7 +67,7 @@ class Client:
         found: list[int] = []
         while True:
             partition = FetchPartition(partition=0, fetch_offset=len(found), partition_max_bytes=MEGABYTE)
-            topics = [FetchTopic(topic="t", partitions=[partition])]
+            topics = [FetchTopic(topic=self.topic, partitions=[partition])]
             request = FetchRequest(max_wait_ms=0, min_bytes=0, max_bytes=MEGABYTE, topics=topics)
             answer = (await self.bare.call(request, 11)).responses[0].partitions[0]
             assert answer.error_code == 0, ErrorCode(answer.error_code)
@@ -129,5 +131,33 @@ async def test_F10_a_full_disk_stops_only_what_needs_room(small_disk: Path) -> N
                 assert await client.produce(20) == 0
                 assert await client.read_all() == client.acked
                 assert await client.commit(joined, len(client.acked)) == 0
+            assert await broker.stop() == 0
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.slow
+async def test_F10_deleting_topics_frees_a_full_disk(small_disk: Path) -> None:
+    """Which is what people do then. A topic that is made meanwhile is usable when there is room."""
+    options = ["--override", "log.segment.delete.delay.ms=0", "--override", "log.retention.check.interval.ms=100"]
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            broker = BrokerProcess(nursery, small_disk / "data", "--topic", "large:1", "--topic", "t:1", *options)
+            await broker.start()
+            async with connect(RealNet(Features.detect()), broker.host, broker.port) as bare:
+                large, client, late = Client(bare, "large"), Client(bare, "t"), Client(bare, "late")
+                assert await client.produce(10) == 0
+                assert await large.produce(1000) == ErrorCode.KAFKA_STORAGE_ERROR
+                fill_up(small_disk / "rest")
+                wish = CreatableTopic(name="late", num_partitions=1, replication_factor=1, assignments=[], configs=[])
+                created = await bare.call(CreateTopicsRequest(topics=[wish], timeout_ms=5000), 7)
+                assert created.topics[0].error_code == 0, created
+                assert await late.produce(1) == ErrorCode.KAFKA_STORAGE_ERROR
+                deleted = await bare.call(DeleteTopicsRequest(topic_names=["large"], timeout_ms=5000), 5)
+                assert deleted.responses[0].error_code == 0, deleted
+                for each in (client, late):
+                    while await each.produce(1):
+                        await trio.sleep(0.1)
+                    assert await each.produce(10) == 0
+                    assert await each.read_all() == each.acked
             assert await broker.stop() == 0
             nursery.cancel_scope.cancel()
