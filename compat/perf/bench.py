@@ -4,6 +4,7 @@
     bench.py                        everything, about a quarter of an hour; writes docs/performance.md
     bench.py --quick                each row once and short, to see that it works; writes nothing
     bench.py --rows start,e2e       some rows (--list names them); writes nothing
+    bench.py --before ../old        also an earlier checkout of kbroker: is any row worse than it was?
     bench.py --only kbroker         one broker; --only sink shows the load generator's own ceiling
 
 Row by row the brokers take turns (A B A B A B), and medians are compared. Rows about starting and stopping come
@@ -33,7 +34,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import interpreter  # noqa: E402
 import report  # noqa: E402
 from apache_kafka import Unavailable, find_or_fetch  # noqa: E402
-from brokers import FULL, HAS_PROC, QUICK, Broker, Failed, Sample, Scale, build_load, load  # noqa: E402
+from brokers import FULL, HAS_PROC, QUICK, Broker, Failed, Pythons, Sample, Scale, build_load, load  # noqa: E402
 from report import Outcome  # noqa: E402
 from rows import ROWS, Row  # noqa: E402
 
@@ -50,13 +51,15 @@ def main() -> None:
     scale = replace(scale, repeat=scale.repeat if options.repeat is None else options.repeat)
     names, notes = contenders(options.only)
     build_load()
-    python = interpreter.prepare(notes)
+    pythons = Pythons(interpreter.prepare(notes), options.before)
+    if options.before:
+        names.append("before")
     began = time.monotonic()
     rows = chosen(options.rows)
-    outcomes = measure_all(rows, names, scale, notes, python)
+    outcomes = measure_all(rows, names, scale, notes, pythons)
     notes.append(f"{repetitions(rows, scale)} {(time.monotonic() - began) / 60:.0f} minutes in all.")
     print(report.text(outcomes, notes))
-    if options.write or not (options.quick or options.rows or options.only):
+    if options.write or not (options.quick or options.rows or options.only or options.before):
         report.write(outcomes, notes)
 
 
@@ -65,6 +68,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one short repetition of each row")
     parser.add_argument("--rows", help="only these rows, by name, separated by commas")
     parser.add_argument("--only", choices=("kbroker", "kafka", "bare", "sink"), help="only this broker")
+    parser.add_argument("--before", type=Path, help="another checkout of kbroker, to be measured in the same run")
     parser.add_argument("--repeat", type=int, help="repetitions of every row, whatever it says")
     parser.add_argument("--write", action="store_true", help="write docs/performance.md whatever was measured")
     parser.add_argument("--list", action="store_true", help="name the rows and stop")
@@ -112,7 +116,7 @@ def repetitions(rows: list[Row], scale: Scale) -> str:
     return "; ".join([f"Repetitions: {usual} of each row", *others]) + "."
 
 
-def measure_all(rows: list[Row], names: list[str], scale: Scale, notes: list[str], python: Path) -> list[Outcome]:
+def measure_all(rows: list[Row], names: list[str], scale: Scale, notes: list[str], pythons: Pythons) -> list[Outcome]:
     present = []
     for row in rows:
         if reason := row.missing():
@@ -122,12 +126,12 @@ def measure_all(rows: list[Row], names: list[str], scale: Scale, notes: list[str
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as directory:
         for row in (row for row in present if row.apart):
-            with brokers([name for name in names if name != "bare"], Path(directory, row.name), python) as pair:
+            with brokers([name for name in names if name != "bare"], Path(directory, row.name), pythons) as pair:
                 outcomes.append(measure(row, pair, scale))
         shared = [row for row in present if not row.apart]
         if shared:
             touch_memory()
-            with brokers(names, Path(directory, "shared"), python) as pair:
+            with brokers(names, Path(directory, "shared"), pythons) as pair:
                 for broker in pair:
                     warm(broker, scale)
                 outcomes += [measure(row, pair, scale) for row in shared]
@@ -143,9 +147,9 @@ def touch_memory() -> None:
 
 
 @contextmanager
-def brokers(names: list[str], directory: Path, python: Path) -> Iterator[list[Broker]]:
+def brokers(names: list[str], directory: Path, pythons: Pythons) -> Iterator[list[Broker]]:
     """The brokers, not yet started; whatever happens, none outlives this block."""
-    pair = [Broker(name, directory / name, python) for name in names]
+    pair = [Broker(name, directory / name, pythons) for name in names]
     try:
         yield pair
     finally:

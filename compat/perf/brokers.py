@@ -1,6 +1,6 @@
 """The brokers under test, and the load generator that is turned on them.
 
-    Broker     one of kbroker, kafka, bare or sink in a temporary directory: launch, stop, kill, wipe, and start again
+    Broker     one of kbroker, kafka, bare, before or sink in a directory: launch, stop, kill, wipe, and start again
     load()     one run of the load generator against it: the generator's figures and the broker's own CPU and memory
 
 A broker's CPU is what the kernel counted for its process between the generator's "start" and "stop" marks
@@ -78,15 +78,20 @@ class Side(Protocol):
 class Child:
     """A broker that is one command and says on its output when it is ready."""
 
-    def __init__(self, directory: Path, command: list[str], ready: bytes) -> None:
+    def __init__(self, directory: Path, command: list[str], ready: bytes, checkout: Path = ROOT) -> None:
         self.command, self.ready, self.log_file = command, ready, directory / "broker.log"
+        self.checkout = checkout
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, timeout: float) -> None:
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         self.log_file.unlink(missing_ok=True)
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=ROOT)
+            path = os.pathsep.join([str(self.checkout), str(self.checkout / "protocol")])
+            self.process = subprocess.Popen(
+                self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.checkout,
+                env={**os.environ, "PYTHONPATH": path},
+            )  # fmt: skip
         end = time.monotonic() + timeout
         while self.ready not in self.log_file.read_bytes():
             if self.process.poll() is not None or time.monotonic() > end:
@@ -112,26 +117,35 @@ class Child:
             process.wait(10)
 
 
-def make_side(name: str, directory: Path, port: int, python: Path) -> Side:
+@dataclass(frozen=True)
+class Pythons:
+    """What runs brokers in Python: an interpreter, and the checkout that kbroker is compared with, if there is one."""
+
+    python: Path
+    before: Path | None = None
+
+
+def make_side(name: str, directory: Path, port: int, pythons: Pythons) -> Side:
     listen, data = f"127.0.0.1:{port}", str(directory / "data")
     if name == "kafka":
         return ApacheKafka(directory, port)
-    if name == "kbroker":
-        command = [str(python), "-m", "kbroker", "start", "--listen", listen, "--data-dir", data]
-        return Child(directory, command, b"ready in")
+    python = str(pythons.python)
+    if name in ("kbroker", "before"):
+        command = [python, "-m", "kbroker", "start", "--listen", listen, "--data-dir", data]
+        return Child(directory, command, b"ready in", pythons.before or ROOT if name == "before" else ROOT)
     if name == "bare":
-        return Child(directory, [str(python), str(HERE / "bare.py"), "--listen", listen, "--dir", data], b"ready")
+        return Child(directory, [python, str(HERE / "bare.py"), "--listen", listen, "--dir", data], b"ready")
     return Child(directory, [str(LOAD), "sink", "-addr", listen, "-records-per-batch", "140"], b"ready")
 
 
 class Broker:
     """One broker on one port and in one directory. `memo` is where rows keep what they set up in its data."""
 
-    def __init__(self, name: str, directory: Path, python: Path) -> None:
+    def __init__(self, name: str, directory: Path, pythons: Pythons) -> None:
         self.name, self.directory = name, directory
         self.port = wire.free_port()
         self.bootstrap = f"127.0.0.1:{self.port}"
-        self.side = make_side(name, directory, self.port, python)
+        self.side = make_side(name, directory, self.port, pythons)
         self.memo: Sample = {}
 
     @contextmanager

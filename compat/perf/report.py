@@ -99,8 +99,9 @@ def line(outcome: Outcome) -> str:
     shown = []
     for figure in outcome.row.figures:
         ours, kafka = outcome.pair(figure.key)
+        before = f" (before {number(outcome.value('before', figure.key))})" if "before" in outcome.samples else ""
         bare = f" / {number(outcome.value('bare', figure.key))}" if outcome.row.bare else ""
-        shown.append(f"{number(ours)} / {number(kafka)}{bare} {figure.unit}")
+        shown.append(f"{number(ours)} / {number(kafka)}{bare} {figure.unit}{before}")
     shown += [f"{broker} FAILED: {reason}" for broker, reason in outcome.failed.items()]
     return f"{outcome.row.name}: {'; '.join(shown)}"
 
