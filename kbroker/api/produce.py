@@ -17,7 +17,8 @@ A partition that is named twice gets both batches and two answers. (Apache Kafka
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from types import CoroutineType
 from typing import Any, NamedTuple
 
@@ -146,7 +147,7 @@ def _append(
             return None
         appended = partition.write(batch, header, now_ms)
     except KafkaError as error:
-        return _refuse(data, error, partition, under_way)
+        return _refuse(topic, data, error, partition, under_way)
     return _accept(data.index, appended, partition, under_way, now_ms)
 
 
@@ -162,7 +163,7 @@ def _examine(
         partition.check_append(under_way.request.acks)
         appended = partition.write(batch, header, now_ms)
     except KafkaError as error:
-        return _refuse(data, error, partition, under_way)
+        return _refuse(topic, data, error, partition, under_way)
     return _accept(data.index, appended, partition, under_way, now_ms)
 
 
@@ -200,15 +201,15 @@ def _refuse_attributes(attributes: int, request: ProduceRequest) -> None:
 
 
 def _refuse(
-    data: PartitionProduceData, error: KafkaError, partition: Partition | None, under_way: _Produce
+    topic: str, data: PartitionProduceData, error: KafkaError, partition: Partition | None, under_way: _Produce
 ) -> PartitionProduceResponse:
     """The answer for a batch that was refused; where certain records are to blame it names them (KIP-467)."""
     log_start, bad = -1, error.records if isinstance(error, BadRecords) else ()
-    if partition is not None:
-        if error.code in REFUSED_FOR_NOW:
-            _note_refusal(partition, data.records)
-        if error.code in WITH_LOG_START and not isinstance(error, NoBatch):
-            log_start = partition.log.start_offset
+    if error.code in REFUSED_FOR_NOW:
+        replicas = under_way.context.services.replicas
+        _note_refusal(data.records, partition.log.refuse if partition else partial(replicas.refuse, topic, data.index))
+    if partition is not None and error.code in WITH_LOG_START and not isinstance(error, NoBatch):
+        log_start = partition.log.start_offset
     bad = bad[: RECORD_ERRORS_MAX - under_way.record_errors]
     under_way.record_errors += len(bad)
     return PartitionProduceResponse(
@@ -223,12 +224,12 @@ def _refuse(
     )
 
 
-def _note_refusal(partition: Partition, batch: Any) -> None:
+def _note_refusal(batch: Any, note: Callable[[BatchHeader], None]) -> None:
     """The batch will come again: those of its producer that are behind it on the way must not be taken before it."""
     if batch is not None and len(batch) >= HEADER_SIZE:
         header = read_header(batch)
         if header.size == len(batch) and check_crc(batch, 0, header):
-            partition.log.refuse(header)
+            note(header)
 
 
 def _accept(

@@ -267,6 +267,8 @@ class LogDirectory:
         if opened is None:
             opened = self._begin(opening)
         self._forget_crash(opening.directory)
+        for header in opening.refused.values():
+            opened.refuse(header)
         self.logs[opening.key] = opened
         return opened
 

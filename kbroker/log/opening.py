@@ -12,12 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from kafka_wire.errors import KafkaError
+from kafka_wire.records import BatchHeader
 from kbroker.config import TopicConfig
 from kbroker.env import Clock, Disk
 from kbroker.log.checkpoints import Key, read_topic_id
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash, End, Progress, Stopped
 
+REFUSED_MAX = 10_000  # producers of whom it is noted that they were refused while a log was opened
 TURN_LOGS = 32  # opened in one turn of a worker, at most
 TURN_BYTES = 1024 * 1024  # after so much that had to be read the turn ends
 
@@ -40,6 +42,12 @@ class Opening:
     clean_end: End | None  # if crash is CLEAN
     on_due: Callable[[PartitionLog], None]  # see PartitionLog.open
     progress: Progress = field(default_factory=Progress)
+    refused: dict[int, BatchHeader] = field(default_factory=dict)  # by producer id: a first batch that came too early
+
+    def refuse(self, header: BatchHeader) -> None:
+        """Note that a batch was refused because the log is not open yet; see PartitionLog.refuse."""
+        if header.producer_id >= 0 and header.base_sequence == 0 and len(self.refused) < REFUSED_MAX:
+            self.refused[header.producer_id] = header
 
     def run(self) -> PartitionLog | None:
         """The log, or None when the directory holds nothing of this topic. Blocks.

@@ -30,6 +30,7 @@ from typing import Protocol
 import trio
 
 from kafka_wire.errors import KafkaError
+from kafka_wire.records import BatchHeader
 from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage, compared
 from kbroker.config import BrokerConfig, topic_config
 from kbroker.log.directory import LogDirectory
@@ -118,6 +119,12 @@ class ReplicaManager:
     async def wait_applied(self) -> None:
         """Wait until `partitions` has caught up with the image as it is now. The caller bounds the wait."""
         await self._applied.wait_past(self._announced - 1)
+
+    def refuse(self, topic: str, index: int, header: BatchHeader) -> None:
+        """Note that a batch was refused for now, in case that the log is being opened; see PartitionLog.refuse."""
+        opening = self._opening.get((topic, index))
+        if opening is not None:
+            opening.refuse(header)
 
     async def wait_open(self) -> None:
         """Wait until no log is being opened: each is in `partitions`, or its partition in `offline`."""

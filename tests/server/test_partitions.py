@@ -86,8 +86,13 @@ async def test_clients_are_answered_while_logs_are_opened() -> None:
             assert (await create(client, "u")).error_code == 0
             assert (await produce(client, batch(b"b"), topic="u")).error_code == 0
             assert (await produce(client, batch(b"b"))).error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+            first, second = (batch(b"c", producer_id=9, producer_epoch=0, base_sequence=n) for n in range(2))
+            assert (await produce(client, bytearray(first))).error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
             assert not ready.is_set()
             worker.gate.set()
             await ready.wait()
             assert (await produce(client, batch(b"b"))).base_offset == 1
+            answer = await produce(client, bytearray(second))  # was on its way behind the first one
+            assert answer.error_code == ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+            assert [(await produce(client, bytearray(each))).base_offset for each in (first, second)] == [2, 3]
         nursery.cancel_scope.cancel()
