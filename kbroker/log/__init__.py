@@ -7,7 +7,7 @@ index.py        offset and time index               snapshots.py    which snapsh
 scan.py         walking batches                     epochs.py       leader epochs
 recovery.py     opening after a stop or a crash     checkpoints.py  small text files
 validation.py   what a client's batch must be       flushing.py     what a worker syncs, in which order
-retention.py    which segments are to go            rolling.py      when the next segment begins
-lookup.py       records by their timestamps         inspection.py   what a consumer would choke on
-scrubber.py     looks for it afterwards
+retention.py    which segments are to go            lookup.py       records by their timestamps
+inspection.py   what a consumer would choke on      scrubber.py     looks for it afterwards
+opening.py      opening logs in workers
 """

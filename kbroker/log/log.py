@@ -16,9 +16,9 @@ State changes in `def`, so an append is atomic: it writes once, then notes what 
 `flush` waits: it syncs files in a worker and then moves `flushed` (L3). After an error of the disk that leaves the
 file in doubt the log is `offline` until it is reopened and rescanned (L2).
 
-Nobody else changes a log. What stands in other files decides, and is told values: `retention` and `rolling` say what is
-too old or too full, `snapshots` and `epochs` keep small files, `flushing` is what a worker does. Files are written by
-the event loop alone; workers sync and read.
+Nobody else changes a log. What stands in other files decides, and is told values: `retention` says what is too old,
+`snapshots` and `epochs` keep small files, `flushing` is what a worker does. Files are written by the event loop alone;
+workers sync and read.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ from kbroker.log.errors import LogOffline, LogTruncated, NotInMemory
 from kbroker.log.flushing import Flush, paths_of
 from kbroker.log.lookup import Found
 from kbroker.log.recovery import Crash, End, Progress, Recovered
-from kbroker.log.rolling import must_roll
 from kbroker.log.segment import Segment, WritableBuffer, file_stem, tick
 from kbroker.log.snapshots import Snapshots, snapshot_path
 from kbroker.log.validation import Rules
@@ -225,7 +224,7 @@ class PartitionLog:
         segment = self.segments[-1]
         if not segment.size:
             self._begin(segment, header, now_ms)
-        elif must_roll(self.config, segment, header, base_offset, now_ms):
+        elif segment.is_full(self.config, header, base_offset, now_ms):
             segment = self.roll()
             self._begin(segment, header, now_ms)
         epochs = self.epochs

@@ -19,15 +19,18 @@ from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
-from kafka_wire.records import LENGTH_OFFSET, BatchHeader, read_header
+from kafka_wire import primitives
+from kafka_wire.records import HEADER_SIZE, LENGTH_OFFSET, BatchHeader, read_header
+from kbroker.config.topic import TopicConfig
 from kbroker.env import Disk, File, Handle
 from kbroker.log import scan
 from kbroker.log.errors import CorruptLog, NotInMemory
-from kbroker.log.index import UNKNOWN, Indexes, read_last_time
+from kbroker.log.index import ENTRY_SIZE, UNKNOWN, Indexes, read_last_time
 
 INDEX_SAVE_BYTES = 8 * 1024 * 1024  # the index files lag behind the log by no more: the scan after a crash is bounded
 INDEX_INTERVAL_BYTES = 4096  # where nobody says otherwise
 NO_TIMESTAMP = -1
+RELATIVE_OFFSET_MAX = 2**31 - 1
 NOT_IN_INDEX = (NO_TIMESTAMP, NO_TIMESTAMP)  # in place of a largest timestamp: its time index has no entry
 
 WritableBuffer: TypeAlias = "bytearray | memoryview"
@@ -116,6 +119,35 @@ class Segment:
         return file
 
     # appending
+
+    def is_full(self, config: TopicConfig, header: BatchHeader, base_offset: int, now_ms: int) -> bool:
+        """Whether a batch that begins at base_offset must go into a new segment; this one holds something.
+
+        Age counts from the first batch's timestamp to this one's; where there is none, the clock takes its place.
+        May raise OSError. (Kafka: LogSegment.shouldRoll.)
+        """
+        if self.size + header.length + LENGTH_OFFSET > config.segment_bytes:
+            return True
+        first_ms = self.first_timestamp_ms
+        if first_ms is None:
+            first_ms = self._opening_timestamp_ms(now_ms)
+        latest_ms = header.max_timestamp if header.max_timestamp >= 0 else now_ms
+        if latest_ms - first_ms > config.segment_ms - (config.segment_jitter_ms and self._jitter_ms(config)):
+            return True
+        indexes = self.indexes or self.tail
+        if indexes is not None and len(indexes.offsets) * ENTRY_SIZE >= config.segment_index_bytes:
+            return True
+        return base_offset + header.last_offset_delta - self.base_offset > RELATIVE_OFFSET_MAX
+
+    def _opening_timestamp_ms(self, now_ms: int) -> int:
+        """The largest timestamp of the first batch; now_ms where it has none."""
+        found_ms = read_header(self.file.pread(HEADER_SIZE, 0)).max_timestamp
+        self.first_timestamp_ms = found_ms if found_ms >= 0 else now_ms
+        return self.first_timestamp_ms
+
+    def _jitter_ms(self, config: TopicConfig) -> int:
+        """Spreads the rolls of many partitions; the same after a restart."""
+        return primitives.crc32c(self.stem.encode()) % config.segment_jitter_ms
 
     def append(self, batch: WritableBuffer, header: BatchHeader, base_offset: int, interval: int) -> None:
         """Write a batch that begins at base_offset. interval: bytes between index entries.
@@ -288,15 +320,6 @@ class Segment:
 
     def _note_last_time(self, last: tuple[int, int] | None) -> None:
         self._largest = NOT_IN_INDEX if last is None else (last[0], self.base_offset + last[1])
-
-    def opening_timestamp_ms(self, now_ms: int) -> int:
-        """The largest timestamp of the first batch: from it the segment's age counts; now_ms where it has none."""
-        if self.first_timestamp_ms is None:
-            found_ms = read_header(self.file.pread(61, 0)).max_timestamp
-            self.first_timestamp_ms = found_ms if found_ms >= 0 else now_ms
-        return self.first_timestamp_ms
-
-    # shrinking
 
     def truncate_to(self, offset: int, interval: int) -> None:
         """Cut at the batch that holds offset. May raise OSError."""

@@ -10,6 +10,7 @@ import trio
 from kafka_wire import records
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.log.errors import LogOffline, LogTruncated
+from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.turns import do_errands
 from tests.log.tools import NOW, Worker, append, batch, contents, fill, new_disk, open_log, starts_at
@@ -280,6 +281,24 @@ def test_a_segment_rolls_by_the_age_of_its_first_record() -> None:
     assert len(log.segments) == 2
     append(log, at=-1, now=NOW + 2002)
     assert len(log.segments) == 3
+
+
+def test_jitter_makes_a_segment_roll_earlier_and_always_at_the_same_age() -> None:
+    disk = new_disk()
+    ages = set()
+    for _ in range(3):
+        log = open_log(disk, Crash.PROCESS, segment_ms=10_000, segment_jitter_ms=5_000)
+        log.truncate_to(0)
+        append(log, at=NOW)
+        age_ms = next(age_ms for age_ms in range(4_000, 11_000) if _rolls_at(log, age_ms))
+        ages.add(age_ms)
+        disk.kill()
+    assert len(ages) == 1 and 5_000 < ages.pop() <= 10_001
+
+
+def _rolls_at(log: PartitionLog, age_ms: int) -> bool:
+    header = records.read_header(batch(at=NOW + age_ms))
+    return log.active.is_full(log.config, header, log.end.value, NOW)
 
 
 def test_a_batch_larger_than_a_segment_gets_one_of_its_own() -> None:
