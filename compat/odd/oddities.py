@@ -8,6 +8,7 @@ by the title's own seed, so that a probe more does not change the others.
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ INTS = (-1, 0, 1, 100)
 # What a broker would wait for: no oddity may take longer than a prober's patience, nor run out on one broker only.
 TIMES = {"timeout_ms": (2**31 - 1,), "max_wait_ms": (-1, 0), "rebalance_timeout_ms": (100,)}
 UNKNOWN_ID = b"\x11" * 16
+UNENCODABLE = (ValueError, TypeError, AttributeError, OverflowError, struct.error)
 
 
 class Place(NamedTuple):
@@ -44,6 +46,32 @@ def probes(served: dict[int, tuple[int, int]]) -> Iterator[Probe]:
     for key, (low, high) in sorted(served.items()):
         for version in range(low, high + 1):
             yield from _of_version(key, version, newest=version == high)
+
+
+def by_lot(served: dict[int, tuple[int, int]], seed: int, count: int) -> Iterator[Probe]:
+    """Probes that are odd in two places at once, others for each seed: to look for what nobody thought of."""
+    rng = random.Random(seed)
+    made = 0
+    while made < count:
+        key = rng.choice(sorted(served))
+        version = rng.randint(*served[key])
+        sensible = SENSIBLE[key]
+        request = sensible.request(version)
+        found = list(_oddities(request, version))
+        if len(found) < 2:
+            continue
+        two = sorted(rng.sample(found, 2), key=lambda oddity: len(oddity[0].path))
+        (first, label, value), (second, other_label, other) = two
+        if first.path == second.path:
+            continue
+        try:
+            request = _with(_with(request, first.path, value), second.path, other)
+            encode(mapped(request, _stand_in), version)
+        except (LookupError, *UNENCODABLE):
+            continue  # the first left no place for the second
+        made += 1
+        title = f"{APIS[key].name} v{version}: lot {seed}.{made}: {first} {label}, {second} {other_label}"
+        yield _probe(title, request, version, sensible)
 
 
 def _of_version(key: int, version: int, newest: bool) -> Iterator[Probe]:
@@ -74,7 +102,7 @@ def _oddities(request: Any, version: int) -> Iterator[tuple[Place, str, Any]]:
         for label, value in _odd_values(place, version, "@" in repr(request)):
             try:
                 encode(_with(request, place.path, value, sendable=True), version)
-            except (ValueError, TypeError, AttributeError, OverflowError):
+            except UNENCODABLE:
                 continue
             yield place, label, value
 

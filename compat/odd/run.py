@@ -3,6 +3,7 @@
     python compat/odd/run.py                    kbroker alone, held against the answers in kafka.json
     python compat/odd/run.py --kafka            Apache Kafka beside it (Java, Maven); its answers are written down anew
     python compat/odd/run.py --only 'Metadata*' --verbose      some probes, every answer
+    python compat/odd/run.py --kafka --lot 7    a thousand other probes, odd in two places: what has nobody thought of?
     python compat/odd/run.py --settle           drop and lower what allowed.toml no longer needs
 
 Exit status 1 for a difference that is not allowed, an entry of the allowlist that no longer fits, or a probe without a
@@ -40,6 +41,7 @@ HERE = Path(__file__).resolve().parent
 RECORDED = HERE / "kafka.json"
 ALLOWED = HERE / "allowed.toml"
 PATIENCE_S = 2.0
+LOTS = 1000
 KAFKA_SETTLES_S = 0.05  # from the controller's answer to what the broker says of it
 PROPERTIES = {
     "auto.create.topics.enable": "false",
@@ -54,13 +56,15 @@ Answers = dict[str, list[Any]]  # by title: the normalised answer to each step
 
 def main() -> int:
     options = arguments()
-    every = all_probes()
+    every = all_probes() if options.lot is None else lots(options.lot)
     chosen = [probe for probe in every if d.like(probe.title, options.only)]
     kbroker = on_broker(Kbroker, chosen, 0.0)
-    recording = Recording()
     if options.kafka:
-        recording.write(chosen, on_broker(ApacheKafka, chosen, KAFKA_SETTLES_S), every)
-    kafka = recording.answers(chosen)
+        kafka = on_broker(ApacheKafka, chosen, KAFKA_SETTLES_S)
+    if options.kafka and options.lot is None:
+        Recording().write(chosen, kafka, every)
+    if not options.kafka:
+        kafka = Recording().answers(chosen)
     return report(options, chosen, kafka, kbroker)
 
 
@@ -68,6 +72,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kafka", action="store_true", help="start Apache Kafka too and record its answers")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="probes whose title matches")
+    parser.add_argument("--lot", type=int, metavar="SEED", help="other probes, by lot; with --kafka, not recorded")
     parser.add_argument("--settle", action="store_true", help="shrink allowed.toml to what is needed")
     parser.add_argument("--verbose", action="store_true", help="also what is allowed, and messages in other words")
     return parser.parse_args()
@@ -78,12 +83,25 @@ def arguments() -> argparse.Namespace:
 
 def all_probes() -> list[Probe]:
     """Every probe in the order of a run: first those that only read; within that, by lot, the same in every run."""
+    found = [*oddities.probes(served()), *seeds_topics.probes(), *seeds_records.probes(), *seeds_groups.probes()]
+    assert len({probe.title for probe in found}) == len(found), "two probes have the same title"
+    return in_order(found)
+
+
+def lots(seed: int) -> list[Probe]:
+    """Probes that no other seed has."""
+    return in_order([*oddities.by_lot(served(), seed, LOTS)])
+
+
+def in_order(probes: list[Probe]) -> list[Probe]:
+    return sorted(probes, key=lambda probe: (probe.changes, probe.tag))
+
+
+def served() -> dict[int, tuple[int, int]]:
+    """The lowest and highest version of each API that kbroker answers."""
     from kbroker.api import registry
 
-    served = {int(key): (api.version_min, api.version_max) for key, api in registry.load().items()}
-    found = [*oddities.probes(served), *seeds_topics.probes(), *seeds_records.probes(), *seeds_groups.probes()]
-    assert len({probe.title for probe in found}) == len(found), "two probes have the same title"
-    return sorted(found, key=lambda probe: (probe.changes, probe.tag))
+    return {int(key): (api.version_min, api.version_max) for key, api in registry.load().items()}
 
 
 def on_broker(kind: Any, probes: list[Probe], settles_s: float) -> Answers:
@@ -184,7 +202,7 @@ def report(options: argparse.Namespace, probes: list[Probe], kafka: Answers, kbr
             print(f"in other words: kafka {there!r}\n              kbroker {here!r}")
     if verdict.unexpected:
         print(d.told(verdict.unexpected, by_title))
-    whole = options.only == "*"
+    whole = options.only == "*" and options.lot is None
     for entry, count in verdict.stale if whole else ():
         print(f"allowed.toml: {entry.probe} {entry.field} covers {count} differences, says {entry.differences}")
     for title in unrecorded:

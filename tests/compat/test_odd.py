@@ -107,6 +107,13 @@ def test_oddities_come_from_the_declarations() -> None:
     assert "Metadata v9: topics[0].name null" not in titles  # null only from v10 on
 
 
+def test_lots_are_the_same_for_a_seed_and_others_for_another() -> None:
+    served = {3: (0, 13), 20: (1, 6)}
+    one, again, other = ([p.fingerprint for p in oddities.by_lot(served, seed, 30)] for seed in (1, 1, 2))
+    assert one == again != other
+    assert len(set(one)) > 20
+
+
 # answers ------------------------------------------------------------------------------------------------------------
 
 
