@@ -60,11 +60,10 @@ class Descriptor:
         if not self._reads_now:
             return self.pread(length, position)
         data = bytearray(length)
-        read = 0
         try:
+            read = os.preadv(self.number, (data,), position, RWF_NOWAIT)
             while read < length:
-                room = (memoryview(data)[read:],) if read else (data,)
-                more = os.preadv(self.number, room, position + read, RWF_NOWAIT)
+                more = os.preadv(self.number, (memoryview(data)[read:],), position + read, RWF_NOWAIT)
                 if not more:
                     return data[:read]
                 read += more

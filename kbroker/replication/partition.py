@@ -223,7 +223,8 @@ class Partition:
                     slices = log.read(offset, bytes_max, bound, at_least_one=at_least_one, now=now)
                 except OSError as error:
                     raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, str(error)) from error
-        return ReadResult(slices, bound, bound, log.start_offset, sum(map(len, slices)))
+        length = slices[0].length if len(slices) == 1 else sum(map(len, slices))
+        return ReadResult(slices, bound, bound, log.start_offset, length)
 
     def available(self, offset: int, most: int) -> int:
         """About how many bytes read would find from offset on, counted no further than `most`; at once, from memory.
