@@ -26,12 +26,14 @@ after a power failure, in however many starts that may be.
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import json
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 
 import trio
 
@@ -447,6 +449,17 @@ class LogDirectory:
             for each in self.logs.values():
                 each.release_idle()
             await self._remove_doomed()
+
+    def release_least_used(self, count: int) -> int:
+        """Close so many files of segments, of all logs, that nobody has used for longest. Returns how many were.
+
+        They are opened again when they are needed. For a shortage of descriptors: see Net.when_short.
+        """
+        opened = [(segment.used, each, segment) for each in self.logs.values() for segment in each.open_segments()]
+        least = heapq.nsmallest(count, opened, key=itemgetter(0))
+        for _, each, segment in least:
+            each.release(segment)
+        return len(least)
 
     # checkpoints
 

@@ -200,6 +200,7 @@ async def run_broker(
         refuse_foreign(env)
         logs = LogDirectory(env, config)
         logs.open()
+        env.net.when_short(logs.release_least_used)
         try:
             async with _store(env, store) as opened:
                 await broker.serve(logs, opened, topics, on_ready)

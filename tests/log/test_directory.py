@@ -325,6 +325,33 @@ async def test_a_stop_that_has_no_time_for_fsyncs_is_clean_until_the_power_fails
         assert found == expected[: len(found)], seed
 
 
+async def test_a_partition_that_cannot_be_removed_holds_no_file_open_and_is_moved_aside_later() -> None:
+    world = World()
+    directory = world.start()
+    fill(log := orders(directory), 5)
+    world.disk.fail("rename", "orders-0")
+    with pytest.raises(OSError):
+        directory.remove("orders", 0)
+    assert log.open_segments() == [] and not directory.logs
+    assert orders(directory, OTHER_ID).end.value == 0
+    assert [name for name in world.disk.list_dir("") if name.endswith("-stray")] != []
+
+
+async def test_the_files_used_least_of_all_logs_are_closed_when_descriptors_are_short() -> None:
+    directory = World().start()
+    logs = [directory.log_for("orders", n, TOPIC_ID, TopicConfig(segment_bytes=1000)) for n in range(3)]
+    for log in logs:
+        fill(log, 10)
+    total = sum(len(log.open_segments()) for log in logs)
+    (piece,) = logs[0].read(0, 100, 10)  # the first segment of the first log is used last
+    assert directory.release_least_used(total - 1) == total - 1
+    assert [log.open_segments() for log in logs] == [[logs[0].segments[0]], [], []]
+    assert directory.release_least_used(5) == 1 and directory.release_least_used(5) == 0
+    assert len(piece.read()) > 0, "a read under way goes on"
+    fill(logs[2], 1, first=10)
+    assert [len(contents(log)) for log in logs] == [10, 10, 11]
+
+
 async def test_a_removed_partition_is_gone_at_once_and_its_files_later(autojump_clock: MockClock) -> None:
     world = World()
     directory = world.start()
