@@ -104,9 +104,9 @@ class LeaderEpochs:
     def load(self, disk: Disk, directory: str) -> bool:
         """Read the file; False (and nothing loaded) when it is damaged. FileNotFoundError when there is none."""
         try:
-            lines = disk.read(f"{directory}/{FILE_NAME}").decode("ascii").splitlines()
+            *lines, torn = disk.read(f"{directory}/{FILE_NAME}").decode("ascii").split("\n")
             pairs = [(int(epoch), int(start)) for epoch, start in map(str.split, lines[2:])]
-            if lines[0] != "0" or int(lines[1]) != len(pairs):
+            if lines[0] != "0" or int(lines[1]) != len(pairs) or torn:
                 return False
         except (ValueError, IndexError):
             return False

@@ -73,7 +73,9 @@ def test_the_file_is_kafkas() -> None:
     assert loaded.load(disk, "orders-0") and loaded.entries == [(0, 0), (7, 2)]
 
 
-@pytest.mark.parametrize("content", [b"", b"1\n0\n", b"0\n2\n0 0\n", b"0\n1\nx y\n", b"0\n2\n3 0\n2 5\n", b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content", [b"", b"0\n2\n0 0\n3 17", b"1\n0\n", b"0\n2\n0 0\n", b"0\n1\nx y\n", b"0\n2\n3 0\n2 5\n", b"\xff\xfe"]
+)
 def test_a_damaged_file_is_not_believed(content: bytes) -> None:
     disk = new_disk()
     disk.make_dirs("d")

@@ -14,6 +14,7 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.env import Buffer
 from kbroker.log.errors import LogOffline
 from kbroker.log.log import PartitionLog
+from kbroker.log.recovery import Crash
 from kbroker.testing.disk import MemoryDisk, MemoryFile
 from tests.log.tools import NOW, Worker, append, contents, fill, new_disk, open_log
 
@@ -182,6 +183,22 @@ async def test_L3_epochs_are_durable_before_the_recovery_point_passes_them() -> 
     assert log.flushed.value == 16 and not log.epochs.is_unsynced
     disk.power_loss()
     assert disk.read("orders-0/leader-epoch-checkpoint") == b"0\n4\n0 0\n1 5\n2 10\n7 15\n"
+
+
+async def test_L5_epochs_that_a_killed_process_left_unsynced_are_durable_before_the_recovery_point_moves() -> None:
+    for seed in range(10):
+        disk = new_disk(seed)
+        log = open_log(disk, segment_bytes=1000)
+        fill(log, 5, leader_epoch=0)
+        await log.flush(Worker())
+        fill(log, 20, leader_epoch=1)
+        disk.kill()
+        log = open_log(disk, Crash.PROCESS, recovery_point=5, segment_bytes=1000)
+        await log.flush(Worker())
+        assert log.flushed.value == 25
+        disk.power_loss()
+        again = open_log(disk, Crash.POWER, recovery_point=25, segment_bytes=1000)
+        assert again.epochs.entries == [(0, 0), (1, 5)], seed
 
 
 async def test_an_idle_file_closed_amid_a_flush_is_synced_all_the_same() -> None:
