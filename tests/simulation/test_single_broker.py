@@ -86,11 +86,10 @@ def test_work_is_done_without_faults() -> None:
 
 
 def acknowledged_before_it_can_be_read(patch: MonkeyPatch) -> None:
-    def append(self: Partition, batch: bytearray, acks: int, now_ms: int) -> Any:
-        self.check_leader()
-        return self.log.append(batch, leader_epoch=self.leader_epoch, now_ms=now_ms)
+    def write(self: Partition, batch: bytearray, header: BatchHeader | None, now_ms: int) -> Any:
+        return self.log.append(batch, header, leader_epoch=self.leader_epoch, now_ms=now_ms)
 
-    patch.setattr(Partition, "append", append)
+    patch.setattr(Partition, "write", write)
 
 
 def producers_forgotten_at_a_restart(patch: MonkeyPatch) -> None:
