@@ -123,10 +123,14 @@ async def _append_in_turns(under_way: _Produce, work: Errands[None], errand: Err
 def _append_all(under_way: _Produce) -> Errands[None]:
     count = 0
     now_ms = under_way.context.services.env.clock.data_ms()
+    by_topic: dict[str, list[PartitionProduceResponse]] = {}  # a topic that is named twice gets one answer
     for topic in under_way.request.topic_data:
         name = topic.name
-        answers: list[PartitionProduceResponse] = []
-        under_way.responses.append(_new_topic(name, answers))
+        if name in by_topic:
+            answers = by_topic[name]
+        elif topic.partition_data:
+            answers = by_topic[name] = []
+            under_way.responses.append(_new_topic(name, answers))
         for data in topic.partition_data:
             answer = _append(name, data, under_way, now_ms)
             answers.append(answer if answer is not None else (yield from _examine(name, data, under_way, now_ms)))

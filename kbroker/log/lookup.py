@@ -22,7 +22,7 @@ from kafka_wire.walk import stamps
 from kbroker.env import Buffer, Handle
 from kbroker.log import scan
 from kbroker.log.errors import NotInMemory
-from kbroker.log.segment import NO_TIMESTAMP, Segment
+from kbroker.log.segment import Segment
 from kbroker.turns import Errands
 
 ATTEMPTS = 4  # to have in memory what a worker has just read; then it is waited for
@@ -76,7 +76,7 @@ def with_largest_timestamp(log: Log, bound: int) -> Errands[Found | None]:
     """The first record with the largest timestamp of all, unless it is not to be read: below the start, or not below
     bound (KIP-734). Raises LogOffline, OSError.
     """
-    best, best_ms, offset = None, NO_TIMESTAMP, 0
+    best, best_ms, offset = None, LONG_AGO, 0  # without any timestamps it is the first record, as in Kafka
     for segment in list(log.segments):
         log.check_online()
         if segment.size:
@@ -138,7 +138,7 @@ def _search(
     handle: Handle, position: int, header: BatchHeader, timestamp_ms: int | None, start: int
 ) -> Errands[Found | None]:
     """The first record of a batch, from offset start on, that is not older; None: the first of the newest."""
-    found_ms, found_at = NO_TIMESTAMP, -1
+    found_ms, found_at = LONG_AGO, -1
     if header.log_append_time:
         timestamp_ms = LONG_AGO  # all are as old as the header says
     try:

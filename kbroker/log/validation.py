@@ -52,6 +52,14 @@ class BadRecords(KafkaError):
         self.records = bad
 
 
+def _check_codec(codec: int, batch: WritableBuffer) -> None:
+    """Refuse a payload that does not begin as the codec's do: most often it is not compressed at all."""
+    if codec > CODEC_MAX:
+        _refuse(ErrorCode.UNKNOWN_SERVER_ERROR, f"there is no codec {codec}")
+    if not codecs.may_be(codec, batch[_RECORDS_AT : _RECORDS_AT + codecs.BEGINNING]):
+        _refuse(ErrorCode.UNKNOWN_SERVER_ERROR, f"the payload is not {codecs.NAMES[codec]}: it begins otherwise")
+
+
 class NoBatch(KafkaError):
     """What was sent is not one batch; no log has seen it."""
 
@@ -69,8 +77,8 @@ def check_batch(batch: WritableBuffer, header: BatchHeader, config: TopicConfig)
         _refuse(ErrorCode.MESSAGE_TOO_LARGE, text)
     if not check_crc(batch, 0, header):
         _refuse(ErrorCode.CORRUPT_MESSAGE, f"the batch's CRC-32C is {header.crc}, which does not match its bytes")
-    if attributes & 7 > CODEC_MAX:
-        _refuse(ErrorCode.UNKNOWN_SERVER_ERROR, f"there is no codec {attributes & 7}")
+    if attributes & 7:
+        _check_codec(attributes & 7, batch)
     if count <= 0 or count != delta + 1:
         _refuse(ErrorCode.INVALID_RECORD, f"{count} records cannot have the last offset delta {delta}")
     if not attributes & 7 and count * RECORD_SIZE_MIN > length + 12 - _RECORDS_AT:
@@ -78,8 +86,10 @@ def check_batch(batch: WritableBuffer, header: BatchHeader, config: TopicConfig)
     if attributes & 0x20:
         _refuse(ErrorCode.INVALID_RECORD, "clients may not write control batches")
     if producer_id >= 0:
-        if sequence < 0 or producer_epoch < 0:
-            _refuse(ErrorCode.INVALID_RECORD, f"producer {producer_id} sent epoch {producer_epoch}, number {sequence}")
+        if sequence < 0:
+            _refuse(ErrorCode.INVALID_RECORD, f"producer {producer_id} sent the sequence number {sequence}")
+        if producer_epoch < -1:
+            _refuse(ErrorCode.INVALID_PRODUCER_EPOCH, f"producer {producer_id} sent the epoch {producer_epoch}")
     elif attributes & 0x10:
         _refuse(ErrorCode.INVALID_RECORD, "a transactional batch has no producer id")
 
@@ -159,7 +169,7 @@ class Rules:
         If not, examine says what is wrong, or makes it right.
         """
         base, latest, attributes = header[7], header[8], header[5]
-        if attributes & 0x08:
+        if attributes & 0x08 or (latest < 0 and not self.stamps):
             return False
         low = high = 0
         if self._reads[attributes & 7]:
@@ -172,7 +182,7 @@ class Rules:
                 return False
             if end != len(batch) or base + high != latest or (has_null_key and self.config.compacts):
                 return False
-        elif (latest < base or latest <= 0) and not self.stamps:
+        elif (latest < base or not latest) and not self.stamps:
             return False
         return self.stamps or (latest - now_ms <= self._after_ms and now_ms - base - low <= self._before_ms)
 

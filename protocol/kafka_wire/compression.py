@@ -29,6 +29,8 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview"
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 NAMES = ("none", "gzip", "snappy", "lz4", "zstd")
 
+BEGINNING = 4  # bytes that tell gzip, lz4 and zstd
+
 _XERIAL_MAGIC = b"\x82SNAPPY\x00"
 _XERIAL_HEADER = _XERIAL_MAGIC + b"\x00\x00\x00\x01\x00\x00\x00\x01"
 _XERIAL_MAGIC_LENGTH = int.from_bytes(_XERIAL_MAGIC[:4], "big")  # what a magic looks like where a length belongs
@@ -43,6 +45,20 @@ _OUTPUT_FULL = "failed to write whole buffer"  # how cramjam says that a frame h
 
 class CompressionError(KafkaError):
     """A compressed payload that is not what it claims: CORRUPT_MESSAGE, or MESSAGE_TOO_LARGE past the bound."""
+
+
+def may_be(codec: int, beginning: Buffer) -> bool:
+    """Whether a payload that begins so may be the codec's; `beginning` is its first BEGINNING bytes, or all of it.
+
+    gzip, lz4 and zstd have a magic number. A raw snappy block begins with its size, which may be nearly anything.
+    """
+    if codec == GZIP:
+        return beginning[:2] == b"\x1f\x8b"
+    if codec == LZ4:
+        return beginning[:4] == b"\x04\x22\x4d\x18"
+    if codec == ZSTD:
+        return beginning[:4] == b"\x28\xb5\x2f\xfd" or beginning[1:4] == b"\x2a\x4d\x18"  # or a skippable frame
+    return len(beginning) > 0
 
 
 def compress(codec: int, data: Buffer, level: int | None = None) -> bytes:

@@ -280,6 +280,18 @@ async def test_a_partition_named_twice_gets_both_batches() -> None:
         assert [answer.base_offset for answer in response.responses[0].partition_responses] == [0, 1, 2]
 
 
+async def test_a_topic_named_twice_gets_one_answer_and_one_without_partitions_none() -> None:
+    async with memory_broker(topics={"t": 2, "u": 1}) as broker, broker.client() as client:
+        wanted = [
+            TopicProduceData(
+                name=name, partition_data=[PartitionProduceData(index=n, records=batch(b"a")) for n in parts]
+            )
+            for name, parts in (("t", [0]), ("u", []), ("t", [1]))
+        ]
+        response = await client.call(ProduceRequest(acks=1, timeout_ms=1000, topic_data=wanted), 9)
+        assert [(t.name, [p.index for p in t.partition_responses]) for t in response.responses] == [("t", [0, 1])]
+
+
 @pytest.mark.parametrize("timeout_ms", [-5, 0, 2**31 - 1])
 async def test_odd_timeouts(timeout_ms: int, autojump_clock: MockClock) -> None:
     """What can be answered at once is, and a flush is waited for in any case, as it is part of the append."""

@@ -189,3 +189,14 @@ def test_a_log_that_goes_offline_ends_its_lookups() -> None:
     log.fail(LogOffline("gone"))
     with pytest.raises(LogOffline):
         finish(work, None)
+
+
+def test_the_largest_timestamp_where_there_is_none_is_the_first_record() -> None:
+    """As Kafka answers. Records that get their time from the log have one, whatever their producer sent."""
+    log = open_log(new_disk())
+    append(log, b"a", at=-1)
+    append(log, b"b", at=-1)
+    assert do_errands(log.max_timestamp(2)) == (-1, 0, 0)
+    stamped = open_log(new_disk(), message_timestamp_type="LogAppendTime")
+    append(stamped, b"a", at=-1)
+    assert do_errands(stamped.max_timestamp(1)) == (NOW, 0, 0)

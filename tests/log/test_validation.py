@@ -81,7 +81,7 @@ LIES: dict[str, tuple[Callable[[], bytearray], ErrorCode]] = {
     "codec 5": (lambda: forged(21, ">h", 5), ErrorCode.UNKNOWN_SERVER_ERROR),
     "codec 7": (lambda: forged(21, ">h", 7), ErrorCode.UNKNOWN_SERVER_ERROR),
     "no sequence": (lambda: forged(53, ">i", -1), ErrorCode.INVALID_RECORD),
-    "a negative epoch": (lambda: forged(51, ">h", -3), ErrorCode.INVALID_RECORD),
+    "a negative epoch": (lambda: forged(51, ">h", -3), ErrorCode.INVALID_PRODUCER_EPOCH),
     "a transaction of nobody": (lambda: batch(transactional=True), ErrorCode.INVALID_RECORD),
     "the far future": (lambda: batch(at=NOW + 3_600_001), ErrorCode.INVALID_TIMESTAMP),
     "the distant past": (lambda: batch(at=NOW - 10_001), ErrorCode.INVALID_TIMESTAMP),
@@ -272,6 +272,28 @@ def test_a_corrected_largest_timestamp_is_what_lookup_and_retention_go_by(codec:
         make_durable(log)
         assert log.apply_retention(NOW + 1500, log.end.value) == 0
         assert log.apply_retention(NOW + 1501, log.end.value) == 1
+
+
+@pytest.mark.parametrize("codec", [1, 3, 4])
+def test_what_is_not_compressed_at_all_is_found_without_decompressing(codec: int) -> None:
+    assert _answer_packed(record() * 3, codec, "header") == "-1"
+    assert _answer_packed(codecs.compress(codec, record()), codec, "header") == "0 0"
+
+
+def test_an_epoch_of_none_is_an_epoch() -> None:
+    """Kafka: ProducerAppendInfo.checkProducerEpoch lets the first batch of a producer have any from -1 on."""
+    log = open_log(new_disk())
+    append(log, b"a", producer=5, epoch=-1, sequence=0)
+    append(log, b"b", producer=5, epoch=2, sequence=0)
+    with pytest.raises(KafkaError) as caught:
+        append(log, b"c", producer=5, epoch=-1, sequence=1)
+    assert caught.value.code is ErrorCode.INVALID_PRODUCER_EPOCH
+
+
+def test_a_timestamp_below_none_is_none() -> None:
+    log = open_log(new_disk())
+    log.append(batch_of(record(), 1, base=-500), leader_epoch=0, now_ms=NOW)
+    assert records.read_header(log.read(0, 1000, 1)[0].read()).max_timestamp == -1
 
 
 def test_an_incomplete_batch_behind_the_first_is_left_out() -> None:
