@@ -72,10 +72,14 @@ class OffsetCheckpoint:
         """Whether the file speaks of a partition that has no offset any more."""
         return key in self._saved and key not in self.offsets
 
-    def content(self) -> bytes:
-        """What the file should hold."""
-        lines = "".join(f"{topic} {partition} {offset}\n" for (topic, partition), offset in self.offsets.items())
-        return f"0\n{len(self.offsets)}\n{lines}".encode()
+    @property
+    def is_stale(self) -> bool:
+        """Whether the file speaks of any such partition."""
+        return not self._saved <= self.offsets.keys()
+
+    def _write(self, offsets: dict[Key, int]) -> None:
+        lines = "".join(f"{topic} {partition} {offset}\n" for (topic, partition), offset in offsets.items())
+        self.disk.write_atomic(self.name, f"0\n{len(offsets)}\n{lines}".encode(), sync=True)
 
     def save(self) -> None:
         """Replace the file durably. Blocks. May raise OSError: it then stays dirty.
@@ -84,9 +88,9 @@ class OffsetCheckpoint:
         """
         self.is_dirty = True
         if not self._writing.locked():
-            content, saved = self.content(), set(self.offsets)
+            saved = set(self.offsets)
             self._saved |= saved
-            self.disk.write_atomic(self.name, content, sync=True)
+            self._write(self.offsets)
             self._saved, self.is_dirty = saved, False
 
     async def save_in(self, offload: Offload) -> None:
@@ -96,11 +100,12 @@ class OffsetCheckpoint:
         """
         async with self._writing:
             while self.is_dirty:
-                content, saved = self.content(), set(self.offsets)
+                offsets = dict(self.offsets)
+                saved = set(offsets)
                 self._saved |= saved
                 self.is_dirty = False
                 try:
-                    await offload(partial(self.disk.write_atomic, self.name, content, sync=True))
+                    await offload(partial(self._write, offsets))
                 except BaseException:
                     self.is_dirty = True
                     raise

@@ -54,7 +54,7 @@ DELETE, STRAY = "-delete", "-stray"
 FINISH_SECONDS = 0.5  # how long an orderly stop may spend on small files
 SYNC_SECONDS = 1.0  # and after that on fsyncs
 SYNC_TASKS = 16
-TURN = 32  # logs between two checkpoints
+TURN = 100  # logs between two checkpoints of the event loop
 TIMED_FLUSH_SECONDS = 0.05  # how finely flush.ms is kept
 RELEASE_SECONDS = 30.0  # after how much idleness a closed segment's index and file are given back, at least
 
@@ -148,7 +148,7 @@ class LogDirectory:
             if clean and self._lock is not None:
                 ends = await self._finish_logs()
                 synced = await self._sync_logs(ends)
-                self._note_offsets()
+                await self._for_each(self._note_offsets)
                 await self._save_checkpoints()
                 await self.env.offload(partial(self._mark_clean, ends, synced))
         except OSError as error:
@@ -397,7 +397,7 @@ class LogDirectory:
         """Retention and producer expiry of all logs, then remove what was deleted long enough ago."""
         expiration_ms = self.config.get_int("producer.id.expiration.ms")
         for n, each in enumerate(tuple(self.logs.values())):
-            if not n % 100:
+            if not n % TURN:
                 await trio.lowlevel.checkpoint()
             while self.tidy(each, expiration_ms):
                 await trio.lowlevel.checkpoint()
@@ -446,9 +446,16 @@ class LogDirectory:
     async def _release_idle(self) -> None:
         while True:
             await self.env.clock.sleep(RELEASE_SECONDS)
-            for each in self.logs.values():
-                each.release_idle()
+            await self._for_each(lambda key, each: each.release_idle())
             await self._remove_doomed()
+
+    async def _for_each(self, do: Callable[[Key, PartitionLog], None]) -> None:
+        """Call do for all logs but those that are removed meanwhile, some in a turn of the event loop."""
+        for n, (key, each) in enumerate(tuple(self.logs.items()), start=1):
+            if self.logs.get(key) is each:
+                do(key, each)
+            if not n % TURN:
+                await trio.lowlevel.checkpoint()
 
     def release_least_used(self, count: int) -> int:
         """Close so many files of segments, of all logs, that nobody has used for longest. Returns how many were.
@@ -497,16 +504,24 @@ class LogDirectory:
         is_told = start <= each.segments[0].base_offset and start <= each.flushed.value
         self._log_starts.set(key, None if is_told else start)
 
-    def _note_offsets(self) -> None:
-        for key, each in self.logs.items():
-            self._recovery_points.set(key, each.flushed.value or None)
-            self._note_start(key, each)
+    def _note_offsets(self, key: Key, each: PartitionLog) -> None:
+        self._recovery_points.set(key, each.flushed.value or None)
+        self._note_start(key, each)
 
     async def _checkpoint(self) -> None:
         """Write down recovery points and log starts, if they moved."""
-        self._note_offsets()
+        await self._for_each(self._note_offsets)
         self._note_boot()
         await self._save_checkpoints()
+
+    async def forget_removed(self) -> None:
+        """Wait until no checkpoint file speaks of a log that was removed: one of its name can then begin at once.
+
+        May raise OSError; beginning it then tries again.
+        """
+        for checkpoint in (self._log_starts, self._recovery_points):
+            if checkpoint.is_stale:
+                await checkpoint.save_in(self.env.offload)
 
     async def _save_checkpoints(self) -> None:
         for checkpoint in (self._log_starts, self._recovery_points):

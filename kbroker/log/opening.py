@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,12 +17,15 @@ from kafka_wire.records import BatchHeader
 from kbroker.config import TopicConfig
 from kbroker.env import Clock, Disk
 from kbroker.log.checkpoints import Key, read_topic_id
+from kbroker.log.errors import LogOffline
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash, End, Progress, Stopped
 
 REFUSED_MAX = 10_000  # producers of whom it is noted that they were refused while a log was opened
 TURN_LOGS = 32  # opened in one turn of a worker, at most
 TURN_BYTES = 1024 * 1024  # after so much that had to be read the turn ends
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -84,6 +88,9 @@ def run_some(openings: Sequence[Opening]) -> list[tuple[Opening, Outcome]]:
             outcomes.append((opening, opening.run()))
         except (OSError, KafkaError, Stopped) as error:
             outcomes.append((opening, error))
+        except Exception as error:  # a bug, brought to light by what is on the disk: no reason to refuse all the others
+            log.exception("%s could not be opened", opening.directory)
+            outcomes.append((opening, LogOffline(f"{opening.directory}: {error!r}")))
         bytes_left -= opening.progress.bytes
         if bytes_left < 0:
             break

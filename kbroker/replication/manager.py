@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 import trio
@@ -32,7 +32,7 @@ import trio
 from kafka_wire.errors import KafkaError
 from kafka_wire.records import BatchHeader
 from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage, compared
-from kbroker.config import BrokerConfig, topic_config
+from kbroker.config import BrokerConfig, TopicConfig, topic_config
 from kbroker.log.directory import LogDirectory
 from kbroker.log.opening import TURN_LOGS, Opening, Outcome
 from kbroker.log.recovery import Stopped
@@ -86,6 +86,7 @@ class ReplicaManager:
         self.offline: set[tuple[str, int]] = set()  # should be in `partitions`; the disk says no
         self._coordinators = coordinators
         self._is_session_proven = is_session_proven
+        self._newest_config: tuple[object, BrokerConfig, TopicConfig] = (None, config, TopicConfig())
         self._wanted: ClusterImage | None = None  # to be carried out; None: this broker is not registered
         self._target: ClusterImage | None = None  # being carried out, or the last that was, in this registration
         self._carried_out = ClusterImage()
@@ -157,11 +158,13 @@ class ReplicaManager:
         target = self._target = self._wanted
         if target is None:
             return False
-        for done, _ in enumerate(self._steps(self._carried_out, target), start=1):
-            if done % CHUNK == 0:
+        for done, errand in enumerate(self._steps(self._carried_out, target), start=1):
+            if errand is not None:
+                await errand()
+            elif done % CHUNK == 0:
                 await trio.lowlevel.checkpoint()
-                if self._target is not target:
-                    return False
+            if self._target is not target:
+                return False
         self._carried_out = target
         self._is_torn = False
         self._applied.advance(target.revision)
@@ -175,14 +178,14 @@ class ReplicaManager:
         if strays:
             log.warning("%d logs belong to no topic and are left alone: %s", len(strays), ", ".join(strays[:5]))
 
-    def _steps(self, old: ClusterImage, new: ClusterImage) -> Iterator[None]:
-        """One step for every partition touched; nothing is done between the steps."""
+    def _steps(self, old: ClusterImage, new: ClusterImage) -> Iterator[Callable[[], Awaitable[None]] | None]:
+        """One step for every partition touched; nothing is done between the steps. Yields what is to be waited for."""
         difference = yield from compared(old, new)
         if self._is_torn:
             yield from self._realign(new)
         for topic, image in difference.partitions_removed:
             self._remove(topic.name, image.index)
-            yield
+            yield None
         if difference.broker_configs_changed:
             yield from self._reconfigure_all(new)
             self._tell_configs()
@@ -190,9 +193,11 @@ class ReplicaManager:
             self._tell_configs(difference.group_configs_changed)
         for topic in difference.topic_configs_changed:
             yield from self._reconfigure(topic)
+        if difference.partitions_added:
+            yield self._forget_removed
         for topic, image in (*difference.partitions_added, *difference.partitions_changed):
             self._apply(topic, image)
-            yield
+            yield None
         if difference.topics_deleted or difference.partitions_added:
             deleted = [topic.name for topic in difference.topics_deleted]
             for coordinator in self._coordinators.values():
@@ -216,8 +221,16 @@ class ReplicaManager:
         for topic in image.topics.values():
             yield from self._reconfigure(topic)
 
+    def _config_of(self, topic: TopicImage) -> TopicConfig:
+        """A topic's settings, kept as most often the next partition is one of the same topic."""
+        configs, config, found = self._newest_config
+        if topic.configs is not configs or self.config is not config:
+            found = topic_config(topic.configs, self.config)
+            self._newest_config = topic.configs, self.config, found
+        return found
+
     def _reconfigure(self, topic: TopicImage) -> Iterator[None]:
-        config = topic_config(topic.configs, self.config)
+        config = self._config_of(topic)
         for image in topic.partitions:
             partition = self.partitions.get((topic.name, image.index))
             if partition is not None:
@@ -233,6 +246,13 @@ class ReplicaManager:
         if partition is not None or (topic, index) in self.offline:
             self.offline.discard((topic, index))
             self._remove_log(topic, index)
+
+    async def _forget_removed(self) -> None:
+        """Before logs begin: let no checkpoint speak of earlier ones of their names. In a worker, as it syncs files."""
+        try:
+            await self.logs.forget_removed()
+        except OSError as error:
+            log.warning("checkpoints still speak of removed logs: %s", error)
 
     def _remove_log(self, topic: str, index: int) -> None:
         try:
@@ -278,8 +298,7 @@ class ReplicaManager:
         """Have the log of a partition opened. What is new is made at once."""
         key = topic.name, image.index
         try:
-            config = topic_config(topic.configs, self.config)
-            opening = self.logs.opening(*key, topic.id, config, leader_epoch_max=image.leader_epoch)
+            opening = self.logs.opening(*key, topic.id, self._config_of(topic), leader_epoch_max=image.leader_epoch)
         except OSError as error:
             self._refuse(key, error)
             return
@@ -344,7 +363,7 @@ class ReplicaManager:
             if topic is not None and wanted is not None:
                 self._apply(topic, wanted)
         elif key in self.partitions:
-            self.partitions[key].log.reconfigure(topic_config(topic.configs, self.config))
+            self.partitions[key].log.reconfigure(self._config_of(topic))
             self._assume(self.partitions[key], wanted)
 
     async def _tell_progress(self) -> None:

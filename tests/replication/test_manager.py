@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import trio
@@ -13,6 +14,9 @@ import trio.testing
 from kafka_wire.records import build_batch
 from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage
 from kbroker.config import BrokerConfig
+from kbroker.env import Disk
+from kbroker.log import recovery
+from kbroker.log.checkpoints import OffsetCheckpoint
 from kbroker.log.directory import LogDirectory
 from kbroker.replication.manager import ReplicaManager
 from kbroker.replication.partition import Partition
@@ -152,6 +156,23 @@ async def test_a_partition_led_elsewhere_is_held_and_not_led() -> None:
         assert rig.leading() == 0 and not rig.audience.led and rig.manager.partitions
 
 
+async def test_a_topic_made_anew_under_its_name_syncs_nothing_on_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running(Rig()) as rig:
+        rig.publish(topic("t", 3))
+        await applied(rig)
+        for partition in rig.manager.partitions.values():
+            partition.append(build_batch([(None, b"v")]), acks=1, now_ms=1)
+            await partition.log.flush(rig.logs.env.offload)
+        await rig.logs.move_starts({partition.log: 1 for partition in rig.manager.partitions.values()})
+        monkeypatch.setattr(OffsetCheckpoint, "save", None)  # the way that blocks
+        rig.publish(topic("t", 3, mark=b"b"))
+        await applied(rig)
+        assert [partition.log.end.value for partition in rig.manager.partitions.values()] == [0, 0, 0]
+        assert b"\nt " not in rig.machine.disk.read("log-start-offset-checkpoint")
+
+
 async def test_a_deleted_topic_is_removed_and_told() -> None:
     async with running(Rig()) as rig:
         rig.publish(topic("t", 2))
@@ -264,6 +285,23 @@ async def test_R14_a_log_opened_after_the_session_was_lost_is_not_led() -> None:
         rig.publish(topic("t", 1, epoch=1))
         await applied(rig)
         assert rig.leading() == 1 and rig.audience.led == {0: 1}
+
+
+async def test_a_log_that_brings_a_bug_to_light_is_offline_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    recover = recovery.recover
+
+    def broken(disk: Disk, directory: str, **options: Any) -> recovery.Recovered:
+        assert directory != "t-1"
+        return recover(disk, directory, **options)
+
+    t = topic("t", 3)
+    machine = await killed_with(t)
+    monkeypatch.setattr(recovery, "recover", broken)
+    async with running(Rig(machine)) as rig:
+        rig.publish(t)
+        await applied(rig)
+        await rig.manager.wait_open()
+        assert rig.manager.offline == {("t", 1)} and sorted(rig.manager.partitions) == [("t", 0), ("t", 2)]
 
 
 async def test_a_deleted_topic_whose_log_could_not_be_opened_leaves_no_files() -> None:
