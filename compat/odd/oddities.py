@@ -24,8 +24,15 @@ BY_LOT = 2  # oddities of an older version
 NAME_MAX = 249
 INT_BITS = {"int8": 8, "int16": 16, "int32": 32, "int64": 64}
 INTS = (-1, 0, 1, 100)
-# What a broker would wait for: no oddity may take longer than a prober's patience, nor run out on one broker only.
-TIMES = {"timeout_ms": (2**31 - 1,), "max_wait_ms": (-1, 0), "rebalance_timeout_ms": (100,)}
+# Times are what a broker waits: none may be longer than a prober's patience, nor run out on one broker only. Partitions
+# are made: no more than a machine bears.
+LIMITED = {
+    "timeout_ms": (2**31 - 1,),
+    "max_wait_ms": (-1, 0),
+    "rebalance_timeout_ms": (100,),
+    "count": (-(2**31), -1, 0, 1, 100),
+    "num_partitions": (-(2**31), -2, 0, 100),
+}
 UNKNOWN_ID = b"\x11" * 16
 UNENCODABLE = (ValueError, TypeError, AttributeError, OverflowError, struct.error)
 
@@ -156,7 +163,7 @@ def _odd_values(place: Place, version: int, tagged: bool) -> Iterator[tuple[str,
         yield from _odd_records()
     elif field.kind in INT_BITS:
         half = 2 ** (INT_BITS[field.kind] - 1)
-        for number in TIMES.get(field.name, (*INTS, -half, half - 1)):
+        for number in LIMITED.get(field.name, (*INTS, -half, half - 1)):
             if number != value:
                 yield str(number), number
 

@@ -42,7 +42,7 @@ RECORDED = HERE / "kafka.json"
 ALLOWED = HERE / "allowed.toml"
 PATIENCE_S = 2.0
 LOTS = 1000
-KAFKA_SETTLES_S = 0.05  # from the controller's answer to what the broker says of it
+KAFKA_SETTLES_S = 0.1  # from the controller's answer to what the broker says of it
 PROPERTIES = {
     "auto.create.topics.enable": "false",
     "offsets.topic.num.partitions": "3",
@@ -127,7 +127,7 @@ def ask(bootstrap: str, stage: Stage, probe: Probe, settles_s: float) -> list[An
     answers = []
     connection = Connection(bootstrap, PATIENCE_S)
     for n, step in enumerate(probe.steps):
-        if n and probe.changes:
+        if n == 1 and probe.changes:
             time.sleep(settles_s)
         if not connection.usable:
             connection.close()

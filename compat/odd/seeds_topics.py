@@ -184,7 +184,7 @@ def _partitions_and_records() -> Iterator[Probe]:
         ]
         return t.CreatePartitionsRequest(topics=wanted, timeout_ms=5000, validate_only=validate_only)
 
-    for count in (-1, 0, 1, 2, 10_001, 2**31 - 1):
+    for count in (-1, 0, 1, 2, 10_002, 10_003):
         yield from single(f"to {count}", grow(("own-@", count, None), validate_only=count > 3), 1, 3)
     yield from single("only validated", grow(("own-@", 3, None), validate_only=True), 3)
     yield from single("a name twice", grow(("own-@", 3, None), ("own-@", 4, None)), 0, 3)
