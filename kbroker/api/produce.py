@@ -54,7 +54,8 @@ WITH_LOG_START = (
     ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, ErrorCode.INVALID_PRODUCER_EPOCH, ErrorCode.UNKNOWN_PRODUCER_ID,
     ErrorCode.INVALID_RECORD,
 )  # fmt: skip
-PARTITIONS_A_PAUSE = 8  # appended between two pauses
+UNITS_A_PAUSE = 3  # a unit is a partition, or so many of its records:
+RECORDS_A_UNIT = 16
 RECORD_ERRORS_MAX = 10_000  # in one answer; what is refused beyond is told by its partition's error alone
 FLUSH_S_MAX = 30.0  # a flush is the leader's own work, whatever the client's timeout; beyond, the disk is at fault
 PENDING_A_TURN = 64
@@ -78,7 +79,7 @@ class Pending(NamedTuple):
 class _Produce:
     """One request under way: what was appended, and what has to happen before the client may be told."""
 
-    __slots__ = ("request", "context", "responses", "pending", "record_errors")
+    __slots__ = ("request", "context", "responses", "pending", "record_errors", "units")
 
     def __init__(self, request: ProduceRequest, context: Context) -> None:
         self.request = request
@@ -86,6 +87,7 @@ class _Produce:
         self.responses: list[TopicProduceResponse] = []
         self.pending: list[Pending] = []
         self.record_errors = 0  # named in the responses
+        self.units = 0  # of work since the last pause
 
 
 @handles(ApiKey.PRODUCE, 3, 11, advertised_min=0, overlaps=True)
@@ -121,7 +123,6 @@ async def _append_in_turns(under_way: _Produce, work: Errands[None], errand: Err
 
 
 def _append_all(under_way: _Produce) -> Errands[None]:
-    count = 0
     now_ms = under_way.context.services.env.clock.data_ms()
     by_topic: dict[str, list[PartitionProduceResponse]] = {}  # a topic that is named twice gets one answer
     for topic in under_way.request.topic_data:
@@ -134,8 +135,9 @@ def _append_all(under_way: _Produce) -> Errands[None]:
         for data in topic.partition_data:
             answer = _append(name, data, under_way, now_ms)
             answers.append(answer if answer is not None else (yield from _examine(name, data, under_way, now_ms)))
-            count += 1
-            if not count % PARTITIONS_A_PAUSE:
+            under_way.units += 1
+            while under_way.units >= UNITS_A_PAUSE:
+                under_way.units -= UNITS_A_PAUSE
                 yield None
 
 
@@ -191,6 +193,7 @@ def _batch_of(
         raise KafkaError(ErrorCode.INVALID_TOPIC_EXCEPTION, f"{topic} is written by the broker alone")
     partition.check_append(acks)
     check_batch(batch, header, partition.log.config)
+    under_way.units += header[12] // RECORDS_A_UNIT
     return batch, header
 
 

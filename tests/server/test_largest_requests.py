@@ -41,7 +41,14 @@ from kafka_wire.messages.offsets import (
     OffsetForLeaderPartition,
     OffsetForLeaderTopic,
 )
-from kafka_wire.messages.produce_fetch import FetchPartition, FetchRequest, FetchTopic
+from kafka_wire.messages.produce_fetch import (
+    FetchPartition,
+    FetchRequest,
+    FetchTopic,
+    PartitionProduceData,
+    ProduceRequest,
+    TopicProduceData,
+)
 from kafka_wire.messages.topics import (
     CreatableTopic,
     CreatePartitionsRequest,
@@ -55,6 +62,8 @@ from kafka_wire.messages.topics import (
     DescribeLogDirsRequest,
 )
 from kbroker.testing.broker import Machine, MemoryBroker, memory_broker
+from kbroker.testing.clock import EPOCH_MS
+from tests.log.odd_batches import batch_of, record
 from tests.server.loop_meter import LINES_MAX, LoopMeter
 
 COUNT = 10_000
@@ -71,6 +80,17 @@ class Row(NamedTuple):
 
 def names(count: int = COUNT) -> list[str]:
     return [f"absent-{n}" for n in range(count)]
+
+
+def tiny(count: int, codec: int = 0, *, latest: int = EPOCH_MS, delta_ms: int = 0) -> bytes:
+    """A batch of tiny records."""
+    payload = b"".join(record(delta_ms, offset=n, key=None, value=b"") for n in range(count))
+    return bytes(batch_of(payload, count, codec, latest=latest + delta_ms))
+
+
+def produced(batch: bytes) -> ProduceRequest:
+    data = PartitionProduceData(index=0, records=batch)
+    return ProduceRequest(acks=1, timeout_ms=1000, topic_data=[TopicProduceData(name="wide", partition_data=[data])])
 
 
 ROWS = [
@@ -98,6 +118,28 @@ ROWS = [
     Row("Fetch, absent", 12, lambda: FetchRequest(max_wait_ms=500, min_bytes=1, session_epoch=0, topics=[
         FetchTopic(topic="wide", partitions=[
             FetchPartition(partition=1000 + n, fetch_offset=0, partition_max_bytes=1000) for n in range(COUNT)])])),
+    Row("Produce, present", 9, lambda: ProduceRequest(acks=1, timeout_ms=1000, topic_data=[
+        TopicProduceData(name="wide", partition_data=[
+            PartitionProduceData(index=n, records=tiny(1)) for n in range(1000)])] * (COUNT // 1000))),
+    Row("Produce, present, acks all", 9, lambda: ProduceRequest(acks=-1, timeout_ms=1000, topic_data=[
+        TopicProduceData(name="wide", partition_data=[
+            PartitionProduceData(index=n % 1000, records=tiny(1)) for n in range(COUNT)])])),
+    Row("Produce, absent", 9, lambda: ProduceRequest(acks=1, timeout_ms=1000, topic_data=[
+        TopicProduceData(name="wide", partition_data=[
+            PartitionProduceData(index=1000 + n, records=tiny(1)) for n in range(COUNT)])])),
+    Row("Produce, absent topics", 9, lambda: ProduceRequest(acks=1, timeout_ms=1000, topic_data=[
+        TopicProduceData(name=name, partition_data=[PartitionProduceData(index=0, records=tiny(1))])
+        for name in names()])),
+    Row("Produce, no batches", 9, lambda: ProduceRequest(acks=1, timeout_ms=1000, topic_data=[
+        TopicProduceData(name="wide", partition_data=[
+            PartitionProduceData(index=n % 1000, records=b"none") for n in range(COUNT)])])),
+    Row("Produce, tiny records", 9, lambda: produced(tiny(80_000))),
+    Row("Produce, tiny records, gzip, no timestamp in the header", 9, lambda: produced(tiny(80_000, 1, latest=-1))),
+    Row("Produce, tiny records, zstd, no timestamp in the header", 9, lambda: produced(tiny(80_000, 4, latest=-1))),
+    Row("Produce, tiny records, each refused", 9, lambda: produced(tiny(80_000, delta_ms=2 * 10**12))),
+    Row("Produce, tiny compressed batches, to be read", 9, lambda: ProduceRequest(
+        acks=1, timeout_ms=1000, topic_data=[TopicProduceData(name="wide", partition_data=[
+            PartitionProduceData(index=n % 1000, records=tiny(50, 1, latest=-1)) for n in range(1000)])])),
     Row("DeleteRecords", 2, lambda: DeleteRecordsRequest(timeout_ms=1000, topics=[
         DeleteRecordsTopic(name="wide", partitions=[
             DeleteRecordsPartition(partition_index=n, offset=-1) for n in range(COUNT)])])),
