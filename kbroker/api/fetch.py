@@ -41,7 +41,8 @@ from kbroker.api.fetch_sessions import FINAL, FULL, NO_SESSION, PartitionKey, Se
 from kbroker.api.fetch_waits import Hearing
 from kbroker.api.registry import handles
 from kbroker.env import Buffer, FileSlice
-from kbroker.log.errors import LogOffline, NotInMemory
+from kbroker.log.cold import ATTEMPTS, NotInMemory
+from kbroker.log.errors import LogOffline
 from kbroker.replication.partition import NO_EPOCH, Partition
 from kbroker.turns import Work, finish
 
@@ -49,7 +50,6 @@ TOPIC_IDS_SINCE = 13
 LEADERS_SINCE = 16  # the answer says who leads instead (KIP-951)
 STORAGE_ERRORS_SINCE = 6  # clients before it know no KAFKA_STORAGE_ERROR
 READ_UNCOMMITTED, READ_COMMITTED = 0, 1
-ATTEMPTS = 4  # to read; each but the first follows what a worker brought into memory
 COPY_MAX = 64 * 1024  # bytes of records that an answer holds itself; more are sent from the file
 COPIES_MAX = 256 * 1024  # of all partitions
 LONG = 128  # partitions: more are seen to in turns
@@ -256,8 +256,8 @@ class FetchJob:
         for (key, one), (result, is_good) in zip(lacking, await self.services.env.offload(work), strict=True):
             if not is_good:
                 self.broken.add(key)
-            elif one.then is not None:
-                one.then(result)
+            else:
+                one.take(result)
 
     async def _read_cold(self) -> None:
         """Have a worker read the records that the answer is to hold itself."""

@@ -7,11 +7,13 @@ while a large one loads.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import check_crc, headers, read_records
 from kbroker.env import Offload
+from kbroker.log.cold import when_told
 from kbroker.log.log import PartitionLog
 from kbroker.turns import STRIDE, Work, finish
 
@@ -72,9 +74,9 @@ def _take(
 
 
 async def _read(log: PartitionLog, offset: int, end: int, offload: Offload) -> bytes:
-    slices = log.read(offset, READ_BYTES, end)
+    slices = await when_told(partial(log.read, offset, READ_BYTES, end), offload)
 
     def work() -> bytes:
-        return b"".join(each.read() for each in slices)
+        return b"".join([each.read() for each in slices])
 
     return await offload(work)

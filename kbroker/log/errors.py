@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from kafka_wire.errors import ErrorCode, KafkaError
 
 
@@ -33,15 +30,3 @@ class LogTruncated(KafkaError):
 
     def __reduce__(self) -> tuple[type[LogTruncated], tuple[str]]:  # type: ignore[override]
         return type(self), (self.message,)
-
-
-class NotInMemory(Exception):
-    """What was asked for cannot be told without waiting for the disk, and the caller had said not to.
-
-    Whoever may wait gives `work` to a worker and its result to `then`, and asks again.
-    """
-
-    def __init__(self, work: Callable[[], Any], then: Callable[[Any], object] | None = None) -> None:
-        super().__init__("not in memory")
-        self.work = work  # blocks; may raise LogOffline, OSError
-        self.then = then  # changes state: on the loop

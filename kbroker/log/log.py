@@ -37,8 +37,9 @@ from kbroker.config.topic import TopicConfig
 from kbroker.env import Clock, Disk, FileSlice, Offload
 from kbroker.log import lookup, recovery, retention
 from kbroker.log.checkpoints import METADATA, metadata_content
+from kbroker.log.cold import NotInMemory
 from kbroker.log.epochs import FILE_NAME as EPOCHS
-from kbroker.log.errors import LogOffline, LogTruncated, NotInMemory
+from kbroker.log.errors import LogOffline, LogTruncated
 from kbroker.log.flushing import Flush, paths_of
 from kbroker.log.lookup import Found
 from kbroker.log.recovery import Crash, End, Progress, Recovered

@@ -10,7 +10,6 @@ time, and of one that is no batch, or would be too large, the header's word is t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from typing import NamedTuple, Protocol, TypeVar
@@ -21,11 +20,10 @@ from kafka_wire.records import HEADER_SIZE, BatchHeader
 from kafka_wire.walk import stamps
 from kbroker.env import Buffer, Handle
 from kbroker.log import scan
-from kbroker.log.errors import NotInMemory
+from kbroker.log.cold import read_now, told
 from kbroker.log.segment import Segment
 from kbroker.turns import Errands
 
-ATTEMPTS = 4  # to have in memory what a worker has just read; then it is waited for
 BATCHES_AT_ONCE = 16  # headers looked at between two pauses
 RECORDS_AT_ONCE = 128
 READ_AT_ONCE_BYTES = 64 * 1024  # of a batch, in the event loop
@@ -80,43 +78,31 @@ def with_largest_timestamp(log: Log, bound: int) -> Errands[Found | None]:
     for segment in list(log.segments):
         log.check_online()
         if segment.size:
-            largest_ms, at = yield from _told(segment.largest)
+            largest_ms, at = yield from told(segment.largest)
             if largest_ms > best_ms:
                 best, best_ms, offset = segment, largest_ms, at
         yield None
     if best is None:
         return None
-    position = yield from _told(partial(best.position_of, offset))
+    position = yield from told(partial(best.position_of, offset))
     handle = best.file.handle
-    for at, header in (yield from _told(partial(_batches, handle, position, best.size, 1))):
+    for at, header in (yield from told(partial(_batches, handle, position, best.size, 1))):
         found = yield from _search(handle, at, header, None, 0)
         if found is not None and log.start_offset <= found.offset < bound:
             return found
     return None
 
 
-def _told(ask: Callable[..., T]) -> Errands[T]:
-    """ask(now=True), again when a worker has brought what was not in memory."""
-    for _ in range(ATTEMPTS):
-        try:
-            return ask(now=True)
-        except NotInMemory as lacking:
-            result = yield lacking.work
-            if lacking.then is not None:
-                lacking.then(result)
-    return ask(now=False)
-
-
 def _first_in(segment: Segment, timestamp_ms: int, start: int, bound: int) -> Errands[Found | None]:
-    largest_ms, _ = yield from _told(segment.largest)
+    largest_ms, _ = yield from told(segment.largest)
     if largest_ms < timestamp_ms:
         return None
-    indexes = yield from _told(segment.loaded)
+    indexes = yield from told(segment.loaded)
     after = max(indexes.times.offset_before(timestamp_ms), start - segment.base_offset)
     position = indexes.offsets.position_before(after)
     handle, size = segment.file.handle, segment.size
     while True:
-        batches = yield from _told(partial(_batches, handle, position, size, BATCHES_AT_ONCE))
+        batches = yield from told(partial(_batches, handle, position, size, BATCHES_AT_ONCE))
         for at, header in batches:
             if header.base_offset >= bound:
                 return None
@@ -165,9 +151,9 @@ def _payload(handle: Handle, position: int, header: BatchHeader) -> Errands[Buff
     """The records' bytes: here when that is quick, by a worker when it may not be. Raises KafkaError, OSError."""
     size = header.size - HEADER_SIZE
     if header.compression == codecs.NONE and size <= READ_AT_ONCE_BYTES:
-        return (yield from _told(partial(_read, handle, size, position + HEADER_SIZE)))
+        return (yield from told(partial(_read, handle, size, position + HEADER_SIZE)))
     if size <= INFLATE_AT_ONCE_BYTES:
-        packed = yield from _told(partial(_read, handle, size, position + HEADER_SIZE))
+        packed = yield from told(partial(_read, handle, size, position + HEADER_SIZE))
         try:
             return codecs.decompress(header.compression, packed, INFLATED_AT_ONCE_BYTES)
         except KafkaError as error:
@@ -178,7 +164,7 @@ def _payload(handle: Handle, position: int, header: BatchHeader) -> Errands[Buff
 
 
 def _read(handle: Handle, length: int, position: int, *, now: bool) -> Buffer:
-    return scan.read_now(handle, length, position) if now else handle.pread(length, position)
+    return read_now(handle, length, position) if now else handle.pread(length, position)
 
 
 def _read_whole(handle: Handle, position: int, header: BatchHeader) -> bytes:

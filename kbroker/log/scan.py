@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 from kafka_wire.records import HEADER_SIZE, LENGTH_OFFSET, MAGIC, BatchHeader, CorruptRecords, check_crc, read_header
 from kbroker.env import Buffer, Handle
-from kbroker.log.errors import NotInMemory
+from kbroker.log.cold import read_now
 
 NEAR_BYTES = 8 * 1024  # to find a batch close to a known one
 FAR_BYTES = 64 * 1024  # to walk on
@@ -38,14 +37,6 @@ def walk(
             return
         yield position, header
         position = after
-
-
-def read_now(file: Handle, length: int, position: int) -> Buffer:
-    """Like pread, for those who must not wait for the disk. Raises NotInMemory, OSError."""
-    data = file.pread_now(length, position)
-    if data is None:
-        raise NotInMemory(partial(file.pread, length, position))
-    return data
 
 
 def scan(file: Handle, position: int, end: int, offset: int, durable: int) -> Iterator[tuple[int, BatchHeader]]:

@@ -24,7 +24,8 @@ from kafka_wire.records import HEADER_SIZE, LENGTH_OFFSET, BatchHeader, read_hea
 from kbroker.config.topic import TopicConfig
 from kbroker.env import Disk, File, Handle
 from kbroker.log import scan
-from kbroker.log.errors import CorruptLog, NotInMemory
+from kbroker.log.cold import NotInMemory, read_now
+from kbroker.log.errors import CorruptLog
 from kbroker.log.index import ENTRY_SIZE, UNKNOWN, Indexes, read_last_time
 
 INDEX_SAVE_BYTES = 8 * 1024 * 1024  # the index files lag behind the log by no more: the scan after a crash is bounded
@@ -208,7 +209,7 @@ class Segment:
     def base_of(self, position: int, *, now: bool = False) -> int:
         """The base offset of the batch at a position. now: raise NotInMemory rather than wait for the disk."""
         file = self.open_file or self.file
-        return int.from_bytes(scan.read_now(file.handle, 8, position) if now else file.pread(8, position))
+        return int.from_bytes(read_now(file.handle, 8, position) if now else file.pread(8, position))
 
     def load(self, interval: int = INDEX_INTERVAL_BYTES) -> Indexes:
         """Have the indexes in memory. Raises CorruptLog, OSError."""
