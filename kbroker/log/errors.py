@@ -11,6 +11,10 @@ class LogOffline(KafkaError):
     def __init__(self, message: str) -> None:
         super().__init__(ErrorCode.KAFKA_STORAGE_ERROR, message)
 
+    def again(self) -> LogOffline:
+        """The same, to be raised: what is raised grows, and holds all it came through, open files among it."""
+        return type(self)(self.message)
+
     def __reduce__(self) -> tuple[type[LogOffline], tuple[str]]:  # type: ignore[override]
         return type(self), (self.message,)
 

@@ -187,7 +187,7 @@ class PartitionLog:
         (the log goes on when there is space), LogOffline for any other trouble with the disk.
         """
         if self.offline is not None:
-            raise self.offline.with_traceback(None)
+            raise self.offline.again()
         if header is None:
             batch, header = self.rules.check(batch, now_ms)
         append_time_ms = -1
@@ -300,17 +300,17 @@ class PartitionLog:
     def check_online(self) -> None:
         """Raise LogOffline if the log is."""
         if self.offline is not None:
-            raise self.offline.with_traceback(None)
+            raise self.offline.again()
 
     def fail(self, error: LogOffline) -> LogOffline:
-        """Go offline (L2): nothing is served, and whoever waits for this log learns why."""
+        """Go offline (L2): nothing is served, and whoever waits for this log learns why. Returns what to raise."""
         if self.offline is None:
             self.offline = error
             self.end.close(error)
             self.flushed.close(error)
             if self.high_watermark is not None:
                 self.high_watermark.close(error)
-        return self.offline
+        return self.offline.again()
 
     # rolling
 
@@ -359,7 +359,7 @@ class PartitionLog:
         disk. Raises KafkaError OFFSET_OUT_OF_RANGE outside start_offset to end, LogOffline, OSError.
         """
         if self.offline is not None:
-            raise self.offline.with_traceback(None)
+            raise self.offline.again()
         end = self.end.value
         if bound > end:
             bound = end

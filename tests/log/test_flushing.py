@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import errno
+import gc
+import os
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -11,7 +15,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.env import Buffer
+from kbroker.env import Buffer, real_disk
+from kbroker.env.features import Features
+from kbroker.env.real import real_env
 from kbroker.log.errors import LogOffline
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
@@ -97,6 +103,29 @@ async def test_L2_after_a_failed_fsync_nobody_is_told_of_success() -> None:
     assert worker.calls == 1, "never tried again"
     with pytest.raises(LogOffline):
         append(log)
+
+
+async def test_a_failed_fsync_leaves_no_descriptor_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason that a log keeps must not keep the files that its flush held. A bad disk fails again and again."""
+    log = open_log(real_env(str(tmp_path)).disk)
+    append(log)
+    number = log.active.file.fileno()
+    assert number is not None
+
+    def fail(fd: int, features: Features) -> None:
+        raise OSError(errno.EIO, "bad disk")
+
+    monkeypatch.setattr(real_disk, "sync_descriptor", fail)
+    gc.disable()
+    try:
+        with suppress(LogOffline):
+            await log.flush(Worker())
+        assert log.offline is not None
+        log.abandon()
+        with pytest.raises(OSError):
+            os.fstat(number)
+    finally:
+        gc.enable()
 
 
 async def test_a_full_disk_at_the_epoch_file_is_no_failed_fsync() -> None:
