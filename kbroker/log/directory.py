@@ -150,6 +150,7 @@ class LogDirectory:
                 synced = await self._sync_logs(ends)
                 await self._for_each(self._note_offsets)
                 await self._save_checkpoints()
+                self._note_boot()
                 await self.env.offload(partial(self._mark_clean, ends, synced))
         except OSError as error:
             log.error("the stop could not be marked as clean: %s", error)

@@ -114,6 +114,15 @@ async def test_L3_a_stop_before_all_logs_were_opened_vouches_for_none_of_those(p
     assert len(contents(orders(fourth))) >= (3 if power_fails else 6)
 
 
+async def test_a_clean_stop_ends_what_a_power_failure_left() -> None:
+    world = World()
+    fill(orders(world.start()), 3)
+    world.disk.power_loss()
+    orders(second := world.start())
+    await second.close()
+    assert opening_of(world.start()).crash is Crash.CLEAN
+
+
 async def test_a_stop_before_a_log_was_opened_hands_on_how_it_was_left() -> None:
     world = World()
     fill(log := orders(first := world.start()), 3)
