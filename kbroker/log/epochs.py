@@ -46,6 +46,10 @@ class LeaderEpochs:
         """Whether the file, or what it should hold, is not durable."""
         return self._synced != self.changes
 
+    def unchanged(self) -> None:
+        """The changes since the file was read have cancelled out: it is right as it is."""
+        self.is_dirty = False
+
     def synced(self, changes: int) -> None:
         """The file is durable as it was after so many changes."""
         self._synced = changes

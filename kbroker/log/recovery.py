@@ -129,6 +129,7 @@ def recover(
     if is_known and epochs.latest > leader_epoch_max:
         _check_durable_epochs(segments, epochs, recovery_point, leader_epoch_max)
         is_known = False
+    in_file = epochs.entries if is_known else None
     tail = _Tail(leader_epoch_max, progress)
     if crash is Crash.CLEAN and clean_end is not None:
         _trust_end(segments[-1], clean_end)
@@ -148,6 +149,8 @@ def recover(
     if found.bases:
         is_intact = crash in (Crash.CLEAN, Crash.PROCESS)
         _recover_epochs(epochs, segments, tail, start_offset, is_known=is_known, is_intact=is_intact)
+        if epochs.entries == in_file and crash is not Crash.ERROR:  # else what the file says may not be on the disk
+            epochs.unchanged()
         if epochs.is_dirty and not is_intact:
             epochs.save(disk, directory)  # or the next start, after a mere kill, would believe what the file says
     if epochs.latest > leader_epoch_max:

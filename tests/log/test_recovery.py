@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import trio
 
 from kafka_wire import records
 from kbroker.env import Disk
@@ -206,6 +207,17 @@ async def test_L5_any_derived_files_may_be_missing(crash: Crash) -> None:
                     copy.remove(f"orders-0/{name}")
             again = open_log(copy, crash, recovery_point=before["end"], clean_end=end, **SMALL)
             assert answers(again) == before, missing
+
+
+def test_a_power_failure_that_did_no_harm_has_no_file_written() -> None:
+    disk = new_disk()
+    log = open_log(disk, **SMALL)
+    history(log, 60)
+    before = answers(log)
+    trio.run(log.close, Worker())
+    disk.fail("write_atomic", times=1000)
+    again = open_log(disk, Crash.POWER, **SMALL)
+    assert answers(again) == before and not again.epochs.is_dirty
 
 
 async def test_L5_after_a_power_failure_any_derived_file_may_be_torn() -> None:
