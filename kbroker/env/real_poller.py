@@ -5,7 +5,8 @@ the attempt to read that found nothing. Here each socket is registered once, edg
 one task waits on that epoll as a whole; when it stirs, the step of each connection that has something is called there.
 
     socket ─▶ epoll (edge-triggered) ─▶ fresh ─▶ step() ─▶ False, and drained: waits for the next edge
-                                                   └──▶ True, or there may be more in the socket ─▶ greedy ─▶ step() …
+                                   │               └──▶ True, or there may be more in the socket ─▶ greedy ─▶ step() …
+                                   └─▶ greedy, if its last step took long
 
 Who asks a little goes before who asks much: in each round all fresh readers are called, and of the greedy ones only as
 many as time remains for, but one at least. A round ends after ROUND_S, then other tasks run.
@@ -29,6 +30,7 @@ import trio
 
 EVENTS_MAX = 64
 ROUND_S = 0.002
+SLOW_S = 0.0005  # a step of this length makes its reader a greedy one
 FAILURE_PAUSE_S = 0.1
 
 log = logging.getLogger("kbroker.net")
@@ -37,7 +39,7 @@ log = logging.getLogger("kbroker.net")
 class Reader:
     """One socket as who watches it knows it."""
 
-    __slots__ = ("step", "give_up", "drained", "hung_up", "paused", "queued", "closed")
+    __slots__ = ("step", "give_up", "drained", "hung_up", "paused", "queued", "slow", "closed")
 
     def __init__(self, step: Callable[[], bool], give_up: Callable[[], None]) -> None:
         self.step = step
@@ -46,6 +48,7 @@ class Reader:
         self.hung_up = False  # the peer has: a short receive proves nothing any more
         self.paused = False  # nobody wants to be called
         self.queued = False  # in one of the poller's queues
+        self.slow = False  # its last step took long
         self.closed = False
 
     def call(self) -> bool:
@@ -73,7 +76,7 @@ class Poller:
         self._asleep = False
         self._readers: dict[int, Reader] = {}
         self._fresh: deque[Reader] = deque()  # has something new
-        self._greedy: deque[Reader] = deque()  # was called, and has more
+        self._greedy: deque[Reader] = deque()  # was called, and has more; or has something new that will take long
 
     @classmethod
     def current(cls) -> Poller:
@@ -136,29 +139,25 @@ class Poller:
     def _add(self, reader: Reader) -> None:
         if not reader.queued:
             reader.queued = True
-            self._fresh.append(reader)
+            (self._greedy if reader.slow else self._fresh).append(reader)
 
     def _round(self) -> None:
-        """Call the fresh readers, then the greedy ones, for ROUND_S; but one of the greedy in any case."""
+        """Call each fresh reader, then each greedy one, once, for ROUND_S; but one of the greedy in any case."""
         fresh, greedy = self._fresh, self._greedy
-        until = 0.0
-        while fresh:
-            self._call(fresh.popleft())
-            if not fresh and not greedy:
+        turns, owed = len(greedy), True
+        now = self._now()
+        until = now + ROUND_S
+        while True:
+            if fresh and now < until:
+                reader = fresh.popleft()
+            elif turns and (owed or now < until):
+                reader = greedy.popleft()
+                turns, owed = turns - 1, False
+            else:
                 return
-            now = self._now()
-            until = until or now + ROUND_S
-            if now >= until:
-                break
-        for _ in range(len(greedy)):
-            self._call(greedy.popleft())
-            now = self._now()
-            until = until or now + ROUND_S
-            if now >= until:
-                break
-
-    def _call(self, reader: Reader) -> None:
-        reader.queued = False
-        if not reader.paused and not reader.closed and reader.call():
-            reader.queued = True
-            self._greedy.append(reader)
+            reader.queued = False
+            if not reader.paused and not reader.closed and reader.call():
+                reader.queued = True
+                greedy.append(reader)
+            before, now = now, self._now()
+            reader.slow = now - before >= SLOW_S

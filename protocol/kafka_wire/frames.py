@@ -9,7 +9,7 @@ The client id keeps its old two-byte length in header v2 too. Which header goes 
 Many FrameBuffers receive into one Scratch, as only one does at a time: a system call brings many small frames, each is
 copied out, and what is left over when the connection has had its turn it keeps for itself (`settle`). So a connection
 of which nothing is left over has no buffer at all. A frame over 64 KiB is received straight into memory of its own,
-which grows with what arrives: an announcement alone allocates 1 MiB at most.
+which grows with what arrives, 1 MiB at a time: an announcement alone allocates no more, and no step copies much.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class FrameBuffer:
         self._filled += count
         self._release()
         if self._filled == len(self._large) < self._large_size:
-            self._large += bytes(min(self._filled, self._large_size - self._filled))
+            self._large += bytes(min(EAGER_MAX, self._large_size - self._filled))
 
     def settle(self) -> None:
         """Leave the scratch to others: keep what is left over in memory of our own."""

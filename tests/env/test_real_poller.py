@@ -12,7 +12,7 @@ import trio
 
 from kbroker.env.features import Features
 from kbroker.env.real_net import RealStream
-from kbroker.env.real_poller import EVENTS_MAX, ROUND_S, Poller, Reader
+from kbroker.env.real_poller import EVENTS_MAX, ROUND_S, SLOW_S, Poller, Reader
 
 pytestmark = pytest.mark.skipif(not Features.detect().epoll, reason="there is no epoll here, so there is no pump")
 
@@ -160,26 +160,55 @@ async def test_ready_readers_take_turns(nursery: trio.Nursery) -> None:
         poller.call_soon(reader)
     poller._round()
     poller._round()
-    assert "".join(order) == "abcabcabc", "each once as fresh and once as greedy, then round again"
+    assert "".join(order) == "abcabc", "each once a round"
     _forget(poller)
 
 
 async def test_a_round_ends_when_its_time_is_over_but_one_of_the_greedy_is_called() -> None:
-    now = 0.0
-
-    def step() -> bool:
-        nonlocal now
-        now += ROUND_S
-        return True
-
-    order: list[str] = []
+    now, order = 0.0, []
     poller = Poller(lambda: now)
-    for name in ("slow", "slow", "slow"):
-        reader = _reader(name, order)
-        reader.step = lambda: bool(order.append("slow") or step())  # type: ignore[func-returns-value]
-        poller.call_soon(reader)
-    poller._round()
-    assert len(order) == 3, "two fresh ones until the time was over, and one greedy one"
+
+    def reader(name: str) -> Reader:
+        def step() -> bool:
+            nonlocal now
+            order.append(name)
+            now += ROUND_S
+            return True
+
+        return Reader(step, lambda: None)
+
+    for name in "abcd":
+        poller.call_soon(reader(name))
+    rounds = []
+    for _ in range(4):
+        poller._round()
+        rounds.append("".join(order))
+        order.clear()
+    assert rounds == ["a", "ba", "cb", "da"], "one fresh, and then time was over; and one greedy"
+    _forget(poller)
+
+
+async def test_who_took_long_last_time_waits_behind_those_who_did_not() -> None:
+    now, order = 0.0, []
+    poller = Poller(lambda: now)
+
+    def reader(name: str, seconds: float) -> Reader:
+        def step() -> bool:
+            nonlocal now
+            order.append(name)
+            now += seconds
+            return False
+
+        made = Reader(step, lambda: None)
+        made.drained = True
+        return made
+
+    slow, quick = [reader("slow", SLOW_S) for _ in range(3)], reader("quick", SLOW_S / 2)
+    for _ in range(3):
+        for each in (*slow, quick):
+            poller.call_soon(each)
+        poller._round()
+    assert order == ["slow"] * 3 + ["quick"] + 2 * (["quick"] + ["slow"] * 3), "at first nobody knows"
     _forget(poller)
 
 
