@@ -32,7 +32,9 @@ class _Thread:
     free: list[_Thread] = []
 
     def __init__(self) -> None:
-        self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
+        self._go, self._stopped = threading.Lock(), threading.Lock()  # taken: nobody has given the sign
+        self._go.acquire()
+        self._stopped.acquire()
         self._work: Callable[[], Any] | None = None  # None: done
         self._context = Context()
         self.result: Any = None
