@@ -133,12 +133,12 @@ def _append_all(under_way: _Produce) -> Errands[None]:
             answers = by_topic[name] = []
             under_way.responses.append(_new_topic(name, answers))
         for data in topic.partition_data:
+            while under_way.units >= UNITS_A_PAUSE:  # for what was done before
+                under_way.units -= UNITS_A_PAUSE
+                yield None
             answer = _append(name, data, under_way, now_ms)
             answers.append(answer if answer is not None else (yield from _examine(name, data, under_way, now_ms)))
             under_way.units += 1
-            while under_way.units >= UNITS_A_PAUSE:
-                under_way.units -= UNITS_A_PAUSE
-                yield None
 
 
 def _append(

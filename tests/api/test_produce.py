@@ -204,6 +204,15 @@ async def test_a_long_look_at_records_changes_no_order(compression: int, acks: i
         assert offsets == [0, *range(LONG, LONG + 5), 2 * LONG + 5]
 
 
+async def test_acks_0_that_fails_after_a_long_look_closes_the_connection(autojump_clock: MockClock) -> None:
+    async with memory_broker(topics={"t": 1}, config={"message.max.bytes": "10000000"}) as broker:
+        async with broker.client() as client:
+            late = many(LONG, at=broker.clock.data_ms() + 10**8)
+            await client.send(produce_request(late, acks=0), 9)
+            with pytest.raises(trio.EndOfChannel):
+                await client.receive_frame()
+
+
 async def test_others_are_served_while_records_are_read(autojump_clock: MockClock) -> None:
     """Another connection's request comes between the turns."""
     config = {"message.max.bytes": "10000000"}
