@@ -17,6 +17,7 @@ from kafka_wire.messages.configs import (
     IncrementalAlterConfigsRequest,
     IncrementalAlterConfigsResource,
 )
+from kafka_wire.messages.offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
 from kafka_wire.messages.produce_fetch import (
     PartitionProduceData,
     PartitionProduceResponse,
@@ -281,6 +282,20 @@ async def test_how_many_records_one_answer_names_is_bounded() -> None:
         answers = response.responses[0].partition_responses
         assert all(answer.error_code == ErrorCode.INVALID_TIMESTAMP for answer in answers)
         assert sum(len(answer.record_errors) for answer in answers) == RECORD_ERRORS_MAX
+
+
+@pytest.mark.parametrize("compression", range(5))
+async def test_look_up_by_time_finds_what_was_sent_without_a_largest_timestamp(compression: int) -> None:
+    """Sarama up to 1.43.3, and with it kaf and watermill, send -1."""
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        sent = build_batch([(EPOCH_MS, b"k", b"a"), (EPOCH_MS + 700, b"k", b"b")], compression=compression)
+        struct.pack_into(">q", sent, 35, -1)
+        struct.pack_into(">I", sent, 17, primitives.crc32c(bytes(sent[21:])))
+        assert (await produce(client, sent)).error_code == ErrorCode.NONE
+        wanted = ListOffsetsPartition(partition_index=0, timestamp=EPOCH_MS + 1)
+        topic = ListOffsetsTopic(name="t", partitions=[wanted])
+        found = (await client.call(ListOffsetsRequest(replica_id=-1, topics=[topic]), 7)).topics[0].partitions[0]
+        assert (found.error_code, found.offset, found.timestamp) == (0, 1, EPOCH_MS + 700)
 
 
 async def test_a_partition_named_twice_gets_both_batches() -> None:
