@@ -184,7 +184,7 @@ def _batch_of(
     if data.records is None:
         raise NoBatch(ErrorCode.INVALID_RECORD, "a produce request must have a record batch for each partition")
     batch, header = first_batch(data.records)
-    attributes = header[5]
+    attributes = header.attributes
     if attributes & TRANSACTIONAL or (attributes & CODEC_MASK == ZSTD and under_way.context.version < 7):
         _refuse_attributes(attributes, under_way.request)
     if acks not in (-1, 0, 1):
@@ -193,7 +193,7 @@ def _batch_of(
         raise KafkaError(ErrorCode.INVALID_TOPIC_EXCEPTION, f"{topic} is written by the broker alone")
     partition.check_append(acks)
     check_batch(batch, header, partition.log.config)
-    under_way.units += header[12] // RECORDS_A_UNIT
+    under_way.units += header.count // RECORDS_A_UNIT
     return batch, header
 
 

@@ -27,7 +27,7 @@ from typing import NoReturn, TypeAlias
 from kafka_wire import compression as codecs
 from kafka_wire import records
 from kafka_wire.errors import ErrorCode, KafkaError
-from kafka_wire.records import BatchHeader, CorruptRecords, check_crc, read_header
+from kafka_wire.records import LENGTH_OFFSET, BatchHeader, CorruptRecords, check_crc, read_header
 from kafka_wire.walk import FAR, RECORD_SIZE_MIN, RecordWalk, heads, walk_fields, walk_lengths
 from kbroker.config.topic import TopicConfig
 from kbroker.turns import Errands, do_errands
@@ -103,7 +103,7 @@ def first_batch(data: WritableBuffer) -> tuple[WritableBuffer, BatchHeader]:
     length = len(data)
     if length >= _RECORDS_AT and data[_MAGIC_AT] == 2:
         header = read_header(data)
-        if header[1] + 12 == length:
+        if header.length + LENGTH_OFFSET == length:
             return data, header
     size = _size_of(data, 0)
     if not size:
@@ -169,12 +169,12 @@ class Rules:
 
         If not, examine says what is wrong, or makes it right.
         """
-        base, latest, attributes = header[7], header[8], header[5]
+        base, latest, attributes = header.base_timestamp, header.max_timestamp, header.attributes
         if attributes & 0x08 or (latest < 0 and not self.stamps):
             return False
         low = high = 0
         if self._reads[attributes & 7]:
-            count = header[12]
+            count = header.count
             if count > QUICK_RECORDS_MAX or not self._reads_quickly or attributes & 7:
                 return False
             try:

@@ -164,8 +164,8 @@ def read_header(buf: Buffer, pos: int = 0) -> BatchHeader:
         header = _new_tuple(BatchHeader, _unpack_header(buf, pos))
     except struct.error:
         raise _corrupt(f"{max(len(buf) - pos, 0)} bytes are no batch: its header alone takes {HEADER_SIZE}") from None
-    if header[1] < LENGTH_MIN:
-        raise _corrupt(f"a batch length of {header[1]} is below the least, {LENGTH_MIN}")
+    if header.length < LENGTH_MIN:
+        raise _corrupt(f"a batch length of {header.length} is below the least, {LENGTH_MIN}")
     return header
 
 
@@ -177,7 +177,7 @@ def headers(buf: Buffer) -> Iterator[tuple[int, BatchHeader]]:
     pos, end = 0, len(buf)
     while pos + HEADER_SIZE <= end:
         header = read_header(buf, pos)
-        after = pos + header[1] + LENGTH_OFFSET
+        after = pos + header.length + LENGTH_OFFSET
         if after > end:
             return
         yield pos, header
@@ -186,30 +186,30 @@ def headers(buf: Buffer) -> Iterator[tuple[int, BatchHeader]]:
 
 def check_crc(buf: Buffer, pos: int, header: BatchHeader) -> bool:
     """Whether the batch at `pos` is whole and its CRC-32C is the one its header states."""
-    end = pos + header[1] + LENGTH_OFFSET
+    end = pos + header.length + LENGTH_OFFSET
     if end > len(buf):
         return False
     view = buf if type(buf) is memoryview else memoryview(buf)
-    return primitives.crc32c(view[pos + _CRC_FROM : end]) == header[4]
+    return primitives.crc32c(view[pos + _CRC_FROM : end]) == header.crc
 
 
 def assign(buf: WritableBuffer, pos: int, header: BatchHeader, base_offset: int, leader_epoch: int) -> None:
     """Write the offset and leader epoch a leader gives to the batch at `pos`. Neither lies under the crc."""
-    _pack_start(buf, pos, base_offset, header[1], leader_epoch)
+    _pack_start(buf, pos, base_offset, header.length, leader_epoch)
 
 
 def set_log_append_time(buf: WritableBuffer, pos: int, header: BatchHeader, now_ms: int) -> None:
     """Make `now_ms` the timestamp of every record of the batch at `pos`: attribute, max timestamp, and a new crc."""
-    _pack_int16(buf, pos + _CRC_FROM, header[5] | _LOG_APPEND_TIME)
+    _pack_int16(buf, pos + _CRC_FROM, header.attributes | _LOG_APPEND_TIME)
     _pack_int64(buf, pos + _MAX_TIMESTAMP_AT, now_ms)
-    _seal(buf, pos, header[1] + LENGTH_OFFSET)
+    _seal(buf, pos, header.length + LENGTH_OFFSET)
 
 
 def set_create_time(buf: WritableBuffer, pos: int, header: BatchHeader, latest: int) -> None:
     """Let the records of the batch at `pos` have their own timestamps, the largest of which is `latest`; a new crc."""
-    _pack_int16(buf, pos + _CRC_FROM, header[5] & ~_LOG_APPEND_TIME)
+    _pack_int16(buf, pos + _CRC_FROM, header.attributes & ~_LOG_APPEND_TIME)
     _pack_int64(buf, pos + _MAX_TIMESTAMP_AT, latest)
-    _seal(buf, pos, header[1] + LENGTH_OFFSET)
+    _seal(buf, pos, header.length + LENGTH_OFFSET)
 
 
 def _seal(buf: WritableBuffer, pos: int, size: int) -> None:
