@@ -73,7 +73,7 @@ class RealStream:
         self._credit = CREDIT
         self._broken = False  # a send ended midway
         self._closed = False
-        self._reader: Reader | None = None  # while watched
+        self._reader: Reader | None = None  # while watched and open
         self._waiting: trio.CancelScope | None = None  # of the task that watches
 
     async def receive_into(self, view: memoryview) -> int:
@@ -116,13 +116,14 @@ class RealStream:
 
     def pause(self) -> None:
         """Do not call step any more."""
-        assert self._reader is not None
-        self._reader.paused = True
+        if self._reader is not None:
+            self._reader.paused = True
 
     def resume(self, again: bool) -> None:
         """Call step as before. again: and soon, whether or not something has arrived."""
         reader = self._reader
-        assert reader is not None
+        if reader is None:
+            return
         reader.paused = False
         if self._features.epoll:
             if again or not reader.drained:
@@ -175,6 +176,7 @@ class RealStream:
                 Poller.current().forget(self._socket.fileno())
             if self._waiting is not None:
                 self._waiting.cancel()
+            self._reader = None  # it knows who knows us: memory is free at once, without a garbage collection
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
 

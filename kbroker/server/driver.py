@@ -269,6 +269,7 @@ class Driver:
             self.house.complain(f"closing the connection from {self.core.peer}: {failure}", None)
         else:
             self.house.complain(f"closing the connection from {self.core.peer} after a failure of our own", failure)
+        failure.__traceback__ = failure.__context__ = None  # they hold the frame that was being handled
 
     def _tell_of_disk(self, error: OSError) -> None:
         log.error("closing the connection from %s: reading for it failed: %s", self.core.peer, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -16,7 +17,7 @@ from kbroker.api.registry import Api
 from kbroker.env import Net
 from kbroker.env.features import Features
 from kbroker.server.connection import FRAMES_MAX, SEND_MAX
-from kbroker.server.driver import LAST_WORDS_S, UNREAD_MAX_S
+from kbroker.server.driver import LAST_WORDS_S, UNREAD_MAX_S, Driver
 from kbroker.server.listener import REAPER_INTERVAL_S, Server
 from kbroker.server.memory import HELD_MAX_S, AnswerMemory, RequestMemory
 from kbroker.testing.client import BareClient
@@ -203,6 +204,35 @@ async def test_a_failure_of_our_own_costs_one_connection(
         await good.stream.send([heartbeat(7)])
         assert await ids(good, 1) == [7]
     assert "a bug" in caplog.text
+
+
+@pytest.mark.parametrize("world", [MEMORY, REAL])  # without epoll, trio's own exceptions go round in circles
+@pytest.mark.parametrize("last", [b"", framed(b"bad"), heartbeat(1, "wait"), heartbeat(1)[:-1]], ids=str)
+async def test_B5_a_closed_connection_leaves_no_memory_for_a_garbage_collection(world: str, last: bytes) -> None:
+    handlers = Handlers()
+    async with house(make_net(world), handlers.apis(overlaps=True)) as home:
+        client = await home.client()
+        await client.stream.send([heartbeat(0)])
+        assert await ids(client, 1) == [0]
+        gc.collect()
+        gc.disable()
+        try:
+            assert living() == 1
+            await client.stream.send([last])
+            await home.settle()
+            for bell in handlers.bells:
+                bell.set()
+            await client.stream.aclose()
+            await home.settle()
+            assert not home.server.drivers
+            assert living() == 0
+        finally:
+            gc.enable()
+
+
+def living() -> int:
+    """How many connections are in memory, closed or not."""
+    return sum(isinstance(each, Driver) for each in gc.get_objects())
 
 
 @pytest.mark.parametrize("world", WORLDS)
