@@ -199,7 +199,7 @@ class Node:
         if self.process is not None:
             self.world.network.lose_power(self.name)
         self.volume.power_loss()
-        self._bury()
+        self._end_process()
 
     def pause(self) -> None:
         """Stop the process as SIGSTOP does: none of its code runs, while timeouts pass and the kernel takes packets."""
@@ -214,7 +214,7 @@ class Node:
             self.world.trace(how, self.name)
             self.process.net.abort(farewell)
             self.volume.kill()
-            self._bury()
+            self._end_process()
 
     def _freeze(self, frozen: bool) -> None:
         if self.process is not None:
@@ -228,7 +228,7 @@ class Node:
             self.process = Process(self)
         return self.process
 
-    def _bury(self) -> None:
+    def _end_process(self) -> None:
         process, self.process = self.process, None
         if process is not None:
             process.die()

@@ -304,7 +304,7 @@ class RebalancingGroup:
     def delete(self, now_ms: int) -> list[Effect]:
         """The group is DEAD, its record a tombstone; its offsets are the caller's. Raises as check_delete."""
         self.check_delete()
-        self._bury(now_ms)
+        self._die(now_ms)
         return [Store((GroupTombstone(self.group_id),))]
 
     def resign(self, code: ErrorCode = ErrorCode.NOT_COORDINATOR) -> list[Effect]:
@@ -312,10 +312,10 @@ class RebalancingGroup:
         for member in list(self._roster):
             self._answer(member, code)
             self._roster.remove(member)
-        self._bury(self._state_ms)
+        self._die(self._state_ms)
         return self._take()
 
-    def _bury(self, now_ms: int) -> None:
+    def _die(self, now_ms: int) -> None:
         self._pending.clear()
         self._pending_sync.clear()
         self._phase_end = self.deadline = None
