@@ -157,6 +157,9 @@ def recover(
         raise _too_new(segments[-1], epochs.latest, leader_epoch_max)
     if crash is not Crash.CLEAN or clean_end is None or clean_end.producers:
         snapshots = restore_producers(disk, directory, segments, producers, snapshots, progress)
+    if crash is Crash.ERROR:
+        _write_small_anew(disk, [f"{directory}/{METADATA}"] if found.is_created else [])
+        _write_small_anew(disk, [snapshot_path(directory, offset) for offset in snapshots])
     if FSYNC_FAILED in found.others:
         disk.remove(f"{directory}/{FSYNC_FAILED}")
     return Recovered(segments, start_offset, epochs, producers, snapshots, found.is_created)
@@ -318,6 +321,12 @@ def _write_anew(disk: Disk, segment: Segment, progress: Progress) -> None:
     disk.rename(copy, segment.path)
     disk.sync_dir(copy.rpartition("/")[0])
     segment.close()
+
+
+def _write_small_anew(disk: Disk, paths: list[str]) -> None:
+    """The same for small files that nothing else could replace: whose log this is, and forgotten producers."""
+    for path in paths:
+        disk.write_atomic(path, disk.read(path), sync=True)
 
 
 def _remove_from(disk: Disk, segments: list[Segment], first: int) -> None:

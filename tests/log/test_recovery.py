@@ -482,6 +482,25 @@ async def test_L2_a_failed_fsync_is_noted_for_the_next_start() -> None:
     assert len(contents(open_log(disk, Crash.POWER, recovery_point=10))) == 10
 
 
+@pytest.mark.parametrize("lost", ["partition.metadata", "00000000000000000010.snapshot"])
+async def test_L2_small_files_that_a_failed_fsync_lost_are_written_anew(lost: str) -> None:
+    """Found by simulation: after the power failure nobody knew whose data it was, and all of it was moved aside."""
+    disk = new_disk()
+    log = open_log(disk)
+    for sequence in range(10):
+        append(log, producer=1, sequence=sequence)
+    log.roll()
+    disk.fail("sync", f"orders-0/{lost}")
+    with pytest.raises(LogOffline):
+        await log.flush(Worker())
+    disk.kill()
+    before = disk.read(f"orders-0/{lost}")
+    again = open_log(disk, Crash.PROCESS)
+    await again.flush(Worker())
+    disk.power_loss()
+    assert disk.read(f"orders-0/{lost}") == before
+
+
 async def test_a_log_of_many_segments_takes_descriptors_only_for_those_it_reads() -> None:
     disk = new_disk()
     log = open_log(disk, segment_bytes=1000)

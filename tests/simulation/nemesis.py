@@ -123,7 +123,24 @@ class Nemesis:
 
     async def disk_error(self) -> None:
         self.cluster.disk_trouble, self.cluster.checker.disk_is_sound = True, False
-        what = self.random.choice(["sync", "sync", "append", "append", "truncate", "write_atomic", "rename", "pread"])
+        what = self.random.choice(
+            [
+                "sync",
+                "sync",
+                "append",
+                "append",
+                "truncate",
+                "write_atomic",
+                "rename",
+                "pread",
+                "open",
+                "sync_dir",
+                "size",
+                "list_dir",
+                "read",
+                "remove",
+            ]
+        )
         self.node.volume.fail(what, nth=self.random.randint(1, 8), times=self.random.choice([1, 1, 5]), error=errno.EIO)
         await trio.sleep(self.random.random() * 3)
         self.node.volume.heal()
