@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
@@ -36,6 +37,7 @@ class Descriptors:
         self._spare: list[int] = []
         self._release: Callable[[int], int] = lambda count: 0
         self._token: trio.lowlevel.TrioToken | None = None  # of the run that fills the reserve up again
+        self._thread = 0  # the event loop's
         self._last_short: float | None = None  # when there was none left, in a shortage that is not over
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
@@ -45,6 +47,7 @@ class Descriptors:
     def start(self) -> None:
         """Set the reserve aside, from within a trio run; idempotent."""
         self._token = trio.lowlevel.current_trio_token()
+        self._thread = threading.get_ident()
         self.fill()
 
     def when_short(self, release: Callable[[int], int]) -> None:
@@ -62,6 +65,8 @@ class Descriptors:
 
     def give(self) -> bool:
         """Give up one of the reserve. False when there is none left either."""
+        if not self._spare and self._thread == threading.get_ident():
+            self.fill()  # else that is for the loop to do, soon
         try:
             os.close(self._spare.pop())
         except IndexError:

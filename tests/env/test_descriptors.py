@@ -49,6 +49,21 @@ async def test_a_file_is_opened_with_one_of_the_reserve(tmp_path: Path) -> None:
         env.disk.sync_dir("")
 
 
+async def test_more_files_than_the_reserve_are_opened_at_once_if_others_are_closed(tmp_path: Path) -> None:
+    env = real_env(str(tmp_path))
+    await env.net.listen("127.0.0.1", 0)
+    with none_left() as used:
+
+        def release(count: int) -> int:
+            for _ in range(count):
+                os.close(used.pop())
+            return count
+
+        env.net.when_short(release)
+        files = [env.disk.open(f"{n}", create=True) for n in range(5 * RESERVE)]
+    assert len(files) == 5 * RESERVE
+
+
 async def test_without_a_reserve_the_error_is_the_systems(tmp_path: Path) -> None:
     env = real_env(str(tmp_path))
     with none_left(), pytest.raises(OSError) as failure:
