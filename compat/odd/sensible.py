@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from stage import BATCHES, MEMBER_ID, SUBSCRIPTION, TIME
+from stage import ASSIGNMENT, BATCHES, MEMBER_ID, SUBSCRIPTION, TIME
 from steps import Probe, Ref, Step, id_of
 
 from kafka_wire.api import APIS, ApiKey
@@ -140,7 +140,7 @@ def _leave_group(version: int) -> Any:
 
 
 def _sync_group(version: int) -> Any:
-    share = g.SyncGroupRequestAssignment(member_id=MEMBER, assignment=b"again")  # type: ignore[arg-type]
+    share = g.SyncGroupRequestAssignment(member_id=MEMBER, assignment=ASSIGNMENT)  # type: ignore[arg-type]
     return g.SyncGroupRequest(
         group_id="member-@", generation_id=1, member_id=MEMBER,  # type: ignore[arg-type]
         protocol_type="consumer", protocol_name="range", assignments=[share],

@@ -33,7 +33,11 @@ from kafka_wire.messages import (
     topics,
     transactions,
 )
-from kafka_wire.messages.internal import ConsumerProtocolSubscription
+from kafka_wire.messages.internal import (
+    ConsumerProtocolAssignment,
+    ConsumerProtocolSubscription,
+    ConsumerProtocolTopicPartitions,
+)
 from kafka_wire.records import build_batch
 from kafka_wire.schema import layout
 
@@ -57,6 +61,12 @@ BATCHES = (
 )
 # What members of the classic protocol tell each other (version 0). Kafka reads it too, and on garbage never answers.
 SUBSCRIPTION = b"\x00\x00" + encode(ConsumerProtocolSubscription(topics=["one"]), 0)
+ASSIGNMENT = b"\x00\x00" + encode(
+    ConsumerProtocolAssignment(
+        assigned_partitions=[ConsumerProtocolTopicPartitions(topic="one", partitions=[0])], user_data=None
+    ),
+    0,
+)
 COMMITS = {"one": {0: 4}, "three": {0: 5, 1: 1}}
 
 
@@ -202,7 +212,7 @@ class Stage:
         )  # fmt: skip
         _succeeded(joined.error_code, f"joining {real}")
         self.known[f"member of {name}"] = joined.member_id
-        share = groups.SyncGroupRequestAssignment(member_id=joined.member_id, assignment=b"assignment")
+        share = groups.SyncGroupRequestAssignment(member_id=joined.member_id, assignment=ASSIGNMENT)
         synced = self.ask(
             groups.SyncGroupRequest(group_id=real, generation_id=1, member_id=joined.member_id, assignments=[share]), 3
         )

@@ -131,7 +131,7 @@ def _deleted(request: DeleteGroupsRequest, context: Context) -> Work[DeleteAnswe
     coordinator = context.services.groups
     results, ends = [], dict[GroupShard, int]()
     of_shards: dict[GroupShard, list[DeletableGroupResult]] = {}
-    for group_id in request.groups_names:
+    for group_id in dict.fromkeys(request.groups_names):
         result = DeletableGroupResult(group_id=group_id)
         try:
             shard, offset = yield from offset_requests.delete_group(coordinator, group_id)

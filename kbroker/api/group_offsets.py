@@ -64,10 +64,11 @@ def _commit(request: OffsetCommitRequest, context: Context) -> Work[CommitAnswer
     changes: dict[str, dict[int, OffsetCommitValue | None]] = {}
     take = _Taker(request, context, changes)
     topics = []
-    for topic in request.topics:
+    for number, topic in enumerate(request.topics, 1):
         partitions = yield from each(partial(take.partition, topic.name), topic.partitions)
-        topics.append(OffsetCommitResponseTopic(name=topic.name, partitions=partitions))
-        if len(topics) % STRIDE == 0:
+        if partitions:  # a topic without any is not answered, as in Kafka
+            topics.append(OffsetCommitResponseTopic(name=topic.name, partitions=partitions))
+        if number % STRIDE == 0:
             yield
     response = OffsetCommitResponse(topics=topics)
     if not changes:
@@ -272,7 +273,8 @@ def _delete(request: OffsetDeleteRequest, context: Context) -> Work[DeleteAnswer
     topics = []
     for topic in request.topics:
         rows = yield from each(partial(row, topic.name), topic.partitions)
-        topics.append(OffsetDeleteResponseTopic(name=topic.name, partitions=rows))
+        if rows:
+            topics.append(OffsetDeleteResponseTopic(name=topic.name, partitions=rows))
         yield
     gone = ((topic.name, [row.partition_index for row in topic.partitions if not row.error_code]) for topic in topics)
     deleted = yield from offset_requests.delete_offsets(coordinator, request.group_id, gone)

@@ -80,7 +80,7 @@ def _found(request: FindCoordinatorRequest, context: Context) -> Work[FindCoordi
     only = found[0]
     return FindCoordinatorResponse(
         error_code=only.error_code,
-        error_message=only.error_message,
+        error_message=only.error_message or "NONE",  # the text of Kafka's code 0
         node_id=only.node_id,
         host=only.host,
         port=only.port,
@@ -97,7 +97,7 @@ def _coordinator(key: str, key_type: int, context: Context) -> Coordinator:
     except KafkaError as error:
         return Coordinator(key=key, node_id=-1, host="", port=-1, error_code=error.code, error_message=error.message)
     host, port = address_of(broker, context)
-    return Coordinator(key=key, node_id=broker.id, host=host, port=port)
+    return Coordinator(key=key, node_id=broker.id, host=host, port=port, error_message="")
 
 
 def _no_coordinator(key_type: int) -> KafkaError:
@@ -124,7 +124,22 @@ def join_group(request: JoinGroupRequest, context: Context) -> JoinAnswer:
     if not request.group_id:
         return refuse(ErrorCode.INVALID_GROUP_ID)
     joined: JoinAnswer = membership.join(context.services.groups, request, asker(context), refuse)
-    return joined
+    if isinstance(joined, JoinGroupResponse):
+        return _without_protocol(joined, no_protocol)
+    return _later_without_protocol(joined, no_protocol)
+
+
+async def _later_without_protocol(
+    joined: Coroutine[Any, Any, JoinGroupResponse], no_protocol: str | None
+) -> JoinGroupResponse:
+    return _without_protocol(await joined, no_protocol)
+
+
+def _without_protocol(response: JoinGroupResponse, no_protocol: str | None) -> JoinGroupResponse:
+    """A refusal names no protocol."""
+    if response.error_code:
+        response.protocol_name = no_protocol
+    return response
 
 
 @handles(ApiKey.SYNC_GROUP, 0, 5)
@@ -135,10 +150,10 @@ def sync_group(request: SyncGroupRequest, context: Context) -> SyncAnswer:
         loading = code == ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
         return SyncGroupResponse(error_code=ErrorCode.REBALANCE_IN_PROGRESS if loading else code)
 
-    if not request.group_id:
-        return refuse(ErrorCode.INVALID_GROUP_ID)
     if context.version >= 5 and (request.protocol_type is None or request.protocol_name is None):
         return refuse(ErrorCode.INCONSISTENT_GROUP_PROTOCOL)  # KIP-559
+    if not request.group_id:
+        return refuse(ErrorCode.INVALID_GROUP_ID)
     synced: SyncAnswer = membership.sync(context.services.groups, request, refuse)
     return synced
 

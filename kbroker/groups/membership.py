@@ -143,13 +143,17 @@ def consumer_heartbeat(
         if request.member_epoch == 0:
             check_heartbeat(request, asker.version, coordinator.settings_of(group_id).consumer.assignors)
             group, effects = shard.consumer_group_to_join(group_id)
-        elif group is None:
-            raise KafkaError(ErrorCode.GROUP_ID_NOT_FOUND, f"Consumer group {group_id} not found.")
-        effects += _show_topics(coordinator, group)
-        effects += group.consumer_heartbeat(
-            ticket, request, version=asker.version, client=asker.client, token=coordinator.token(),
-            now=clock.liveness(), now_ms=clock.data_ms(),
-        )  # fmt: skip
+        try:
+            if group is None:
+                raise KafkaError(ErrorCode.GROUP_ID_NOT_FOUND, f"Consumer group {group_id} not found.")
+            effects += _show_topics(coordinator, group)
+            effects += group.consumer_heartbeat(
+                ticket, request, version=asker.version, client=asker.client, token=coordinator.token(),
+                now=clock.liveness(), now_ms=clock.data_ms(),
+            )  # fmt: skip
+        except KafkaError:  # there is no such group: what is wrong with the request itself is said first, as in Kafka
+            check_heartbeat(request, asker.version, coordinator.settings_of(group_id).consumer.assignors)
+            raise
         return effects
 
     return coordinator.runtime.submit(group_id, event, refuse, GRACE_S)

@@ -11,7 +11,7 @@ from trio.testing import MockClock
 from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.group_admin import DescribeGroupsRequest, ListGroupsRequest
 from kafka_wire.messages.group_offsets import OffsetFetchRequest, OffsetFetchRequestGroup
-from kafka_wire.messages.groups import LeaveGroupRequest, MemberIdentity
+from kafka_wire.messages.groups import LeaveGroupRequest, MemberIdentity, SyncGroupRequest
 from kafka_wire.messages.metadata import MetadataRequest, MetadataRequestTopic
 from kbroker.testing.broker import Machine, memory_broker
 from tests.api.group_tools import beat, commit, committed, enter, find, join, join_request, leave, sync
@@ -48,6 +48,29 @@ async def test_find_coordinator_answers_each_key_of_a_batch() -> None:
         found = (await find(client, "tx", key_type=1)).coordinators[0]
         assert (found.error_code, found.node_id) == (ErrorCode.UNSUPPORTED_VERSION, -1) and found.error_message
         assert (await find(client, "x", key_type=7, version=3)).error_code == ErrorCode.INVALID_REQUEST
+
+
+async def test_a_coordinator_is_named_with_the_words_of_kafka() -> None:
+    async with memory_broker() as broker, broker.client() as client:
+        assert [(await find(client, "g", version=version)).error_message for version in (1, 3)] == ["NONE", "NONE"]
+        assert (await find(client, "g", version=6)).coordinators[0].error_message == ""
+
+
+async def test_a_refused_join_names_no_protocol() -> None:
+    async with memory_broker() as broker, broker.client() as client:
+        await find(client, "g")
+        for version, none in ((0, ""), (6, ""), (7, None), (9, None)):
+            refused = await client.call(join_request("g", session_timeout_ms=1), version)
+            assert (refused.error_code, refused.protocol_name) == (ErrorCode.INVALID_SESSION_TIMEOUT, none)
+        given_id = await client.call(join_request("g"), 9)
+        assert (given_id.error_code, given_id.protocol_name) == (JOIN_ID, None)
+
+
+async def test_a_sync_without_protocols_is_told_of_them_first() -> None:
+    async with memory_broker() as broker, broker.client() as client:
+        request = SyncGroupRequest(group_id="", generation_id=0, member_id="", assignments=[])
+        assert (await client.call(request, 5)).error_code == ErrorCode.INCONSISTENT_GROUP_PROTOCOL
+        assert (await client.call(request, 4)).error_code == ErrorCode.INVALID_GROUP_ID
 
 
 async def test_many_at_once_make_one_topic() -> None:

@@ -87,7 +87,7 @@ async def test_delete(version: int) -> None:
 
         assert await delete("g", "none") == [ErrorCode.NON_EMPTY_GROUP, ErrorCode.GROUP_ID_NOT_FOUND]
         await leave(client, "g", joined)
-        assert await delete("g", "g") == [0, ErrorCode.GROUP_ID_NOT_FOUND]
+        assert await delete("g", "g") == [0]  # once, as in Kafka
         assert await committed(client, "g") == (-1, "", 0)
     async with memory_broker(topics={"t": 1}, machine=machine) as broker, broker.client() as client:
         assert await committed(client, "g") == (-1, "", 0)
@@ -103,6 +103,26 @@ async def beat(client: BareClient, epoch: int, *, member: str = "m1", version: i
 
 
 JOIN: dict[str, Any] = {"rebalance_timeout_ms": 10_000, "subscribed_topic_names": ["t"], "topic_partitions": []}
+
+
+async def test_what_is_wrong_with_a_heartbeat_is_said_before_the_group_is_looked_for() -> None:
+    async with memory_broker() as broker, broker.client() as client:
+        await find(client, "g")
+        for _ in range(2):  # no group at all; then a classic one
+            assert (await beat(client, 9, member="")).error_code == ErrorCode.INVALID_REQUEST
+            assert (await beat(client, -3)).error_code == ErrorCode.INVALID_REQUEST
+            assert (await beat(client, -2)).error_code == ErrorCode.INVALID_REQUEST
+            assert (await beat(client, 9)).error_code == ErrorCode.GROUP_ID_NOT_FOUND
+            await enter(client, "g")
+
+
+async def test_a_member_without_a_regular_expression_has_an_empty_one() -> None:
+    async with memory_broker(topics={"t": 3}) as broker, broker.client() as client:
+        await find(client, "g")
+        await beat(client, 0, **JOIN)
+        request = ConsumerGroupDescribeRequest(group_ids=["g"], include_authorized_operations=False)
+        (group,) = (await client.call(request, 1)).groups
+        assert [member.subscribed_topic_regex for member in group.members] == [""]
 
 
 @pytest.mark.parametrize("version", range(2))

@@ -12,6 +12,8 @@ from kafka_wire.codegen import encode
 from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.group_admin import DescribeGroupsRequest
 from kafka_wire.messages.group_offsets import (
+    OffsetCommitRequest,
+    OffsetCommitRequestTopic,
     OffsetDeleteRequest,
     OffsetDeleteRequestPartition,
     OffsetDeleteRequestTopic,
@@ -158,3 +160,13 @@ async def test_offset_delete() -> None:
         await leave(client, "g", joined)
         assert await delete(client, "g", ("t", 0), ("t", 1)) == [0, 0]
         assert (await committed(client, "g"))[0] == -1
+
+
+async def test_a_topic_without_partitions_is_not_answered() -> None:
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        await find(client, "g")
+        await commit(client, "g", 5)
+        nothing = [OffsetCommitRequestTopic(name="t", partitions=[])]
+        assert (await client.call(OffsetCommitRequest(group_id="g", topics=nothing), 9)).topics == []
+        forget = OffsetDeleteRequest(group_id="g", topics=[OffsetDeleteRequestTopic(name="t", partitions=[])])
+        assert (await client.call(forget, 0)).topics == []

@@ -52,7 +52,7 @@ def _member(core: Core, member: ConsumerMember) -> DescribedConsumerGroupMember:
         client_id=member.client.id,
         client_host=member.client.host,
         subscribed_topic_names=sorted(member.topics),
-        subscribed_topic_regex=member.regex,
+        subscribed_topic_regex=member.regex or "",  # not null, as Kafka writes it
         assignment=_assignment(core, member.assigned),
         target_assignment=_assignment(core, core.target_of(member)),
         member_type=MEMBER_CONSUMER if member.classic is None else MEMBER_CLASSIC,
