@@ -9,7 +9,10 @@ from collections.abc import Iterator
 
 import trio
 
+from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.cluster.admin import Admin
+
+BLOCK_S = 20.0
 
 
 class ProducerIds:
@@ -23,10 +26,15 @@ class ProducerIds:
         self._turn = trio.Lock()
 
     async def next(self) -> int:
-        """An id nobody else was or will be given. Raises KafkaError REQUEST_TIMED_OUT if the store does not answer."""
-        async with self._turn:
-            producer_id = next(self._block, None)
-            if producer_id is None:
-                self._block = iter(await self._admin.allocate_producer_ids())
-                producer_id = next(self._block)
-        return producer_id
+        """An id nobody else was or will be given. Raises KafkaError REQUEST_TIMED_OUT if the store does not answer.
+
+        However many wait for the same block, none waits longer than for one.
+        """
+        with trio.move_on_after(BLOCK_S):
+            async with self._turn:
+                producer_id = next(self._block, None)
+                if producer_id is None:
+                    self._block = iter(await self._admin.allocate_producer_ids())
+                    producer_id = next(self._block)
+                return producer_id
+        raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, "No block of producer ids could be had in time.")

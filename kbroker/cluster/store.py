@@ -141,7 +141,7 @@ class Session(Protocol):
 class CoordinationStore(Protocol):
     """The contract; tests/cluster/test_conformance.py holds every engine to it.
 
-    Any method may raise Unavailable.
+    Any method may raise Unavailable, and each answers or fails within some seconds, whatever the store is doing.
     """
 
     async def get(self, key: bytes) -> Entry | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import trio
 from trio.testing import MockClock
 
 from kbroker.cluster.store import Ambiguous, Delete, Guard, Put, TxnResult, Unavailable
-from kbroker.cluster.writer import ATTEMPTS_MAX, COMMIT_S, Writer
+from kbroker.cluster.writer import ATTEMPTS_MAX, COMMIT_S, Writer, for_each
 from tests.cluster.tools import FaultyStore, RunClock
 
 
@@ -71,6 +73,27 @@ async def test_a_slow_store_is_given_up_in_time(
     monkeypatch.setattr(store, "txn", slow)
     with pytest.raises(Unavailable), trio.fail_after(COMMIT_S + 9):
         await writer.commit([Guard(b"a", 0)], [writer.put(b"a", {})])
+
+
+async def test_a_transaction_is_made_when_its_turn_comes(store: FaultyStore, writer: Writer) -> None:
+    """However many there are, so many are worked on, and no more exist."""
+    made = under_way = most = 0
+
+    async def work(number: int, item: int) -> None:
+        nonlocal under_way, most
+        assert number == item
+        under_way += 1
+        most = max(most, under_way, made - number)
+        await trio.lowlevel.checkpoint()
+        under_way -= 1
+
+    def items() -> Iterator[int]:
+        nonlocal made
+        for made in range(1, 101):
+            yield made - 1
+
+    await for_each(work, items(), 8)
+    assert made == 100 and under_way == 0 and most == 8
 
 
 async def test_many_transactions_and_one_that_fails(

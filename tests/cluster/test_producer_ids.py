@@ -1,0 +1,58 @@
+"""Producer ids one by one: each once, and nobody waits for ever."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import trio
+from trio.testing import MockClock
+
+from kafka_wire.errors import ErrorCode, KafkaError
+from kbroker.cluster.admin import Admin
+from kbroker.cluster.producer_ids import BLOCK_S, ProducerIds
+
+
+class Blocks:
+    """Hands out blocks of three; silent for as long as it is told."""
+
+    def __init__(self) -> None:
+        self.given = 0
+        self.silent_s = 0.0
+
+    async def allocate_producer_ids(self) -> range:
+        await trio.sleep(self.silent_s)
+        self.given += 3
+        return range(self.given - 3, self.given)
+
+
+async def test_P4_each_id_is_given_once(autojump_clock: MockClock) -> None:
+    ids, found = ProducerIds(cast(Admin, Blocks())), list[int]()
+
+    async def take() -> None:
+        found.append(await ids.next())
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(take)
+    assert sorted(found) == list(range(20))
+
+
+async def test_many_that_wait_for_a_silent_store_are_all_told_in_time(autojump_clock: MockClock) -> None:
+    blocks = Blocks()
+    ids, refused = ProducerIds(cast(Admin, blocks)), list[float]()
+    blocks.silent_s = 1000.0
+
+    async def take() -> None:
+        try:
+            await ids.next()
+        except KafkaError as error:
+            assert error.code is ErrorCode.REQUEST_TIMED_OUT
+            refused.append(trio.current_time())
+
+    begun = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(take)
+    assert len(refused) == 20 and max(refused) <= begun + BLOCK_S + 0.01
+    blocks.silent_s = 0.0
+    assert await ids.next() == 0
