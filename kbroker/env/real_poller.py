@@ -9,7 +9,8 @@ one task waits on that epoll as a whole; when it stirs, the step of each connect
                                    └─▶ greedy, if its last step took long
 
 Who asks a little goes before who asks much: in each round all fresh readers are called, and of the greedy ones only as
-many as time remains for, but one at least. A round ends after ROUND_S, then other tasks run.
+many as time remains for, but one at least. A round ends after ROUND_S. Rounds follow each other as long as there is
+something, for STAY_S or one round; then other tasks run.
 
 An edge is told once, so each reader remembers whether its socket may hold more (`drained`): a receive that came up
 short has emptied it, unless the peer has hung up as well. What a step raises is a bug: it is logged, and costs only its
@@ -30,6 +31,7 @@ import trio
 
 EVENTS_MAX = 64
 ROUND_S = 0.002
+STAY_S = 0.0003
 SLOW_S = 0.0005  # a step of this length makes its reader a greedy one
 FAILURE_PAUSE_S = 0.1
 
@@ -117,14 +119,24 @@ class Poller:
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
                     self._asleep = False
                 try:
-                    self._look()
-                    self._round()
+                    self._stay()
                 except Exception:
                     log.exception("watching the connections failed")
                     await trio.sleep(FAILURE_PAUSE_S)
         finally:
             self._epoll.close()
             os.close(self._bell)
+
+    def _stay(self) -> None:
+        """Look and call, for STAY_S while there is something: a way back through trio costs as much as a request."""
+        until = self._now() + STAY_S
+        while True:
+            self._look()
+            if not (self._fresh or self._greedy):
+                return
+            self._round()
+            if self._now() >= until:
+                return
 
     def _look(self) -> None:
         """Find out who has something new."""

@@ -3,8 +3,8 @@
 `kbroker.produce.validate` may let in what no consumer can read; what the producer was not told, the operator is. A log
 knows from which offset on its batches have not been read field by field (`unread`). The scrubber follows it, a quarter
 of a megabyte at a time and never more than `kbroker.scrub.bytes.per.second`, in turns like all long work: the produce
-and fetch paths pay nothing for it. Of each partition the first bad batch is logged, all are counted. What was there
-before the broker started is for `kbroker log verify`.
+and fetch paths pay nothing for it. A small batch takes as long as BATCH_BYTES, and counts as so many. Of each partition
+the first bad batch is logged, all are counted. What was there before the broker started is for `kbroker log verify`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ ROUND_SECONDS = 5.0  # between two looks for logs that grew
 CHUNK_BYTES = 256 * 1024  # or one batch, when that is larger
 MEMORY_BYTES_MAX = 32 * 1024 * 1024  # for one batch, decompressed; larger ones are for `kbroker log verify`
 LOGS_A_TURN = 256
+BATCH_BYTES = 4096
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Scrubber:
         """Look at what a log has up to now."""
         offset, end = max(each.unread, each.start_offset), each.end.value
         while offset < end and (pace := self.bytes_per_second()):
+            batches = self.batches
             try:
                 slices = each.read(offset, CHUNK_BYTES, end)
                 if not slices:
@@ -69,7 +71,7 @@ class Scrubber:
                 log.debug("%s is not looked at from offset %d on: %s", each.directory, offset, error)
                 break
             each.looked_through(offset)
-            await self.env.clock.sleep(sum(map(len, slices)) / pace)
+            await self.env.clock.sleep((sum(map(len, slices)) + BATCH_BYTES * (self.batches - batches)) / pace)
         else:
             return
         each.looked_through(end)

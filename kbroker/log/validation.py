@@ -28,7 +28,7 @@ from kafka_wire import compression as codecs
 from kafka_wire import records
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import LENGTH_OFFSET, BatchHeader, CorruptRecords, check_crc, read_header
-from kafka_wire.walk import FAR, RECORD_SIZE_MIN, RecordWalk, heads, walk_fields, walk_lengths
+from kafka_wire.walk import FAR, RECORD_SIZE_MIN, RecordWalk, follow_chain, heads, walk_fields
 from kbroker.config.topic import TopicConfig
 from kbroker.turns import Errands, do_errands
 
@@ -38,7 +38,8 @@ RECORD_ERRORS_MAX = 1000  # named of one batch; the rest is told by its code
 BATCH_BYTES_MIN = 1024 * 1024  # what the bounds of decompression count from, at least
 GROWTH_MAX, RATIO_MAX = 16, 1024
 AT_ONCE_BYTES, AT_ONCE_BYTES_MAX = 16 * 1024, 128 * 1024  # compressed, decompressed: in the event loop
-QUICK_RECORDS_MAX = 1024  # read at a quick look; 200 to 400 µs
+QUICK_RECORDS_MAX = 1024  # read field by field at a quick look; 400 µs
+QUICK_CHAIN_MAX = 8192  # records whose lengths are followed at a quick look; 800 µs
 HEADS_AT_ONCE = 32  # between two pauses
 _MAGIC_AT, _MESSAGE_MIN, _LENGTH_AT, _RECORDS_AT = 16, 14, 8, records.HEADER_SIZE
 
@@ -143,7 +144,6 @@ class Rules:
         "_reads",
         "_reads_fields",
         "_reads_quickly",
-        "_walk",
         "_before_ms",
         "_after_ms",
     )
@@ -160,7 +160,6 @@ class Rules:
         self._reads_quickly = not self._codec  # or another codec is to be made
         self._reads_fields = [level == "full" or config.compacts for level in levels]
         self.leaves_unread = not all(self._reads_fields)  # some of what is stored nobody has read field by field
-        self._walk = walk_fields if self._reads_fields[0] else walk_lengths
         self._before_ms = config.message_timestamp_before_max_ms
         self._after_ms = config.message_timestamp_after_max_ms
 
@@ -172,20 +171,32 @@ class Rules:
         base, latest, attributes = header.base_timestamp, header.max_timestamp, header.attributes
         if attributes & 0x08 or (latest < 0 and not self.stamps):
             return False
-        low = high = 0
+        low = 0
         if self._reads[attributes & 7]:
-            count = header.count
-            if count > QUICK_RECORDS_MAX or not self._reads_quickly or attributes & 7:
+            if attributes & 7 or not self._reads_quickly:
                 return False
-            try:
-                end, low, high, has_null_key = self._walk(batch, _RECORDS_AT, 0, count, FAR, -FAR)
-            except CorruptRecords:
+            if self._reads_fields[0]:
+                found = self._quick_fields(batch, header)
+                if found is None or base + found[1] != latest:
+                    return False
+                low = found[0]
+            elif header.count > QUICK_CHAIN_MAX or follow_chain(batch, _RECORDS_AT, header.count) != len(batch):
                 return False
-            if end != len(batch) or base + high != latest or (has_null_key and self.config.compacts):
-                return False
-        elif (latest < base or not latest) and not self.stamps:
+        if self.stamps:
+            return True
+        if latest < base + low or not latest:  # it cannot be true
             return False
-        return self.stamps or (latest - now_ms <= self._after_ms and now_ms - base - low <= self._before_ms)
+        return latest - now_ms <= self._after_ms and now_ms - base - low <= self._before_ms
+
+    def _quick_fields(self, batch: WritableBuffer, header: BatchHeader) -> tuple[int, int] | None:
+        """The smallest and the largest timestamp delta of not too many records that are in order; else None."""
+        if header.count > QUICK_RECORDS_MAX:
+            return None
+        try:
+            end, low, high, has_null_key = walk_fields(batch, _RECORDS_AT, 0, header.count, FAR, -FAR)
+        except CorruptRecords:
+            return None
+        return None if end != len(batch) or (has_null_key and self.config.compacts) else (low, high)
 
     def check(self, batch: WritableBuffer, now_ms: int) -> tuple[WritableBuffer, BatchHeader]:
         """The whole check at once, for batches that are known to be small. Raises what the parts raise."""

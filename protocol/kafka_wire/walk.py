@@ -1,16 +1,17 @@
 """Reading the records of a batch without making objects of them: are they what the header says they are?
 
-    lengths   the chain of record lengths leads through all records to the last byte, offset deltas are 0, 1, 2, …
+    chain     the chain of record lengths leads through all records; nothing else of them is read
+    lengths   besides, offset deltas are 0, 1, 2, …
     fields    besides, key, value and headers fill each record exactly
 
     record:  length varint | attributes int8 | timestamp delta varlong | offset delta varint
              | key length varint, -1 null | key | value length varint, -1 null | value
              | header count varint | (key length varint | key | value length varint, -1 null | value)*
 
-Either way the smallest and the largest timestamp come to light. Measured per record: 0.2 µs for the lengths, 0.4 for
-the fields, 2 with `records.read_records`. The two loops know numbers of one and two bytes, as nearly all are; what is
-longer goes through `_rest`. They only find that something is wrong; `_explain` reads the record again and says what.
-A lie is INVALID_RECORD and names the record, as in Kafka's DefaultRecord.
+Lengths and fields bring the smallest and the largest timestamp to light. Measured per record: 0.09 µs for the chain,
+0.2 for the lengths, 0.4 for the fields, 2 with `records.read_records`. The loops know numbers of one and two bytes, as
+nearly all are; what is longer goes through `_rest`. They only find that something is wrong; `_explain` reads the record
+again and says what. A lie is INVALID_RECORD and names the record, as in Kafka's DefaultRecord.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ RECORD_SIZE_MIN = 7  # bytes: seven fields of one each
 FAR = 1 << 64  # beyond every timestamp
 _INT32_BITS, _INT64_BITS = 32, 64
 _NULL = 1  # the varint -1
+_RECORD_LENGTH_MIN = 12  # the varint 6: a record without its length
 _FIELD_SIZE_MIN = 2  # of a record header
 
 Walked: TypeAlias = "tuple[int, int, int, bool]"  # position, smallest and largest timestamp delta, any null key
@@ -111,6 +113,31 @@ def stamps(data: Buffer, count: int) -> Iterator[tuple[int, int]]:
             pos += size >> 1
     except IndexError:
         raise _wrong(number, "is cut short") from None
+
+
+def follow_chain(data: Buffer, pos: int, count: int) -> int:
+    """The position behind so many records that begin at pos, or -1 where one has a length that no record can have."""
+    odd = 0  # a length below zero is an odd number
+    try:
+        for _ in range(count):
+            size = data[pos]
+            if size < 0x80:
+                if size < _RECORD_LENGTH_MIN:
+                    return -1
+                odd |= size
+                pos += 1 + (size >> 1)
+                continue
+            byte = data[pos + 1]
+            if byte < 0x80:
+                odd |= size
+                pos += 2 + ((size & 0x7F | byte << 7) >> 1)
+            else:
+                size, pos = _rest(data, pos + 2, size + (byte << 7) - 0x80, 14, _INT32_BITS)
+                odd |= size
+                pos += size >> 1
+    except (IndexError, CorruptRecords):
+        return -1
+    return -1 if odd & 1 else pos
 
 
 def walk_lengths(data: Buffer, pos: int, first: int, last: int, low: int, high: int) -> Walked:

@@ -231,7 +231,7 @@ def test_decompression_is_bounded_in_bytes_and_in_ratio(codec: int) -> None:
 
 
 def test_each_bad_record_is_named_with_its_reason() -> None:
-    log = open_log(new_disk(), kbroker_produce_validate="structure", message_timestamp_after_max_ms=1000)
+    log = open_log(new_disk(), kbroker_produce_validate="full", message_timestamp_after_max_ms=1000)
     payload = record() + record(5000, 1) + record(10, 2) + record(7000, 3)
     with pytest.raises(BadRecords) as caught:
         log.append(batch_of(payload, 4), leader_epoch=0, now_ms=NOW)

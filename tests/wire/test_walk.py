@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kafka_wire.errors import ErrorCode
 from kafka_wire.primitives import varint
 from kafka_wire.records import HEADER_SIZE, CorruptRecords, build_batch, read_header, read_records
-from kafka_wire.walk import RecordWalk, heads, stamps
+from kafka_wire.walk import RecordWalk, follow_chain, heads, stamps
 
 NOW = 1_700_000_000_000
 BYTES = st.none() | st.binary(max_size=300)
@@ -37,6 +37,21 @@ def test_an_honest_batch_is_walked_to_its_end(records: list, fields: bool, step:
     assert [(head.timestamp_delta, head.has_key) for head in heads(data, len(records))] == [
         (record[0] - times[0], record[1] is not None) for record in records
     ]
+
+
+@given(RECORDS, st.integers(0, 200))
+def test_the_chain_of_an_honest_batch_leads_to_its_end(records: list, padding: int) -> None:
+    data = memoryview(b"x" * padding + bytes(build_batch(records))[HEADER_SIZE:])
+    assert follow_chain(data, padding, len(records)) == len(data)
+    assert follow_chain(data, padding, len(records) + 1) == -1
+    if len(records) > 1:
+        assert 0 < follow_chain(data, padding, len(records) - 1) < len(data)
+
+
+@pytest.mark.parametrize("length", [-1, 0, 5, -(2**31)])
+def test_the_chain_ends_at_a_length_that_no_record_can_have(length: int) -> None:
+    honest = bytes(build_batch([(NOW, None, b"v" * 40, [])]))[HEADER_SIZE:]
+    assert follow_chain(varint(length) + honest[1:], 0, 1) == -1
 
 
 @given(RECORDS, st.integers(0), st.integers(1, 255), st.integers(-1, 1))
