@@ -141,7 +141,7 @@ def repetition_of_what_is_not_flushed_acknowledged(patch: MonkeyPatch) -> None:
 
 def a_file_that_two_write_at_once(patch: MonkeyPatch) -> None:
     async def save_in(self: OffsetCheckpoint, offload: Offload) -> None:
-        await offload(partial(self.disk.write_atomic, self.name, self.content(), sync=True))
+        await offload(partial(self._write, dict(self.offsets)))
 
     patch.setattr(OffsetCheckpoint, "save_in", save_in)  # without its lock
 
