@@ -26,6 +26,7 @@ import trio
 from kbroker.env import Offload
 
 STRIDE = 32  # calls between two pauses
+STEPS = 100  # small steps between two pauses
 PAUSES_A_TURN = 16  # about a millisecond
 
 S = TypeVar("S")
@@ -36,6 +37,23 @@ Errand: TypeAlias = Callable[[], Any]
 Errands: TypeAlias = Generator["Errand | None", Any, T]  # work that sends for something now and then
 
 _locks: trio.lowlevel.RunVar[dict[str, trio.Lock]] = trio.lowlevel.RunVar("what is done one at a time")
+
+
+class Effort:
+    """Counts steps that are too small to pause after each: `if effort.spent(steps): yield`."""
+
+    __slots__ = ("_steps",)
+
+    def __init__(self) -> None:
+        self._steps = 0
+
+    def spent(self, steps: int = 1) -> bool:
+        """So many steps of about a microsecond are done; whether it is time to pause."""
+        self._steps += steps
+        if self._steps < STEPS:
+            return False
+        self._steps = 0
+        return True
 
 
 def each(function: Callable[[S], T], items: Iterable[S], stride: int = STRIDE) -> Work[list[T]]:
@@ -64,6 +82,16 @@ def answer(work: Work[Any]) -> Any | Coroutine[Any, Any, Any]:
 async def _answer_of(work: Work[Any]) -> Any:
     made = await finish(work)
     return await made if isinstance(made, CoroutineType) else made
+
+
+def advance(work: Work[T], pauses: int) -> tuple[T] | None:
+    """Go on with work for so many pauses; what it returned, in a tuple, if it came to its end."""
+    for _ in range(pauses):
+        try:
+            next(work)
+        except StopIteration as stop:
+            return (stop.value,)
+    return None
 
 
 def at_once(work: Work[T]) -> T:

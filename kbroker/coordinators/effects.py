@@ -7,13 +7,17 @@ The rules the shell keeps:
    Store of its core that was returned before it is committed (G2).
  - A Store that cannot be committed leaves the memory ahead of the log. The shell then drops what its shard holds
    (`Shard.resign` answers those who wait) and loads it again from the log; a core knows no undo.
+ - What a Compute makes comes back as another event, some time later.
  - A deadline is in liveness seconds. It may be early, never late: the alarm finds out, and sets it anew.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+from kbroker.turns import Work
 
 Ticket: TypeAlias = object  # a waiting request; made by the shell, opaque and hashable here, answered exactly once
 Pair: TypeAlias = tuple[bytes, bytes | None]  # a record's key and value; the value None is a tombstone
@@ -40,4 +44,15 @@ class Reply:
     response: object
 
 
-Effect: TypeAlias = Store | Reply
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Do this work, which takes long, in turns; then perform the effects of `then(what it returned, now, now_ms)`.
+
+    The core goes on meanwhile, and has to know whether it still wants the result. A shard that closes drops it.
+    """
+
+    work: Work[Any]
+    then: Callable[[Any, float, int], Iterable[Effect]]
+
+
+Effect: TypeAlias = "Store | Reply | Compute"

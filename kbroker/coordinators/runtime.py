@@ -17,15 +17,15 @@ import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.coordinators.alarms import Alarms
-from kbroker.coordinators.effects import Effect
+from kbroker.coordinators.effects import Compute, Effect
 from kbroker.coordinators.leading import Leading
 from kbroker.coordinators.rewrite import rewrite
 from kbroker.coordinators.routing import InternalTopic
-from kbroker.coordinators.shard import APPEND_ERRORS, Refuse, Shard, Ticket
+from kbroker.coordinators.shard import APPEND_ERRORS, Refuse, Shard, Tasks, Ticket
 from kbroker.env import Env
 from kbroker.log.directory import LogDirectory
 from kbroker.replication.partition import Partition
-from kbroker.turns import Work, each
+from kbroker.turns import Work, each, finish
 
 REWRITE_RETRY_S = 30.0
 
@@ -41,19 +41,17 @@ class Runtime(Generic[S]):
         env: Env,
         logs: LogDirectory,
         topic: InternalTopic,
-        make: Callable[[Partition, Callable[[Shard], None]], S],
+        make: Callable[[Partition, Tasks], S],
         on_active: Callable[[S], Work[None]],
     ) -> None:
         """
         Args:
-            make: a new shard of a partition, given its `on_waiting`.
+            make: a new shard of a partition.
             on_active: what there is to do when a shard that was loaded is active.
         """
         self.env = env
         self.logs = logs
-        self.leading = Leading(
-            env, topic, lambda partition: make(partition, self._on_waiting), self.start, self._take_up
-        )
+        self.leading = Leading(env, topic, lambda partition: make(partition, self), self.start, self._take_up)
         self._on_active = on_active
         self._alarms: Alarms[S] = Alarms()
         self._nursery: trio.Nursery | None = None
@@ -140,8 +138,26 @@ class Runtime(Generic[S]):
         yield from self._on_active(shard)
         self._note_growth(shard)
 
-    def _on_waiting(self, shard: Shard) -> None:
+    def on_waiting(self, shard: Shard) -> None:
+        """Something begins to wait for the high watermark."""
         self.start(self._settle, shard)
+
+    def on_compute(self, shard: Shard, name: str, compute: Compute) -> None:
+        """A core wants something computed in turns."""
+        self.start(self._compute, shard, name, compute)
+
+    async def _compute(self, shard: S, name: str, compute: Compute) -> None:
+        """Whatever goes wrong with it stays with its shard."""
+        try:
+            made = await finish(compute.work)
+            if shard.closed is None:
+                now, now_ms = self.env.clock.liveness(), self.env.clock.data_ms()
+                self.perform(shard, name, compute.then(made, now, now_ms))
+        except KafkaError:
+            pass  # the shard starts over
+        except Exception:
+            log.exception("%s: %s failed, its partition is loaded again", shard, name)
+            self.leading.restart(shard, ErrorCode.COORDINATOR_NOT_AVAILABLE)
 
     async def _settle(self, shard: S) -> None:
         try:

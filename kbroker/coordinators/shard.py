@@ -17,13 +17,13 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial as bind
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import build_batch, read_header
-from kbroker.coordinators.effects import Effect, Pair, StateRecord, Store
+from kbroker.coordinators.effects import Compute, Effect, Pair, Reply, StateRecord, Store
 from kbroker.env import Clock
 from kbroker.log.validation import check_batch
 from kbroker.replication.partition import ACKS_ALL, Partition
@@ -74,16 +74,25 @@ class Ticket:
         return self.response
 
 
+class Tasks(Protocol):
+    """What a shard cannot do without waiting (the runtime can)."""
+
+    def on_waiting(self, shard: Shard) -> None:
+        """Something begins to wait for the high watermark: see to `wait_committed`."""
+
+    def on_compute(self, shard: Shard, name: str, compute: Compute) -> None:
+        """A core wants something computed in turns."""
+
+
 class Shard(ABC):
     """One partition's state. What changes it goes through here."""
 
     __slots__ = (
         "index", "partition", "epoch", "live", "logged", "alarms", "closed", "is_active", "is_rewriting", "tickets",
-        "clock", "_on_waiting", "_waiting", "_barriers",
+        "clock", "_tasks", "_waiting", "_barriers",
     )  # fmt: skip
 
-    def __init__(self, partition: Partition, clock: Clock, on_waiting: Callable[[Shard], None]) -> None:
-        """on_waiting: called when something begins to wait for the high watermark; see `wait_committed`."""
+    def __init__(self, partition: Partition, clock: Clock, tasks: Tasks) -> None:
         self.index = partition.index
         self.partition = partition
         self.epoch = partition.leader_epoch
@@ -95,7 +104,7 @@ class Shard(ABC):
         self.is_active = False  # loaded
         self.is_rewriting = False
         self.tickets: set[Ticket] = set()  # of requests that wait
-        self._on_waiting = on_waiting
+        self._tasks = tasks
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()  # what is to be done when committed, in order
         self._barriers: dict[str, int] = {}  # name -> offset of its newest record, while that is not committed
 
@@ -207,7 +216,7 @@ class Shard(ABC):
             return
         self._waiting.append((offset, action))
         if len(self._waiting) == 1:
-            self._on_waiting(self)
+            self._tasks.on_waiting(self)
 
     async def wait_committed(self) -> None:
         """Do what waits as the high watermark passes it, until nothing waits. Raises when the leadership ends."""
@@ -228,6 +237,8 @@ class Shard(ABC):
                 offset = self.append([self.pair_of(record) for record in effect.records])
                 if offset >= self.partition.high_watermark.value:
                     self._barriers[name] = offset
+            elif isinstance(effect, Compute):
+                self._tasks.on_compute(self, name, effect)
             else:
                 assert isinstance(effect.to, Ticket)
                 self.after(self._barriers.get(name, -1), bind(effect.to.answer, effect.response))
@@ -239,7 +250,7 @@ class Shard(ABC):
         self.closed = code
         self._waiting.clear()
         for effect in self.resign(code):
-            if not isinstance(effect, Store) and isinstance(effect.to, Ticket):
+            if isinstance(effect, Reply) and isinstance(effect.to, Ticket):
                 effect.to.answer(effect.response)
         for ticket in tuple(self.tickets):
             ticket.answer(ticket.refuse(code))

@@ -9,6 +9,7 @@ as Kafka's ConsumerProtocol does.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import repeat
 from typing import TypeVar
 
 from kafka_wire.codegen import decode
@@ -41,7 +42,10 @@ def read_assignment(assignment: bytes) -> frozenset[TopicPartition] | None:
 
 def pairs(topics: Iterable[ConsumerProtocolTopicPartitions]) -> frozenset[TopicPartition]:
     """(topic, partition) of each partition."""
-    return frozenset((each.topic, partition) for each in topics for partition in each.partitions)
+    found: set[TopicPartition] = set()
+    for each in topics:
+        found.update(zip(repeat(each.topic), each.partitions))
+    return frozenset(found)
 
 
 def _read(cls: type[T], data: bytes) -> T | None:

@@ -18,7 +18,7 @@ from kbroker.cluster.registration import Registration
 from kbroker.config import BrokerConfig
 from kbroker.coordinators.routing import InternalTopic
 from kbroker.coordinators.runtime import Runtime
-from kbroker.coordinators.shard import Shard
+from kbroker.coordinators.shard import Tasks
 from kbroker.env import Env
 from kbroker.groups.group import Topics
 from kbroker.groups.housekeeping import Housekeeping
@@ -51,8 +51,8 @@ class GroupCoordinator:
         """Serve groups; until cancelled."""
         await self.runtime.run(*self.housekeeping.duties, task_status=task_status)
 
-    def _make(self, partition: Partition, on_waiting: Callable[[Shard], None]) -> GroupShard:
-        return GroupShard(partition, self.env.clock, on_waiting, self)
+    def _make(self, partition: Partition, tasks: Tasks) -> GroupShard:
+        return GroupShard(partition, self.env.clock, tasks, self)
 
     def _take_up(self, shard: GroupShard) -> Work[None]:
         return self.housekeeping.forget_topics(shard, shard.offsets.topic_names())

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from kafka_wire.errors import ErrorCode, ProtocolError
 from kbroker.coordinators.effects import Effect, Pair, StateRecord
-from kbroker.coordinators.shard import CHUNK_RECORDS, Shard
+from kbroker.coordinators.shard import CHUNK_RECORDS, Shard, Tasks
 from kbroker.env import Clock
 from kbroker.groups.classic.group import ClassicGroup
 from kbroker.groups.consumer.group import ConsumerGroup
@@ -59,10 +59,10 @@ class GroupShard(Shard):
         self,
         partition: Partition,
         clock: Clock,
-        on_waiting: Callable[[Shard], None],
+        tasks: Tasks,
         surroundings: Surroundings,
     ) -> None:
-        super().__init__(partition, clock, on_waiting)
+        super().__init__(partition, clock, tasks)
         self.offsets = Offsets()
         self._groups: dict[str, Group] = {}
         self._surroundings = surroundings

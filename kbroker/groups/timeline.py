@@ -18,8 +18,9 @@ Outside it is seen by way of timeline_views.py.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple, TypeAlias
 
 REBALANCES_MAX = 32
@@ -121,10 +122,11 @@ class Timeline:
         """A member has given these up. Those it does not own are ignored."""
         owned = self._owned.get(member_id)
         if owned:
-            for each in owned.intersection(partitions):
-                owned.discard(each)
+            gone = owned.intersection(partitions)
+            owned -= gone
+            self._free.update(dict.fromkeys(gone, _Freed(since, member_id, self._assignments)))
+            for each in gone:
                 del self._owner[each]
-                self._free[each] = _Freed(since, member_id, self._assignments)
 
     def kept(self, member_id: str, partitions: Collection[TopicPartition], since: float) -> None:
         """A member owns no more than these: the rest it has given up."""
@@ -148,22 +150,22 @@ class Timeline:
         """A member owns these from now on."""
         owned = self._owned.setdefault(member_id, set())
         last = self.rebalances[-1] if self.rebalances else None
-        for each in partitions:
-            before = self._owner.get(each)
-            if before == member_id:
-                continue
-            freed = self._free.pop(each, None)
-            if before is not None:  # handed over without a gap
-                self._owned[before].discard(each)
-            elif freed is not None:
-                before = freed.owner
-                self._count_gap(each, now - freed.since)
-                if last is not None:
-                    _note_gap(last, each, round((now - freed.since) * 1000))
-            if last is not None and before is not None and before != member_id:
+        new = set(partitions) - owned
+        for each in new & self._owner.keys():  # handed over without a gap
+            self._owned[self._owner[each]].discard(each)
+            if last is not None:
                 last.partitions_moved += 1
-            self._owner[each] = member_id
-            owned.add(each)
+        gaps: dict[_Freed, list[TopicPartition]] = {}
+        for each in sorted(new & self._free.keys()):
+            gaps.setdefault(self._free.pop(each), []).append(each)
+        for freed, after_gap in gaps.items():
+            self._count_gap(after_gap, now - freed.since)
+            if last is not None:
+                _note_gap(last, after_gap, round((now - freed.since) * 1000))
+                if freed.owner != member_id:
+                    last.partitions_moved += len(after_gap)
+        self._owner.update(dict.fromkeys(new, member_id))
+        owned |= new
 
     def assigned(self, assignment: Mapping[str, Collection[TopicPartition]], now: float) -> None:
         """Everybody's partitions at once: what a member does not find in its own, it has to give up."""
@@ -179,19 +181,28 @@ class Timeline:
         for each in forgotten:
             del self._free[each]
 
-    def _count_gap(self, partition: TopicPartition, gap_s: float) -> None:
-        if gap_s > 0 and (partition in self._unowned_s or len(self._unowned_s) < TOTALS_MAX):
-            self._unowned_s[partition] = self._unowned_s.get(partition, 0.0) + gap_s
+    def _count_gap(self, partitions: Sequence[TopicPartition], gap_s: float) -> None:
+        if gap_s > 0:
+            total = self._unowned_s
+            known = total.keys() & partitions
+            if len(known) < len(partitions) and len(total) < TOTALS_MAX:
+                new = [each for each in partitions if each not in known]
+                total.update(dict.fromkeys(new[: TOTALS_MAX - len(total)], gap_s))
+            total.update({each: total[each] + gap_s for each in known})
 
     def _after_ms(self, now: float) -> int:
         return round((now - self._began) * 1000)
 
 
-def _note_gap(rebalance: Rebalance, partition: TopicPartition, gap_ms: int) -> None:
-    """A partition had no owner for a while; no time at all is not worth a line."""
+def _note_gap(rebalance: Rebalance, partitions: Sequence[TopicPartition], gap_ms: int) -> None:
+    """Partitions had no owner for a while; no time at all is not worth a line."""
     if gap_ms <= 0:
         return
-    rebalance.partitions_unowned += 1
+    rebalance.partitions_unowned += len(partitions)
     rebalance.unowned_ms_max = max(rebalance.unowned_ms_max, gap_ms)
-    if partition in rebalance.unowned_ms or len(rebalance.unowned_ms) < PARTITIONS_MAX:
-        rebalance.unowned_ms[partition] = rebalance.unowned_ms.get(partition, 0) + gap_ms
+    itemised = rebalance.unowned_ms
+    known = itemised.keys() & partitions
+    if len(known) < len(partitions) and len(itemised) < PARTITIONS_MAX:
+        new = islice((each for each in partitions if each not in known), PARTITIONS_MAX - len(itemised))
+        itemised.update(dict.fromkeys(new, gap_ms))
+    itemised.update({each: itemised[each] + gap_ms for each in known})

@@ -6,7 +6,7 @@ when that has passed; `wait` is answered by the next `add`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,10 +18,10 @@ from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage
 from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.registration import Registration
 from kbroker.config import BrokerConfig, topic_config
-from kbroker.coordinators.effects import Effect, Pair, Reply, StateRecord, Store, Ticket
+from kbroker.coordinators.effects import Compute, Effect, Pair, Reply, StateRecord, Store, Ticket
 from kbroker.coordinators.routing import InternalTopic
 from kbroker.coordinators.runtime import Runtime
-from kbroker.coordinators.shard import Shard
+from kbroker.coordinators.shard import Shard, Tasks
 from kbroker.env import Clock
 from kbroker.log.directory import LogDirectory
 from kbroker.replication.partition import Partition
@@ -46,6 +46,14 @@ class Counter:
         waiting, self.waiting = self.waiting, []
         return [self._store(), *(Reply(each, self.value) for each in (*waiting, ticket))]
 
+    def add_slowly(self, ticket: Ticket, n: int) -> list[Effect]:
+        def count() -> Work[int]:
+            for _ in range(n):
+                yield
+            return n
+
+        return [Compute(count(), lambda found, now, now_ms: self.add(ticket, found))]
+
     def wait(self, ticket: Ticket) -> list[Effect]:
         self.waiting.append(ticket)
         return []
@@ -63,8 +71,8 @@ class CounterShard(Shard):
 
     __slots__ = ("counters", "taken_up")
 
-    def __init__(self, partition: Partition, clock: Clock, on_waiting: Callable[[Shard], None]) -> None:
-        super().__init__(partition, clock, on_waiting)
+    def __init__(self, partition: Partition, clock: Clock, tasks: Tasks) -> None:
+        super().__init__(partition, clock, tasks)
         self.counters: dict[str, Counter] = {}
         self.taken_up = False
 
@@ -116,8 +124,8 @@ class Rig:
         log = self.logs.log_for(TOPIC, 0, TOPIC_ID, topic_config({"cleanup.policy": "compact"}, config))
         self.partition = Partition(TOPIC, 0, TOPIC_ID, log, 1)
 
-    def _make(self, partition: Partition, on_waiting: Callable[[Shard], None]) -> CounterShard:
-        return CounterShard(partition, self.env.clock, on_waiting)
+    def _make(self, partition: Partition, tasks: Tasks) -> CounterShard:
+        return CounterShard(partition, self.env.clock, tasks)
 
     def _take_up(self, shard: CounterShard) -> Work[None]:
         shard.taken_up = True
@@ -141,6 +149,10 @@ class Rig:
     def add(self, name: str, n: int) -> Any:
         """The sum, or an error's code; a coroutine of it when it has to wait."""
         return self.runtime.submit(name, lambda shard, ticket: shard.counter(name).add(ticket, n), _same, 5.0)
+
+    def add_slowly(self, name: str, n: int) -> Any:
+        """A coroutine of the sum."""
+        return self.runtime.submit(name, lambda shard, ticket: shard.counter(name).add_slowly(ticket, n), _same, 5.0)
 
     def wait(self, name: str) -> Any:
         """A coroutine of the next sum."""

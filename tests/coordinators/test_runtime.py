@@ -133,3 +133,37 @@ async def test_a_log_that_says_little_is_written_anew() -> None:
     async with rig(machine, epoch=2) as made:
         shard = await made.loaded()
         assert {each.value for each in shard.counters.values()} == {500}
+
+
+async def test_what_takes_long_is_computed_in_turns_and_comes_back_as_an_event() -> None:
+    async with rig() as made:
+        turns, done = 0, trio.Event()
+
+        async def others() -> None:
+            nonlocal turns
+            while not done.is_set():
+                turns += 1
+                made.add("b", 1)
+                await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(others)
+            assert await made.add_slowly("a", 1000) == 1000
+            done.set()
+        assert turns > 50
+        assert made.add("a", 1) == 1001
+
+
+async def test_a_computation_of_a_shard_that_closed_is_dropped() -> None:
+    async with rig() as made:
+        slow = made.add_slowly("a", 1000)
+
+        async def ask() -> None:
+            assert await slow == ErrorCode.NOT_COORDINATOR
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await trio.lowlevel.checkpoint()
+            made.lead(2)
+        await wait_all_tasks_blocked()
+        assert (await made.loaded()).counter("a").value == 0

@@ -11,12 +11,15 @@ a partition has at most one owner; `unreconciled` holds the members that are not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
+from itertools import repeat
 
-from kbroker.coordinators.effects import Effect, Reply, StateRecord, Store
-from kbroker.groups.consumer.assignors import ASSIGNORS, MemberSpec
+from kbroker.coordinators.effects import Compute, Effect, Pair, Reply, StateRecord, Store
+from kbroker.groups.consumer.assignors import ASSIGNORS
+from kbroker.groups.consumer.computing import Asked, Computed, Question, Resolved, compute, resolve
 from kbroker.groups.consumer.member import (
     LEAVING_STATIC,
     ConsumerMember,
@@ -26,7 +29,6 @@ from kbroker.groups.consumer.member import (
     assigned_of,
 )
 from kbroker.groups.consumer.reconciliation import Owners, next_step
-from kbroker.groups.consumer.topic_regex import TopicRegex
 from kbroker.groups.group import Topics
 from kbroker.groups.settings import ConsumerGroupLimits
 from kbroker.groups.storage.snapshots import (
@@ -39,12 +41,13 @@ from kbroker.groups.storage.snapshots import (
     TargetMemberSnapshot,
 )
 from kbroker.groups.timeline import Timeline
+from kbroker.turns import Work, advance
 
 KEY_GROUP, KEY_MEMBER, KEY_TARGET_EPOCH, KEY_TARGET_MEMBER, KEY_CURRENT, KEY_REGEX = 3, 5, 6, 7, 8, 16
 # Up to this many members the target is computed at once; it costs a few milliseconds.
 COMPUTE_AT_ONCE_MEMBERS = 64
 SHARED_MAX = 64  # subscriptions remembered beyond one for each member
-INTERNAL_PREFIX = "__"  # unlike Kafka: no pattern reaches the broker's own topics; by name they can be subscribed to
+PAUSES_AT_ONCE = 12  # of computing a target, or resolving regular expressions, within the event: a few milliseconds
 NOTHING: Target = {}
 
 
@@ -54,7 +57,7 @@ class Core:
     __slots__ = (
         "group_id", "limits", "topics", "epoch", "metadata_hash", "members", "static", "target_epoch", "targets",
         "owners", "timeline", "deadline", "regexes", "unreconciled", "names", "replaced_by", "stored", "unverified",
-        "waiting", "_computed_at", "_records", "_shared",
+        "waiting", "_computed_at", "_computing", "_resolving", "_resolve_again", "_records", "_computes", "_shared",
     )  # fmt: skip
 
     def __init__(self, group_id: str, limits: ConsumerGroupLimits, topics: Topics) -> None:
@@ -78,22 +81,36 @@ class Core:
         self.unverified = False  # restored, and not compared yet with the topics there are now
         self.waiting = False  # a new target is due, and waits for `deferred` to be over
         self._computed_at: float | None = None  # when a target was computed last; liveness seconds
-        self._records: list[StateRecord] = []  # of the event in hand
+        self._computing: Work[Computed] | None = None  # a target, in turns
+        self._resolving: Work[Resolved] | None = None  # regular expressions, in turns
+        self._resolve_again = False  # topics or expressions are others than those being resolved
+        self._records: list[StateRecord | Pair] = []  # of the event in hand
+        self._computes: list[Compute] = []  # of the event in hand
         self._shared: dict[frozenset[str], frozenset[str]] = {}
 
     # -- effects
 
-    def note(self, *records: StateRecord) -> None:
+    def note(self, *records: StateRecord | Pair) -> None:
         """To be stored with this event."""
         self._records.extend(records)
         self.stored = True
 
     def take(self, *replies: Reply) -> list[Effect]:
-        """The effects of the event: what it stored, then what it answers."""
-        if not self._records:
+        """The effects of the event: what it stored, then what it answers, then what is to be computed."""
+        if not self._records and not self._computes:
             return [*replies]
         records, self._records = tuple(self._records), []
-        return [Store(records), *replies]
+        computes, self._computes = self._computes, []
+        return [*([Store(records)] if records else ()), *replies, *computes]
+
+    @property
+    def is_computing(self) -> bool:
+        """Whether something is being computed in turns."""
+        return self._computing is not None or self._resolving is not None
+
+    def abandon(self) -> None:
+        """The group is gone, or another one: nothing that is being computed is wanted."""
+        self.deadline = self._computing = self._resolving = None
 
     def arm(self, end: float) -> None:
         """Something may be due at that time."""
@@ -124,17 +141,48 @@ class Core:
         )
 
     def _resolve_regexes(self, *, now_ms: int, afresh: bool = False) -> None:
-        """See that each regular expression in use is resolved, and no other."""
+        """See that each regular expression in use is resolved, and no other. Until it is, it matches nothing."""
         wanted = {member.regex for member in self.members.values() if member.regex}
         for regex in self.regexes.keys() - wanted:
             del self.regexes[regex]
             self.note(ConsumerGroupTombstone(KEY_REGEX, self.group_id, regex))
-        for regex in sorted(wanted if afresh else wanted - self.regexes.keys()):
-            matches = TopicRegex(regex).matches
-            found = frozenset(name for name in self.topics if not name.startswith(INTERNAL_PREFIX) and matches(name))
-            if self.regexes.get(regex) != found:
+        todo = sorted(wanted if afresh else wanted - self.regexes.keys())
+        if not todo:
+            return
+        if self._resolving is not None:
+            self._resolve_again = True
+            return
+        work = resolve(todo, self.topics)
+        resolved = advance(work, PAUSES_AT_ONCE // 2)
+        if resolved is not None:
+            self._take_regexes(resolved[0], now_ms)
+        else:
+            self._resolving = work
+            self._computes.append(Compute(work, partial(self._on_resolved, work)))
+
+    def _take_regexes(self, resolved: Resolved, now_ms: int) -> None:
+        wanted = {member.regex for member in self.members.values()}
+        for regex, found in resolved.items():
+            if regex in wanted and self.regexes.get(regex) != found:
                 self.regexes[regex] = found
                 self.note(RegexSnapshot(self.group_id, regex, tuple(sorted(found)), 0, now_ms))
+
+    def _on_resolved(self, work: Work[Resolved], resolved: Resolved, now: float, now_ms: int) -> list[Effect]:
+        """A new epoch if what was found concerns a subscription."""
+        if self._resolving is not work:
+            return []
+        self._resolving = None
+        self._take_regexes(resolved, now_ms)
+        if self._resolve_again:
+            self._resolve_again = False
+            self._resolve_regexes(now_ms=now_ms, afresh=True)
+        self._bump_if_other_topics(now, now_ms)
+        return self.take()
+
+    def _bump_if_other_topics(self, now: float, now_ms: int) -> None:
+        if self.members and self._hash() != self.metadata_hash:
+            self.bump("topics changed", now, now_ms)
+            self.compute_target(now, now_ms)
 
     def shared(self, names: frozenset[str]) -> frozenset[str]:
         """One object for equal subscriptions: a thousand members of a thousand topics are compared by identity then."""
@@ -168,11 +216,10 @@ class Core:
 
     def _hash(self) -> int:
         """Of the ids and partition counts of subscribed topics that exist; 0: of none."""
-        digest = blake2b(digest_size=8)
-        found = [(name, self.topics[name]) for name in sorted(self.subscribed_topics()) if name in self.topics]
-        for name, (topic_id, count) in found:
-            digest.update(b"%b%b%d " % (topic_id, name.encode(), count))
-        return int.from_bytes(digest.digest(), "big", signed=True) if found else 0
+        topics, subscribed = self.topics, self.subscribed_topics()
+        found = [b"%b%b%d " % (topics[name][0], name.encode(), topics[name][1]) for name in topics.keys() & subscribed]
+        digest = blake2b(b"".join(sorted(found)), digest_size=8).digest()
+        return int.from_bytes(digest, "big", signed=True) if found else 0
 
     def set_topics(self, topics: Topics, now: float, now_ms: int) -> None:
         """The cluster's topics are others. A new epoch if that concerns a subscription."""
@@ -190,6 +237,8 @@ class Core:
 
     def deferred(self, now: float) -> bool:
         """Whether a new target has to wait, so that a storm of joins costs one assignment, not one each (KIP-1263)."""
+        if self._computing is not None:
+            return True
         if self.target_epoch == self.epoch or self._computed_at is None:
             return False
         if len(self.members) <= COMPUTE_AT_ONCE_MEMBERS:
@@ -197,8 +246,8 @@ class Core:
         return now < self._computed_at + self.limits.assignment_interval_ms / 1000
 
     def compute_target(self, now: float, now_ms: int) -> None:
-        """See that there is a target for the group's epoch, unless it has to wait."""
-        if self.target_epoch == self.epoch:
+        """See that there is a target for the group's epoch, unless it has to wait; what is long, some time later."""
+        if self.target_epoch == self.epoch or self._computing is not None:
             return
         if self.deferred(now):
             assert self._computed_at is not None
@@ -206,37 +255,43 @@ class Core:
             self.arm(self._computed_at + self.limits.assignment_interval_ms / 1000)
             return
         self._computed_at, self.waiting = now, False
-        specs, partitions = self._specs()
-        made = ASSIGNORS[self.assignor](specs, partitions)
-        for member_id in self.members:
-            target = {topic_id: frozenset(numbers) for topic_id, numbers in made[member_id].items() if numbers}
-            if target != self.targets.get(member_id) or (not target and member_id not in self.targets):
-                self.targets[member_id] = target
-                self.note(TargetMemberSnapshot(self.group_id, member_id, assigned_of(target)))
-        self.target_epoch = self.epoch
-        self.note(TargetEpochSnapshot(self.group_id, self.epoch, now_ms))
-        self.unreconciled = {m.member_id for m in self.members.values() if not m.reconciled_to(self.epoch)}
+        work = compute(self._question())
+        computed = advance(work, PAUSES_AT_ONCE)
+        if computed is not None:
+            self._install(self.epoch, computed[0], now_ms)
+        else:
+            self._computing = work
+            self._computes.append(Compute(work, partial(self._on_computed, work, self.epoch)))
 
-    def _specs(self) -> tuple[dict[str, MemberSpec], dict[bytes, int]]:
-        """What an assignor is to know; brings `names` up to date."""
-        ids: dict[frozenset[str], frozenset[bytes]] = {}  # members with equal subscriptions share one set
-        partitions: dict[bytes, int] = {}
+    def _question(self) -> Question:
+        members = [Asked(m.member_id, m.instance_id, m.topics, m.regex) for m in self.members.values()]
+        return Question(self.group_id, self.assignor, members, dict(self.targets), dict(self.regexes), self.topics)
+
+    def _on_computed(
+        self, work: Work[Computed], epoch: int, computed: Computed, now: float, now_ms: int
+    ) -> list[Effect]:
+        """Members that came meanwhile have no part in it: the next target is for them."""
+        if self._computing is not work:
+            return []
+        self._computing = None
+        self._install(epoch, computed, now_ms)
+        if self.members:
+            self.compute_target(now, now_ms)
+        return self.take()
+
+    def _install(self, epoch: int, computed: Computed, now_ms: int) -> None:
+        """This is the target of that epoch."""
         in_use: set[bytes] = set()
         for member in self.members.values():
             in_use.update(member.assigned, member.pending)
-        self.names = {topic_id: name for topic_id, name in self.names.items() if topic_id in in_use}
-        specs: dict[str, MemberSpec] = {}
-        for member in self.members.values():
-            wanted = self.subscribed(member)
-            if wanted not in ids:
-                found = {name: self.topics[name] for name in wanted if name in self.topics}
-                partitions.update(found.values())
-                self.names.update((topic_id, name) for name, (topic_id, _) in found.items())
-                ids[wanted] = frozenset(topic_id for topic_id, _ in found.values())
-            specs[member.member_id] = MemberSpec(
-                ids[wanted], self.targets.get(member.member_id, NOTHING), member.instance_id
-            )
-        return specs, partitions
+        self.names = {topic_id: name for topic_id, name in self.names.items() if topic_id in in_use} | computed.names
+        for member_id, (target, record) in computed.targets.items():
+            if member_id in self.members:
+                self.targets[member_id] = target
+                self.note(record)
+        self.target_epoch = epoch
+        self.note(TargetEpochSnapshot(self.group_id, epoch, now_ms))
+        self.unreconciled = {m.member_id for m in self.members.values() if not m.reconciled_to(self.epoch)}
 
     @property
     def assignor(self) -> str:
@@ -286,21 +341,26 @@ class Core:
 
     def _move(self, member: ConsumerMember, assigned: Owned, pending: Owned, now: float) -> None:
         """A member owns these from now on."""
-        before = set(member.owned())
+        before = member.owned()
         member.assigned, member.pending = assigned, pending
-        after = set(member.owned())
-        for topic_id, partition in before - after:
-            self.owners.free(member.member_id, topic_id, partition)
-        for topic_id, partition in after - before:
-            self.owners.give(member.member_id, topic_id, partition)
-        if before - after:
-            self.timeline.released(member.member_id, self.named(before - after), now)
-        if after - before:
-            self.timeline.taken(member.member_id, self.named(after - before), now)
+        after = member.owned()
+        freed = _without(before, after)
+        given = _without(after, before)
+        for topic_id, numbers in freed.items():
+            self.owners.free(member.member_id, topic_id, numbers)
+        for topic_id, numbers in given.items():
+            self.owners.give(member.member_id, topic_id, numbers)
+        if freed:
+            self.timeline.released(member.member_id, self.named(freed), now)
+        if given:
+            self.timeline.taken(member.member_id, self.named(given), now)
 
-    def named(self, partitions: Iterable[tuple[bytes, int]]) -> list[tuple[str, int]]:
+    def named(self, partitions: Mapping[bytes, Collection[int]]) -> list[tuple[str, int]]:
         """With topic names for topic ids. A topic nobody remembers goes by its id."""
-        return sorted((self.names.get(topic_id, topic_id.hex()), partition) for topic_id, partition in partitions)
+        named: list[tuple[str, int]] = []
+        for topic_id, numbers in partitions.items():
+            named += zip(repeat(self.names.get(topic_id) or topic_id.hex()), numbers)
+        return sorted(named)
 
     def _arrived(self, member: ConsumerMember, now: float) -> None:
         self.timeline.arrived(member.member_id, now)
@@ -325,10 +385,11 @@ class Core:
         new = replace(old, member_id=member_id, epoch=0, previous_epoch=0, state=MemberState.STABLE)
         new.pending, new.rebalance_end = {}, None
         self._move(old, old.assigned, {}, now)
-        for topic_id, partition in old.owned():
-            self.owners.free(old.member_id, topic_id, partition)
-            self.owners.give(member_id, topic_id, partition)
+        for topic_id, numbers in old.owned().items():
+            self.owners.free(old.member_id, topic_id, numbers)
+            self.owners.give(member_id, topic_id, numbers)
         self.timeline.renamed(old.member_id, member_id)
+        self._computing = None  # it knows the old id only
         target = self.targets.get(old.member_id)
         self._forget(old)
         self.unreconciled.add(member_id)
@@ -344,8 +405,8 @@ class Core:
     def remove(self, members: Iterable[ConsumerMember], now: float) -> None:
         """Members are gone, and what they had is free. The caller bumps the epoch."""
         for member in members:
-            for topic_id, partition in member.owned():
-                self.owners.free(member.member_id, topic_id, partition)
+            for topic_id, numbers in member.owned().items():
+                self.owners.free(member.member_id, topic_id, numbers)
             self.timeline.left(member.member_id, now)
             self._forget(member)
         self._resolve_regexes(now_ms=0)
@@ -376,3 +437,10 @@ class Core:
 
 def _partitions(owned: Owned) -> dict[bytes, set[int]]:
     return {topic_id: set(numbers) for topic_id, numbers in owned.items()}
+
+
+def _without(owned: Mapping[bytes, Set[int]], others: Mapping[bytes, Set[int]]) -> dict[bytes, Set[int]]:
+    left = {
+        topic_id: owned[topic_id] - others[topic_id] if topic_id in others else owned[topic_id] for topic_id in owned
+    }
+    return {topic_id: numbers for topic_id, numbers in left.items() if numbers}

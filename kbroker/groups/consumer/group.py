@@ -130,6 +130,11 @@ class ConsumerGroup:
         return not self._core.members
 
     @property
+    def is_computing(self) -> bool:
+        """Whether regular expressions are being resolved, or a target is being computed, in turns."""
+        return self._core.is_computing
+
+    @property
     def gives_way(self) -> bool:
         """Without members, a classic JoinGroup may take the name over (`delete`, then a new group)."""
         return self.is_empty
@@ -299,7 +304,7 @@ class ConsumerGroup:
 
     def resign(self, code: ErrorCode = ErrorCode.NOT_COORDINATOR) -> list[Effect]:
         """The shard goes away. Nobody waits in a consumer group, so there is nobody to tell."""
-        self._core.deadline = None
+        self._core.abandon()
         return []
 
     # -- members that speak the classic protocol
@@ -407,6 +412,7 @@ class ConsumerGroup:
     def delete(self, now_ms: int) -> list[Effect]:
         """Delete the group: tombstones for all its records; its offsets are the caller's. Raises as check_delete."""
         self.check_delete()
+        self._core.abandon()
         if self._core.stored:
             self._core.note(*store.tombstones(self._core))
         return self._core.take()

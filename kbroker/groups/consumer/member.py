@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TypeAlias
@@ -65,12 +65,12 @@ class ConsumerMember:
         """Whether it has all that the target assignment of that epoch gives it, and nothing else."""
         return self.state is MemberState.STABLE and self.epoch == epoch
 
-    def owned(self) -> Iterator[tuple[bytes, int]]:
-        """(topic id, partition) of all nobody else may have."""
-        for partitions in (self.assigned, self.pending):
-            for topic_id, numbers in partitions.items():
-                for partition in numbers:
-                    yield topic_id, partition
+    def owned(self) -> dict[bytes, Set[int]]:
+        """All that nobody else may have: topic id -> partitions."""
+        owned: dict[bytes, Set[int]] = {topic_id: numbers.keys() for topic_id, numbers in self.assigned.items()}
+        for topic_id, numbers in self.pending.items():
+            owned[topic_id] = owned.get(topic_id, frozenset()) | numbers.keys()
+        return owned
 
     def had(self, topic_id: bytes, epoch: int) -> set[int]:
         """The partitions of a topic that it has, and was given in that member epoch or before (KIP-1251)."""

@@ -89,7 +89,7 @@ def _owned(core: Core, member_id: str, assignment: bytes, generation: int) -> Ow
     for topic, partition in sorted(read_assignment(assignment) or ()):
         topic_id, count = core.topics.get(topic, (b"", 0))
         if partition < count and core.owners.of(topic_id, partition) is None:
-            core.owners.give(member_id, topic_id, partition)
+            core.owners.give(member_id, topic_id, {partition})
             core.names[topic_id] = topic
             owned.setdefault(topic_id, {})[partition] = generation
     return owned
@@ -112,7 +112,7 @@ def downgrade_if_possible(core: Core, now_ms: int) -> bool:
     snapshot = to_classic(core, now_ms)
     core.note(*store.tombstones(core), snapshot)
     core.replaced_by = snapshot
-    core.deadline = None
+    core.abandon()
     return True
 
 

@@ -10,7 +10,7 @@ A partition has one owner: it is wanted by the next one only after the last one 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from kbroker.groups.consumer.member import ConsumerMember, MemberState, Owned, Target
@@ -39,17 +39,21 @@ class Owners:
         """The member that owns it."""
         return self._owners.get(topic_id, {}).get(partition)
 
-    def give(self, member_id: str, topic_id: bytes, partition: int) -> None:
-        """A member owns it from now on; nobody else does."""
-        partitions = self._owners.setdefault(topic_id, {})
-        assert partitions.get(partition, member_id) == member_id, "a partition has one owner"
-        partitions[partition] = member_id
+    def owned(self, topic_id: bytes) -> Mapping[int, str]:
+        """The partitions of a topic that have owners."""
+        return self._owners.get(topic_id, {})
 
-    def free(self, member_id: str, topic_id: bytes, partition: int) -> None:
-        """A member owns it no longer."""
+    def give(self, member_id: str, topic_id: bytes, numbers: Collection[int]) -> None:
+        """A member owns these from now on; nobody else does."""
+        partitions = self._owners.setdefault(topic_id, {})
+        assert partitions.keys().isdisjoint(numbers), "a partition has one owner"
+        partitions.update(dict.fromkeys(numbers, member_id))
+
+    def free(self, member_id: str, topic_id: bytes, numbers: Iterable[int]) -> None:
+        """A member owns these no longer."""
         partitions = self._owners[topic_id]
-        assert partitions[partition] == member_id
-        del partitions[partition]
+        for partition in numbers:
+            assert partitions.pop(partition) == member_id
         if not partitions:
             del self._owners[topic_id]
 
@@ -99,20 +103,22 @@ def _advance(
     revoked: Owned = {}
     for topic_id, numbers in member.assigned.items():
         wanted = target.get(topic_id, ())
-        for partition, since in numbers.items():
-            side = kept if partition in wanted else revoked
-            side.setdefault(topic_id, {})[partition] = since
+        gone = numbers.keys() - wanted
+        if gone:
+            revoked[topic_id] = {partition: numbers[partition] for partition in numbers if partition in gone}
+        if len(gone) < len(numbers):
+            kept[topic_id] = {partition: numbers[partition] for partition in numbers if partition not in gone}
     if revoked and _has_any(reported, revoked):
         return Step(UNREVOKED, member.epoch, kept, revoked)
     unreleased = False
     for topic_id, wanted in target.items():
-        for partition in wanted:
-            if partition in kept.get(topic_id, ()):
-                continue
-            if owners.of(topic_id, partition) in (None, member.member_id):
-                kept.setdefault(topic_id, {})[partition] = target_epoch
-            else:
-                unreleased = True
+        owned = owners.owned(topic_id)
+        new = set(wanted).difference(kept.get(topic_id, ()))
+        others = {partition for partition in new.intersection(owned) if owned[partition] != member.member_id}
+        new -= others
+        unreleased |= bool(others)
+        if new:
+            kept.setdefault(topic_id, {}).update(dict.fromkeys(sorted(new), target_epoch))
     return Step(UNRELEASED if unreleased else STABLE, target_epoch, kept, {})
 
 

@@ -111,10 +111,11 @@ def _claim(core: Core, member: ConsumerMember, owned: Owned) -> Owned:
     """What of it nobody else has; a sound log never has two owners, a mended one may."""
     kept: Owned = {}
     for topic_id, numbers in owned.items():
-        for partition, since in numbers.items():
-            if core.owners.of(topic_id, partition) is None:
-                core.owners.give(member.member_id, topic_id, partition)
-                kept.setdefault(topic_id, {})[partition] = since
+        taken = core.owners.owned(topic_id)
+        free = {partition: since for partition, since in numbers.items() if partition not in taken}
+        if free:
+            core.owners.give(member.member_id, topic_id, free)
+            kept[topic_id] = free
     return kept
 
 

@@ -5,25 +5,31 @@
 Kafka evaluates subscriptions with RE2/J (KIP-848), because a member's expression must not be able to stall the broker.
 Python's `re` can be stalled by `(a+)+b`, so it is not used: the program is run as RE2 does, without backtracking, and
 steps taken once are remembered. There are, as in RE2, no backreferences, lookarounds, atomic groups, conditionals or
-possessive repeats. An expression has to match the whole name.
+possessive repeats. An expression has to match the whole name. Many names are matched in turns.
 
 Topic names consist of 65 characters, so a class of characters is a subset of these; \\p{...} knows L, Lu, Ll, N, Nd, P.
-Bounds: the text, the depth of parentheses, the program, the number of remembered steps; a repeat up to 1000 (RE2's).
+Bounds: the text, the depth of parentheses, the program, the remembered steps, the work of matching many names; a
+repeat up to 1000 (RE2's).
 """
 
 from __future__ import annotations
 
 import string
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
+
+from kbroker.turns import Work, at_once
 
 TEXT_MAX = 1024
 DEPTH_MAX = 64
 PROGRAM_MAX = 1_500
-EMITTED_MAX = 10_000  # parts of the tree, each as often as it is repeated: (){1000} makes no program, but work
+EMITTED_MAX = 4_000  # parts of the tree, each as often as it is repeated: (){1000} makes no program, but work
 REPEAT_MAX = 1_000
-REMEMBERED_MAX = 50_000  # places in the program, summed over the steps an expression remembers
-COMPILED_MAX = 64
+REMEMBERED_BYTES = 1024 * 1024  # of steps that an expression remembers, roughly
+COMPILED_MAX = 32
+TOIL_A_PAUSE = 200  # between two pauses: characters, and places looked at
+TOIL_MAX = 20_000_000  # of matching the cluster's topics: some ten seconds, in turns
 
 Chars: TypeAlias = frozenset[str]
 
@@ -56,11 +62,16 @@ _POSIX: dict[str, Chars] = {
     "xdigit": frozenset(string.hexdigits),
 }
 _CONTROL = {"a": "\a", "f": "\f", "t": "\t", "n": "\n", "r": "\r", "v": "\v"}
+_OPERATORS: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 _ASSERTIONS = {"A": "^", "z": "$", "b": "b", "B": "B"}
 
 
 class InvalidRegex(ValueError):
     """The text is not a regular expression in RE2's syntax, or too large. Says why."""
+
+
+class TooCostly(Exception):
+    """Names cannot be matched with this expression in a reasonable time. Says why."""
 
 
 class _Chars(NamedTuple):
@@ -149,11 +160,14 @@ class _Parser:
 
     def _bounds(self) -> tuple[int, int | None] | None:
         """A repetition operator, if there is one. {...} that is none is literal, as in RE2."""
-        for operator, bounds in (("*", (0, None)), ("+", (1, None)), ("?", (0, 1))):
-            if self._take(operator):
-                return bounds
+        operator = self._peek()
+        if operator in _OPERATORS:
+            self.at += 1
+            return _OPERATORS[operator]
+        if operator != "{":
+            return None
         end = self.text.find("}", self.at)
-        if self._peek() != "{" or end < 0:
+        if end < 0:
             return None
         low, comma, high = self.text[self.at + 1 : end].partition(",")
         if not _is_number(low) or (high and not _is_number(high)):
@@ -329,14 +343,14 @@ class _Step(NamedTuple):
     other: int = -1
 
 
-_MATCH = -1  # where the end of the program goes
+_MATCH = 0  # where the end of the program goes
 
 
 class _Program:
     """Instructions; `to` of the last is _MATCH."""
 
     def __init__(self, root: _Node) -> None:
-        self.steps: list[_Step] = []
+        self.steps = [_Step(None, "match", _MATCH)]
         self._emitted = 0
         self.start = self._emit(root, _MATCH)
 
@@ -390,65 +404,78 @@ class TopicRegex:
 
     def matches(self, name: str) -> bool:
         """Whether the whole name matches."""
-        return self._program.matches(name)
+        return bool(at_once(self.matching((name,))))
+
+    def matching(self, names: Iterable[str]) -> Work[list[str]]:
+        """Those of the names that match."""
+        return self._program.matching(names)
 
 
 class _Machine:
-    """Runs a program over names: a set of places in it after each character."""
+    """Runs a program over names: the set of places in it, as bits of a number, after each character."""
 
-    __slots__ = ("_steps", "_start", "_seen", "_weight")
+    __slots__ = ("_steps", "_start", "_seen", "_seen_max", "_toil")
 
     def __init__(self, program: _Program) -> None:
         self._steps = program.steps
-        self._start = frozenset((program.start,))
-        self._seen: dict[tuple[frozenset[int], str, str], frozenset[int]] = {}
-        self._weight = 0
+        self._start = 1 << program.start
+        self._seen: dict[tuple[int, str, str], int] = {}
+        self._seen_max = REMEMBERED_BYTES // (300 + len(program.steps) // 4)
+        self._toil = 0  # since the last pause: characters, and places in the program where a step was not remembered
 
-    def matches(self, name: str) -> bool:
-        """Whether the whole name matches."""
-        places, before = self._start, ""
-        for char in name:
-            places = self._step(places, before, char)
-            if not places:
-                return False
-            before = char
-        return bool(self._step(places, before, ""))
+    def matching(self, names: Iterable[str]) -> Work[list[str]]:
+        """Those of the names that match. Raises TooCostly."""
+        found, left = [], TOIL_MAX
+        for name in names:
+            places, before = self._start, ""
+            for char in (*name, ""):
+                places = self._step(places, before, char)
+                while self._toil > TOIL_A_PAUSE:
+                    self._toil -= TOIL_A_PAUSE
+                    left -= TOIL_A_PAUSE
+                    if left < 0:
+                        raise TooCostly("it takes too long to match the topics")
+                    yield
+                if not places:
+                    break
+                before = char
+            if places:
+                found.append(name)
+        return found
 
-    def _step(self, places: frozenset[int], before: str, char: str) -> frozenset[int]:
-        """Where those places lead with the next character; at the end of the name (""), to _MATCH or nowhere."""
+    def _step(self, places: int, before: str, char: str) -> int:
+        """Where those places lead with the next character; at the end of the name (""), to the match or nowhere."""
         # Of what came before, assertions see only this much.
         key = (places, before if before in ("", "_") else "_" if before in _WORD else ".", char)
         found = self._seen.get(key)
+        self._toil += 1
         if found is None:
-            found = self._lead(places, before, char)
-            self._weight += len(places) + len(found) + 1
-            if self._weight > REMEMBERED_MAX:
+            if len(self._seen) >= self._seen_max:
                 self._seen.clear()
-                self._weight = 0
-            self._seen[key] = found
+            found = self._seen[key] = self._lead(places, before, char)
         return found
 
-    def _lead(self, places: frozenset[int], before: str, char: str) -> frozenset[int]:
-        reached: set[int] = set()
-        seen, todo = set(places), list(places)
-        while todo:
-            place = todo.pop()
+    def _lead(self, places: int, before: str, char: str) -> int:
+        steps, reached = self._steps, 0
+        todo = [place for place in range(len(steps)) if places >> place & 1]
+        seen = set(todo)
+        for place in todo:  # which grows
             if place == _MATCH:
-                if not char:
-                    reached.add(_MATCH)
+                reached |= not char
                 continue
-            step = self._steps[place]
+            step = steps[place]
             if step.chars is not None:
                 if char in step.chars:
-                    reached.add(step.to)
+                    reached |= 1 << step.to
                 continue
             if step.kind and not _holds(step.kind, before, char):
                 continue
-            for to in (step.to, step.other if not step.kind else step.to):
+            for to in (step.to, step.other) if not step.kind else (step.to,):
                 if to not in seen:
                     seen.add(to)
                     todo.append(to)
-        return frozenset(reached)
+        self._toil += 4 * len(todo)
+        return reached
 
 
 def _holds(kind: str, before: str, after: str) -> bool:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbroker.groups.consumer.assignors import ASSIGNORS, Made, MemberSpec, loads, range_assignor, uniform
+from kbroker.turns import at_once
 
 Subscriptions = dict[str, frozenset[bytes]]
 
@@ -55,16 +56,16 @@ def test_everything_is_given_once_and_the_same_way_each_time(
     partitions: dict[bytes, int], subscriptions: Subscriptions, name: str
 ) -> None:
     partitions, members = subscribed(partitions, subscriptions), specs(subscriptions)
-    made = ASSIGNORS[name](members, partitions)
+    made = at_once(ASSIGNORS[name](members, partitions))
     check(members, partitions, made)
-    assert ASSIGNORS[name](dict(reversed(members.items())), partitions) == made
+    assert at_once(ASSIGNORS[name](dict(reversed(members.items())), partitions)) == made
 
 
 @given(counts, members_of)
 def test_uniform_is_as_even_as_subscriptions_allow(partitions: dict[bytes, int], subscriptions: Subscriptions) -> None:
     """No chain of moves leads from a member to one that has at least two fewer: then no assignment is more even."""
     partitions = subscribed(partitions, subscriptions)
-    made = uniform(specs(subscriptions), partitions)
+    made = at_once(uniform(specs(subscriptions), partitions))
     load = loads(made)
     for giver in load:
         reached, todo = {giver}, [giver]
@@ -80,12 +81,12 @@ def test_uniform_is_as_even_as_subscriptions_allow(partitions: dict[bytes, int],
 def test_uniform_assigns_again_what_comes_after(
     partitions: dict[bytes, int], before: Subscriptions, after: Subscriptions
 ) -> None:
-    first = uniform(specs(before), subscribed(partitions, before))
+    first = at_once(uniform(specs(before), subscribed(partitions, before)))
     members = specs(after, first)
     wanted = subscribed(partitions, after)
-    second = uniform(members, wanted)
+    second = at_once(uniform(members, wanted))
     check(members, wanted, second)
-    again = uniform(specs(after, second), wanted)
+    again = at_once(uniform(specs(after, second), wanted))
     assert again == second, "what is even already is left alone"
 
 
@@ -94,9 +95,9 @@ def test_uniform_moves_no_more_than_it_has_to(partitions: int, before: int, afte
     """Equal subscriptions, members come or go: whoever stays keeps as much as its quota allows."""
     everything = frozenset((topic(1),))
     count = {topic(1): partitions}
-    first = uniform(specs({f"m{n}": everything for n in range(before)}), count)
+    first = at_once(uniform(specs({f"m{n}": everything for n in range(before)}), count))
     members = specs({f"m{n}": everything for n in range(after)}, first)
-    second = uniform(members, count)
+    second = at_once(uniform(members, count))
     low, extra = divmod(partitions, after)
     stay = sorted((len(first[m].get(topic(1), ())) for m in members if m in first), reverse=True)
     most = sum(min(had, low + (n < extra)) for n, had in enumerate(stay))
@@ -111,24 +112,24 @@ def test_uniform_evens_out_members_that_share_no_topic() -> None:
         "b": MemberSpec(frozenset((x, y)), {y: {0, 1, 2}}),
         "c": MemberSpec(frozenset((y,)), {y: {3, 4}}),
     }
-    made = uniform(members, {x: 4, y: 5})
+    made = at_once(uniform(members, {x: 4, y: 5}))
     assert sorted(loads(made).values()) == [3, 3, 3]
 
 
 def test_uniform_ignores_what_does_not_exist_any_more() -> None:
     members = {"a": MemberSpec(frozenset((topic(1),)), {topic(1): {0, 9}, topic(7): {0}})}
-    assert uniform(members, {topic(1): 2}) == {"a": {topic(1): [0, 1]}}
+    assert at_once(uniform(members, {topic(1): 2})) == {"a": {topic(1): [0, 1]}}
 
 
 def test_nobody_and_nothing() -> None:
     for assign in ASSIGNORS.values():
-        assert assign({}, {}) == {}
-        assert assign({"a": MemberSpec(frozenset(), {})}, {}) == {"a": {}}
+        assert at_once(assign({}, {})) == {}
+        assert at_once(assign({"a": MemberSpec(frozenset(), {})}, {})) == {"a": {}}
 
 
 def test_range_cuts_equal_topics_in_the_same_places() -> None:
     both = frozenset((topic(1), topic(2)))
-    made = range_assignor(specs({"a": both, "b": both, "c": both}), {topic(1): 7, topic(2): 7})
+    made = at_once(range_assignor(specs({"a": both, "b": both, "c": both}), {topic(1): 7, topic(2): 7}))
     assert made["a"] == {topic(1): [0, 1, 2], topic(2): [0, 1, 2]}
     assert made["b"] == {topic(1): [3, 4], topic(2): [3, 4]}
     assert made["c"] == {topic(1): [5, 6], topic(2): [5, 6]}
@@ -136,14 +137,19 @@ def test_range_cuts_equal_topics_in_the_same_places() -> None:
 
 def test_range_with_fewer_partitions_than_members() -> None:
     one = frozenset((topic(1),))
-    assert loads(range_assignor(specs({"a": one, "b": one, "c": one}), {topic(1): 2})) == {"a": 1, "b": 1, "c": 0}
+    made = at_once(range_assignor(specs({"a": one, "b": one, "c": one}), {topic(1): 2}))
+    assert loads(made) == {
+        "a": 1,
+        "b": 1,
+        "c": 0,
+    }
 
 
 def test_range_goes_by_instance_ids_so_that_restarts_move_nothing() -> None:
     one = frozenset((topic(1),))
     for ids in (("x1", "x2"), ("x2", "x1")):
         members = {ids[0]: MemberSpec(one, {}, "i1"), ids[1]: MemberSpec(one, {}, "i2"), "a": MemberSpec(one, {})}
-        made = range_assignor(members, {topic(1): 3})
+        made = at_once(range_assignor(members, {topic(1): 3}))
         assert (made[ids[0]], made[ids[1]], made["a"]) == ({topic(1): [0]}, {topic(1): [1]}, {topic(1): [2]})
 
 
@@ -168,7 +174,7 @@ def test_thousand_members_ten_thousand_partitions(made_up: object, name: str) ->
     made: Made = {}
     for _ in range(2):  # afresh, and after a tenth of the members has left
         members = specs(subscriptions, made)
-        made = ASSIGNORS[name](members, partitions)
+        made = at_once(ASSIGNORS[name](members, partitions))
         given = [(topic, index) for mine in made.values() for topic, indexes in mine.items() for index in indexes]
         assert len(given) == len(set(given)) == sum(partitions.values()), "each to one member, none left"
         subscriptions = {m: t for n, (m, t) in enumerate(subscriptions.items()) if n % 10}

@@ -10,7 +10,7 @@ from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.consumer_groups import (
     ConsumerGroupHeartbeatRequest,
 )
-from kbroker.coordinators.effects import Store
+from kbroker.coordinators.effects import Compute, Store
 from kbroker.groups.settings import ConsumerGroupLimits
 from kbroker.groups.storage.snapshots import (
     ConsumerGroupSnapshot,
@@ -422,8 +422,9 @@ def test_storm_of_joins_costs_few_assignments() -> None:
         )
     assert at_once(world.group.describe_consumer()).assignment_epoch == 64
     world.now += 1
-    effects = world.group.on_alarm(world.now, 0)
-    assert isinstance(effects[0], Store)
+    (compute,) = world.group.on_alarm(world.now, 0)
+    assert isinstance(compute, Compute)
+    assert isinstance(next(iter(compute.then(at_once(compute.work), world.now, 0))), Store)
     assert at_once(world.group.describe_consumer()).assignment_epoch == 100
     assert all(len(target) for target in world.core.targets.values())
 

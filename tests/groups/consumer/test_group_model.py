@@ -123,7 +123,8 @@ class GroupMachine(RuleBasedStateMachine):
         if hasattr(self, "world"):
             core = self.world.core
             for member in core.members.values():
-                assert all(core.owners.of(*each) == member.member_id for each in member.owned())
+                owned = {(t, p) for t, numbers in member.owned().items() for p in numbers}
+                assert all(core.owners.of(*each) == member.member_id for each in owned)
 
 
 GroupMachine.TestCase.settings = settings(

@@ -25,7 +25,7 @@ def owners_of(**members: set[int]) -> Owners:
     owners = Owners()
     for member_id, partitions in members.items():
         for partition in partitions:
-            owners.give(member_id, T, partition)
+            owners.give(member_id, T, {partition})
     return owners
 
 
@@ -66,7 +66,7 @@ def test_unreleased_gets_the_rest_when_it_is_free() -> None:
     owners = owners_of(m={1}, x={3})
     assert awaits_others(member, {T: {1, 3}}, owners)
     assert next_step(member, 6, {T: {1, 3}}, owners, None) is None
-    owners.free("x", T, 3)
+    owners.free("x", T, {3})
     assert not awaits_others(member, {T: {1, 3}}, owners)
     assert next_step(member, 6, {T: {1, 3}}, owners, None) == (STABLE, 6, {T: {1: 3, 3: 6}}, {})
 
@@ -97,6 +97,6 @@ def test_a_step_keeps_what_stays_and_takes_only_what_is_free(
 def test_owner_is_one() -> None:
     owners = owners_of(m={1})
     with pytest.raises(AssertionError):
-        owners.give("x", T, 1)
+        owners.give("x", T, {1})
     with pytest.raises(AssertionError):
-        owners.free("x", T, 1)
+        owners.free("x", T, {1})

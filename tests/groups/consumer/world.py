@@ -17,12 +17,13 @@ from kafka_wire.messages.consumer_groups import (
     ConsumerGroupTopicPartitions,
 )
 from kbroker.config import BrokerConfig
-from kbroker.coordinators.effects import Effect, Reply, StateRecord, Store
+from kbroker.coordinators.effects import Compute, Effect, Pair, Reply, StateRecord, Store
 from kbroker.groups.consumer.group import ConsumerGroup
 from kbroker.groups.consumer.member import Owned
 from kbroker.groups.group import Client
 from kbroker.groups.settings import ConsumerGroupLimits, read_settings
 from kbroker.groups.storage.snapshots import RegexSnapshot, TargetEpochSnapshot
+from kbroker.groups.storage.stored import read_state
 from kbroker.turns import at_once
 
 CLIENT = Client("app", "/127.0.0.1")
@@ -49,6 +50,7 @@ class World:
         self.limits = limits or ConsumerGroupLimits()
         self.group = ConsumerGroup(GROUP, self.limits, self.topics)
         self.log: list[StateRecord] = []
+        self.computing: list[Compute] = []
         self.tokens = 0
         self.topics_made = 0
 
@@ -66,14 +68,22 @@ class World:
         """Perform effects; the answer, if there is one."""
         stores = [each for each in effects if isinstance(each, Store)]
         replies = [each for each in effects if isinstance(each, Reply)]
-        assert effects == [*stores, *replies]
+        computes = [each for each in effects if isinstance(each, Compute)]
+        assert effects == [*stores, *replies, *computes]
         assert len(stores) <= 1 and len(replies) <= 1
         for store in stores:
-            self.log.extend(store.records)  # type: ignore[arg-type]
+            self.log.extend(_state(record) for record in store.records)
         if self.group.replaced_by is None:
             self._check_stored()
             self._check_undisturbed(assigned_before)
+        self.computing += computes
         return replies[0].response if replies else None
+
+    def compute(self) -> None:
+        """What was to be computed is there."""
+        while self.computing:
+            first = self.computing.pop(0)
+            self.perform(list(first.then(at_once(first.work), self.now, self.now_ms)), self.assigned())
 
     def _check_stored(self) -> None:
         """What is in the log makes the same group (G2)."""
@@ -92,6 +102,7 @@ class World:
 
     def heartbeat(self, version: int = 1, client: Client = CLIENT, **fields: Any) -> ConsumerGroupHeartbeatResponse:
         """One ConsumerGroupHeartbeat."""
+        self.compute()
         before = self.assigned()
         effects = self.group.consumer_heartbeat(
             "ticket",
@@ -140,6 +151,16 @@ class World:
     def moved(self) -> int:
         """How many partitions the last rebalance moved from one member to another."""
         return self.group.timeline.rebalances[-1].partitions_moved
+
+
+def _state(record: StateRecord | Pair) -> StateRecord:
+    if isinstance(record, StateRecord):
+        return record
+    key, value = record
+    assert value is not None
+    state = read_state(key, value)
+    assert state is not None
+    return state
 
 
 def _timeless(records: Iterable[StateRecord]) -> set[StateRecord]:

@@ -1,0 +1,173 @@
+"""Groups, however large or hostile, hold the loop for a few milliseconds at a time. Lines are counted, not seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from dataclasses import replace
+from types import CoroutineType
+from typing import Any
+
+import pytest
+import trio
+
+from kafka_wire.codegen import encode
+from kafka_wire.errors import ErrorCode
+from kafka_wire.messages.consumer_groups import ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse
+from kafka_wire.messages.groups import (
+    JoinGroupRequest,
+    JoinGroupRequestProtocol,
+    JoinGroupResponse,
+    SyncGroupRequest,
+    SyncGroupRequestAssignment,
+)
+from kafka_wire.messages.internal import ConsumerProtocolAssignment, ConsumerProtocolTopicPartitions
+from kbroker.cluster.image import ClusterImage
+from kbroker.groups import membership
+from kbroker.groups.coordinator import OFFSETS_TOPIC
+from kbroker.groups.group import Client
+from kbroker.groups.membership import Asker
+from tests.groups.consumer.classic_world import said
+from tests.groups.tools import Rig, rig, topic
+from tests.server.loop_meter import LINES_MAX, LoopMeter
+
+ASKER = Asker(Client("app", "/1.2.3.4"), 1)
+OLD = Asker(Client("app", "/1.2.3.4"), 3)
+
+
+def set_topics(made: Rig, **partitions: int) -> None:
+    """The cluster has these topics, and no other."""
+    topics = {}
+    for n, (name, count) in enumerate(partitions.items()):
+        image = topic(name, n.to_bytes(16, "big"))
+        topics[name] = replace(image, partitions=image.partitions * count)
+    topics[OFFSETS_TOPIC] = made.image.topics[OFFSETS_TOPIC]
+    made.registration.image = ClusterImage(topics=topics)
+
+
+async def beat(made: Rig, member_id: str, epoch: int = 0, **fields: Any) -> ConsumerGroupHeartbeatResponse:
+    """One ConsumerGroupHeartbeat; joins, unless fields say otherwise."""
+    said = {"rebalance_timeout_ms": 60_000, "topic_partitions": []} if epoch == 0 else {}
+    request = ConsumerGroupHeartbeatRequest(
+        group_id="g",
+        member_id=member_id,
+        member_epoch=epoch,
+        **(said | fields),  # type: ignore[arg-type]
+    )
+    return await answer(membership.consumer_heartbeat(made.coordinator, request, ASKER, failed))  # type: ignore[no-any-return]
+
+
+async def answer(waiting: Any | Coroutine[Any, Any, Any]) -> Any:
+    return await waiting if isinstance(waiting, CoroutineType) else waiting
+
+
+def failed(code: ErrorCode) -> Any:
+    raise AssertionError(code)
+
+
+async def in_another_task(work: Any) -> None:
+    """The meter counts all tasks but its own."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work)
+
+
+HOSTILE = {".*" * 300 + "b": 0, "(.?){200}z": 0, "(.*x){55}.*": 667, "topic-.*1": 1_000}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("regex", HOSTILE)
+async def test_B1_a_hostile_expression_over_ten_thousand_topics(regex: str) -> None:
+    async with rig() as made:
+        set_topics(made, **{f"topic-{'x' * (n % 60)}-{n}": 1 for n in range(10_000)})
+        meter = LoopMeter()
+
+        async def consume() -> None:
+            await beat(made, "m1", subscribed_topic_regex=regex)
+            with trio.fail_after(300):
+                while made.shard.groups["g"].is_computing:  # type: ignore[attr-defined]
+                    await trio.lowlevel.checkpoint()
+            target = made.shard.groups["g"]._core.targets["m1"]  # type: ignore[attr-defined]
+            assert len(target) == pytest.approx(HOSTILE[regex], abs=100)
+
+        with meter.running():
+            await in_another_task(consume)
+        assert meter.worst <= LINES_MAX, meter.report()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("assignor", ["uniform", "range"])
+@pytest.mark.parametrize("kinds", [1, 7])
+async def test_B1_hundreds_of_members_share_ten_thousand_partitions(assignor: str, kinds: int) -> None:
+    """kinds: of subscriptions."""
+    async with rig() as made:
+        set_topics(made, **{f"topic-{n}": 50 for n in range(200)})
+        meter = LoopMeter()
+
+        async def consume() -> None:
+            epochs = {}
+            for n in range(300):
+                names = [f"topic-{t}" for t in range(200) if kinds == 1 or t % kinds != n % kinds]
+                joined = await beat(made, f"m{n}", subscribed_topic_names=names, server_assignor=assignor)
+                epochs[f"m{n}"] = joined.member_epoch
+                await trio.lowlevel.checkpoint()
+            group: Any = made.shard.groups["g"]
+            with trio.fail_after(300):
+                made.env.clock.jump_liveness(2)  # type: ignore[attr-defined]
+                while group._core.target_epoch < group._core.epoch:
+                    await trio.sleep(0.01)
+            members = group._core.targets
+            given = sum(len(numbers) for target in members.values() for numbers in target.values())
+            assert given == 10_000 and len(members) == 300
+
+        with meter.running():
+            await in_another_task(consume)
+        assert meter.worst <= LINES_MAX, meter.report()
+
+
+def assigned(partitions: list[int]) -> bytes:
+    value = ConsumerProtocolAssignment(
+        assigned_partitions=[ConsumerProtocolTopicPartitions(topic="t", partitions=partitions)]
+    )
+    return b"\0\1" + encode(value, 1)
+
+
+async def classic(made: Rig, partitions: int, members: int) -> None:
+    """So many members of a classic group join, twice, and are assigned so many partitions."""
+    ids = [""] * members
+    answers: list[JoinGroupResponse] = []
+
+    async def join(member_id: str, metadata: bytes) -> None:
+        request = JoinGroupRequest(
+            group_id="c", session_timeout_ms=60_000, rebalance_timeout_ms=60_000, member_id=member_id,
+            protocol_type="consumer", protocols=[JoinGroupRequestProtocol(name="range", metadata=metadata)],
+        )  # fmt: skip
+        answers.append(await answer(membership.join(made.coordinator, request, OLD, failed)))
+
+    for generation in (1, 2):
+        answers.clear()
+        async with trio.open_nursery() as nursery:
+            for member_id in ids:
+                nursery.start_soon(join, member_id, said([f"t{generation}"]))
+        (last,) = {each.generation_id for each in answers}
+        ids = [each.member_id for each in answers]
+        leader = answers[0].leader
+        given = {member_id: list(range(n, partitions, members)) for n, member_id in enumerate(ids)}
+        request = SyncGroupRequest(
+            group_id="c", member_id=leader, generation_id=last,
+            assignments=[SyncGroupRequestAssignment(member_id=m, assignment=assigned(p)) for m, p in given.items()],
+        )  # fmt: skip
+        assert (await answer(membership.sync(made.coordinator, request, failed))).error_code == 0
+
+
+@pytest.mark.slow
+async def test_B1_the_timeline_of_a_classic_group_of_nine_thousand_partitions() -> None:
+    async with rig(config={"group.initial.rebalance.delay.ms": "1000"}) as made:
+        meter = LoopMeter()
+
+        async def consume() -> None:
+            await classic(made, 9_000, 100)
+
+        with meter.running():
+            await in_another_task(consume)
+        assert meter.worst <= LINES_MAX, meter.report()
+        timeline = made.shard.groups["c"].timeline
+        assert [each.generation for each in timeline.rebalances] == [1, 2]
