@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields, replace
 class Features:
     """One bool per call; in the comment, what is done without it."""
 
-    epoll: bool = False  # each connection waits by itself
+    epoll: bool = False  # with eventfd; without, each connection waits by itself
     sendfile: bool = False  # read and send
     sendmsg: bool = False  # one send per buffer
     writev: bool = False  # join, then write
@@ -35,7 +35,7 @@ class Features:
         """The features of this machine."""
         posix = os.name == "posix"
         return cls(
-            epoll=hasattr(select, "epoll"),
+            epoll=hasattr(select, "epoll") and hasattr(os, "eventfd"),
             sendfile=hasattr(os, "sendfile"),
             sendmsg=hasattr(socket.socket, "sendmsg"),
             writev=hasattr(os, "writev"),

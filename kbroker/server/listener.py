@@ -75,7 +75,7 @@ class Server:
             ("max.connections.per.ip", self._per_address[address]),
         ):
             if used >= config.get_int(limit):
-                log.warning("refusing a connection from %s: %s is %d", address, limit, config.get_int(limit))
+                self._complain(f"refusing a connection from {address}: {limit} is {config.get_int(limit)}", None)
                 return False
         return True
 
@@ -104,7 +104,7 @@ class Server:
             await self.services.env.clock.sleep(REAPER_INTERVAL_S)
             self.look_round(REAPER_INTERVAL_S)
             if self._complaints > COMPLAINTS_MAX:
-                log.info("closed %d more connections for such reasons", self._complaints - COMPLAINTS_MAX)
+                log.info("closed or refused %d more connections for such reasons", self._complaints - COMPLAINTS_MAX)
             self._complaints = 0
 
     def look_round(self, elapsed_s: float) -> None:
@@ -113,6 +113,6 @@ class Server:
         for driver in list(self.drivers):
             reason = driver.look(elapsed_s, idle_max_s)
             if reason is not None:
-                log.info("closing the connection from %s: %s", driver.core.peer, reason)
+                self._complain(f"closing the connection from {driver.core.peer}: {reason}", None)
                 driver.close()
         self.requests.look_round()

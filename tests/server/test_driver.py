@@ -6,7 +6,7 @@ import gc
 import socket
 import tracemalloc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -23,7 +23,7 @@ from kbroker.server.memory import HELD_MAX_S, AnswerMemory, RequestMemory
 from kbroker.testing.client import BareClient
 from kbroker.testing.net import MemoryNetwork
 from tests.env.worlds import BARE, MEMORY, REAL, make_net
-from tests.server.connection_tools import SERVICES, Handlers, framed, heartbeat, metadata, receive
+from tests.server.connection_tools import SERVICES, Handlers, answered, framed, heartbeat, metadata, receive
 
 WORLDS = [MEMORY, REAL, BARE]  # a task each, the pump, a task each
 GONE = (trio.EndOfChannel, trio.BrokenResourceError)
@@ -183,6 +183,24 @@ async def test_a_client_that_stops_sending_gets_its_answers(world: str) -> None:
         handlers.bells[0].set()
         await home.settle()
         assert not home.server.drivers
+
+
+@pytest.mark.parametrize("world", [REAL, BARE])
+async def test_nor_does_it_lose_those_to_what_was_not_handled_yet(world: str) -> None:
+    async with house(make_net(world), Handlers().apis()) as home:
+        with socket.create_connection(home.server.listener.address) as client:
+            client.sendall(b"".join(heartbeat(n) for n in range(20 * FRAMES_MAX)))
+            client.shutdown(socket.SHUT_WR)
+            client.setblocking(False)
+            received = b""
+            with trio.fail_after(30):
+                while home.server.drivers or not received:
+                    await trio.lowlevel.checkpoint()
+                    with suppress(BlockingIOError):
+                        received += client.recv(1 << 20)
+            with suppress(BlockingIOError):
+                received += client.recv(1 << 20)
+            assert answered([received]) == list(range(20 * FRAMES_MAX))
 
 
 @pytest.mark.parametrize("world", WORLDS)
