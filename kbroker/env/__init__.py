@@ -200,6 +200,9 @@ class Stream(Protocol):
         waits costs no task.
         """
 
+    def has_hung_up(self) -> bool:
+        """Whether the peer is known to have ended or broken the connection, though more may be there to be received."""
+
     def pause(self) -> None:
         """Do not call step any more."""
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import select
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -113,6 +114,16 @@ class RealStream:
             Poller.current().register(self._socket.fileno(), reader)
         else:
             nursery.start_soon(self._watch, reader)
+
+    def has_hung_up(self) -> bool:
+        """Whether the peer has ended or broken the connection; some systems tell only the latter without reading."""
+        if self._features.epoll:
+            return self._reader is not None and self._reader.hung_up
+        if not hasattr(select, "poll"):
+            return False
+        poll = select.poll()
+        poll.register(self._socket.fileno(), getattr(select, "POLLRDHUP", 0))  # errors and hang-ups are told anyway
+        return bool(poll.poll(0))
 
     def pause(self) -> None:
         """Do not call step any more."""

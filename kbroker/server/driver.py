@@ -136,17 +136,19 @@ class Driver:
         """Called every elapsed_s seconds: why this connection ought to be closed, if so.
 
         Quiet is who makes no progress in what it is its turn to do: send (the rest of) a request, or read. Who waits
-        for our answer is not.
+        for our answer is not, unless it has hung up.
         """
         core, progress = self.core, self._steps + self.stream.sent
         owed = bool(self._rest)
-        waits_for_us = not owed and (core.line or self._more or self._lacks_memory())
-        if progress != self._progress or waits_for_us:
+        waits_for_us = not owed and bool(core.line or self._more or self._lacks_memory())
+        if progress != self._progress or (waits_for_us and not self.stream.has_hung_up()):
             self._progress, self._quiet_s = progress, 0.0
             return None
         self._quiet_s += elapsed_s
         if owed:
             return "it does not read its answers" if self._quiet_s >= UNREAD_MAX_S else None
+        if waits_for_us:
+            return "it has hung up" if self._quiet_s >= LAST_WORDS_S else None
         if self._quiet_s >= (PARTIAL_FRAME_MAX_S if core.frames.partial else idle_max_s):
             return f"nothing for {self._quiet_s:.0f} s"
         if self._bell is not None:

@@ -164,6 +164,10 @@ class MemoryStream:
         """From now on call step whenever there may be something to receive, and again while it is True."""
         nursery.start_soon(self._watch, step)
 
+    def has_hung_up(self) -> bool:
+        """Whether the peer has ended or broken the connection, and that has arrived."""
+        return self._in.ended
+
     def pause(self) -> None:
         """Do not call step any more."""
         self._paused = True

@@ -255,6 +255,17 @@ async def test_a_watched_stream_tells_its_end(ends: Ends, nursery: trio.Nursery)
     await quiet()  # once
 
 
+async def test_a_paused_stream_knows_that_its_peer_has_hung_up(ends: Ends, nursery: trio.Nursery) -> None:
+    Watcher(ends.server, nursery)
+    ends.server.pause()
+    await ends.client.send([b"unread"])
+    await quiet()
+    assert not ends.server.has_hung_up()
+    await ends.client.aclose()
+    await quiet()
+    assert ends.server.has_hung_up()
+
+
 async def test_a_paused_stream_is_left_alone_and_goes_on_when_resumed(ends: Ends, nursery: trio.Nursery) -> None:
     watcher = Watcher(ends.server, nursery)
     await quiet()

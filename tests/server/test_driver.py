@@ -350,6 +350,23 @@ class TestReaper:
             assert await is_hung_up_on(client), "now it is about the third, of which the rest does not come"
             assert 3630 <= trio.current_time() <= 3660
 
+    @pytest.mark.parametrize("world", WORLDS)
+    async def test_who_has_hung_up_while_it_waited_for_our_answer(self, world: str) -> None:
+        """A long poll may last for days; it is given up some time after its client has."""
+        handlers = Handlers()
+        async with house(make_net(world), handlers.apis()) as home:
+            client, waiting = await home.client(), await home.client()
+            for each in (client, waiting):
+                await each.stream.send([heartbeat(1, "wait") + heartbeat(2)])
+            await home.settle()
+            await client.stream.aclose()
+            await home.settle()
+            home.server.look_round(LAST_WORDS_S)  # sees what has changed
+            home.server.look_round(LAST_WORDS_S - 1)
+            assert len(home.server.drivers) == 2
+            home.server.look_round(1)
+            assert [driver.core.peer.address for driver in home.server.drivers] == [waiting.stream.local]
+
     async def test_who_does_not_read_its_answers(self, autojump_clock: MockClock) -> None:
         handlers = Handlers(answer_size=1_000_000)
         async with house(make_net(MEMORY), handlers.apis()) as home:
