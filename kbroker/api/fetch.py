@@ -301,14 +301,12 @@ class FetchJob:
                 else:
                     self.lacking.append((key, lacking))
                 continue
-            data = FetchPartitionData(
-                partition_index=key[1],
-                high_watermark=high_watermark,
-                last_stable_offset=last_stable,
-                log_start_offset=log_start,
-                aborted_transactions=self.aborted,
-                records=slices if records is None else records,
-            )
+            data = FetchPartitionData(partition_index=key[1])
+            data.high_watermark = high_watermark
+            data.last_stable_offset = last_stable
+            data.log_start_offset = log_start
+            data.aborted_transactions = self.aborted
+            data.records = slices if records is None else records
             row = (key, data, length)
             self.found.append(row)
             if length:

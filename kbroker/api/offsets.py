@@ -42,6 +42,7 @@ LATEST, EARLIEST, MAX_TIMESTAMP, EARLIEST_LOCAL, LATEST_TIERED = -1, -2, -3, -4,
 KNOWN_SINCE = {MAX_TIMESTAMP: 7, EARLIEST_LOCAL: 8, LATEST_TIERED: 9}
 READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 CONSUMER = -1  # as replica id
+NOT_AVAILABLE_SINCE = 5  # clients before it know no OFFSET_NOT_AVAILABLE (KIP-207)
 TIMEOUT_MS = 30_000  # of requests that do not say, as with Kafka's remote.list.offsets.request.timeout.ms
 
 
@@ -50,6 +51,9 @@ class Search(NamedTuple):
 
     row: ListOffsetsPartitionResponse
     work: Errands[Found | None]
+    partition: Partition
+    leader_epoch: int  # in which it was begun
+    if_none: ErrorCode  # what to answer when it finds nothing
 
 
 @handles(ApiKey.LIST_OFFSETS, 1, 10)
@@ -119,16 +123,23 @@ def _look_up(
     partition = context.services.partition(topic, asked.partition_index)
     partition.check_leader(asked.current_leader_epoch)
     log, bound = partition.log, _bound(partition, request)
+    unsure = ErrorCode.NONE
+    if request.replica_id == CONSUMER and partition.is_catching_up:
+        is_known = context.version >= NOT_AVAILABLE_SINCE
+        unsure = ErrorCode.OFFSET_NOT_AVAILABLE if is_known else ErrorCode.LEADER_NOT_AVAILABLE
     if timestamp == LATEST:
+        if unsure:
+            raise KafkaError(unsure)
         row.offset, row.leader_epoch = bound, partition.leader_epoch
     elif timestamp in (EARLIEST, EARLIEST_LOCAL):
         start = log.start_offset
         row.offset = start
         row.leader_epoch = log.epochs.epoch_at(start) if start < log.end.value else partition.leader_epoch
     elif timestamp == MAX_TIMESTAMP:
-        searches.append(Search(row, log.max_timestamp(bound)))
+        searches.append(Search(row, log.max_timestamp(bound), partition, partition.leader_epoch, unsure))
     elif timestamp != LATEST_TIERED:
-        searches.append(Search(row, log.first_at_or_after(timestamp, bound)))
+        work = log.first_at_or_after(timestamp, bound)
+        searches.append(Search(row, work, partition, partition.leader_epoch, unsure))
 
 
 def _bound(partition: Partition, request: ListOffsetsRequest) -> int:
@@ -153,19 +164,22 @@ async def _search_all(
     searches.reverse()
     with trio.move_on_after(timeout_ms / 1000):
         while searches:
-            row, work = searches[-1]
+            row, work, partition, leader_epoch, if_none = searches[-1]
             try:
                 async with one_at_a_time("searches of logs"):
                     found = await finish_errands(work, None, offload)
+                partition.check_leader(leader_epoch)  # else the log may be another one's by now
                 if found is not None:
                     row.timestamp, row.offset, row.leader_epoch = found
+                else:
+                    row.error_code = if_none
             except KafkaError as error:
                 row.error_code = error.code
             except OSError:
                 row.error_code = ErrorCode.KAFKA_STORAGE_ERROR
             searches.pop()
-    for row, _ in searches:
-        row.error_code = ErrorCode.REQUEST_TIMED_OUT
+    for search in searches:
+        search.row.error_code = ErrorCode.REQUEST_TIMED_OUT
     return response
 
 

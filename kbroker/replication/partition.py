@@ -58,8 +58,8 @@ class Partition:
     """A partition of the local broker. Every method is a `def`: what it changes, it changes at once."""
 
     __slots__ = (
-        "topic", "index", "topic_id", "log", "node_id", "leader_epoch", "leading", "isr", "high_watermark", "_alone",
-        "_is_session_proven",
+        "topic", "index", "topic_id", "log", "node_id", "leader_epoch", "leading", "isr", "high_watermark",
+        "_epoch_start_offset", "_alone", "_is_session_proven",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +80,7 @@ class Partition:
         self.leader_epoch = -1
         self.leading = False
         self.isr: tuple[int, ...] = ()
+        self._epoch_start_offset = 0  # the log's end when the leadership began
         self._alone = (node_id,)  # the ISR when no other is in it
         self._is_session_proven = is_session_proven
         self.high_watermark = Watermark(log.start_offset)
@@ -95,9 +96,18 @@ class Partition:
             self.leader_epoch = leader_epoch
             self.high_watermark = Watermark(self.high_watermark.value)
             self.log.guard(self.high_watermark)
+            self._epoch_start_offset = self.log.end.value
             self.leading = True
         self.isr = isr
         self.follow_log()
+
+    @property
+    def is_catching_up(self) -> bool:
+        """Whether the high watermark may still be below one that the leader before has told (KIP-207).
+
+        It is not once everything of earlier epochs is known to be committed.
+        """
+        return self.high_watermark.value < self._epoch_start_offset
 
     def resign(self) -> None:
         """Stop leading: waiters answer NOT_LEADER_OR_FOLLOWER."""

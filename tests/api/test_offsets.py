@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.offsets import (
     ListOffsetsPartition,
@@ -24,6 +25,7 @@ from kafka_wire.records import build_batch
 from kbroker.api.context import Services
 from kbroker.env import Env
 from kbroker.log import lookup
+from kbroker.replication.partition import Partition
 from kbroker.testing.broker import Machine, memory_broker
 from kbroker.testing.client import BareClient
 from kbroker.turns import PAUSES_A_TURN, STRIDE
@@ -110,6 +112,39 @@ async def test_odd_requests_are_answered_as_kafka_does() -> None:
         for replica in (-2, 5):
             assert await list_offsets(client, ("t", [(0, -1)]), replica_id=replica) == [("t", [(0, 0, 9, 0)])]
         assert await list_offsets(client, ("t", [(0, 2**63 - 1)])) == [("t", [(0, 0, -1, -1)])]
+
+
+@pytest.mark.parametrize(
+    ("version", "code"), [(4, ErrorCode.LEADER_NOT_AVAILABLE), (5, ErrorCode.OFFSET_NOT_AVAILABLE)]
+)
+async def test_K207_no_offset_is_told_that_may_be_behind_what_was_told_before(
+    version: int, code: ErrorCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        now = broker.clock.data_ms()
+        await fill(client, now)
+        monkeypatch.setattr(Partition, "is_catching_up", True)
+        assert (await ask(client, -1, version=version))[0] == code
+        assert (await ask(client, now + 1000, version=version))[0] == code
+        assert (await ask(client, -2, version=version))[:2] == (0, 0)
+        assert (await ask(client, now + 11, version=version))[:2] == (0, 4)
+
+
+async def test_a_search_that_outlives_the_leadership_is_no_answer(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    held: list[Partition] = []
+    real = Partition.check_leader
+    monkeypatch.setattr(Partition, "check_leader", lambda self, *args: (held.append(self), real(self, *args))[1])
+    async with memory_broker(topics={"t": 1}, machine=SlowDisk()) as broker, broker.client() as client:
+        now = broker.clock.data_ms()
+        await produce(client, build_batch([(now, b"k", b"v" * 100_000)] * 2))
+        topics = [ListOffsetsTopic(name="t", partitions=[ListOffsetsPartition(partition_index=0, timestamp=now)])]
+        await client.send(ListOffsetsRequest(replica_id=-1, topics=topics), 7)
+        await trio.sleep(0.5)
+        held[-1].resign()
+        answer = await client.receive(ApiKey.LIST_OFFSETS, 7)
+        assert answer.topics[0].partitions[0].error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
 
 
 class SlowDisk(Machine):

@@ -203,6 +203,19 @@ def test_R5_a_follower_never_heard_from_holds_the_high_watermark() -> None:
     assert partition.high_watermark.value == 0
 
 
+def test_a_new_leader_is_catching_up_until_what_came_before_it_is_committed() -> None:
+    partition = make()
+    partition.lead(0, (NODE,))
+    for _ in range(3):
+        partition.append(batch(), 1, 0)
+    assert not partition.is_catching_up
+    partition.log.append(batch(), leader_epoch=0, now_ms=0)  # copied from the leader before, and not known as committed
+    partition.lead(1, (NODE, 2))
+    assert partition.high_watermark.value == 3 and partition.is_catching_up
+    partition.lead(1, (NODE,))
+    assert partition.high_watermark.value == 4 and not partition.is_catching_up
+
+
 def test_R6_acks_all_needs_min_isr() -> None:
     partition = leader(min_insync_replicas=2)
     with pytest.raises(KafkaError) as error:
