@@ -3,6 +3,7 @@
     frames      a byte stream, arriving in pieces of any size, against a parser of ten lines
     messages    every request and response in every version: decode, and encode what was decoded
     records     record batches, with and without an honest length
+    produced    a producer's batch against the rules of topics, at every level
     compressed  the payload of each codec, and bombs
     varints     the two kinds of varint
 
@@ -22,6 +23,8 @@ from kafka_wire import primitives as p
 from kafka_wire import records as r
 from kafka_wire.errors import ErrorCode, KafkaError, ProtocolError
 from kafka_wire.schema import Field, layout
+from kbroker.config.topic import TopicConfig
+from kbroker.log.validation import Rules
 
 BOUND = 64 * 1024  # what a payload may hold
 THEIRS = {
@@ -30,6 +33,8 @@ THEIRS = {
     ErrorCode.MESSAGE_TOO_LARGE,
     ErrorCode.UNSUPPORTED_COMPRESSION_TYPE,
 }
+
+REFUSALS = {*THEIRS, ErrorCode.UNKNOWN_SERVER_ERROR, ErrorCode.INVALID_TIMESTAMP, ErrorCode.INVALID_PRODUCER_EPOCH}
 
 PAIRS: list[tuple[Any, int]] = [
     (find(key), version)
@@ -256,6 +261,43 @@ def seed_records() -> Iterator[bytes]:
     yield b"\x01" + bytes(marker)
 
 
+# produced -----------------------------------------------------------------------------------------------------------
+
+NOW = 1 << 40
+RULES = [
+    Rules(TopicConfig(kbroker_produce_validate=level, kbroker_produce_validate_compressed=level, **config))
+    for level in ("header", "structure", "full")
+    for config in ({}, {"cleanup_policy": "compact"}, {"compression_type": "zstd"})
+]
+
+
+def fuzz_produced(data: bytes) -> None:
+    """As for records, the first byte says whether length and crc are made true; what passes in full can be read."""
+    for rules in RULES:
+        buf = bytearray(data[1:])
+        if data[:1] and data[0] & 1 and len(buf) >= r.HEADER_SIZE:
+            struct.pack_into(">i", buf, 8, len(buf) - r.LENGTH_OFFSET)
+            struct.pack_into(">I", buf, 17, p.crc32c(memoryview(buf)[21:]))
+        try:
+            batch, header = rules.check(buf, NOW)
+        except KafkaError as error:
+            assert error.code in REFUSALS, error
+            continue
+        assert r.check_crc(batch, 0, header) and header == r.read_header(batch) and header.size == len(batch)
+        assert header.count == header.last_offset_delta + 1 and not header.log_append_time
+        if rules.config.kbroker_produce_validate == "full":
+            found = list(r.read_records(batch, max_bytes=1 << 30))
+            assert [record.offset for record in found] == list(range(header.count))
+            assert max(-1, *(record.timestamp for record in found)) == header.max_timestamp
+
+
+def seed_produced() -> Iterator[bytes]:
+    for codec in range(5):
+        for flag in (b"\x00", b"\x01"):
+            records: list[r.RecordLike] = [(NOW, b"k", b"v" * 40), (NOW + 5, b"", None, [("h", b"v"), ("n", None)])]
+            yield flag + bytes(r.build_batch(records, compression=codec))
+
+
 # compressed ---------------------------------------------------------------------------------------------------------
 
 
@@ -315,6 +357,7 @@ TARGETS = {
     "frames": Target(fuzz_frames, seed_frames, 80_000),
     "messages": Target(fuzz_messages, seed_messages, 4096),
     "records": Target(fuzz_records, seed_records, 2048),
+    "produced": Target(fuzz_produced, seed_produced, 2048),
     "compressed": Target(fuzz_compressed, seed_compressed, 4096),
     "varints": Target(fuzz_varints, seed_varints, 16),
 }
