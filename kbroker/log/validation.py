@@ -236,7 +236,7 @@ class Rules:
         if self.stamps or latest == records.NO_TIMESTAMP:
             why = "Producer should not set timestamp type to LogAppendTime"
         elif now_ms - latest > self._before_ms or latest - now_ms > self._after_ms:
-            why = self._out_of_range(latest, now_ms)
+            why = self._out_of_range(latest, 0, now_ms)
         else:
             return
         every = [(index, why) for index in range(min(header.count, RECORD_ERRORS_MAX))]
@@ -277,7 +277,7 @@ class Rules:
                 if self.config.compacts and not head.has_key:
                     bad.append((index, "Compacted topic cannot accept message without key"))
                 elif not self.stamps and timestamp != records.NO_TIMESTAMP and self._is_out_of_range(timestamp, now_ms):
-                    bad.append((index, self._out_of_range(timestamp, now_ms)))
+                    bad.append((index, self._out_of_range(timestamp, index, now_ms)))
                     code = ErrorCode.INVALID_TIMESTAMP
             if len(bad) >= RECORD_ERRORS_MAX:
                 break
@@ -289,11 +289,10 @@ class Rules:
     def _is_out_of_range(self, timestamp: int, now_ms: int) -> bool:
         return now_ms - timestamp > self._before_ms or timestamp - now_ms > self._after_ms
 
-    def _out_of_range(self, timestamp: int, now_ms: int) -> str:
-        return (
-            f"Timestamp {timestamp} is out of range. "
-            f"The timestamp should be within [{now_ms - self._before_ms}, {now_ms + self._after_ms}]"
-        )
+    def _out_of_range(self, timestamp: int, offset: int, now_ms: int) -> str:
+        window = f"[{now_ms - self._before_ms}, {now_ms + self._after_ms}]"
+        what = f"Timestamp {timestamp} of message with offset {offset} is out of range."
+        return f"{what} The timestamp should be within {window}"
 
     def _recompress(self, data: bytes | memoryview, header: BatchHeader) -> bytearray:
         """The records in the topic's codec. Raises KafkaError MESSAGE_TOO_LARGE where they have become too large."""

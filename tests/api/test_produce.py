@@ -242,7 +242,8 @@ async def test_KIP_467_bad_records_are_named_with_index_and_reason() -> None:
         answer = await produce(client, sent)
         assert answer.error_code == ErrorCode.INVALID_TIMESTAMP
         assert [each.batch_index for each in answer.record_errors] == [1]
-        assert f"Timestamp {late} is out of range" in (answer.record_errors[0].batch_index_error_message or "")
+        why = answer.record_errors[0].batch_index_error_message or ""
+        assert f"Timestamp {late} of message with offset 1 is out of range" in why
         assert f"1: Timestamp {late}" in (answer.error_message or "")
         assert answer.log_start_offset == 0
 

@@ -237,7 +237,7 @@ def test_each_bad_record_is_named_with_its_reason() -> None:
         log.append(batch_of(payload, 4), leader_epoch=0, now_ms=NOW)
     assert caught.value.code is ErrorCode.INVALID_TIMESTAMP
     assert [index for index, _ in caught.value.records] == [1, 3]
-    assert f"Timestamp {NOW + 5000} is out of range" in caught.value.records[0][1]
+    assert f"Timestamp {NOW + 5000} of message with offset 1 is out of range" in caught.value.records[0][1]
     assert f"{NOW + 1000}]" in caught.value.records[1][1]
 
 
