@@ -46,6 +46,7 @@ from kbroker.turns import Work, advance
 KEY_GROUP, KEY_MEMBER, KEY_TARGET_EPOCH, KEY_TARGET_MEMBER, KEY_CURRENT, KEY_REGEX = 3, 5, 6, 7, 8, 16
 # Up to this many members the target is computed at once; it costs a few milliseconds.
 COMPUTE_AT_ONCE_MEMBERS = 64
+EPOCH_INITIAL = 1  # of a group nobody has joined yet; the first member makes it 2, as in Kafka
 SHARED_MAX = 64  # subscriptions remembered beyond one for each member
 PAUSES_AT_ONCE = 12  # of computing a target, or resolving regular expressions, within the event: a few milliseconds
 NOTHING: Target = {}
@@ -64,11 +65,11 @@ class Core:
         self.group_id = group_id
         self.limits = limits
         self.topics = topics
-        self.epoch = 0
+        self.epoch = EPOCH_INITIAL
         self.metadata_hash = 0  # of the subscribed topics, as of `epoch`
         self.members: dict[str, ConsumerMember] = {}
         self.static: dict[str, str] = {}  # instance id -> member id
-        self.target_epoch = 0
+        self.target_epoch = EPOCH_INITIAL
         self.targets: dict[str, dict[bytes, frozenset[int]]] = {}
         self.owners = Owners()
         self.timeline = Timeline()

@@ -60,7 +60,7 @@ class ConsumerGroup:
     __slots__ = ("_core",)
 
     def __init__(self, group_id: str, limits: ConsumerGroupLimits, topics: Topics) -> None:
-        """A new group, at epoch 0. Nothing of it is stored before it has had members.
+        """A new group, at epoch 1. Nothing of it is stored before it has had members.
 
         Args:
             topics: all topics of the cluster, name -> (topic id, partitions); see see_topics.

@@ -113,7 +113,7 @@ def test_upgrade_is_refused_and_leaves_the_classic_group(limits: dict[str, Any],
 def test_empty_classic_group_gives_its_name_to_any_policy() -> None:
     classic = ClassicGroup("g", GroupLimits(), now_ms=0)
     group, effects = ConsumerGroup.from_classic(classic, ConsumerGroupLimits(migration_policy="disabled"), {}, now=0.0)
-    assert group.epoch == 0 and effects == [Store((GroupTombstone("g"),))]
+    assert group.epoch == 1 and effects == [Store((GroupTombstone("g"),))]
 
 
 def test_partition_that_two_classic_members_claim_has_one_owner() -> None:

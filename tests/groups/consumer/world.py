@@ -49,6 +49,7 @@ class World:
         self.topics = {name: (topic_id(n), count) for n, (name, count) in enumerate(topics.items(), start=1)}
         self.limits = limits or ConsumerGroupLimits()
         self.group = ConsumerGroup(GROUP, self.limits, self.topics)
+        self.core.epoch = self.core.target_epoch = 0  # so that the first epoch with members is 1, as scripts here count
         self.log: list[StateRecord] = []
         self.computing: list[Compute] = []
         self.tokens = 0
