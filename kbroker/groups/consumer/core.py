@@ -134,9 +134,16 @@ class Core:
             self.static[member.instance_id] = member.member_id
         if before is None or before.subscribed_topic_regex != after.subscribed_topic_regex:
             self._resolve_regexes(now_ms=0)
+        if before is None:
+            self.unreconciled.add(member.member_id)
+            if self.subscribed(member):
+                return True
+            # One that wants nothing changes nothing; but there may be no record of the group yet.
+            self.note(ConsumerGroupSnapshot(self.group_id, self.epoch, self.metadata_hash))
+            self.note(TargetEpochSnapshot(self.group_id, self.target_epoch, 0))
+            return False
         return (
-            before is None
-            or before.subscribed_topic_names != after.subscribed_topic_names
+            before.subscribed_topic_names != after.subscribed_topic_names
             or before.subscribed_topic_regex != after.subscribed_topic_regex
             or before.server_assignor != after.server_assignor
         )
