@@ -172,8 +172,12 @@ class ReplicaManager:
 
     async def _report_strays(self) -> None:
         """Logs of topics the cluster does not know are left alone: deleting data needs more than a missing name."""
+        try:
+            found = await self.logs.env.offload(self.logs.on_disk)
+        except OSError as error:
+            log.warning("logs that belong to no topic were not looked for: %s", error)
+            return
         known = self._carried_out.topics_by_id
-        found = await self.logs.env.offload(self.logs.on_disk)
         strays = [f"{topic}-{index}" for topic, index, id in found if id not in known]
         if strays:
             log.warning("%d logs belong to no topic and are left alone: %s", len(strays), ", ".join(strays[:5]))

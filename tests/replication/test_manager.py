@@ -287,6 +287,25 @@ async def test_R14_a_log_opened_after_the_session_was_lost_is_not_led() -> None:
         assert rig.leading() == 1 and rig.audience.led == {0: 1}
 
 
+async def test_a_log_of_no_topic_is_left_alone_and_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    async with running(Rig(await killed_with(topic("t", 2)))) as rig:
+        rig.publish()
+        await applied(rig)
+        await trio.testing.wait_all_tasks_blocked()
+        assert rig.machine.disk.exists("t-0/partition.metadata")
+    assert "2 logs belong to no topic and are left alone: t-0, t-1" in caplog.text
+
+
+async def test_a_disk_that_cannot_be_searched_for_strays_stops_nothing() -> None:
+    machine = await killed_with(topic("t", 1))
+    machine.disk.fail("read", "t-0/*", times=10)
+    async with running(Rig(machine)) as rig:
+        rig.publish(topic("u", 1, mark=b"u"))
+        await applied(rig)
+        await trio.testing.wait_all_tasks_blocked()
+        assert rig.leading() == 1
+
+
 async def test_a_log_that_brings_a_bug_to_light_is_offline_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     recover = recovery.recover
 
