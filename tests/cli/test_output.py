@@ -100,6 +100,7 @@ def test_why_is_one_line_or_nothing() -> None:
     locked = ExceptionGroup("", [DirectoryLocked("d", "process 7")])
     assert why(locked) == "the data directory is in use by process 7. Another directory: kbroker --data-dir DIR"
     assert why(PermissionError(13, "Permission denied", "/x")) == "cannot use /x: Permission denied"
+    assert why(OSError(28, "No space left on device")) == "cannot use the data directory: No space left on device"
     assert why(KeyError("bug")) is None
 
 

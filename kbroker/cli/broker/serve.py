@@ -151,7 +151,7 @@ def why(error: BaseException) -> str | None:
     if isinstance(error, ConfigError | StartFailed):
         return str(error)
     if isinstance(error, OSError):
-        return f"cannot use {error.filename}: {error.strerror}" if error.filename else f"{error.strerror or error}"
+        return f"cannot use {error.filename or 'the data directory'}: {error.strerror or error}"
     return None
 
 
