@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Coroutine, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from kafka_wire.api import ApiKey
@@ -30,6 +31,7 @@ from kafka_wire.messages.metadata import (
     DescribeTopicPartitionsResponsePartition,
     DescribeTopicPartitionsResponseTopic,
     MetadataRequest,
+    MetadataRequestTopic,
     MetadataResponse,
     MetadataResponseBroker,
     MetadataResponsePartition,
@@ -85,17 +87,26 @@ def _advertised() -> list[ApiVersion]:
 @handles(ApiKey.METADATA, 0, 13)
 def metadata(request: MetadataRequest, context: Context) -> MetadataResponse | Coroutine[Any, Any, MetadataResponse]:
     """Describe brokers and the topics asked for; a coroutine when they are many, or some are created on the way."""
+    return answer(_described(request, context))
+
+
+def _described(request: MetadataRequest, context: Context) -> Work[Any]:
+    """The answer, or a coroutine of it where topics have to be created first."""
+    wanted = _Wanted()
     try:
-        wanted = _Wanted(request, context.version)
+        yield from each(partial(wanted.add, context.version), request.topics or ())
     except KafkaError as error:
         return _refused(request, error.code)
+    if wanted.ids:
+        wanted.names.clear()
+    wanted.all = request.topics is None or (context.version == 0 and not request.topics)
     topics = context.services.image.topics
     may_create = context.version < 4 or request.allow_auto_topic_creation
     if may_create and wanted.names and context.services.config.get_bool("auto.create.topics.enable"):
         missing = [name for name in wanted.names if name not in topics]
         if missing:
             return _create_and_describe(missing, wanted, request, context)
-    return answer(_metadata(wanted, request, context, {}))
+    return (yield from _metadata(wanted, request, context, {}))
 
 
 class _Wanted:
@@ -103,21 +114,19 @@ class _Wanted:
 
     __slots__ = ("all", "ids", "names")
 
-    def __init__(self, request: MetadataRequest, version: int) -> None:
-        """Raises KafkaError INVALID_REQUEST for a topic without a name, or with an ID, before version 12."""
-        asked = request.topics
-        self.all = asked is None or (version == 0 and not asked)
+    def __init__(self) -> None:
+        self.all = False
         self.ids: dict[bytes, None] = {}
         self.names: dict[str, None] = {}
-        for topic in asked or ():
-            if version < 12 and (topic.name is None or topic.topic_id != NO_TOPIC_ID):
-                raise KafkaError(ErrorCode.INVALID_REQUEST)
-            if topic.topic_id != NO_TOPIC_ID:
-                self.ids[topic.topic_id] = None
-            elif topic.name is not None:
-                self.names[topic.name] = None
-        if self.ids:
-            self.names.clear()
+
+    def add(self, version: int, topic: MetadataRequestTopic) -> None:
+        """One more. Raises KafkaError INVALID_REQUEST for one without a name, or with an ID, before version 12."""
+        if version < 12 and (topic.name is None or topic.topic_id != NO_TOPIC_ID):
+            raise KafkaError(ErrorCode.INVALID_REQUEST)
+        if topic.topic_id != NO_TOPIC_ID:
+            self.ids[topic.topic_id] = None
+        elif topic.name is not None:
+            self.names[topic.name] = None
 
 
 async def _create_and_describe(
