@@ -231,15 +231,21 @@ async def _alter(
     resources: list[Any] = [*request.resources]
     times = Counter((resource.resource_type, resource.resource_name) for resource in resources)
 
-    def planned(resource: Any) -> ConfigChange | KafkaError:
-        if times[resource.resource_type, resource.resource_name] > 1:
-            return TWICE
-        try:
-            return _change(*wish(resource), replace, services)
-        except KafkaError as error:
-            return error
+    def planned() -> Work[list[ConfigChange | KafkaError]]:
+        plans: list[ConfigChange | KafkaError] = []
+        for resource in resources:
+            if times[resource.resource_type, resource.resource_name] > 1:
+                plans.append(TWICE)
+            else:
+                try:
+                    plans.append((yield from _change(*wish(resource), replace, services)))
+                except KafkaError as error:
+                    plans.append(error)
+            if not len(plans) % 4:
+                yield
+        return plans
 
-    plans = await finish(each(planned, resources, stride=4))
+    plans = await finish(planned())
     changes = [plan for plan in plans if isinstance(plan, ConfigChange)]
     outcomes: Sequence[KafkaError | None] = [KafkaError(ErrorCode.REQUEST_TIMED_OUT)] * len(changes)
     with trio.move_on_after(TIMEOUT_S):
@@ -262,7 +268,7 @@ async def _alter(
 
 def _change(
     kind: int, name: str, ops: list[tuple[int, str, str | None]], replace: bool, services: Services
-) -> ConfigChange:
+) -> Work[ConfigChange]:
     if kind not in RESOURCE_TYPES:
         raise KafkaError(ErrorCode.INVALID_REQUEST, f"Unknown resource type {kind}")
     if kind == Scope.BROKER:
@@ -274,10 +280,14 @@ def _change(
         check_topic_name(name)
     if kind == Scope.GROUP:
         _check_group(name, ops, services)
-    for op, key, _ in ops:
-        if op not in KNOWN_OPS:
-            raise KafkaError(ErrorCode.INVALID_REQUEST, f"Unknown operation {op} for {key}")
-    return ConfigChange(Scope(kind), name, [(ConfigOp(op), key, value) for op, key, value in ops], replace)
+    return ConfigChange(Scope(kind), name, (yield from each(_step, ops)), replace)
+
+
+def _step(change: tuple[int, str, str | None]) -> tuple[ConfigOp, str, str | None]:
+    op, key, value = change
+    if op not in KNOWN_OPS:
+        raise KafkaError(ErrorCode.INVALID_REQUEST, f"Unknown operation {op} for {key}")
+    return ConfigOp(op), key, value
 
 
 def _check_group(name: str, ops: list[tuple[int, str, str | None]], services: Services) -> None:
