@@ -10,6 +10,11 @@ import trio
 from tests.simulation.broker_node import Cluster
 from tests.simulation.clients import HOST
 
+BREAKABLE = (  # operations of the disk, the likelier ones more than once
+    "sync", "sync", "append", "append", "truncate", "write_atomic", "rename",
+    "pread", "open", "sync_dir", "size", "list_dir", "read", "remove",
+)  # fmt: skip
+
 
 class Nemesis:
     """Does bad things to the broker, its disk, its clock, its network and its store: a selection of kinds per seed."""
@@ -123,24 +128,7 @@ class Nemesis:
 
     async def disk_error(self) -> None:
         self.cluster.disk_trouble, self.cluster.checker.disk_is_sound = True, False
-        what = self.random.choice(
-            [
-                "sync",
-                "sync",
-                "append",
-                "append",
-                "truncate",
-                "write_atomic",
-                "rename",
-                "pread",
-                "open",
-                "sync_dir",
-                "size",
-                "list_dir",
-                "read",
-                "remove",
-            ]
-        )
+        what = self.random.choice(BREAKABLE)
         self.node.volume.fail(what, nth=self.random.randint(1, 8), times=self.random.choice([1, 1, 5]), error=errno.EIO)
         await trio.sleep(self.random.random() * 3)
         self.node.volume.heal()
