@@ -4,7 +4,8 @@
     disk        MemoryDisk: power loss, full disks, failing calls (its state: volume)
     net         MemoryNetwork: latency, cuts, resets, fragments
     broker      memory_broker(): a whole broker on these
-    world       simulate(): nodes on such disks and such a network, decided by one seed (scheduler: trio's part in it)
+    world       simulate(): nodes on such disks and such a network, decided by one seed (scheduler: trio's part in it;
+                workers: threads that take turns with it)
     client      a bare Kafka client
 
 Import what you need from its module: this package itself imports nothing.
