@@ -50,7 +50,7 @@ class Reader:
         self.hung_up = False  # the peer has: a short receive proves nothing any more
         self.paused = False  # nobody wants to be called
         self.queued = False  # in one of the poller's queues
-        self.slow = False  # its last step took long
+        self.slow = True  # its last step took long; a crowd of newcomers has to show first that it asks little
         self.closed = False
 
     def call(self) -> bool:

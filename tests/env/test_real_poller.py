@@ -175,7 +175,9 @@ async def test_a_round_ends_when_its_time_is_over_but_one_of_the_greedy_is_calle
             now += ROUND_S
             return True
 
-        return Reader(step, lambda: None)
+        made = Reader(step, lambda: None)
+        made.slow = False
+        return made
 
     for name in "abcd":
         poller.call_soon(reader(name))
@@ -210,6 +212,21 @@ async def test_who_took_long_last_time_waits_behind_those_who_did_not() -> None:
         poller._round()
     assert order == ["slow"] * 3 + ["quick"] + 2 * (["quick"] + ["slow"] * 3), "at first nobody knows"
     _forget(poller)
+
+
+async def test_a_crowd_of_newcomers_waits_behind_who_is_known_to_ask_little(ends: Make) -> None:
+    order: list[str] = []
+    known = ends()
+    known.peer.send(b"x")
+    await settle()
+    known.on_call = lambda: order.append("known")
+    crowd = [ends() for _ in range(EVENTS_MAX - 1)]
+    for end in crowd:
+        end.on_call = lambda: order.append("new")
+        end.peer.send(b"x")
+    known.peer.send(b"x")
+    await settle()
+    assert order == ["known"] + ["new"] * len(crowd)
 
 
 async def test_more_ready_connections_than_one_look_finds(ends: Make) -> None:
