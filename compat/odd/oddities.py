@@ -29,7 +29,7 @@ INTS = (-1, 0, 1, 100)
 LIMITED = {
     "timeout_ms": (2**31 - 1,),
     "max_wait_ms": (-1, 0),
-    "rebalance_timeout_ms": (100,),
+    "rebalance_timeout_ms": (60_000,),
     "count": (-(2**31), -1, 0, 1, 100),
     "num_partitions": (-(2**31), -2, 0, 100),
 }

@@ -165,7 +165,7 @@ def _joins() -> Iterator[Probe]:
         group: str, member: Any = "", kind: str = "consumer", names: tuple[str, ...] = ("range",), **fields: Any
     ) -> Any:
         protocols = [g.JoinGroupRequestProtocol(name=name, metadata=SUBSCRIPTION) for name in names]
-        times = {"session_timeout_ms": 30_000, "rebalance_timeout_ms": 500, **fields}
+        times = {"session_timeout_ms": 30_000, "rebalance_timeout_ms": 5000, **fields}
         return g.JoinGroupRequest(group_id=group, member_id=member, protocol_type=kind, protocols=protocols, **times)
 
     for label, request in {

@@ -124,7 +124,7 @@ def _find_coordinator(version: int) -> Any:
 def _join_group(version: int) -> Any:
     protocol = g.JoinGroupRequestProtocol(name="range", metadata=SUBSCRIPTION)
     return g.JoinGroupRequest(
-        group_id="group-@", session_timeout_ms=30_000, rebalance_timeout_ms=500, member_id="",
+        group_id="group-@", session_timeout_ms=30_000, rebalance_timeout_ms=5000, member_id="",
         protocol_type="consumer", protocols=[protocol],
     )  # fmt: skip
 

@@ -37,7 +37,7 @@ from kafka_wire.messages.configs import (
 )
 from kbroker.api.context import Context, Services
 from kbroker.api.registry import handles
-from kbroker.cluster.config_changes import ConfigChange, ConfigOp
+from kbroker.cluster.config_changes import ConfigChange, ConfigOp, check_ops
 from kbroker.cluster.image import ClusterImage
 from kbroker.cluster.placement import check_topic_name
 from kbroker.config import (
@@ -269,6 +269,7 @@ async def _alter(
 def _change(
     kind: int, name: str, ops: list[tuple[int, str, str | None]], replace: bool, services: Services
 ) -> Work[ConfigChange]:
+    check_ops(ops)
     if kind not in RESOURCE_TYPES:
         raise KafkaError(ErrorCode.INVALID_REQUEST, f"Unknown resource type {kind}")
     if kind == Scope.BROKER:

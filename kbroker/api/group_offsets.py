@@ -66,7 +66,7 @@ def _commit(request: OffsetCommitRequest, context: Context) -> Work[CommitAnswer
     topics = []
     for number, topic in enumerate(request.topics, 1):
         partitions = yield from each(partial(take.partition, topic.name), topic.partitions)
-        if partitions:  # a topic without any is not answered, as in Kafka
+        if partitions or topic.name not in take.topics:  # as in Kafka: a topic without any is not answered, if known
             topics.append(OffsetCommitResponseTopic(name=topic.name, partitions=partitions))
         if number % STRIDE == 0:
             yield
@@ -273,7 +273,7 @@ def _delete(request: OffsetDeleteRequest, context: Context) -> Work[DeleteAnswer
     topics = []
     for topic in request.topics:
         rows = yield from each(partial(row, topic.name), topic.partitions)
-        if rows:
+        if rows or topic.name not in images:
             topics.append(OffsetDeleteResponseTopic(name=topic.name, partitions=rows))
         yield
     gone = ((topic.name, [row.partition_index for row in topic.partitions if not row.error_code]) for topic in topics)

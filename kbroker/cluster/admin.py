@@ -315,6 +315,7 @@ class Admin:
             if change.scope is Scope.TOPIC:
                 topic = self._home.image.topics.get(change.name)
                 if topic is None:
+                    config_changes.alter(change, {})  # what is wrong with the configs is said first, as in Kafka
                     text = f"The topic '{change.name}' does not exist."
                     raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, text)
                 guards.append(Guard(self._keys.topic(change.name), topic.mod_revision))

@@ -36,10 +36,8 @@ class ConfigChange:
 
 def alter(change: ConfigChange, current: Mapping[str, str]) -> dict[str, str]:
     """The configs of a resource after a change. Raises KafkaError INVALID_CONFIG, INVALID_REQUEST."""
+    check_ops(change.ops)
     configs = {} if change.replace else dict(current)
-    names = [name for _, name, _ in change.ops]
-    if len(set(names)) != len(names):
-        raise KafkaError(ErrorCode.INVALID_REQUEST, "Error due to duplicate config keys")
     unknown = next(
         (name for op, name, _ in change.ops if name not in TABLE[change.scope] and op is not ConfigOp.DELETE), None
     )
@@ -49,13 +47,24 @@ def alter(change: ConfigChange, current: Mapping[str, str]) -> dict[str, str]:
         if op is ConfigOp.DELETE:
             configs.pop(name, None)
             continue
-        if text is None:
-            raise KafkaError(ErrorCode.INVALID_REQUEST, f"Null value not supported for : {name}")
+        assert text is not None
         if op is ConfigOp.SET:
             configs[name] = text
         else:
             configs[name] = _edit_list(change.scope, op, name, text, configs.get(name))
     return _checked(change, configs)
+
+
+def check_ops(ops: Sequence[tuple[int, str, str | None]]) -> None:
+    """Whether each key is named once and, unless it is deleted, with a value: looked at before anything else.
+
+    Raises KafkaError INVALID_REQUEST.
+    """
+    if len({name for _, name, _ in ops}) != len(ops):
+        raise KafkaError(ErrorCode.INVALID_REQUEST, "Error due to duplicate config keys")
+    nulls = [name for op, name, text in ops if text is None and op != ConfigOp.DELETE]
+    if nulls:
+        raise KafkaError(ErrorCode.INVALID_REQUEST, f"Null value not supported for : {', '.join(nulls)}")
 
 
 def _checked(change: ConfigChange, configs: Mapping[str, str]) -> dict[str, str]:

@@ -139,6 +139,17 @@ async def test_a_resource_given_twice_stays_as_it_is() -> None:
         assert (await describe(client, Scope.TOPIC, "t", "retention.ms")).configs[0].value == "604800000"
 
 
+async def test_what_is_wrong_with_a_change_is_said_before_the_topic_is_looked_for() -> None:
+    async with memory_broker() as broker, broker.client() as client:
+        assert await alter(client, Scope.TOPIC, "absent", "retention.ms", None) == ErrorCode.INVALID_REQUEST
+        assert await alter(client, Scope.TOPIC, "a b", "retention.ms", None) == ErrorCode.INVALID_REQUEST
+        assert await alter(client, Scope.TOPIC, "absent", "no.such", None) == ErrorCode.INVALID_REQUEST
+        assert await alter(client, Scope.TOPIC, "absent", "no.such", "1") == ErrorCode.INVALID_CONFIG
+        assert (
+            await alter(client, Scope.TOPIC, "absent", "no.such", None, DELETE) == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+        )
+
+
 async def test_an_append_of_nothing_is_refused() -> None:
     async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
         assert await alter(client, Scope.TOPIC, "t", "cleanup.policy", "", APPEND) == ErrorCode.INVALID_CONFIG

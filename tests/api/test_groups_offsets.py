@@ -162,11 +162,13 @@ async def test_offset_delete() -> None:
         assert (await committed(client, "g"))[0] == -1
 
 
-async def test_a_topic_without_partitions_is_not_answered() -> None:
+async def test_a_topic_without_partitions_is_not_answered_if_it_is_known() -> None:
     async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
         await find(client, "g")
         await commit(client, "g", 5)
-        nothing = [OffsetCommitRequestTopic(name="t", partitions=[])]
-        assert (await client.call(OffsetCommitRequest(group_id="g", topics=nothing), 9)).topics == []
-        forget = OffsetDeleteRequest(group_id="g", topics=[OffsetDeleteRequestTopic(name="t", partitions=[])])
-        assert (await client.call(forget, 0)).topics == []
+        nothing = [OffsetCommitRequestTopic(name=name, partitions=[]) for name in ("t", "u")]
+        answered = (await client.call(OffsetCommitRequest(group_id="g", topics=nothing), 9)).topics
+        assert [(topic.name, topic.partitions) for topic in answered] == [("u", [])]
+        forgotten = [OffsetDeleteRequestTopic(name=name, partitions=[]) for name in ("t", "u")]
+        answered = (await client.call(OffsetDeleteRequest(group_id="g", topics=forgotten), 0)).topics
+        assert [(topic.name, topic.partitions) for topic in answered] == [("u", [])]
