@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from operator import itemgetter
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.config.keys import ConfigError, ConfigType, Scope, Value, format_value, split_list
@@ -60,9 +61,10 @@ def check_ops(ops: Sequence[tuple[int, str, str | None]]) -> None:
 
     Raises KafkaError INVALID_REQUEST.
     """
-    if len({name for _, name, _ in ops}) != len(ops):
+    if len(set(map(itemgetter(1), ops))) != len(ops):
         raise KafkaError(ErrorCode.INVALID_REQUEST, "Error due to duplicate config keys")
-    nulls = [name for op, name, text in ops if text is None and op != ConfigOp.DELETE]
+    may_be_null = None in map(itemgetter(2), ops)
+    nulls = [name for op, name, text in ops if text is None and op != ConfigOp.DELETE] if may_be_null else []
     if nulls:
         raise KafkaError(ErrorCode.INVALID_REQUEST, f"Null value not supported for : {', '.join(nulls)}")
 
