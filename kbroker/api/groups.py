@@ -41,6 +41,7 @@ from kbroker.turns import Work, answer, each, finish
 
 GROUP, TRANSACTION, SHARE = 0, 1, 2  # key types of FindCoordinator
 BATCHED_SINCE = 4  # FindCoordinator version (KIP-699)
+KEYS_STRIDE = 8  # keys between two pauses: some are long
 TOPIC_WAIT_S = 15.0  # until `__consumer_offsets` is there; then the answer is that it is not
 LEAVE_MANY_SINCE = 3  # LeaveGroup version
 
@@ -74,7 +75,7 @@ async def _make_topic_and_find(request: FindCoordinatorRequest, context: Context
 def _found(request: FindCoordinatorRequest, context: Context) -> Work[FindCoordinatorResponse]:
     batched = context.version >= BATCHED_SINCE
     keys = request.coordinator_keys if batched else [request.key]
-    found = yield from each(partial(_coordinator, key_type=request.key_type, context=context), keys)
+    found = yield from each(partial(_coordinator, key_type=request.key_type, context=context), keys, KEYS_STRIDE)
     if batched:
         return FindCoordinatorResponse(coordinators=found)
     only = found[0]

@@ -36,6 +36,8 @@ from kbroker.groups.storage.stored import read_state, state_pair
 from kbroker.replication.partition import Partition
 from kbroker.turns import Work
 
+FORGET_RECORDS = 32  # in one batch, between two pauses
+
 log = logging.getLogger("kbroker.groups")
 
 
@@ -256,5 +258,5 @@ class GroupShard(Shard):
 def _chunks(items: Iterable[int]) -> Iterator[list[int]]:
     """As many as go into one batch, and so on."""
     rest = iter(items)
-    while chunk := list(islice(rest, CHUNK_RECORDS)):
+    while chunk := list(islice(rest, FORGET_RECORDS)):
         yield chunk

@@ -6,7 +6,7 @@ on an entry without letting others have a turn is found out, and a hundred thous
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -24,6 +24,28 @@ from kafka_wire.messages.configs import (
     IncrementalAlterConfigsRequest,
     IncrementalAlterConfigsResource,
     ListConfigResourcesRequest,
+)
+from kafka_wire.messages.consumer_groups import ConsumerGroupDescribeRequest, ConsumerGroupHeartbeatRequest
+from kafka_wire.messages.group_admin import DeleteGroupsRequest, DescribeGroupsRequest, ListGroupsRequest
+from kafka_wire.messages.group_offsets import (
+    OffsetCommitRequest,
+    OffsetCommitRequestPartition,
+    OffsetCommitRequestTopic,
+    OffsetDeleteRequest,
+    OffsetDeleteRequestPartition,
+    OffsetDeleteRequestTopic,
+    OffsetFetchRequest,
+    OffsetFetchRequestGroup,
+    OffsetFetchRequestTopic,
+)
+from kafka_wire.messages.groups import (
+    FindCoordinatorRequest,
+    JoinGroupRequest,
+    JoinGroupRequestProtocol,
+    LeaveGroupRequest,
+    MemberIdentity,
+    SyncGroupRequest,
+    SyncGroupRequestAssignment,
 )
 from kafka_wire.messages.metadata import (
     ApiVersionsRequest,
@@ -62,6 +84,7 @@ from kafka_wire.messages.topics import (
     DescribeLogDirsRequest,
 )
 from kbroker.testing.broker import Machine, MemoryBroker, memory_broker
+from kbroker.testing.client import BareClient
 from kbroker.testing.clock import EPOCH_MS
 from tests.log.odd_batches import batch_of, record
 from tests.server.loop_meter import LINES_MAX, LoopMeter
@@ -76,6 +99,7 @@ class Row(NamedTuple):
     name: str
     version: int
     request: Callable[[], Any]
+    prepare: Callable[[BareClient], Awaitable[None]] | None = None  # what is to be there before
 
 
 def names(count: int = COUNT) -> list[str]:
@@ -91,6 +115,24 @@ def tiny(count: int, codec: int = 0, *, latest: int = EPOCH_MS, delta_ms: int = 
 def produced(batch: bytes) -> ProduceRequest:
     data = PartitionProduceData(index=0, records=batch)
     return ProduceRequest(acks=1, timeout_ms=1000, topic_data=[TopicProduceData(name="wide", partition_data=[data])])
+
+
+async def _commit_all(client: BareClient) -> None:
+    """The group g has an offset of each partition of `wide`."""
+    await client.call(FindCoordinatorRequest(key="g", key_type=0), 3)
+    committed = await client.call(commit_request("wide"), 8)
+    assert {each.error_code for each in committed.topics[0].partitions} == {0}
+
+
+async def _many_groups(client: BareClient) -> None:
+    await client.call(FindCoordinatorRequest(key="g", key_type=0), 3)
+    for n in range(2_000):
+        await client.call(commit_request("topic-000", 1, f"group-{n}"), 8)
+
+
+def commit_request(topic: str, count: int = 1000, group: str = "g") -> OffsetCommitRequest:
+    partitions = [OffsetCommitRequestPartition(partition_index=n, committed_offset=1) for n in range(count)]
+    return OffsetCommitRequest(group_id=group, topics=[OffsetCommitRequestTopic(name=topic, partitions=partitions)])
 
 
 ROWS = [
@@ -177,6 +219,39 @@ ROWS = [
         IncrementalAlterConfigsResource(resource_type=2, resource_name="wide", configs=[
             IncrementalAlterableConfig(name=name, config_operation=0, value="1000") for name in names()])])),
     Row("ListConfigResources", 1, lambda: ListConfigResourcesRequest(resource_types=[2])),
+    Row("FindCoordinator", 6, lambda: FindCoordinatorRequest(key_type=0, coordinator_keys=names()), _commit_all),
+    Row("FindCoordinator, long names", 6, lambda: FindCoordinatorRequest(
+        key_type=0, coordinator_keys=[f"{n}" * 8000 for n in range(200)]), _commit_all),
+    Row("OffsetCommit, present", 8, lambda: commit_request("wide"), _commit_all),
+    Row("OffsetCommit, absent", 8, lambda: commit_request("wide", COUNT), _commit_all),
+    Row("OffsetFetch, present", 7, lambda: OffsetFetchRequest(group_id="g", topics=[
+        OffsetFetchRequestTopic(name="wide", partition_indexes=list(range(COUNT)))]), _commit_all),
+    Row("OffsetFetch, all offsets over and over", 8, lambda: OffsetFetchRequest(groups=[
+        OffsetFetchRequestGroup(group_id="g", topics=None)] * 20), _commit_all),
+    Row("OffsetFetch, absent groups", 8, lambda: OffsetFetchRequest(groups=[
+        OffsetFetchRequestGroup(group_id=name, topics=None) for name in names()]), _commit_all),
+    Row("OffsetDelete", 0, lambda: OffsetDeleteRequest(group_id="g", topics=[
+        OffsetDeleteRequestTopic(name="wide", partitions=[
+            OffsetDeleteRequestPartition(partition_index=n) for n in range(COUNT)])]), _commit_all),
+    Row("DescribeGroups", 5, lambda: DescribeGroupsRequest(groups=names()), _commit_all),
+    Row("ConsumerGroupDescribe", 1, lambda: ConsumerGroupDescribeRequest(group_ids=names()), _commit_all),
+    Row("ListGroups", 5, lambda: ListGroupsRequest(states_filter=names(1000)), _many_groups),
+    Row("DeleteGroups, absent", 2, lambda: DeleteGroupsRequest(groups_names=names()), _commit_all),
+    Row("DeleteGroups", 2, lambda: DeleteGroupsRequest(
+        groups_names=[f"group-{n}" for n in range(2_000)]), _many_groups),
+    Row("DeleteGroups, many offsets", 2, lambda: DeleteGroupsRequest(groups_names=["g"]), _commit_all),
+    Row("LeaveGroup", 5, lambda: LeaveGroupRequest(group_id="g", members=[
+        MemberIdentity(member_id=name) for name in names()]), _commit_all),
+    Row("SyncGroup", 5, lambda: SyncGroupRequest(
+        group_id="g", generation_id=1, member_id="m", protocol_type="consumer", protocol_name="range", assignments=[
+            SyncGroupRequestAssignment(member_id=name, assignment=b"all") for name in names()]), _commit_all),
+    Row("JoinGroup", 9, lambda: JoinGroupRequest(
+        group_id="j", session_timeout_ms=10_000, rebalance_timeout_ms=10_000, member_id="", protocol_type="consumer",
+        group_instance_id="i", protocols=[
+            JoinGroupRequestProtocol(name=name, metadata=b"m") for name in names()]), _commit_all),
+    Row("ConsumerGroupHeartbeat", 1, lambda: ConsumerGroupHeartbeatRequest(
+        group_id="h", member_id="m", member_epoch=0, rebalance_timeout_ms=10_000, topic_partitions=[],
+        subscribed_topic_names=names(8_000)), _commit_all),
     Row("DescribeLogDirs, all", 4, lambda: DescribeLogDirsRequest(topics=None)),
     Row("DescribeLogDirs, absent", 4, lambda: DescribeLogDirsRequest(
         topics=[DescribableLogDirTopic(topic="wide", partitions=list(range(COUNT)))])),
@@ -209,6 +284,8 @@ async def metered_broker() -> AsyncIterator[tuple[MemoryBroker, LoopMeter]]:
 )
 async def test_B1_the_largest_request_holds_the_loop_for_a_few_milliseconds_at_a_time(row: Row) -> None:
     async with metered_broker() as (broker, meter), broker.client() as client:
+        if row.prepare is not None:
+            await row.prepare(client)
         request = row.request()
         with meter.running(), trio.fail_after(300):
             await client.call(request, row.version)

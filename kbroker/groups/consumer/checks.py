@@ -14,6 +14,8 @@ from kbroker.groups.consumer.member import LEAVING_STATIC, ConsumerMember
 from kbroker.groups.consumer.topic_regex import InvalidRegex, TopicRegex
 
 CLIENT_MAKES_ID_SINCE = 1  # KIP-1082
+NAME_BYTES_FIXED = 16  # what a name costs besides its text, roughly
+SUBSCRIPTION_BYTES_MAX = 1_000_000
 ID_BYTES_MAX = 4096  # unlike Kafka, which finds out when a record's key cannot be written
 
 
@@ -33,6 +35,10 @@ def check_heartbeat(request: ConsumerGroupHeartbeatRequest, version: int, assign
         _check_join(request)
     elif epoch == LEAVING_STATIC:
         _demand(request.instance_id is not None, "InstanceId can't be null.")
+    names = request.subscribed_topic_names or ()
+    if sum(map(len, names)) + NAME_BYTES_FIXED * len(names) > SUBSCRIPTION_BYTES_MAX:
+        # Its record would not fit into max.message.bytes of the topic: Kafka finds out when it is to be written.
+        raise KafkaError(ErrorCode.UNKNOWN_SERVER_ERROR, "The subscription is too large to be stored.")
     if request.server_assignor is not None and request.server_assignor not in assignors:
         known = ", ".join(assignors)
         text = f"ServerAssignor {request.server_assignor} is not supported. Supported assignors: {known}."

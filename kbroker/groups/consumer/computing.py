@@ -94,7 +94,7 @@ def _specs(question: Question) -> Work[tuple[dict[str, MemberSpec], dict[bytes, 
         kind = member.topics, member.regex
         if kind not in kinds:
             wanted = member.topics | question.regexes.get(member.regex or "", frozenset())
-            found = {name: question.topics[name] for name in wanted if name in question.topics}
+            found = {name: question.topics[name] for name in question.topics.keys() & wanted}
             partitions.update(found.values())
             names.update((topic_id, name) for name, (topic_id, _) in found.items())
             ids = frozenset(topic_id for topic_id, _ in found.values())

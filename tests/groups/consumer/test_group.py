@@ -434,3 +434,10 @@ def _join_request(member_id: str) -> Any:
         group_id="g", member_id=member_id, member_epoch=0, rebalance_timeout_ms=1, subscribed_topic_names=["a"],
         topic_partitions=[],
     )  # fmt: skip
+
+
+def test_a_subscription_that_cannot_be_stored_is_refused() -> None:
+    world = World(a=1)
+    response = join(world, subscribed_topic_names=[f"topic-{n}" for n in range(50_000)])
+    assert response.error_code == ErrorCode.UNKNOWN_SERVER_ERROR
+    assert not world.core.members and not world.log
