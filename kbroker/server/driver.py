@@ -108,6 +108,9 @@ class Driver:
         except OSError as error:
             self._tell_of_disk(error)
             self.close()
+        except Exception as error:
+            self._tell(error)
+            self.close()
         return self._more and not self._paused
 
     def close(self) -> None:

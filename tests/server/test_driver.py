@@ -254,6 +254,30 @@ def living() -> int:
 
 
 @pytest.mark.parametrize("world", WORLDS)
+async def test_nor_does_a_bug_in_the_driver_cost_more(
+    world: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = Driver._send
+
+    def fail(self: Driver) -> None:
+        if "fail" in handlers.handled:
+            handlers.handled.clear()
+            raise ZeroDivisionError("a bug in the driver")
+        send(self)
+
+    handlers = Handlers()
+    monkeypatch.setattr(Driver, "_send", fail)
+    async with house(make_net(world), handlers.apis()) as home:
+        client, good = await home.client(), await home.client()
+        await client.stream.send([heartbeat(1, "fail")])
+        assert await is_hung_up_on(client)
+        await good.stream.send([heartbeat(7)])
+        assert await ids(good, 1) == [7]
+        assert len(home.server.drivers) == 1
+    assert "a bug in the driver" in caplog.text
+
+
+@pytest.mark.parametrize("world", WORLDS)
 async def test_a_cancelled_server_forgets_what_is_still_to_come(world: str) -> None:
     handlers = Handlers()
     async with house(make_net(world), handlers.apis(overlaps=True)) as home:
