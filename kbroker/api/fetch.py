@@ -5,9 +5,9 @@
                                                                               │            ▼
                                          enough, an error, or max_wait_ms ────┴── wait, counting what is appended
 
-Record bytes are never read here: the answer carries slices of segments. The first batch of an answer is sent even when
-it is bigger than every limit, so that a client always gets on (KIP-74). Version 13 and later name topics by ID
-(KIP-516).
+Records are never decoded: the answer carries slices of segments, or a copy of the bytes where they are few. The first
+batch of an answer is sent even when it is bigger than every limit, so that a client always gets on (KIP-74). Version 13
+and later name topics by ID (KIP-516). What is not in memory is brought there by workers (kbroker.log.cold).
 
 A partition that cannot be read ends the wait for all; one that the cluster does not have is only told, at the end of
 the answer, as long as there is another one to wait for (Kafka: KafkaApis.handleFetchRequest, DelayedFetch). While it
@@ -29,6 +29,7 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.produce_fetch import (
     EpochEndOffset,
     FetchableTopicResponse,
+    FetchPartition,
     FetchPartitionData,
     FetchRequest,
     FetchResponse,
@@ -44,7 +45,7 @@ from kbroker.env import Buffer, FileSlice
 from kbroker.log.cold import ATTEMPTS, NotInMemory
 from kbroker.log.errors import LogOffline
 from kbroker.replication.partition import NO_EPOCH, Partition
-from kbroker.turns import Work, finish
+from kbroker.turns import Work, answer, each, finish
 
 TOPIC_IDS_SINCE = 13
 LEADERS_SINCE = 16  # the answer says who leads instead (KIP-951)
@@ -69,7 +70,7 @@ def fetch(request: FetchRequest, context: Context) -> FetchResponse | Coroutine[
     """
     by_id = context.version >= TOPIC_IDS_SINCE
     if request.isolation_level not in (READ_UNCOMMITTED, READ_COMMITTED):
-        return _refused(request, by_id)
+        return answer(_refused(request, by_id))
     if _entries(request) > LONG:
         return _fetch_many(request, context)
     try:
@@ -147,17 +148,18 @@ def _forgotten(request: FetchRequest, by_id: bool) -> Iterator[PartitionKey]:
             yield name, index
 
 
-def _refused(request: FetchRequest, by_id: bool) -> FetchResponse:
+def _refused(request: FetchRequest, by_id: bool) -> Work[FetchResponse]:
     """The answer to a request that makes no sense as a whole: there is no such isolation level."""
     code = ErrorCode.UNKNOWN_SERVER_ERROR  # as Kafka says, which has no better word for it here
     response = FetchResponse(error_code=code, session_id=request.session_id)
     if not by_id:  # older clients look at the partitions
+
+        def refuse(p: FetchPartition) -> FetchPartitionData:
+            return FetchPartitionData(partition_index=p.partition, error_code=code, high_watermark=-1)
+
         for topic in request.topics:
-            data = [
-                FetchPartitionData(partition_index=p.partition, error_code=code, high_watermark=-1)
-                for p in topic.partitions
-            ]
-            response.responses.append(FetchableTopicResponse(topic=topic.topic, partitions=data))
+            rows = yield from each(refuse, topic.partitions)
+            response.responses.append(FetchableTopicResponse(topic=topic.topic, partitions=rows))
     return response
 
 
@@ -175,7 +177,7 @@ class FetchJob:
     __slots__ = (
         "context", "services", "by_id", "aborted", "replica_id", "bytes_max", "bytes_min", "max_wait_ms", "opens",
         "session", "epoch", "wanted", "found", "unknown", "left", "size", "failed", "answer", "topic", "copied", "cold",
-        "lacking", "broken", "now",
+        "lacking", "broken", "now", "grew",
     )  # fmt: skip
 
     def __init__(self, request: FetchRequest, context: Context, asked: dict[PartitionKey, Wanted]) -> None:
@@ -192,6 +194,7 @@ class FetchJob:
         self.opens = request.session_epoch == FULL
         self.session: Session | None = None
         self.epoch = 0  # of the session of an incremental fetch, as this fetch left it
+        self.grew = False  # the session, by this fetch
         self.wanted = asked
         self.broken: set[PartitionKey] = set()  # what a worker could not read
         self.now = True  # what is not in memory is left to a worker
@@ -205,17 +208,19 @@ class FetchJob:
         """The request's own partitions join the session at once; what it forgets is the caller's to take out."""
         now_ms = self.services.env.clock.data_ms()
         session = self.services.fetch_sessions.resume(request.session_id, request.session_epoch, self.by_id, now_ms)
+        before = len(session.wanted)
         session.wanted.update(self.wanted)
         self.session, self.epoch = session, session.epoch
+        self.grew = len(session.wanted) > before
 
     def take_session(self) -> None:
-        """Want what is in the session now; with nothing left in it, it ends."""
-        assert self.session is not None
-        if self.session.wanted:
-            self.wanted = dict(self.session.wanted)
-        else:
-            self.services.fetch_sessions.close(self.session.id)
-            self.session, self.wanted = None, {}
+        """Want what is in the session now; it ends with nothing left in it, or when it outgrows the cache."""
+        session, sessions = self.session, self.services.fetch_sessions
+        assert session is not None
+        self.wanted = dict(session.wanted)
+        if not self.wanted or (self.grew and not sessions.has_room()):
+            sessions.close(session.id)
+            self.session = None
 
     def _forget_reading(self) -> None:
         self.found: list[Row] = []
@@ -434,7 +439,8 @@ class FetchJob:
     def _meet_session(self) -> None:
         """Open the session that is asked for, or see whether the one there is still is where this fetch left it."""
         if self.opens:
-            self.session = self.services.fetch_sessions.open(self.by_id, self.services.env.clock.data_ms())
+            partitions, now_ms = len(self.found) + len(self.unknown), self.services.env.clock.data_ms()
+            self.session = self.services.fetch_sessions.open(self.by_id, partitions, now_ms)
         session = self.session
         if session is None:
             return

@@ -7,8 +7,9 @@
 A session begins with the answer to a full fetch, and ends when a request leaves no partition in it. It names topics the
 way it began: all by name or all by ID. It is a dict of partitions in the order of that answer; one that had records
 moves to the end, so that a busy one cannot starve those behind it. The cache is bounded
-(`max.incremental.fetch.session.cache.slots`): when it is full, the longest unused session gives way once it has been
-idle for two minutes, else a client does without. Everything here is pure. (Kafka: FetchSession.)
+(`max.incremental.fetch.session.cache.slots`, and a number of partitions in all): when it is full, the longest unused
+session gives way once it has been idle for two minutes, else a client does without. Everything here is pure. (Kafka:
+FetchSession.)
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import NamedTuple
 from kafka_wire.errors import ErrorCode, KafkaError
 
 IDLE_BEFORE_EVICTION_MS = 120_000
+PARTITIONS_MAX = 250_000  # of all sessions: some 80 MB
 EPOCH_MAX = 2**31 - 1
 NO_SESSION = 0
 FULL, FINAL = 0, -1
@@ -104,9 +106,13 @@ class FetchSessions:
         session.used_ms = now_ms
         return session
 
-    def open(self, by_id: bool, now_ms: int) -> Session | None:
-        """A new session, or None when the cache is full of sessions in use."""
-        if len(self._sessions) >= self.slots:
+    def has_room(self, partitions: int = 0) -> bool:
+        """Whether the sessions may have so many partitions more."""
+        return sum([len(session.wanted) for session in self._sessions.values()]) + partitions <= PARTITIONS_MAX
+
+    def open(self, by_id: bool, partitions: int, now_ms: int) -> Session | None:
+        """A new session for a number of partitions, or None when the cache is full of sessions in use."""
+        while len(self._sessions) >= self.slots or not self.has_room(partitions):
             oldest = next(iter(self._sessions.values()), None)
             if oldest is None or now_ms - oldest.used_ms < IDLE_BEFORE_EVICTION_MS:
                 return None

@@ -18,6 +18,7 @@ from kafka_wire.messages.produce_fetch import (
     ForgottenTopic,
 )
 from kafka_wire.records import headers, read_records
+from kbroker.api import fetch_sessions
 from kbroker.api.fetch import READS
 from kbroker.replication.partition import Partition
 from kbroker.testing.broker import Machine, MemoryBroker, memory_broker
@@ -396,6 +397,16 @@ class TestSessions:
                 assert (response.session_id, response.error_code, response.responses) == (0, 0, [])
                 response = await client.call(ending, 11)
                 assert response.error_code == ErrorCode.FETCH_SESSION_ID_NOT_FOUND
+
+    async def test_a_session_that_outgrows_the_cache_ends(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(fetch_sessions, "PARTITIONS_MAX", 2)
+        async with memory_broker(topics={"t": 3}) as broker, broker.client() as client:
+            session = await self.open(client, broker)
+            again = fetch_request({("t", 1): 0}, session_id=session, session_epoch=1)
+            assert (await client.call(again, 11)).session_id == session
+            response = await client.call(fetch_request({("t", 2): 0}, session_id=session, session_epoch=2), 11)
+            assert (response.session_id, len(shape(response))) == (0, 3)
+            assert (await client.call(fetch_request(TestManyPartitions.ALL, session_epoch=0), 11)).session_id == 0
 
     async def test_an_error_is_told_every_time_and_waits_with_the_others(self, autojump_clock: MockClock) -> None:
         async with memory_broker(topics={"t": 2}) as broker, broker.client() as client:

@@ -5,14 +5,22 @@ from __future__ import annotations
 import pytest
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.api.fetch_sessions import EPOCH_MAX, IDLE_BEFORE_EVICTION_MS, FetchSessions, PartitionKey, Session, Wanted
+from kbroker.api.fetch_sessions import (
+    EPOCH_MAX,
+    IDLE_BEFORE_EVICTION_MS,
+    PARTITIONS_MAX,
+    FetchSessions,
+    PartitionKey,
+    Session,
+    Wanted,
+)
 
 WANTED = Wanted(0, 1024, -1)
 
 
 def opened(sessions: FetchSessions, now_ms: int = 0, *, by_id: bool = False) -> Session:
     """A session with one partition in it."""
-    session = sessions.open(by_id, now_ms)
+    session = sessions.open(by_id, 1, now_ms)
     assert session is not None
     session.add(("a", 0), WANTED, 0, 0)
     return session
@@ -62,14 +70,26 @@ def test_a_session_names_topics_in_one_way(by_id: bool) -> None:
 def test_a_full_cache_evicts_only_the_idle() -> None:
     sessions = FetchSessions(slots=2)
     first, second = opened(sessions), opened(sessions)
-    assert sessions.open(False, 1000) is None
+    assert sessions.open(False, 1, 1000) is None
     resume(sessions, first, 1, 1000)  # now second is the longest unused
     with pytest.raises(KafkaError):
         resume(sessions, second, 9, 1500)  # a refused request is no use
-    assert sessions.open(False, IDLE_BEFORE_EVICTION_MS) is not None
+    assert sessions.open(False, 1, IDLE_BEFORE_EVICTION_MS) is not None
     assert len(sessions) == 2
     with pytest.raises(KafkaError):
         resume(sessions, second, 1)
+
+
+def test_the_partitions_of_all_sessions_are_bounded() -> None:
+    sessions = FetchSessions(slots=10)
+    large = opened(sessions)
+    large.wanted.update({("a", index): WANTED for index in range(PARTITIONS_MAX - 10)})
+    assert sessions.open(False, 10, 1000) is not None and sessions.open(False, 11, 1000) is None
+    assert sessions.has_room(10) and not sessions.has_room(11)
+    assert sessions.open(False, PARTITIONS_MAX, IDLE_BEFORE_EVICTION_MS) is not None, "the idle give way"
+    with pytest.raises(KafkaError):
+        resume(sessions, large, 1)
+    assert sessions.open(False, PARTITIONS_MAX + 1, 10 * IDLE_BEFORE_EVICTION_MS) is None
 
 
 def test_what_is_forgotten_is_news_when_it_comes_again() -> None:
