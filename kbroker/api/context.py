@@ -21,6 +21,7 @@ from kbroker.config import BrokerConfig
 from kbroker.env import Env
 from kbroker.groups.coordinator import GroupCoordinator
 from kbroker.log.directory import LogDirectory
+from kbroker.log.errors import LogClosed
 from kbroker.replication.manager import ReplicaManager
 from kbroker.replication.partition import Partition
 
@@ -84,6 +85,12 @@ class Services:
         if known is not None and 0 <= index < len(known.partitions):
             raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER)
         raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
+
+    def tell_of_disk(self, topic: str, index: int, error: OSError | KafkaError) -> None:
+        """Tell people, if it was the disk for which a client is refused."""
+        is_disk = isinstance(error, OSError) or (error.code is ErrorCode.KAFKA_STORAGE_ERROR and error.own_message)
+        if is_disk and not isinstance(error, LogClosed):
+            self.logs.troubles.tell(topic, index, error)
 
     @property
     def node_id(self) -> int:

@@ -163,12 +163,12 @@ def _refused(request: FetchRequest, by_id: bool) -> Work[FetchResponse]:
     return response
 
 
-def _attempt(work: Callable[[], Any]) -> tuple[Any, bool]:
-    """What a worker got, and whether the disk gave it."""
+def _attempt(work: Callable[[], Any]) -> tuple[Any, OSError | LogOffline | None]:
+    """What a worker got, or why the disk did not give it."""
     try:
-        return work(), True
-    except (OSError, LogOffline):
-        return None, False
+        return work(), None
+    except (OSError, LogOffline) as error:
+        return None, error
 
 
 class FetchJob:
@@ -196,7 +196,7 @@ class FetchJob:
         self.epoch = 0  # of the session of an incremental fetch, as this fetch left it
         self.grew = False  # the session, by this fetch
         self.wanted = asked
-        self.broken: set[PartitionKey] = set()  # what a worker could not read
+        self.broken: dict[PartitionKey, OSError | LogOffline] = {}  # why a worker could not read it
         self.now = True  # what is not in memory is left to a worker
         if request.session_epoch not in (FULL, FINAL):
             self._resume(request)
@@ -255,12 +255,12 @@ class FetchJob:
         """Have a worker do what the last reading could not; the lookups that failed for it will succeed."""
         lacking = self.lacking
 
-        def work() -> list[tuple[Any, bool]]:
+        def work() -> list[tuple[Any, OSError | LogOffline | None]]:
             return [_attempt(one.work) for _, one in lacking]
 
-        for (key, one), (result, is_good) in zip(lacking, await self.services.env.offload(work), strict=True):
-            if not is_good:
-                self.broken.add(key)
+        for (key, one), (result, error) in zip(lacking, await self.services.env.offload(work), strict=True):
+            if error is not None:
+                self.broken[key] = error
             else:
                 one.take(result)
 
@@ -268,12 +268,13 @@ class FetchJob:
         """Have a worker read the records that the answer is to hold itself."""
         cold = self.cold
 
-        def work() -> list[tuple[Any, bool]]:
+        def work() -> list[tuple[Any, OSError | LogOffline | None]]:
             return [_attempt(piece.read) for _, piece in cold]
 
-        for ((_, data, _), _), (records, is_good) in zip(cold, await self.services.env.offload(work), strict=True):
+        for ((key, data, _), _), (records, error) in zip(cold, await self.services.env.offload(work), strict=True):
             data.records = records
-            if not is_good:
+            if error is not None:
+                self.services.tell_of_disk(self._name_of(key), key[1], error)
                 data.error_code, data.high_watermark, data.records = self._code(ErrorCode.KAFKA_STORAGE_ERROR), -1, b""
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -294,15 +295,12 @@ class FetchJob:
                     offset, limit, leader_epoch, at_least_one=not self.size, now=self.now
                 )
                 records = self._copied(slices, length) if length else b""
-            except KafkaError as error:
-                self._note_failure(key, error.code)
-                continue
-            except OSError:
-                self._note_failure(key, ErrorCode.KAFKA_STORAGE_ERROR)
+            except (OSError, KafkaError) as error:
+                self._note_failure(key, error)
                 continue
             except NotInMemory as lacking:
                 if key in self.broken:
-                    self._note_failure(key, ErrorCode.KAFKA_STORAGE_ERROR)
+                    self._note_failure(key, self.broken[key])
                 else:
                     self.lacking.append((key, lacking))
                 continue
@@ -358,7 +356,17 @@ class FetchJob:
         self.failed = True
         return True
 
-    def _note_failure(self, key: PartitionKey, code: ErrorCode) -> None:
+    def _name_of(self, key: PartitionKey) -> str:
+        """The topic's name, or its id for people where it is gone."""
+        if isinstance(key[0], str):
+            return key[0]
+        topic = self.services.image.topics_by_id.get(key[0])
+        return key[0].hex() if topic is None else topic.name
+
+    def _note_failure(self, key: PartitionKey, error: OSError | KafkaError) -> None:
+        code = ErrorCode.KAFKA_STORAGE_ERROR if isinstance(error, OSError) else error.code
+        if code is ErrorCode.KAFKA_STORAGE_ERROR:
+            self.services.tell_of_disk(self._name_of(key), key[1], error)
         if code in UNKNOWN:
             data = FetchPartitionData(partition_index=key[1], error_code=code, high_watermark=-1)
             self.unknown.append((key, data, 0))

@@ -33,7 +33,6 @@ from kafka_wire.messages.offsets import (
 )
 from kbroker.api.context import Context, Services
 from kbroker.api.registry import handles
-from kbroker.env import Offload
 from kbroker.log.lookup import Found
 from kbroker.replication.partition import Partition
 from kbroker.turns import STRIDE, Errands, Work, answer, each, finish_errands, one_at_a_time
@@ -69,7 +68,7 @@ def list_offsets(
     if isinstance(done, ListOffsetsResponse) and not searches:
         return done
     timeout_ms = request.timeout_ms if request.timeout_ms > 0 else TIMEOUT_MS
-    return _search_all(done, searches, timeout_ms, context.services.env.offload)
+    return _search_all(done, searches, timeout_ms, context.services)
 
 
 def _list_all(request: ListOffsetsRequest, context: Context, searches: list[Search]) -> Work[ListOffsetsResponse]:
@@ -157,7 +156,7 @@ async def _search_all(
     done: ListOffsetsResponse | Coroutine[Any, Any, ListOffsetsResponse],
     searches: list[Search],
     timeout_ms: int,
-    offload: Offload,
+    services: Services,
 ) -> ListOffsetsResponse:
     """Search one log after the other; those that the time does not suffice for answer REQUEST_TIMED_OUT."""
     response = done if isinstance(done, ListOffsetsResponse) else await done
@@ -167,16 +166,15 @@ async def _search_all(
             row, work, partition, leader_epoch, if_none = searches[-1]
             try:
                 async with one_at_a_time("searches of logs"):
-                    found = await finish_errands(work, None, offload)
+                    found = await finish_errands(work, None, services.env.offload)
                 partition.check_leader(leader_epoch)  # else the log may be another one's by now
                 if found is not None:
                     row.timestamp, row.offset, row.leader_epoch = found
                 else:
                     row.error_code = if_none
-            except KafkaError as error:
-                row.error_code = error.code
-            except OSError:
-                row.error_code = ErrorCode.KAFKA_STORAGE_ERROR
+            except (OSError, KafkaError) as error:
+                services.tell_of_disk(partition.topic, partition.index, error)
+                row.error_code = ErrorCode.KAFKA_STORAGE_ERROR if isinstance(error, OSError) else error.code
             searches.pop()
     for search in searches:
         search.row.error_code = ErrorCode.REQUEST_TIMED_OUT

@@ -211,6 +211,7 @@ def _refuse(
     topic: str, data: PartitionProduceData, error: KafkaError, partition: Partition | None, under_way: _Produce
 ) -> PartitionProduceResponse:
     """The answer for a batch that was refused; where certain records are to blame it names them (KIP-467)."""
+    under_way.context.services.tell_of_disk(topic, data.index, error)
     log_start, bad = -1, error.records if isinstance(error, BadRecords) else ()
     if error.code in REFUSED_FOR_NOW:
         replicas = under_way.context.services.replicas
@@ -284,7 +285,7 @@ async def _when_safe(under_way: _Produce, response: ProduceResponse) -> ProduceR
 
     What has to be flushed is, whatever the client's timeout: in Kafka it is part of the append.
     """
-    begun, offload = trio.current_time(), under_way.context.services.env.offload
+    begun, services = trio.current_time(), under_way.context.services
     answer_by = begun + under_way.request.timeout_ms / 1000
     for number, one in enumerate(under_way.pending):
         if not number % PENDING_A_TURN:
@@ -292,11 +293,12 @@ async def _when_safe(under_way: _Produce, response: ProduceResponse) -> ProduceR
         try:
             with trio.CancelScope(deadline=begun + FLUSH_S_MAX) as scope:
                 if one.must_flush:
-                    await one.partition.log.flush(offload)
+                    await one.partition.log.flush(services.env.offload)
             if one.high_watermark is not None and not scope.cancelled_caught:
                 with trio.CancelScope(deadline=answer_by) as scope:
                     await one.high_watermark.wait_past(one.last_offset)
         except KafkaError as error:
+            services.tell_of_disk(one.partition.topic, one.partition.index, error)
             one.answer.error_code = error.code
             one.answer.base_offset = -1
         if scope.cancelled_caught:  # it is in the log all the same: its offset stays in the answer, as in Kafka

@@ -46,6 +46,7 @@ from kbroker.log.log import LONG_MAX, PartitionLog
 from kbroker.log.opening import Opening, Outcome, run_some
 from kbroker.log.recovery import Crash, End
 from kbroker.log.scrubber import Scrubber
+from kbroker.log.troubles import Troubles
 
 LOCK = ".lock"
 CLEAN_MARKER = ".kafka_cleanshutdown"
@@ -70,6 +71,7 @@ class LogDirectory:
         self.crash = Crash.CLEAN  # how the last broker here ended; known after open
         self.logs: dict[Key, PartitionLog] = {}
         self.scrubber = Scrubber(env, self.logs, lambda: self.config.get_int("kbroker.scrub.bytes.per.second"))
+        self.troubles = Troubles(env.clock)
         self._lock: Lock | None = None
         self._recovery_points = OffsetCheckpoint(env.disk, RECOVERY_POINTS)
         self._log_starts = OffsetCheckpoint(env.disk, LOG_STARTS)

@@ -19,6 +19,10 @@ class LogOffline(KafkaError):
         return type(self), (self.message,)
 
 
+class LogClosed(LogOffline):
+    """The broker gave the log up, of its own will: the disk is not to blame."""
+
+
 class CorruptLog(LogOffline):
     """Bytes that were durable are wrong: corruption, not a torn tail. Such a log is never truncated (L4)."""
 

@@ -39,7 +39,7 @@ from kbroker.log import lookup, recovery, retention
 from kbroker.log.checkpoints import METADATA, metadata_content
 from kbroker.log.cold import NotInMemory
 from kbroker.log.epochs import FILE_NAME as EPOCHS
-from kbroker.log.errors import LogOffline, LogTruncated
+from kbroker.log.errors import LogClosed, LogOffline, LogTruncated
 from kbroker.log.flushing import Flush, paths_of
 from kbroker.log.lookup import Found
 from kbroker.log.recovery import Crash, End, Progress, Recovered
@@ -722,6 +722,6 @@ class PartitionLog:
 
     def abandon(self) -> None:
         """Stop serving at once, leaving the files as they are. What is being sent or synced right now goes on."""
-        self.fail(LogOffline(f"{self.directory} is closed"))
+        self.fail(LogClosed(f"{self.directory} is closed"))
         for segment in self.segments:
             segment.close()

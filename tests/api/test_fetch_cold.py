@@ -118,7 +118,7 @@ async def test_what_is_in_memory_needs_no_worker(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("nth", range(1, 8))
 async def test_a_disk_that_fails_in_the_worker_is_told_for_that_partition_alone(
-    nth: int, monkeypatch: pytest.MonkeyPatch
+    nth: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine = Watched()
     async with memory_broker(topics={"t": 1, "u": 1}, machine=machine) as broker, broker.client() as client:
@@ -130,6 +130,8 @@ async def test_a_disk_that_fails_in_the_worker_is_told_for_that_partition_alone(
             response = await client.call(request, 11)
         if nth == 1:
             assert shape(response) == [("t", 0, ErrorCode.KAFKA_STORAGE_ERROR), ("u", 0, 0)]
+        if shape(response)[0][2]:
+            assert [text.split(":")[0] for text in caplog.messages] == ["the disk refuses clients of partition t-0"]
         assert shape(response)[1] == ("u", 0, 0) and values(response)[-1] == b"other"
         broker.disk.heal()
         assert values(await client.call(request, 11))[0] == sent[31]

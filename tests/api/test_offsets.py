@@ -174,7 +174,7 @@ async def test_searches_end_with_the_requests_time(autojump_clock: MockClock) ->
             assert [row.error_code for row in response.topics[0].partitions] == codes
 
 
-async def test_a_disk_that_fails_is_told_for_that_partition_alone() -> None:
+async def test_a_disk_that_fails_is_told_for_that_partition_alone(caplog: pytest.LogCaptureFixture) -> None:
     async with memory_broker(topics={"t": 2}) as broker, broker.client() as client:
         now = broker.clock.data_ms()
         for index in range(2):
@@ -183,6 +183,7 @@ async def test_a_disk_that_fails_is_told_for_that_partition_alone() -> None:
         for timestamp in (now, -3):
             (answer,) = await list_offsets(client, ("t", [(0, timestamp), (1, timestamp), (0 + 7, timestamp)]))
             assert [row[1] for row in answer[1]] == [ErrorCode.KAFKA_STORAGE_ERROR, 0, 3]
+        assert [text.split(":")[0] for text in caplog.messages] == ["the disk refuses clients of partition t-0"]
 
 
 @pytest.mark.slow

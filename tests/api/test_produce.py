@@ -170,11 +170,14 @@ async def test_answers_of_a_pipelined_connection_keep_their_order(autojump_clock
         assert offsets == list(range(20))
 
 
-async def test_ENOSPC_refuses_and_recovers_without_restart() -> None:
+async def test_ENOSPC_refuses_and_recovers_without_restart(caplog: pytest.LogCaptureFixture) -> None:
     async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
         assert (await produce(client, batch(b"a"))).base_offset == 0
         broker.disk.capacity = broker.disk.used
-        assert (await produce(client, batch(b"b"))).error_code == ErrorCode.KAFKA_STORAGE_ERROR
+        for _ in range(3):
+            assert (await produce(client, batch(b"b"))).error_code == ErrorCode.KAFKA_STORAGE_ERROR
+        (told,) = caplog.messages  # people are told, once
+        assert "partition t-0: no space left for t-0/" in told
         broker.disk.capacity = 1 << 30
         assert (await produce(client, batch(b"c"))).base_offset == 1
 
