@@ -228,12 +228,16 @@ class RealDisk:
         """Replace a small file whole."""
         full_path = self._full(path)
         temporary = full_path + ".tmp"
-        with open(temporary, "wb", buffering=0, opener=self._open) as file:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[file.write(rest) :]
-            if sync:
-                sync_descriptor(file.fileno(), self._features)
+        try:
+            with open(temporary, "wb", buffering=0, opener=self._open) as file:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[file.write(rest) :]
+                if sync:
+                    sync_descriptor(file.fileno(), self._features)
+        except OSError as error:
+            error.filename = full_path  # for people: write and fsync name none
+            raise
         os.replace(temporary, full_path)
         if sync:
             self._sync_full_dir(os.path.dirname(full_path))

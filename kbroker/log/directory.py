@@ -110,9 +110,10 @@ class LogDirectory:
     def _how_it_ended(self) -> Crash:
         disk = self.env.disk
         try:
-            boot_id, *unsynced = disk.read(BOOT_ID).decode(errors="replace").splitlines() or [""]
+            self._boot_note = disk.read(BOOT_ID).decode(errors="replace")
         except FileNotFoundError:
-            boot_id, unsynced = "", []
+            pass
+        boot_id, *unsynced = self._boot_note.splitlines() or [""]
         is_same_boot = boot_id == disk.boot_id != ""
         self._unsynced = set(unsynced) if is_same_boot else set()
         try:
@@ -129,7 +130,10 @@ class LogDirectory:
         return Crash.CLEAN
 
     def _note_boot(self) -> None:
-        """Write boot-id. It need not be durable: after a power failure the id in it is another's anyway."""
+        """Bring boot-id up to date: after a kill there is nothing to write, so a full disk does not prevent a start.
+
+        It need not be durable: after a power failure the id in it is another's anyway.
+        """
         boot_id = self.env.disk.boot_id
         note = "\n".join([boot_id, *sorted(self._unsynced)])
         if boot_id and note != self._boot_note:

@@ -24,7 +24,7 @@ class Troubles:
         self.clock = clock
         self._told: set[str] = set()  # since then
         self._untold = 0
-        self._since = clock.liveness()
+        self._since = float("-inf")
 
     def tell(self, topic: str, partition: int, error: Exception) -> None:
         """A client was refused because of the disk."""

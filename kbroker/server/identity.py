@@ -20,7 +20,7 @@ class StartFailed(Exception):
 
 
 def refuse_foreign(env: Env) -> None:
-    """Raise StartFailed for a directory of Apache Kafka's own, before anything in it is touched.
+    """Raise StartFailed for a directory of Apache Kafka's own, or nobody knows whose, before anything in it is touched.
 
     Its files could be read, but its topics live in its own metadata log, and it would not know what was written here.
     """
@@ -35,6 +35,9 @@ def _read(env: Env) -> dict[str, str]:
         return read_properties(env.disk.read(META).decode())
     except FileNotFoundError:
         return {}
+    except UnicodeDecodeError as error:
+        advice = "restore it; or remove it, and the directory gets a new id"
+        raise StartFailed(f"{env.disk.root}/{META} is damaged: {advice}") from error
 
 
 def directory_id(env: Env, node_id: int) -> str:

@@ -54,6 +54,13 @@ def test_the_env_is_whole(tmp_path: Path) -> None:
         assert len(env.disk.boot_id) == 36
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_small_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "small.tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device: .*small'"):
+        RealDisk(str(tmp_path), Features()).write_atomic("small", b"x", sync=False)
+
+
 async def test_offload_runs_in_another_thread_and_brings_back_results_and_errors(tmp_path: Path) -> None:
     env = real_env(str(tmp_path))
     assert await env.offload(threading.get_ident) != threading.get_ident()

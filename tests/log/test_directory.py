@@ -79,6 +79,15 @@ async def test_a_start_that_is_interrupted_does_not_count_as_clean() -> None:
         assert world.start().crash is Crash.POWER
 
 
+async def test_F10_a_start_after_a_kill_needs_no_room_on_the_disk() -> None:
+    world = World()
+    fill(orders(world.start()), 3)
+    world.disk.kill()
+    world.disk.capacity = world.disk.used
+    again = world.start()
+    assert again.crash is Crash.PROCESS and len(contents(orders(again))) == 3
+
+
 async def test_L3_a_marker_whose_removal_was_not_durable_does_not_come_back() -> None:
     for seed in range(10):  # whether an unsynced removal is undone is left to chance
         world = World(disk=MemoryDisk(seed=seed))

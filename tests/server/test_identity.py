@@ -21,6 +21,13 @@ def test_a_directory_serves_one_broker_only() -> None:
         directory_id(machine.env(), 2)
 
 
+async def test_a_damaged_file_is_named() -> None:
+    machine = Machine()
+    machine.disk.write_atomic("meta.properties", b"\xa9\xff")
+    with pytest.raises(StartFailed, match="meta.properties is damaged"):
+        refuse_foreign(machine.env())
+
+
 def test_a_directory_of_apache_kafka_is_left_alone() -> None:
     machine = Machine()
     machine.disk.write_atomic("meta.properties", b"version=1\ncluster.id=abc\nnode.id=1\ndirectory.id=x\n")
