@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from kafka_wire.errors import KafkaError
 from kafka_wire.records import headers
-from kbroker.env import Env, FileSlice
+from kbroker.env import Env
+from kbroker.log.cold import told
 from kbroker.log.inspection import batch_problem
 from kbroker.turns import Errands, finish_errands
 
@@ -61,35 +63,33 @@ class Scrubber:
         """Look at what a log has up to now."""
         offset, end = max(each.unread, each.start_offset), each.end.value
         while offset < end and (pace := self.bytes_per_second()):
-            batches = self.batches
             try:
-                slices = each.read(offset, CHUNK_BYTES, end)
-                if not slices:
-                    break
-                offset = await finish_errands(self._look_at(each.directory, slices), None, self.env.offload)
+                offset, cost = await finish_errands(self._look_at(each, offset, end), None, self.env.offload)
             except (OSError, KafkaError) as error:  # it was closed, cut or deleted meanwhile; the log tells of its disk
                 log.debug("%s is not looked at from offset %d on: %s", each.directory, offset, error)
-                break
+                offset, cost = end, 0
             each.looked_through(offset)
-            await self.env.clock.sleep((sum(map(len, slices)) + BATCH_BYTES * (self.batches - batches)) / pace)
-        else:
-            return
-        each.looked_through(end)
+            await self.env.clock.sleep(cost / pace)
 
-    def _look_at(self, directory: str, slices: list[FileSlice]) -> Errands[int]:
-        """The offset behind the last batch of some slices."""
-        after = 0
-        for each in slices:
-            data: bytes = yield each.read
+    def _look_at(self, each: PartitionLog, offset: int, end: int) -> Errands[tuple[int, int]]:
+        """Look at some batches from an offset on, below end; the offset behind them, and what it cost, in bytes."""
+        cost = 0
+        slices = yield from told(partial(each.read, offset, CHUNK_BYTES, end))
+        for part in slices:
+            data = part.read_now()
+            if data is None:
+                data = yield part.read
             view = memoryview(data)
-            for position, header in headers(data):
-                problem = yield from batch_problem(view[position : position + header.size], header, MEMORY_BYTES_MAX)
+            for position, header in headers(view):
+                batch = view[position : position + header.size]
+                problem = yield from batch_problem(batch, header, MEMORY_BYTES_MAX)
                 if problem:
-                    self._note(directory, header.base_offset, problem)
+                    self._note(each.directory, header.base_offset, problem)
                 self.batches += 1
-                after = header.next_offset
+                cost += header.size + BATCH_BYTES
+                offset = header.next_offset
                 yield None
-        return after
+        return (offset, cost) if slices else (end, 0)
 
     def _note(self, directory: str, offset: int, problem: str) -> None:
         if directory not in self.bad:
