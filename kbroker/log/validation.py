@@ -28,7 +28,7 @@ from kafka_wire import compression as codecs
 from kafka_wire import records
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import LENGTH_OFFSET, BatchHeader, CorruptRecords, check_crc, read_header
-from kafka_wire.walk import FAR, RECORD_SIZE_MIN, RecordWalk, follow_chain, heads, walk_fields
+from kafka_wire.walk import FAR, RECORD_SIZE_MIN, RecordWalk, follow_chain, heads, walk_fields, walk_lengths
 from kbroker.config.topic import TopicConfig
 from kbroker.turns import Errands, do_errands
 
@@ -180,13 +180,32 @@ class Rules:
                 if found is None or base + found[1] != latest:
                     return False
                 low = found[0]
-            elif header.count > QUICK_CHAIN_MAX or follow_chain(batch, _RECORDS_AT, header.count) != len(batch):
-                return False
+            else:
+                delta = self._quick_chain(batch, header.count)
+                if delta is None or base + delta > latest or (header.count == 1 and base + delta != latest):
+                    return False
+                low = min(delta, 0)
         if self.stamps:
             return True
         if latest < base + low or not latest:  # it cannot be true
             return False
         return latest - now_ms <= self._after_ms and now_ms - base - low <= self._before_ms
+
+    def _quick_chain(self, batch: WritableBuffer, count: int) -> int | None:
+        """The timestamp delta of the last record, if the chain of lengths leads to it and it is in order; else None.
+
+        Its offset delta tells of producers that number records wrongly, at the cost of one record.
+        """
+        if count > QUICK_CHAIN_MAX:
+            return None
+        last = follow_chain(batch, _RECORDS_AT, count - 1) if count > 1 else _RECORDS_AT
+        if last < 0:
+            return None
+        try:
+            end, delta, _, _ = walk_lengths(batch, last, count - 1, count, FAR, -FAR)
+        except CorruptRecords:
+            return None
+        return delta if end == len(batch) else None
 
     def _quick_fields(self, batch: WritableBuffer, header: BatchHeader) -> tuple[int, int] | None:
         """The smallest and the largest timestamp delta of not too many records that are in order; else None."""

@@ -115,18 +115,18 @@ KAFKA_RECORDS: dict[str, Odd] = {
     "a length below zero": odd(record(size=-1), 1, "87", "0 0"),
     "a length of zero": odd(record(size=0), 1, "87", "0 0"),
     "a length of six bytes": odd(b"\x80\x80\x80\x80\x80\x01" + record(), 1, "-1", "87"),
+    "one behind": odd(record() + record(-1, 1), 2, "32 1", base=NOW - BEFORE_MS),
+    "offset deltas 0 0": odd(record() + record(), 2, "0 0", "-1"),
+    "offset deltas 0 5": odd(record() + record(offset=5), 2, "0 0", "-1"),
+    "offset deltas -1 0": odd(record(offset=-1) + record(), 2, "0 0", "-1"),
+    "a timestamp beyond all": odd(record() + record(LARGEST - 1, 1), 2, "32 1"),
+    "a length below the fields": odd(record(size=3), 1, "87", "0 0"),
+    "a length above the fields": odd(record(size=20), 1, "87", "0 0"),
 }
 
 # What only a look at every field can tell.
 KAFKA_FIELDS: dict[str, Odd] = {
     "largest timestamp too large": odd(UNEVEN, 2, "0 5", latest=NOW + 1000),
-    "one behind": odd(record() + record(-1, 1), 2, "32 1", base=NOW - BEFORE_MS),
-    "a length below the fields": odd(record(size=3), 1, "87", "0 0"),
-    "a length above the fields": odd(record(size=20), 1, "87", "0 0"),
-    "offset deltas 0 0": odd(record() + record(), 2, "0 0", "-1"),
-    "offset deltas 0 5": odd(record() + record(offset=5), 2, "0 0", "-1"),
-    "offset deltas -1 0": odd(record(offset=-1) + record(), 2, "0 0", "-1"),
-    "a timestamp beyond all": odd(record() + record(LARGEST - 1, 1), 2, "32 1"),
     "a key beyond the end": odd(b"\x10\x00\x00\x00\x40kvv\x00", 1, "87"),
     "a key length of -2": odd(b"\x0c\x00\x00\x00\x03\x01\x00", 1, "0 0"),
     "a value length of -2": odd(b"\x0c\x00\x00\x00\x01\x03\x00", 1, "0 0"),
