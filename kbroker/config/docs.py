@@ -27,8 +27,9 @@ TOPIC_DOCS = {
     "internal.segment.bytes": "Overrides segment.bytes without its minimum. For tests.",
     "kbroker.produce.validate": "How closely a producer's batch is looked at before it is stored, where it is not "
     "compressed. header: its header and CRC alone. structure: also whether its records are as many and as long as "
-    "they say. full: every field of every record, as in Kafka. A batch whose header gives impossible timestamps has "
-    "its records read in any case. What each costs: docs/performance.md.",
+    "they say, and the last one has the number and time it should. full: every field of every record, as in Kafka. "
+    "A batch whose header gives impossible timestamps has its records read in any case. What each costs: "
+    "docs/performance.md.",
     "kbroker.produce.validate.compressed": "The same for compressed batches, which have to be decompressed for it, and "
     "whose payload may turn out not to be what the codec makes.",
     "leader.replication.throttled.replicas": "Replicas whose leading is throttled.",
