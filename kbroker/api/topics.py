@@ -70,7 +70,7 @@ async def create_topics(request: CreateTopicsRequest, context: Context) -> Creat
     by_name = {topic.name: (topic, result) for topic, result in zip(request.topics, results, strict=True)}
     describe = partial(_created, services=services)
     return CreateTopicsResponse(  # a name given twice is answered once, as in Kafka
-        topics=await finish(each(lambda pair: describe(*pair), by_name.values(), stride=2))
+        topics=await finish(each(lambda pair: describe(*pair), by_name.values(), stride=1))
     )
 
 
@@ -168,7 +168,9 @@ def _deletions(
     refusals += [_refused(None, topic_id, "Duplicate topic id.") for topic_id, times in ids.items() if times > 1]
     yield
     wanted: list[str | bytes] = []
-    for name in (name for name, times in names.items() if times == 1):
+    for number, name in enumerate(name for name, times in names.items() if times == 1):
+        if number % STRIDE == STRIDE - 1:
+            yield
         topic_id = image.topics[name].id if name in image.topics else NO_TOPIC_ID
         if topic_id not in ids:
             wanted.append(name)
@@ -200,7 +202,9 @@ async def create_partitions(request: CreatePartitionsRequest, context: Context) 
     results = [_grown(name, DUPLICATE_NAME) for name, number in times.items() if number > 1]
     refused = len(results)
     with trio.move_on_after(_timeout_s(request.timeout_ms)):
-        for topic in wanted:
+        for number, topic in enumerate(wanted):
+            if number % STRIDE == STRIDE - 1:
+                await trio.lowlevel.checkpoint()  # a refusal makes none
             results.append(await _grow(topic, request.validate_only, context.services))
     for topic in wanted[len(results) - refused :]:
         results.append(_grown(topic.name, KafkaError(ErrorCode.REQUEST_TIMED_OUT)))

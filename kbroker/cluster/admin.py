@@ -29,7 +29,7 @@ from kbroker.cluster.store import CoordinationStore, Delete, Entry, Guard, Op, S
 from kbroker.cluster.writer import Txn, Writer, for_each
 from kbroker.config.keys import Scope
 from kbroker.env import Rng
-from kbroker.turns import Work, finish
+from kbroker.turns import Work, each, finish
 
 PRODUCER_ID_BLOCK = 1000
 ATTEMPTS_MAX = 10
@@ -133,26 +133,26 @@ class Admin:
 
     async def _each(self, items: Sequence[S | KafkaError], work: Callable[[S], Awaitable[T]]) -> list[T | KafkaError]:
         """Do work for each item that is no error yet, several at a time; results in order."""
-        results: list[T | KafkaError] = [_contended()] * len(items)
+        outcomes: dict[int, T | KafkaError] = {n: item for n, item in enumerate(items) if isinstance(item, KafkaError)}
+        todo = [(number, item) for number, item in enumerate(items) if not isinstance(item, KafkaError)]
 
-        async def one(number: int, item: S | KafkaError) -> None:
-            if isinstance(item, KafkaError):
-                results[number] = item
-                return
+        async def one(_: int, numbered: tuple[int, S]) -> None:
+            number, item = numbered
             async with self._limiter:
                 try:
-                    results[number] = await _theirs(work(item))
+                    outcomes[number] = await _theirs(work(item))
                 except KafkaError as error:
-                    results[number] = error
+                    outcomes[number] = error
 
-        await for_each(one, items, min(len(items), CHANGES_AT_ONCE))
-        return results
+        await for_each(one, todo, min(len(todo), CHANGES_AT_ONCE))
+        return [outcomes[number] for number in range(len(items))]
 
     def _plan_all(self, wishes: Sequence[NewTopic], reserved: list[str]) -> Work[list[TopicImage | KafkaError]]:
         """The topics as they will be; their names are taken from now on, and noted in reserved."""
-        times = Counter(wish.name for wish in wishes)
         default, _ = self._topic_defaults()
-        if placement.total_partitions(wishes, default) > placement.PARTITIONS_PER_REQUEST_MAX:
+        times = Counter((yield from each(lambda wish: wish.name, wishes)))
+        asked = yield from each(lambda wish: placement.partitions_asked(wish, default), wishes)
+        if sum(asked) > placement.PARTITIONS_PER_REQUEST_MAX:
             return [placement.too_many_partitions()] * len(wishes)
         plans: list[TopicImage | KafkaError] = []
         for wish in wishes:

@@ -84,12 +84,11 @@ def plan_topic(
     return place(count, factor, image, start)
 
 
-def total_partitions(wishes: Iterable[NewTopic], default: int) -> int:
-    """How many partitions a request asks for, its impossible wishes left out."""
-    return sum(
-        len(wish.assignments) if wish.assignments else default if wish.partitions == -1 else max(0, wish.partitions)
-        for wish in wishes
-    )
+def partitions_asked(wish: NewTopic, default: int) -> int:
+    """How many partitions a wish is for; none where it is impossible."""
+    if wish.assignments:
+        return len(wish.assignments)
+    return default if wish.partitions == -1 else max(0, wish.partitions)
 
 
 def too_many_partitions() -> KafkaError:

@@ -258,12 +258,6 @@ ROWS = [
 ]  # fmt: skip
 
 
-STILL_HELD = {  # by cluster/admin.py
-    "CreateTopics, validated only", "CreateTopics, refused", "CreateTopics, many", "CreateTopics, wide",
-    "DeleteTopics, absent", "CreatePartitions, absent", "AlterConfigs", "IncrementalAlterConfigs, absent",
-}  # fmt: skip
-
-
 @asynccontextmanager
 async def metered_broker() -> AsyncIterator[tuple[MemoryBroker, LoopMeter]]:
     """A broker whose loop is metered from the moment it serves, and whose workers are not."""
@@ -278,10 +272,7 @@ async def metered_broker() -> AsyncIterator[tuple[MemoryBroker, LoopMeter]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "row",
-    [pytest.param(row, id=row.name, marks=[pytest.mark.xfail] * (row.name in STILL_HELD)) for row in ROWS],
-)
+@pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in ROWS])
 async def test_B1_the_largest_request_holds_the_loop_for_a_few_milliseconds_at_a_time(row: Row) -> None:
     async with metered_broker() as (broker, meter), broker.client() as client:
         if row.prepare is not None:
