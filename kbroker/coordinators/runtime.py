@@ -150,6 +150,7 @@ class Runtime(Generic[S]):
         """Whatever goes wrong with it stays with its shard."""
         try:
             made = await finish(compute.work)
+            await trio.lowlevel.checkpoint()  # what is made of it is a turn of its own
             if shard.closed is None:
                 now, now_ms = self.env.clock.liveness(), self.env.clock.data_ms()
                 self.perform(shard, name, compute.then(made, now, now_ms))

@@ -76,7 +76,7 @@ def compute(question: Question) -> Work[Computed]:
         if member_id not in question.targets or target != question.targets[member_id]:
             record = TargetMemberSnapshot(question.group_id, member_id, assigned_of(target))
             targets[member_id] = target, state_pair(record)
-        if effort.spent(8 + len(target)):
+        if effort.spent(8 + 4 * len(target)):
             yield
     return Computed(targets, names)
 
