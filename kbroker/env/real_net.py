@@ -279,7 +279,7 @@ class RealStream:
         """Where there is no epoll: watch this stream in a task of its own."""
         while not self._closed:
             reader.drained = False
-            if not reader.paused and reader.call():
+            if (not reader.paused and reader.call()) or self._closed:
                 await self._yield()
                 continue
             with trio.CancelScope() as self._waiting, suppress(trio.ClosedResourceError):

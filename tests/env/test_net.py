@@ -304,6 +304,20 @@ async def test_closing_ends_the_watching(ends: Ends, nursery: trio.Nursery) -> N
     assert watcher.calls == before
 
 
+async def test_a_step_may_close_its_stream(ends: Ends, nursery: trio.Nursery) -> None:
+    def step() -> bool:
+        ends.server.receive_now(memoryview(bytearray(100)))
+        ends.server.close()
+        return False
+
+    ends.server.watch(step, nursery)
+    await ends.client.send([b"x"])
+    with trio.fail_after(10), suppress(trio.BrokenResourceError):
+        while await ends.client.receive_into(memoryview(bytearray(10))):
+            pass
+    await quiet()
+
+
 async def test_sent_grows_as_the_peer_reads(ends: Ends) -> None:
     assert not ends.client.send_now([b"12345"]) and ends.client.sent == 5
     async with trio.open_nursery() as nursery:
