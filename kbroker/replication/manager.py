@@ -320,7 +320,8 @@ class ReplicaManager:
         """Give workers what is to be opened, and take what they bring."""
         while True:
             while not self._to_open:
-                self._bell = trio.Event()
+                if self._bell.is_set():  # else others hear it too
+                    self._bell = trio.Event()
                 await self._bell.wait()
             count = min(TURN_LOGS, -(-len(self._to_open) // OPENERS))
             openings = [self._to_open.popleft() for _ in range(count)]

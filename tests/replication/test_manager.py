@@ -18,7 +18,7 @@ from kbroker.env import Disk
 from kbroker.log import recovery
 from kbroker.log.checkpoints import OffsetCheckpoint
 from kbroker.log.directory import LogDirectory
-from kbroker.replication.manager import ReplicaManager
+from kbroker.replication.manager import OPENERS, ReplicaManager
 from kbroker.replication.partition import Partition
 from kbroker.testing.broker import Machine
 from tests.log.tools import Worker
@@ -221,6 +221,19 @@ async def test_logs_are_opened_in_workers_while_images_go_on() -> None:
         await rig.manager.wait_open()
         assert {partition.log.end.value for partition in rig.manager.partitions.values()} == {0, 10}
         assert rig.leading() == 5 and sorted(rig.audience.led) == [0, 1, 2]
+
+
+async def test_some_logs_are_opened_at_once_and_no_more() -> None:
+    t, worker = topic("t", 100), held_up()
+    async with running(Rig(await killed_with(t), worker)) as rig:
+        await trio.testing.wait_all_tasks_blocked()
+        rig.publish(t)
+        await applied(rig)
+        await trio.testing.wait_all_tasks_blocked()
+        assert worker.calls == OPENERS + 1, "and one looks for strays"
+        worker.gate.set()
+        await rig.manager.wait_open()
+        assert rig.leading() == 100
 
 
 async def test_a_log_is_never_opened_twice_at_once() -> None:
