@@ -200,8 +200,8 @@ def heartbeat(core: Core, member_id: str, instance_id: str | None, generation: i
 def leave(
     core: Core, ticket: Ticket, request: LeaveGroupRequest, version: int, now: float, now_ms: int
 ) -> list[Effect]:
-    """LeaveGroup: one member up to version 2, then several, by member id or instance id. Codes of each:
-    UNKNOWN_MEMBER_ID, FENCED_INSTANCE_ID."""
+    """LeaveGroup: one member up to version 2, then several, by member id or instance id; as in Kafka 4.3, whichever
+    protocol they speak, so that an operator can remove any. Codes of each: UNKNOWN_MEMBER_ID, FENCED_INSTANCE_ID."""
     many = version >= LEAVE_MANY_SINCE
     identities = request.members if many else [MemberIdentity(member_id=request.member_id)]
     leaving: dict[str, ConsumerMember] = {}
@@ -225,21 +225,26 @@ def _find_leaving(core: Core, identity: MemberIdentity, leaving: dict[str, Consu
     if not member_id and identity.group_instance_id is not None:  # an operator removes a static member
         member_id = core.static.get(identity.group_instance_id, "")
     try:
-        member = _classic(core, member_id, identity.group_instance_id)
+        leaving[member_id] = _member(core, member_id, identity.group_instance_id)
     except KafkaError as error:
         return error.code
-    if member_id in leaving:
-        return ErrorCode.UNKNOWN_MEMBER_ID
-    leaving[member_id] = member
     return ErrorCode.NONE
 
 
 def _classic(core: Core, member_id: str, instance_id: str | None) -> ConsumerMember:
     """The member. Raises KafkaError: UNKNOWN_MEMBER_ID, if it speaks the consumer protocol too; FENCED_INSTANCE_ID."""
+    member = _member(core, member_id, instance_id)
+    if member.classic is None:
+        raise KafkaError(ErrorCode.UNKNOWN_MEMBER_ID)
+    return member
+
+
+def _member(core: Core, member_id: str, instance_id: str | None) -> ConsumerMember:
+    """The member, whichever protocol it speaks. Raises KafkaError: UNKNOWN_MEMBER_ID, FENCED_INSTANCE_ID."""
     if instance_id is not None:
         check_instance(core, instance_id, member_id)
     member = core.members.get(member_id)
-    if member is None or member.classic is None:
+    if member is None:
         raise KafkaError(ErrorCode.UNKNOWN_MEMBER_ID)
     return member
 

@@ -336,7 +336,7 @@ class ConsumerGroup:
     def leave(
         self, ticket: Ticket, request: LeaveGroupRequest, *, version: int, now: float, now_ms: int
     ) -> list[Effect]:
-        """LeaveGroup, as ClassicGroup.leave. Members of the consumer protocol are unknown to it."""
+        """LeaveGroup, as ClassicGroup.leave; members of the consumer protocol leave by it, too."""
         return classic_members.leave(self._core, ticket, request, version, now, now_ms)
 
     # -- commits and fetches of offsets, deletion

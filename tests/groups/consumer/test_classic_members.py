@@ -92,10 +92,19 @@ def test_classic_requests_of_members_they_are_not_for() -> None:
     for each in (stranger, consumer):
         assert each.beat() == ErrorCode.UNKNOWN_MEMBER_ID
         assert each.sync().error_code == ErrorCode.UNKNOWN_MEMBER_ID
-        assert each.leave().members[0].error_code == ErrorCode.UNKNOWN_MEMBER_ID
-        assert each.leave(version=1).error_code == ErrorCode.UNKNOWN_MEMBER_ID
+    assert stranger.leave().members[0].error_code == ErrorCode.UNKNOWN_MEMBER_ID
+    assert stranger.leave(version=1).error_code == ErrorCode.UNKNOWN_MEMBER_ID
     assert old.sync(protocol_name="other").error_code == ErrorCode.INCONSISTENT_GROUP_PROTOCOL
     assert old.sync(protocol_type="connect").error_code == ErrorCode.INCONSISTENT_GROUP_PROTOCOL
+
+
+def test_operator_removes_a_member_of_the_consumer_protocol() -> None:
+    world, new, old = mixed()
+    third = Consumer(world, "third", ["a"])
+    assert third.beat().error_code == 0
+    assert Classic(world, "third").leave().members[0].error_code == 0
+    assert third.beat().error_code == ErrorCode.UNKNOWN_MEMBER_ID
+    assert Classic(world, "third").leave(version=1).error_code == ErrorCode.UNKNOWN_MEMBER_ID
 
 
 def test_sync_of_a_leader_in_spirit_changes_nothing() -> None:
