@@ -31,7 +31,7 @@ class StateRecord:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Append these to the shard's partition, in one batch."""
+    """Append these to the shard's partition, in one batch if that can be."""
 
     records: tuple[StateRecord | Pair, ...]
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial as bind
 from typing import Any, Protocol, TypeAlias
 
@@ -31,6 +31,7 @@ from kbroker.turns import Work
 
 CHUNK_RECORDS = 500  # of changes that need not be one batch
 CHUNK_BYTES = 256 * 1024
+BATCH_BYTES_FIXED, RECORD_BYTES_FIXED = 128, 32  # of a batch, and of a record in it, at most
 REPLAY_RECORDS_MIN = 2000  # a log this short is never rewritten
 REPLAY_FACTOR = 4  # else it may hold so many records for each that is live
 
@@ -234,7 +235,8 @@ class Shard(ABC):
         ends this shard."""
         for effect in effects:
             if isinstance(effect, Store):
-                offset = self.append([self.pair_of(record) for record in effect.records])
+                for pairs in self._batches([self.pair_of(record) for record in effect.records]):
+                    offset = self.append(pairs)
                 if offset >= self.partition.high_watermark.value:
                     self._barriers[name] = offset
             elif isinstance(effect, Compute):
@@ -242,6 +244,21 @@ class Shard(ABC):
             else:
                 assert isinstance(effect.to, Ticket)
                 self.after(self._barriers.get(name, -1), bind(effect.to.answer, effect.response))
+
+    def _batches(self, pairs: list[Pair]) -> Iterator[list[Pair]]:
+        """One batch; several only where one would exceed max.message.bytes, so that no core, however large, is in the
+        way of the others of its shard. A core puts last what makes the rest count."""
+        limit = self.partition.log.config.max_message_bytes - BATCH_BYTES_FIXED
+        batch: list[Pair] = []
+        size = 0
+        for key, value in pairs:
+            own = RECORD_BYTES_FIXED + len(key) + len(value or b"")
+            if batch and size + own > limit:
+                yield batch
+                batch, size = [], 0
+            batch.append((key, value))
+            size += own
+        yield batch
 
     def close(self, code: ErrorCode) -> None:
         """Serve no longer: who waits is answered with the code. Idempotent."""

@@ -46,6 +46,10 @@ class Counter:
         waiting, self.waiting = self.waiting, []
         return [self._store(), *(Reply(each, self.value) for each in (*waiting, ticket))]
 
+    def fill(self, ticket: Ticket, n: int) -> list[Effect]:
+        records = tuple((f"{self.name}-{each}".encode(), b"1" * 1000) for each in range(n))
+        return [Store(records), Reply(ticket, n)]
+
     def add_slowly(self, ticket: Ticket, n: int) -> list[Effect]:
         def count() -> Work[int]:
             for _ in range(n):
@@ -149,6 +153,10 @@ class Rig:
     def add(self, name: str, n: int) -> Any:
         """The sum, or an error's code; a coroutine of it when it has to wait."""
         return self.runtime.submit(name, lambda shard, ticket: shard.counter(name).add(ticket, n), _same, 5.0)
+
+    def fill(self, name: str, n: int) -> Any:
+        """Store n records of 1,000 bytes at once."""
+        return self.runtime.submit(name, lambda shard, ticket: shard.counter(name).fill(ticket, n), _same, 5.0)
 
     def add_slowly(self, name: str, n: int) -> Any:
         """A coroutine of the sum."""

@@ -119,6 +119,14 @@ async def test_a_core_that_fails_costs_its_shard_a_reload_and_no_more(
         assert made.add("a", 0) == 1
 
 
+async def test_a_store_that_is_too_large_for_one_batch_is_several() -> None:
+    async with rig() as made:
+        shard = made.shard
+        assert made.fill("a", 2_500) == 2_500
+        assert made.shard is shard and len(shard.live) == 2_500
+        assert made.add("b", 1) == 1, "nobody else is disturbed"
+
+
 async def test_a_log_that_says_little_is_written_anew() -> None:
     machine = Machine()
     async with rig(machine) as made:
