@@ -75,7 +75,7 @@ BROKER_KEYS = (
         "kbroker.produce.validate.compressed",
         STRING,
         "header",
-        choices=("header", "structure", "full"),
+        choices=("header", "full"),
         update=CLUSTER_WIDE,
     ),
     ConfigKey("kbroker.scrub.bytes.per.second", LONG, 1_048_576, low=0, update=CLUSTER_WIDE),

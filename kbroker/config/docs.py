@@ -27,11 +27,11 @@ TOPIC_DOCS = {
     "internal.segment.bytes": "Overrides segment.bytes without its minimum. For tests.",
     "kbroker.produce.validate": "How closely a producer's batch is looked at before it is stored, where it is not "
     "compressed. header: its header and CRC alone. structure: also whether its records are as many and as long as "
-    "they say, and the last one has the number and time it should. full: every field of every record, as in Kafka. "
+    "they say, and the last one is in order. full: every field of every record, as in Kafka. "
     "A batch whose header gives impossible timestamps has its records read in any case. What each costs: "
     "docs/performance.md.",
-    "kbroker.produce.validate.compressed": "The same for compressed batches, which have to be decompressed for it, and "
-    "whose payload may turn out not to be what the codec makes.",
+    "kbroker.produce.validate.compressed": "The same for compressed batches. full: they are decompressed, and every "
+    "field of every record is read; their payload may turn out not to be what the codec makes.",
     "leader.replication.throttled.replicas": "Replicas whose leading is throttled.",
     "local.retention.bytes": "Bytes kept locally of a tiered topic. kbroker has no tiered storage yet.",
     "local.retention.ms": "How long a tiered topic's data stays local. kbroker has no tiered storage yet.",

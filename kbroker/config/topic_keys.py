@@ -18,7 +18,6 @@ LIST = ConfigType.LIST
 LONG = ConfigType.LONG
 STRING = ConfigType.STRING
 
-LEVELS = ("header", "structure", "full")
 HOURS = 3_600_000
 MINUTES = 60_000
 
@@ -80,12 +79,18 @@ TOPIC_KEYS = (
     _topic("flush.ms", LONG, LONG_MAX, low=0, broker="log.flush.interval.ms log.flush.scheduler.interval.ms"),
     _topic("follower.replication.throttled.replicas", LIST, "", check=check_throttled, effect=False),
     _topic("index.interval.bytes", INT, 4096, low=0, broker="log.index.interval.bytes"),
-    _topic("kbroker.produce.validate", STRING, "structure", choices=LEVELS, broker="kbroker.produce.validate"),
+    _topic(
+        "kbroker.produce.validate",
+        STRING,
+        "structure",
+        choices=("header", "structure", "full"),
+        broker="kbroker.produce.validate",
+    ),
     _topic(
         "kbroker.produce.validate.compressed",
         STRING,
         "header",
-        choices=LEVELS,
+        choices=("header", "full"),
         broker="kbroker.produce.validate.compressed",
     ),
     _topic("leader.replication.throttled.replicas", LIST, "", check=check_throttled, effect=False),

@@ -35,7 +35,7 @@ def batch_problem(data: memoryview, header: BatchHeader, bytes_max: int = DECOMP
         payload = data[HEADER_SIZE:]
         if header.compression:
             payload = yield partial(codecs.decompress, header.compression, payload, bytes_max)
-        walk = RecordWalk(payload, header.count, fields=True)
+        walk = RecordWalk(payload, header.count)
         while not walk.step():
             yield None
     except KafkaError as error:

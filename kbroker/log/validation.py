@@ -28,7 +28,7 @@ from kafka_wire import compression as codecs
 from kafka_wire import records
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import LENGTH_OFFSET, BatchHeader, CorruptRecords, check_crc, read_header
-from kafka_wire.walk import FAR, RECORD_SIZE_MIN, RecordWalk, follow_chain, heads, walk_fields, walk_lengths
+from kafka_wire.walk import FAR, RECORD_SIZE_MIN, RecordWalk, follow_chain, heads, walk_fields
 from kbroker.config.topic import TopicConfig
 from kbroker.turns import Errands, do_errands
 
@@ -158,8 +158,9 @@ class Rules:
             for codec, level in enumerate(levels)
         ]
         self._reads_quickly = not self._codec  # or another codec is to be made
-        self._reads_fields = [level == "full" or config.compacts for level in levels]
-        self.leaves_unread = not all(self._reads_fields)  # some of what is stored nobody has read field by field
+        self._reads_fields = config.kbroker_produce_validate == "full" or config.compacts  # of uncompressed ones
+        # some of what is stored nobody has read field by field
+        self.leaves_unread = not (self._reads_fields and all(self._reads))
         self._before_ms = config.message_timestamp_before_max_ms
         self._after_ms = config.message_timestamp_after_max_ms
 
@@ -175,7 +176,7 @@ class Rules:
         if self._reads[attributes & 7]:
             if attributes & 7 or not self._reads_quickly:
                 return False
-            if self._reads_fields[0]:
+            if self._reads_fields:
                 found = self._quick_fields(batch, header)
                 if found is None or base + found[1] != latest:
                     return False
@@ -202,7 +203,7 @@ class Rules:
         if last < 0:
             return None
         try:
-            end, delta, _, _ = walk_lengths(batch, last, count - 1, count, FAR, -FAR)
+            end, delta, _, _ = walk_fields(batch, last, count - 1, count, FAR, -FAR)
         except CorruptRecords:
             return None
         return delta if end == len(batch) else None
@@ -233,7 +234,7 @@ class Rules:
         if header.log_append_time:
             self._check_append_time(header, now_ms)
         data = yield from self._decompressed(batch, header)
-        walk = RecordWalk(data, header.count, fields=self._reads_fields[header.compression])
+        walk = RecordWalk(data, header.count)
         while not walk.step():
             yield None
         base = header.base_timestamp

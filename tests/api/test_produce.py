@@ -30,7 +30,7 @@ from kafka_wire.messages.topics import (
     DeleteRecordsTopic,
     DeleteTopicsRequest,
 )
-from kafka_wire.records import build_batch, control_batch
+from kafka_wire.records import HEADER_SIZE, build_batch, control_batch
 from kafka_wire.walk import RECORDS_AT_ONCE
 from kbroker.api.produce import RECORD_ERRORS_MAX
 from kbroker.testing.broker import memory_broker
@@ -351,8 +351,8 @@ async def alter(client: BareClient, kind: int, name: str, level: str | None) -> 
 
 
 async def test_the_level_is_dynamic_broker_wide_and_per_topic() -> None:
-    sent = batch(b"v")
-    sent[-1] ^= 2  # a header count, of a record without headers
+    sent = batch(b"v", b"w")
+    sent[HEADER_SIZE + (len(sent) - HEADER_SIZE) // 2 - 1] ^= 2  # a header count of the first record, which has none
     struct.pack_into(">I", sent, 17, primitives.crc32c(bytes(sent[21:])))
     async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
         assert (await produce(client, bytes(sent))).error_code == ErrorCode.NONE

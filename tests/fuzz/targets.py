@@ -265,8 +265,8 @@ def seed_records() -> Iterator[bytes]:
 
 NOW = 1 << 40
 RULES = [
-    Rules(TopicConfig(kbroker_produce_validate=level, kbroker_produce_validate_compressed=level, **config))
-    for level in ("header", "structure", "full")
+    Rules(TopicConfig(kbroker_produce_validate=level, kbroker_produce_validate_compressed=compressed, **config))
+    for level, compressed in (("header", "header"), ("structure", "full"), ("full", "full"))
     for config in ({}, {"cleanup_policy": "compact"}, {"compression_type": "zstd"})
 ]
 
