@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from kafka_wire.errors import ErrorCode
+from kbroker.groups.consumer.core import EPOCH_INITIAL
 from tests.groups.consumer.world import Consumer, World, settle
 
 TOPICS = ("a", "b", "c")
@@ -19,6 +20,7 @@ class GroupMachine(RuleBasedStateMachine):
     @initialize(counts=st.lists(st.integers(1, 6), min_size=2, max_size=2))
     def begin(self, counts: list[int]) -> None:
         self.world = World(a=counts[0], b=counts[1])
+        self.world.core.epoch = self.world.core.target_epoch = EPOCH_INITIAL  # who wants nothing joins at that epoch
         self.consumers: list[Consumer] = []
         self.made = 0
         self.group_epoch = 0
