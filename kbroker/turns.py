@@ -28,6 +28,7 @@ from kbroker.env import Offload
 STRIDE = 32  # calls between two pauses
 STEPS = 100  # small steps between two pauses
 PAUSES_A_TURN = 16  # about a millisecond
+LONG_MAX = 8  # long requests that go on beyond their first turn; others wait, holding little
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -36,6 +37,7 @@ Work: TypeAlias = Generator[None, None, T]
 Errand: TypeAlias = Callable[[], Any]
 Errands: TypeAlias = Generator["Errand | None", Any, T]  # work that sends for something now and then
 
+_places: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("long requests under way")
 _locks: trio.lowlevel.RunVar[dict[str, trio.Lock]] = trio.lowlevel.RunVar("what is done one at a time")
 
 
@@ -69,7 +71,8 @@ def each(function: Callable[[S], T], items: Iterable[S], stride: int = STRIDE) -
 def answer(work: Work[Any]) -> Any | Coroutine[Any, Any, Any]:
     """What work returns, if that takes no more than one turn; else a coroutine that goes on with it.
 
-    Work may return a coroutine, of an answer that has to wait for something else: that is the answer then.
+    Work may return a coroutine, of an answer that has to wait for something else: that is the answer then, which the
+    coroutine of long work returns in its turn.
     """
     for _ in range(PAUSES_A_TURN):
         try:
@@ -80,8 +83,24 @@ def answer(work: Work[Any]) -> Any | Coroutine[Any, Any, Any]:
 
 
 async def _answer_of(work: Work[Any]) -> Any:
-    made = await finish(work)
-    return await made if isinstance(made, CoroutineType) else made
+    return await finish(work)
+
+
+def is_long(answer: object) -> bool:
+    """Whether an answer is long work that goes on, not something that waits."""
+    return isinstance(answer, CoroutineType) and answer.cr_code is _answer_of.__code__
+
+
+def under_way() -> trio.CapacityLimiter:
+    """Who answers a long request holds one of LONG_MAX places, to its end: what is half done takes memory.
+
+    Not while it waits for something else than its turn.
+    """
+    try:
+        return _places.get()
+    except LookupError:
+        _places.set(trio.CapacityLimiter(LONG_MAX))
+        return _places.get()
 
 
 def advance(work: Work[T], pauses: int) -> tuple[T] | None:

@@ -6,7 +6,20 @@ from collections.abc import Coroutine
 
 import trio
 
-from kbroker.turns import PAUSES_A_TURN, STRIDE, Errands, answer, do_errands, each, finish, one_at_a_time
+from kbroker.turns import (
+    LONG_MAX,
+    PAUSES_A_TURN,
+    STRIDE,
+    Errands,
+    Work,
+    answer,
+    do_errands,
+    each,
+    finish,
+    is_long,
+    one_at_a_time,
+    under_way,
+)
 
 TURN = STRIDE * PAUSES_A_TURN  # calls
 
@@ -92,3 +105,38 @@ def test_what_an_errand_raises_is_the_works_to_handle() -> None:
 async def test_what_is_done_one_at_a_time_is_told_apart_by_name() -> None:
     assert one_at_a_time("a") is one_at_a_time("a")
     assert one_at_a_time("a") is not one_at_a_time("b")
+
+
+async def test_B5_a_few_long_requests_are_under_way_at_a_time() -> None:
+    begun, ended, most = set[int](), set[int](), 0
+
+    def work(number: int) -> Work[None]:
+        nonlocal most
+        for pauses in range(20 * PAUSES_A_TURN):
+            if pauses == PAUSES_A_TURN:  # what `answer` does at once
+                begun.add(number)
+                most = max(most, len(begun - ended))
+            yield
+        ended.add(number)
+
+    async def ask(number: int) -> None:
+        long = answer(work(number))
+        assert is_long(long)
+        async with under_way():
+            await long
+
+    async with trio.open_nursery() as nursery:
+        for number in range(5 * LONG_MAX):
+            nursery.start_soon(ask, number)
+    assert len(ended) == 5 * LONG_MAX
+    assert most == LONG_MAX
+
+
+async def test_an_answer_that_waits_is_not_long() -> None:
+    async def wait() -> None:
+        await trio.lowlevel.checkpoint()
+
+    waiting = wait()
+    assert not is_long(waiting)
+    assert not is_long("an answer")
+    await waiting

@@ -37,7 +37,7 @@ from kbroker.api.context import Context, Peer, Services
 from kbroker.api.metadata import unsupported_version
 from kbroker.api.registry import Route, Routes
 from kbroker.env import FileSlice
-from kbroker.turns import Work, finish
+from kbroker.turns import Work, finish, is_long, under_way
 from kbroker.turns import answer as in_turns
 
 FRAMES_MAX = 64  # handled in one step
@@ -51,18 +51,34 @@ LONG_FRAME = 16384  # bytes; may have so many entries that decoding them is done
 class Waiting:
     """A place in the line: an answer still to come."""
 
-    __slots__ = ("header", "answer", "overlaps")
+    __slots__ = ("header", "answer", "overlaps", "is_long")
 
-    def __init__(self, header: RequestHeader, answer: Coroutine[Any, Any, Any], overlaps: bool) -> None:
+    def __init__(
+        self, header: RequestHeader, answer: Coroutine[Any, Any, Any], *, overlaps: bool, is_long: bool
+    ) -> None:
         self.header = header
         self.answer = answer
         self.overlaps = overlaps  # requests behind it are handled meanwhile
+        self.is_long = is_long  # it is work that goes on, see turns.py
 
     async def parts(self) -> Parts | None:
-        """The answer as it goes out, once it is there; None when there is to be none."""
-        response = await self.answer
-        while isinstance(response, CoroutineType):  # a long request was decoded, and its handler has to wait
+        """The answer as it goes out, once it is there; None when there is to be none.
+
+        A long request holds a place among those under way until its answer is encoded, unless its handler has to wait.
+        """
+        response = self.answer
+        if self.is_long:
+            async with under_way():
+                response = await response
+                while is_long(response):
+                    response = await response
+                if not isinstance(response, CoroutineType):
+                    return await self._encoded(response)
+        while isinstance(response, CoroutineType):
             response = await response
+        return await self._encoded(response)
+
+    async def _encoded(self, response: Any) -> Parts | None:
         if response is None:
             return None
         key, version, correlation_id, _, _ = self.header
@@ -151,13 +167,14 @@ class Connection:
             request = in_turns(decoding)
             if isinstance(request, CoroutineType):
                 request.close()  # the rest of the decoding is awaited together with the handler
-                self._wait(Waiting(header, _decode_and_handle(decoding, route, context), overlaps=False))
+                later = _decode_and_handle(decoding, route, context)
+                self._wait(Waiting(header, later, overlaps=False, is_long=True))
                 return
         answer = route.api.handle(request, context)
         if answer is None:
             return
         if isinstance(answer, CoroutineType):
-            self._wait(Waiting(header, answer, route.api.overlaps))
+            self._wait(Waiting(header, answer, overlaps=route.api.overlaps, is_long=is_long(answer)))
         else:
             self._put(route.write(correlation_id, answer))
 
