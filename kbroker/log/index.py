@@ -338,7 +338,8 @@ class Indexes:
     """Both indexes of a segment, and what it takes to go on with them."""
 
     __slots__ = (
-        "base_offset", "offsets", "times", "max_timestamp_ms", "max_timestamp_offset", "saved_position", "_since_entry",
+        "base_offset", "offsets", "times", "max_timestamp_ms", "max_timestamp_offset", "saved_position", "is_new",
+        "_since_entry",
     )  # fmt: skip
 
     def __init__(self, stem: str, base_offset: int) -> None:
@@ -348,6 +349,7 @@ class Indexes:
         self.max_timestamp_ms = NO_TIMESTAMP
         self.max_timestamp_offset = base_offset  # the last offset of the batch that has it
         self.saved_position = 0  # up to where of the log the files were brought up to date
+        self.is_new = False  # made of the batches alone, as the files are wrong
         self._since_entry = 0  # bytes of batches since the last entry
 
     @classmethod

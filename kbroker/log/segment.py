@@ -15,7 +15,9 @@ loaded when a lookup needs them; what a missing or stale index file lacks is fou
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
@@ -35,6 +37,8 @@ RELATIVE_OFFSET_MAX = 2**31 - 1
 NOT_IN_INDEX = (NO_TIMESTAMP, NO_TIMESTAMP)  # in place of a largest timestamp: its time index has no entry
 
 WritableBuffer: TypeAlias = "bytearray | memoryview"
+
+log = logging.getLogger(__name__)
 
 tick = itertools.count(1).__next__  # rises at each use of a segment: which of two was used later, in all logs
 
@@ -56,31 +60,43 @@ class Loading(NamedTuple):
     cuts: int
     is_closed: bool
     interval: int
+    is_file_wrong: bool  # what the index files hold is no good
 
     def run(self) -> Indexes:
         """The indexes: from their files, and for what those lack from the batches. Reads; changes nothing.
 
         Raises CorruptLog when the batches do not end where the log does, OSError.
         """
-        indexes, position = Indexes.load(self.disk, self.stem, self.base_offset, self.size)
-        self._scan(indexes, position)
+        if not self.is_file_wrong:
+            indexes, position = Indexes.load(self.disk, self.stem, self.base_offset, self.size)
+            end = self._scan(indexes, position)
+            if end == self.size:
+                return indexes
+            if not position:
+                raise self._torn(end)
+        indexes = Indexes(self.stem, self.base_offset)
+        end = self._scan(indexes, 0)
+        if end != self.size:
+            raise self._torn(end)
+        log.warning("%s.index does not fit to its log: made anew", self.stem)
+        indexes.is_new = True
         return indexes
 
     def run_tail(self) -> Indexes | None:
         """What appending takes of the indexes, at once. None: only `run` can tell. Raises as `run` does."""
         found = Indexes.load_tail(self.disk, self.stem, self.base_offset, self.size)
-        if found is None:
-            return None
-        self._scan(*found)
-        return found[0]
+        return found[0] if found is not None and self._scan(*found) == self.size else None
 
-    def _scan(self, indexes: Indexes, position: int) -> None:
+    def _scan(self, indexes: Indexes, position: int) -> int:
+        """Index the batches from position on; how far they are what they should be: to the end of the log."""
         batches = scan.walk(self.handle, position, self.size)
         end, offset = indexes.scan(batches, position, self.base_offset, self.interval)
         # a closed segment may end, after compaction, behind its last batch
         is_wrong = offset > self.next_offset if self.is_closed else offset != self.next_offset
-        if end != self.size or (is_wrong and self.size):
-            raise CorruptLog(f"{self.handle.path}: no whole batch at {end}, though it has {self.size} bytes")
+        return position if is_wrong and self.size else end
+
+    def _torn(self, position: int) -> CorruptLog:
+        return CorruptLog(f"{self.handle.path}: no whole batch at {position}, though it has {self.size} bytes")
 
 
 class Segment:
@@ -228,7 +244,7 @@ class Segment:
         """What to give to a worker, whose result is then to be adopted. May raise OSError."""
         return Loading(
             self.disk, self.file.handle, self.stem, self.base_offset, self.next_offset, self.size, self._cuts,
-            self.is_closed, interval,
+            self.is_closed, interval, is_file_wrong=False,
         )  # fmt: skip
 
     def adopt(self, loading: Loading, indexes: Indexes) -> Indexes:
@@ -240,7 +256,15 @@ class Segment:
                 return self.load(loading.interval)
             self.indexes, self.tail = tail or indexes, None
             self.used = tick()
+            self._mend_files(indexes)
         return self.indexes
+
+    def _mend_files(self, indexes: Indexes) -> None:
+        """Have the files of a closed segment say what its indexes do. Those of the active one are written in time."""
+        if indexes.is_new and self.is_closed:
+            with suppress(OSError):
+                indexes.trim(self.disk)
+                indexes.finish(self.disk)
 
     def release(self) -> None:
         """Give up the descriptor and, of a closed segment, the indexes: until they are needed again."""
@@ -260,16 +284,45 @@ class Segment:
     def position_of(self, offset: int, *, now: bool = False) -> int:
         """Where the batch that holds an offset, or the first one after it, begins; `size` when there is none.
 
-        now: raise NotInMemory rather than wait for the disk.
+        now: raise NotInMemory rather than wait for the disk. Raises CorruptLog, OSError.
         """
         if offset >= self.next_offset:
             return self.size
         self.used = tick()
         position = (self.indexes or self.loaded(now=now)).offsets.position_before(offset - self.base_offset)
-        for at, header in scan.walk(self.file.handle, position, self.size, chunk=scan.NEAR_BYTES, now=now):
+        end = position
+        for end, header in scan.walk(self.file.handle, position, self.size, chunk=scan.NEAR_BYTES, now=now):
             if header.last_offset >= offset:
-                return at
+                return end
+            end += header.size
+        if end < self.size:
+            return self._look_again(offset, position, end, now)
         return self.size
+
+    def _look_again(self, offset: int, position: int, end: int, now: bool) -> int:
+        """No batch is where one should be, at `end`: is it the index that led there, to `position`, or the log?"""
+        if not position:
+            raise CorruptLog(f"{self.path}: no whole batch at {end}, though it has {self.size} bytes")
+        self._doubt(f"no whole batch at {end}", now)
+        return self.position_of(offset, now=now)
+
+    def _doubt(self, why: str, now: bool) -> None:
+        """The index led to a place that is none: have it made anew. If it was, or cannot be, the log is damaged.
+
+        Raises CorruptLog; then the index stays as it is. now: raises NotInMemory, until it is made.
+        """
+        if self.indexes is None or self.indexes.is_new:
+            raise CorruptLog(f"{self.path}: {why}, though it has {self.size} bytes")
+        loading = self.loading()._replace(is_file_wrong=True)
+        if now:
+            raise NotInMemory(loading.run, partial(self._replace, loading))
+        self._replace(loading, loading.run())
+
+    def _replace(self, loading: Loading, indexes: Indexes) -> None:
+        """Have indexes in place of wrong ones, unless the segment was changed since they were made."""
+        if loading.size == self.size and loading.cuts == self._cuts:
+            self.indexes, self.tail = indexes, None
+            self._mend_files(indexes)
 
     def cut(self, position: int, max_bytes: int, *, at_least_one: bool, now: bool = False) -> tuple[int, int]:
         """(end position, first offset behind it) of the whole batches from position that fit into max_bytes.
@@ -282,7 +335,13 @@ class Segment:
         end, base = (self.indexes or self.loaded(now=now)).offsets.boundary_before(limit)
         if end <= position:
             return self._cut_near(position, limit, at_least_one, now)
-        return end, self.base_offset + base if base != UNKNOWN else self.base_of(end, now=now)
+        if base != UNKNOWN:
+            return end, self.base_offset + base
+        found = self.base_of(end, now=now)
+        if not self.base_offset <= found < self.next_offset:
+            self._doubt(f"no batch begins at {end}", now)
+            return self.cut(position, max_bytes, at_least_one=at_least_one, now=now)
+        return end, found
 
     def _cut_near(self, position: int, limit: int, at_least_one: bool, now: bool) -> tuple[int, int]:
         """Like cut, where no index entry is in reach."""

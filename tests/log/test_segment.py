@@ -6,12 +6,12 @@ import pytest
 
 from kbroker.log import scan
 from kbroker.log.errors import CorruptLog
-from kbroker.log.index import Indexes
+from kbroker.log.index import ENTRY_SIZE, Indexes
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.log.segment import Segment
 from kbroker.testing.disk import MemoryDisk
-from tests.log.tools import NOW, Worker, answers, contents, fill, make_durable, new_disk, open_log
+from tests.log.tools import NOW, Worker, answers, contents, fill, make_durable, new_disk, open_log, starts_at
 
 
 def closed_segment(disk: MemoryDisk, *, lost: str = "nothing") -> Segment:
@@ -199,3 +199,44 @@ def _rebuilt(segment: Segment) -> Indexes:
     fresh = Indexes(segment.stem, segment.base_offset)
     fresh.scan(scan.walk(segment.file, 0, segment.size), 0, segment.base_offset, 100)
     return fresh
+
+
+@pytest.mark.parametrize("entry", [1, -1])
+def test_an_index_that_leads_nowhere_is_made_anew(entry: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Entries rise as they should, and one points between two batches: all the same every record is found."""
+    disk = new_disk()
+    log = open_log(disk, index_interval_bytes=300)
+    fill(log, 20)
+    right_answers = contents(log)
+    log.roll()
+    segment = log.segments[0]
+    log.release(segment)
+    path = f"{segment.stem}.index"
+    right = disk.read(path)
+    wrong = bytearray(right)
+    wrong[len(right) * (entry < 0) + entry * ENTRY_SIZE + ENTRY_SIZE - 1] ^= 1
+    disk.write_atomic(path, wrong)
+    assert [starts_at(log, offset) for offset in range(20)] == list(range(20))
+    assert contents(log) == right_answers
+    assert caplog.messages == [f"{segment.stem}.index does not fit to its log: made anew"]
+    assert disk.read(path) != bytes(wrong), "the next who loads it finds it right"
+    log.release(segment)
+    assert contents(log) == right_answers and len(caplog.messages) == 1
+
+
+def test_a_damaged_segment_is_not_passed_over() -> None:
+    """Whoever reads where no batch is learns that; the records of the next segment are not what he asked for."""
+    disk = new_disk()
+    log = open_log(disk, index_interval_bytes=300)
+    fill(log, 20)
+    log.roll()
+    fill(log, 5)
+    segment = log.segments[0]
+    at = segment.position_of(12)
+    content = bytearray(disk.read(segment.path))
+    content[at + 16] ^= 0xFF  # the magic byte
+    disk.write_atomic(segment.path, content)
+    log.release(segment)
+    with pytest.raises(CorruptLog, match=f"no whole batch at {at}"):
+        log.read(12, 1000, log.end.value)
+    assert log.read(20, 1000, log.end.value)
