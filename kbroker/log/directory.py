@@ -103,8 +103,9 @@ class LogDirectory:
         if self.crash is Crash.POWER:
             self._unsynced = self._names_on_disk()
         self._note_boot()
-        self._recovery_points.load()
-        self._log_starts.load()
+        for checkpoint in (self._recovery_points, self._log_starts):
+            if not checkpoint.load() and disk.exists(checkpoint.name):
+                log.error("%s is damaged: what it said is not known any more", checkpoint.name)
         self._remove_deleted()
 
     def _how_it_ended(self) -> Crash:
@@ -291,6 +292,8 @@ class LogDirectory:
         """A new log: offsets of an earlier one with its name must not be found after a crash."""
         if not opening.is_new:
             self._make_way(opening)
+        elif (lost := max(opening.recovery_point, opening.clean_end.offset if opening.clean_end else 0)) > 0:
+            log.error("%s is gone, which had records up to offset %d: it begins anew", opening.directory, lost - 1)
         self._forget(opening.key)
         for checkpoint in (self._recovery_points, self._log_starts):
             if checkpoint.is_stale_on_disk(opening.key):

@@ -16,7 +16,7 @@ from kafka_wire.errors import KafkaError
 from kafka_wire.records import BatchHeader
 from kbroker.config import TopicConfig
 from kbroker.env import Clock, Disk
-from kbroker.log.checkpoints import Key, read_topic_id
+from kbroker.log.checkpoints import METADATA, Key, read_topic_id
 from kbroker.log.errors import LogOffline
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash, End, Progress, Stopped
@@ -53,12 +53,27 @@ class Opening:
         if header.producer_id >= 0 and header.base_sequence == 0 and len(self.refused) < REFUSED_MAX:
             self.refused[header.producer_id] = header
 
+    def _check_nothing_is_kept(self) -> None:
+        """Nobody says whose data this is: an empty log may take its place if no records were there to stay.
+
+        A power failure may leave that, as long as nothing of the log was made durable. Raises LogOffline, OSError.
+        """
+        if self.crash is Crash.POWER and not self.recovery_point:
+            return
+        names = [name for name in self.disk.list_dir(self.directory) if name.endswith(".log")]
+        if any(self.disk.size(f"{self.directory}/{name}") for name in names):
+            advice = "restore it, or move the directory away to begin with an empty log"
+            raise LogOffline(f"{self.directory}/{METADATA} does not say whose data this is: {advice}")
+
     def run(self) -> PartitionLog | None:
         """The log, or None when the directory holds nothing of this topic. Blocks.
 
         Raises CorruptLog, LogOffline when it cannot be served as it is, OSError, Stopped.
         """
-        if self.is_new or read_topic_id(self.disk, self.directory) != self.topic_id:
+        found = None if self.is_new else read_topic_id(self.disk, self.directory)
+        if found is None and not self.is_new:
+            self._check_nothing_is_kept()
+        if found != self.topic_id:
             return None
         return PartitionLog.open(
             self.disk,

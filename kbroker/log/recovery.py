@@ -21,6 +21,7 @@ new batches could not be told from old ones (R11).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
@@ -37,6 +38,10 @@ from kbroker.log.retention import DELETED
 from kbroker.log.segment import Segment, file_stem
 from kbroker.log.snapshots import SUFFIX as SNAPSHOT
 from kbroker.log.snapshots import snapshot_path
+
+OFFSET_DIGITS = 20  # in the names of files
+
+log = logging.getLogger(__name__)
 
 
 class Crash(Enum):
@@ -137,6 +142,8 @@ def recover(
         _recover_end(disk, segments, crash, recovery_point, interval, tail)
     end = segments[-1].next_offset
     if start_offset > end:  # what was above it is lost, what is below it was given up
+        text = "%s ends at offset %d, though its records below %d were deleted: nothing is left, it begins there"
+        log.warning(text, directory, end, start_offset)
         _remove_from(disk, segments, 0)
         segments = [Segment(disk, file_stem(directory, start_offset), start_offset)]
         segments[0].file.sync()  # its name says that the recovery point was passed
@@ -200,7 +207,7 @@ def _look(disk: Disk, directory: str) -> _Found:
     bases, snapshots, stray, others = [], [], [], set()
     for name in names:
         stem, _, suffix = name.partition(".")
-        is_offset = stem.isascii() and stem.isdigit()
+        is_offset = len(stem) == OFFSET_DIGITS and stem.isascii() and stem.isdigit()
         if is_offset and suffix == "log":
             bases.append(int(stem))
         elif is_offset and f".{suffix}" == SNAPSHOT:
@@ -269,6 +276,7 @@ def _recover_unsynced(disk: Disk, segments: list[Segment], recovery_point: int, 
         if not is_last and segment.next_offset != expected_end:
             if expected_end <= recovery_point:
                 raise CorruptLog(f"{segment.path} ends at {segment.next_offset}, the next begins at {expected_end}")
+            log.warning("%s and all behind it is removed: the log is torn before that", segments[n + 1].path)
             _remove_from(disk, segments, n + 1)
             segment.is_closed = False
             break
@@ -299,6 +307,8 @@ def _recover_segment(segment: Segment, interval: int, recovery_point: int, crash
             raise CorruptLog(f"{segment.path}: damage at byte {end}, offset {segment.next_offset}, which was durable")
         if crash is Crash.PROCESS and scan.is_whole(segment.file, end, segment.size):
             raise CorruptLog(f"{segment.path}: damage at byte {end}, offset {segment.next_offset}, in a finished write")
+        text = "%s is cut at byte %d, offset %d: no whole batch is in the %d bytes behind that"
+        log.warning(text, segment.path, end, segment.next_offset, segment.size - end)
         segment.file.truncate(end)
         segment.file.sync()  # before anything is written in place of what was cut
         segment.size = end

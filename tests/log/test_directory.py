@@ -252,11 +252,73 @@ async def test_R13_data_of_another_topic_id_is_never_served_nor_thrown_away() ->
 
 
 def test_R13_data_without_a_legible_topic_id_is_not_served() -> None:
+    """Nor does an empty log take the place of records that were there to stay."""
     world = World()
     fill(orders(world.start()), 5)
     world.disk.kill()
-    world.disk.remove("orders-0/partition.metadata")
+    right = world.disk.read("orders-0/partition.metadata")
+    for wrong in (None, b"", b"version: 0\ntopic_id: ?\n"):
+        if wrong is None:
+            world.disk.remove("orders-0/partition.metadata")
+        else:
+            world.disk.write_atomic("orders-0/partition.metadata", wrong)
+        with pytest.raises(LogOffline, match="orders-0/partition.metadata does not say whose data this is"):
+            orders(world.start())
+        world.disk.kill()
+    world.disk.write_atomic("orders-0/partition.metadata", right)
+    assert len(contents(orders(world.start()))) == 5
+
+
+def test_R13_a_topic_id_that_a_power_failure_took_is_no_obstacle() -> None:
+    """Nothing of the log was durable yet: what is left of it goes aside."""
+    world = World()
+    fill(orders(world.start()), 5)
+    world.disk.kill()
+    world.disk.boot_id = "another boot"  # which happened to find the batches
+    world.disk.write_atomic("orders-0/partition.metadata", b"")
     assert orders(world.start()).end.value == 0
+
+
+async def test_a_log_that_vanished_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    first = world.start()
+    fill(orders(first), 5)
+    await first.close()
+    for name in world.disk.list_dir("orders-0"):
+        world.disk.remove(f"orders-0/{name}")
+    world.disk.rename("orders-0", "elsewhere")
+    assert orders(world.start()).end.value == 0
+    assert caplog.messages == ["orders-0 is gone, which had records up to offset 4: it begins anew"]
+
+
+def test_a_damaged_checkpoint_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    world.start()
+    assert caplog.messages == []
+    world.disk.kill()
+    world.disk.write_atomic("log-start-offset-checkpoint", b"0\n2\norders 0 5\n")
+    world.start()
+    assert caplog.messages == ["log-start-offset-checkpoint is damaged: what it said is not known any more"]
+
+
+def test_what_is_cut_off_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    fill(orders(world.start()), 5)
+    world.disk.kill()
+    whole = world.disk.read(LOG)
+    world.disk.write_atomic(LOG, whole[:-7])
+    assert len(contents(orders(world.start()))) == 4
+    size, rest = len(whole) // 5 * 4, len(whole) // 5 - 7
+    told = f"{LOG} is cut at byte {size}, offset 4: no whole batch is in the {rest} bytes behind that"
+    assert caplog.messages == [told]
+
+
+def test_files_of_others_are_no_segments() -> None:
+    world = World()
+    fill(orders(world.start()), 5)
+    world.disk.kill()
+    world.disk.write_atomic("orders-0/99.log", b"a program's own")
+    assert len(contents(orders(world.start()))) == 5
 
 
 async def test_R13_a_recreated_topic_is_not_measured_by_the_old_recovery_point() -> None:
