@@ -7,6 +7,7 @@ The topic is made when somebody first asks.
 
 from __future__ import annotations
 
+import codecs
 import logging
 import struct
 from collections.abc import Callable
@@ -27,6 +28,7 @@ log = logging.getLogger("kbroker.coordinators")
 
 
 _BLOCK = 256
+_UTF16 = codecs.lookup("utf-16-be")  # a file, read now: there may be no descriptor left later
 _POWERS = [31**n & 0xFFFFFFFF for n in reversed(range(_BLOCK))]  # 31^255 ... 31^0
 
 
@@ -37,7 +39,7 @@ def partition_of(name: str, partitions: int) -> int:
 
 def _hash(name: str) -> int:
     """Of names that may have 32,767 characters: a block of them at a time."""
-    code, data = 0, name.encode("utf-16-be", "surrogatepass")
+    code, (data, _) = 0, _UTF16.encode(name, "surrogatepass")
     for start in range(0, len(data), 2 * _BLOCK):
         units = struct.unpack_from(f">{min(_BLOCK, (len(data) - start) // 2)}H", data, start)
         powers = _POWERS[_BLOCK - len(units) :]

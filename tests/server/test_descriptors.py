@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -66,3 +67,25 @@ async def test_more_partitions_than_descriptors_are_written_and_read(tmp_path: P
         assert broker.said.count("no file descriptor is left") == 1
         assert await broker.stop() == 0
         nursery.cancel_scope.cancel()
+
+
+WITHOUT_DESCRIPTORS = """
+import resource
+from kafka_wire import compression, primitives
+from kbroker.api import registry
+from kbroker.cli.broker.serve import import_the_rest
+from kbroker.coordinators.routing import partition_of
+registry.load()
+import_the_rest()
+resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+primitives.crc32c(b"x")
+partition_of("group", 50)
+for codec in range(5):
+    assert compression.decompress(codec, compression.compress(codec, b"x"), 100) == b"x"
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sets the limit of another process")
+def test_no_request_is_the_first_to_need_a_module() -> None:
+    """Who imports when no descriptor is left fails."""
+    subprocess.run([sys.executable, "-c", WITHOUT_DESCRIPTORS], check=True)

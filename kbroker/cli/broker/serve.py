@@ -90,7 +90,13 @@ class _Process:
 
         raise_file_limit()
         env = real_env(self.data_dir)
-        await run_broker(env, self.config, topics=topics, on_ready=self._say_ready)
+        async with trio.open_nursery() as nursery:
+
+            def on_ready(ready: Ready) -> None:
+                self._say_ready(ready)
+                nursery.start_soon(trio.to_thread.run_sync, import_the_rest)
+
+            await run_broker(env, self.config, topics=topics, on_ready=on_ready)
 
     def _say_ready(self, ready: Ready) -> None:
         self.ready = True
@@ -104,6 +110,15 @@ class _Process:
             about = f"kbroker {__version__}, node {ready.node_id}, data {self.place}"
             log.info("%s, listening on %s", about, ", ".join(addresses))
             log.info("%s", took)
+
+
+def import_the_rest() -> None:
+    """Import what otherwise the first request would that needs it: there may be no file descriptor left by then."""
+    from kafka_wire import compression, primitives
+
+    primitives.crc32c(b"")
+    for codec in (compression.GZIP, compression.SNAPPY, compression.LZ4, compression.ZSTD):
+        compression.compress(codec, b"")
 
 
 class _Signals:
