@@ -6,12 +6,14 @@ The limits are ratchets: a file or function listed as an exception may shrink, n
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+OURS = ("kbroker", "protocol", "tests", "compat", "docs", "tools")
 SOURCES = sorted([*ROOT.glob("kbroker/**/*.py"), *ROOT.glob("protocol/kafka_wire/**/*.py")])
 
 # The ten floors: an import points to its own floor or a lower one. The longest matching prefix counts.
@@ -174,6 +176,31 @@ def test_public_functions_say_what_they_do() -> None:
                 if (each.end_lineno or 0) - each.lineno >= 5 and not ast.get_docstring(each):
                     mute.append(f"{path.relative_to(ROOT)}:{each.lineno} {each.name}")
     assert not mute, "\n".join(mute)
+
+
+def test_a_package_names_its_modules() -> None:
+    """Its docstring is the map by which a newcomer finds his way: nothing that is there is missing on it."""
+    missing = []
+    for path in SOURCES:
+        package = path.parent.parent if path.name == "__init__.py" else path.parent
+        name = path.parent.name if path.name == "__init__.py" else path.stem
+        if package in (ROOT, ROOT / "protocol", ROOT / "kbroker") or package.name == "messages":
+            continue  # floors are drawn in docs/design.md, families are found by `kafka_wire.api`
+        if not re.search(rf"\b{name}\b", ast.get_docstring(parse(package / "__init__.py")) or ""):
+            missing.append(str(path.relative_to(ROOT)))
+    assert not missing, f"not in the docstring of their package: {missing}"
+
+
+def test_files_that_are_spoken_of_are_there() -> None:
+    """In the source's docstrings and comments, and in the docs: `cluster/admin.py` is a file whose path ends so."""
+    there = [f"/{path.relative_to(ROOT).as_posix()}" for folder in OURS for path in ROOT.glob(f"{folder}/**/*.py")]
+    gone = []
+    for path in [*SOURCES, *ROOT.glob("*.md"), *(each for folder in OURS for each in ROOT.glob(f"{folder}/**/*.md"))]:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            for name in re.findall(r"(?<![\w./{}-])[a-z_][a-z_/]*\.py\b", line):
+                if not any(each.endswith(f"/{name}") for each in there):
+                    gone.append(f"{path.relative_to(ROOT)}:{number} {name}")
+    assert not gone, "\n".join(gone)
 
 
 def local_imports() -> dict[str, set[str]]:

@@ -1,0 +1,12 @@
+"""One handler for each API of Kafka, registered where it is written.
+
+registry.py    which handlers there are        context.py   what a handler is given: Services, Peer, Context
+addresses.py   how a client reaches a broker
+
+produce.py            fetch.py, with its sessions (fetch_sessions.py) and its waiting (fetch_waits.py)   offsets.py
+metadata.py           topics.py   configs.py   log_dirs.py   producers.py
+groups.py             the classic protocol       consumer_groups.py   KIP-848
+group_offsets.py      committed offsets          group_admin.py       groups seen from outside
+
+Handlers own no state: they ask the owners that Services names.
+"""

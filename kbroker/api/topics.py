@@ -1,6 +1,6 @@
 """CreateTopics 2-7, DeleteTopics 1-6, CreatePartitions 0-3, DeleteRecords 0-2.
 
-Every change of the cluster is a guarded transaction by this broker on the coordination store (`cluster/member.py`), so
+Every change of the cluster is a guarded transaction by this broker on the coordination store (`cluster/admin.py`), so
 it does not matter which broker is asked. It is answered once this broker's partitions have caught up with it: a topic
 is usable when CreateTopics returns.
 """

@@ -7,7 +7,8 @@
     keys.py        names and values of what is stored
     image.py       ClusterImage, immutable
     placement.py   new topics and partitions    elections.py   who leads    config_changes.py   (all pure)
-    writer.py      guarded transactions, lost replies       admin.py    topics, configurations, producer ids
+    writer.py      guarded transactions, lost replies       admin.py    topics, configurations
+    producer_ids.py    ProducerIds: one by one, from blocks of the cluster's
     registration.py    a broker's part in the cluster: its session, leaderships taken, the image kept up to date
 
 Offsets, groups and transactions are not here: they live in replicated internal topics.

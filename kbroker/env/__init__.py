@@ -5,6 +5,11 @@ operating system, `kbroker.testing` binds fakes with faults and a seeded, determ
 trio cancel scopes: they run on the clock of the trio run, which is the I/O domain (always real, except in simulation).
 
 This module holds the contracts only, so that importing it costs nothing.
+
+    real.py          an Env of the operating system     features.py      which system calls it has
+    real_disk.py     files                              real_lock.py     the lock of a data directory
+    real_net.py      TCP                                real_poller.py   watching many connections (epoll)
+    descriptors.py   when there is none left            procfs.py        which process is in the way
 """
 
 from __future__ import annotations

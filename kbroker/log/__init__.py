@@ -9,5 +9,6 @@ recovery.py     opening after a stop or a crash     checkpoints.py  small text f
 validation.py   what a client's batch must be       flushing.py     what a worker syncs, in which order
 retention.py    which segments are to go            lookup.py       records by their timestamps
 inspection.py   what a consumer would choke on      scrubber.py     looks for it afterwards
-opening.py      opening logs in workers
+opening.py      opening logs in workers             cold.py         what is not in memory, for workers to bring
+errors.py       what a log raises                   troubles.py     telling people of a disk that refuses
 """

@@ -1,0 +1,6 @@
+"""Partitions as this broker holds them.
+
+isr.py         what a set of in-sync replicas means: arithmetic
+partition.py   Partition: role, leader epoch, ISR and high watermark around a log
+manager.py     ReplicaManager: which partitions are here, kept in step with the picture of the cluster
+"""

@@ -1,0 +1,9 @@
+"""The broker as a server: its connections, its listeners, its life.
+
+connection.py   Connection: one client without I/O: frames in, answers out
+driver.py       Driver: that, a stream, and what has to be waited for
+listener.py     Server: accepts, bounds and reaps connections
+memory.py       what all connections together hold in memory, bounded
+identity.py     whom a data directory belongs to
+broker.py       Broker: everything put together; how it comes up and goes down
+"""

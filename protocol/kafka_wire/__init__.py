@@ -6,6 +6,7 @@
     errors, api               error codes; keys to classes, header versions
     frames                    a byte stream to frames to requests; responses to bytes
     records, compression      record batches and their codecs
+    walk                      whether records are what their batch's header says
     messages/                 the declarations by family
 
 Nothing is imported here, so that `import kafka_wire.errors` costs no more than it says.

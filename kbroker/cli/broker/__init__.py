@@ -1,1 +1,1 @@
-"""The process of a broker: `start`, `config`."""
+"""The process of a broker: start.py, serve.py, logs.py (its log lines), memory_directory.py; `config`: settings.py."""

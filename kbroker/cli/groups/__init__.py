@@ -1,1 +1,4 @@
-"""`group ...`: what groups there are, where they are, moving and deleting them."""
+"""`group ...`: group.py, what groups there are, and deleting them; seek.py, moving them; timeline.py, their rebalances.
+
+reads.py is what those know of a group, bridge.py sends what kafka-python has no class for.
+"""

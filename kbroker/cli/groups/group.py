@@ -1,4 +1,4 @@
-"""`kbroker group`: consumer groups, classic and KIP-848, and their offsets. seek is in group_seek.py."""
+"""`kbroker group`: consumer groups, classic and KIP-848, and their offsets. seek is in seek.py."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""`log ...`: segment files, without a broker."""
+"""`log ...`: segment files without a broker. log.py, the commands; segments.py, how the files are read."""

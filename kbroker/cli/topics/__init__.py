@@ -1,1 +1,3 @@
-"""`topic ...`: topics, produce, consume."""
+"""`topic ...`: topic.py; produce.py; consume.py, as a member of a group consume_group.py, reading.py for both;
+formats.py, how a record is printed.
+"""

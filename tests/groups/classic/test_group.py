@@ -1,4 +1,4 @@
-"""The classic group, told as scripts. How to read them: group_script.py. Codes and order are Kafka's."""
+"""The classic group, told as scripts. How to read them: script.py. Codes and order are Kafka's."""
 
 from __future__ import annotations
 
