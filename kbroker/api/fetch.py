@@ -43,14 +43,14 @@ from kbroker.api.fetch_waits import Hearing
 from kbroker.api.registry import handles
 from kbroker.env import Buffer, FileSlice
 from kbroker.log.cold import ATTEMPTS, NotInMemory
+from kbroker.log.epochs import NO_EPOCH
 from kbroker.log.errors import LogOffline
-from kbroker.replication.partition import NO_EPOCH, Partition
+from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, Partition
 from kbroker.turns import Work, answer, each, finish
 
 TOPIC_IDS_SINCE = 13
 LEADERS_SINCE = 16  # the answer says who leads instead (KIP-951)
 STORAGE_ERRORS_SINCE = 6  # clients before it know no KAFKA_STORAGE_ERROR
-READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 COPY_MAX = 64 * 1024  # bytes of records that an answer holds itself; more are sent from the file
 COPIES_MAX = 256 * 1024  # of all partitions
 LONG = 128  # partitions: more are seen to in turns

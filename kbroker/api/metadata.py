@@ -41,11 +41,10 @@ from kbroker.api.addresses import reachable
 from kbroker.api.context import Context
 from kbroker.api.registry import APIS, handles
 from kbroker.api.topics import create_missing
-from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage
+from kbroker.cluster.image import NO_TOPIC_ID, ClusterImage, PartitionImage, TopicImage
 from kbroker.cluster.placement import check_topic_name
 from kbroker.turns import STRIDE, Work, answer, each, finish
 
-NO_TOPIC_ID = bytes(16)
 NOT_ASKED = -(2**31)  # authorized operations were not requested
 # Bit n stands for AclOperation n: what an open broker lets everyone do (KIP-430).
 TOPIC_OPERATIONS = sum(1 << n for n in (3, 4, 5, 6, 7, 8, 10, 11))  # read write create delete alter describe configs

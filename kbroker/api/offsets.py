@@ -34,12 +34,11 @@ from kafka_wire.messages.offsets import (
 from kbroker.api.context import Context, Services
 from kbroker.api.registry import handles
 from kbroker.log.lookup import Found
-from kbroker.replication.partition import Partition
+from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, Partition
 from kbroker.turns import STRIDE, Errands, Work, answer, each, finish_errands, one_at_a_time
 
 LATEST, EARLIEST, MAX_TIMESTAMP, EARLIEST_LOCAL, LATEST_TIERED = -1, -2, -3, -4, -5
 KNOWN_SINCE = {MAX_TIMESTAMP: 7, EARLIEST_LOCAL: 8, LATEST_TIERED: 9}
-READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 CONSUMER = -1  # as replica id
 NOT_AVAILABLE_SINCE = 5  # clients before it know no OFFSET_NOT_AVAILABLE (KIP-207)
 TIMEOUT_MS = 30_000  # of requests that do not say, as with Kafka's remote.list.offsets.request.timeout.ms

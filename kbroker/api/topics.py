@@ -37,7 +37,7 @@ from kafka_wire.messages.topics import (
 )
 from kbroker.api.context import Context, Services
 from kbroker.api.registry import handles
-from kbroker.cluster.image import ClusterImage, TopicImage
+from kbroker.cluster.image import NO_TOPIC_ID, ClusterImage, TopicImage
 from kbroker.cluster.placement import NewTopic
 from kbroker.config import describe_topic
 from kbroker.groups.coordinator import OFFSETS_TOPIC
@@ -46,7 +46,6 @@ from kbroker.turns import STRIDE, Work, each, finish
 
 TIMEOUT_MS_MAX = 120_000  # no admin request waits longer, whatever it asks for
 AUTO_CREATE_TIMEOUT_MS = 10_000
-NO_TOPIC_ID = bytes(16)
 DUPLICATE_NAME = KafkaError(ErrorCode.INVALID_REQUEST, "Duplicate topic name.")
 DELETE_RECORDS_TIMEOUT_S = 5.0  # at least: noting the new start takes an fsync, which Kafka does not wait for
 

@@ -25,6 +25,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 NO_LEADER = -1
+NO_TOPIC_ID = bytes(16)
 STRIDE = 8  # events, or topics, between two pauses
 INTERNAL_TOPICS = frozenset({"__consumer_offsets", "__transaction_state", "__share_group_state"})
 

@@ -59,12 +59,11 @@ class GroupCoordinator:
 
     def _wish(self) -> NewTopic:
         """How `__consumer_offsets` is made. With fewer brokers than replicas asked for, it has as many as there are."""
-        config = self.config()
-        factor = min(config.get_int("offsets.topic.replication.factor"), max(1, len(self.registration.image.brokers)))
+        config, brokers = self.config(), len(self.registration.image.brokers)
         return NewTopic(
             OFFSETS_TOPIC,
             config.get_int("offsets.topic.num.partitions"),
-            factor,
+            config.internal_replication_factor("offsets.topic.replication.factor", brokers),
             configs={
                 "cleanup.policy": "compact",
                 "compression.type": "producer",

@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import TypeAlias
 
+from kbroker.cluster.image import NO_TOPIC_ID
 from kbroker.coordinators.effects import Pair
 from kbroker.groups.storage.records import OffsetCommitValue, offset_record
-
-NO_TOPIC_ID = bytes(16)
 
 Place: TypeAlias = "tuple[str, str, int]"  # group, topic, partition
 # What becomes of offsets of one group: topic -> partition -> its new value; None: none any more.

@@ -222,20 +222,6 @@ class LogDirectory:
 
     # logs
 
-    def log_for(
-        self, topic: str, partition: int, topic_id: bytes, config: TopicConfig, *, leader_epoch_max: int | None = None
-    ) -> PartitionLog:
-        """The log of a partition: the open one, or opened here and now, which may block for long. See `opening`.
-
-        Raises LogOffline when the log cannot be served as it is (CorruptLog: damaged), OSError.
-        """
-        present = self.logs.get((topic, partition))
-        if present is not None and present.topic_id == topic_id and present.offline is None:
-            present.reconfigure(config)
-            return present
-        opening = self.opening(topic, partition, topic_id, config, leader_epoch_max=leader_epoch_max)
-        return self.adopt(opening, opening.run())
-
     def opening(
         self, topic: str, partition: int, topic_id: bytes, config: TopicConfig, *, leader_epoch_max: int | None = None
     ) -> Opening:

@@ -166,11 +166,6 @@ class PartitionLog:
         self.high_watermark = high_watermark
 
     @property
-    def snapshot_offset(self) -> int:
-        """The offset of the newest producer snapshot; -1 when there is none."""
-        return self._snapshots.latest
-
-    @property
     def active(self) -> Segment:
         """The segment that grows."""
         return self.segments[-1]

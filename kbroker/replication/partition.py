@@ -20,12 +20,13 @@ from typing import NamedTuple
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import BatchHeader
 from kbroker.env import FileSlice
+from kbroker.log.epochs import NO_EPOCH
 from kbroker.log.log import Appended, PartitionLog
 from kbroker.replication import isr
 from kbroker.watermark import Watermark
 
 ACKS_ALL = -1
-NO_EPOCH = -1
+READ_UNCOMMITTED, READ_COMMITTED = 0, 1  # isolation levels
 # What an append says of the partition, not of the batch: clients act on it for good (R14).
 DEFINITIVE = frozenset(
     {

@@ -27,6 +27,7 @@ from kbroker.log.directory import LogDirectory
 from kbroker.replication.partition import Partition
 from kbroker.testing.broker import Machine
 from kbroker.turns import Work
+from tests.log.tools import log_for
 
 TOPIC = "__counters"
 TOPIC_ID = b"counter-topic-id"
@@ -125,7 +126,7 @@ class Rig:
         )
         topic = InternalTopic(TOPIC, cast(Registration, self.registration), lambda: NewTopic(TOPIC, 1))
         self.runtime: Runtime[CounterShard] = Runtime(self.env, self.logs, topic, self._make, self._take_up)
-        log = self.logs.log_for(TOPIC, 0, TOPIC_ID, topic_config({"cleanup.policy": "compact"}, config))
+        log = log_for(self.logs, TOPIC, 0, TOPIC_ID, topic_config({"cleanup.policy": "compact"}, config))
         self.partition = Partition(TOPIC, 0, TOPIC_ID, log, 1)
 
     def _make(self, partition: Partition, tasks: Tasks) -> CounterShard:

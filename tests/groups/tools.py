@@ -24,6 +24,7 @@ from kbroker.groups.storage.records import OffsetCommitValue
 from kbroker.log.directory import LogDirectory
 from kbroker.replication.partition import Partition
 from kbroker.testing.broker import Machine
+from tests.log.tools import log_for
 
 TOPIC_ID = b"offsets-topic-id"
 Change: TypeAlias = "tuple[str, str, int, OffsetCommitValue | None]"  # group, topic, partition, value
@@ -45,7 +46,7 @@ class Rig:
         self.registration = registration
         self.coordinator = GroupCoordinator(self.env, cast(Registration, registration), self.logs, lambda: self.config)
         settings = topic_config({"cleanup.policy": "compact"}, self.config)
-        log = self.logs.log_for(OFFSETS_TOPIC, 0, TOPIC_ID, settings)
+        log = log_for(self.logs, OFFSETS_TOPIC, 0, TOPIC_ID, settings)
         self.partition = Partition(OFFSETS_TOPIC, 0, TOPIC_ID, log, 1)
 
     def lead(self, epoch: int) -> None:

@@ -19,7 +19,7 @@ from kbroker.log.opening import Opening
 from kbroker.log.recovery import Crash, End
 from kbroker.testing.disk import MemoryDisk
 from kbroker.watermark import Watermark
-from tests.log.tools import NOW, TOPIC_ID, StoppedClock, Worker, append, contents, fill, new_disk
+from tests.log.tools import NOW, TOPIC_ID, StoppedClock, Worker, append, contents, fill, log_for, new_disk
 
 OTHER_ID = bytes(16)
 LOG = "orders-0/00000000000000000000.log"
@@ -45,7 +45,7 @@ class World:
 
 
 def orders(directory: LogDirectory, topic_id: bytes = TOPIC_ID, **config: int) -> PartitionLog:
-    return directory.log_for("orders", 0, topic_id, TopicConfig(**config))  # type: ignore[arg-type]
+    return log_for(directory, "orders", 0, topic_id, TopicConfig(**config))  # type: ignore[arg-type]
 
 
 def opening_of(directory: LogDirectory) -> Opening:
@@ -159,7 +159,7 @@ async def test_a_stop_that_has_no_time_for_all_logs_vouches_for_those_it_came_to
     world = World()
     first = world.start()
     for index in range(100):
-        fill(first.log_for("orders", index, TOPIC_ID, TopicConfig()), 3)
+        fill(log_for(first, "orders", index, TOPIC_ID, TopicConfig()), 3)
     monkeypatch.setattr("kbroker.log.directory.FINISH_SECONDS", 0)
     await first.close()
     second = world.start()
@@ -339,7 +339,7 @@ async def test_a_damaged_log_is_refused_and_the_others_are_served() -> None:
     world = World()
     first = world.start()
     fill(orders(first), 5)
-    fill(first.log_for("orders", 1, TOPIC_ID, TopicConfig()), 5)
+    fill(log_for(first, "orders", 1, TOPIC_ID, TopicConfig()), 5)
     await first.close()
     second = world.start()
     orders(second)
@@ -348,7 +348,7 @@ async def test_a_damaged_log_is_refused_and_the_others_are_served() -> None:
     third = world.start()
     with pytest.raises(CorruptLog):
         orders(third)
-    assert len(contents(third.log_for("orders", 1, TOPIC_ID, TopicConfig()))) == 5
+    assert len(contents(log_for(third, "orders", 1, TOPIC_ID, TopicConfig()))) == 5
 
 
 async def test_L2_an_offline_log_is_rescanned_when_asked_for_again() -> None:
@@ -377,7 +377,7 @@ async def test_L2_a_log_that_fails_amid_a_stop_is_not_vouched_for() -> None:
     world = World()
     first = world.start()
     fill(orders(first), 5)
-    fill(first.log_for("orders", 1, TOPIC_ID, TopicConfig()), 5)
+    fill(log_for(first, "orders", 1, TOPIC_ID, TopicConfig()), 5)
     world.disk.fail("sync", "orders-0/*.log")
     await first.close()
     second = world.start()
@@ -419,7 +419,7 @@ async def test_a_partition_that_cannot_be_removed_holds_no_file_open_and_is_move
 
 async def test_the_files_used_least_of_all_logs_are_closed_when_descriptors_are_short() -> None:
     directory = World().start()
-    logs = [directory.log_for("orders", n, TOPIC_ID, TopicConfig(segment_bytes=1000)) for n in range(3)]
+    logs = [log_for(directory, "orders", n, TOPIC_ID, TopicConfig(segment_bytes=1000)) for n in range(3)]
     for log in logs:
         fill(log, 10)
     total = sum(len(log.open_segments()) for log in logs)
@@ -484,14 +484,14 @@ async def test_L8_DeleteRecords_is_remembered_over_a_power_failure() -> None:
     for seed in range(20):
         world = World(new_disk(seed))
         directory = world.start()
-        logs = [directory.log_for("orders", index, TOPIC_ID, TopicConfig()) for index in range(2)]
+        logs = [log_for(directory, "orders", index, TOPIC_ID, TopicConfig()) for index in range(2)]
         for log in logs:
             fill(log, 10)
             await log.flush(world.offload)
         await directory.move_starts({logs[1]: 8})
         world.disk.power_loss()
         again = world.start()
-        starts = [again.log_for("orders", index, TOPIC_ID, TopicConfig()).start_offset for index in range(2)]
+        starts = [log_for(again, "orders", index, TOPIC_ID, TopicConfig()).start_offset for index in range(2)]
         assert starts == [0, 8], seed
 
 
@@ -535,7 +535,7 @@ async def test_L8_a_log_that_goes_offline_while_its_start_moves_never_starts_low
         await wait_all_tasks_blocked()
         log.fail(LogOffline("fsync failed"))
         world.offload.gate.set()
-    fill(other := directory.log_for("orders", 1, TOPIC_ID, TopicConfig()), 3)
+    fill(other := log_for(directory, "orders", 1, TOPIC_ID, TopicConfig()), 3)
     await directory.move_starts({other: 2})  # which writes the file anew
     world.disk.kill()
     assert orders(world.start()).start_offset == 4
@@ -595,7 +595,7 @@ async def test_a_start_killed_before_it_opened_a_log_leaves_that_to_the_next() -
         world.disk.kill()
         directory = world.start()
         assert directory.crash is Crash.PROCESS
-        directory.log_for("other", 0, OTHER_ID, TopicConfig())
+        log_for(directory, "other", 0, OTHER_ID, TopicConfig())
         world.disk.kill()
         log = orders(world.start())
         fill(log, 3)

@@ -12,7 +12,7 @@ from kbroker.config import BrokerConfig, TopicConfig
 from kbroker.env.real import real_env
 from kbroker.log.directory import LogDirectory
 from kbroker.log.recovery import Crash
-from tests.log.tools import TOPIC_ID, contents
+from tests.log.tools import TOPIC_ID, contents, log_for
 
 pytestmark = [pytest.mark.slow]
 
@@ -26,12 +26,12 @@ from kbroker.config import BrokerConfig
 from kbroker.env.real import real_env
 from kbroker.log.directory import LogDirectory
 from tests.log.test_kill import CONFIG, value
-from tests.log.tools import TOPIC_ID
+from tests.log.tools import TOPIC_ID, log_for
 
 env = real_env(sys.argv[1])
 directory = LogDirectory(env, BrokerConfig())
 directory.open()
-log = directory.log_for("orders", 0, TOPIC_ID, CONFIG)
+log = log_for(directory, "orders", 0, TOPIC_ID, CONFIG)
 producer = log.producers.by_id.get(1)
 sequence = producer.batches[-1].last_sequence + 1 if producer else 0
 assert sequence == log.end.value, (sequence, log.end.value)
@@ -70,7 +70,7 @@ def test_twenty_kills_under_load_lose_and_repeat_nothing(tmp_path: Path) -> None
     directory = LogDirectory(real_env(str(tmp_path)), BrokerConfig())
     directory.open()
     assert directory.crash is Crash.PROCESS
-    log = directory.log_for("orders", 0, TOPIC_ID, CONFIG)
+    log = log_for(directory, "orders", 0, TOPIC_ID, CONFIG)
     found = contents(log)
     assert len(found) >= acknowledged > KILLS * 100
     assert found == [(offset, value(offset)) for offset in range(len(found))]

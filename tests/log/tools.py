@@ -10,6 +10,7 @@ import trio
 from kafka_wire import records
 from kbroker.config import TopicConfig
 from kbroker.env import Disk
+from kbroker.log.directory import LogDirectory
 from kbroker.log.log import Appended, PartitionLog
 from kbroker.log.recovery import Crash, End
 from kbroker.testing.clock import EPOCH_MS
@@ -163,3 +164,13 @@ def new_disk(seed: int = 0) -> MemoryDisk:
 def make_durable(log: PartitionLog) -> None:
     """A flush, for tests that have nothing else to wait for."""
     trio.run(log.flush, Worker())
+
+
+def log_for(directory: LogDirectory, topic: str, partition: int, topic_id: bytes, config: TopicConfig) -> PartitionLog:
+    """The log of a partition: the open one, or opened here and now, as the replica manager has it done in workers."""
+    present = directory.logs.get((topic, partition))
+    if present is not None and present.topic_id == topic_id and present.offline is None:
+        present.reconfigure(config)
+        return present
+    opening = directory.opening(topic, partition, topic_id, config)
+    return directory.adopt(opening, opening.run())
