@@ -22,7 +22,7 @@ import trio
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.cluster import config_changes, placement
 from kbroker.cluster.config_changes import ConfigChange
-from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage, unified
+from kbroker.cluster.image import NO_TOPIC_ID, ClusterImage, PartitionImage, TopicImage, unified
 from kbroker.cluster.keys import Keys, decode, id_text
 from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.store import CoordinationStore, Delete, Entry, Guard, Op, StoreError, load
@@ -181,7 +181,7 @@ class Admin:
         start = self._rng.below(max(1, len(image.brokers)))
         assignments = placement.plan_topic(wish, image, partitions=partitions, replication_factor=factor, start=start)
         topic_id = self._rng.token(16)
-        while topic_id in (UNASSIGNED, UNASSIGNED[:15] + b"\1") or id_text(topic_id).startswith("-"):
+        while topic_id in (NO_TOPIC_ID, NO_TOPIC_ID[:15] + b"\1") or id_text(topic_id).startswith("-"):
             topic_id = self._rng.token(16)  # Kafka's reserved ids; a leading dash looks like an option to its tools
         new = yield from placement.new_partitions(topic_id, assignments)
         return TopicImage(name, topic_id, new, configs)
