@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from typing import Any, TypeAlias, TypeVar
-
-import trio
 
 from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode, KafkaError
@@ -247,10 +245,8 @@ async def _alter(
 
     plans = await finish(planned())
     changes = [plan for plan in plans if isinstance(plan, ConfigChange)]
-    outcomes: Sequence[KafkaError | None] = [KafkaError(ErrorCode.REQUEST_TIMED_OUT)] * len(changes)
-    with trio.move_on_after(TIMEOUT_S):
-        outcomes = await services.admin.alter_configs(changes, validate_only=request.validate_only)
-        await services.wait_applied()
+    alteration = services.admin.alter_configs(changes, validate_only=request.validate_only)
+    outcomes = await services.carry_out(alteration, len(changes), TIMEOUT_S)
     carried_out = iter(outcomes)
     results = (next(carried_out) if isinstance(plan, ConfigChange) else plan for plan in plans)
 

@@ -6,8 +6,9 @@ fetch sessions, and they reach those through here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import trio
 
@@ -26,6 +27,8 @@ from kbroker.replication.manager import ReplicaManager
 from kbroker.replication.partition import Partition
 
 APPLY_WAIT_S = 60.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,26 @@ class Services:
             await self.replicas.wait_applied()
             return
         raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, "The change was written, but is not yet carried out here.")
+
+    async def carry_out(
+        self,
+        change: Awaitable[Sequence[T | KafkaError]],
+        count: int,
+        timeout_s: float,
+        late: ErrorCode = ErrorCode.REQUEST_TIMED_OUT,
+    ) -> Sequence[T | KafkaError]:
+        """What became of so many changes of the cluster, once `partitions` has caught up with them.
+
+        Those of which that cannot be told in time are answered late; they may still happen.
+        """
+        outcomes: Sequence[T | KafkaError] | None = None
+        with trio.move_on_after(min(timeout_s, APPLY_WAIT_S)):
+            outcomes = await change
+            await self.replicas.wait_applied()
+            return outcomes
+        if outcomes is None:
+            return [KafkaError(late)] * count
+        return [outcome if isinstance(outcome, KafkaError) else KafkaError(late) for outcome in outcomes]
 
     def partition(self, topic: str, index: int) -> Partition:
         """The local partition.

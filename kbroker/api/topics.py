@@ -61,11 +61,9 @@ def _timeout_s(timeout_ms: int) -> float:
 async def create_topics(request: CreateTopicsRequest, context: Context) -> CreateTopicsResponse:
     """Create topics; each gets its own answer. A timeout answers REQUEST_TIMED_OUT, and the topic may still appear."""
     services = context.services
-    results: Sequence[TopicImage | KafkaError] = [KafkaError(ErrorCode.REQUEST_TIMED_OUT)] * len(request.topics)
-    with trio.move_on_after(_timeout_s(request.timeout_ms)):
-        wishes = await finish(each(_new_topic, request.topics))
-        results = await services.admin.create_topics(wishes, validate_only=request.validate_only)
-        await services.wait_applied()
+    wishes = await finish(each(_new_topic, request.topics))
+    creation = services.admin.create_topics(wishes, validate_only=request.validate_only)
+    results = await services.carry_out(creation, len(wishes), _timeout_s(request.timeout_ms))
     by_name = {topic.name: (topic, result) for topic, result in zip(request.topics, results, strict=True)}
     describe = partial(_created, services=services)
     return CreateTopicsResponse(  # a name given twice is answered once, as in Kafka
@@ -112,10 +110,9 @@ async def create_missing(names: Iterable[str], services: Services) -> dict[str, 
     wanted = [
         services.groups.topic.wish() if name == OFFSETS_TOPIC else NewTopic(name) for name in dict.fromkeys(names)
     ]
-    results: Sequence[TopicImage | KafkaError] = [KafkaError(ErrorCode.LEADER_NOT_AVAILABLE)] * len(wanted)
-    with trio.move_on_after(AUTO_CREATE_TIMEOUT_MS / 1000):
-        results = await services.admin.create_topics(wanted, validate_only=False)
-        await services.wait_applied()
+    creation = services.admin.create_topics(wanted, validate_only=False)
+    timeout_s, late = AUTO_CREATE_TIMEOUT_MS / 1000, ErrorCode.LEADER_NOT_AVAILABLE
+    results = await services.carry_out(creation, len(wanted), timeout_s, late)
     return {
         topic.name: result.code
         for topic, result in zip(wanted, results, strict=True)
@@ -136,10 +133,8 @@ async def delete_topics(request: DeleteTopicsRequest, context: Context) -> Delet
     wanted, responses = await finish(_deletions(asked, services.image))
     results: Sequence[TopicImage | KafkaError] = [KafkaError(ErrorCode.TOPIC_DELETION_DISABLED)] * len(wanted)
     if services.config.get_bool("delete.topic.enable"):
-        results = [KafkaError(ErrorCode.REQUEST_TIMED_OUT)] * len(wanted)
-        with trio.move_on_after(_timeout_s(request.timeout_ms)):
-            results = await services.admin.delete_topics(wanted)
-            await services.wait_applied()
+        deletion = services.admin.delete_topics(wanted)
+        results = await services.carry_out(deletion, len(wanted), _timeout_s(request.timeout_ms))
     pairs = zip(wanted, results, strict=True)
     return DeleteTopicsResponse(responses=responses + await finish(each(lambda pair: _deleted(*pair), pairs)))
 

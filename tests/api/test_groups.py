@@ -13,6 +13,8 @@ from kafka_wire.messages.group_admin import DescribeGroupsRequest, ListGroupsReq
 from kafka_wire.messages.group_offsets import OffsetFetchRequest, OffsetFetchRequestGroup
 from kafka_wire.messages.groups import LeaveGroupRequest, MemberIdentity, SyncGroupRequest
 from kafka_wire.messages.metadata import MetadataRequest, MetadataRequestTopic
+from kbroker.api.groups import TOPIC_WAIT_S
+from kbroker.replication.manager import ReplicaManager
 from kbroker.testing.broker import Machine, memory_broker
 from tests.api.group_tools import beat, commit, committed, enter, find, join, join_request, leave, sync
 from tests.api.test_produce import batch, produce
@@ -83,6 +85,17 @@ async def test_many_at_once_make_one_topic() -> None:
 
             for n in range(8):
                 nursery.start_soon(ask, n)
+
+
+async def test_a_coordinator_is_not_waited_for_without_end(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The topic is made, but its partitions are never here."""
+    async with memory_broker() as broker, broker.client() as client:
+        monkeypatch.setattr(ReplicaManager, "wait_applied", lambda self: trio.sleep_forever())
+        begun = trio.current_time()
+        assert (await find(client, "g")).error_code == 0
+        assert TOPIC_WAIT_S <= trio.current_time() - begun <= TOPIC_WAIT_S + 1
 
 
 async def test_a_group_request_before_the_topic_is_there() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import trio
+from trio.testing import MockClock
 
 from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.metadata import MetadataRequest, MetadataRequestTopic
@@ -22,6 +24,10 @@ from kafka_wire.messages.topics import (
     DeleteTopicState,
     DescribeLogDirsRequest,
 )
+from kbroker.api.context import APPLY_WAIT_S
+from kbroker.api.topics import DELETE_RECORDS_TIMEOUT_S, TIMEOUT_MS_MAX
+from kbroker.log.directory import LogDirectory
+from kbroker.replication.manager import ReplicaManager
 from kbroker.testing.broker import memory_broker
 from kbroker.testing.client import BareClient
 from tests.api.test_produce import batch, produce
@@ -198,6 +204,42 @@ async def test_delete_records_moves_the_log_start() -> None:
         assert await delete(5) == (ErrorCode.OFFSET_OUT_OF_RANGE, -1)
         assert await delete(-1) == (0, 4)
         assert await delete(0, index=9) == (ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, -1)
+
+
+async def test_no_deletion_of_records_is_waited_for_without_end(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk never answers: the client's time counts, but for the least that an fsync is given."""
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        await produce(client, batch(b"a"))
+        monkeypatch.setattr(LogDirectory, "move_starts", lambda self, starts: trio.sleep_forever())
+        topic = DeleteRecordsTopic(name="t", partitions=[DeleteRecordsPartition(partition_index=0, offset=1)])
+        for timeout_ms, waited_s in ((0, DELETE_RECORDS_TIMEOUT_S), (9_000, 9), (2**31 - 1, TIMEOUT_MS_MAX / 1000)):
+            begun = trio.current_time()
+            response = await client.call(DeleteRecordsRequest(topics=[topic], timeout_ms=timeout_ms), 2)
+            result = response.topics[0].partitions[0]
+            assert (result.error_code, result.low_watermark) == (ErrorCode.REQUEST_TIMED_OUT, -1)
+            assert trio.current_time() - begun == pytest.approx(waited_s)
+
+
+@pytest.mark.parametrize(("timeout_ms", "waited_s"), [(3_000, 3), (2**31 - 1, APPLY_WAIT_S)])
+async def test_a_change_that_is_not_carried_out_here_in_time_is_no_success(
+    timeout_ms: int, waited_s: float, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was written, and may be carried out later; refusals are told all the same."""
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        monkeypatch.setattr(ReplicaManager, "wait_applied", lambda self: trio.sleep_forever())
+        wishes = [CreatableTopic(name=name, num_partitions=1, replication_factor=1) for name in ("t", "u")]
+        names = [DeleteTopicState(name=name) for name in ("t", "absent")]
+        for request, version, codes in (
+            (CreateTopicsRequest(topics=wishes, timeout_ms=timeout_ms), 7, [36, 7]),
+            (DeleteTopicsRequest(topics=names, timeout_ms=timeout_ms), 6, [7, 3]),
+        ):
+            begun = trio.current_time()
+            response = await client.call(request, version)
+            answers = response.topics if isinstance(request, CreateTopicsRequest) else response.responses
+            assert [answer.error_code for answer in answers] == codes
+            assert trio.current_time() - begun == pytest.approx(waited_s)
 
 
 async def test_the_last_word_about_a_partitions_records_counts() -> None:
