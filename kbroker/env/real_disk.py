@@ -259,7 +259,8 @@ class RealDisk:
         return sorted(self._descriptors.retry(partial(os.listdir, self._full(path))))
 
     def make_dirs(self, path: str) -> None:
-        """Create a directory and its parents; present ones are fine."""
+        """Create a directory and its parents; present ones are fine. Not the root: somebody who removed it meant it."""
+        os.stat(self._full(""))
         os.makedirs(self._full(path), exist_ok=True)
 
     def rename(self, old: str, new: str) -> None:

@@ -73,6 +73,7 @@ class LogDirectory:
         self.scrubber = Scrubber(env, self.logs, lambda: self.config.get_int("kbroker.scrub.bytes.per.second"))
         self.troubles = Troubles(env.clock)
         self._lock: Lock | None = None
+        self._is_gone = False  # somebody removed the directory
         self._recovery_points = OffsetCheckpoint(env.disk, RECOVERY_POINTS)
         self._log_starts = OffsetCheckpoint(env.disk, LOG_STARTS)
         self._due: dict[PartitionLog, None] = {}  # to be flushed in the background
@@ -442,8 +443,16 @@ class LogDirectory:
     async def _release_idle(self) -> None:
         while True:
             await self.env.clock.sleep(RELEASE_SECONDS)
+            await self._check_directory()
             await self._for_each(lambda key, each: each.release_idle())
             await self._remove_doomed()
+
+    async def _check_directory(self) -> None:
+        """Files that are open can be written though somebody has removed them all: take no more for nothing."""
+        if not self._is_gone and not self.env.disk.exists(""):
+            self._is_gone = True
+            log.error("the data directory is gone: its partitions are offline until a restart")
+            await self._for_each(lambda key, each: each.lose("the data directory is gone"))
 
     async def _for_each(self, do: Callable[[Key, PartitionLog], None]) -> None:
         """Call do for all logs but those that are removed meanwhile, some in a turn of the event loop."""

@@ -307,6 +307,10 @@ class PartitionLog:
                 self.high_watermark.close(error)
         return self.offline.again()
 
+    def lose(self, why: str) -> None:
+        """Go offline: the files are not what they were."""
+        self.fail(LogOffline(f"{self.directory}: {why}"))
+
     # rolling
 
     def roll(self) -> Segment:

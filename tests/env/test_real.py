@@ -54,6 +54,14 @@ def test_the_env_is_whole(tmp_path: Path) -> None:
         assert len(env.disk.boot_id) == 36
 
 
+def test_a_data_directory_that_was_removed_is_not_made_again(tmp_path: Path) -> None:
+    disk = RealDisk(str(tmp_path / "data"), Features())
+    os.rmdir(tmp_path / "data")
+    with pytest.raises(FileNotFoundError, match="data"):
+        disk.make_dirs("orders-0")
+    assert not disk.exists("") and not disk.exists("orders-0")
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_a_small_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "small.tmp").symlink_to("/dev/full")

@@ -12,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from kbroker.config import BrokerConfig, TopicConfig
 from kbroker.env import DirectoryLocked, Env
 from kbroker.log.checkpoints import read_topic_id
-from kbroker.log.directory import LogDirectory
+from kbroker.log.directory import RELEASE_SECONDS, LogDirectory
 from kbroker.log.errors import CorruptLog, LogOffline
 from kbroker.log.log import PartitionLog
 from kbroker.log.opening import Opening
@@ -707,3 +707,21 @@ async def test_idle_closed_segments_give_back_index_and_file(autojump_clock: Moc
         await trio.sleep(70)
         nursery.cancel_scope.cancel()
     assert contents(log) == expected
+
+
+async def test_nothing_is_taken_for_a_directory_that_somebody_removed(
+    nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is written to a file without a name is lost when it is closed."""
+    world = World()
+    directory = world.start()
+    log = orders(directory)
+    await nursery.start(directory.run)
+    await trio.sleep(RELEASE_SECONDS * 2)
+    append(log, b"a")
+    exists = MemoryDisk.exists
+    monkeypatch.setattr(MemoryDisk, "exists", lambda disk, path: path != "" and exists(disk, path))
+    await trio.sleep(RELEASE_SECONDS * 2)
+    with pytest.raises(LogOffline, match="the data directory is gone"):
+        append(log, b"b")
+    assert caplog.messages == ["the data directory is gone: its partitions are offline until a restart"]
