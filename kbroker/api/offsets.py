@@ -62,15 +62,13 @@ def list_offsets(
 
     Returns the response, or a coroutine of it when records have to be looked at, or partitions are many.
     """
+    return answer(_list_all(request, context))
+
+
+def _list_all(
+    request: ListOffsetsRequest, context: Context
+) -> Work[ListOffsetsResponse | Coroutine[Any, Any, ListOffsetsResponse]]:
     searches: list[Search] = []
-    done = answer(_list_all(request, context, searches))
-    if isinstance(done, ListOffsetsResponse) and not searches:
-        return done
-    timeout_ms = request.timeout_ms if request.timeout_ms > 0 else TIMEOUT_MS
-    return _search_all(done, searches, timeout_ms, context.services)
-
-
-def _list_all(request: ListOffsetsRequest, context: Context, searches: list[Search]) -> Work[ListOffsetsResponse]:
     asked: dict[tuple[str, int], ListOffsetsPartition] = {}
     doubled = set()
     topics: dict[str, ListOffsetsTopicResponse] = {}
@@ -97,7 +95,11 @@ def _list_all(request: ListOffsetsRequest, context: Context, searches: list[Sear
 
     yield from each(note, _named(request))
     yield from each(respond, asked.items())
-    return ListOffsetsResponse(topics=list(topics.values()))
+    response = ListOffsetsResponse(topics=list(topics.values()))
+    if not searches:
+        return response
+    timeout_ms = request.timeout_ms if request.timeout_ms > 0 else TIMEOUT_MS
+    return _search_all(response, searches, timeout_ms, context.services)
 
 
 def _named(request: ListOffsetsRequest) -> Iterator[tuple[str, ListOffsetsPartition]]:
@@ -152,13 +154,9 @@ def _bound(partition: Partition, request: ListOffsetsRequest) -> int:
 
 
 async def _search_all(
-    done: ListOffsetsResponse | Coroutine[Any, Any, ListOffsetsResponse],
-    searches: list[Search],
-    timeout_ms: int,
-    services: Services,
+    response: ListOffsetsResponse, searches: list[Search], timeout_ms: int, services: Services
 ) -> ListOffsetsResponse:
     """Search one log after the other; those that the time does not suffice for answer REQUEST_TIMED_OUT."""
-    response = done if isinstance(done, ListOffsetsResponse) else await done
     searches.reverse()
     with trio.move_on_after(timeout_ms / 1000):
         while searches:
