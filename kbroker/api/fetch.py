@@ -43,7 +43,7 @@ from kbroker.api.fetch_waits import Hearing
 from kbroker.api.registry import handles
 from kbroker.env import Buffer, FileSlice
 from kbroker.log.cold import ATTEMPTS, NotInMemory
-from kbroker.log.epochs import NO_EPOCH
+from kbroker.log.derived.epochs import NO_EPOCH
 from kbroker.log.errors import LogOffline
 from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, Partition
 from kbroker.turns import Work, answer, each, finish

@@ -33,7 +33,7 @@ from kafka_wire.messages.offsets import (
 )
 from kbroker.api.context import Context, Services
 from kbroker.api.registry import handles
-from kbroker.log.lookup import Found
+from kbroker.log.content.lookup import Found
 from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, Partition
 from kbroker.turns import STRIDE, Errands, Work, answer, each, finish_errands, one_at_a_time
 

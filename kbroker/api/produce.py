@@ -39,8 +39,8 @@ from kafka_wire.schema import maker
 from kbroker.api.context import Context
 from kbroker.api.registry import CloseConnection, handles
 from kbroker.cluster.image import INTERNAL_TOPICS
+from kbroker.log.content.validation import BadRecords, NoBatch, check_batch, first_batch
 from kbroker.log.log import Appended
-from kbroker.log.validation import BadRecords, NoBatch, check_batch, first_batch
 from kbroker.replication.partition import ACKS_ALL, Partition
 from kbroker.turns import PAUSES_A_TURN, Errand, Errands, finish_errands
 from kbroker.watermark import Watermark

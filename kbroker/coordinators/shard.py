@@ -25,7 +25,7 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import build_batch, read_header
 from kbroker.coordinators.effects import Compute, Effect, Pair, Reply, StateRecord, Store
 from kbroker.env import Clock
-from kbroker.log.validation import check_batch
+from kbroker.log.content.validation import check_batch
 from kbroker.replication.partition import ACKS_ALL, Partition
 from kbroker.turns import Work
 

@@ -41,11 +41,11 @@ from kafka_wire.errors import KafkaError
 from kbroker.config import BrokerConfig, TopicConfig
 from kbroker.env import Env, Lock
 from kbroker.log.checkpoints import LOG_STARTS, METADATA, RECOVERY_POINTS, Key, OffsetCheckpoint, read_topic_id
+from kbroker.log.content.scrubber import Scrubber
 from kbroker.log.errors import LogOffline
 from kbroker.log.log import LONG_MAX, PartitionLog
 from kbroker.log.opening import Opening, Outcome, run_some
 from kbroker.log.recovery import Crash, End
-from kbroker.log.scrubber import Scrubber
 from kbroker.log.troubles import Troubles
 
 LOCK = ".lock"

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from kbroker.env import Disk, Handle
 from kbroker.log.checkpoints import FSYNC_FAILED
+from kbroker.log.derived.snapshots import snapshot_path
 from kbroker.log.segment import Segment
-from kbroker.log.snapshots import snapshot_path
 
 
 class Flush(NamedTuple):

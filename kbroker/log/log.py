@@ -35,17 +35,18 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import LENGTH_OFFSET, BatchHeader, assign, read_header, set_log_append_time
 from kbroker.config.topic import TopicConfig
 from kbroker.env import Clock, Disk, FileSlice, Offload
-from kbroker.log import lookup, recovery, retention
+from kbroker.log import recovery, retention
 from kbroker.log.checkpoints import METADATA, metadata_content
 from kbroker.log.cold import NotInMemory
-from kbroker.log.epochs import FILE_NAME as EPOCHS
+from kbroker.log.content import lookup
+from kbroker.log.content.lookup import Found
+from kbroker.log.content.validation import Rules
+from kbroker.log.derived.epochs import FILE_NAME as EPOCHS
+from kbroker.log.derived.snapshots import Snapshots, snapshot_path
 from kbroker.log.errors import LogClosed, LogOffline, LogTruncated
 from kbroker.log.flushing import Flush, paths_of
-from kbroker.log.lookup import Found
 from kbroker.log.recovery import Crash, End, Progress, Recovered
 from kbroker.log.segment import Segment, WritableBuffer, file_stem, tick
-from kbroker.log.snapshots import Snapshots, snapshot_path
-from kbroker.log.validation import Rules
 from kbroker.turns import Errands
 from kbroker.watermark import Watermark
 

@@ -30,14 +30,14 @@ from kafka_wire.records import BatchHeader
 from kbroker.env import Disk
 from kbroker.log import scan
 from kbroker.log.checkpoints import FSYNC_FAILED, METADATA
-from kbroker.log.epochs import FILE_NAME as EPOCHS
-from kbroker.log.epochs import LeaderEpochs
+from kbroker.log.derived.epochs import FILE_NAME as EPOCHS
+from kbroker.log.derived.epochs import LeaderEpochs
+from kbroker.log.derived.producers import CorruptSnapshot, ProducerStates
+from kbroker.log.derived.snapshots import SUFFIX as SNAPSHOT
+from kbroker.log.derived.snapshots import snapshot_path
 from kbroker.log.errors import CorruptLog
-from kbroker.log.producers import CorruptSnapshot, ProducerStates
 from kbroker.log.retention import DELETED
 from kbroker.log.segment import Segment, file_stem
-from kbroker.log.snapshots import SUFFIX as SNAPSHOT
-from kbroker.log.snapshots import snapshot_path
 
 OFFSET_DIGITS = 20  # in the names of files
 

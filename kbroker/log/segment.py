@@ -27,8 +27,8 @@ from kbroker.config.topic import TopicConfig
 from kbroker.env import Disk, File, Handle
 from kbroker.log import scan
 from kbroker.log.cold import NotInMemory, read_now
+from kbroker.log.derived.index import ENTRY_SIZE, UNKNOWN, Indexes, read_last_time
 from kbroker.log.errors import CorruptLog
-from kbroker.log.index import ENTRY_SIZE, UNKNOWN, Indexes, read_last_time
 
 INDEX_SAVE_BYTES = 8 * 1024 * 1024  # the index files lag behind the log by no more: the scan after a crash is bounded
 INDEX_INTERVAL_BYTES = 4096  # where nobody says otherwise

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import BatchHeader
 from kbroker.env import FileSlice
-from kbroker.log.epochs import NO_EPOCH
+from kbroker.log.derived.epochs import NO_EPOCH
 from kbroker.log.log import Appended, PartitionLog
 from kbroker.replication import isr
 from kbroker.watermark import Watermark

@@ -24,7 +24,7 @@ from kafka_wire.messages.transactions import InitProducerIdRequest
 from kafka_wire.records import build_batch
 from kbroker.api.context import Services
 from kbroker.env import Env
-from kbroker.log import lookup
+from kbroker.log.content import lookup
 from kbroker.replication.partition import Partition
 from kbroker.testing.broker import Machine, memory_broker
 from kbroker.testing.client import BareClient

@@ -15,7 +15,7 @@ from kbroker.cli import cli
 from kbroker.env import DirectoryLocked
 from kbroker.env.features import Features
 from kbroker.env.real_lock import take_lock
-from tests.log.odd_batches import KAFKA_FIELDS, KAFKA_RECORDS, batch_of, record
+from tests.log.content.odd_batches import KAFKA_FIELDS, KAFKA_RECORDS, batch_of, record
 from tests.log.tools import NOW
 
 

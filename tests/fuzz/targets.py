@@ -24,7 +24,7 @@ from kafka_wire import records as r
 from kafka_wire.errors import ErrorCode, KafkaError, ProtocolError
 from kafka_wire.schema import Field, layout
 from kbroker.config.topic import TopicConfig
-from kbroker.log.validation import Rules
+from kbroker.log.content.validation import Rules
 
 BOUND = 64 * 1024  # what a payload may hold
 THEIRS = {

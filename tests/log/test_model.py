@@ -16,8 +16,8 @@ from kafka_wire.errors import KafkaError
 from kbroker.env import Disk
 from kbroker.env.features import Features
 from kbroker.env.real import real_env
+from kbroker.log.derived.index import Indexes
 from kbroker.log.errors import LogOffline
-from kbroker.log.index import Indexes
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.log.segment import Loading, Segment

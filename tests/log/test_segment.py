@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kbroker.log import scan
+from kbroker.log.derived.index import ENTRY_SIZE, Indexes
 from kbroker.log.errors import CorruptLog
-from kbroker.log.index import ENTRY_SIZE, Indexes
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.log.segment import Segment

@@ -28,7 +28,8 @@ from kbroker.config import BrokerConfig
 from kbroker.env import Env
 from kbroker.env.features import Features
 from kbroker.env.real_net import RealNet
-from kbroker.log import segment, snapshots
+from kbroker.log import segment
+from kbroker.log.derived import snapshots
 from kbroker.server.broker import run_broker
 from kbroker.testing.client import BareClient, connect
 from kbroker.testing.clock import EPOCH_MS

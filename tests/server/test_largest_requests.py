@@ -86,7 +86,7 @@ from kafka_wire.messages.topics import (
 from kbroker.testing.broker import Machine, MemoryBroker, memory_broker
 from kbroker.testing.client import BareClient
 from kbroker.testing.clock import EPOCH_MS
-from tests.log.odd_batches import batch_of, record
+from tests.log.content.odd_batches import batch_of, record
 from tests.server.loop_meter import LINES_MAX, LoopMeter
 
 COUNT = 10_000

@@ -21,9 +21,9 @@ from kafka_wire.records import BatchHeader
 from kbroker.env import Offload
 from kbroker.log import recovery, scan
 from kbroker.log.checkpoints import OffsetCheckpoint
+from kbroker.log.derived.producers import ProducerStates
 from kbroker.log.directory import LogDirectory
 from kbroker.log.log import PartitionLog
-from kbroker.log.producers import ProducerStates
 from kbroker.replication.partition import Partition
 from kbroker.testing.world import Trace, simulate
 from tests.simulation.checker import Checker, Violation

@@ -37,7 +37,7 @@ log = LazyGroup(
 def dump(file: Path, records: bool) -> None:
     """Show the batches of a segment FILE (*.log), a line each. Exit status 1 when one is damaged."""
     from kbroker.cli.log_files.segments import batches, opened
-    from kbroker.log.inspection import DECOMPRESSED_BYTES_MAX
+    from kbroker.log.content.inspection import DECOMPRESSED_BYTES_MAX
 
     damaged = 0
     try:

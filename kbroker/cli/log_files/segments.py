@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeAlias
 
 from kafka_wire.errors import KafkaError
 from kafka_wire.records import HEADER_SIZE, BatchHeader, check_crc, read_header
-from kbroker.log.inspection import batch_problem
+from kbroker.log.content.inspection import batch_problem
 from kbroker.turns import do_errands
 
 _OFFSET_ENTRY = struct.Struct(">ii")

@@ -9,10 +9,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from kbroker.log.content.scrubber import CHUNK_BYTES, ROUND_SECONDS, Scrubber
 from kbroker.log.log import PartitionLog
-from kbroker.log.scrubber import CHUNK_BYTES, ROUND_SECONDS, Scrubber
 from kbroker.testing.broker import Machine
-from tests.log.odd_batches import KAFKA_RECORDS, batch_of
+from tests.log.content.odd_batches import KAFKA_RECORDS, batch_of
 from tests.log.tools import NOW, append, new_disk, open_log
 
 BAD = KAFKA_RECORDS["more records"]

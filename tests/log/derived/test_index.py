@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbroker.log.index import UNKNOWN, Index, OffsetIndex, TimeIndex, read_last_time
+from kbroker.log.derived.index import UNKNOWN, Index, OffsetIndex, TimeIndex, read_last_time
 from tests.log.tools import new_disk
 
 rising = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), max_size=40)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kbroker.log.epochs import LeaderEpochs
+from kbroker.log.derived.epochs import LeaderEpochs
 from tests.log.tools import append, contents, fill, new_disk, open_log
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from kafka_wire import compression as codecs
 from kafka_wire import primitives, records
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.log.validation import GROWTH_MAX, RECORD_ERRORS_MAX, BadRecords
+from kbroker.log.content.validation import GROWTH_MAX, RECORD_ERRORS_MAX, BadRecords
 from kbroker.turns import do_errands
-from tests.log.odd_batches import (
+from tests.log.content.odd_batches import (
     AFTER_MS,
     BEFORE_MS,
     KAFKA,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import BatchHeader, read_header
-from kbroker.log.producers import BATCHES_KEPT, SEQUENCE_MAX, CorruptSnapshot, Producer, ProducerStates
+from kbroker.log.derived.producers import BATCHES_KEPT, SEQUENCE_MAX, CorruptSnapshot, Producer, ProducerStates
 from tests.log.tools import NOW, batch
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kafka_wire import compression as codecs
-from tests.log.odd_batches import AFTER_MS, BEFORE_MS, KAFKA, KAFKA_FIELDS, KAFKA_RECORDS, Odd, batch_of, record
+from tests.log.content.odd_batches import AFTER_MS, BEFORE_MS, KAFKA, KAFKA_FIELDS, KAFKA_RECORDS, Odd, batch_of, record
 from tests.log.tools import NOW
 
 HERE = Path(__file__).parent

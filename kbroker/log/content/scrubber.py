@@ -20,7 +20,7 @@ from kafka_wire.errors import KafkaError
 from kafka_wire.records import headers
 from kbroker.env import Env
 from kbroker.log.cold import told
-from kbroker.log.inspection import batch_problem
+from kbroker.log.content.inspection import batch_problem
 from kbroker.turns import Errands, finish_errands
 
 if TYPE_CHECKING:

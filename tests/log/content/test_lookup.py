@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from kafka_wire import compression as codecs
-from kbroker.log import lookup
+from kbroker.log.content import lookup
+from kbroker.log.content.lookup import INFLATED_BYTES_MAX, RECORDS_AT_ONCE, Found
 from kbroker.log.errors import LogOffline
 from kbroker.log.log import PartitionLog
-from kbroker.log.lookup import INFLATED_BYTES_MAX, RECORDS_AT_ONCE, Found
 from kbroker.testing.disk import MemoryDisk
 from kbroker.turns import Errands, do_errands
-from tests.log.odd_batches import batch_of, record
+from tests.log.content.odd_batches import batch_of, record
 from tests.log.tools import NOW, append, new_disk, open_log
 
 CODECS = range(5)
