@@ -56,6 +56,15 @@ def test_dump(partition: Path) -> None:
     assert len(lines) == 5
 
 
+def test_verify_tells_of_a_gap_between_segments(partition: Path) -> None:
+    """Compaction may leave one: it is no damage by itself, but nor is it passed over in silence."""
+    segment(partition, 10).write_bytes(batch(10, b"d"))
+    segment(partition, 3).unlink()
+    result = invoke("verify", partition)
+    assert result.exit_code == 0
+    assert f"{segment(partition, 10)}: offsets 3 to 9 are missing before it" in result.stderr
+
+
 def test_dump_control_batch(partition: Path) -> None:
     marker = control_batch(ControlType.COMMIT, producer_id=7, producer_epoch=0, coordinator_epoch=1, timestamp=0)
     segment(partition).write_bytes(marker)

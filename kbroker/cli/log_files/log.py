@@ -100,6 +100,9 @@ def _verify_partition(paths: list[Path], is_growing: bool, counts: Counter[str])
     for path in paths:
         if int(path.stem) < due:
             yield path, f"begins before the end of the segment before it, offset {due}"
+        elif 0 < due < int(path.stem):
+            missing = f"{path}: offsets {due} to {int(path.stem) - 1} are missing before it"
+            click.echo(f"kbroker: {missing}, by compaction or with a segment that was removed", err=True)
         try:
             checked = yield from check_segment(path, is_growing=is_growing and path is paths[-1])
         except OSError as error:
