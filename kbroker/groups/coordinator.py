@@ -9,7 +9,8 @@ A group belongs to the partition that its name hashes to, and whoever leads that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
+from functools import partial
 
 import trio
 
@@ -26,7 +27,7 @@ from kbroker.groups.settings import Settings, read_settings
 from kbroker.groups.shard import GroupShard
 from kbroker.log.directory import LogDirectory
 from kbroker.replication.partition import Partition
-from kbroker.turns import Work
+from kbroker.turns import PAUSES_A_TURN, Work, advance, each, finish
 
 OFFSETS_TOPIC = "__consumer_offsets"
 
@@ -86,12 +87,20 @@ class GroupCoordinator:
         self.housekeeping.on_topics_deleted(deleted)
 
     def on_configs_changed(self, group_ids: Iterable[str] | None = None) -> None:
-        """The configs of these groups are others; None: the broker's."""
-        wanted = None if group_ids is None else set(group_ids)
+        """The configs of these groups are others; None: the broker's. Very many groups hear of it in turns."""
+        work = self._reconfigure(None if group_ids is None else set(group_ids))
+        if advance(work, PAUSES_A_TURN) is None:
+            self.runtime.start(finish, work)
+
+    def _reconfigure(self, wanted: Set[str] | None) -> Work[None]:
         for shard in self.runtime.leading.active():
-            for group_id, group in shard.groups.items():
-                if wanted is None or group_id in wanted:
-                    group.on_configs_changed(self.settings_of(group_id))
+            names = list(shard.groups) if wanted is None else wanted & shard.groups.keys()
+            yield from each(partial(self._reconfigure_one, shard), names)
+
+    def _reconfigure_one(self, shard: GroupShard, group_id: str) -> None:
+        group = shard.groups.get(group_id)
+        if group is not None:  # else gone meanwhile
+            group.on_configs_changed(self.settings_of(group_id))
 
     # -- what groups are made with ------------------------------------------------------------------------------------
 

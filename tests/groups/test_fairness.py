@@ -23,9 +23,11 @@ from kafka_wire.messages.groups import (
 from kafka_wire.messages.internal import ConsumerProtocolAssignment, ConsumerProtocolTopicPartitions
 from kbroker.cluster.image import ClusterImage
 from kbroker.groups import membership
-from kbroker.groups.coordinator import OFFSETS_TOPIC
+from kbroker.groups.coordinator import OFFSETS_TOPIC, GroupCoordinator
 from kbroker.groups.group import Client
 from kbroker.groups.membership import Asker
+from kbroker.turns import PAUSES_A_TURN, STRIDE
+from tests.api.steps import Steps
 from tests.groups.consumer.classic_world import said
 from tests.groups.tools import Rig, rig, topic
 from tests.server.loop_meter import LINES_MAX, LoopMeter
@@ -171,3 +173,22 @@ async def test_B1_the_timeline_of_a_classic_group_of_nine_thousand_partitions() 
         assert meter.worst <= LINES_MAX, meter.report()
         timeline = made.shard.groups["c"].timeline
         assert [each.generation for each in timeline.rebalances] == [1, 2]
+
+
+async def test_B1_very_many_groups_hear_of_a_config_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of the broker's configs concerns every group there is."""
+    async with rig() as made, trio.open_nursery() as nursery:
+        shard, count = made.shard, 4 * STRIDE * PAUSES_A_TURN
+        for n in range(count):
+            shard.keep(shard.new_group(f"g{n}"))
+        steps = Steps(nursery)
+        monkeypatch.setattr(GroupCoordinator, "settings_of", steps.counted(GroupCoordinator.settings_of))
+        made.config = made.config.with_values({"group.max.size": "7"})
+        made.coordinator.on_configs_changed()
+        shard.delete("g0")
+        with trio.fail_after(60):
+            while steps.calls < count - 1:
+                await trio.lowlevel.checkpoint()
+        assert steps.longest <= 2 * STRIDE * PAUSES_A_TURN
+        assert all(group.limits.size_max == 7 for group in shard.groups.values())  # type: ignore[attr-defined]
+        nursery.cancel_scope.cancel()
