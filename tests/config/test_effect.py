@@ -30,7 +30,7 @@ def mentioned() -> tuple[frozenset[str], frozenset[str], list[re.Pattern[str]]]:
     """Texts, attributes, and texts made of parts, of all of kbroker but the tables and the commands."""
     texts, attributes, patterns = set(), set(), []
     for path in SOURCE.rglob("*.py"):
-        if path.name in TABLES or path.parent.name == "cli":
+        if path.name in TABLES or SOURCE / "cli" in path.parents:
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import trio
 
+from kafka_wire.api import ApiKey, request_class
 from kafka_wire.messages.configs import (
     AlterableConfig,
     AlterConfigsRequest,
@@ -83,6 +84,7 @@ from kafka_wire.messages.topics import (
     DescribableLogDirTopic,
     DescribeLogDirsRequest,
 )
+from kbroker.api.registry import load
 from kbroker.testing.broker import Machine, MemoryBroker, memory_broker
 from kbroker.testing.client import BareClient
 from kbroker.testing.clock import EPOCH_MS
@@ -281,3 +283,10 @@ async def test_B1_the_largest_request_holds_the_loop_for_a_few_milliseconds_at_a
         with meter.running(), trio.fail_after(300):
             await client.call(request, row.version)
     assert meter.worst <= LINES_MAX, meter.report()
+
+
+def test_every_api_has_its_row() -> None:
+    """But those whose requests have no lists: nothing in them is long."""
+    listless = {ApiKey.HEARTBEAT, ApiKey.INIT_PRODUCER_ID}
+    asked = {type(row.request()) for row in ROWS}
+    assert {key for key in map(ApiKey, load()) if request_class(key) not in asked} == listless
