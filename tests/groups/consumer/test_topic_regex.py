@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 from hypothesis import given
@@ -78,10 +77,12 @@ def test_any_text_is_an_expression_or_refused(text: str, name: str) -> None:
 
 @pytest.mark.parametrize("text", ["(a+)+b", "(a|a)*b", ".*" * 50 + "b", "(a?){200}a{200}b", "((a{0,20}){0,20}b)"])
 def test_no_expression_stalls(text: str) -> None:
-    ours = TopicRegex(text)
-    began = time.perf_counter()
-    assert not ours.matches("a" * 249)
-    assert time.perf_counter() - began < 30  # exponential would be longer than anybody waits
+    """A pause stands for a bounded piece of work; exponential would be more than anybody counts."""
+    pauses = 0
+    for _ in TopicRegex(text).matching(["a" * 249]):
+        pauses += 1
+        assert pauses < 5_000
+    assert not TopicRegex(text).matches("a" * 249)
 
 
 def test_names_have_65_characters() -> None:
