@@ -1,4 +1,4 @@
-"""`kbroker log`: look into a broker's files while it is not there."""
+"""`kbroker log`: look into a broker's files, whether or not it runs; nothing is changed."""
 
 from __future__ import annotations
 
