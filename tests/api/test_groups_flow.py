@@ -111,7 +111,7 @@ async def test_partitions_that_stay_keep_flowing(autojump_clock: MockClock) -> N
             await trio.sleep(2)
             assert one.owned == set(PARTITIONS)
             nursery.start_soon(write, broker)
-            await trio.sleep(5 + BEAT_EVERY_S / 2)  # the two never beat at the same moment, when anything may come first
+            await trio.sleep(5 + BEAT_EVERY_S / 2)  # so the two never beat at the same moment
             nursery.start_soon(two.run)
             await trio.sleep(10)
             nursery.cancel_scope.cancel()
