@@ -137,8 +137,8 @@ async def finish(work: Work[T]) -> T:
 async def finish_errands(work: Errands[T], errand: Errand | None, offload: Offload) -> T:
     """Like finish, for work that yields callables. errand: the one it waits for already."""
     floor = one_at_a_time("turns of long work")
+    result, error = None, None
     while True:
-        result, error = None, None
         if errand is not None:
             async with one_at_a_time("long calls"):
                 try:
@@ -151,7 +151,8 @@ async def finish_errands(work: Errands[T], errand: Errand | None, offload: Offlo
                     errand = work.throw(error) if error is not None else work.send(result)
                 except StopIteration as stop:
                     return stop.value  # type: ignore[no-any-return]
-                result = error = None
+                finally:
+                    result = error = None  # an error holds this frame and all that the errand had: not in a circle
                 if errand is not None:
                     break
 
@@ -164,7 +165,8 @@ def do_errands(work: Errands[T]) -> T:
             errand = work.throw(error) if error is not None else work.send(result)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
-        result = error = None
+        finally:
+            result = error = None
         if errand is not None:
             try:
                 result = errand()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+import gc
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import Any
 
+import pytest
 import trio
 
 from kbroker.turns import (
@@ -16,6 +20,7 @@ from kbroker.turns import (
     do_errands,
     each,
     finish,
+    finish_errands,
     is_long,
     one_at_a_time,
     under_way,
@@ -140,3 +145,37 @@ async def test_an_answer_that_waits_is_not_long() -> None:
     assert not is_long(waiting)
     assert not is_long("an answer")
     await waiting
+
+
+class Large:
+    """What an errand had in hand when it failed."""
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+async def test_an_errand_that_fails_leaves_nothing_behind(goes_on: bool) -> None:
+    """At once, not when Python looks for circles: that may be a thousand failures later."""
+    left: list[weakref.ref[Large]] = []
+
+    def errand() -> None:
+        large = Large()
+        left.append(weakref.ref(large))
+        raise ValueError
+
+    def work() -> Errands[int]:
+        try:
+            yield errand
+        except ValueError:
+            pass
+        if goes_on:
+            yield None
+        return 1
+
+    async def offload(work: Callable[[], Any]) -> Any:
+        return work()
+
+    gc.disable()
+    try:
+        assert await finish_errands(work(), None, offload) == do_errands(work()) == 1
+        assert [ref() for ref in left] == [None, None]
+    finally:
+        gc.enable()

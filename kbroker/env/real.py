@@ -89,8 +89,27 @@ class ThreadOffload:
         self._limiter = trio.CapacityLimiter(threads_max)
 
     async def __call__(self, work: Callable[[], T]) -> T:
-        """Run work in a thread; its result or exception is ours."""
-        return await trio.to_thread.run_sync(work, limiter=self._limiter)
+        """Run work in a thread; its result or exception is ours.
+
+        An exception holds what work had in hand, megabytes maybe, and all frames that it came through. None of them may
+        hold it, as trio's do: such circles stay until Python looks for them.
+        """
+        outcome: list[tuple[T | None, Exception | None]] = []
+        await trio.to_thread.run_sync(_attempt, work, outcome, limiter=self._limiter)
+        result, error = outcome.pop()
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error
+        return result  # type: ignore[return-value]
+
+
+def _attempt(work: Callable[[], T], outcome: list[tuple[T | None, Exception | None]]) -> None:
+    try:
+        outcome.append((work(), None))
+    except Exception as error:
+        outcome.append((None, error))
 
 
 def raise_file_limit() -> int | None:

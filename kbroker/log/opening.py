@@ -102,7 +102,7 @@ def run_some(openings: Sequence[Opening]) -> list[tuple[Opening, Outcome]]:
         try:
             outcomes.append((opening, opening.run()))
         except (OSError, KafkaError, Stopped) as error:
-            outcomes.append((opening, error))
+            outcomes.append((opening, error.with_traceback(None)))  # which holds this list, and all that was read
         except Exception as error:  # a bug, brought to light by what is on the disk: no reason to refuse all the others
             log.exception("%s could not be opened", opening.directory)
             outcomes.append((opening, LogOffline(f"{opening.directory}: {error!r}")))

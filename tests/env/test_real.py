@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import gc
 import os
 import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +70,30 @@ def test_a_small_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "small.tmp").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left on device: .*small'"):
         RealDisk(str(tmp_path), Features()).write_atomic("small", b"x", sync=False)
+
+
+async def test_what_failed_in_a_thread_leaves_nothing_behind(tmp_path: Path) -> None:
+    """At once, not when Python looks for circles: a client can make megabytes fail a thousand times before."""
+
+    class Large:
+        pass
+
+    left: list[weakref.ref[Large]] = []
+
+    def work() -> None:
+        large = Large()
+        left.append(weakref.ref(large))
+        raise ValueError
+
+    env = real_env(str(tmp_path))
+    gc.disable()
+    try:
+        with contextlib.suppress(ValueError):
+            await env.offload(work)
+        await trio.lowlevel.checkpoint()
+        assert left[0]() is None
+    finally:
+        gc.enable()
 
 
 async def test_offload_runs_in_another_thread_and_brings_back_results_and_errors(tmp_path: Path) -> None:
