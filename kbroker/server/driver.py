@@ -15,6 +15,7 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
 import trio
 
@@ -33,6 +34,13 @@ DISCARD_MAX = 16  # receives, before closing on a client that goes on sending
 log = logging.getLogger("kbroker.connection")
 
 
+class Complain(Protocol):
+    """Tells people of something, unless it was told too often already."""
+
+    def __call__(self, line: str, level: int = logging.INFO, failure: BaseException | None = None) -> None:
+        """level: of the log; ERROR where it is not the client's fault. failure: to be told with its traceback."""
+
+
 class House:
     """What all connections of a listener share: the nursery of their tasks, bounds, and whom to tell."""
 
@@ -43,10 +51,10 @@ class House:
         nursery: trio.Nursery,
         requests: RequestMemory,
         answers: AnswerMemory,
-        complain: Callable[[str, BaseException | None], None],
+        complain: Complain,
         closed: Callable[[Driver], None],
     ) -> None:
-        """complain: told, in a line for people, of a client that breaks the protocol, or of a failure of our own.
+        """complain: told of a client that breaks the protocol, of a disk that fails, of a failure of our own.
 
         closed: told of each connection that is closed.
         """
@@ -89,7 +97,7 @@ class Driver:
         try:
             self.stream.watch(self.step, self.house.nursery)
         except OSError as error:
-            self.house.complain(f"closing the connection from {self.core.peer}: it cannot be watched: {error}", None)
+            self.house.complain(f"closing the connection from {self.core.peer}: it cannot be watched: {error}")
             self.close()
 
     def step(self) -> bool:
@@ -132,7 +140,7 @@ class Driver:
 
     def evict(self, reason: str) -> None:
         """Close, as all connections together take too much memory, and this one has done so for longest."""
-        self.house.complain(f"closing the connection from {self.core.peer}: {reason}", None)
+        self.house.complain(f"closing the connection from {self.core.peer}: {reason}")
         self.close()
 
     def look(self, elapsed_s: float, idle_max_s: float) -> str | None:
@@ -270,14 +278,16 @@ class Driver:
     # -- ends ---------------------------------------------------------------------------------------------------------
 
     def _tell(self, failure: Exception) -> None:
+        closing = f"closing the connection from {self.core.peer}"
         if isinstance(failure, ProtocolError | CloseConnection):
-            self.house.complain(f"closing the connection from {self.core.peer}: {failure}", None)
+            self.house.complain(f"{closing}: {failure}")
         else:
-            self.house.complain(f"closing the connection from {self.core.peer} after a failure of our own", failure)
+            self.house.complain(f"{closing} after a failure of our own", logging.ERROR, failure)
         failure.__traceback__ = failure.__context__ = None  # they hold the frame that was being handled
 
     def _tell_of_disk(self, error: OSError) -> None:
-        log.error("closing the connection from %s: reading for it failed: %s", self.core.peer, error)
+        text = f"closing the connection from {self.core.peer}: reading for it failed: {error}"
+        self.house.complain(text, logging.ERROR)
 
     def _discard(self) -> None:
         """Receive what has arrived, for nothing: closing over it would be a reset, and take the last answers away."""

@@ -23,7 +23,7 @@ from kbroker.server.driver import Driver, House
 from kbroker.server.memory import AnswerMemory, RequestMemory
 
 REAPER_INTERVAL_S = 10.0
-COMPLAINTS_MAX = 10  # log lines about clients' mistakes between two rounds of the reaper
+COMPLAINTS_MAX = 10  # log lines of one level between two rounds of the reaper
 
 log = logging.getLogger("kbroker.listener")
 
@@ -49,7 +49,7 @@ class Server:
         self.drivers: dict[Driver, None] = {}
         self._scratch = Scratch()
         self._per_address: Counter[str] = Counter()
-        self._complaints = 0
+        self._complaints: Counter[int] = Counter()  # by level, since the reaper's last round
 
     async def run(self) -> None:
         """Accept until cancelled. Every task of a connection lives in a nursery of this call."""
@@ -75,7 +75,7 @@ class Server:
             ("max.connections.per.ip", self._per_address[address]),
         ):
             if used >= config.get_int(limit):
-                self._complain(f"refusing a connection from {address}: {limit} is {config.get_int(limit)}", None)
+                self._complain(f"refusing a connection from {address}: {limit} is {config.get_int(limit)}")
                 return False
         return True
 
@@ -93,19 +93,23 @@ class Server:
         if not self._per_address[address]:
             del self._per_address[address]
 
-    def _complain(self, line: str, failure: BaseException | None) -> None:
-        """Log what a client did wrong, or what failed here, but not the ten-thousandth time in a row."""
-        self._complaints += 1
-        if self._complaints <= COMPLAINTS_MAX:
-            log.log(logging.ERROR if failure else logging.INFO, "%s", line, exc_info=failure)
+    def _complain(self, line: str, level: int = logging.INFO, failure: BaseException | None = None) -> None:
+        """Log what a client did wrong, or what failed here, but not the ten-thousandth time in a row.
+
+        Each level has its own bound: no crowd of mistaken clients hides a failure of ours.
+        """
+        self._complaints[level] += 1
+        if self._complaints[level] <= COMPLAINTS_MAX:
+            log.log(level, "%s", line, exc_info=failure)
 
     async def _reap(self) -> None:
         while True:
             await self.services.env.clock.sleep(REAPER_INTERVAL_S)
             self.look_round(REAPER_INTERVAL_S)
-            if self._complaints > COMPLAINTS_MAX:
-                log.info("closed or refused %d more connections for such reasons", self._complaints - COMPLAINTS_MAX)
-            self._complaints = 0
+            for level, number in self._complaints.items():
+                if number > COMPLAINTS_MAX:
+                    log.log(level, "closed or refused %d more connections for such reasons", number - COMPLAINTS_MAX)
+            self._complaints.clear()
 
     def look_round(self, elapsed_s: float) -> None:
         """Another elapsed_s seconds have passed: close the connections that have been quiet for too long."""
@@ -113,6 +117,6 @@ class Server:
         for driver in list(self.drivers):
             reason = driver.look(elapsed_s, idle_max_s)
             if reason is not None:
-                self._complain(f"closing the connection from {driver.core.peer}: {reason}", None)
+                self._complain(f"closing the connection from {driver.core.peer}: {reason}")
                 driver.close()
         self.requests.look_round()

@@ -18,7 +18,7 @@ from kbroker.env import Net
 from kbroker.env.features import Features
 from kbroker.server.connection import FRAMES_MAX, SEND_MAX
 from kbroker.server.driver import LAST_WORDS_S, UNREAD_MAX_S, Driver
-from kbroker.server.listener import REAPER_INTERVAL_S, Server
+from kbroker.server.listener import COMPLAINTS_MAX, REAPER_INTERVAL_S, Server
 from kbroker.server.memory import HELD_MAX_S, AnswerMemory, RequestMemory
 from kbroker.testing.client import BareClient
 from kbroker.testing.net import MemoryNetwork
@@ -222,6 +222,18 @@ async def test_a_failure_of_our_own_costs_one_connection(
         await good.stream.send([heartbeat(7)])
         assert await ids(good, 1) == [7]
     assert "a bug" in caplog.text
+
+
+async def test_no_crowd_of_mistaken_clients_hides_a_failure_of_our_own(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with house(make_net(MEMORY), Handlers().apis()) as home:
+        for last in (*[framed(b"bad")] * 3 * COMPLAINTS_MAX, heartbeat(1, "fail")):
+            client = await home.client()
+            await client.stream.send([last])
+            assert await is_hung_up_on(client)
+    told = [record for record in caplog.records if record.name == "kbroker.listener"]
+    assert len(told) == COMPLAINTS_MAX + 1
+    assert told[-1].levelname == "ERROR" and told[-1].exc_info is not None
 
 
 @pytest.mark.parametrize("world", [MEMORY, REAL])  # without epoll, trio's own exceptions go round in circles
