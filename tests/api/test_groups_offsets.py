@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kafka_wire.codegen import encode
 from kafka_wire.errors import ErrorCode
-from kafka_wire.messages.group_admin import DescribeGroupsRequest
+from kafka_wire.messages.group_admin import DescribeGroupsRequest, ListGroupsRequest
 from kafka_wire.messages.group_offsets import (
     OffsetCommitRequest,
     OffsetCommitRequestTopic,
@@ -134,6 +134,17 @@ async def test_offsets_of_a_deleted_topic_are_gone_for_good() -> None:
     async with memory_broker(topics={"t": 1}, machine=machine) as broker, broker.client() as client:
         assert await committed(client, "g") == (-1, "", 0)
         assert await committed(client, "g", topic="u") == (8, "", 0)
+
+
+async def test_a_group_outlives_the_topic_of_its_only_offsets() -> None:
+    """Until housekeeping comes round, as in Kafka."""
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        await find(client, "g")
+        await commit(client, "g", 7)
+        await client.call(DeleteTopicsRequest(topic_names=["t"], timeout_ms=5000), 5)
+        assert await committed(client, "g") == (-1, "", 0)
+        await wait_all_tasks_blocked(0.05)  # the offsets are removed
+        assert [each.group_id for each in (await client.call(ListGroupsRequest(), 4)).groups] == ["g"]
 
 
 async def delete(client: BareClient, group: str, *places: tuple[str, int]) -> Any:

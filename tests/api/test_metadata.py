@@ -117,6 +117,23 @@ async def test_topics_by_id() -> None:
             assert [(t.name, t.error_code) for t in response.topics] == [("t", 0), (None, ErrorCode.UNKNOWN_TOPIC_ID)]
 
 
+async def test_a_topic_named_twice_is_described_once() -> None:
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        for version in (1, 9, 12):
+            response = await client.call(MetadataRequest(topics=[*asked("t"), *asked("t")]), version)
+            assert [(t.name, t.error_code) for t in response.topics] == [("t", 0)]
+
+
+@pytest.mark.parametrize("version", [10, 11])
+async def test_versions_that_may_not_ask_by_id_are_refused_and_the_connection_goes_on(version: int) -> None:
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        for name in (None, "t"):
+            wanted = [MetadataRequestTopic(topic_id=b"?" * 16, name=name)]
+            response = await client.call(MetadataRequest(topics=wanted), version)
+            assert {t.error_code for t in response.topics} == {ErrorCode.INVALID_REQUEST}
+        assert (await client.call(MetadataRequest(topics=asked("t")), version)).topics[0].error_code == 0
+
+
 async def test_R8_leader_epochs_rise_with_every_start_and_never_fall() -> None:
     machine = Machine()
     epochs, ids = [], []
