@@ -83,8 +83,10 @@ def check_batch(batch: WritableBuffer, header: BatchHeader, config: TopicConfig)
         _check_codec(attributes & 7, batch)
     if count <= 0 or count != delta + 1:
         _refuse(ErrorCode.INVALID_RECORD, f"{count} records cannot have the last offset delta {delta}")
-    if not attributes & 7 and count * RECORD_SIZE_MIN > length + 12 - _RECORDS_AT:
-        _refuse(ErrorCode.INVALID_RECORD, f"{count} records cannot lie in {length + 12 - _RECORDS_AT} bytes")
+    packed = length + 12 - _RECORDS_AT
+    room = _unpacked_max(packed, config) if attributes & 7 else packed
+    if count * RECORD_SIZE_MIN > room:
+        _refuse(ErrorCode.INVALID_RECORD, f"{count} records cannot lie in {room} bytes")
     if attributes & 0x20:
         _refuse(ErrorCode.INVALID_RECORD, "clients may not write control batches")
     if producer_id >= 0:
@@ -94,6 +96,12 @@ def check_batch(batch: WritableBuffer, header: BatchHeader, config: TopicConfig)
             _refuse(ErrorCode.INVALID_PRODUCER_EPOCH, f"producer {producer_id} sent the epoch {producer_epoch}")
     elif attributes & 0x10:
         _refuse(ErrorCode.INVALID_RECORD, "a transactional batch has no producer id")
+
+
+def _unpacked_max(packed: int, config: TopicConfig) -> int:
+    """What so many compressed bytes may be at most, decompressed."""
+    most = max(config.max_message_bytes, BATCH_BYTES_MIN)
+    return min(GROWTH_MAX * most, max(most, RATIO_MAX * packed))
 
 
 def first_batch(data: WritableBuffer) -> tuple[WritableBuffer, BatchHeader]:
@@ -268,8 +276,7 @@ class Rules:
         codec = header.compression
         if codec == codecs.NONE:
             return packed
-        most = max(self.config.max_message_bytes, BATCH_BYTES_MIN)
-        most = min(GROWTH_MAX * most, max(most, RATIO_MAX * len(packed)))
+        most = _unpacked_max(len(packed), self.config)
         try:
             if len(packed) <= AT_ONCE_BYTES:
                 try:

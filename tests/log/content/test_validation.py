@@ -117,6 +117,19 @@ def test_what_is_just_allowed() -> None:
         append(exact, b"abcd")
 
 
+@pytest.mark.parametrize("codec", range(5))
+def test_a_count_that_no_bytes_could_hold_moves_no_offset(codec: int) -> None:
+    """Not even compressed: decompressed, a batch may have so many bytes, and a record needs seven."""
+    log = open_log(new_disk(), kbroker_produce_validate="header")
+    data = batch(b"a" * 50, compression=codec)
+    struct.pack_into(">i", data, 23, 2**31 - 2)
+    struct.pack_into(">i", data, 57, 2**31 - 1)
+    with pytest.raises(KafkaError) as caught:
+        log.append(sealed(data), leader_epoch=0, now_ms=NOW)
+    assert caught.value.code is ErrorCode.INVALID_RECORD
+    assert log.end.value == 0
+
+
 @given(st.binary(max_size=200))
 def test_B4_arbitrary_bytes_are_refused(data: bytes) -> None:
     log = open_log(new_disk())
