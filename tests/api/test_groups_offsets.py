@@ -22,6 +22,7 @@ from kafka_wire.messages.group_offsets import (
     OffsetFetchRequestTopic,
     OffsetFetchRequestTopics,
 )
+from kafka_wire.messages.groups import JoinGroupResponse
 from kafka_wire.messages.internal import ConsumerProtocolSubscription
 from kafka_wire.messages.topics import DeleteTopicsRequest
 from kbroker.testing.broker import Machine, memory_broker
@@ -144,6 +145,7 @@ async def test_a_group_outlives_the_topic_of_its_only_offsets() -> None:
         await client.call(DeleteTopicsRequest(topic_names=["t"], timeout_ms=5000), 5)
         assert await committed(client, "g") == (-1, "", 0)
         await wait_all_tasks_blocked(0.05)  # the offsets are removed
+        await leave(client, "g", JoinGroupResponse(member_id="stranger"))  # changes nothing of that
         assert [each.group_id for each in (await client.call(ListGroupsRequest(), 4)).groups] == ["g"]
 
 
