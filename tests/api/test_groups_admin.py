@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import trio
 
 from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.configs import (
@@ -136,7 +137,11 @@ async def test_a_consumer_group_from_joining_to_a_restart(version: int) -> None:
         assert (given.topic_id, given.partitions) == (await topic_id_of(client, "t"), [0, 1, 2])
         assert await commit(client, "g", 5, version=9) == ErrorCode.UNKNOWN_MEMBER_ID
     async with memory_broker(topics={"t": 3}, machine=machine) as broker, broker.client() as client:
-        again = await beat(client, joined.member_epoch, version=version)
+        with trio.fail_after(30):
+            while (again := await beat(client, joined.member_epoch, version=version)).error_code == (
+                ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
+            ):
+                pass
         assert (again.error_code, again.member_epoch) == (0, joined.member_epoch)
         request = ConsumerGroupDescribeRequest(group_ids=["g", "none"], include_authorized_operations=False)
         known, unknown = (await client.call(request, version)).groups
