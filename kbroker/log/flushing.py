@@ -1,4 +1,4 @@
-"""What one flush makes durable: the work of a worker, in an order that holds at every crash.
+"""What a flush, or a truncation, makes durable: the work of a worker, in an order that holds at every crash.
 
 Order (L3, L6): the batches of closed segments with their indexes and the producer snapshots at their ends (the only
 trace of some producers once the segments are deleted), the active segment's batches, the epoch checkpoint when it
@@ -15,9 +15,39 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from kbroker.env import Disk, Handle
+from kbroker.log import recovery
 from kbroker.log.checkpoints import FSYNC_FAILED
+from kbroker.log.derived.producers import ProducerStates
 from kbroker.log.derived.snapshots import snapshot_path
 from kbroker.log.segment import Segment
+
+
+class Settling(NamedTuple):
+    """What makes a truncation final: until it is durable, a power failure could mix batches that were cut with those
+    written in their place; and the producers are known when the batches that are left have been read.
+    """
+
+    disk: Disk
+    directory: str
+    active: Handle
+    segments: list[Segment]  # twins, which nobody else has
+    snapshots: list[int]  # offsets, in order
+
+    def run(self) -> tuple[ProducerStates, list[int]]:
+        """In a worker: the producers, and the offsets of the snapshots that are good. May raise OSError."""
+        try:
+            self.active.sync()
+            self.disk.sync_dir(self.directory)
+        except OSError:
+            note_failure(self.disk, self.directory)
+            raise
+        producers = ProducerStates()
+        try:
+            good = recovery.restore_producers(self.disk, self.directory, self.segments, producers, self.snapshots)
+            return producers, good
+        finally:
+            for segment in self.segments:
+                segment.close()
 
 
 class Flush(NamedTuple):
@@ -36,7 +66,7 @@ class Flush(NamedTuple):
         try:
             return self._sync()
         except OSError:
-            self._note_failure()  # here, not when the event loop hears of it: the process may be dead by then
+            note_failure(self.disk, self.directory)  # here: the process may be dead when the event loop hears of it
             raise
 
     def _sync(self) -> OSError | None:
@@ -59,12 +89,13 @@ class Flush(NamedTuple):
             self.disk.sync_dir("")
         return None
 
-    def _note_failure(self) -> None:
-        """The page cache may hold what no fsync will ever write (L2)."""
-        try:
-            self.disk.write_atomic(f"{self.directory}/{FSYNC_FAILED}", b"", sync=False)
-        except OSError:
-            pass
+
+def note_failure(disk: Disk, directory: str) -> None:
+    """An fsync failed: the page cache may hold what no other will ever write (L2)."""
+    try:
+        disk.write_atomic(f"{directory}/{FSYNC_FAILED}", b"", sync=False)
+    except OSError:
+        pass
 
 
 def paths_of(directory: str, closed: Iterable[Segment]) -> Iterator[str]:

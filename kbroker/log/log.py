@@ -13,7 +13,8 @@
              oldest record       recovery point        next offset
 
 State changes in `def`, so an append is atomic: it writes once, then notes what it wrote, which cannot fail (L1). Only
-`flush` waits: it syncs files in a worker and then moves `flushed` (L3). After an error of the disk that leaves the
+`flush` and `settle` wait: one syncs files in a worker and then moves `flushed` (L3), the other makes a truncation
+durable, before which nothing may be appended in the place of what was cut. After an error of the disk that leaves the
 file in doubt the log is `offline` until it is reopened and rescanned (L2).
 
 Nobody else changes a log. What stands in other files decides, and is told values: `retention` says what is too old,
@@ -43,8 +44,8 @@ from kbroker.log.content.lookup import Found
 from kbroker.log.content.validation import Rules
 from kbroker.log.derived.epochs import FILE_NAME as EPOCHS
 from kbroker.log.derived.snapshots import Snapshots, snapshot_path
-from kbroker.log.errors import LogClosed, LogOffline, LogTruncated
-from kbroker.log.flushing import Flush, paths_of
+from kbroker.log.errors import CorruptLog, LogClosed, LogOffline, LogTruncated
+from kbroker.log.flushing import Flush, Settling, paths_of
 from kbroker.log.recovery import Crash, End, Progress, Recovered
 from kbroker.log.segment import Segment, WritableBuffer, file_stem, tick
 from kbroker.turns import Errands
@@ -74,7 +75,8 @@ class PartitionLog:
     __slots__ = (
         "disk", "directory", "topic_id", "config", "start_offset", "end", "flushed", "epochs", "producers", "segments",
         "size", "offline", "high_watermark", "is_created", "_on_due", "_snapshots", "_deleted", "_recent", "_released",
-        "rules", "flushes", "unread", "_flushing", "_dirty_since_ms", "_cuts", "_named", "_is_metadata_synced",
+        "rules", "flushes", "unread", "_flushing", "_dirty_since_ms", "_cuts", "_unsettled",
+        "_named", "_is_metadata_synced",
     )  # fmt: skip
 
     def __init__(
@@ -110,6 +112,7 @@ class PartitionLog:
         self._flushing: trio.Event | None = None  # rings when the flush under way ends; None: none is
         self._dirty_since_ms: int | None = None  # when the oldest batch came that no flush covers
         self._cuts = 0  # truncations so far: a flush that one overtook proves nothing
+        self._unsettled = 0  # the number of the truncation that `settle` has yet to finish; 0: none
         self._named = -1  # base offset of the newest segment whose directory entry is durable
         # an empty log that begins above 0 has yet to make its first segment's name durable
         self._is_metadata_synced = recovery_point > 0 and found.is_created
@@ -180,10 +183,13 @@ class PartitionLog:
 
         header: of a batch that `rules` has let pass; without it the batch is checked here, records and all.
         Raises KafkaError for what is wrong with the batch or its sequence, KAFKA_STORAGE_ERROR when the disk is full
-        (the log goes on when there is space), LogOffline for any other trouble with the disk.
+        (the log goes on when there is space), LogTruncated while a truncation is not settled, LogOffline for any other
+        trouble with the disk.
         """
         if self.offline is not None:
             raise self.offline.again()
+        if self._unsettled:
+            self.check_settled()
         if header is None:
             batch, header = self.rules.check(batch, now_ms)
         append_time_ms = -1
@@ -317,8 +323,10 @@ class PartitionLog:
     def roll(self) -> Segment:
         """Close the active segment and begin the next at the log's end. An empty one stays.
 
-        The closed one is made durable by the next flush. Raises KafkaError when the disk refuses; nothing changes then.
+        The closed one is made durable by the next flush. Raises KafkaError when the disk refuses, LogTruncated while a
+        truncation is not settled; nothing changes then.
         """
+        self.check_settled()
         old = self.segments[-1]
         if not old.size:
             return old
@@ -449,7 +457,7 @@ class PartitionLog:
     # shrinking
 
     def truncate_to(self, offset: int) -> None:
-        """Cut everything at and above an offset: a follower that diverged. Blocks on the disk.
+        """Cut everything at and above an offset: a follower that diverged. `settle` must follow.
 
         Slices may change under their readers. Whoever waits for `end` or `flushed` gets LogTruncated, and finds new
         ones here. Raises LogOffline when the disk refuses.
@@ -461,10 +469,55 @@ class PartitionLog:
             self._cut_end(offset)
             self._cut_derived(self.active.next_offset)
         except OSError as error:
-            raise self.fail(LogOffline(f"{self.directory} cannot be cut to {offset}: {error}")) from error
+            raise self._cut_failed(error) from error
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it may grow: no truncation is waiting for the disk."""
+        return not self._unsettled
+
+    def check_settled(self) -> None:
+        """Raise LogTruncated while a truncation is not settled."""
+        if self._unsettled:
+            raise LogTruncated(f"{self.directory} was cut to {self.end.value}, and that is not durable yet")
+
+    async def settle(self, offload: Offload) -> None:
+        """Finish a truncation, after which the log may grow again: what was cut stays so, and the producers are those
+        of the batches that are left (P2). Wait for a worker that reads and syncs. Nothing to do: returns at once.
+
+        Raises LogOffline when the disk refuses. One that is cancelled is to be called again.
+        """
+        while self._unsettled:
+            self.check_online()
+            cut, settling = self._unsettled, self._settling()
+            seen_ms = max((producer.seen_ms for producer in self.producers.by_id.values()), default=-1)
+            try:
+                producers, snapshots = await offload(settling.run)
+            except CorruptLog as error:  # or it was cut again meanwhile
+                if cut == self._unsettled:
+                    raise self.fail(error) from error
+                continue
+            except OSError as error:
+                raise self._cut_failed(error) from error
+            if cut == self._unsettled:
+                producers.touch(seen_ms)
+                self.producers = producers
+                self._snapshots.adopt(snapshots)
+                self._unsettled = 0
+
+    def _settling(self) -> Settling:
+        try:
+            handle = self.active.file.handle
+        except OSError as error:
+            raise self._cut_failed(error) from error
+        parts = [segment.apart() for segment in self.segments]
+        return Settling(self.disk, self.directory, handle, parts, list(self._snapshots.offsets))
+
+    def _cut_failed(self, error: OSError) -> LogOffline:
+        return self.fail(LogOffline(f"{self.directory} cannot be cut: {error}"))
 
     def _cut_end(self, offset: int) -> None:
-        """Remove all batches at and above offset, durably."""
+        """Remove all batches at and above offset."""
         while len(self.segments) > 1 and self.active.base_offset >= offset:
             self._remove_segment(len(self.segments) - 1)
         last = self.active
@@ -476,12 +529,11 @@ class PartitionLog:
             last.truncate_to(offset, self.config.index_interval_bytes)
             last.is_closed = last.is_synced = False
             self.size += last.size
-            last.file.sync()  # else a power failure could mix old batches with those written in their place
-        self.disk.sync_dir(self.directory)
 
     def _cut_derived(self, end: int) -> None:
-        """The segments end lower now: let all else follow."""
+        """The segments end lower now: let all else follow, but for the producers, for which batches must be read."""
         self._cuts += 1
+        self._unsettled = self._cuts
         old_end, old_flushed = self.end, self.flushed
         self.end, self.flushed = Watermark(end), Watermark(min(old_flushed.value, end))
         truncated = LogTruncated(f"{self.directory} was cut from {old_end.value} to {end}")
@@ -491,9 +543,6 @@ class PartitionLog:
         self.start_offset = min(self.start_offset, end)  # it may have been inside the batch that is cut
         self.epochs.truncate_end(end)
         self._snapshots.truncate(end)
-        snapshots = self._snapshots.offsets
-        snapshots = recovery.restore_producers(self.disk, self.directory, self.segments, self.producers, snapshots)
-        self._snapshots.adopt(snapshots)
         if self.is_created:
             self.epochs.save(self.disk, self.directory)
 
@@ -517,6 +566,8 @@ class PartitionLog:
         Returns how many, no more than one turn of the event loop may take: call again until it is none. `take_deleted`
         has their files. May raise OSError, KafkaError.
         """
+        if self._unsettled:
+            return 0
         count = retention.count_expired(self.segments, self.start_offset, self.config, now_ms, bound, DELETED_AT_ONCE)
         if count == len(self.segments):  # all of it: there must be one to go on with
             if self.active.size:
@@ -673,9 +724,10 @@ class PartitionLog:
         """Write what the next open would otherwise have to find out: indexes, snapshot, epochs. No append may follow.
 
         A small log without producers needs no snapshot: one that is killed later is soon read again. Returns where it
-        ends, for the next open. Raises LogOffline, OSError.
+        ends, for the next open. Raises LogOffline, LogTruncated, OSError.
         """
         self.check_online()
+        self.check_settled()
         active = self.segments[-1]
         active.finish()
         has_much = len(self.producers) or active.size > REREAD_BYTES_MAX
@@ -705,6 +757,7 @@ class PartitionLog:
         end = None
         try:
             if clean and self.offline is None and self.is_created:
+                await self.settle(offload)
                 end = self.finish()
                 await self.sync(offload)
             return end

@@ -418,7 +418,6 @@ def restore_producers(
     Returns the offsets of the good snapshots. Damaged ones are removed. May raise OSError, Stopped.
     """
     good, start = list(snapshots), segments[0].base_offset
-    seen_ms = max((producer.seen_ms for producer in producers.by_id.values()), default=-1)
     producers.by_id = {}
     while good:
         path = snapshot_path(directory, good[-1])
@@ -436,7 +435,6 @@ def restore_producers(
         for header in _headers_from(segments, start, progress or Progress()):
             if header.producer_id >= 0:
                 producers.update(header, header.base_offset)
-    producers.touch(seen_ms)
     return good
 
 

@@ -395,6 +395,12 @@ class Segment:
         _, self.next_offset = self.indexes.scan(batches, at, self.base_offset, interval)
         self.indexes.trim(self.disk)
 
+    def apart(self) -> Segment:
+        """The same batches under a descriptor of its own, for a worker to read (and to close)."""
+        twin = Segment(self.disk, self.stem, self.base_offset, self.size)
+        twin.next_offset = self.next_offset
+        return twin
+
     def files(self) -> list[str]:
         """The paths of the files there are, the batches' first."""
         paths = [self.path, self.stem + ".index", self.stem + ".timeindex", self.stem + ".txnindex"]

@@ -7,6 +7,7 @@ import gc
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,11 +19,12 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.env import Buffer, real_disk
 from kbroker.env.features import Features
 from kbroker.env.real import real_env
-from kbroker.log.errors import LogOffline
+from kbroker.log.checkpoints import FSYNC_FAILED
+from kbroker.log.errors import LogOffline, LogTruncated
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.testing.disk import MemoryDisk, MemoryFile
-from tests.log.tools import NOW, Worker, append, contents, fill, new_disk, open_log
+from tests.log.tools import NOW, Worker, append, contents, cut_to, fill, new_disk, open_log
 
 T = TypeVar("T")
 
@@ -187,6 +189,7 @@ async def test_no_file_of_a_log_has_two_writers() -> None:
         append(log, leader_epoch=epoch, producer=1, sequence=epoch)
         await log.flush(disk.offload)
         log.truncate_to(log.end.value - 3)
+        await log.settle(disk.offload)
         log.advance_start(epoch * 5)
         log.apply_retention(NOW, log.end.value)
         await log.flush_closed(disk.offload)
@@ -244,6 +247,59 @@ async def test_an_idle_file_closed_amid_a_flush_is_synced_all_the_same() -> None
     assert log.flushed.value == 1 and log.offline is None
 
 
+async def test_a_truncated_log_does_not_grow_before_that_is_durable() -> None:
+    """Nor does the event loop wait for the disk."""
+    disk = new_disk()
+    log, worker = open_log(disk, segment_bytes=1000), Worker()
+    for sequence in range(20):
+        append(log, b"x" * 100, producer=1, sequence=sequence)
+    await log.flush(worker)
+    worker.gate = trio.Event()
+    disk.fail("sync", "*")
+    disk.fail("sync_dir", "*")
+    log.truncate_to(15)
+    assert log.end.value == 15 and log.segments[-1].next_offset == 15
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(log.settle, worker)
+        await wait_all_tasks_blocked()
+        for grow in (partial(append, log), log.roll, log.finish):
+            with pytest.raises(LogTruncated):
+                grow()
+        assert log.apply_retention(NOW + 10**12, log.end.value) == 0
+        log.truncate_to(13)  # once more, meanwhile
+        disk.heal()
+        worker.gate.set()
+    assert append(log, b"y" * 100, producer=1, sequence=13).base_offset == 13
+    assert append(log, b"y" * 100, producer=1, sequence=12).duplicate
+    await log.close(worker)
+
+
+@pytest.mark.parametrize("operation", ["sync", "sync_dir"])
+async def test_L2_a_truncation_that_cannot_be_made_durable_is_told_to_the_next_open(operation: str) -> None:
+    disk = new_disk()
+    log = open_log(disk)
+    fill(log, 10)
+    log.truncate_to(5)
+    disk.fail(operation, "*")
+    with pytest.raises(LogOffline):
+        await log.settle(Worker())
+    assert log.offline is not None and disk.exists("orders-0/" + FSYNC_FAILED)
+
+
+async def test_a_settling_that_is_cancelled_is_done_again() -> None:
+    log, worker = open_log(new_disk()), Worker()
+    fill(log, 10)
+    log.truncate_to(5)
+    worker.gate = trio.Event()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await log.settle(worker)
+    worker.gate.set()
+    assert not log.is_settled
+    await log.close(worker)
+    assert open_log(log.disk).end.value == 5
+
+
 async def test_a_truncation_overtakes_a_flush() -> None:
     log, worker = open_log(new_disk()), Worker()
     worker.gate = trio.Event()
@@ -251,7 +307,7 @@ async def test_a_truncation_overtakes_a_flush() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(log.flush, worker)
         await wait_all_tasks_blocked()
-        log.truncate_to(4)
+        cut_to(log, 4)
         fill(log, 6)
         worker.gate.set()
     assert log.flushed.value <= log.end.value == 10

@@ -13,7 +13,7 @@ from kbroker.log.errors import LogOffline, LogTruncated
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.turns import do_errands
-from tests.log.tools import NOW, Worker, append, batch, contents, fill, new_disk, open_log, starts_at
+from tests.log.tools import NOW, Worker, append, batch, contents, cut_to, fill, new_disk, open_log, starts_at
 
 
 def test_offsets_are_assigned_in_order() -> None:
@@ -288,7 +288,7 @@ def test_jitter_makes_a_segment_roll_earlier_and_always_at_the_same_age() -> Non
     ages = set()
     for _ in range(3):
         log = open_log(disk, Crash.PROCESS, segment_ms=10_000, segment_jitter_ms=5_000)
-        log.truncate_to(0)
+        cut_to(log, 0)
         append(log, at=NOW)
         age_ms = next(age_ms for age_ms in range(4_000, 11_000) if _rolls_at(log, age_ms))
         ages.add(age_ms)
@@ -400,7 +400,7 @@ async def test_a_truncation_sends_those_who_wait_for_the_end_to_a_new_one() -> N
         nursery.start_soon(wait_past, 10)
         nursery.start_soon(wait_past, 11)
         await trio.testing.wait_all_tasks_blocked()
-        log.truncate_to(4)
+        cut_to(log, 4)
         assert (log.end.value, log.flushed.value) == (4, 4) and bell.is_set()
         assert (old_end.value, old_flushed.value) == (10, 10), "a watermark never goes back"
         with pytest.raises(LogTruncated):
@@ -422,7 +422,7 @@ def test_L2_a_truncation_that_the_disk_refuses_takes_the_log_offline(operation: 
     fill(log, 20)
     disk.fail(operation, "*")
     with pytest.raises(LogOffline):
-        log.truncate_to(5)
+        cut_to(log, 5)
     assert log.offline is not None
     disk.heal()
     disk.kill()

@@ -23,7 +23,7 @@ from kbroker.log.recovery import Crash
 from kbroker.log.segment import Loading, Segment
 from kbroker.testing.disk import MemoryDisk
 from kbroker.turns import do_errands
-from tests.log.tools import NOW, Worker, batch, contents, fill, new_disk, open_log, producers_of, starts_at
+from tests.log.tools import NOW, Worker, batch, contents, cut_to, fill, new_disk, open_log, producers_of, starts_at
 
 CONFIG = {"segment_bytes": 1500, "index_interval_bytes": 150}
 
@@ -102,7 +102,7 @@ class LogMachine(RuleBasedStateMachine):
     @rule(share=st.floats(0, 1))
     def truncate(self, share: float) -> None:
         target = int(self.start + (self.end - self.start) * share)
-        self.log.truncate_to(target)
+        cut_to(self.log, target)
         self.forget_from(self.log.end.value)
         assert self.end <= target
         self.start = min(self.start, self.end)
@@ -211,7 +211,7 @@ async def test_the_real_disk_with_and_without_each_feature(missing: str | None) 
 def walk_through(disk: Disk) -> None:
     log = open_log(disk, **CONFIG)
     fill(log, 100)
-    log.truncate_to(80)
+    cut_to(log, 80)
     fill(log, 20, first=80)
     log.advance_start(10)
     log.apply_retention(NOW, 100)

@@ -22,6 +22,7 @@ from tests.log.tools import (
     append,
     batch,
     contents,
+    cut_to,
     fill,
     new_disk,
     open_log,
@@ -307,7 +308,7 @@ async def test_P2_truncation_leaves_what_the_rest_of_the_log_says(offset: int) -
             records.assign(data, 0, records.read_header(data), 0, 0)
             model.append(data, leader_epoch=header.leader_epoch, now_ms=NOW)
     await log.flush(Worker())
-    log.truncate_to(offset)
+    cut_to(log, offset)
     assert answers(log) == answers(model)
     assert log.flushed.value <= log.end.value
     disk.power_loss()

@@ -11,7 +11,7 @@ from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.log.segment import Segment
 from kbroker.testing.disk import MemoryDisk
-from tests.log.tools import NOW, Worker, answers, contents, fill, make_durable, new_disk, open_log, starts_at
+from tests.log.tools import NOW, Worker, answers, contents, cut_to, fill, make_durable, new_disk, open_log, starts_at
 
 
 def closed_segment(disk: MemoryDisk, *, lost: str = "nothing") -> Segment:
@@ -55,7 +55,7 @@ def test_indexes_loaded_before_a_truncation_are_not_adopted() -> None:
     loading = segment.loading(300)
     indexes = loading.run()
     size = log.size
-    log.truncate_to(10)
+    cut_to(log, 10)
     fill(log, 10, size=100, first=10)
     assert log.size == size, "it looks the same"
     segment.indexes = None
@@ -145,7 +145,7 @@ async def test_an_index_of_which_only_the_end_is_in_memory_is_as_good_as_any(the
         elif then == "roll":
             log.roll()
         elif then == "truncate":
-            log.truncate_to(425)
+            cut_to(log, 425)
             fill(log, 10, first=425)
             await log.close(Worker())
         disk.kill()

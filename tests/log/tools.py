@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+import pytest
 import trio
 
 from kafka_wire import records
@@ -66,6 +67,17 @@ def open_log(
         recovery_point=recovery_point, start_offset=start_offset, leader_epoch_max=leader_epoch_max, on_due=on_due,
         clean_end=clean_end,
     )  # fmt: skip
+
+
+def cut_to(log: PartitionLog, offset: int) -> None:
+    """Cut a log, and wait until it may grow again."""
+
+    async def at_once(work: Callable[[], T]) -> T:
+        return work()
+
+    log.truncate_to(offset)
+    with pytest.raises(StopIteration):
+        log.settle(at_once).send(None)
 
 
 def end_on(disk: Disk) -> End | None:

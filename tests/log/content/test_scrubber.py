@@ -13,7 +13,7 @@ from kbroker.log.content.scrubber import CHUNK_BYTES, ROUND_SECONDS, Scrubber
 from kbroker.log.log import PartitionLog
 from kbroker.testing.broker import Machine
 from tests.log.content.odd_batches import KAFKA_RECORDS, batch_of
-from tests.log.tools import NOW, append, new_disk, open_log
+from tests.log.tools import NOW, append, cut_to, new_disk, open_log
 
 BAD = KAFKA_RECORDS["more records"]
 
@@ -91,7 +91,7 @@ async def test_a_log_that_is_cut_or_fails_meanwhile_is_left_alone(autojump_clock
     for log in (cut, broken, fine):
         for _ in range(4):
             append(log, b"v")
-    cut.truncate_to(2)
+    cut_to(cut, 2)
     disk.fail("pread", "*.log", times=100)
     async with scrubbing(cut, broken, fine) as scrubber:
         await trio.sleep(2 * ROUND_SECONDS)
