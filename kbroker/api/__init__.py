@@ -1,7 +1,7 @@
 """One handler for each API of Kafka, registered where it is written.
 
 registry.py    which handlers there are        context.py   what a handler is given: Services, Peer, Context
-addresses.py   how a client reaches a broker
+addresses.py   how a client reaches a broker            local_brokers.py   a broker that asks itself
 
 produce.py            fetch.py, with its sessions (fetch_sessions.py) and its waiting (fetch_waits.py)   offsets.py
 metadata.py           topics.py   configs.py   log_dirs.py   producers.py

@@ -15,6 +15,7 @@ import trio
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.api.fetch_sessions import FetchSessions
 from kbroker.cluster.admin import Admin
+from kbroker.cluster.brokers import Brokers
 from kbroker.cluster.image import ClusterImage
 from kbroker.cluster.producer_ids import ProducerIds
 from kbroker.cluster.registration import Registration
@@ -42,6 +43,7 @@ class Services:
     groups: GroupCoordinator
     fetch_sessions: FetchSessions
     producer_ids: ProducerIds
+    brokers: Brokers  # each other broker, and this one
 
     @property
     def admin(self) -> Admin:

@@ -20,6 +20,8 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.api import registry
 from kbroker.api.context import Services
 from kbroker.api.fetch_sessions import FetchSessions
+from kbroker.api.local_brokers import LocalBrokers
+from kbroker.cluster.brokers import Brokers
 from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.producer_ids import ProducerIds
 from kbroker.cluster.registration import BrokerIdentity, BrokerIdInUse, Registration
@@ -120,6 +122,7 @@ class Broker:
     def _assemble(self, logs: LogDirectory, store: CoordinationStore) -> Services:
         """The parts; who is told of what. Nothing runs yet, so what is made later is there when it is called."""
         config, env = self.config, self.env
+        brokers: Brokers = LocalBrokers(lambda: services)
         registration = Registration(
             store,
             env.clock,
@@ -132,7 +135,7 @@ class Broker:
         groups = GroupCoordinator(env, registration, logs, lambda: replicas.config)
         replicas = ReplicaManager(config.node_id, logs, config, {OFFSETS_TOPIC: groups}, lambda: registration.is_proven)
         slots = config.get_int("max.incremental.fetch.session.cache.slots")
-        return Services(
+        services = Services(
             env=env,
             registration=registration,
             logs=logs,
@@ -140,7 +143,9 @@ class Broker:
             groups=groups,
             fetch_sessions=FetchSessions(slots, first_id=1 + env.rng.below(2**30)),
             producer_ids=ProducerIds(registration.admin),
+            brokers=brokers,
         )
+        return services
 
     def _identity(self) -> BrokerIdentity:
         node_id, rack = self.config.node_id, self.config.get_str("broker.rack") or None

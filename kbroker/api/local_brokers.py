@@ -1,0 +1,79 @@
+"""LocalBrokers: a cluster of one broker, which asks itself. Requests go straight to their handlers; no bytes are made.
+
+What is answered at once is answered within the call, so that a transaction on one broker costs no turn of the loop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine
+from types import CoroutineType
+from typing import Any
+
+import trio
+
+from kafka_wire.errors import ErrorCode, KafkaError
+from kbroker.api.context import Context, Peer, Services
+from kbroker.api.registry import APIS
+from kbroker.turns import is_long, under_way
+
+log = logging.getLogger("kbroker.brokers")
+
+
+class LocalBrokers:
+    """This broker as the only one of its cluster; see `cluster/brokers.py` for what is promised."""
+
+    __slots__ = ("_services",)
+
+    def __init__(self, services: Callable[[], Services]) -> None:
+        """services: this broker's, asked for when they are first needed, as they are made after this."""
+        self._services = services
+
+    def ask(self, broker_id: int, request: Any, version: int, timeout_s: float) -> Any | Coroutine[Any, Any, Any]:
+        """The handler's answer. Raises KafkaError."""
+        services = self._services()
+        if broker_id != services.node_id:
+            raise KafkaError(ErrorCode.BROKER_NOT_AVAILABLE, f"there is no broker {broker_id}")
+        api = APIS[type(request).__wire__.key]
+        assert api.version_min <= version <= api.version_max, f"{api.key.name} {version} is not answered here"
+        try:
+            # A peer of its own: what is asked here is in no order with anything else.
+            answer = api.handle(request, Context(services, Peer(("", 0), ("", 0), ""), version, None))
+        except Exception as error:
+            raise _broke_off(error) from error
+        return _arrive(_Answer(answer), timeout_s) if isinstance(answer, CoroutineType) else answer
+
+
+class _Answer:
+    """An answer still to come. One that nobody came to wait for is closed with it: Python would complain."""
+
+    __slots__ = ("coroutine",)
+
+    def __init__(self, coroutine: Any) -> None:
+        self.coroutine = coroutine
+
+    def __del__(self) -> None:
+        if isinstance(self.coroutine, CoroutineType):
+            self.coroutine.close()
+
+
+async def _arrive(answer: _Answer, timeout_s: float) -> Any:
+    """The response. Long work takes its place among that of clients."""
+    try:
+        with trio.move_on_after(timeout_s):
+            if is_long(answer.coroutine):
+                async with under_way():
+                    while is_long(answer.coroutine):
+                        answer.coroutine = await answer.coroutine
+            while isinstance(answer.coroutine, CoroutineType):
+                answer.coroutine = await answer.coroutine
+            return answer.coroutine
+    except Exception as error:
+        raise _broke_off(error) from error
+    raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, f"this broker did not answer itself within {timeout_s:g} s")
+
+
+def _broke_off(error: Exception) -> KafkaError:
+    """A handler that fails closes the connection it was asked on; whoever asks within the broker hears as much."""
+    log.error("a request of this broker to itself failed", exc_info=error)
+    return KafkaError(ErrorCode.NETWORK_EXCEPTION, "this broker could not answer itself")
