@@ -146,6 +146,10 @@ class Runtime(Generic[S]):
         """A core wants something computed in turns."""
         self.start(self._compute, shard, name, compute)
 
+    def on_closing(self, answers: Work[None]) -> None:
+        """A shard is closed, and there are many to be told."""
+        self.start(finish, answers)
+
     async def _compute(self, shard: S, name: str, compute: Compute) -> None:
         """Whatever goes wrong with it stays with its shard."""
         try:

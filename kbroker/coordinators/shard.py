@@ -27,11 +27,13 @@ from kbroker.coordinators.effects import Compute, Effect, Pair, Reply, StateReco
 from kbroker.env import Clock
 from kbroker.log.content.validation import check_batch
 from kbroker.replication.partition import ACKS_ALL, Partition
-from kbroker.turns import Work
+from kbroker.turns import PAUSES_A_TURN, Work, advance, each
 
 CHUNK_RECORDS = 500  # of changes that need not be one batch
 CHUNK_BYTES = 256 * 1024
 BATCH_BYTES_FIXED, RECORD_BYTES_FIXED = 128, 32  # of a batch, and of a record in it, at most
+ANSWERS_STRIDE = 4  # between two pauses: each wakes a task, which sends it
+ANSWERS_A_TURN = ANSWERS_STRIDE * PAUSES_A_TURN
 REPLAY_RECORDS_MIN = 2000  # a log this short is never rewritten
 REPLAY_FACTOR = 4  # else it may hold so many records for each that is live
 
@@ -83,6 +85,9 @@ class Tasks(Protocol):
 
     def on_compute(self, shard: Shard, name: str, compute: Compute) -> None:
         """A core wants something computed in turns."""
+
+    def on_closing(self, answers: Work[None]) -> None:
+        """A shard is closed, and there are many to be told: do this in turns."""
 
 
 class Shard(ABC):
@@ -223,8 +228,12 @@ class Shard(ABC):
         """Do what waits as the high watermark passes it, until nothing waits. Raises when the leadership ends."""
         while self._waiting:
             await self.partition.high_watermark.wait_past(self._waiting[0][0])
+            done = 0
             while self._waiting and self._waiting[0][0] < self.partition.high_watermark.value:
                 self._waiting.popleft()[1]()
+                done += 1
+                if not done % ANSWERS_A_TURN:
+                    await trio.lowlevel.checkpoint()
             if not self._waiting:
                 self._barriers.clear()
 
@@ -261,13 +270,20 @@ class Shard(ABC):
         yield batch
 
     def close(self, code: ErrorCode) -> None:
-        """Serve no longer: who waits is answered with the code. Idempotent."""
+        """Serve no longer, from now on: who waits is answered with the code; very many are in turns. Idempotent."""
         if self.closed is not None:
             return
         self.closed = code
         self._waiting.clear()
-        for effect in self.resign(code):
+        answers = self._answer_all(code)
+        if advance(answers, PAUSES_A_TURN) is None:
+            self._tasks.on_closing(answers)
+
+    def _answer_all(self, code: ErrorCode) -> Work[None]:
+        """Those who wait in cores; the rest of those who wait. Nobody joins them, as the shard is closed."""
+        for number, effect in enumerate(self.resign(code), start=1):
             if isinstance(effect, Reply) and isinstance(effect.to, Ticket):
                 effect.to.answer(effect.response)
-        for ticket in tuple(self.tickets):
-            ticket.answer(ticket.refuse(code))
+            if not number % ANSWERS_STRIDE:
+                yield
+        yield from each(lambda ticket: ticket.answer(ticket.refuse(code)), tuple(self.tickets), ANSWERS_STRIDE)

@@ -90,6 +90,7 @@ class ReplicaManager:
         self._wanted: ClusterImage | None = None  # to be carried out; None: this broker is not registered
         self._target: ClusterImage | None = None  # being carried out, or the last that was, in this registration
         self._carried_out = ClusterImage()
+        self._is_lost = False  # a registration ended, and what it led is still to be resigned
         self._is_torn = False  # a registration ended: `partitions` may be somewhere past _carried_out
         self._opening: dict[tuple[str, int], Opening] = {}
         self._to_open: deque[Opening] = deque()  # those of them that no worker has begun with
@@ -110,12 +111,14 @@ class ReplicaManager:
         self._news.set()
 
     def on_lost(self) -> None:
-        """This broker is not registered any more: lead nothing until an image brings new epochs."""
+        """This broker is not registered any more: lead nothing until an image brings new epochs.
+
+        What is shared with others is refused from now on, as the session is not proven (R14). All are resigned, in
+        turns, before anything else is done here.
+        """
         self._wanted = self._target = None
-        self._is_torn = True
-        for partition in self.partitions.values():
-            partition.resign()
-            self._tell_coordinator(partition)
+        self._is_torn = self._is_lost = True
+        self._news.set()
 
     async def wait_applied(self) -> None:
         """Wait until `partitions` has caught up with the image as it is now. The caller bounds the wait."""
@@ -155,6 +158,8 @@ class ReplicaManager:
         A session that is lost ends it at the next checkpoint: what the image says of leaders holds no longer.
         """
         self._news = trio.Event()
+        if self._is_lost:
+            await self._resign_all()
         target = self._target = self._wanted
         if target is None:
             return False
@@ -169,6 +174,15 @@ class ReplicaManager:
         self._is_torn = False
         self._applied.advance(target.revision)
         return True
+
+    async def _resign_all(self) -> None:
+        """A registration ended: its leaderships do."""
+        self._is_lost = False
+        for done, partition in enumerate(tuple(self.partitions.values()), start=1):
+            partition.resign()
+            self._tell_coordinator(partition)
+            if done % CHUNK == 0:
+                await trio.lowlevel.checkpoint()
 
     async def _report_strays(self) -> None:
         """Logs of topics the cluster does not know are left alone: deleting data needs more than a missing name."""

@@ -9,8 +9,10 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kafka_wire.errors import ErrorCode, KafkaError
+from kbroker.coordinators.shard import ANSWERS_A_TURN, Ticket
 from kbroker.replication.partition import Partition
 from kbroker.testing.broker import Machine
+from tests.api.steps import Steps
 from tests.coordinators.counters import Counter, rig
 
 
@@ -55,6 +57,57 @@ async def test_who_waits_for_a_core_is_answered_when_the_leadership_ends() -> No
             made.partition.resign()
             made.runtime.leading.resign(0)
         assert not made.runtime.leading.shards
+
+
+WAITING = 2_000
+
+
+async def test_B1_very_many_who_wait_are_answered_in_turns_when_the_leadership_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with rig() as made, trio.open_nursery() as nursery:
+        answers: list[ErrorCode] = []
+
+        async def wait(waiting: Any) -> None:
+            answers.append(await waiting)
+
+        async with trio.open_nursery() as waiters:
+            for n in range(WAITING):
+                waiters.start_soon(wait, made.wait(f"c{n % 2}"))
+            await wait_all_tasks_blocked()
+            before = made.shard
+            steps = Steps(nursery)
+            monkeypatch.setattr(Ticket, "answer", steps.counted(Ticket.answer))
+            made.lead(2)
+            assert before.closed == ErrorCode.NOT_COORDINATOR, "at once"
+            assert made.add("a", 1) == 1, "the next leadership does not wait for it"
+        assert answers == [ErrorCode.NOT_COORDINATOR] * WAITING
+        assert steps.longest <= 2 * ANSWERS_A_TURN
+        nursery.cancel_scope.cancel()
+
+
+async def test_B1_very_many_answers_that_are_committed_together_go_out_in_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with rig() as made, trio.open_nursery() as nursery:
+        sums: list[int] = []
+
+        async def wait(waiting: Any) -> None:
+            sums.append(await waiting)
+
+        with monkeypatch.context() as behind:
+            behind.setattr(Partition, "follow_log", lambda self: None)  # a follower is behind
+            async with trio.open_nursery() as waiters:
+                for _ in range(WAITING):
+                    waiters.start_soon(wait, made.add("a", 1))
+                await wait_all_tasks_blocked()
+                steps = Steps(nursery)
+                behind.setattr(Ticket, "answer", steps.counted(Ticket.answer))
+                made.partition.high_watermark.advance(WAITING)
+        assert sorted(sums) == list(range(1, WAITING + 1))
+        assert steps.longest <= 2 * ANSWERS_A_TURN
+        assert made.add("a", 1) == WAITING + 1
+        nursery.cancel_scope.cancel()
 
 
 async def test_R14_a_coordinator_in_doubt_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,10 @@ from kbroker.env import Disk
 from kbroker.log import recovery
 from kbroker.log.checkpoints import OffsetCheckpoint
 from kbroker.log.directory import LogDirectory
-from kbroker.replication.manager import OPENERS, ReplicaManager
+from kbroker.replication.manager import CHUNK, OPENERS, ReplicaManager
 from kbroker.replication.partition import Partition
 from kbroker.testing.broker import Machine
+from tests.api.steps import Steps
 from tests.log.tools import Worker
 
 NODE, OTHER = 1, 2
@@ -108,6 +109,22 @@ async def test_R14_a_session_lost_amid_a_catch_up_leaves_nothing_led() -> None:
         rig.manager.on_lost()
         await trio.testing.wait_all_tasks_blocked()
         assert rig.leading() == 0 and not rig.audience.led
+
+
+async def test_B1_ten_thousand_leaderships_end_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And end before the next registration's begin."""
+    async with running(Rig()) as rig, trio.open_nursery() as nursery:
+        partitions, epochs = 10_000, [1, 2]
+        rig.publish(topic("t", partitions, epochs[0]))
+        await applied(rig)
+        steps = Steps(nursery)
+        monkeypatch.setattr(Partition, "resign", steps.counted(Partition.resign))
+        rig.manager.on_lost()
+        rig.publish(topic("t", partitions, epochs[1]))
+        await applied(rig)
+        assert steps.calls == partitions and steps.longest <= 2 * CHUNK
+        assert rig.leading() == partitions and set(rig.audience.led.values()) == {epochs[1]}
+        nursery.cancel_scope.cancel()
 
 
 async def test_R8_only_the_epochs_of_the_next_registration_are_led_after_a_loss() -> None:
