@@ -9,7 +9,9 @@ The first image that on_image sees shows this broker registered in its new epoch
 leader epoch (R8). A session that is lost ends all leaderships (on_lost); the broker then registers again.
 
 Registration belongs to a data directory: whoever holds its lock may replace the registration of the directory's former
-process at once, without waiting for that session to end. Another directory under the same broker id is refused.
+process at once, without waiting for that session to end. Another directory under the same broker id is refused. So is a
+directory of another cluster than the store's, or of any when the store knows none: a store that has lost its topics
+must not be taken for one that has deleted them.
 """
 
 from __future__ import annotations
@@ -63,6 +65,8 @@ class BrokerIdentity:
     directory_id: str  # stays with the data directory; the caller holds the directory's lock
     endpoints: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # listener -> advertised (host, port)
     rack: str | None = None
+    cluster_id: str = ""  # whose data is in the directory; "": it does not say
+    has_logs: bool = False  # there is data in it
 
 
 class BrokerIdInUse(Exception):
@@ -74,6 +78,18 @@ class BrokerIdInUse(Exception):
             f"broker id {broker.id} is in use by the broker at {where} (data directory {broker.directory_id}); "
             f"if that one is dead, its registration ends within {ttl_s:g} seconds"
         )
+
+
+class OtherCluster(Exception):
+    """The store is not that of the broker's data."""
+
+    def __init__(self, home: str, found: str) -> None:
+        """home: the cluster of the data, "" when it does not say. found: that of the store, "" when it knows none."""
+        super().__init__(
+            f"the broker's data is of {f'cluster {home}' if home else 'a cluster'},"
+            f" the coordination store {f'of cluster {found}' if found else 'knows none'}"
+        )
+        self.home, self.found = home, found
 
 
 class Fenced(Exception):
@@ -144,7 +160,7 @@ class Registration:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be part of the cluster until cancelled. started() when the first image is applied.
 
-        Raises BrokerIdInUse, Fenced, and StoreError when the store fails before started().
+        Raises BrokerIdInUse, OtherCluster, Fenced, and StoreError when the store fails before started().
         """
         started = False
 
@@ -222,6 +238,9 @@ class Registration:
         return image, {entry.key: entry for key in wanted for entry in _found(page.entries, key)}
 
     def _check_identity(self, image: ClusterImage) -> None:
+        home = self.image.cluster_id or self.broker.cluster_id
+        if home != image.cluster_id if home else self.broker.has_logs and not image.cluster_id:
+            raise OtherCluster(home, image.cluster_id)
         other = image.brokers.get(self.broker.id)
         if other is not None and other.directory_id != self.broker.directory_id:
             raise BrokerIdInUse(other, self._ttl_s)

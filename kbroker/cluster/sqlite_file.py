@@ -8,6 +8,9 @@
 WAL with synchronous=FULL: what a transaction answered survives kill -9 and power loss. Beginning and prolonging a
 session is not fsynced: after a power loss the boot id has changed, and every session is over anyway.
 
+The file says that it is a store, and of which version; another program's, a later version's and a damaged one are
+refused as they are.
+
 For transactions on a full disk there is a reserve, free pages in the file and room in the WAL: enough to delete topics,
 or to change how much of them is kept. The files are created with mode 0600 and must lie on a local disk.
 """
@@ -48,15 +51,19 @@ BUSY_S = 5.0  # wait for another process's transaction, at most
 RECENT_MAX = 4_096  # revisions told at once; who is further behind reads the history
 RESERVE_BYTES = 256 * 1024
 
-SCHEMA = """
-create table if not exists meta(name text primary key, value) without rowid;
-create table if not exists kv(key blob primary key, value blob not null, mod integer not null, lease integer not null)
-    without rowid;
-create index if not exists kv_lease on kv(lease) where lease <> 0;
-create table if not exists log(revision integer primary key, events blob not null);
-create table if not exists session(id integer primary key autoincrement, ttl real not null, owner text not null);
-insert or ignore into meta values ('id', lower(hex(randomblob(16)))), ('revision', 0), ('compacted', 0), ('boot', '');
-"""
+APPLICATION_ID = 0x6B62726B  # "kbrk", where SQLite keeps whose file it is
+VERSION = 1
+SCHEMA = (
+    "create table meta(name text primary key, value) without rowid",
+    "create table kv(key blob primary key, value blob not null, mod integer not null, lease integer not null)"
+    " without rowid",
+    "create index kv_lease on kv(lease) where lease <> 0",
+    "create table log(revision integer primary key, events blob not null)",
+    "create table session(id integer primary key autoincrement, ttl real not null, owner text not null)",
+    "insert into meta values ('id', lower(hex(randomblob(16)))), ('revision', 0), ('compacted', 0), ('boot', '')",
+    f"pragma application_id = {APPLICATION_ID}",
+    f"pragma user_version = {VERSION}",
+)
 UPSERT = """insert into kv values (?, ?, ?, ?)
     on conflict(key) do update set value = excluded.value, mod = excluded.mod, lease = excluded.lease"""
 
@@ -90,7 +97,13 @@ class SqliteFile:
     def _prepare(self, boot_id: str) -> None:
         self._db.execute("pragma journal_mode = wal")
         self._db.execute("pragma synchronous = full")
-        self._db.executescript(f"begin immediate; {SCHEMA} commit")
+        with self._transaction():
+            if not self._is_ours():
+                for sql in SCHEMA:
+                    self._db.execute(sql)
+        (told,) = self._db.execute("pragma quick_check(1)").fetchone()
+        if told != "ok":
+            raise Unavailable(f"it is damaged: {told.splitlines()[-1]}")
         self.id = self._meta("id")
         (self._owner,) = self._db.execute("select lower(hex(randomblob(8)))").fetchone()
         self._make_reserve()
@@ -100,6 +113,20 @@ class SqliteFile:
                     self._end(session)
                 self._set_meta("boot", boot_id)
             self._reap()
+
+    def _is_ours(self) -> bool:
+        """Whether there is a store; False for a new file. Raises Unavailable for what is something else."""
+        application, version, tables = (
+            self._db.execute(sql).fetchone()[0]
+            for sql in ("pragma application_id", "pragma user_version", "select count(*) from sqlite_master")
+        )
+        if (application, version, tables) == (0, 0, 0):
+            return False
+        if application != APPLICATION_ID:
+            raise Unavailable("it is the database of another program")
+        if version != VERSION:
+            raise Unavailable(f"it has version {version}: another kbroker wrote it, this one knows {VERSION}")
+        return True
 
     def close(self) -> None:
         """Close the files; idempotent."""
@@ -260,7 +287,7 @@ class SqliteFile:
             return False
         before = self._clock.liveness()
         end = self._heartbeats.end_of(lease)
-        return end <= before or end > self._clock.liveness() + ttl_s  # or it was written on another clock
+        return not before < end <= self._clock.liveness() + ttl_s  # later: it was written on another clock, or damaged
 
     def grant(self, ttl_s: float) -> tuple[int, Heartbeat]:
         """Begin a session; its id, and the way to prolong it."""

@@ -328,6 +328,17 @@ class LogDirectory:
         self._forget_crash(directory)
         self._forget(key)
 
+    def has_logs(self) -> bool:
+        """Whether there is any on the disk. May raise OSError."""
+        return any(self._holds_log(name) for name in self._names_on_disk())
+
+    def _holds_log(self, directory: str) -> bool:
+        try:
+            names = self.env.disk.list_dir(directory)
+        except NotADirectoryError:
+            return False
+        return METADATA in names or any(name.endswith(".log") for name in names)
+
     def on_disk(self) -> list[tuple[str, int, bytes | None]]:
         """(topic, partition, topic id) of every log there is on the disk: to find those of deleted topics."""
         disk = self.env.disk

@@ -24,7 +24,7 @@ from kbroker.api.local_brokers import LocalBrokers
 from kbroker.cluster.brokers import Brokers
 from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.producer_ids import ProducerIds
-from kbroker.cluster.registration import BrokerIdentity, BrokerIdInUse, Registration
+from kbroker.cluster.registration import BrokerIdentity, BrokerIdInUse, OtherCluster, Registration
 from kbroker.cluster.sqlite import open_sqlite
 from kbroker.cluster.store import CoordinationStore, StoreError, Unavailable
 from kbroker.config import BrokerConfig
@@ -32,7 +32,7 @@ from kbroker.env import AddressInUse, Env, Listener
 from kbroker.groups.coordinator import OFFSETS_TOPIC, GroupCoordinator
 from kbroker.log.directory import LogDirectory
 from kbroker.replication.manager import ReplicaManager
-from kbroker.server.identity import StartFailed, directory_id, refuse_foreign
+from kbroker.server.identity import Home, StartFailed, identify, note_cluster, refuse_foreign, wrong_store
 from kbroker.server.listener import Server
 from kbroker.server.memory import AnswerMemory, RequestMemory
 
@@ -94,20 +94,24 @@ class Broker:
     async def serve(
         self,
         logs: LogDirectory,
+        home: Home,
         store: CoordinationStore,
         topics: Iterable[tuple[str, int]],
         on_ready: Callable[[Ready], None],
     ) -> None:
         """Come up and serve until cancelled."""
-        services = self._assemble(logs, store)
+        services = self._assemble(logs, home, store)
         apis = registry.load()
         async with trio.open_nursery() as nursery:
             try:
                 await nursery.start(services.registration.run)
             except BrokerIdInUse as error:
                 raise StartFailed(str(error)) from error
+            except OtherCluster as error:
+                raise wrong_store(self.env, error.home, error.found) from error
             except StoreError as error:
                 raise StartFailed(f"the coordination store cannot be written: {error}") from error
+            note_cluster(self.env, home, services.image.cluster_id)
             await nursery.start(services.groups.run)
             await nursery.start(services.replicas.run)
             await nursery.start(logs.run)
@@ -119,14 +123,14 @@ class Broker:
             bound = {name: listener.address for name, listener in self.listeners.items()}
             on_ready(Ready(services.image.cluster_id, self.config.node_id, bound, self.advertised()))
 
-    def _assemble(self, logs: LogDirectory, store: CoordinationStore) -> Services:
+    def _assemble(self, logs: LogDirectory, home: Home, store: CoordinationStore) -> Services:
         """The parts; who is told of what. Nothing runs yet, so what is made later is there when it is called."""
         config, env = self.config, self.env
         brokers: Brokers = LocalBrokers(lambda: services)
         registration = Registration(
             store,
             env.clock,
-            self._identity(),
+            self._identity(home, logs),
             lambda old, new: replicas.on_image(old, new),
             on_lost=lambda: replicas.on_lost(),
             rng=env.rng,
@@ -147,9 +151,15 @@ class Broker:
         )
         return services
 
-    def _identity(self) -> BrokerIdentity:
-        node_id, rack = self.config.node_id, self.config.get_str("broker.rack") or None
-        return BrokerIdentity(node_id, directory_id(self.env, node_id), self.advertised(), rack)
+    def _identity(self, home: Home, logs: LogDirectory) -> BrokerIdentity:
+        return BrokerIdentity(
+            home.node_id,
+            home.directory_id,
+            self.advertised(),
+            self.config.get_str("broker.rack") or None,
+            cluster_id=home.cluster_id,
+            has_logs=logs.has_logs(),
+        )
 
 
 def _topic_defaults(config: BrokerConfig) -> tuple[int, int]:
@@ -207,13 +217,20 @@ async def run_broker(
         logs.open()
         env.net.when_short(logs.release_least_used)
         try:
+            home = identify(env, config.node_id, is_used=logs.has_logs())
+            if store is None and (home.cluster_id or logs.has_logs()) and not _has_content(env, STORE_FILE):
+                raise wrong_store(env, home.cluster_id, "", STORE_FILE)  # before there is a new one in its place
             async with _store(env, store) as opened:
-                await broker.serve(logs, opened, topics, on_ready)
+                await broker.serve(logs, home, opened, topics, on_ready)
         finally:
             with trio.CancelScope(shield=True):
                 await logs.close()
     finally:
         await broker.unbind()
+
+
+def _has_content(env: Env, path: str) -> bool:
+    return env.disk.exists(path) and env.disk.size(path) > 0
 
 
 @asynccontextmanager

@@ -50,6 +50,65 @@ async def test_no_database_is_an_error(tmp_path: Path, clock: HandClock) -> None
             pass
 
 
+async def test_another_programs_database_and_another_version_are_left_as_they_are(
+    tmp_path: Path, clock: HandClock
+) -> None:
+    other, later = tmp_path / "other.db", tmp_path / "later.db"
+    with sqlite3.connect(other) as db:
+        db.execute("create table kv(notes text)")
+    async with sqlite_at(later, clock) as store:
+        await put(store, b"a", b"1")
+    with sqlite3.connect(later) as db:
+        db.execute("pragma user_version = 2")
+    for path, text in ((other, "another program"), (later, "version 2: another kbroker wrote it")):
+        with sqlite3.connect(path) as db:
+            before = list(db.iterdump())
+        with pytest.raises(Unavailable, match=text):
+            async with sqlite_at(path, clock):
+                pass
+        with sqlite3.connect(path) as db:
+            assert list(db.iterdump()) == before
+
+
+@pytest.mark.parametrize("ends", [b"", b"\0" * 400, b"\xff" * 400, b"\x7f" * 401])
+async def test_where_the_ends_of_sessions_are_lost_no_session_lives_on(
+    ends: bytes, tmp_path: Path, clock: HandClock
+) -> None:
+    """0xff is no number at all: it is neither before nor behind any time."""
+    path = tmp_path / "coord.db"
+    async with sqlite_at(path, clock) as store:
+        lease = await store.grant(60.0)
+        await store.txn([Guard(b"mine", 0)], [Put(b"mine", b"1", lease)])
+        Path(f"{path}-sessions").write_bytes(ends)
+        async with sqlite_at(path, clock) as other:
+            assert await other.get(b"mine") is None
+        assert not await store.refresh(lease)
+
+
+async def test_damage_anywhere_in_the_file_is_told_or_does_no_harm(tmp_path: Path, clock: HandClock) -> None:
+    path = tmp_path / "coord.db"
+    async with sqlite_at(path, clock) as store:
+        for n in range(200):
+            await put(store, b"key/%03d" % n, b"value" * 20)
+        whole = await load(store, b"")
+    data = path.read_bytes()
+    pages = range(0, len(data), 4096)
+    damaged = [data[:at] + bytes(4096) + data[at + 4096 :] for at in pages]
+    damaged += [data[:at] + data[-at - 1 : -at - 4097 : -1] + data[at + 4096 :] for at in pages]
+    damaged += [data[:at] for at in (50, 4096, 4096 * 3, len(data) - 4096, len(data) - 1)]
+    told = 0
+    for content in damaged:
+        for each in tmp_path.iterdir():
+            each.unlink()
+        path.write_bytes(content)
+        try:
+            async with sqlite_at(path, clock) as store:
+                assert await load(store, b"") == whole
+        except Unavailable:
+            told += 1
+    assert told > 20  # most pages are free: room kept for a full disk
+
+
 async def test_two_openers_see_each_others_changes(tmp_path: Path, clock: HandClock) -> None:
     path = tmp_path / "coord.db"
     async with sqlite_at(path, clock) as one, sqlite_at(path, clock) as two:
