@@ -38,14 +38,16 @@ from kbroker.config.topic import TopicConfig
 from kbroker.env import Clock, Disk, FileSlice, Offload
 from kbroker.log import recovery, retention
 from kbroker.log.checkpoints import METADATA, metadata_content
-from kbroker.log.cold import NotInMemory
 from kbroker.log.content import lookup
 from kbroker.log.content.lookup import Found
 from kbroker.log.content.validation import Rules
 from kbroker.log.derived.epochs import FILE_NAME as EPOCHS
+from kbroker.log.derived.producers import Guard
 from kbroker.log.derived.snapshots import Snapshots, snapshot_path
+from kbroker.log.derived.transactions import Marker
 from kbroker.log.errors import CorruptLog, LogClosed, LogOffline, LogTruncated
 from kbroker.log.flushing import Flush, Settling, paths_of
+from kbroker.log.reading import Reading
 from kbroker.log.recovery import Crash, End, Progress, Recovered
 from kbroker.log.segment import Segment, WritableBuffer, file_stem, tick
 from kbroker.turns import Errands
@@ -53,7 +55,6 @@ from kbroker.watermark import Watermark
 
 REREAD_BYTES_MAX = 1024 * 1024  # what an open may have to read for want of a producer snapshot at the log's end
 DELETED_AT_ONCE = 64  # segments: some 5 ms
-POSITIONS_KEPT = 32  # of readers that come back for the next bytes
 LONG_MAX = 2**63 - 1
 NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
@@ -74,7 +75,7 @@ class PartitionLog:
 
     __slots__ = (
         "disk", "directory", "topic_id", "config", "start_offset", "end", "flushed", "epochs", "producers", "segments",
-        "size", "offline", "high_watermark", "is_created", "_on_due", "_snapshots", "_deleted", "_recent", "_released",
+        "size", "offline", "high_watermark", "is_created", "_on_due", "_snapshots", "_deleted", "reading", "_released",
         "rules", "flushes", "unread", "_flushing", "_dirty_since_ms", "_cuts", "_unsettled",
         "_named", "_is_metadata_synced",
     )  # fmt: skip
@@ -107,7 +108,7 @@ class PartitionLog:
         self._on_due = on_due
         self._snapshots = Snapshots(disk, directory, found.snapshots)
         self._deleted: list[str] = []  # paths of files to be removed
-        self._recent: dict[int, tuple[Segment, int]] = {}  # offset -> where its batch begins: ends of recent reads
+        self.reading = Reading(self.segments)
         self._released = 0  # the tick of the last `release_idle`
         self._flushing: trio.Event | None = None  # rings when the flush under way ends; None: none is
         self._dirty_since_ms: int | None = None  # when the oldest batch came that no flush covers
@@ -177,11 +178,18 @@ class PartitionLog:
     # appending
 
     def append(
-        self, batch: WritableBuffer, header: BatchHeader | None = None, *, leader_epoch: int, now_ms: int
+        self,
+        batch: WritableBuffer,
+        header: BatchHeader | None = None,
+        *,
+        leader_epoch: int,
+        now_ms: int,
+        guard: Guard | None = None,
     ) -> Appended:
         """Take one batch from a client, who must not use the buffer meanwhile: offset and epoch are patched into it.
 
         header: of a batch that `rules` has let pass; without it the batch is checked here, records and all.
+        guard: of a transactional batch, as `producers.verification` gave it.
         Raises KafkaError for what is wrong with the batch or its sequence, KAFKA_STORAGE_ERROR when the disk is full
         (the log goes on when there is space), LogTruncated while a truncation is not settled, LogOffline for any other
         trouble with the disk.
@@ -197,7 +205,7 @@ class PartitionLog:
             set_log_append_time(batch, 0, header, now_ms)
             header, append_time_ms = read_header(batch), now_ms
         if header.producer_id >= 0:
-            seen = self.producers.check(header)
+            seen = self.producers.check(header, guard)
             if seen is not None:
                 at = seen.timestamp_ms if append_time_ms >= 0 else -1
                 return Appended(seen.base_offset, seen.last_offset, at, True)
@@ -207,6 +215,26 @@ class PartitionLog:
         if self.unread < 0 and self.rules.leaves_unread:
             self.unread = base_offset
         return Appended(base_offset, base_offset + header.last_offset_delta, append_time_ms, False)
+
+    def append_marker(self, marker: Marker, *, leader_epoch: int, now_ms: int) -> Appended:
+        """End a producer's transaction, whether or not one is known here.
+
+        Raises KafkaError INVALID_PRODUCER_EPOCH for an epoch below the producer's, TRANSACTION_COORDINATOR_FENCED for a
+        coordinator that has a successor, and what append does.
+        """
+        self.check_online()
+        self.check_settled()
+        self.producers.check_marker(marker)
+        batch = marker.batch(now_ms)
+        header = read_header(batch)
+        append_time_ms = -1
+        if self.rules.stamps:
+            set_log_append_time(batch, 0, header, now_ms)
+            header, append_time_ms = read_header(batch), now_ms
+        base_offset = self.end.value
+        assign(batch, 0, header, base_offset, leader_epoch)
+        self._write(batch, header, base_offset, leader_epoch, now_ms, marker)
+        return Appended(base_offset, base_offset, append_time_ms, False)
 
     def refuse(self, header: BatchHeader) -> None:
         """Note that a batch was refused for now: those its producer sent behind it must not come first."""
@@ -221,7 +249,13 @@ class PartitionLog:
         self.unread = offset if offset < self.end.value else -1
 
     def _write(
-        self, batch: WritableBuffer, header: BatchHeader, base_offset: int, leader_epoch: int, now_ms: int
+        self,
+        batch: WritableBuffer,
+        header: BatchHeader,
+        base_offset: int,
+        leader_epoch: int,
+        now_ms: int,
+        marker: Marker | None = None,
     ) -> None:
         """Append a batch whose offsets are assigned, and note all that follows from it."""
         segment = self.segments[-1]
@@ -251,7 +285,7 @@ class PartitionLog:
         size = header.length + LENGTH_OFFSET
         self.size += size
         if header.producer_id >= 0:
-            self.producers.update(header, base_offset, now_ms)
+            self.producers.update(header, base_offset, now_ms, marker)
         if self._snapshots.grow(size):
             self._take_snapshot()
         if self._dirty_since_ms is None:
@@ -339,7 +373,7 @@ class PartitionLog:
         new.reset_indexes()
         old.is_closed = True
         self.segments.append(new)
-        self._recent.clear()
+        self.reading.forget()
         self._take_snapshot()
         self.flush_later()  # at least the closed one is to become durable soon
         return new
@@ -376,55 +410,7 @@ class PartitionLog:
                 text = f"offset {offset} is outside {self.start_offset} to {end}"
                 raise KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE, text)
             return []
-        segment, position = self._locate(offset, now)
-        segment.used = tick()
-        slices: list[FileSlice] = []
-        while True:
-            if bound >= segment.next_offset:
-                limit, after = segment.size, segment.next_offset
-            else:
-                limit, after = self._locate(bound, now)[1], bound
-            stop = limit
-            if limit - position > max_bytes:
-                stop, after = segment.cut(position, max_bytes, at_least_one=at_least_one, now=now)
-                if stop >= limit:
-                    stop, after = limit, min(bound, segment.next_offset)
-            if stop > position:
-                slices.append(FileSlice((segment.open_file or segment.file).handle, position, stop - position))
-            max_bytes -= stop - position
-            if after >= bound or stop < limit or max_bytes <= 0:
-                self._remember(after, segment, stop)
-                return slices
-            segment, position, at_least_one = self._segment_of(after), 0, False
-            segment.used = tick()
-
-    def _locate(self, offset: int, now: bool) -> tuple[Segment, int]:
-        """The segment that holds an offset, and where its batch begins there."""
-        found = self._recent.get(offset)
-        if found is not None:
-            return found
-        segment = self._segment_of(offset)
-        found = segment, segment.position_of(offset, now=now)
-        if found[1] == segment.size and segment is not self.segments[-1]:  # nothing of it is left there (compaction)
-            found = self.segments[self.segments.index(segment) + 1], 0
-        self._remember(offset, *found)
-        return found
-
-    def _remember(self, offset: int, segment: Segment, position: int) -> None:
-        recent = self._recent
-        if offset not in recent:
-            if position == segment.size and segment is not self.segments[-1]:
-                segment, position = self._segment_of(offset), 0
-            if len(recent) >= POSITIONS_KEPT:
-                del recent[next(iter(recent))]
-            recent[offset] = segment, position
-
-    def _segment_of(self, offset: int) -> Segment:
-        segments = self.segments
-        last = segments[-1]
-        if offset >= last.base_offset:
-            return last
-        return segments[max(bisect_right(segments, offset, key=_base_offset) - 1, 0)]
+        return self.reading.read(offset, max_bytes, bound, at_least_one, now)[0]
 
     def bytes_between(self, offset: int, bound: int, most: int) -> int:
         """How many bytes the batches from the one that holds offset up to bound have, counted no further than `most`.
@@ -433,18 +419,7 @@ class PartitionLog:
         counts as `most`. Raises LogOffline, OSError.
         """
         self.check_online()
-        try:
-            return self._bytes_between(offset, bound, most)
-        except NotInMemory:
-            return most
-
-    def _bytes_between(self, offset: int, bound: int, most: int) -> int:
-        segment, position = self._locate(offset, True)
-        found = -position
-        while bound > segment.next_offset and found + segment.size < most:
-            found += segment.size
-            segment = self._segment_of(segment.next_offset)
-        return min(found + (segment.size if bound >= segment.next_offset else self._locate(bound, True)[1]), most)
+        return self.reading.bytes_between(offset, bound, most)
 
     def first_at_or_after(self, timestamp_ms: int, bound: int) -> Errands[Found | None]:
         """The first record below bound whose timestamp is at least timestamp_ms."""
@@ -464,7 +439,7 @@ class PartitionLog:
         """
         if offset >= self.end.value:
             return
-        self._recent.clear()
+        self.reading.forget()
         try:
             self._cut_end(offset)
             self._cut_derived(self.active.next_offset)
@@ -579,7 +554,7 @@ class PartitionLog:
             count = bisect_right(self.segments, self.flushed.value, key=_base_offset) - 1
         if count <= 0:
             return 0
-        self._recent.clear()
+        self.reading.forget()
         for _ in range(count):
             self._remove_segment(0)
             self.advance_start(self.segments[0].base_offset)

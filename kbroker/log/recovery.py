@@ -35,6 +35,7 @@ from kbroker.log.derived.epochs import LeaderEpochs
 from kbroker.log.derived.producers import CorruptSnapshot, ProducerStates
 from kbroker.log.derived.snapshots import SUFFIX as SNAPSHOT
 from kbroker.log.derived.snapshots import snapshot_path
+from kbroker.log.derived.transactions import read_marker
 from kbroker.log.errors import CorruptLog
 from kbroker.log.retention import DELETED
 from kbroker.log.segment import Segment, file_stem
@@ -364,7 +365,7 @@ def _recover_epochs(
     epochs.truncate_end(end)
     if not is_known or not (is_intact or _are_true(epochs, segments, start_offset, end)):
         epochs.clear()
-        seen = [(header.leader_epoch, header.base_offset) for header in _headers_from(segments, 0, tail.progress)]
+        seen = [(header.leader_epoch, header.base_offset) for _, _, header in _batches_from(segments, 0, tail.progress)]
     for epoch, start_offset in seen:
         epochs.assign(epoch, start_offset)
 
@@ -418,7 +419,7 @@ def restore_producers(
     Returns the offsets of the good snapshots. Damaged ones are removed. May raise OSError, Stopped.
     """
     good, start = list(snapshots), segments[0].base_offset
-    producers.by_id = {}
+    producers.clear()
     while good:
         path = snapshot_path(directory, good[-1])
         try:
@@ -428,21 +429,24 @@ def restore_producers(
         except FileNotFoundError:
             good.pop()
         except CorruptSnapshot:
-            producers.by_id = {}
+            producers.clear()
             disk.remove(path)
             good.pop()
     if start < segments[-1].next_offset:
-        for header in _headers_from(segments, start, progress or Progress()):
+        for segment, position, header in _batches_from(segments, start, progress or Progress()):
             if header.producer_id >= 0:
-                producers.update(header, header.base_offset)
+                marker = read_marker(segment.file.pread(header.size, position)) if header.is_control else None
+                producers.update(header, header.base_offset, marker=marker)
     return good
 
 
-def _headers_from(segments: list[Segment], offset: int, progress: Progress) -> Iterator[BatchHeader]:
-    """The headers of all batches that begin at or after an offset."""
+def _batches_from(
+    segments: list[Segment], offset: int, progress: Progress
+) -> Iterator[tuple[Segment, int, BatchHeader]]:
+    """All batches that begin at or after an offset: their segments, positions and headers."""
     for segment in segments:
         if segment.next_offset > offset and segment.size:
-            position = segment.position_of(offset) if offset > segment.base_offset else 0
-            for _, header in progress.watch(scan.walk(segment.file, position, segment.size)):
+            start = segment.position_of(offset) if offset > segment.base_offset else 0
+            for position, header in progress.watch(scan.walk(segment.file, start, segment.size)):
                 if header.base_offset >= offset:
-                    yield header
+                    yield segment, position, header

@@ -21,8 +21,11 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import BatchHeader
 from kbroker.env import FileSlice
 from kbroker.log.derived.epochs import NO_EPOCH
+from kbroker.log.derived.producers import Guard
+from kbroker.log.derived.transactions import ALL_STABLE, Marker
 from kbroker.log.log import Appended, PartitionLog
 from kbroker.replication import isr
+from kbroker.replication.stable import StableOffset
 from kbroker.watermark import Watermark
 
 ACKS_ALL = -1
@@ -34,6 +37,8 @@ DEFINITIVE = frozenset(
         ErrorCode.UNKNOWN_PRODUCER_ID,
         ErrorCode.INVALID_PRODUCER_EPOCH,
         ErrorCode.DUPLICATE_SEQUENCE_NUMBER,
+        ErrorCode.INVALID_TXN_STATE,
+        ErrorCode.TRANSACTION_COORDINATOR_FENCED,
     }
 )
 
@@ -60,7 +65,7 @@ class Partition:
 
     __slots__ = (
         "topic", "index", "topic_id", "log", "node_id", "leader_epoch", "leading", "isr", "high_watermark",
-        "_epoch_start_offset", "_alone", "_is_session_proven",
+        "_epoch_start_offset", "_alone", "_is_session_proven", "_stable",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +90,7 @@ class Partition:
         self._alone = (node_id,)  # the ISR when no other is in it
         self._is_session_proven = is_session_proven
         self.high_watermark = Watermark(log.start_offset)
+        self._stable: StableOffset | None = None  # of this high watermark; None: nobody has asked for it
         log.guard(self.high_watermark)
 
     def lead(self, leader_epoch: int, isr: tuple[int, ...]) -> None:
@@ -96,6 +102,7 @@ class Partition:
             self._end_epoch()
             self.leader_epoch = leader_epoch
             self.high_watermark = Watermark(self.high_watermark.value)
+            self._stable = None
             self.log.guard(self.high_watermark)
             self._epoch_start_offset = self.log.end.value
             self.leading = True
@@ -172,15 +179,46 @@ class Partition:
         self.check_append(acks)
         return self.write(batch, None, now_ms)
 
-    def write(self, batch: bytearray | memoryview, header: BatchHeader | None, now_ms: int) -> Appended:
-        """The same after check_append. header: of a batch that the log's rules have let pass already."""
+    def write(
+        self, batch: bytearray | memoryview, header: BatchHeader | None, now_ms: int, guard: Guard | None = None
+    ) -> Appended:
+        """The same after check_append. header: of a batch that the log's rules have let pass already.
+
+        guard: what `verification` gave for a transactional batch. INVALID_TXN_STATE when none is ongoing here, and the
+        guard is not the current one any more: a marker came while it was verified (T4).
+        """
         try:
-            appended = self.log.append(batch, header, leader_epoch=self.leader_epoch, now_ms=now_ms)
+            appended = self.log.append(batch, header, leader_epoch=self.leader_epoch, now_ms=now_ms, guard=guard)
         except KafkaError as error:
             if error.code in DEFINITIVE and not self.is_proven:
                 raise NotLeader from error
             raise
         self.follow_log()
+        return appended
+
+    def verification(self, header: BatchHeader, *, begins_at_zero: bool = False) -> Guard | None:
+        """What is to be handed to `write`, once the coordinator has said that a batch's transaction has this partition.
+
+        None: there is nothing to ask, as it is ongoing here or the batch is not transactional. begins_at_zero: the
+        client raises its epoch with each transaction, so what is unknown here begins with sequence 0 (KIP-890).
+        """
+        return self.log.producers.verification(header, begins_at_zero=begins_at_zero)
+
+    def write_marker(self, marker: Marker, now_ms: int) -> Appended:
+        """End a producer's transaction. It counts for readers once the high watermark has passed the marker.
+
+        Raises KafkaError: those of check_append with acks=all, INVALID_PRODUCER_EPOCH, TRANSACTION_COORDINATOR_FENCED,
+        KAFKA_STORAGE_ERROR; LogOffline.
+        """
+        self.check_append(ACKS_ALL)
+        try:
+            appended = self.log.append_marker(marker, leader_epoch=self.leader_epoch, now_ms=now_ms)
+        except KafkaError as error:
+            if error.code in DEFINITIVE and not self.is_proven:
+                raise NotLeader from error
+            raise
+        self.follow_log()
+        self.log.producers.transactions.settle(self.high_watermark.value)  # nobody else may ever ask
         return appended
 
     def follow_log(self) -> None:
@@ -196,8 +234,28 @@ class Partition:
 
     @property
     def last_stable_offset(self) -> int:
-        """The bound of read_committed readers: no transaction is open below it."""
-        return self.high_watermark.value
+        """The bound of read_committed readers: what is below it is decided, and committed itself."""
+        return self._stable_below(self.high_watermark.value)
+
+    def _stable_below(self, high_watermark: int) -> int:
+        transactions = self.log.producers.transactions
+        if transactions.first_unstable >= high_watermark:
+            return high_watermark
+        transactions.settle(high_watermark)
+        return min(high_watermark, max(transactions.first_unstable, self.log.start_offset))
+
+    def bound(self, isolation: int) -> int:
+        """Up to where a reader of that isolation level may see."""
+        return self.high_watermark.value if isolation == READ_UNCOMMITTED else self.last_stable_offset
+
+    def watermark(self, isolation: int) -> Watermark:
+        """What a reader of that isolation level waits for: it rings when `bound` has moved, if not more often."""
+        if isolation == READ_UNCOMMITTED or self.log.producers.transactions.first_unstable == ALL_STABLE:
+            return self.high_watermark
+        if self._stable is None:
+            high_watermark = self.high_watermark
+            self._stable = StableOffset(high_watermark, lambda: self._stable_below(high_watermark.value))
+        return self._stable
 
     def read(
         self,
@@ -205,15 +263,17 @@ class Partition:
         bytes_max: int,
         current_leader_epoch: int = NO_EPOCH,
         *,
+        isolation: int = READ_UNCOMMITTED,
         at_least_one: bool = True,
         now: bool = False,
     ) -> ReadResult:
-        """What a consumer may see from offset on: whole batches below the high watermark; nothing at or above it.
+        """What a consumer may see from offset on: whole batches below the bound of its isolation level; nothing beyond.
 
         Args:
             offset: first offset wanted; the first batch may begin before it.
             bytes_max: stop before exceeding it.
             current_leader_epoch: what the client believes, or -1.
+            isolation: READ_UNCOMMITTED or READ_COMMITTED.
             at_least_one: let the first batch exceed bytes_max.
             now: raise NotInMemory rather than wait for the disk.
 
@@ -222,7 +282,9 @@ class Partition:
         """
         self.check_leader(current_leader_epoch)
         log = self.log
-        bound = self.high_watermark.value
+        high_watermark = self.high_watermark.value
+        last_stable = self._stable_below(high_watermark)
+        bound = high_watermark if isolation == READ_UNCOMMITTED else last_stable
         slices: list[FileSlice] = []
         if not log.start_offset <= offset <= log.end.value:
             raise KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE)
@@ -235,14 +297,14 @@ class Partition:
                 except OSError as error:
                     raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, str(error)) from error
         length = slices[0].length if len(slices) == 1 else sum(map(len, slices))
-        return ReadResult(slices, bound, bound, log.start_offset, length)
+        return ReadResult(slices, high_watermark, last_stable, log.start_offset, length)
 
-    def available(self, offset: int, most: int) -> int:
+    def available(self, offset: int, most: int, isolation: int = READ_UNCOMMITTED) -> int:
         """About how many bytes read would find from offset on, counted no further than `most`; at once, from memory.
 
         Raises KafkaError KAFKA_STORAGE_ERROR.
         """
-        bound = self.high_watermark.value
+        bound = self.bound(isolation)
         if offset >= bound:
             return 0
         try:

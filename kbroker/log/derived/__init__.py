@@ -1,7 +1,8 @@
 """What is derived from the batches of a log: it can be missing or torn, and is then made anew from them (L5).
 
-index.py        where an offset and a timestamp are        producers.py   sequences, the last five batches
-epochs.py       which leader wrote from where on           snapshots.py   which snapshots of producers are kept
+index.py        where an offset and a timestamp are        producers.py     sequences, the last five batches
+epochs.py       which leader wrote from where on           snapshots.py     which snapshots of producers are kept
+                                                           transactions.py  which are undecided: what is stable
 
 The log owns all of it; a recovery makes it good.
 """

@@ -1,8 +1,13 @@
-"""What a log knows of its idempotent producers: the last five batches of each. Owns the snapshot format.
+"""What a log knows of its producers: the last five batches of each, its transaction. Owns the snapshot format.
 
 A producer numbers its records per partition. The log accepts the next number only, answers a repetition of any of
 the last five batches with the offsets it had (P1), and refuses what leaves a gap. An unknown producer may begin
 with any number: its history may have been deleted. (Kafka: ProducerStateManager, ProducerAppendInfo.)
+
+The first batch of a transaction needs the word of its coordinator, which takes time, and a marker may come meanwhile
+(T4). A guard stands for one such question: it is good until something of that producer is appended.
+
+    guard = verification(header) ──▶ the coordinator is asked ──▶ check(header, guard) ──▶ update, or INVALID_TXN_STATE
 
 `<offset>.snapshot` is the state after all batches below an offset, big-endian:
 
@@ -24,8 +29,11 @@ from typing import NamedTuple
 from kafka_wire import primitives
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import BatchHeader
+from kbroker.log.derived.transactions import Marker, Transactions
 
 BATCHES_KEPT = 5
+GUARDS_MAX = 20_000
+TRANSACTIONAL, CONTROL = 0x10, 0x20  # of a batch's attributes
 SEQUENCE_MAX = 2**31 - 1
 NO_SEQUENCE = -1
 
@@ -72,6 +80,38 @@ class Producer:
         self.packed = b"".join(entries)
         return self.packed
 
+    @property
+    def is_in_transaction(self) -> bool:
+        return self.txn_first_offset >= 0
+
+    def find(self, header: BatchHeader) -> SeenBatch | None:
+        """The batch that this one repeats, if it is among the last."""
+        if header.producer_epoch == self.epoch and header.base_sequence != NO_SEQUENCE:
+            last_sequence = header.last_sequence
+            for seen in self.batches:
+                if seen.first_sequence == header.base_sequence and seen.last_sequence == last_sequence:
+                    return seen
+        return None
+
+
+class Guard:
+    """The question whether a producer's transaction has this partition, while nothing of that producer is appended.
+
+    What is refused for now comes again: `lowest_sequence` keeps what was sent behind it from coming first. (Kafka:
+    VerificationStateEntry.)
+    """
+
+    __slots__ = ("epoch", "lowest_sequence", "begins_at_zero", "seen_ms")
+
+    def __init__(self, epoch: int, lowest_sequence: int, begins_at_zero: bool) -> None:
+        self.epoch = epoch
+        self.lowest_sequence = lowest_sequence
+        self.begins_at_zero = begins_at_zero  # an unknown producer: its epoch is new in each transaction (KIP-890)
+        self.seen_ms = -1  # when it was first found by `expire`
+
+
+UNVERIFIED = Guard(-1, SEQUENCE_MAX, False)  # of those who need none: the broker itself, or verification is off
+
 
 class CorruptSnapshot(Exception):
     """A snapshot file that cannot be trusted; an older one, or the whole log, takes its place."""
@@ -80,46 +120,118 @@ class CorruptSnapshot(Exception):
 class ProducerStates:
     """All producers of a log."""
 
-    __slots__ = ("by_id",)
+    __slots__ = ("by_id", "transactions", "guards")
 
     def __init__(self) -> None:
         self.by_id: dict[int, Producer] = {}
+        self.transactions = Transactions()
+        self.guards: dict[int, Guard] = {}  # by producer id, the oldest first
 
     def __len__(self) -> int:
         return len(self.by_id)
 
-    def check(self, header: BatchHeader) -> SeenBatch | None:
-        """Judge a client's batch: None to append it, or the earlier batch it repeats.
+    def clear(self) -> None:
+        """Know nothing."""
+        self.by_id = {}
+        self.guards.clear()
+        self.transactions.restore(())
 
-        Raises KafkaError: OUT_OF_ORDER_SEQUENCE_NUMBER for a gap, INVALID_PRODUCER_EPOCH for an old epoch (P3).
+    def check(self, header: BatchHeader, guard: Guard | None = None) -> SeenBatch | None:
+        """Judge a batch: None to append it, or the earlier batch it repeats. guard: see `verification`.
+
+        Raises KafkaError: OUT_OF_ORDER_SEQUENCE_NUMBER for a gap, INVALID_PRODUCER_EPOCH for an old epoch (P3),
+        INVALID_TXN_STATE for what is not of the transaction that is, or is not, ongoing.
         """
         producer = self.by_id.get(header.producer_id)
-        if producer is None:
-            return None
+        if header.attributes & TRANSACTIONAL:
+            if producer is None or not producer.is_in_transaction or producer.epoch != header.producer_epoch:
+                seen = producer.find(header) if producer is not None else None
+                if seen is not None:
+                    return seen
+                self._check_guard(header, producer, guard)
+        elif producer is not None and producer.txn_first_offset >= 0:
+            return self._check_outside(header, producer)
+        return self._check_sequence(header, producer) if producer is not None else None
+
+    def _check_outside(self, header: BatchHeader, producer: Producer) -> SeenBatch:
+        """A batch without a transaction, of a producer that has one open: it may be an old one, at best."""
+        seen = self._check_sequence(header, producer)
+        if seen is None:
+            text = f"producer {header.producer_id} wrote outside of the transaction it has open"
+            raise KafkaError(ErrorCode.INVALID_TXN_STATE, text)
+        return seen
+
+    def _check_sequence(self, header: BatchHeader, producer: Producer) -> SeenBatch | None:
         sequence = header.base_sequence
         if header.producer_epoch == producer.epoch:
             last = producer.batches[-1].last_sequence if producer.batches else NO_SEQUENCE
-            if sequence == last + 1 or (sequence == 0 and last == SEQUENCE_MAX):
-                return None
-            last_sequence = header.last_sequence
-            for seen in producer.batches:
-                if seen.first_sequence == sequence and seen.last_sequence == last_sequence:
-                    return seen
+            if sequence == last + 1 or (sequence == 0 and last == SEQUENCE_MAX) or sequence == NO_SEQUENCE:
+                return None  # without a number: the group coordinator's, who sends nothing twice
+            seen = producer.find(header)
+            if seen is not None:
+                return seen
             raise KafkaError(
                 ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER,
                 f"producer {header.producer_id} sent sequence {sequence} after {last}",
             )
-        if header.producer_epoch < producer.epoch:
-            raise KafkaError(
-                ErrorCode.INVALID_PRODUCER_EPOCH,
-                f"producer {header.producer_id} has epoch {producer.epoch}, this batch {header.producer_epoch}",
-            )
-        if sequence != 0:
+        self._check_epoch(header.producer_id, header.producer_epoch)
+        if sequence > 0:
             raise KafkaError(
                 ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER,
                 f"producer {header.producer_id} begins epoch {header.producer_epoch} with sequence {sequence}, not 0",
             )
         return None
+
+    def _check_epoch(self, producer_id: int, epoch: int) -> None:
+        producer = self.by_id.get(producer_id)
+        if producer is not None and epoch < producer.epoch:
+            text = f"producer {producer_id} has epoch {producer.epoch}, this is of {epoch}"
+            raise KafkaError(ErrorCode.INVALID_PRODUCER_EPOCH, text)
+
+    def check_marker(self, marker: Marker) -> None:
+        """Raise KafkaError unless it may be appended: INVALID_PRODUCER_EPOCH, TRANSACTION_COORDINATOR_FENCED (P3)."""
+        self._check_epoch(marker.producer_id, marker.producer_epoch)
+        producer = self.by_id.get(marker.producer_id)
+        if producer is not None and marker.coordinator_epoch < producer.coordinator_epoch:
+            text = f"a coordinator of epoch {producer.coordinator_epoch} ended the last transaction of producer"
+            text = f"{text} {marker.producer_id}, this one is of {marker.coordinator_epoch}"
+            raise KafkaError(ErrorCode.TRANSACTION_COORDINATOR_FENCED, text)
+
+    # verification
+
+    def verification(self, header: BatchHeader, *, begins_at_zero: bool = False) -> Guard | None:
+        """What stands for the question whether a batch's transaction has this partition; None: it need not be asked.
+
+        begins_at_zero: the client raises its epoch with each transaction (Produce 12 and later).
+        """
+        if not header.attributes & TRANSACTIONAL:
+            return None
+        producer_id, epoch, sequence = header.producer_id, header.producer_epoch, header.base_sequence
+        producer = self.by_id.get(producer_id)
+        if producer is not None and producer.is_in_transaction and producer.epoch == epoch:
+            return None
+        guard = self.guards.get(producer_id)
+        if guard is None or guard.epoch < epoch:
+            self.guards.pop(producer_id, None)
+            guard = self.guards[producer_id] = Guard(epoch, sequence, begins_at_zero)
+            if len(self.guards) > GUARDS_MAX:
+                del self.guards[next(iter(self.guards))]
+        elif guard.epoch == epoch:
+            guard.lowest_sequence = min(guard.lowest_sequence, sequence)
+        return guard
+
+    def _check_guard(self, header: BatchHeader, producer: Producer | None, guard: Guard | None) -> None:
+        """The first batch of a transaction: was it verified, and did nothing happen since?"""
+        if guard is UNVERIFIED:
+            return
+        if guard is None or guard is not self.guards.get(header.producer_id) or guard.epoch != header.producer_epoch:
+            text = f"producer {header.producer_id} has no transaction here that was verified"
+            raise KafkaError(ErrorCode.INVALID_TXN_STATE, text)
+        is_first = producer is None or not producer.batches
+        lowest = 0 if guard.begins_at_zero and is_first else guard.lowest_sequence
+        if header.base_sequence > lowest:
+            text = f"producer {header.producer_id} sent sequence {header.base_sequence}, {lowest} comes first"
+            raise KafkaError(ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, text)
 
     def refused(self, header: BatchHeader) -> None:
         """Note that a batch was refused for now: it will come again, and those sent behind it must not come first.
@@ -129,8 +241,11 @@ class ProducerStates:
         if header.producer_id >= 0 and header.base_sequence == 0 and header.producer_id not in self.by_id:
             self.by_id[header.producer_id] = Producer(header.producer_epoch)
 
-    def update(self, header: BatchHeader, base_offset: int, now_ms: int = -1) -> None:
-        """Note a batch that is now in the log at base_offset. Never refuses: replay of the log comes here too (P2)."""
+    def update(self, header: BatchHeader, base_offset: int, now_ms: int = -1, marker: Marker | None = None) -> None:
+        """Note a batch that is now in the log at base_offset. Never refuses: replay of the log comes here too (P2).
+
+        marker: what a control batch says.
+        """
         producer = self.by_id.get(header.producer_id)
         if producer is None:
             producer = self.by_id[header.producer_id] = Producer(header.producer_epoch)
@@ -139,11 +254,10 @@ class ProducerStates:
             producer.batches.clear()
         producer.packed = b""
         producer.seen_ms = now_ms
-        if header.is_control:  # a marker ends the transaction and carries no sequence
-            producer.txn_first_offset = -1
+        if header.attributes & (TRANSACTIONAL | CONTROL):
+            self._update_transaction(producer, header, base_offset, marker)
+        if header.base_sequence == NO_SEQUENCE:
             return
-        if header.is_transactional and producer.txn_first_offset < 0:
-            producer.txn_first_offset = base_offset
         last_offset = base_offset + header.last_offset_delta
         batches = producer.batches
         batches.append(
@@ -152,11 +266,24 @@ class ProducerStates:
         if len(batches) > BATCHES_KEPT:
             del batches[0]
 
+    def _update_transaction(
+        self, producer: Producer, header: BatchHeader, base_offset: int, marker: Marker | None
+    ) -> None:
+        self.guards.pop(header.producer_id, None)
+        if marker is not None:
+            producer.coordinator_epoch = marker.coordinator_epoch
+            producer.txn_first_offset = -1
+            self.transactions.end(header.producer_id, base_offset)
+        elif not header.attributes & CONTROL and not producer.is_in_transaction:
+            producer.txn_first_offset = base_offset
+            self.transactions.begin(header.producer_id, base_offset)
+
     def expire(self, now_ms: int, expiration_ms: int) -> int:
         """Forget producers without an open transaction that wrote nothing for expiration_ms. Returns how many.
 
         Kafka goes by the timestamps in the records, and so forgets at once who writes old data. Here the clock counts.
         """
+        self._expire_guards(now_ms, expiration_ms)
         for producer in self.by_id.values():
             if producer.seen_ms < 0:
                 producer.seen_ms = now_ms
@@ -169,16 +296,17 @@ class ProducerStates:
             del self.by_id[producer_id]
         return len(old)
 
+    def _expire_guards(self, now_ms: int, expiration_ms: int) -> None:
+        for producer_id, guard in tuple(self.guards.items()):
+            if guard.seen_ms < 0:
+                guard.seen_ms = now_ms
+            if now_ms - guard.seen_ms >= expiration_ms:
+                del self.guards[producer_id]
+
     def touch(self, now_ms: int) -> None:
         """Count all as seen now: how long they were silent before, nobody knows."""
         for producer in self.by_id.values():
             producer.seen_ms = now_ms
-
-    @property
-    def first_open_transaction(self) -> int | None:
-        """The first offset of the oldest open transaction: the last stable offset stops there."""
-        open_ = [producer.txn_first_offset for producer in self.by_id.values() if producer.txn_first_offset >= 0]
-        return min(open_) if open_ else None
 
     def snapshot(self) -> bytes:
         """The state as a snapshot file's content."""
@@ -197,9 +325,12 @@ class ProducerStates:
             raise CorruptSnapshot("wrong CRC")
         if len(data) != _HEAD.size + count * _ENTRY.size:
             raise CorruptSnapshot(f"{count} entries do not make {len(data)} bytes")
-        self.by_id = {}
+        self.clear()
         for entry in _ENTRY.iter_unpack(data[_HEAD.size :]):
             self._load_entry(*entry)
+        self.transactions.restore(
+            (producer_id, each.txn_first_offset) for producer_id, each in self.by_id.items() if each.is_in_transaction
+        )
 
     def _load_entry(
         self,

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import BatchHeader, read_header
-from kbroker.log.derived.producers import BATCHES_KEPT, SEQUENCE_MAX, CorruptSnapshot, Producer, ProducerStates
+from kbroker.log.derived.producers import (
+    BATCHES_KEPT,
+    GUARDS_MAX,
+    SEQUENCE_MAX,
+    CorruptSnapshot,
+    Guard,
+    Producer,
+    ProducerStates,
+)
+from kbroker.log.derived.transactions import Marker
 from tests.log.tools import NOW, batch
 
 
@@ -164,7 +173,192 @@ def test_silent_producers_are_forgotten_but_not_in_a_transaction() -> None:
     states.update(sent(0, producer=1, at=-1), 0, NOW)
     states.update(sent(0, producer=2, at=5), 1, NOW + 500)
     states.update(read_header(batch(producer=3, sequence=0, transactional=True)), 2, NOW)
-    assert states.first_open_transaction == 2
+    assert states.transactions.first_unstable == 2
     assert states.expire(NOW + 999, 1000) == 0, "the clock counts, not the records' timestamps"
     assert states.expire(NOW + 1000, 1000) == 1
     assert sorted(states.by_id) == [2, 3]
+
+
+# transactions
+
+
+def transactional(sequence: int, epoch: int = 0, producer: int = 1) -> BatchHeader:
+    return read_header(batch(b"", producer=producer, epoch=epoch, sequence=sequence, transactional=True))
+
+
+class Transactional(Partition):
+    """The same for a producer of transactions, whose coordinator says yes to everything."""
+
+    def begin(self, sequence: int, epoch: int = 0, producer: int = 1) -> int:
+        header = transactional(sequence, epoch, producer)
+        return self.write(header, self.states.verification(header))
+
+    def write(self, header: BatchHeader, guard: Guard | None) -> int:
+        seen = self.states.check(header, guard)
+        if seen is not None:
+            return seen.base_offset
+        self.states.update(header, self.end)
+        self.end += 1
+        return self.end - 1
+
+    def mark(self, epoch: int = 0, producer: int = 1, coordinator: int = 0, is_commit: bool = True) -> None:
+        marker = Marker(producer, epoch, coordinator, is_commit)
+        self.states.check_marker(marker)
+        self.states.update(read_header(marker.batch(NOW)), self.end, marker=marker)
+        self.end += 1
+
+
+def test_T4_the_first_batch_of_a_transaction_needs_a_guard_and_the_next_do_not() -> None:
+    partition = Transactional()
+    assert refused(partition, transactional(0), None) is ErrorCode.INVALID_TXN_STATE
+    assert partition.begin(0) == 0
+    assert partition.states.verification(transactional(1)) is None
+    assert partition.write(transactional(1), None) == 1
+    partition.mark()
+    assert refused(partition, transactional(2), None) is ErrorCode.INVALID_TXN_STATE
+    assert partition.begin(2) == 3
+    assert partition.states.verification(sent(3)) is None, "not transactional: nothing to ask"
+
+
+def refused(partition: Transactional, header: BatchHeader, guard: Guard | None) -> ErrorCode:
+    with pytest.raises(KafkaError) as caught:
+        partition.write(header, guard)
+    return caught.value.code
+
+
+def test_T4_a_marker_while_a_batch_is_verified_makes_its_guard_worthless() -> None:
+    """Also a guard that a later transaction's batch has got: the first one's answer is of an older transaction."""
+    partition = Transactional()
+    guard = partition.states.verification(transactional(0))
+    partition.mark(is_commit=False)
+    again = partition.states.verification(transactional(0))
+    assert again is not guard
+    assert refused(partition, transactional(0), guard) is ErrorCode.INVALID_TXN_STATE
+    assert partition.write(transactional(0), again) == 1
+
+
+def test_T4_a_guard_of_an_older_epoch_is_worthless() -> None:
+    partition = Transactional()
+    old = partition.states.verification(transactional(0, epoch=1))
+    new = partition.states.verification(transactional(0, epoch=2))
+    assert refused(partition, transactional(0, epoch=1), old) is ErrorCode.INVALID_TXN_STATE
+    assert partition.states.verification(transactional(0, epoch=1)) is new, "not a new one: nobody is fenced by it"
+    assert refused(partition, transactional(0, epoch=1), new) is ErrorCode.INVALID_TXN_STATE
+    assert partition.write(transactional(0, epoch=2), new) == 0
+
+
+def test_batches_that_are_verified_together_share_a_guard() -> None:
+    partition = Transactional()
+    guards = [partition.states.verification(transactional(sequence)) for sequence in (0, 1, 2)]
+    assert [partition.write(transactional(n), guard) for n, guard in enumerate(guards)] == [0, 1, 2]
+    assert not partition.states.guards
+
+
+def test_what_was_refused_for_now_keeps_those_behind_it_from_coming_first() -> None:
+    """Kafka: VerificationStateEntry.lowestSequence. The batch of sequence 4 got no answer from its coordinator."""
+    partition = Transactional()
+    partition.states.verification(transactional(4))
+    guard = partition.states.verification(transactional(5))
+    assert refused(partition, transactional(5), guard) is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+    again = partition.states.verification(transactional(4))
+    assert again is guard and partition.write(transactional(4), again) == 0
+    assert partition.write(transactional(5), guard) == 1
+
+
+def test_P3_an_unknown_producer_of_transactions_v2_begins_with_sequence_zero() -> None:
+    """KAFKA-14904; the history of an older client's may have been deleted: any sequence."""
+    partition = Transactional()
+    header = transactional(7)
+    assert refused(partition, header, partition.states.verification(header, begins_at_zero=True)) is (
+        ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+    )
+    partition = Transactional()
+    assert partition.begin(7) == 0
+
+
+def test_a_repetition_is_recognised_before_anything_is_asked_of_its_transaction() -> None:
+    partition = Transactional()
+    partition.begin(0)
+    partition.mark()
+    assert partition.write(transactional(0), None) == 0
+    partition.begin(1)
+    assert partition.send(sent(1)) == 2, "it is the same batch, as far as its numbers tell"
+
+
+def test_a_batch_outside_of_the_transaction_that_is_open_is_refused() -> None:
+    partition = Transactional()
+    partition.send(sent(0))
+    partition.begin(1)
+    assert refusal(partition, sent(2)) is ErrorCode.INVALID_TXN_STATE
+    assert refusal(partition, sent(3)) is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+    assert refusal(partition, sent(0, epoch=1)) is ErrorCode.INVALID_TXN_STATE
+    partition.mark()
+    assert partition.send(sent(2)) == 3
+
+
+def test_P3_markers_of_an_old_epoch_or_coordinator_are_fenced() -> None:
+    partition = Transactional()
+    partition.begin(0, epoch=5)
+    with pytest.raises(KafkaError) as caught:
+        partition.mark(epoch=4)
+    assert caught.value.code is ErrorCode.INVALID_PRODUCER_EPOCH
+    partition.mark(epoch=5, coordinator=3)
+    with pytest.raises(KafkaError) as caught:
+        partition.mark(epoch=5, coordinator=2)
+    assert caught.value.code is ErrorCode.TRANSACTION_COORDINATOR_FENCED
+    partition.mark(epoch=5, coordinator=3)  # once more: a coordinator that does not know whether it arrived
+
+
+def test_T5_after_a_marker_of_a_higher_epoch_the_producer_begins_anew() -> None:
+    partition = Transactional()
+    partition.begin(0, epoch=5)
+    partition.mark(epoch=6, is_commit=False)
+    guard = partition.states.verification(transactional(1, epoch=5))
+    assert refused(partition, transactional(1, epoch=5), guard) is ErrorCode.INVALID_PRODUCER_EPOCH
+    assert refused(partition, transactional(1, epoch=6), partition.states.verification(transactional(1, epoch=6))) is (
+        ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+    )
+    assert partition.begin(0, epoch=6) == 2
+
+
+def test_after_a_marker_of_the_same_epoch_the_sequence_goes_on() -> None:
+    partition = Transactional()
+    partition.begin(0)
+    partition.mark()
+    assert partition.begin(1) == 2
+
+
+def test_batches_without_a_sequence_are_the_group_coordinators() -> None:
+    """Offsets in a transaction: only the epoch is judged, and none repeats another."""
+    partition = Transactional()
+    header = transactional(-1)
+    guard = partition.states.verification(header)
+    assert [partition.write(header, guard), partition.write(header, None), partition.write(header, None)] == [0, 1, 2]
+    partition.mark()
+    with pytest.raises(KafkaError):
+        partition.write(header, None)
+
+
+def test_guards_are_few_and_expire() -> None:
+    partition = Transactional()
+    for producer in range(GUARDS_MAX + 10):
+        partition.states.verification(transactional(0, producer=producer))
+    assert len(partition.states.guards) == GUARDS_MAX and 9 not in partition.states.guards
+    partition.states.expire(NOW, 1000)
+    partition.states.expire(NOW + 999, 1000)
+    assert len(partition.states.guards) == GUARDS_MAX
+    partition.states.expire(NOW + 1000, 1000)
+    assert not partition.states.guards
+
+
+def test_P2_a_snapshot_holds_transactions_and_coordinators() -> None:
+    partition = Transactional()
+    for producer in (3, 1, 2):
+        partition.begin(0, producer=producer)
+    partition.mark(producer=1, coordinator=9)
+    loaded = ProducerStates()
+    loaded.load(partition.states.snapshot())
+    assert list(loaded.transactions.ongoing.items()) == [(3, 0), (2, 2)]
+    assert loaded.transactions.first_unstable == 0
+    assert loaded.by_id[1].coordinator_epoch == 9 and loaded.by_id[3].txn_first_offset == 0
+    assert loaded.snapshot() == partition.states.snapshot()

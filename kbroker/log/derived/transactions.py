@@ -1,0 +1,109 @@
+"""What a log knows of its transactions: which are undecided, and so up to where it is stable. Owns no file.
+
+      first batch of it appended        marker appended           marker below the high watermark
+    ───────────────────────────▶ ongoing ───────────────▶ ended ───────────────────────────────▶ forgotten
+
+A reader of committed records sees nothing at or above the lowest first offset of those that are ongoing or ended: as
+long as a marker is not below the high watermark, another leader may not have it. (Kafka: ProducerStateManager.)
+
+Transactions begin in the order of their first offsets and end in the order of their markers, so that the lowest is
+always at hand, however many there are.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from kafka_wire.errors import KafkaError
+from kafka_wire.records import Buffer, ControlType, control_batch, read_control, read_header, read_records
+
+ALL_STABLE = 2**63 - 1  # in place of an offset
+_MARKER_BYTES_MAX = 1024  # decompressed
+
+
+class Marker(NamedTuple):
+    """What ends a producer's transaction in a partition."""
+
+    producer_id: int
+    producer_epoch: int
+    coordinator_epoch: int
+    is_commit: bool
+
+    def batch(self, timestamp_ms: int) -> bytearray:
+        """The control batch that says so."""
+        return control_batch(
+            ControlType.COMMIT if self.is_commit else ControlType.ABORT,
+            producer_id=self.producer_id,
+            producer_epoch=self.producer_epoch,
+            coordinator_epoch=self.coordinator_epoch,
+            timestamp=timestamp_ms,
+        )
+
+
+def read_marker(batch: Buffer) -> Marker | None:
+    """What a control batch says of its producer's transaction; None: nothing, being emptied or of another kind."""
+    header = read_header(batch)
+    try:
+        for record in read_records(batch, max_bytes=_MARKER_BYTES_MAX):
+            kind, coordinator_epoch = read_control(record)
+            if kind in (ControlType.ABORT, ControlType.COMMIT):
+                is_commit = kind == ControlType.COMMIT
+                return Marker(header.producer_id, header.producer_epoch, coordinator_epoch, is_commit)
+    except KafkaError:
+        pass
+    return None
+
+
+class Transactions:
+    """Those of one log that are not stable yet."""
+
+    __slots__ = ("ongoing", "first_unstable", "_ended")
+
+    def __init__(self) -> None:
+        # producer id -> first offset, rising. A plain dict would be slow to tell its first, once many were removed.
+        self.ongoing: OrderedDict[int, int] = OrderedDict()
+        self.first_unstable = ALL_STABLE  # the lowest first offset of all
+        self._ended: deque[tuple[int, int]] = deque()  # (marker's offset, first offset): those that count, both rising
+
+    @property
+    def first_ongoing(self) -> int:
+        """The lowest first offset of those without a marker, or ALL_STABLE."""
+        return next(iter(self.ongoing.values()), ALL_STABLE)
+
+    def begin(self, producer_id: int, first_offset: int) -> None:
+        """A producer without a transaction wrote a transactional batch."""
+        self.ongoing[producer_id] = first_offset
+        if first_offset < self.first_unstable:
+            self.first_unstable = first_offset
+
+    def end(self, producer_id: int, marker_offset: int) -> None:
+        """Its marker was appended; there may be no transaction of it."""
+        first_offset = self.ongoing.pop(producer_id, None)
+        if first_offset is not None:
+            ended = self._ended
+            while ended and ended[-1][1] >= first_offset:  # it becomes stable earlier, and never is the lowest
+                ended.pop()
+            ended.append((marker_offset, first_offset))
+
+    def settle(self, high_watermark: int) -> None:
+        """Forget those that ended below the high watermark."""
+        ended = self._ended
+        while ended and ended[0][0] < high_watermark:
+            ended.popleft()
+        first = self.first_ongoing
+        self.first_unstable = min(first, ended[0][1]) if ended else first
+
+    def stable_after(self, producer_id: int, marker_offset: int) -> int:
+        """Up to where the log is decided once this producer's transaction is ended by a marker at that offset."""
+        for other, first_offset in self.ongoing.items():
+            if other != producer_id:
+                return first_offset
+        return marker_offset + 1
+
+    def restore(self, ongoing: Iterable[tuple[int, int]]) -> None:
+        """Have these (producer id, first offset), and no others."""
+        self.ongoing = OrderedDict(sorted(ongoing, key=lambda each: each[1]))
+        self._ended.clear()
+        self.first_unstable = self.first_ongoing
