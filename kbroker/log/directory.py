@@ -11,7 +11,7 @@
 
 `.kafka_cleanshutdown` absent and boot-id as it is now: the broker was killed, the page cache survived (Crash.PROCESS).
 Another boot-id, or none: Crash.POWER. An orderly stop leaves a marker that says of each log where it ended (offset,
-bytes of its active segment, number of producers), so that the next start opens it without a look at its batches:
+bytes of its segments, number of producers), so that the next start opens it without a look at its batches:
 
     {"version": 0, "brokerEpoch": -1, "logs": {"orders-0": [1741, 90112, 2]}, "unsynced": ["orders-0"]}
 

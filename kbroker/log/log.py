@@ -441,6 +441,7 @@ class PartitionLog:
             return
         self.reading.forget()
         try:
+            self._snapshots.truncate(offset)  # first: what they tell of, and is not there, a later start takes for lost
             self._cut_end(offset)
             self._cut_derived(self.active.next_offset)
         except OSError as error:
@@ -496,14 +497,20 @@ class PartitionLog:
         while len(self.segments) > 1 and self.active.base_offset >= offset:
             self._remove_segment(len(self.segments) - 1)
         last = self.active
-        if last.base_offset >= offset and last.base_offset > 0:  # nothing is left: begin anew
-            self.segments.append(Segment(self.disk, file_stem(self.directory, offset), offset))
-            self._remove_segment(0)
-        else:
-            self.size -= last.size
-            last.truncate_to(offset, self.config.index_interval_bytes)
-            last.is_closed = last.is_synced = False
-            self.size += last.size
+        self.size -= last.size
+        last.truncate_to(offset, self.config.index_interval_bytes)
+        last.is_closed = last.is_synced = False
+        self.size += last.size
+        if last.base_offset > offset:  # nothing is left: it begins anew, with one segment at any moment
+            self._rename_empty(last, offset)
+
+    def _rename_empty(self, segment: Segment, base_offset: int) -> None:
+        """Let the only segment, which is empty, begin at another offset."""
+        segment.close()
+        for path in segment.files()[1:]:
+            self.disk.remove(path)
+        self.segments = [Segment(self.disk, file_stem(self.directory, base_offset), base_offset)]
+        self.disk.rename(segment.path, self.active.path)
 
     def _cut_derived(self, end: int) -> None:
         """The segments end lower now: let all else follow, but for the producers, for which batches must be read."""
@@ -710,7 +717,7 @@ class PartitionLog:
             self._write_snapshot()
         if self.epochs.is_dirty and active.size:
             self.epochs.save(self.disk, self.directory)
-        return End(self.end.value, active.size, len(self.producers))
+        return End(self.end.value, self.size, len(self.producers))
 
     async def sync(self, offload: Offload) -> None:
         """Wait until everything is durable, derived files too: for a clean stop. Raises LogOffline, OSError."""

@@ -10,8 +10,10 @@ How much is believed depends on how the last process ended:
     ERROR    nothing ended, but an operation on the files failed: like POWER, and what is not durable is written anew,
              as after a failed fsync the page cache may hold bytes that it will never write again (L2)
 
-A batch that is wrong *below* the recovery point, or whole and wrong after a mere kill, was damaged later: that is
-corruption, and is never cut off (L4). Indexes, snapshots and the epoch checkpoint may be missing or torn in any
+What is wrong *below* the recovery point, or after a mere kill is anything but the last write torn, was damaged later:
+that is corruption, and is never cut off (L4). So is a segment that does not end where the next begins, and a log that
+ends before what its recovery point or, after a mere kill, its index or a snapshot tells of: files were lost, emptied
+or cut short. Indexes, snapshots and the epoch checkpoint may be missing or torn in any
 combination (L5): they are rebuilt from the batches.
 
 A batch's leader epoch lies outside its CRC. One that falls, or is above the cluster's (leader_epoch_max), is wrong like
@@ -84,7 +86,7 @@ class End(NamedTuple):
     """Where a log ended when its broker stopped in order: what the next one need not look for."""
 
     offset: int
-    size: int  # bytes of the active segment
+    size: int  # bytes of all its segments
     producers: int  # how many; those are in a snapshot
 
 
@@ -128,6 +130,8 @@ def recover(
         crash = Crash.PROCESS  # stopped in order, but nobody says how: look
     if FSYNC_FAILED in found.others:  # even if told POWER: the power may have failed before, and not since
         crash = Crash.ERROR
+    if crash in (Crash.CLEAN, Crash.PROCESS):
+        _check_names(directory, found)
     for name in found.stray:
         disk.remove(f"{directory}/{name}")
     segments = _open_segments(disk, directory, found.bases, start_offset)
@@ -138,9 +142,11 @@ def recover(
     in_file = epochs.entries if is_known else None
     tail = _Tail(leader_epoch_max, progress)
     if crash is Crash.CLEAN and clean_end is not None:
-        _trust_end(segments[-1], clean_end)
+        _trust_end(directory, segments, clean_end)
     else:
         _recover_end(disk, segments, crash, recovery_point, interval, tail)
+    if crash is Crash.PROCESS and found.snapshots and found.snapshots[-1] > segments[-1].next_offset:
+        raise _too_short(segments[-1], found.snapshots[-1], "a producer snapshot")
     end = segments[-1].next_offset
     if start_offset > end:  # what was above it is lost, what is below it was given up
         text = "%s ends at offset %d, though its records below %d were deleted: nothing is left, it begins there"
@@ -236,20 +242,47 @@ def _open_segments(disk: Disk, directory: str, bases: list[int], start_offset: i
 # the end
 
 
-def _trust_end(active: Segment, end: End) -> None:
-    """Take the log's end from those who wrote it. Raises CorruptLog when the file is another."""
-    if active.size != end.size or end.offset < active.base_offset:
-        raise CorruptLog(f"{active.path} has {active.size} bytes, and had {end.size} when the broker stopped")
+def _check_names(directory: str, found: _Found) -> None:
+    """Raise CorruptLog for segments that are not there, though other files tell of them: what deletes one takes its
+    indexes first. (After a power failure any of them may be gone.)"""
+    indexed = {name.partition(".")[0] for name in found.stray if name.endswith("index")}
+    lost = sorted(stem for stem in indexed if f"{stem}.log{DELETED}" not in found.stray)
+    if lost:
+        raise CorruptLog(f"{directory}/{lost[0]}.log is gone, its index is there")
+    if not found.bases and (found.snapshots or EPOCHS in found.others):
+        raise CorruptLog(f"{directory}: its segments are gone, {EPOCHS} or a snapshot tells of records")
+
+
+def _trust_end(directory: str, segments: list[Segment], end: End) -> None:
+    """Take the log's end from those who wrote it. Raises CorruptLog when the files are others."""
+    size, active = sum([segment.size for segment in segments]), segments[-1]
+    if size != end.size or end.offset < active.base_offset:
+        raise CorruptLog(f"the segments of {directory} have {size} bytes, and had {end.size} when the broker stopped")
     active.next_offset = end.offset
+
+
+def _check_closed(segments: list[Segment], progress: Progress) -> None:
+    """Raise CorruptLog for a segment that does not end where the next begins: a file is gone, emptied or cut short.
+
+    A look at the end of each is enough. What is damaged inside is found when it is read.
+    """
+    for segment in segments:
+        position, offset = segment.find_end(progress.watch)
+        if position != segment.size:
+            raise CorruptLog(f"{segment.path}: damage at byte {position}, offset {offset}")
+        if offset != segment.next_offset:
+            raise CorruptLog(
+                f"{segment.path} ends at offset {offset}, the next segment begins at {segment.next_offset}"
+            )
 
 
 def _recover_end(
     disk: Disk, segments: list[Segment], crash: Crash, recovery_point: int, interval: int, tail: _Tail
 ) -> None:
     """Find the log's end, cutting what is torn."""
-    active = segments[-1]
     if crash is Crash.PROCESS:
-        _recover_segment(active, interval, recovery_point, crash, tail)
+        _check_closed(segments[:-1], tail.progress)
+        _recover_segment(segments[-1], interval, recovery_point, crash, tail)
     else:
         _recover_unsynced(disk, segments, recovery_point, interval, tail)
     if crash is Crash.ERROR:
@@ -257,9 +290,7 @@ def _recover_end(
             if segment.next_offset > recovery_point and segment.size:
                 _write_anew(disk, segment, tail.progress)
     if segments[-1].next_offset < recovery_point:
-        raise CorruptLog(
-            f"{segments[-1].path}: the log ends at {segments[-1].next_offset}, but was durable up to {recovery_point}"
-        )
+        raise _too_short(segments[-1], recovery_point, "the recovery point")
 
 
 def _recover_unsynced(disk: Disk, segments: list[Segment], recovery_point: int, interval: int, tail: _Tail) -> None:
@@ -269,6 +300,7 @@ def _recover_unsynced(disk: Disk, segments: list[Segment], recovery_point: int, 
     have been closed after that flush.
     """
     first = next((n for n, each in enumerate(segments[:-1]) if each.next_offset >= recovery_point), len(segments) - 1)
+    _check_closed(segments[:first], tail.progress)
     for n in range(first, len(segments)):
         segment = segments[n]
         is_last = n + 1 == len(segments)
@@ -291,7 +323,8 @@ def _recover_segment(segment: Segment, interval: int, recovery_point: int, crash
     After a kill the index files are right as far as they go; after a power failure they say nothing.
     """
     base = segment.base_offset
-    if not segment.size:
+    proven = segment.proven() if crash is Crash.PROCESS else 0
+    if not segment.size and not proven:
         segment.next_offset = base
         segment.reset_indexes()
         segment.trim_index_files()
@@ -301,12 +334,14 @@ def _recover_segment(segment: Segment, interval: int, recovery_point: int, crash
     tail.start = start if tail.start is None else tail.start
     batches = scan.scan(segment.file, position, segment.size, start, recovery_point)
     end = segment.index_batches(tail.watch(batches), position, interval)
+    if segment.next_offset < proven:
+        raise _too_short(segment, proven, f"{segment.stem}.index")
     if end < segment.size:
         if tail.too_new is not None and (segment.next_offset < recovery_point or crash is Crash.PROCESS):
             raise _too_new(segment, tail.too_new, tail.epoch_max)
         if segment.next_offset < recovery_point:
             raise CorruptLog(f"{segment.path}: damage at byte {end}, offset {segment.next_offset}, which was durable")
-        if crash is Crash.PROCESS and scan.is_whole(segment.file, end, segment.size):
+        if crash is Crash.PROCESS and not scan.is_torn(segment.file, end, segment.size, segment.next_offset):
             raise CorruptLog(f"{segment.path}: damage at byte {end}, offset {segment.next_offset}, in a finished write")
         text = "%s is cut at byte %d, offset %d: no whole batch is in the %d bytes behind that"
         log.warning(text, segment.path, end, segment.next_offset, segment.size - end)
@@ -314,6 +349,10 @@ def _recover_segment(segment: Segment, interval: int, recovery_point: int, crash
         segment.file.sync()  # before anything is written in place of what was cut
         segment.size = end
     segment.trim_index_files()
+
+
+def _too_short(segment: Segment, proven: int, witness: str) -> CorruptLog:
+    return CorruptLog(f"{segment.path}: the log ends at offset {segment.next_offset}, {witness} tells of {proven}")
 
 
 def _write_anew(disk: Disk, segment: Segment, progress: Progress) -> None:

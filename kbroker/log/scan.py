@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 from kafka_wire.records import HEADER_SIZE, LENGTH_OFFSET, MAGIC, BatchHeader, CorruptRecords, check_crc, read_header
@@ -73,6 +74,14 @@ def scan(file: Handle, position: int, end: int, offset: int, durable: int) -> It
         position += size
 
 
-def is_whole(file: Handle, position: int, end: int) -> bool:
-    """Whether the bytes at position claim to be a batch that ends by `end`: what a torn write cannot do."""
-    return next(walk(file, position, end, chunk=HEADER_SIZE), None) is not None
+def is_torn(file: Handle, position: int, end: int, offset: int) -> bool:
+    """Whether what lies between position and end can be a batch that begins at offset, cut short: all that a write
+    which was not finished leaves. Neither a whole batch nor anything else is that."""
+    head = file.pread(min(_HEAD.size, end - position), position)
+    if len(head) < _HEAD.size:
+        return offset.to_bytes(8).startswith(head[:8])
+    base_offset, length, _, magic = _HEAD.unpack(head)
+    return bool(base_offset == offset and magic == MAGIC and position + LENGTH_OFFSET + length > end)
+
+
+_HEAD = struct.Struct(">qiib")  # base offset, length, leader epoch, magic

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
@@ -27,7 +27,7 @@ from kbroker.config.topic import TopicConfig
 from kbroker.env import Disk, File, Handle
 from kbroker.log import scan
 from kbroker.log.cold import NotInMemory, read_now
-from kbroker.log.derived.index import ENTRY_SIZE, UNKNOWN, Indexes, read_last_time
+from kbroker.log.derived.index import ENTRY_SIZE, UNKNOWN, Indexes, OffsetIndex, read_last_offset, read_last_time
 from kbroker.log.errors import CorruptLog
 
 INDEX_SAVE_BYTES = 8 * 1024 * 1024  # the index files lag behind the log by no more: the scan after a crash is bounded
@@ -37,6 +37,7 @@ RELATIVE_OFFSET_MAX = 2**31 - 1
 NOT_IN_INDEX = (NO_TIMESTAMP, NO_TIMESTAMP)  # in place of a largest timestamp: its time index has no entry
 
 WritableBuffer: TypeAlias = "bytearray | memoryview"
+Batches: TypeAlias = Iterator[tuple[int, BatchHeader]]
 
 log = logging.getLogger(__name__)
 
@@ -211,6 +212,33 @@ class Segment:
         self.indexes, position = Indexes.load(self.disk, self.stem, self.base_offset, self.size)
         return position
 
+    def proven(self) -> int:
+        """The offset up to which the index file says that there were records: an entry is made after its batch.
+
+        0 when it says nothing, or is none. May raise OSError.
+        """
+        index = OffsetIndex(self.stem + ".index")
+        with suppress(FileNotFoundError):
+            index.load(self.disk)
+        last = index.last()
+        return self.base_offset + last[0] + 1 if last is not None and index.is_sane(last[1] + 1) else 0
+
+    def find_end(self, watch: Callable[[Batches], Batches]) -> tuple[int, int]:
+        """Where the batches end: (position, offset). From the last index entry on, if it leads to the file's end.
+
+        Changes nothing. watch: what the batches pass through. May raise OSError.
+        """
+        last = read_last_offset(self.disk, self.stem + ".index")
+        end, offset = 0, self.base_offset
+        with closing(self.disk.open(self.path)) as file:
+            for start in (last[1], 0) if last is not None and last[1] < self.size else (0,):
+                end, offset = start, self.base_offset
+                for position, header in watch(scan.walk(file, start, self.size, chunk=scan.NEAR_BYTES)):
+                    end, offset = position + header.size, header.next_offset
+                if end == self.size:
+                    break
+        return end, offset
+
     def index_batches(self, batches: Iterator[tuple[int, BatchHeader]], position: int, interval: int) -> int:
         """Index batches that begin at position, the last indexed one. Returns the position after the last."""
         assert self.indexes is not None
@@ -382,18 +410,21 @@ class Segment:
         self._largest = NOT_IN_INDEX if last is None else (last[0], self.base_offset + last[1])
 
     def truncate_to(self, offset: int, interval: int) -> None:
-        """Cut at the batch that holds offset. May raise OSError."""
+        """Cut at the batch that holds offset. May raise OSError.
+
+        The index files first: what they say was there, and is not, a later start takes for lost.
+        """
         position = self.position_of(offset)
+        self.indexes, at = Indexes.load(self.disk, self.stem, self.base_offset, position, before=offset)
+        self.indexes.trim(self.disk)
         self.file.truncate(position)
         self.size = position
         self._cuts += 1
         self.tail = None
         if not position:
             self.first_timestamp_ms = None
-        self.indexes, at = Indexes.load(self.disk, self.stem, self.base_offset, position, before=offset)
         batches = scan.walk(self.file, at, position)
         _, self.next_offset = self.indexes.scan(batches, at, self.base_offset, interval)
-        self.indexes.trim(self.disk)
 
     def apart(self) -> Segment:
         """The same batches under a descriptor of its own, for a worker to read (and to close)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -11,7 +12,7 @@ from kafka_wire import records
 from kbroker.env import Disk
 from kbroker.log.errors import CorruptLog, LogOffline
 from kbroker.log.log import PartitionLog
-from kbroker.log.recovery import Crash
+from kbroker.log.recovery import Crash, End
 from kbroker.log.segment import Segment
 from kbroker.testing.disk import MemoryDisk
 from tests.log.tools import (
@@ -186,6 +187,144 @@ def test_L4_a_finished_write_that_is_wrong_after_a_mere_kill_is_corruption() -> 
     damage(disk, LOG, 700)
     with pytest.raises(CorruptLog, match="finished write"):
         open_log(disk, Crash.PROCESS)
+
+
+def segments_of(disk: MemoryDisk) -> list[str]:
+    return [f"orders-0/{name}" for name in disk.list_dir("orders-0") if name.endswith(".log")]
+
+
+async def many_segments() -> tuple[MemoryDisk, End]:
+    """A log of several segments, with indexes and snapshots, of a process that was killed."""
+    disk = new_disk()
+    log = open_log(disk, **SMALL)
+    history(log, 60)
+    await log.flush(Worker())
+    end = End(log.end.value, log.size, len(log.producers))
+    for segment in log.segments:
+        segment.finish()
+    disk.kill()
+    return disk, end
+
+
+HARM: dict[str, Callable[[MemoryDisk, str], object]] = {
+    "gone": lambda disk, path: disk.remove(path),
+    "emptied": lambda disk, path: disk.open(path).truncate(0),
+    "cut short": lambda disk, path: disk.open(path).truncate(disk.size(path) - 400),
+    "cut inside a batch": lambda disk, path: disk.open(path).truncate(disk.size(path) - 5),
+    "longer": lambda disk, path: disk.open(path).append([b"?" * 300]),
+}
+
+
+@pytest.mark.parametrize("crash", [Crash.CLEAN, Crash.PROCESS, Crash.POWER])
+@pytest.mark.parametrize("harm", HARM)
+async def test_L4_a_segment_that_is_lost_or_not_what_it_was_is_told_at_start(harm: str, crash: Crash) -> None:
+    """Whichever it is, with no word of a recovery point after a kill, and nothing is cut or deleted because of it."""
+    disk, end = await many_segments()
+    paths = segments_of(disk)
+    for path in paths:
+        copy = clone(disk)
+        HARM[harm](copy, path)
+        before = {name: copy.read(name) for name in segments_of(copy)}
+        recovery_point = end.offset if crash is Crash.POWER else 0
+        if harm == "gone" and path == paths[0] and crash is Crash.POWER:
+            continue  # as retention leaves it: its indexes may be gone with it
+        if path == paths[-1] and (harm, crash) in (("longer", Crash.POWER), ("cut inside a batch", Crash.PROCESS)):
+            continue  # as a torn write leaves it
+        with pytest.raises(CorruptLog):
+            open_log(copy, crash, recovery_point=recovery_point, clean_end=end, **SMALL)
+        assert {name: copy.read(name) for name in segments_of(copy)} == before, path
+
+
+async def test_L4_what_a_damaged_segment_is_told_with() -> None:
+    disk, _ = await many_segments()
+    first, second, *_, last = segments_of(disk)
+    for path, harm, text in (
+        (second, "gone", f"{second} is gone, its index is there"),
+        (first, "emptied", f"{first} ends at offset 0, the next segment begins at "),
+        (first, "longer", f"{first}: damage at byte {disk.size(first)}, offset "),
+        (last, "cut short", f"{last}: the log ends at offset .*index tells of "),
+    ):
+        copy = clone(disk)
+        HARM[harm](copy, path)
+        with pytest.raises(CorruptLog, match=text):
+            open_log(copy, Crash.PROCESS, **SMALL)
+
+
+@pytest.mark.parametrize("crash", [Crash.PROCESS, Crash.POWER])
+async def test_L4_a_segment_without_indexes_is_missed_all_the_same(crash: Crash) -> None:
+    """But for the first, which retention may have deleted, and after a kill the last, if nothing else tells of it."""
+    disk, end = await many_segments()
+    for path in segments_of(disk)[1 : -1 if crash is Crash.PROCESS else None]:
+        copy = clone(disk)
+        for name in copy.list_dir("orders-0"):
+            if name.endswith("index"):
+                copy.remove(f"orders-0/{name}")
+        copy.remove(path)
+        with pytest.raises(CorruptLog, match="the next segment begins at|the recovery point"):
+            open_log(copy, crash, recovery_point=end.offset if crash is Crash.POWER else 0, **SMALL)
+
+
+async def test_L4_all_segments_gone_is_not_an_empty_log() -> None:
+    disk = new_disk()
+    fill(open_log(disk), 3)
+    disk.kill()
+    disk.remove(LOG)
+    with pytest.raises(CorruptLog, match="its segments are gone"):
+        open_log(disk, Crash.PROCESS)
+
+
+@pytest.mark.parametrize(("position", "value"), [(0, 1), (7, 1), (11, 5), (16, 1), (16, 0x12)])
+def test_L4_a_tail_that_no_torn_write_leaves_is_not_cut_off(position: int, value: int) -> None:
+    """Its last batch's offset, length or magic is wrong, or it is something else altogether."""
+    disk = new_disk()
+    log = open_log(disk)
+    fill(log, 9)
+    at = log.size
+    fill(log, 1)
+    disk.kill()
+    data = bytearray(disk.read(LOG))
+    for tail in (data[at:], data[at:-3], bytes(40), b"#" * 3):
+        torn = data[:at] + tail
+        if len(tail) > 40:
+            torn[at + position] = value if torn[at + position] != value else value + 1
+        disk.write_atomic(LOG, torn)
+        with pytest.raises(CorruptLog, match=f"damage at byte {at}, offset 9, in a finished write"):
+            open_log(disk, Crash.PROCESS)
+        assert disk.read(LOG) == torn
+
+
+class Dead(BaseException):
+    """The process is."""
+
+
+def die_after(disk: MemoryDisk, steps: int) -> None:
+    """Let the process have so many more operations on its disk."""
+    left = iter(range(steps))
+
+    def alive() -> None:
+        if next(left, None) is None:
+            raise Dead
+
+    disk.alive = alive
+
+
+@pytest.mark.parametrize("offset", [0, 3, 10, 25, 60, 90])
+async def test_L4_a_kill_at_any_step_of_a_truncation_looks_like_no_damage(offset: int) -> None:
+    """Indexes and snapshots tell of what was there: those of what is cut go first."""
+    for step in range(40):
+        disk, _ = await many_segments()
+        log = open_log(disk, Crash.PROCESS, **SMALL)
+        written = contents(log)
+        die_after(disk, step)
+        try:
+            log.truncate_to(offset)
+        except Dead:
+            pass
+        disk.alive = lambda: None
+        disk.kill()
+        again = open_log(disk, Crash.PROCESS, **SMALL)
+        assert contents(again) == written[: again.end.value - again.start_offset], (offset, step)
+        assert again.end.value >= offset - 2, (offset, step)  # batches have up to three records
 
 
 def derived_files(disk: MemoryDisk) -> list[str]:

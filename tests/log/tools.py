@@ -89,7 +89,8 @@ def end_on(disk: Disk) -> End | None:
     data, offset = disk.read(f"orders-0/{bases[-1]}"), int(bases[-1][:-4])
     for _, header in records.headers(data):
         offset = header.next_offset
-    return End(offset, len(data), int(f"{offset:020d}.snapshot" in names))
+    size = sum(disk.size(f"orders-0/{name}") for name in bases)
+    return End(offset, size, int(f"{offset:020d}.snapshot" in names))
 
 
 def append(log: PartitionLog, *values: bytes, leader_epoch: int = 0, now: int = NOW, **options: Any) -> Appended:

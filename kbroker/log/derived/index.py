@@ -304,17 +304,30 @@ class TimeIndex(Index):
 
 def read_last_time(disk: Disk, path: str) -> tuple[int, int] | None:
     """The last entry of a time index that is not in memory: (timestamp; offset, relative). May raise OSError."""
+    return _read_last(disk, path, _TIME_ENTRY)
+
+
+def read_last_offset(disk: Disk, path: str) -> tuple[int, int] | None:
+    """The last entry of an offset index that is not in memory: (offset, relative; position). May raise OSError."""
+    return _read_last(disk, path, _OFFSET_ENTRY)
+
+
+def _read_last(disk: Disk, path: str, layout: struct.Struct) -> tuple[int, int] | None:
     try:
         file = disk.open(path)
     except FileNotFoundError:
         return None
     try:
-        count = file.size() // TIME_ENTRY_SIZE
-        return _TIME_ENTRY.unpack(file.pread(TIME_ENTRY_SIZE, (count - 1) * TIME_ENTRY_SIZE)) if count else None
+        count = file.size() // layout.size
+        if not count:
+            return None
+        first, second = layout.unpack(file.pread(layout.size, (count - 1) * layout.size))
+        return first, second
     finally:
         file.close()
 
 
+_OFFSET_ENTRY = struct.Struct(">II")
 _TIME_ENTRY = struct.Struct(">qI")
 _LOW, _HIGH = (0, 1) if byteorder == "little" else (1, 0)  # the halves of a 64-bit number in memory
 
