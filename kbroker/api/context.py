@@ -26,6 +26,7 @@ from kbroker.log.directory import LogDirectory
 from kbroker.log.errors import LogClosed
 from kbroker.replication.manager import ReplicaManager
 from kbroker.replication.partition import Partition
+from kbroker.transactions.coordinator import TransactionCoordinator
 
 APPLY_WAIT_S = 60.0
 
@@ -41,6 +42,7 @@ class Services:
     logs: LogDirectory
     replicas: ReplicaManager
     groups: GroupCoordinator
+    transactions: TransactionCoordinator
     fetch_sessions: FetchSessions
     producer_ids: ProducerIds
     brokers: Brokers  # each other broker, and this one

@@ -33,8 +33,8 @@ from kafka_wire.messages.groups import (
 from kbroker.api.addresses import address_of
 from kbroker.api.context import Context
 from kbroker.api.registry import handles
+from kbroker.coordinators.routing import InternalTopic
 from kbroker.groups import membership
-from kbroker.groups.coordinator import OFFSETS_TOPIC
 from kbroker.groups.group import Client
 from kbroker.groups.membership import Asker
 from kbroker.turns import Work, answer, each, finish
@@ -42,7 +42,7 @@ from kbroker.turns import Work, answer, each, finish
 GROUP, TRANSACTION, SHARE = 0, 1, 2  # key types of FindCoordinator
 BATCHED_SINCE = 4  # FindCoordinator version (KIP-699)
 KEYS_STRIDE = 8  # keys between two pauses: some are long
-TOPIC_WAIT_S = 15.0  # until `__consumer_offsets` is there; then the answer is that it is not
+TOPIC_WAIT_S = 15.0  # until an internal topic is there; then the answer is that it is not
 LEAVE_MANY_SINCE = 3  # LeaveGroup version
 
 JoinAnswer: TypeAlias = "JoinGroupResponse | Coroutine[Any, Any, JoinGroupResponse]"
@@ -56,16 +56,26 @@ FindAnswer: TypeAlias = "FindCoordinatorResponse | Coroutine[Any, Any, FindCoord
 
 @handles(ApiKey.FIND_COORDINATOR, 0, 6)
 def find_coordinator(request: FindCoordinatorRequest, context: Context) -> FindAnswer:
-    """Who coordinates these groups. The first to ask waits until `__consumer_offsets` is made."""
-    if request.key_type == GROUP and OFFSETS_TOPIC not in context.services.image.topics:
-        return _make_topic_and_find(request, context)
+    """Who coordinates these groups or transactions. The first to ask waits until their internal topic is made."""
+    topic = _internal_topic(request.key_type, context)
+    if topic is not None and topic.image is None:
+        return _make_topic_and_find(topic, request, context)
     return answer(_found(request, context))
 
 
-async def _make_topic_and_find(request: FindCoordinatorRequest, context: Context) -> FindCoordinatorResponse:
+def _internal_topic(key_type: int, context: Context) -> InternalTopic | None:
+    """Where what such keys name is kept."""
+    if key_type == GROUP:
+        return context.services.groups.topic
+    return context.services.transactions.topic if key_type == TRANSACTION else None
+
+
+async def _make_topic_and_find(
+    topic: InternalTopic, request: FindCoordinatorRequest, context: Context
+) -> FindCoordinatorResponse:
     with trio.move_on_after(TOPIC_WAIT_S):
         try:
-            await context.services.groups.topic.ensure()
+            await topic.ensure()
             await context.services.wait_applied()
         except KafkaError:
             pass  # the answer says so
@@ -90,9 +100,10 @@ def _found(request: FindCoordinatorRequest, context: Context) -> Work[FindCoordi
 
 def _coordinator(key: str, key_type: int, context: Context) -> Coordinator:
     try:
-        if key_type != GROUP:
+        topic = _internal_topic(key_type, context)
+        if topic is None:
             raise _no_coordinator(key_type)
-        broker = context.services.image.brokers.get(context.services.groups.topic.leader_of(key))
+        broker = context.services.image.brokers.get(topic.leader_of(key))
         if broker is None:
             raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE)
     except KafkaError as error:
@@ -103,8 +114,6 @@ def _coordinator(key: str, key_type: int, context: Context) -> Coordinator:
 
 def _no_coordinator(key_type: int) -> KafkaError:
     """Errors on which clients give up at once, with the text: a coordinator not available they would ask for again."""
-    if key_type == TRANSACTION:
-        return KafkaError(ErrorCode.UNSUPPORTED_VERSION, "This broker does not offer transactions.")
     if key_type == SHARE:
         return KafkaError(ErrorCode.INVALID_REQUEST, "This broker does not offer share groups.")
     return KafkaError(ErrorCode.INVALID_REQUEST, f"There is no coordinator type {key_type}.")

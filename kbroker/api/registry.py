@@ -22,8 +22,8 @@ from kafka_wire.codegen import decoder
 from kafka_wire.frames import Writer, response_writer
 
 FAMILIES = (
-    "produce", "fetch", "offsets", "metadata", "topics", "configs", "log_dirs", "producers",
-    "groups", "group_offsets", "group_admin", "consumer_groups",
+    "produce", "fetch", "offsets", "metadata", "topics", "configs", "log_dirs",
+    "transactions", "transaction_admin", "groups", "group_offsets", "group_admin", "consumer_groups",
 )  # fmt: skip
 
 Handler = Callable[[Any, Any], "Any | Coroutine[Any, Any, Any] | None"]

@@ -4,7 +4,7 @@
 
 The rules the shell keeps:
  - Effects of one core are performed in the order they were returned, across calls too: a Reply is sent when every
-   Store of its core that was returned before it is committed (G2).
+   Store of its core that was returned before it is committed (G2). So is an Order carried out (T2).
  - A Store that cannot be committed leaves the memory ahead of the log. The shell then drops what its shard holds
    (`Shard.resign` answers those who wait) and loads it again from the log; a core knows no undo.
  - What a Compute makes comes back as another event, some time later.
@@ -55,4 +55,14 @@ class Compute:
     then: Callable[[Any, float, int], Iterable[Effect]]
 
 
-Effect: TypeAlias = "Store | Reply | Compute"
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Have something done outside of the shard, once every Store of its core before it is committed.
+
+    The shard does it (`Shard.carry_out`); what comes of it is another event, at once or some time later.
+    """
+
+    what: object
+
+
+Effect: TypeAlias = "Store | Reply | Compute | Order"

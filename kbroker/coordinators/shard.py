@@ -146,6 +146,10 @@ class Shard(ABC):
     def resign(self, code: ErrorCode) -> Iterable[Effect]:
         """What answers those who wait in cores, with the code."""
 
+    def carry_out(self, name: str, what: object) -> None:
+        """What a core ordered is to be done now. Raises nothing."""
+        raise AssertionError(f"{name} orders {what!r}")
+
     def key_of(self, key: bytes) -> bytes:
         """The key under which a record is remembered: another one for a format of long ago."""
         return key
@@ -248,11 +252,13 @@ class Shard(ABC):
                     offset = self.append(pairs)
                 if offset >= self.partition.high_watermark.value:
                     self._barriers[name] = offset
+            elif isinstance(effect, Reply):
+                assert isinstance(effect.to, Ticket)
+                self.after(self._barriers.get(name, -1), bind(effect.to.answer, effect.response))
             elif isinstance(effect, Compute):
                 self._tasks.on_compute(self, name, effect)
             else:
-                assert isinstance(effect.to, Ticket)
-                self.after(self._barriers.get(name, -1), bind(effect.to.answer, effect.response))
+                self.after(self._barriers.get(name, -1), bind(self.carry_out, name, effect.what))
 
     def _batches(self, pairs: list[Pair]) -> Iterator[list[Pair]]:
         """One batch; several only where one would exceed max.message.bytes, so that no core, however large, is in the

@@ -31,10 +31,11 @@ from kbroker.config import BrokerConfig
 from kbroker.env import AddressInUse, Env, Listener
 from kbroker.groups.coordinator import OFFSETS_TOPIC, GroupCoordinator
 from kbroker.log.directory import LogDirectory
-from kbroker.replication.manager import ReplicaManager
+from kbroker.replication.manager import Coordinator, ReplicaManager
 from kbroker.server.identity import Home, StartFailed, identify, note_cluster, refuse_foreign, wrong_store
 from kbroker.server.listener import Server
 from kbroker.server.memory import AnswerMemory, RequestMemory
+from kbroker.transactions.coordinator import TRANSACTIONS_TOPIC, TransactionCoordinator
 
 WILDCARDS = ("", "0.0.0.0", "::")
 STORE_FILE = "coord.db"
@@ -113,6 +114,7 @@ class Broker:
                 raise StartFailed(f"the coordination store cannot be written: {error}") from error
             note_cluster(self.env, home, services.image.cluster_id)
             await nursery.start(services.groups.run)
+            await nursery.start(services.transactions.run)
             await nursery.start(services.replicas.run)
             await nursery.start(logs.run)
             await _create(topics, services)
@@ -137,7 +139,12 @@ class Broker:
             topic_defaults=lambda: _topic_defaults(replicas.config),
         )
         groups = GroupCoordinator(env, registration, logs, lambda: replicas.config)
-        replicas = ReplicaManager(config.node_id, logs, config, {OFFSETS_TOPIC: groups}, lambda: registration.is_proven)
+        producer_ids = ProducerIds(registration.admin)
+        transactions = TransactionCoordinator(
+            env, registration, logs, lambda: replicas.config, producer_ids, brokers, lambda: 0
+        )
+        coordinators: dict[str, Coordinator] = {OFFSETS_TOPIC: groups, TRANSACTIONS_TOPIC: transactions}
+        replicas = ReplicaManager(config.node_id, logs, config, coordinators, lambda: registration.is_proven)
         slots = config.get_int("max.incremental.fetch.session.cache.slots")
         services = Services(
             env=env,
@@ -145,8 +152,9 @@ class Broker:
             logs=logs,
             replicas=replicas,
             groups=groups,
+            transactions=transactions,
             fetch_sessions=FetchSessions(slots, first_id=1 + env.rng.below(2**30)),
-            producer_ids=ProducerIds(registration.admin),
+            producer_ids=producer_ids,
             brokers=brokers,
         )
         return services

@@ -48,7 +48,9 @@ async def test_find_coordinator_answers_each_key_of_a_batch() -> None:
         found = (await find(client, "a", "b", "")).coordinators
         assert [(each.key, each.error_code, each.node_id) for each in found] == [("a", 0, 1), ("b", 0, 1), ("", 0, 1)]
         found = (await find(client, "tx", key_type=1)).coordinators[0]
-        assert (found.error_code, found.node_id) == (ErrorCode.UNSUPPORTED_VERSION, -1) and found.error_message
+        assert (found.error_code, found.node_id, found.host, found.port) == (0, 1, "127.0.0.1", broker.port)
+        found = (await find(client, "share", key_type=2)).coordinators[0]
+        assert (found.error_code, found.node_id) == (ErrorCode.INVALID_REQUEST, -1) and found.error_message
         assert (await find(client, "x", key_type=7, version=3)).error_code == ErrorCode.INVALID_REQUEST
 
 

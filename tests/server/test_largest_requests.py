@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from kafka_wire.api import ApiKey, request_class
+from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.configs import (
     AlterableConfig,
     AlterConfigsRequest,
@@ -84,6 +85,14 @@ from kafka_wire.messages.topics import (
     DescribableLogDirTopic,
     DescribeLogDirsRequest,
 )
+from kafka_wire.messages.transactions import (
+    AddPartitionsToTxnRequest,
+    AddPartitionsToTxnTopic,
+    AddPartitionsToTxnTransaction,
+    DescribeTransactionsRequest,
+    InitProducerIdRequest,
+    ListTransactionsRequest,
+)
 from kbroker.api.registry import load
 from kbroker.testing.broker import Machine, MemoryBroker, memory_broker
 from kbroker.testing.client import BareClient
@@ -130,6 +139,37 @@ async def _many_groups(client: BareClient) -> None:
     await client.call(FindCoordinatorRequest(key="g", key_type=0), 3)
     for n in range(2_000):
         await client.call(commit_request("topic-000", 1, f"group-{n}"), 8)
+
+
+async def _init(client: BareClient, transactional_id: str) -> int:
+    """The producer id of a transactional id."""
+    request = InitProducerIdRequest(transactional_id=transactional_id, transaction_timeout_ms=60_000)
+    while (response := await client.call(request, 3)).error_code != ErrorCode.NONE:
+        assert response.error_code in (ErrorCode.COORDINATOR_NOT_AVAILABLE, ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
+        await trio.lowlevel.checkpoint()
+    return int(response.producer_id)
+
+
+async def _begin_transaction(client: BareClient) -> None:
+    """The producer of "x" has the first id there is."""
+    assert await _init(client, "x") == 0
+
+
+async def _many_transactions(client: BareClient) -> None:
+    for n in range(1000):
+        await _init(client, f"x-{n}")
+
+
+def transaction_to_add(
+    transactional_id: str, topic: str, indexes: list[int], *, verify_only: bool = False
+) -> AddPartitionsToTxnTransaction:
+    return AddPartitionsToTxnTransaction(
+        transactional_id=transactional_id,
+        producer_id=0,
+        producer_epoch=0,
+        verify_only=verify_only,
+        topics=[AddPartitionsToTxnTopic(name=topic, partitions=indexes)],
+    )
 
 
 def commit_request(topic: str, count: int = 1000, group: str = "g") -> OffsetCommitRequest:
@@ -254,6 +294,24 @@ ROWS = [
     Row("ConsumerGroupHeartbeat", 1, lambda: ConsumerGroupHeartbeatRequest(
         group_id="h", member_id="m", member_epoch=0, rebalance_timeout_ms=10_000, topic_partitions=[],
         subscribed_topic_names=names(8_000)), _commit_all),
+    Row("AddPartitionsToTxn, present", 3, lambda: AddPartitionsToTxnRequest(
+        v3_and_below_transactional_id="x", v3_and_below_producer_id=0, v3_and_below_producer_epoch=0,
+        v3_and_below_topics=[
+            AddPartitionsToTxnTopic(name=name, partitions=list(range(count)) * 10) for name, count in TOPICS.items()
+        ]), _begin_transaction),
+    Row("AddPartitionsToTxn, absent", 3, lambda: AddPartitionsToTxnRequest(
+        v3_and_below_transactional_id="x", v3_and_below_producer_id=0, v3_and_below_producer_epoch=0,
+        v3_and_below_topics=[AddPartitionsToTxnTopic(name=name, partitions=[0]) for name in names()]),
+        _begin_transaction),
+    Row("AddPartitionsToTxn, many transactions", 5, lambda: AddPartitionsToTxnRequest(transactions=[
+        transaction_to_add(name, "wide", [0]) for name in names()]), _begin_transaction),
+    Row("AddPartitionsToTxn, verified", 5, lambda: AddPartitionsToTxnRequest(transactions=[
+        transaction_to_add("x", "wide", list(range(1000)), verify_only=True) for _ in range(COUNT // 1000)]),
+        _begin_transaction),
+    Row("DescribeTransactions, absent", 0, lambda: DescribeTransactionsRequest(transactional_ids=names()),
+        _begin_transaction),
+    Row("ListTransactions", 1, lambda: ListTransactionsRequest(
+        state_filters=names(), producer_id_filters=list(range(COUNT)), duration_filter=0), _many_transactions),
     Row("DescribeLogDirs, all", 4, lambda: DescribeLogDirsRequest(topics=None)),
     Row("DescribeLogDirs, absent", 4, lambda: DescribeLogDirsRequest(
         topics=[DescribableLogDirTopic(topic="wide", partitions=list(range(COUNT)))])),
@@ -287,6 +345,6 @@ async def test_B1_the_largest_request_holds_the_loop_for_a_few_milliseconds_at_a
 
 def test_every_api_has_its_row() -> None:
     """But those whose requests have no lists: nothing in them is long."""
-    listless = {ApiKey.HEARTBEAT, ApiKey.INIT_PRODUCER_ID}
+    listless = {ApiKey.HEARTBEAT, ApiKey.INIT_PRODUCER_ID, ApiKey.ADD_OFFSETS_TO_TXN, ApiKey.END_TXN}
     asked = {type(row.request()) for row in ROWS}
     assert {key for key in map(ApiKey, load()) if request_class(key) not in asked} == listless
