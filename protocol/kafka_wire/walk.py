@@ -7,10 +7,11 @@
              | key length varint, -1 null | key | value length varint, -1 null | value
              | header count varint | (key length varint | key | value length varint, -1 null | value)*
 
-The fields bring the smallest and the largest timestamp to light. Measured per record: 0.09 µs for the chain, 0.4 for
-the fields, 2 with `records.read_records`. The loops know numbers of one and two bytes, as nearly all are; what is
-longer goes through `_rest`. They only find that something is wrong; `_explain` reads the record again and says what. A
-lie is INVALID_RECORD and names the record, as in Kafka's DefaultRecord.
+The fields bring the smallest and the largest timestamp to light. Measured per record: 0.06 µs for the chain, next to
+nothing where records are of equal size; 0.4 for the fields, 2 with `records.read_records`. The loops know numbers of
+one and two bytes, as nearly all are; what is longer goes through `_rest`. They only find that something is wrong;
+`_explain` reads the record again and says what. A lie is INVALID_RECORD and names the record, as in Kafka's
+DefaultRecord.
 """
 
 from __future__ import annotations
@@ -30,6 +31,13 @@ _INT32_BITS, _INT64_BITS = 32, 64
 _NULL = 1  # the varint -1
 _RECORD_LENGTH_MIN = 12  # the varint 6: a record without its length
 _FIELD_SIZE_MIN = 2  # of a record header
+_RUN_MIN, _RUNS_MAX = 8, 8  # records of equal size in a row that are worth a comparison; comparisons in a batch
+# From a record to the next by the first byte of its length, without what a second one adds: 64 times its value.
+# A length below zero is an odd number: it leads out of the data, as does one that is too small.
+_LOW = [
+    FAR if byte & 1 or byte < _RECORD_LENGTH_MIN else 1 + (byte >> 1) if byte < 0x80 else 2 + (byte - 0x80 >> 1)
+    for byte in range(256)
+]
 
 Walked: TypeAlias = "tuple[int, int, int, bool]"  # position, smallest and largest timestamp delta, any null key
 
@@ -114,28 +122,53 @@ def stamps(data: Buffer, count: int) -> Iterator[tuple[int, int]]:
 
 
 def follow_chain(data: Buffer, pos: int, count: int) -> int:
-    """The position behind so many records that begin at pos, or -1 where one has a length that no record can have."""
-    odd = 0  # a length below zero is an odd number
+    """The position behind so many records that begin at pos; -1 where one has a length that it cannot have here."""
     try:
+        if count >= _RUN_MIN:
+            pos, count = _follow_runs(data, pos, count)
         for _ in range(count):
             size = data[pos]
             if size < 0x80:
-                if size < _RECORD_LENGTH_MIN:
-                    return -1
-                odd |= size
-                pos += 1 + (size >> 1)
-                continue
-            byte = data[pos + 1]
-            if byte < 0x80:
-                odd |= size
-                pos += 2 + ((size & 0x7F | byte << 7) >> 1)
+                pos += _LOW[size]
+            elif (byte := data[pos + 1]) < 0x80:
+                pos += _LOW[size] + (byte << 6)
             else:
                 size, pos = _rest(data, pos + 2, size + (byte << 7) - 0x80, 14, _INT32_BITS)
-                odd |= size
-                pos += size >> 1
+                pos += FAR if size & 1 else size >> 1
     except (IndexError, CorruptRecords):
         return -1
-    return -1 if odd & 1 else pos
+    return pos if pos <= len(data) else -1
+
+
+def _follow_runs(data: Buffer, pos: int, count: int) -> tuple[int, int]:
+    """Follow records of equal size, as long as many of them come in a row; the position, and how many are left.
+
+    The lengths of such a run are equal bytes at equal distances, which are compared without a loop. It ends where one
+    of the small numbers in a record takes a byte more: offset deltas do at 64, timestamp deltas may.
+    """
+    for _ in range(_RUNS_MAX):
+        size, byte = data[pos], data[pos + 1]
+        if size < 0x80:
+            step = _LOW[size]
+        elif byte < 0x80:
+            step = _LOW[size] + (byte << 6)
+        else:
+            break
+        end = pos + step * count
+        run = _equal(data[pos:end:step])
+        if size >= 0x80:
+            run = min(run, _equal(data[pos + 1 : end : step]))
+        pos += step * run
+        count -= run
+        if run < _RUN_MIN or count < _RUN_MIN:
+            break
+    return pos, count
+
+
+def _equal(sample: Buffer) -> int:
+    """How many of the first bytes are the same."""
+    content = bytes(sample)
+    return len(content) - len(content.lstrip(content[:1]))
 
 
 def walk_fields(data: Buffer, pos: int, first: int, last: int, low: int, high: int) -> Walked:

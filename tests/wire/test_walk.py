@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kafka_wire.errors import ErrorCode
-from kafka_wire.primitives import varint
+from kafka_wire.errors import ErrorCode, ProtocolError
+from kafka_wire.primitives import read_varint, varint
 from kafka_wire.records import HEADER_SIZE, CorruptRecords, build_batch, read_header, read_records
 from kafka_wire.walk import RecordWalk, follow_chain, heads, stamps
 
@@ -45,6 +45,39 @@ def test_the_chain_of_an_honest_batch_leads_to_its_end(records: list, padding: i
     assert follow_chain(data, padding, len(records) + 1) == -1
     if len(records) > 1:
         assert 0 < follow_chain(data, padding, len(records) - 1) < len(data)
+
+
+def one_by_one(data: memoryview, count: int) -> int:
+    """What follow_chain does, without its short cuts. Only of lengths of one byte it sees that they are too small."""
+    pos = 0
+    for _ in range(count):
+        try:
+            size, behind = read_varint(data, pos)
+        except ProtocolError:
+            return -1
+        if size < 0 or size >= 1 << 31 or (size < 6 and behind == pos + 1):
+            return -1
+        pos = behind + size
+    return pos if pos <= len(data) else -1
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 100), st.sampled_from([0, 1, 40, 61, 200, 8100, 8200])), min_size=1, max_size=12),
+    st.integers(0), st.integers(0, 255), st.integers(-1, 1),
+)  # fmt: skip
+def test_runs_of_records_of_equal_size_are_followed_as_one_by_one(
+    runs: list[tuple[int, int]], which: int, flip: int, more: int
+) -> None:
+    """Whatever a byte of one record's length becomes."""
+    sizes = [size for times, size in runs for _ in range(times)]
+    data = bytearray(build_batch([(None, bytes(size)) for size in sizes]))[HEADER_SIZE:]
+    pos = 0
+    for _ in range(which % len(sizes)):
+        size, pos = read_varint(data, pos)
+        pos += size
+    data[pos + which % 2] ^= flip
+    view = memoryview(data)
+    assert follow_chain(view, 0, len(sizes) + more) == one_by_one(view, len(sizes) + more)
 
 
 @pytest.mark.parametrize("length", [-1, 0, 5, -(2**31)])
