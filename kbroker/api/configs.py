@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode, KafkaError
@@ -59,7 +59,8 @@ BOUNDED_GROUP_KEYS = {f"consumer.{key}": key for key in CONSUMER_GROUP_KEYS}
 KNOWN_OPS = {int(op) for op in ConfigOp}
 TWICE = KafkaError(ErrorCode.INVALID_REQUEST, "Each resource must appear at most once.")
 TIMEOUT_S = 30.0
-DESCRIBED_ROWS_MAX = 1_000_000  # of one answer: some 50 MB
+DESCRIBED_BYTES_MAX = 32 * 1024 * 1024  # of one answer, roughly
+ROW_BYTES = 16  # of a row, or one of its synonyms, besides its texts
 
 
 # -- describe ---------------------------------------------------------------------------------------------------------
@@ -77,19 +78,24 @@ def describe_configs(
     return answer(_all_described(request, context.services))
 
 
+class _Rows(NamedTuple):
+    rows: list[DescribeConfigsResourceResult]
+    size: int  # in bytes, roughly
+
+
 def _all_described(request: DescribeConfigsRequest, services: Services) -> Work[DescribeConfigsResponse]:
     """Resources that have nothing of their own, as most topics, share their rows: what costs memory is the answer."""
-    shared: dict[object, list[DescribeConfigsResourceResult]] = {}
+    shared: dict[object, _Rows] = {}
     results: list[DescribeConfigsResult] = []
-    rows = 0
+    size = 0
     for resource in request.resources:
         try:
-            if rows > DESCRIBED_ROWS_MAX:
-                text = f"An answer has no more than {DESCRIBED_ROWS_MAX} configs: ask in several requests."
+            if size > DESCRIBED_BYTES_MAX:
+                text = f"An answer has no more than some {DESCRIBED_BYTES_MAX} bytes: ask in several requests."
                 raise KafkaError(ErrorCode.INVALID_REQUEST, text)
             found = _shared_rows(resource, request, services, shared)
-            rows += len(found)
-            results.append(_described(resource, found, KafkaError(ErrorCode.NONE)))
+            size += found.size
+            results.append(_described(resource, found.rows, KafkaError(ErrorCode.NONE)))
         except KafkaError as error:
             results.append(_described(resource, [], error))
         yield
@@ -100,15 +106,26 @@ def _shared_rows(
     resource: DescribeConfigsResource,
     request: DescribeConfigsRequest,
     services: Services,
-    shared: dict[object, list[DescribeConfigsResourceResult]],
-) -> list[DescribeConfigsResourceResult]:
+    shared: dict[object, _Rows],
+) -> _Rows:
     """The rows of a resource, made once for all that have the same configs. Raises KafkaError."""
     names = resource.configuration_keys or None  # none is all
     same = (resource.resource_type, *_own(resource, services), None if names is None else tuple(names))
     if same not in shared:
         rows = _rows(resource, names, request.include_documentation, services)
-        shared[same] = [_result(row, request.include_synonyms) for row in rows]
+        results = [_result(row, request.include_synonyms) for row in rows]
+        shared[same] = _Rows(results, sum(map(_size_of, results)))
     return shared[same]
+
+
+def _size_of(row: DescribeConfigsResourceResult) -> int:
+    texts = (
+        row.name,
+        row.value,
+        row.documentation,
+        *(text for each in row.synonyms for text in (each.name, each.value)),
+    )
+    return ROW_BYTES * (1 + len(row.synonyms)) + sum(len(text) for text in texts if text is not None)
 
 
 def _own(resource: DescribeConfigsResource, services: Services) -> tuple[object, ...]:
@@ -238,7 +255,7 @@ async def _alter(
                 try:
                     plans.append((yield from _change(*wish(resource), replace, services)))
                 except KafkaError as error:
-                    plans.append(error)
+                    plans.append(error.with_traceback(None))  # which holds all these, in a circle
             if not len(plans) % 4:
                 yield
         return plans

@@ -47,7 +47,8 @@ DeleteAnswer: TypeAlias = "OffsetDeleteResponse | Coroutine[Any, Any, OffsetDele
 
 GROUPS_SINCE = 8  # OffsetFetch version
 TOP_LEVEL_ERROR_SINCE = 2  # OffsetFetch version
-FETCHED_ROWS_MAX = 1_000_000  # partitions in one answer
+FETCHED_BYTES_MAX = 48 * 1024 * 1024  # of memory for one answer, roughly
+ROW_BYTES = 120  # of a partition in it, besides its metadata
 INT64_MAX = 2**63 - 1
 
 
@@ -194,18 +195,23 @@ def _old_row(fetched: Fetched) -> OffsetFetchResponsePartition:
 
 def _fetched_groups(request: OffsetFetchRequest, context: Context) -> Work[OffsetFetchResponse]:
     """The answer has a bound: a few bytes may ask for all offsets of a group, and do so ten thousand times."""
-    groups, rows = [], 0
+    groups, size = [], 0
     for group in request.groups:
         try:
-            if rows > FETCHED_ROWS_MAX:
+            if size > FETCHED_BYTES_MAX:
                 raise KafkaError(ErrorCode.INVALID_REQUEST)
             fetched = yield from _fetched_group(group, request, context)
-            rows += sum(len(topic.partitions) for topic in fetched.topics)
+            for topic in fetched.topics:
+                size += sum((yield from each(_size_of, topic.partitions)))
         except KafkaError as error:
             fetched = OffsetFetchResponseGroup(group_id=group.group_id, error_code=error.code)
         groups.append(fetched)
         yield
     return OffsetFetchResponse(groups=groups)
+
+
+def _size_of(row: OffsetFetchResponsePartitions) -> int:
+    return ROW_BYTES + len(row.metadata or "")
 
 
 def _fetched_group(

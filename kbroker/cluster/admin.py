@@ -142,7 +142,7 @@ class Admin:
                 try:
                     outcomes[number] = await _theirs(work(item))
                 except KafkaError as error:
-                    outcomes[number] = error
+                    outcomes[number] = error.with_traceback(None)  # which holds all these, in a circle
 
         await for_each(one, todo, min(len(todo), CHANGES_AT_ONCE))
         return [outcomes[number] for number in range(len(items))]
@@ -164,7 +164,7 @@ class Admin:
                 self._being_created[unified(wish.name)] = wish.name
                 reserved.append(wish.name)
             except KafkaError as error:
-                plans.append(error)
+                plans.append(error.with_traceback(None))
             yield
         return plans
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Coroutine
 from types import CoroutineType
-from typing import Any
+from typing import Any, TypeVar
 
 from kafka_wire.api import ApiKey
 from kafka_wire.codegen import decode_in_slices
@@ -33,6 +33,7 @@ from kafka_wire.frames import (
     response_in_slices,
     response_parts,
 )
+from kafka_wire.source import SLICE
 from kbroker.api.context import Context, Peer, Services
 from kbroker.api.metadata import unsupported_version
 from kbroker.api.registry import Route, Routes
@@ -40,11 +41,14 @@ from kbroker.env import FileSlice
 from kbroker.turns import Work, finish, is_long, under_way
 from kbroker.turns import answer as in_turns
 
+T = TypeVar("T")
+
 FRAMES_MAX = 64  # handled in one step
 STEP_S = 0.001  # after the first frame of a step, no further one is begun beyond this
 SEND_MAX = 65536  # bytes of answers gathered for one send; the last may go beyond
 LINE_MAX = 64  # answers in the line; beyond, no more requests are handled
 QUEUED_MAX = 65536  # bytes in the line that wait behind an answer still to come
+ENTRIES_MAX = 250_000  # of arrays in one request, roughly; decoded they take some 60 MB
 LONG_FRAME = 16384  # bytes; may have so many entries that decoding them is done in turns
 
 
@@ -163,7 +167,7 @@ class Connection:
         if len(frame) < LONG_FRAME:
             request = route.decode(frame, body)
         else:
-            decoding: Work[Any] = decode_in_slices(route.api.request, version, frame, body)
+            decoding: Work[Any] = _bounded(decode_in_slices(route.api.request, version, frame, body))
             request = in_turns(decoding)
             if isinstance(request, CoroutineType):
                 request.close()  # the rest of the decoding is awaited together with the handler
@@ -233,6 +237,17 @@ class Connection:
         else:
             self._ready.extend(parts)
             self._ready_size += len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+
+
+def _bounded(decoding: Work[T]) -> Work[T]:
+    """A request within reason: a frame may be 100 MB of entries of a byte, which would become objects of 100 bytes."""
+    for _ in range(ENTRIES_MAX // SLICE):
+        try:
+            next(decoding)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        yield
+    raise ProtocolError(f"a request has more than {ENTRIES_MAX} entries")
 
 
 async def _decode_and_handle(decoding: Work[Any], route: Route, context: Context) -> Any:

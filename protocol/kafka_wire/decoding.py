@@ -9,7 +9,16 @@ from typing import Any
 from kafka_wire.errors import ProtocolError
 from kafka_wire.primitives import Buffer, read_uvarint
 from kafka_wire.schema import FIXED, Field, layout
-from kafka_wire.source import COUNTS, INTEGERS, SLICE, Source, default_expression, element_field, fields_of
+from kafka_wire.source import (
+    COUNTS,
+    INTEGERS,
+    SLICE,
+    SLICE_INTEGERS,
+    Source,
+    default_expression,
+    element_field,
+    fields_of,
+)
 
 STRING_MAX = 32767  # Kafka refuses longer strings, in compact form too
 
@@ -133,13 +142,29 @@ def _decode_array(source: Source, field: Field, target: str, null: bool) -> None
         kind = field.item
         table = source.const(_ARRAYS[kind], f"unpack_{kind}s")
         unpack = source.const(_struct.unpack_from, "unpack_from")
-        source(f"if {count} < {len(COUNTS)}: {target} = list({table}[{count}](buf, pos))")
-        source(f"else: {target} = list({unpack}(f'>{{{count}}}{FIXED[kind]}', buf, pos))")
-        source(f"pos += {size}")
+        source(f"if {count} < {len(COUNTS)}: {target} = list({table}[{count}](buf, pos)); pos += {size}")
+        source("else:")
+        source.depth += 1
+        if source.in_slices:
+            _decode_integers_in_slices(source, kind, count, values)
+            source(f"{target} = {values}")
+            source(f"{values} += {unpack}(f'>{{{count}}}{FIXED[kind]}', buf, pos); pos += {size}")
+        else:
+            source(f"{target} = list({unpack}(f'>{{{count}}}{FIXED[kind]}', buf, pos)); pos += {size}")
+        source.depth -= 1
     else:
         _decode_items(source, field, target, count, values)
     if null:
         source.depth -= 1
+
+
+def _decode_integers_in_slices(source: Source, kind: str, count: str, values: str) -> None:
+    """The most of a long array, with pauses; the rest is left to be read."""
+    some = _struct.Struct(f">{SLICE_INTEGERS}{FIXED[kind]}")
+    unpack = source.const(some.unpack_from, f"unpack_many_{kind}s")
+    source(f"{values} = []")
+    source(f"while {count} > {SLICE_INTEGERS}:")
+    source(f"    {values} += {unpack}(buf, pos); pos += {some.size}; {count} -= {SLICE_INTEGERS}; yield")
 
 
 def _decode_items(source: Source, field: Field, target: str, count: str, values: str) -> None:

@@ -13,6 +13,7 @@ from kafka_wire.source import COUNTS, INTEGERS, SLICE, Source, default_expressio
 _SEQUENCES = (list, tuple)  # `list | tuple` would be made anew at each call
 _BUFFERS = (bytes, bytearray, memoryview)
 OWN_PART_SIZE = 16384  # bytes of records this long are sent from where they are, shorter ones are copied
+PIECES_MAX = 4096  # strings and packed numbers that an encoder in slices keeps apart: each takes 50 bytes besides
 
 _ARRAYS = {kind: [_struct.Struct(f">{n}{FIXED[kind]}").pack for n in COUNTS] for kind in INTEGERS}
 
@@ -185,7 +186,7 @@ def _encode_array(source: Source, field: Field, value: str, null: bool, parts: b
         return
     source(f"for {element} in {values}:")
     source.depth += 1
-    source.pause()
+    source.pause(before=f"if len(out) > {PIECES_MAX}: parts.append(join(out)); out.clear()")
     before = len(source.lines)
     if isinstance(field.item, type):
         _encode_struct(source, field.item, element, parts)

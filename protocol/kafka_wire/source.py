@@ -11,6 +11,7 @@ from kafka_wire.errors import ProtocolError
 from kafka_wire.primitives import read_uvarint, uvarint
 from kafka_wire.schema import Field, layout
 
+SLICE_INTEGERS = 1024  # of an array of integers, the same
 SLICE = 64  # array elements that a codec in slices goes through between two pauses
 INTEGERS = ("int8", "int16", "int32", "int64")  # arrays of these are read and written by one call
 COUNTS = range(16)  # array lengths for which that call's format is made in advance
@@ -47,11 +48,14 @@ class Source:
         self.env[name] = value
         return name
 
-    def pause(self) -> None:
-        """Once in every array element: maybe let the caller do something else."""
+    def pause(self, before: str = "") -> None:
+        """Once in every array element: maybe let the caller do something else. before: a statement for each pause."""
         if self.in_slices:
             self("turn -= 1")
-            self(f"if not turn: turn = {SLICE}; yield")
+            self("if not turn:")
+            if before:
+                self(f"    {before}")
+            self(f"    turn = {SLICE}; yield")
 
     def fail(self, what: str) -> str:
         """The statement that rejects the message."""

@@ -4,6 +4,7 @@
     with meter.running():
         ...                     # the code under test, in this trio run
     assert meter.worst <= LINES_MAX, meter.report()
+    assert meter.bytes_max <= ...                       # what all of it took in memory at once, beyond what was there
 
 A line of Python takes some 50 to 100 ns, so 50,000 of them are about 4 ms. What runs in the test's own task (its
 clients), and what is given to a worker (`meter.offload`), does not hold the broker's loop and is not counted.
@@ -12,6 +13,7 @@ clients), and what is given to a worker (`meter.offload`), does not hold the bro
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +33,7 @@ class LoopMeter(trio.abc.Instrument):
     def __init__(self) -> None:
         self.worst = 0  # lines in the longest step so far
         self.steps = 0
+        self.bytes_max = 0
         self._own = trio.lowlevel.current_task()
         self._counts: Counter[CodeType] = Counter()
         self._worst_counts: Counter[CodeType] = Counter()
@@ -41,11 +44,14 @@ class LoopMeter(trio.abc.Instrument):
     def running(self) -> Iterator[None]:
         """Count while the block runs."""
         trio.lowlevel.add_instrument(self)
+        tracemalloc.start()
         sys.settrace(self._trace)
         try:
             yield
         finally:
             sys.settrace(None)
+            _, self.bytes_max = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
             trio.lowlevel.remove_instrument(self)
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:

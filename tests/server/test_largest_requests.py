@@ -94,6 +94,7 @@ from kafka_wire.messages.transactions import (
     ListTransactionsRequest,
 )
 from kbroker.api.registry import load
+from kbroker.server import connection
 from kbroker.testing.broker import Machine, MemoryBroker, memory_broker
 from kbroker.testing.client import BareClient
 from kbroker.testing.clock import EPOCH_MS
@@ -101,6 +102,7 @@ from tests.log.content.odd_batches import batch_of, record
 from tests.server.loop_meter import LINES_MAX, LoopMeter
 
 COUNT = 10_000
+BYTES_MAX = 24_000_000  # of memory for one request, frames on both sides included: some thousand for each entry
 TOPICS = {"wide": 1000, **{f"topic-{n:03}": 1 for n in range(200)}}
 
 
@@ -339,8 +341,32 @@ async def test_B1_the_largest_request_holds_the_loop_for_a_few_milliseconds_at_a
             await row.prepare(client)
         request = row.request()
         with meter.running(), trio.fail_after(300):
-            await client.call(request, row.version)
+            await client.send(request, row.version)
+            await client.receive_frame()
     assert meter.worst <= LINES_MAX, meter.report()
+    assert meter.bytes_max <= BYTES_MAX
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("request_of_many", [
+    MetadataRequest(topics=[MetadataRequestTopic(name="")] * 22_000),
+    OffsetFetchRequest(group_id="g", topics=[
+        OffsetFetchRequestTopic(name="t", partition_indexes=[0] * 400_000)]),
+], ids=["entries", "integers"])  # fmt: skip
+async def test_B5_a_request_of_absurdly_many_entries_costs_its_sender_the_connection(
+    request_of_many: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frame may have 100 MB; decoded it would be gigabytes."""
+    monkeypatch.setattr(connection, "ENTRIES_MAX", 20_000)
+    async with memory_broker() as broker, broker.client() as client, broker.client() as good:
+        meter = LoopMeter()
+        with meter.running(), trio.fail_after(300):
+            await client.send(request_of_many, 7)
+            with pytest.raises((trio.EndOfChannel, trio.BrokenResourceError)):
+                await client.receive_frame()
+        assert meter.worst <= LINES_MAX, meter.report()
+        assert meter.bytes_max <= BYTES_MAX
+        await good.call(MetadataRequest(topics=[]), 7)
 
 
 def test_every_api_has_its_row() -> None:

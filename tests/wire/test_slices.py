@@ -11,10 +11,11 @@ from wire_samples import all_messages, sample
 
 from kafka_wire.codegen import decode, decode_in_slices, encode, encode_in_slices
 from kafka_wire.errors import ProtocolError
+from kafka_wire.messages.group_offsets import OffsetFetchRequest, OffsetFetchRequestTopic
 from kafka_wire.messages.metadata import MetadataRequest, MetadataRequestTopic
 from kafka_wire.messages.offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
 from kafka_wire.primitives import uvarint
-from kafka_wire.source import SLICE
+from kafka_wire.source import SLICE, SLICE_INTEGERS
 
 T = TypeVar("T")
 
@@ -51,6 +52,19 @@ def test_both_ways_pause_in_proportion_to_the_elements() -> None:
     again, read = finish(decode_in_slices(ListOffsetsRequest, 7, b"".join(parts)))
     assert len(again.topics[0].partitions) == 10_000
     assert written == read == 10_001 // SLICE
+
+
+def test_long_arrays_of_integers_are_read_with_pauses() -> None:
+    topic = OffsetFetchRequestTopic(name="t", partition_indexes=list(range(5 * SLICE_INTEGERS)))
+    request = OffsetFetchRequest(group_id="g", topics=[topic])
+    again, pauses = finish(decode_in_slices(OffsetFetchRequest, 7, encode(request, 7)))
+    assert again == request and pauses == 4
+
+
+def test_an_encoder_in_slices_does_not_keep_small_pieces() -> None:
+    """Each takes some fifty bytes besides what it says: a long answer would be ten times as large before it is sent."""
+    parts, _ = finish(encode_in_slices(large(100_000), 7))
+    assert len(parts) > 10 and max(map(len, parts)) < len(b"".join(parts)) / 10
 
 
 def test_a_small_message_does_not_pause() -> None:
