@@ -2,20 +2,33 @@
 
 `allowed.toml` only shrinks: each entry says how many differences it covers, a run with more or fewer fails, and
 `--settle` lowers numbers and drops entries that cover nothing; it never raises one.
+
+The words of an error message are its broker's own. But it is there or not as Kafka's is; it gives a reason where Kafka
+gives one, not the error code's general text; and it names what Kafka's names: values and fields of the request,
+numbers, names with a dot, what stands in quotation marks.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from steps import Probe, short
+from normal import without_repetition
+from steps import Probe, names, short
+
+from kafka_wire.errors import ErrorCode
+from kafka_wire.schema import layout
 
 NOTHING = "(nothing)"
-TEXTS = ("error_message", "batch_index_error_message")  # compared as there or not; their words are told apart
+TEXTS = ("error_message", "batch_index_error_message")
+GENERAL = {code.text for code in ErrorCode} | {"", "NONE"}
+QUOTED = re.compile(r"""(?:(?<=\s)|^|(?<=\())(['"`])(.+?)\1(?=\W|$)""")
+OBJECT = re.compile(r"\b[A-Z]\w*[a-z]\w*\([^()]*\)")
+WORD = re.compile(r"[\w@.<>…-]+")
+TELLING = re.compile(r".*(\d|@|\w[._]\w).*")  # a number, a tag, a dotted name
 
 
 class Difference(NamedTuple):
@@ -32,24 +45,55 @@ class Difference(NamedTuple):
         return f"{self.probe}{step}\n    {self.path or 'answer'}: kafka {self.kafka}, kbroker {self.kbroker}"
 
 
-def compare(title: str, kafka: list[Any], kbroker: list[Any]) -> list[Difference]:
-    """Every difference between the answers to one probe's steps."""
+def compare(probe: Probe, kafka: list[Any], kbroker: list[Any]) -> list[Difference]:
+    """Every difference between the answers to a probe's steps."""
     found = []
     for step, (there, here) in enumerate(zip(kafka, kbroker, strict=True)):
-        found += [Difference(title, step, *each) for each in _differing(there, here, "")]
+        request = probe.steps[step].request
+        said = {without_repetition(name) for name in names(request)} | {*field_names(type(request))}
+        found += [Difference(probe.title, step, *each) for each in _differing(there, here, "", said)]
     return found
 
 
-def _differing(there: Any, here: Any, path: str) -> Iterator[tuple[str, str, str]]:
+def _differing(there: Any, here: Any, path: str, said: Set[str]) -> Iterator[tuple[str, str, str]]:
     if isinstance(there, dict) and isinstance(here, dict) and ("fate" in there) == ("fate" in here):
         for name in dict.fromkeys([*there, *here]):
             inner = f"{path}.{name}" if path else name
-            yield from _differing(there.get(name, NOTHING), here.get(name, NOTHING), inner)
+            yield from _differing(there.get(name, NOTHING), here.get(name, NOTHING), inner, said)
     elif path.rpartition(".")[2] in TEXTS:
-        if _kind_of_text(there) != _kind_of_text(here):
-            yield path, shown(there), shown(here)
+        if wanting := text_wants(there, here, said):
+            yield path, shown(there), f"{shown(here)} ({wanting})"
     elif there != here:
         yield path, shown(there), shown(here)
+
+
+def text_wants(there: Any, here: Any, said: Set[str] = frozenset()) -> str:
+    """What an error message lacks that Kafka's has, "" if nothing: `said` are the strings of the request."""
+    if _kind_of_text(there) != _kind_of_text(here):
+        return f"Kafka has {_kind_of_text(there)}"
+    if there in GENERAL or there in (None, NOTHING):
+        return ""
+    if here in GENERAL:
+        return "no reason of its own"
+    missing = sorted(telling(there, said) - telling(here, said) - set(WORD.findall(here)))
+    return f"does not name {', '.join(missing)}" if missing else ""
+
+
+def telling(text: str, said: Set[str]) -> set[str]:
+    """What a text names: see at the top. How Java shows an object in it is not looked at."""
+    text = OBJECT.sub("", text)
+    found = {quoted for _, quoted in QUOTED.findall(text)}
+    found |= {name for name in said if name and re.search(rf"(?<![\w@.-]){re.escape(name)}(?![\w@-])", text)}
+    return found | {word for each in WORD.findall(text) if TELLING.fullmatch(word := each.strip(".").rstrip("-"))}
+
+
+def field_names(message: type[Any]) -> Iterator[str]:
+    """The fields of a message as Kafka's schemas write them: "MemberId"."""
+    for field in layout(message).fields:
+        if "_" in field.name:
+            yield "".join(map(str.capitalize, field.name.split("_")))
+        if isinstance(field.item, type):
+            yield from field_names(field.item)
 
 
 def _kind_of_text(value: Any) -> str:

@@ -46,6 +46,9 @@ NUMBERS = ("partition_index", "partition", "index", "resource_type", "member_id"
 IDENTITY = {*NAMES, *NUMBERS, "topic_id", "node_id", "broker_id"}
 MADE_UP = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 MADE_UP_BY_GROUPS = re.compile(r"[A-Za-z0-9_-]{22}")
+REPEATED = re.compile(r"(.)\1{40,}")
+NOW = re.compile(r"\b1[78]\d{11}\b(?<!1700\d{9})")  # in a text: later than our records
+LONG_AGO = re.compile(r"-922337\d{13}\b")  # as far before as can be
 NOW_MS = 1_750_000_000_000  # later times are not of our records
 API_VERSIONS = 18
 TRANSACTIONS = "__transaction_state"  # Kafka makes it as soon as somebody speaks of transactions
@@ -119,7 +122,14 @@ class _Normal:
         if name in ("member_id", "leader") and (MADE_UP.search(value) or MADE_UP_BY_GROUPS.fullmatch(value)):
             return "<member>"
         value = MADE_UP.sub("<uuid>", value.replace(self.tag, "@"))
+        if name.endswith("error_message"):
+            return NOW.sub("<now>", LONG_AGO.sub("<long ago>", without_repetition(value)))
         return value if len(value) <= 300 else f"{value[:40]}…({len(value)})"
+
+
+def without_repetition(text: str) -> str:
+    """A text without long repetitions: where a huge value is part of it, the rest can be compared."""
+    return REPEATED.sub(r"\1…", text)
 
 
 def _identity(plain: Plain) -> str:

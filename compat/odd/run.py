@@ -188,7 +188,12 @@ def report(options: argparse.Namespace, probes: list[Probe], kafka: Answers, kbr
     """Tell what differs; 0 if all of it is allowed."""
     by_title = {probe.title: probe for probe in probes}
     unrecorded = [title for title in by_title if title not in kafka]
-    found = [each for title in by_title if title in kafka for each in d.compare(title, kafka[title], kbroker[title])]
+    found = [
+        each
+        for title in by_title
+        if title in kafka
+        for each in d.compare(by_title[title], kafka[title], kbroker[title])
+    ]
     text = ALLOWED.read_text()
     verdict = d.judge(found, d.read_allowed(text))
     if options.settle:

@@ -170,6 +170,8 @@ def _rows(
     if resource.resource_type == Scope.GROUP:
         own = services.image.group_configs.get(name, {})
         return describe_group(own, config, names, documentation=documentation)
+    if resource.resource_type == BROKER_LOGGER:
+        _check_broker(name, services, or_all=False)
     if resource.resource_type == CLIENT_METRICS:
         if not name:
             raise KafkaError(ErrorCode.INVALID_REQUEST, "Client metrics subscription name must not be empty")
@@ -177,14 +179,15 @@ def _rows(
     raise KafkaError(ErrorCode.INVALID_REQUEST, f"Unsupported resource type: {resource.resource_type}")
 
 
-def _check_broker(name: str, services: Services) -> None:
+def _check_broker(name: str, services: Services, *, or_all: bool = True) -> None:
     """A broker speaks for itself, or by the empty name for all. Its number is read as Java reads one ("01", "+1")."""
-    if not name:
+    if not name and or_all:
         return
     if not INTEGER.fullmatch(name):
         raise KafkaError(ErrorCode.INVALID_REQUEST, f"Broker id must be an integer, but it is: {name[:100]}")
     if int(name) != services.node_id:
-        text = f"Unexpected broker id, expected {services.node_id} or empty string, but received {name}"
+        expected = f"{services.node_id} or empty string" if or_all else f"{services.node_id}"
+        text = f"Unexpected broker id, expected {expected}, but received {name}"
         raise KafkaError(ErrorCode.INVALID_REQUEST, text)
 
 
@@ -283,6 +286,8 @@ def _change(
     kind: int, name: str, ops: list[tuple[int, str, str | None]], replace: bool, services: Services
 ) -> Work[ConfigChange]:
     check_ops(ops)
+    if kind == BROKER_LOGGER:
+        _check_broker(name, services, or_all=False)
     if kind not in RESOURCE_TYPES:
         raise KafkaError(ErrorCode.INVALID_REQUEST, f"Unknown resource type {kind}")
     if kind == Scope.BROKER:
@@ -314,7 +319,8 @@ def _check_group(name: str, ops: list[tuple[int, str, str | None]], services: Se
             continue
         low, high = (services.config.get_int(f"group.consumer.{end}.{broker_key}") for end in ("min", "max"))
         if not low <= int(value or 0) <= high:
-            text = f"{key}: {value} is not allowed: this broker's bounds are {low} to {high}"
+            end, bound = ("min", low) if int(value or 0) < low else ("max", high)
+            text = f"{key}: {value} is not allowed: group.consumer.{end}.{broker_key} is {bound}"
             raise KafkaError(ErrorCode.INVALID_CONFIG, text)
 
 

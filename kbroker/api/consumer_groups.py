@@ -24,6 +24,7 @@ from kbroker.api.groups import asker
 from kbroker.api.registry import handles
 from kbroker.config.keys import split_list
 from kbroker.groups import membership
+from kbroker.groups.consumer.checks import check_heartbeat
 from kbroker.groups.timeline_views import add_timeline
 from kbroker.turns import Work, answer, each
 
@@ -35,13 +36,16 @@ HeartbeatAnswer: TypeAlias = "ConsumerGroupHeartbeatResponse | Coroutine[Any, An
 def consumer_group_heartbeat(request: ConsumerGroupHeartbeatRequest, context: Context) -> HeartbeatAnswer:
     """A member joins, goes on, or leaves; and learns what it may use."""
 
-    def refuse(code: ErrorCode) -> ConsumerGroupHeartbeatResponse:
-        return ConsumerGroupHeartbeatResponse(error_code=code, error_message=code.text)
+    def refuse(code: ErrorCode, text: str | None = None) -> ConsumerGroupHeartbeatResponse:
+        return ConsumerGroupHeartbeatResponse(error_code=code, error_message=text or code.text)
 
     if "consumer" not in split_list(context.services.config.get_str("group.coordinator.rebalance.protocols")):
         return refuse(ErrorCode.UNSUPPORTED_VERSION)
-    if not request.group_id:
-        return refuse(ErrorCode.INVALID_REQUEST)  # as Kafka: throwIfEmptyString
+    if not request.group_id:  # no partition holds it
+        try:
+            check_heartbeat(request, context.version, ())
+        except KafkaError as error:
+            return refuse(error.code, error.message)
     beat: HeartbeatAnswer = membership.consumer_heartbeat(context.services.groups, request, asker(context), refuse)
     return beat
 

@@ -49,7 +49,7 @@ NOT_ASKED = -(2**31)  # authorized operations were not requested
 # Bit n stands for AclOperation n: what an open broker lets everyone do (KIP-430).
 TOPIC_OPERATIONS = sum(1 << n for n in (3, 4, 5, 6, 7, 8, 10, 11))  # read write create delete alter describe configs
 CLUSTER_OPERATIONS = sum(1 << n for n in (5, 7, 8, 9, 10, 11, 12))
-BROKER_ENDPOINTS = 1
+BROKER_ENDPOINTS, CONTROLLER_ENDPOINTS = 1, 2
 SOFTWARE = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?")  # a client's name and version (KIP-511)
 TOPICS_A_PAUSE = 8  # topics described between two pauses, most of them of few partitions
 
@@ -222,11 +222,12 @@ def describe_cluster(request: DescribeClusterRequest, context: Context) -> Descr
     """Brokers, controller and cluster id (KIP-700); controllers have no endpoints of their own (KIP-919)."""
     image = context.services.image
     if context.version >= 1 and request.endpoint_type != BROKER_ENDPOINTS:
+        mismatched = request.endpoint_type == CONTROLLER_ENDPOINTS
         return DescribeClusterResponse(
-            error_code=ErrorCode.MISMATCHED_ENDPOINT_TYPE
-            if request.endpoint_type == 2
-            else ErrorCode.UNSUPPORTED_ENDPOINT_TYPE,
-            error_message="Only brokers can be described here.",
+            error_code=ErrorCode.MISMATCHED_ENDPOINT_TYPE if mismatched else ErrorCode.UNSUPPORTED_ENDPOINT_TYPE,
+            error_message="Only brokers can be described here: this is an endpoint of type BROKER, not CONTROLLER."
+            if mismatched
+            else f"Unsupported endpoint type {request.endpoint_type}: only brokers (1) can be described here.",
         )
     return DescribeClusterResponse(
         cluster_id=image.cluster_id,

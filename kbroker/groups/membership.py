@@ -7,7 +7,7 @@ returns its API's answer, or a coroutine of it when it has to wait; `refuse` mak
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from types import CoroutineType
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -23,7 +23,7 @@ from kafka_wire.messages.groups import (
     SyncGroupRequest,
     SyncGroupRequestAssignment,
 )
-from kbroker.coordinators.effects import Effect
+from kbroker.coordinators.effects import Effect, Reply
 from kbroker.coordinators.shard import Refuse, Ticket
 from kbroker.groups.consumer.checks import check_heartbeat
 from kbroker.groups.coordinator import GroupCoordinator
@@ -133,12 +133,18 @@ def _leave(coordinator: GroupCoordinator, request: LeaveGroupRequest, version: i
 
 
 def consumer_heartbeat(
-    coordinator: GroupCoordinator, request: ConsumerGroupHeartbeatRequest, asker: Asker, refuse: Refuse
+    coordinator: GroupCoordinator,
+    request: ConsumerGroupHeartbeatRequest,
+    asker: Asker,
+    refuse: Callable[[ErrorCode, str | None], Any],
 ) -> Answer:
-    """ConsumerGroupHeartbeat (KIP-848). A group is made, or turned, only by a member that joins."""
+    """ConsumerGroupHeartbeat (KIP-848). A group is made, or turned, only by a member that joins.
+
+    refuse: the answer that an error stands for, with the group's reason if it has one.
+    """
     group_id, clock = request.group_id, coordinator.env.clock
 
-    def event(shard: GroupShard, ticket: Ticket) -> Iterable[Effect]:
+    def beat(shard: GroupShard, ticket: Ticket) -> Iterable[Effect]:
         group, effects = shard.groups.get(group_id), list[Effect]()
         if request.member_epoch == 0:
             check_heartbeat(request, asker.version, coordinator.settings_of(group_id).consumer.assignors)
@@ -156,7 +162,13 @@ def consumer_heartbeat(
             raise
         return effects
 
-    return coordinator.runtime.submit(group_id, event, refuse, GRACE_S)
+    def event(shard: GroupShard, ticket: Ticket) -> Iterable[Effect]:
+        try:
+            return beat(shard, ticket)
+        except KafkaError as error:
+            return [Reply(ticket, refuse(error.code, error.message))]
+
+    return coordinator.runtime.submit(group_id, event, lambda code: refuse(code, None), GRACE_S)
 
 
 def _show_topics(coordinator: GroupCoordinator, group: Group) -> list[Effect]:

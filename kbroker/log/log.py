@@ -163,7 +163,7 @@ class PartitionLog:
     def reconfigure(self, config: TopicConfig) -> None:
         """Take a topic's changed settings."""
         self.config = config
-        self.rules = Rules(config)
+        self.rules = Rules(config, self.directory.rpartition("/")[2])
         self.flushes = min(config.flush_messages, config.flush_ms) < LONG_MAX  # whether needs_flush is worth asking
 
     def guard(self, high_watermark: Watermark) -> None:

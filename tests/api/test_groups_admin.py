@@ -117,6 +117,31 @@ async def test_what_is_wrong_with_a_heartbeat_is_said_before_the_group_is_looked
             await enter(client, "g")
 
 
+@pytest.mark.parametrize(
+    ("member", "epoch", "fields", "text"),
+    [
+        ("", 9, {}, "MemberId can't be empty."),
+        ("m1", -3, {}, "MemberEpoch is -3, but must be greater than or equal to -2."),
+        ("m1", -2, {}, "InstanceId can't be null."),
+        ("m1", 9, {}, "Consumer group g not found."),
+        ("m1", 0, {}, "RebalanceTimeoutMs must be provided in first request."),
+        (
+            "m1",
+            0,
+            {"server_assignor": "no"},
+            "ServerAssignor no is not supported. Supported assignors: uniform, range.",
+        ),
+    ],
+)
+async def test_a_refused_heartbeat_is_told_the_reason(
+    member: str, epoch: int, fields: dict[str, Any], text: str
+) -> None:
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        await find(client, "g")
+        joins = JOIN if fields else {}
+        assert (await beat(client, epoch, member=member, **joins, **fields)).error_message == text
+
+
 async def test_a_member_without_a_regular_expression_has_an_empty_one() -> None:
     async with memory_broker(topics={"t": 3}) as broker, broker.client() as client:
         await find(client, "g")

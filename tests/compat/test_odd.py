@@ -134,12 +134,15 @@ def test_what_differs_between_any_two_brokers_becomes_a_word() -> None:
     assert normal(metadata_answer("a"), 12, {}, "abc")["topics"] == {"a": {"topic_id": "<id>"}}
 
 
+PROBE = Probe("p", (Step(t.DeleteTopicsRequest(topics=[t.DeleteTopicState(name="own-@")], timeout_ms=1), 6),))
+
+
 def test_order_does_not_count_but_answering_twice_does() -> None:
     once, turned, twice = (
         normal(metadata_answer(*names), 12, {}, "x") for names in (("a", "b"), ("b", "a"), ("a", "b", "a"))
     )
     assert once == turned
-    (difference,) = d.compare("probe", [once], [twice])
+    (difference,) = d.compare(PROBE, [once], [twice])
     assert difference.path == "topics.a again"
 
 
@@ -149,15 +152,41 @@ def test_an_error_code_has_its_name() -> None:
 
 
 def test_what_became_of_the_connection_is_compared() -> None:
-    (difference,) = d.compare("probe", [{"fate": "closed"}], [{"error_code": "INVALID_REQUEST"}])
+    (difference,) = d.compare(PROBE, [{"fate": "closed"}], [{"error_code": "INVALID_REQUEST"}])
     assert "closed" in difference.kafka
-    assert d.compare("probe", [{"fate": "closed"}], [{"fate": "closed"}]) == []
+    assert d.compare(PROBE, [{"fate": "closed"}], [{"fate": "closed"}]) == []
 
 
 def test_an_error_message_is_there_or_not_whatever_its_words() -> None:
-    assert d.compare("p", [{"error_message": "so"}], [{"error_message": "or so"}]) == []
+    assert d.compare(PROBE, [{"error_message": "so"}], [{"error_message": "or so"}]) == []
     assert list(d.texts([{"error_message": "so"}], [{"error_message": "or so"}])) == [("so", "or so")]
-    assert len(d.compare("p", [{"error_message": "so"}], [{}])) == 1
+    assert len(d.compare(PROBE, [{"error_message": "so"}], [{}])) == 1
+
+
+@pytest.mark.parametrize(
+    ("kafka", "kbroker", "wanting"),
+    [
+        ("Topic own-@ is bad.", "'own-@': it is bad", ""),
+        ("Topic own-@ is bad.", "the topic is bad", "does not name own-@"),
+        ("retention.ms must be at least 3", "at least 3: retention.ms", ""),
+        ("retention.ms must be at least 3", "retention.ms is too small", "does not name 3"),
+        ("TopicId is missing.", "no ID", "does not name TopicId"),
+        ("there is no `why`", "there is no reason", "does not name why"),
+        ("bad: Record(offset=7)", "bad", ""),
+        ("-1 is bad", "1 is bad", "does not name -1"),
+        ("for a reason", ErrorCode.INVALID_REQUEST.text, "no reason of its own"),
+        (ErrorCode.INVALID_REQUEST.text, "for a reason", ""),
+    ],
+)
+def test_an_error_message_gives_a_reason_and_names_what_kafkas_names(kafka: str, kbroker: str, wanting: str) -> None:
+    found = d.compare(PROBE, [{"error_message": kafka}], [{"error_message": kbroker}])
+    assert [each.kbroker for each in found] == ([f"{kbroker} ({wanting})"] if wanting else [])
+
+
+def test_a_text_about_a_huge_value_or_the_time_compares() -> None:
+    response = t.DeleteTopicsResponse(responses=[t.DeletableTopicResult(error_message=f"{'x' * 9000} 1795853144585")])
+    found = normal(Answer("answered", response), 6, {}, "tag")
+    assert next(iter(found["responses"].values()))["error_message"] == "x… <now>"
 
 
 # the allowlist ------------------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ async def answer(waiting: Any | Coroutine[Any, Any, Any]) -> Any:
     return await waiting if isinstance(waiting, CoroutineType) else waiting
 
 
-def failed(code: ErrorCode) -> Any:
+def failed(code: ErrorCode, text: str | None = None) -> Any:
     raise AssertionError(code)
 
 

@@ -23,12 +23,12 @@ def check_heartbeat(request: ConsumerGroupHeartbeatRequest, version: int, assign
     """Whether a request makes sense by itself. Raises KafkaError: INVALID_REQUEST, UNSUPPORTED_ASSIGNOR,
     INVALID_REGULAR_EXPRESSION."""
     epoch = request.member_epoch
+    if version >= CLIENT_MAKES_ID_SINCE or epoch != 0:
+        _demand(request.member_id != "", "MemberId can't be empty.")
     _demand(request.group_id != "", "GroupId can't be empty.")
     _demand(request.instance_id != "", "InstanceId can't be empty.")
     _demand(request.rack_id != "", "RackId can't be empty.")
     _demand(epoch >= LEAVING_STATIC, f"MemberEpoch is {epoch}, but must be greater than or equal to -2.")
-    if version >= CLIENT_MAKES_ID_SINCE or epoch != 0:
-        _demand(request.member_id != "", "MemberId can't be empty.")
     for what in (request.member_id, request.instance_id or ""):
         _demand(len(what.encode()) <= ID_BYTES_MAX, f"MemberId and InstanceId have at most {ID_BYTES_MAX} bytes.")
     if epoch == 0:

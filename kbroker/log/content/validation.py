@@ -35,6 +35,7 @@ from kbroker.turns import Errands, do_errands
 CODECS = {"uncompressed": 0, "none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 CODEC_MAX = 4
 RECORD_ERRORS_MAX = 1000  # named of one batch; the rest is told by its code
+RECORD_ERRORS_SHOWN = 3  # in the text for the whole batch
 BATCH_BYTES_MIN = 1024 * 1024  # what the bounds of decompression count from, at least
 GROWTH_MAX, RATIO_MAX = 16, 1024
 AT_ONCE_BYTES, AT_ONCE_BYTES_MAX = 16 * 1024, 128 * 1024  # compressed, decompressed: in the event loop
@@ -133,8 +134,9 @@ def _size_of(data: WritableBuffer, at: int) -> int:
     length = int.from_bytes(data[at + _LENGTH_AT : at + _LENGTH_AT + 4], "big", signed=True)
     if length < _MESSAGE_MIN:
         raise NoBatch(ErrorCode.CORRUPT_MESSAGE, f"a batch length of {length} is below the least, {_MESSAGE_MIN}")
-    if data[at + _MAGIC_AT] > 2:
-        raise NoBatch(ErrorCode.CORRUPT_MESSAGE, f"magic {data[at + _MAGIC_AT]} does not exist")
+    magic = int.from_bytes(data[at + _MAGIC_AT : at + _MAGIC_AT + 1], "big", signed=True)
+    if not 0 <= magic <= 2:
+        raise NoBatch(ErrorCode.CORRUPT_MESSAGE, f"magic {magic} does not exist")
     return length + 12 if length + 12 <= left else 0
 
 
@@ -142,10 +144,11 @@ def _size_of(data: WritableBuffer, at: int) -> int:
 
 
 class Rules:
-    """What a topic's settings demand of a batch."""
+    """What a topic's settings demand of a batch. `name` is the partition's, to be told."""
 
     __slots__ = (
         "config",
+        "name",
         "stamps",
         "leaves_unread",
         "_codec",
@@ -156,8 +159,9 @@ class Rules:
         "_after_ms",
     )
 
-    def __init__(self, config: TopicConfig) -> None:
+    def __init__(self, config: TopicConfig, name: str = "") -> None:
         self.config = config
+        self.name = name
         self.stamps = config.message_timestamp_type == "LogAppendTime"  # the log does, when it appends
         self._codec = None if config.compression_type == "producer" else CODECS[config.compression_type]
         levels = [config.kbroker_produce_validate] + [config.kbroker_produce_validate_compressed] * 7
@@ -264,11 +268,12 @@ class Rules:
         if self.stamps or latest == records.NO_TIMESTAMP:
             why = "Producer should not set timestamp type to LogAppendTime"
         elif now_ms - latest > self._before_ms or latest - now_ms > self._after_ms:
-            why = self._out_of_range(latest, 0, now_ms)
+            why = ""
         else:
             return
-        every = [(index, why) for index in range(min(header.count, RECORD_ERRORS_MAX))]
-        raise BadRecords(ErrorCode.INVALID_TIMESTAMP, f"records with an invalid timestamp: {why}", every)
+        indexes = range(min(header.count, RECORD_ERRORS_MAX))
+        every = [(index, why or self._out_of_range(latest, index, now_ms)) for index in indexes]
+        raise BadRecords(ErrorCode.INVALID_TIMESTAMP, f"records with an invalid timestamp: {every[0][1]}", every)
 
     def _decompressed(self, batch: WritableBuffer, header: BatchHeader) -> Errands[bytes | memoryview]:
         """The records' bytes: here when that is quick, by a worker when it may not be."""
@@ -302,7 +307,9 @@ class Rules:
             for index, head in some:
                 timestamp = header.base_timestamp + head.timestamp_delta
                 if self.config.compacts and not head.has_key:
-                    bad.append((index, "Compacted topic cannot accept message without key"))
+                    bad.append(
+                        (index, f"Compacted topic cannot accept message without key in topic partition {self.name}")
+                    )
                 elif not self.stamps and timestamp != records.NO_TIMESTAMP and self._is_out_of_range(timestamp, now_ms):
                     bad.append((index, self._out_of_range(timestamp, index, now_ms)))
                     code = ErrorCode.INVALID_TIMESTAMP
@@ -311,7 +318,8 @@ class Rules:
             yield None
         if bad:
             bad = bad[:RECORD_ERRORS_MAX]
-            raise BadRecords(code, f"{len(bad)} of {header.count} records are refused; {bad[0][0]}: {bad[0][1]}", bad)
+            shown = "; ".join(f"{index}: {why}" for index, why in bad[:RECORD_ERRORS_SHOWN])
+            raise BadRecords(code, f"{len(bad)} of {header.count} records are refused; {shown}", bad)
 
     def _is_out_of_range(self, timestamp: int, now_ms: int) -> bool:
         return now_ms - timestamp > self._before_ms or timestamp - now_ms > self._after_ms
