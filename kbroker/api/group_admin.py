@@ -105,7 +105,8 @@ def _listed(request: ListGroupsRequest, context: Context) -> Work[ListGroupsResp
     error, listed = ErrorCode.NONE, list[ListedGroup]()
     for shard in list(context.services.groups.runtime.leading.shards):
         if not shard.is_active:
-            error = ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
+            if not shard.has_failed:  # else there is nothing that could be waited for
+                error = ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
             continue
         rows = yield from each(_row, list(shard.groups.values()))
         listed += [

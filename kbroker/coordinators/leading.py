@@ -2,10 +2,15 @@
 
     partition 17 led here in epoch 5 ──lead──▶ Shard, loading ──replay──▶ Shard, active ──┐
                  resigned, or led in epoch 6 ──────────────────────────▶ closed ◀─────────┘
+                                     └─▶ failed: tried again, ever more seldom
 
 Which shard there is, is decided by the leader epoch alone: an epoch that is led already changes nothing, a later one
 starts over from the log (G3). Until the replay has reached the log's end and all of that is committed, requests are
-answered COORDINATOR_LOAD_IN_PROGRESS. A load that fails is tried again for as long as the partition is led.
+answered COORDINATOR_LOAD_IN_PROGRESS.
+
+A load that fails, and a partition whose log cannot be opened, are told once, and answered NOT_COORDINATOR: clients
+look elsewhere, and other partitions are unharmed. (Kafka: CoordinatorRuntime, FAILED.) The load is tried again as long
+as the partition is led, since damage can be mended while the broker runs: by DeleteRecords up to behind it.
 """
 
 from __future__ import annotations
@@ -25,7 +30,9 @@ from kbroker.env import Env
 from kbroker.replication.partition import Partition
 from kbroker.turns import Work, finish
 
-RETRY_S = 1.0  # after a load failed
+RETRY_S = 1.0  # after a load failed; twice as long each time
+RETRY_MAX_S = 60.0
+ADVICE = "Who asks for what is kept there is answered NOT_COORDINATOR; docs/recovery.md tells how to go on"
 
 S = TypeVar("S", bound=Shard)
 log = logging.getLogger("kbroker.coordinators")
@@ -54,6 +61,7 @@ class Leading(Generic[S]):
         self._start = start
         self._on_active = on_active
         self._shards: dict[int, S] = {}
+        self._lost: set[int] = set()  # partitions that should be led here, if their logs could be opened
 
     @property
     def shards(self) -> Collection[S]:
@@ -81,9 +89,9 @@ class Leading(Generic[S]):
                 raise KafkaError(ErrorCode.NOT_COORDINATOR)  # there may be another one by now (R14)
             if found.is_active:
                 return found
-            raise KafkaError(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
+            raise KafkaError(ErrorCode.NOT_COORDINATOR if found.has_failed else ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
         leader = topic.partitions[index].leader
-        if leader == self.topic.registration.broker.id:
+        if leader == self.topic.registration.broker.id and index not in self._lost:
             raise KafkaError(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
         raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE if leader == NO_LEADER else ErrorCode.NOT_COORDINATOR)
 
@@ -97,6 +105,7 @@ class Leading(Generic[S]):
 
     def lead(self, partition: Partition) -> None:
         """A partition of the topic is led here in its leader epoch. Idempotent; older epochs change nothing (G3)."""
+        self._lost.discard(partition.index)
         present = self._shards.get(partition.index)
         if present is not None:
             if present.partition is partition and present.epoch >= partition.leader_epoch:
@@ -113,9 +122,15 @@ class Leading(Generic[S]):
 
     def resign(self, index: int) -> None:
         """A partition is not led here (any more)."""
+        self._lost.discard(index)
         present = self._shards.pop(index, None)
         if present is not None:
             present.close(ErrorCode.NOT_COORDINATOR)
+
+    def lose(self, index: int) -> None:
+        """The log of a partition cannot be opened. Who opened it has told why."""
+        self.resign(index)
+        self._lost.add(index)
 
     def restart(self, shard: S, code: ErrorCode) -> None:
         """Memory is ahead of the log: answer who waits, and load again if the partition is still led."""
@@ -128,17 +143,26 @@ class Leading(Generic[S]):
     # -- loading ------------------------------------------------------------------------------------------------------
 
     async def _load(self, shard: S) -> None:
-        """Bring a shard up, however often it takes."""
+        """Bring a shard up, however often it takes. What is in the way is told, though not again and again."""
+        pause_s, told = RETRY_S, ""
         while shard.closed is None:
             try:
                 await self._load_once(shard)
+                if shard.has_failed:
+                    shard.has_failed = False
+                    log.info("%s is loaded after all", shard)
                 return
             except (KafkaError, ProtocolError, OSError) as error:
-                if shard.closed is None:
-                    log.error("%s cannot be loaded, and will be tried again: %s", shard, error)
-            except Exception:
-                log.exception("%s cannot be loaded, and will be tried again", shard)
-            await self.env.clock.sleep(RETRY_S)
+                if shard.closed is None and str(error) != told:
+                    log.error("%s cannot be loaded: %s. %s", shard, error, ADVICE)
+                told = str(error)
+            except Exception as error:
+                if repr(error) != told:
+                    log.exception("%s cannot be loaded. %s", shard, ADVICE)
+                told = repr(error)
+            shard.has_failed = True
+            await self.env.clock.sleep(pause_s)
+            pause_s = min(2 * pause_s, RETRY_MAX_S)
 
     async def _load_once(self, shard: S) -> None:
         partition, began = shard.partition, trio.current_time()

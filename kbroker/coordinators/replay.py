@@ -6,12 +6,12 @@ while a large one loads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from kafka_wire.errors import ErrorCode, KafkaError
-from kafka_wire.records import check_crc, headers, read_records
+from kafka_wire.errors import ErrorCode, KafkaError, ProtocolError
+from kafka_wire.records import Record, check_crc, headers, read_records
 from kbroker.env import Offload
 from kbroker.log.cold import when_told
 from kbroker.log.log import PartitionLog
@@ -19,6 +19,14 @@ from kbroker.turns import STRIDE, Work, finish
 
 READ_BYTES = 1024 * 1024
 BATCH_BYTES_MAX = 256 * 1024 * 1024  # decompressed; what a broker wrote itself is far below
+
+
+class Damaged(Exception):
+    """A batch that cannot be read."""
+
+    def __init__(self, offset: int, problem: str) -> None:
+        super().__init__(f"the batch at offset {offset} cannot be read: {problem}")
+        self.offset = offset
 
 
 class Replayed(NamedTuple):
@@ -38,10 +46,14 @@ async def replay(log: PartitionLog, end: int, offload: Offload, key_of: Callable
     reached, count = log.start_offset, 0
     while reached < end:
         data = await _read(log, reached, end, offload)
-        before, (reached, found) = reached, await finish(_take(data, reached, log.start_offset, live, key_of))
+        before = reached
+        try:
+            reached, found = await finish(_take(data, reached, log.start_offset, live, key_of))
+        except Damaged as error:
+            raise KafkaError(ErrorCode.CORRUPT_MESSAGE, f"{log.path_of(error.offset)}: {error}") from error
         count += found
         if reached == before:
-            raise KafkaError(ErrorCode.CORRUPT_MESSAGE, f"{log.directory}: no whole batch at offset {reached}")
+            raise KafkaError(ErrorCode.CORRUPT_MESSAGE, f"{log.path_of(reached)}: no whole batch at offset {reached}")
     return Replayed(live, count)
 
 
@@ -55,11 +67,11 @@ def _take(
     count = 0
     for position, header in headers(data):
         if not check_crc(data, position, header):
-            raise KafkaError(ErrorCode.CORRUPT_MESSAGE, f"the batch at offset {header.base_offset} has a wrong CRC")
+            raise Damaged(header.base_offset, "wrong CRC")
         reached = header.next_offset
         if header.is_control:
             continue
-        for offset, _, key, value, _ in read_records(data, position, max_bytes=BATCH_BYTES_MAX):
+        for offset, _, key, value, _ in _records(data, position, header.base_offset):
             count += 1
             if not count % STRIDE:
                 yield
@@ -71,6 +83,13 @@ def _take(
             else:
                 live[key] = value
     return reached, count
+
+
+def _records(data: bytes, position: int, offset: int) -> Iterator[Record]:
+    try:
+        yield from read_records(data, position, max_bytes=BATCH_BYTES_MAX)
+    except (KafkaError, ProtocolError) as error:
+        raise Damaged(offset, str(error)) from error
 
 
 async def _read(log: PartitionLog, offset: int, end: int, offload: Offload) -> bytes:

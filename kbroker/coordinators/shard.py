@@ -95,7 +95,7 @@ class Shard(ABC):
 
     __slots__ = (
         "index", "partition", "epoch", "live", "logged", "alarms", "closed", "is_active", "is_rewriting", "tickets",
-        "clock", "_tasks", "_waiting", "_barriers",
+        "clock", "has_failed", "_tasks", "_waiting", "_barriers",
     )  # fmt: skip
 
     def __init__(self, partition: Partition, clock: Clock, tasks: Tasks) -> None:
@@ -108,6 +108,7 @@ class Shard(ABC):
         self.alarms: dict[str, float] = {}  # by name, when it is to be woken; owned by alarms.py
         self.closed: ErrorCode | None = None  # why it serves no longer
         self.is_active = False  # loaded
+        self.has_failed = False  # it could not be, so far
         self.is_rewriting = False
         self.tickets: set[Ticket] = set()  # of requests that wait
         self._tasks = tasks

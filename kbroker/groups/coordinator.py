@@ -82,6 +82,10 @@ class GroupCoordinator:
         """A partition of the topic is not led here (any more)."""
         self.runtime.leading.resign(index)
 
+    def lose(self, index: int) -> None:
+        """A partition of the topic would be led here, if its log could be opened."""
+        self.runtime.leading.lose(index)
+
     def on_topics_changed(self, deleted: Iterable[str] = ()) -> None:
         """There are other topics, or more partitions: groups see it for themselves, offsets of deleted topics go."""
         self.housekeeping.on_topics_deleted(deleted)

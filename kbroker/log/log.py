@@ -412,6 +412,10 @@ class PartitionLog:
             return []
         return self.reading.read(offset, max_bytes, bound, at_least_one, now)[0]
 
+    def path_of(self, offset: int) -> str:
+        """The file that an offset is in, or would be."""
+        return self.reading.segment_of(offset).path
+
     def bytes_between(self, offset: int, bound: int, most: int) -> int:
         """How many bytes the batches from the one that holds offset up to bound have, counted no further than `most`.
 

@@ -56,6 +56,9 @@ class Coordinator(Protocol):
     def resign(self, index: int) -> None:
         """The partition of this index is not led here. Told again and again."""
 
+    def lose(self, index: int) -> None:
+        """The log of the partition of this index cannot be opened; until `lead` or `resign` are told again."""
+
     def on_topics_changed(self, deleted: Iterable[str]) -> None:
         """There are other topics or more partitions; those of these names are gone, or made anew."""
 
@@ -371,6 +374,9 @@ class ReplicaManager:
     def _refuse(self, key: tuple[str, int], error: OSError | KafkaError) -> None:
         log.error("partition %s-%d is offline: %s", *key, error)
         self.offline.add(key)
+        coordinator = self._coordinators.get(key[0])
+        if coordinator is not None:
+            coordinator.lose(key[1])
 
     def _settle(self, opening: Opening, image: ClusterImage) -> None:
         """Give a partition whose log was opened the role that it has by now, or give it up."""

@@ -120,6 +120,10 @@ class TransactionCoordinator:
         """A partition of the topic is not led here (any more)."""
         self.runtime.leading.resign(index)
 
+    def lose(self, index: int) -> None:
+        """A partition of the topic would be led here, if its log could be opened."""
+        self.runtime.leading.lose(index)
+
     def on_topics_changed(self, deleted: Iterable[str] = ()) -> None:
         """Markers find partitions in the image when they are sent."""
 

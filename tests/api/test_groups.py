@@ -14,6 +14,8 @@ from kafka_wire.messages.group_offsets import OffsetFetchRequest, OffsetFetchReq
 from kafka_wire.messages.groups import LeaveGroupRequest, MemberIdentity, SyncGroupRequest
 from kafka_wire.messages.metadata import MetadataRequest, MetadataRequestTopic
 from kbroker.api.groups import TOPIC_WAIT_S
+from kbroker.coordinators import leading
+from kbroker.coordinators.routing import partition_of
 from kbroker.replication.manager import ReplicaManager
 from kbroker.testing.broker import Machine, memory_broker
 from tests.api.group_tools import beat, commit, committed, enter, find, join, join_request, leave, sync
@@ -278,13 +280,20 @@ async def test_silent_members_are_gone_after_a_restart(autojump_clock: MockClock
         assert await beat(client, "g", joined) == ErrorCode.UNKNOWN_MEMBER_ID
 
 
-async def test_G3_what_members_hear_while_the_coordinator_loads(autojump_clock: MockClock) -> None:
-    machine = Machine()
+async def test_G3_what_members_hear_while_the_coordinator_loads(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, gate, replay = Machine(), trio.Event(), leading.replay
+
+    async def slow(*arguments: Any) -> Any:
+        await gate.wait()
+        return await replay(*arguments)
+
     async with memory_broker(topics={"t": 1}, machine=machine) as broker, broker.client() as client:
         await find(client, "g")
         joined = await enter(client, "g")
         assert await commit(client, "g", 5, joined=joined) == 0
-    machine.disk.fail("pread", "__consumer_offsets*.log", times=1_000_000)
+    monkeypatch.setattr(leading, "replay", slow)
     async with memory_broker(topics={"t": 1}, machine=machine) as broker, broker.client() as client:
         loading = ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
         assert await beat(client, "g", joined) == 0
@@ -295,11 +304,32 @@ async def test_G3_what_members_hear_while_the_coordinator_loads(autojump_clock: 
         assert (await client.call(asked, 8)).groups[0].error_code == loading
         assert (await client.call(DescribeGroupsRequest(groups=["g"]), 5)).groups[0].error_code == loading
         assert (await client.call(ListGroupsRequest(), 4)).error_code == loading
-        machine.disk.heal()
+        gate.set()
         await trio.sleep(2)
         assert await beat(client, "g", joined) == 0
         assert await committed(client, "g") == (5, "", 0)
         assert (await client.call(ListGroupsRequest(), 4)).error_code == 0
+
+
+async def test_G3_what_members_hear_while_the_coordinator_cannot_load(autojump_clock: MockClock) -> None:
+    """Not to wait, as that may take for ever; who lists the groups sees those of the other partitions."""
+    machine = Machine()
+    async with memory_broker(topics={"t": 1}, machine=machine) as broker, broker.client() as client:
+        for group in ("g", "h"):
+            await find(client, group)
+            joined = await enter(client, group)
+            assert await commit(client, group, 5, joined=joined) == 0
+    machine.disk.fail("pread", f"__consumer_offsets-{partition_of('g', 50)}/*.log", times=1_000_000)
+    async with memory_broker(topics={"t": 1}, machine=machine) as broker, broker.client() as client:
+        await trio.sleep(100)
+        assert await beat(client, "g", joined) == ErrorCode.NOT_COORDINATOR
+        assert (await client.call(join_request("g"), 9)).error_code == ErrorCode.NOT_COORDINATOR
+        assert await commit(client, "g", 6, joined=joined) == ErrorCode.NOT_COORDINATOR
+        listed = await client.call(ListGroupsRequest(), 4)
+        assert (listed.error_code, [group.group_id for group in listed.groups]) == (0, ["h"])
+        machine.disk.heal()
+        await trio.sleep(60)
+        assert await committed(client, "g") == (5, "", 0)
 
 
 async def test_a_lost_session_of_the_broker_ends_nobodys_membership(autojump_clock: MockClock) -> None:

@@ -97,9 +97,43 @@ async def test_G3_a_load_that_fails_is_tried_again(autojump_clock: MockClock) ->
         await trio.sleep(0.5)
         with pytest.raises(KafkaError) as refused:
             _ = made.shard
-        assert refused.value.code == ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
+        assert refused.value.code == ErrorCode.NOT_COORDINATOR
         await trio.sleep(10)
         assert made.offset("g") == 7
+
+
+async def test_G3_damage_is_told_once_and_a_load_succeeds_when_it_is_deleted(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The line names file and offset. Nobody is told to wait for what will not come."""
+    machine = Machine()
+    async with rig(machine) as made:
+        for n in range(3):
+            made.commit("g", change("g", n))
+        path, size = made.partition.log.active.path, made.partition.log.size
+        made.commit("g", change("g", 7))
+    async with rig(machine, epoch=2, flipped=(path, size - 5)) as made:
+        for _ in range(10):
+            with pytest.raises(KafkaError) as refused:
+                await trio.sleep(60)
+                _ = made.shard
+            assert refused.value.code == ErrorCode.NOT_COORDINATOR
+        assert caplog.text.count("cannot be loaded") == 1
+        assert f"{path}: the batch at offset 2 cannot be read: wrong CRC" in caplog.text
+        await made.logs.move_starts({made.partition.log: 3})
+        await trio.sleep(70)
+        assert made.offset("g") == 7
+
+
+async def test_a_partition_whose_log_cannot_be_opened_has_no_coordinator() -> None:
+    async with rig() as made:
+        made.coordinator.lose(0)
+        with pytest.raises(KafkaError) as refused:
+            _ = made.shard
+        assert refused.value.code == ErrorCode.NOT_COORDINATOR
+        assert not made.coordinator.runtime.leading.shards
+        made.lead(2)
+        assert await made.loaded() is made.shard
 
 
 async def test_G3_a_load_overtaken_by_a_later_epoch_is_dropped() -> None:

@@ -101,10 +101,20 @@ def change(group: str, offset: int, index: int = 0, **fields: Any) -> Change:
 
 @asynccontextmanager
 async def rig(
-    machine: Machine | None = None, *, epoch: int = 1, config: dict[str, str] | None = None, failing_reads: int = 0
+    machine: Machine | None = None,
+    *,
+    epoch: int = 1,
+    config: dict[str, str] | None = None,
+    failing_reads: int = 0,
+    flipped: tuple[str, int] | None = None,
 ) -> AsyncIterator[Rig]:
-    """A running coordinator that leads its partition in that epoch; stopped as by kill -9."""
+    """A running coordinator that leads its partition in that epoch; stopped as by kill -9.
+
+    flipped: (file, position) of a bit that is another one, once the log is open.
+    """
     made = Rig(machine or Machine(), BrokerConfig().with_values(config or {}))
+    if flipped is not None:
+        made.env.disk.volume.inode(flipped[0]).data[flipped[1]] ^= 0x40  # type: ignore[attr-defined]
     if failing_reads:
         made.env.disk.fail("pread", "*.log", times=failing_reads)  # type: ignore[attr-defined]
     async with trio.open_nursery() as nursery:

@@ -33,12 +33,16 @@ class Audience:
     def __init__(self) -> None:
         self.led: dict[int, int] = {}
         self.deleted: list[str] = []
+        self.lost: list[int] = []
 
     def lead(self, partition: Partition) -> None:
         self.led[partition.index] = partition.leader_epoch
 
     def resign(self, index: int) -> None:
         self.led.pop(index, None)
+
+    def lose(self, index: int) -> None:
+        self.lost.append(index)
 
     def on_topics_changed(self, deleted: Iterable[str]) -> None:
         self.deleted += deleted
@@ -350,6 +354,7 @@ async def test_a_log_that_brings_a_bug_to_light_is_offline_alone(monkeypatch: py
         rig.publish(t)
         await applied(rig)
         await rig.manager.wait_open()
+        assert rig.audience.lost == [1]
         assert rig.manager.offline == {("t", 1)} and sorted(rig.manager.partitions) == [("t", 0), ("t", 2)]
 
 
