@@ -215,7 +215,7 @@ class Stream(Protocol):
         """Call step as before. again: and soon, whether or not something has arrived."""
 
     def send_now(self, parts: Sequence[Buffer | FileSlice]) -> Sequence[Buffer | FileSlice]:
-        """Send what goes without waiting; what is left is to be given to `send`. Large parts are left altogether."""
+        """Send what goes without waiting; what is left, very large parts among it, is to be given to `send`."""
 
     async def send(self, parts: Sequence[Buffer | FileSlice]) -> None:
         """Send all parts in order: buffers joined when small, big slices by sendfile, waiting as the peer demands."""

@@ -41,6 +41,7 @@ TURN_COST = CREDIT // 64
 BACKLOG = 1024
 
 ACCEPT_RETRY_S = 1.0
+MSG_MORE = getattr(socket, "MSG_MORE", 0)  # what follows is on its way: it may share a packet
 NO_MEMORY = (errno.ENOMEM, errno.ENOBUFS)
 
 log = logging.getLogger("kbroker.net")
@@ -143,27 +144,63 @@ class RealStream:
             self._waiting.cancel()
 
     def send_now(self, parts: Sequence[Buffer | FileSlice]) -> Sequence[Buffer | FileSlice]:
-        """Send small parts as far as they go; returns what is left: all, if there are files to be read."""
+        """Send parts as far as they go at once; returns what is left, where they are large or a disk is to wait for."""
         if self._broken or self._closed:
             raise self._failure()
         if len(parts) == 1 and type(parts[0]) is bytes:
             data = parts[0]
             if len(data) > JOIN_MAX:
                 return parts
-        elif sum(map(len, parts)) > JOIN_MAX or FileSlice in map(type, parts):
+        elif FileSlice in map(type, parts):
+            return self._send_files_now(parts)
+        elif sum(map(len, parts)) > JOIN_MAX:
             return parts
         else:
             data = b"".join(parts)  # type: ignore[arg-type]  # no slices
+        sent = self._send_buffer_now(data, 0)
+        return () if sent == len(data) else (memoryview(data)[sent:],)
+
+    def _send_files_now(self, parts: Sequence[Buffer | FileSlice]) -> Sequence[Buffer | FileSlice]:
+        """The same with slices of files among them. Where sendfile fails, `_send_file` finds out why."""
+        for number, part in enumerate(parts):
+            if isinstance(part, FileSlice):
+                sent = self._send_slice_now(part)
+                if sent < len(part):
+                    return (FileSlice(part.file, part.position + sent, len(part) - sent), *parts[number + 1 :])
+            elif len(part) > JOIN_MAX:
+                return parts[number:]
+            else:
+                sent = self._send_buffer_now(part, MSG_MORE if number + 1 < len(parts) else 0)
+                if sent < len(part):
+                    return (memoryview(part)[sent:], *parts[number + 1 :])
+        return ()
+
+    def _send_slice_now(self, part: FileSlice) -> int:
+        position, length = part.position, part.length
         try:
-            sent = self._socket.send(data)
+            descriptor = self._sendfile_descriptor(part)
+            if (
+                descriptor is None
+                or length > SENDFILE_MAX
+                or _missing(part.file, position, position + length) is not None
+            ):
+                return 0
+            sent = os.sendfile(self._socket.fileno(), descriptor, position, length)
+        except OSError:
+            return 0
+        self._note(sent)
+        return sent
+
+    def _send_buffer_now(self, data: Buffer, flags: int) -> int:
+        try:
+            sent = self._socket.send(data, flags)
         except BlockingIOError:
             sent = 0
         except OSError as error:
             self._broken = True
             raise self._failure() from error
-        self.sent += sent
-        self._credit -= sent + TURN_COST
-        return () if sent == len(data) else (memoryview(data)[sent:],)
+        self._note(sent)
+        return sent
 
     async def send(self, parts: Sequence[Buffer | FileSlice]) -> None:
         """Send all parts in order. An OSError comes from the disk under a slice; the stream is then broken, too."""
@@ -172,7 +209,7 @@ class RealStream:
         if self._credit < 0:
             await self._yield()
         try:
-            rest = self.send_now(parts)
+            rest = parts if FileSlice in map(type, parts) else self.send_now(parts)
             if rest:
                 await self._send_large(rest)
         except BaseException:
@@ -285,9 +322,12 @@ class RealStream:
             with trio.CancelScope() as self._waiting, suppress(trio.ClosedResourceError):
                 await (trio.sleep_forever() if reader.paused else self._wait_readable())
 
-    async def _spend(self, moved: int) -> None:
-        self.sent += moved
-        self._credit -= moved + TURN_COST
+    def _note(self, sent: int) -> None:
+        self.sent += sent
+        self._credit -= sent + TURN_COST
+
+    async def _spend(self, sent: int) -> None:
+        self._note(sent)
         if self._credit < 0:
             await self._yield()
 
@@ -317,10 +357,20 @@ async def _read(part: FileSlice) -> Buffer:
 
 async def _have_in_memory(file: Handle, position: int, end: int) -> None:
     """Have a worker wait for the disk, if need be, before sendfile does in the event loop."""
+    missing = _missing(file, position, end)
+    if missing is not None:
+        await trio.to_thread.run_sync(_read_through, file, missing, end)
+
+
+def _missing(file: Handle, position: int, end: int) -> int | None:
+    """From where on a part of a file is not in memory, as far as looking at a byte here and there tells; None: it is.
+
+    May raise OSError.
+    """
     for at in range(position, end, PROBE):
         if file.pread_now(1, min(at + PROBE, end) - 1) is None:
-            await trio.to_thread.run_sync(_read_through, file, at, end)
-            return
+            return at
+    return None
 
 
 def _read_through(file: Handle, position: int, end: int) -> None:

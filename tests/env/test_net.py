@@ -372,3 +372,19 @@ async def test_hosts_are_resolved(ends: Ends, host: str) -> None:
     assert server.peer[0] == LOOPBACK
     for each in (client, server, listener):
         await each.aclose()
+
+
+async def test_what_send_now_leaves_is_the_rest(ends: Ends) -> None:
+    content = random.Random(7).randbytes(400_000)
+    file = ends.disk.open("a", create=True)
+    file.append([content])
+    parts = [b"head", FileSlice(file, 1000, 300_000), b"tail"]
+    whole = b"head" + content[1000:301_000] + b"tail"
+    rest, count = ends.client.send_now(parts), 1
+    while not rest and count < 200:  # as far as the buffers of both ends go
+        rest, count = ends.client.send_now(parts), count + 1
+    assert rest, "what has no room must be left"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ends.client.send, rest)
+        assert await receive_exactly(ends.server, count * len(whole)) == count * whole
+    assert ends.client.sent == count * len(whole)

@@ -370,7 +370,9 @@ async def test_what_is_sent_and_not_in_memory_is_read_by_workers(size: int, desc
     server = await listener.accept()
     received = bytearray()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.send, [b"head", FileSlice(cold, 0, size), b"tail"])
+        rest = server.send_now([b"head", FileSlice(cold, 0, size), b"tail"])
+        assert not cold.readers, "what is not in memory is left to send"
+        nursery.start_soon(server.send, rest)
         while len(received) < size + 8:
             chunk = bytearray(65536)
             received += chunk[: await client.receive_into(memoryview(chunk))]
