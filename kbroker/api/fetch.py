@@ -27,6 +27,7 @@ import trio
 from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.produce_fetch import (
+    AbortedTransaction,
     EpochEndOffset,
     FetchableTopicResponse,
     FetchPartition,
@@ -36,6 +37,7 @@ from kafka_wire.messages.produce_fetch import (
     LeaderIdAndEpoch,
     NodeEndpoint,
 )
+from kafka_wire.schema import maker
 from kbroker.api.addresses import address_of
 from kbroker.api.context import Context
 from kbroker.api.fetch_sessions import FINAL, FULL, NO_SESSION, PartitionKey, Session, Wanted
@@ -57,6 +59,8 @@ LONG = 128  # partitions: more are seen to in turns
 READS, ENTRIES = 8, 64  # partitions read, and entries looked at, between two pauses: some 50 us
 UNKNOWN = (ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, ErrorCode.UNKNOWN_TOPIC_ID)
 MOVED = (ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.FENCED_LEADER_EPOCH)
+
+_new_aborted = maker(AbortedTransaction, "producer_id", "first_offset")
 
 T = TypeVar("T")
 Row: TypeAlias = tuple[PartitionKey, FetchPartitionData, int]  # an answer, and how many bytes of records it has
@@ -175,7 +179,7 @@ class FetchJob:
     """One fetch under way. What it found is what the last reading of all partitions found."""
 
     __slots__ = (
-        "context", "services", "by_id", "aborted", "replica_id", "bytes_max", "bytes_min", "max_wait_ms", "opens",
+        "context", "services", "by_id", "isolation", "replica_id", "bytes_max", "bytes_min", "max_wait_ms", "opens",
         "session", "epoch", "wanted", "found", "unknown", "left", "size", "failed", "answer", "topic", "copied", "cold",
         "lacking", "broken", "now", "grew",
     )  # fmt: skip
@@ -185,9 +189,9 @@ class FetchJob:
         self.context = context
         self.services = context.services
         self.by_id = context.version >= TOPIC_IDS_SINCE
-        self.aborted: list[Any] | None = [] if request.isolation_level == READ_COMMITTED else None
         state = request.replica_state
         self.replica_id = request.replica_id if state is None else state.replica_id
+        self.isolation = request.isolation_level if self.replica_id < 0 else READ_UNCOMMITTED  # replicas copy it all
         self.bytes_max = min(request.max_bytes, self.services.config.get_int("fetch.max.bytes"))
         self.bytes_min = min(request.min_bytes, self.bytes_max)
         self.max_wait_ms = request.max_wait_ms
@@ -291,8 +295,8 @@ class FetchJob:
                 limit = bytes_max if bytes_max < self.left else self.left
                 if self.left < 0:
                     self.left = 0  # only the first partition is held to a negative limit, as in Kafka
-                slices, high_watermark, last_stable, log_start, length = partition.read(
-                    offset, limit, leader_epoch, at_least_one=not self.size, now=self.now
+                slices, high_watermark, last_stable, log_start, length, aborted = partition.read(
+                    offset, limit, leader_epoch, isolation=self.isolation, at_least_one=not self.size, now=self.now
                 )
                 records = self._copied(slices, length) if length else b""
             except (OSError, KafkaError) as error:
@@ -308,7 +312,7 @@ class FetchJob:
             data.high_watermark = high_watermark
             data.last_stable_offset = last_stable
             data.log_start_offset = log_start
-            data.aborted_transactions = self.aborted
+            data.aborted_transactions = None if aborted is None else [_new_aborted(*each) for each in aborted]
             data.records = slices if records is None else records
             row = (key, data, length)
             self.found.append(row)
@@ -350,7 +354,7 @@ class FetchJob:
             last_stable_offset=partition.last_stable_offset,
             log_start_offset=partition.log.start_offset,
             diverging_epoch=EpochEndOffset(epoch=parting[0], end_offset=parting[1]),
-            aborted_transactions=self.aborted,
+            aborted_transactions=[] if self.isolation == READ_COMMITTED else None,
         )
         self.found.append((key, data, 0))
         self.failed = True
@@ -424,7 +428,8 @@ class FetchJob:
             except KafkaError:
                 hearing.is_over = True
                 return
-            ear = hearing.listen(partition, wanted.offset, min(wanted.bytes_max, self.bytes_max), length)
+            bytes_max = min(wanted.bytes_max, self.bytes_max)
+            ear = hearing.listen(partition, wanted.offset, bytes_max, length, self.isolation)
             if partition.high_watermark.value != data.high_watermark:  # it moved since it was read
                 ear.set()
 

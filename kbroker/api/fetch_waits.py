@@ -1,10 +1,11 @@
 """What a waiting fetch hears of: how much there is by now for it to read.
 
-    Hearing ── one Ear per partition, on its high watermark ──▶ rung ──▶ counted again ──▶ enough?
+    Hearing ── one Ear per partition, on its watermark ──▶ rung ──▶ counted again ──▶ enough?
 
 An ear that rings is noted, once; only the partitions of such ears are looked at, and only counted, so that one append
 costs the same to a fetch of one partition and of a hundred thousand. The end of a leadership, or a log that went
-offline, ends the waiting. (Kafka: DelayedFetch.tryComplete.)
+offline, ends the waiting. A reader of committed records hears of the last stable offset. (Kafka:
+DelayedFetch.tryComplete.)
 """
 
 from __future__ import annotations
@@ -14,20 +15,23 @@ from collections.abc import Iterable
 import trio
 
 from kafka_wire.errors import KafkaError
-from kbroker.replication.partition import Partition
+from kbroker.replication.partition import READ_UNCOMMITTED, Partition
 
 COUNTS_A_TURN = 256  # partitions counted before the loop sees to others
 
 
 class Ear:
-    """A bell on one partition's high watermark. Its owner is the hearing."""
+    """A bell on what bounds a reader of one partition. Its owner is the hearing."""
 
-    __slots__ = ("hearing", "partition", "watermark", "offset", "most", "length", "is_rung")
+    __slots__ = ("hearing", "partition", "isolation", "watermark", "offset", "most", "length", "is_rung")
 
-    def __init__(self, hearing: Hearing, partition: Partition, offset: int, most: int, length: int) -> None:
+    def __init__(
+        self, hearing: Hearing, partition: Partition, offset: int, most: int, length: int, isolation: int
+    ) -> None:
         self.hearing = hearing
         self.partition = partition
-        self.watermark = partition.high_watermark
+        self.isolation = isolation
+        self.watermark = partition.watermark(isolation)
         self.offset = offset
         self.most = most  # bytes that count
         self.length = length  # bytes there are from offset on, as last counted
@@ -54,9 +58,11 @@ class Hearing:
         self.rung: list[Ear] = []  # not counted since
         self.bell = trio.Event()
 
-    def listen(self, partition: Partition, offset: int, most: int, length: int) -> Ear:
+    def listen(
+        self, partition: Partition, offset: int, most: int, length: int, isolation: int = READ_UNCOMMITTED
+    ) -> Ear:
         """Hear of a partition, of which there are length bytes from offset on. No more than `most` bytes count."""
-        ear = Ear(self, partition, offset, most, length)
+        ear = Ear(self, partition, offset, most, length, isolation)
         self.length += length
         self.ears.append(ear)
         ear.watermark.attach(ear)
@@ -89,7 +95,7 @@ class Hearing:
             ear.is_rung = False
             try:
                 ear.watermark.check()
-                length = ear.partition.available(ear.offset, ear.most)
+                length = ear.partition.available(ear.offset, ear.most, ear.isolation)
             except KafkaError:
                 self.is_over = True
                 return

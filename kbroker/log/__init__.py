@@ -3,7 +3,7 @@
 directory.py    LogDirectory: all logs of a broker; lock, crash marker, checkpoints, duties in the background
 log.py          PartitionLog: append, read, truncate, delete, flush; nobody else changes what follows
 segment.py      a file of batches and its indexes   scan.py         walking batches
-reading.py      from an offset to slices of segments
+reading.py      from an offset to slices of segments rediscovery.py  which transactions were aborted, if lost
 derived/        what can be made anew from them     content/        what is in them
 recovery.py     opening after a stop or a crash     opening.py      opening logs in workers
 flushing.py     what a worker syncs, in which order retention.py    which segments are to go

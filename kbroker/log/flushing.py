@@ -105,4 +105,5 @@ def paths_of(directory: str, closed: Iterable[Segment]) -> Iterator[str]:
             yield segment.path
         yield segment.stem + ".timeindex"
         yield segment.stem + ".index"
+        yield segment.stem + ".txnindex"
         yield snapshot_path(directory, segment.next_offset)

@@ -49,6 +49,7 @@ from kbroker.log.errors import CorruptLog, LogClosed, LogOffline, LogTruncated
 from kbroker.log.flushing import Flush, Settling, paths_of
 from kbroker.log.reading import Reading
 from kbroker.log.recovery import Crash, End, Progress, Recovered
+from kbroker.log.rediscovery import Rediscovery
 from kbroker.log.segment import Segment, WritableBuffer, file_stem, tick
 from kbroker.turns import Errands
 from kbroker.watermark import Watermark
@@ -75,9 +76,9 @@ class PartitionLog:
 
     __slots__ = (
         "disk", "directory", "topic_id", "config", "start_offset", "end", "flushed", "epochs", "producers", "segments",
-        "size", "offline", "high_watermark", "is_created", "_on_due", "_snapshots", "_deleted", "reading", "_released",
-        "rules", "flushes", "unread", "_flushing", "_dirty_since_ms", "_cuts", "_unsettled",
-        "_named", "_is_metadata_synced",
+        "size", "offline", "high_watermark", "is_created", "_on_due", "_snapshots", "_deleted", "_released", "rules",
+        "reading", "rediscovery", "flushes", "unread", "_flushing", "_dirty_since_ms", "_cuts", "_unsettled", "_named",
+        "_is_metadata_synced",
     )  # fmt: skip
 
     def __init__(
@@ -109,6 +110,7 @@ class PartitionLog:
         self._snapshots = Snapshots(disk, directory, found.snapshots)
         self._deleted: list[str] = []  # paths of files to be removed
         self.reading = Reading(self.segments)
+        self.rediscovery = Rediscovery(disk, directory, self.segments)
         self._released = 0  # the tick of the last `release_idle`
         self._flushing: trio.Event | None = None  # rings when the flush under way ends; None: none is
         self._dirty_since_ms: int | None = None  # when the oldest batch came that no flush covers
@@ -261,7 +263,9 @@ class PartitionLog:
         segment = self.segments[-1]
         if not segment.size:
             self._begin(segment, header, now_ms)
-        elif segment.is_full(self.config, header, base_offset, now_ms):
+        elif segment.is_full(self.config, header, base_offset, now_ms) or (
+            marker is not None and segment.aborted.size >= self.config.segment_index_bytes
+        ):
             segment = self.roll()
             self._begin(segment, header, now_ms)
         epochs = self.epochs
@@ -276,6 +280,8 @@ class PartitionLog:
         if segment.open_file is None:
             self._open_file(segment)
         try:
+            if marker is not None:  # first, so that no crash leaves it without a trace in the index
+                segment.aborted.note(self.producers.transactions.aborted_by(marker, base_offset))
             segment.append(batch, header, base_offset, self.config.index_interval_bytes)
         except OSError as error:
             raise self._write_failed(segment, error) from error
@@ -326,6 +332,7 @@ class PartitionLog:
     def _write_failed(self, segment: Segment, error: OSError) -> KafkaError:
         """Undo what a failed write may have left. A full disk is answered and forgotten, anything else ends service."""
         try:
+            segment.aborted.cut(segment.next_offset)
             segment.file.truncate(segment.size)
         except OSError as second:
             return self.fail(LogOffline(f"{segment.path}: cannot be cut back to {segment.size} bytes: {second}"))
@@ -372,6 +379,7 @@ class PartitionLog:
             raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, f"{new.path} cannot be made: {error}") from error
         new.reset_indexes()
         old.is_closed = True
+        old.aborted.lowest_open = self.producers.transactions.first_ongoing
         self.segments.append(new)
         self.reading.forget()
         self._take_snapshot()
@@ -394,8 +402,14 @@ class PartitionLog:
     def read(
         self, offset: int, max_bytes: int, bound: int, *, at_least_one: bool = True, now: bool = False
     ) -> list[FileSlice]:
+        """As read_to, without the offset behind the last batch."""
+        return self.read_to(offset, max_bytes, bound, at_least_one=at_least_one, now=now)[0]
+
+    def read_to(
+        self, offset: int, max_bytes: int, bound: int, *, at_least_one: bool = True, now: bool = False
+    ) -> tuple[list[FileSlice], int]:
         """Whole batches from the one that holds offset, ending below bound (L7): about max_bytes, and at least the
-        first batch however large, unless at_least_one is off.
+        first batch however large, unless at_least_one is off. Also the offset behind the last one.
 
         bound is a batch boundary: high watermark or last stable offset. now: raise NotInMemory rather than wait for the
         disk. Raises KafkaError OFFSET_OUT_OF_RANGE outside start_offset to end, LogOffline, OSError.
@@ -409,8 +423,17 @@ class PartitionLog:
             if offset > end or offset < self.start_offset:
                 text = f"offset {offset} is outside {self.start_offset} to {end}"
                 raise KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE, text)
-            return []
-        return self.reading.read(offset, max_bytes, bound, at_least_one, now)[0]
+            return [], offset
+        return self.reading.read(offset, max_bytes, bound, at_least_one, now)
+
+    def aborted_between(self, offset: int, bound: int, *, now: bool = False) -> list[tuple[int, int]]:
+        """(producer id, first offset) of the aborted transactions that overlap what lies from offset to below bound.
+
+        now: raise NotInMemory rather than wait for the disk. Raises LogOffline, OSError.
+        """
+        self.check_online()
+        number = self.reading.number_of(offset)
+        return self.rediscovery.between(number, offset, bound, self._snapshots.offsets, now=now)
 
     def path_of(self, offset: int) -> str:
         """The file that an offset is in, or would be."""
@@ -513,7 +536,7 @@ class PartitionLog:
         segment.close()
         for path in segment.files()[1:]:
             self.disk.remove(path)
-        self.segments = [Segment(self.disk, file_stem(self.directory, base_offset), base_offset)]
+        self.segments[:] = [Segment(self.disk, file_stem(self.directory, base_offset), base_offset)]
         self.disk.rename(segment.path, self.active.path)
 
     def _cut_derived(self, end: int) -> None:
@@ -728,7 +751,7 @@ class PartitionLog:
         await self.flush(offload)
         if (self.active.indexes or self.active.tail) is None or not self.is_created:
             return  # nothing was written since it was opened
-        paths = [self.active.stem + ".timeindex", self.active.stem + ".index"]
+        paths = [self.active.stem + suffix for suffix in (".timeindex", ".index", ".txnindex")]
         if self._snapshots.latest >= 0:
             paths.append(snapshot_path(self.directory, self._snapshots.latest))
         refused = await offload(Flush(self.disk, self.directory, (), paths, sync_directory=True, sync_parent=False).run)

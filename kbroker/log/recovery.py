@@ -176,6 +176,8 @@ def recover(
         _write_small_anew(disk, [snapshot_path(directory, offset) for offset in snapshots])
     if FSYNC_FAILED in found.others:
         disk.remove(f"{directory}/{FSYNC_FAILED}")
+    aborted = segments[-1].aborted
+    aborted.resume(end, has_file=aborted.path.rpartition("/")[2] in found.others)
     return Recovered(segments, start_offset, epochs, producers, snapshots, found.is_created)
 
 
@@ -330,6 +332,8 @@ def _recover_segment(segment: Segment, interval: int, recovery_point: int, crash
         segment.trim_index_files()
         return
     position = segment.resume_indexes() if crash is Crash.PROCESS else segment.reset_indexes()
+    if crash is not Crash.PROCESS:
+        segment.aborted.distrust()
     segment.next_offset = start = segment.base_of(position) if position else base
     tail.start = start if tail.start is None else tail.start
     batches = scan.scan(segment.file, position, segment.size, start, recovery_point)

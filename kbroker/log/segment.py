@@ -27,6 +27,7 @@ from kbroker.config.topic import TopicConfig
 from kbroker.env import Disk, File, Handle
 from kbroker.log import scan
 from kbroker.log.cold import NotInMemory, read_now
+from kbroker.log.derived.aborted import AbortedIndex, KnownAborted
 from kbroker.log.derived.index import ENTRY_SIZE, UNKNOWN, Indexes, OffsetIndex, read_last_offset, read_last_time
 from kbroker.log.errors import CorruptLog
 
@@ -105,7 +106,7 @@ class Segment:
 
     __slots__ = (
         "disk", "stem", "base_offset", "next_offset", "size", "indexes", "tail", "first_timestamp_ms", "is_closed",
-        "is_synced", "used", "open_file", "_largest", "_cuts",
+        "is_synced", "used", "open_file", "aborted", "_largest", "_cuts",
     )  # fmt: skip
 
     def __init__(self, disk: Disk, stem: str, base_offset: int, size: int = 0) -> None:
@@ -121,6 +122,7 @@ class Segment:
         self.is_synced = False  # closed, and all its files are durable
         self.used = 0  # the tick of the last use
         self.open_file: File | None = None  # None: not open
+        self.aborted = AbortedIndex(disk, stem, base_offset, is_new=not size)
         self._largest: tuple[int, int] | None = None  # timestamp and offset as of `largest`, kept while not loaded
         self._cuts = 0  # truncations so far: indexes that were loaded before one are wrong
 
@@ -182,6 +184,7 @@ class Segment:
         indexes.note(header, base_offset, position, interval)
         if position - indexes.saved_position > INDEX_SAVE_BYTES:
             indexes.save(self.disk, self.size)
+            self.aborted.save()
 
     def _resume(self, interval: int) -> Indexes:
         """Get ready to append. Raises CorruptLog, OSError."""
@@ -199,6 +202,8 @@ class Segment:
         indexes = self.indexes or self.tail
         if indexes is not None:
             indexes.finish(self.disk)
+            if indexes.offsets:
+                self.aborted.save()
 
     # indexes
 
@@ -300,6 +305,8 @@ class Segment:
         if self.is_closed and (self.indexes or self.tail) is not None:
             self._largest = self.largest()
             self.indexes = self.tail = None
+        if self.is_closed:
+            self.aborted.release()
 
     def close(self) -> None:
         """Close the file, if it is open. Who holds a slice of it can still read that."""
@@ -417,6 +424,7 @@ class Segment:
         position = self.position_of(offset)
         self.indexes, at = Indexes.load(self.disk, self.stem, self.base_offset, position, before=offset)
         self.indexes.trim(self.disk)
+        self.aborted.cut(offset)
         self.file.truncate(position)
         self.size = position
         self._cuts += 1
@@ -425,12 +433,20 @@ class Segment:
             self.first_timestamp_ms = None
         batches = scan.walk(self.file, at, position)
         _, self.next_offset = self.indexes.scan(batches, at, self.base_offset, interval)
+        self.aborted.cut(self.next_offset)  # if it is below offset
 
     def apart(self) -> Segment:
         """The same batches under a descriptor of its own, for a worker to read (and to close)."""
         twin = Segment(self.disk, self.stem, self.base_offset, self.size)
-        twin.next_offset = self.next_offset
+        twin.next_offset, twin.is_closed, twin._cuts = self.next_offset, self.is_closed, self._cuts
         return twin
+
+    def adopt_aborted(self, twin: Segment, found: KnownAborted) -> None:
+        """Have what was found of a twin's transactions, unless the segment was cut, or closed, since."""
+        if twin._cuts == self._cuts and twin.is_closed == self.is_closed:
+            self.aborted.adopt(found, twin.next_offset)
+            self.used = tick()
+        found.remove_copy(self.disk)
 
     def files(self) -> list[str]:
         """The paths of the files there are, the batches' first."""

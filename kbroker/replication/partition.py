@@ -51,6 +51,8 @@ class ReadResult(NamedTuple):
     last_stable_offset: int
     log_start_offset: int
     length: int  # bytes in slices
+    # Of read_committed: (producer id, first offset) of every aborted transaction that overlaps what was read.
+    aborted: list[tuple[int, int]] | None
 
 
 class NotLeader(KafkaError):
@@ -286,6 +288,7 @@ class Partition:
         last_stable = self._stable_below(high_watermark)
         bound = high_watermark if isolation == READ_UNCOMMITTED else last_stable
         slices: list[FileSlice] = []
+        aborted: list[tuple[int, int]] | None = None if isolation == READ_UNCOMMITTED else []
         if not log.start_offset <= offset <= log.end.value:
             raise KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE)
         if offset < bound:
@@ -293,11 +296,13 @@ class Partition:
                 raise KafkaError(ErrorCode.UNKNOWN_SERVER_ERROR)
             if bytes_max or at_least_one:
                 try:
-                    slices = log.read(offset, bytes_max, bound, at_least_one=at_least_one, now=now)
+                    slices, end = log.read_to(offset, bytes_max, bound, at_least_one=at_least_one, now=now)
+                    if aborted is not None:
+                        aborted = log.aborted_between(offset, end, now=now)
                 except OSError as error:
                     raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, str(error)) from error
         length = slices[0].length if len(slices) == 1 else sum(map(len, slices))
-        return ReadResult(slices, high_watermark, last_stable, log.start_offset, length)
+        return ReadResult(slices, high_watermark, last_stable, log.start_offset, length, aborted)
 
     def available(self, offset: int, most: int, isolation: int = READ_UNCOMMITTED) -> int:
         """About how many bytes read would find from offset on, counted no further than `most`; at once, from memory.

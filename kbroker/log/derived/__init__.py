@@ -2,7 +2,7 @@
 
 index.py        where an offset and a timestamp are        producers.py     sequences, the last five batches
 epochs.py       which leader wrote from where on           snapshots.py     which snapshots of producers are kept
-                                                           transactions.py  which are undecided: what is stable
+aborted.py      which transactions were aborted            transactions.py  which are undecided: what is stable
 
 The log owns all of it; a recovery makes it good.
 """

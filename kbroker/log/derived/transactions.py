@@ -42,6 +42,15 @@ class Marker(NamedTuple):
         )
 
 
+class AbortedRange(NamedTuple):
+    """A transaction that was aborted: its first record, its marker, and up to where all was decided with that."""
+
+    producer_id: int
+    first_offset: int
+    last_offset: int
+    last_stable_offset: int
+
+
 def read_marker(batch: Buffer) -> Marker | None:
     """What a control batch says of its producer's transaction; None: nothing, being emptied or of another kind."""
     header = read_header(batch)
@@ -87,6 +96,10 @@ class Transactions:
                 ended.pop()
             ended.append((marker_offset, first_offset))
 
+    def forget(self, producer_id: int) -> None:
+        """It has none ongoing any more, and when that becomes stable does not matter."""
+        self.ongoing.pop(producer_id, None)
+
     def settle(self, high_watermark: int) -> None:
         """Forget those that ended below the high watermark."""
         ended = self._ended
@@ -95,12 +108,13 @@ class Transactions:
         first = self.first_ongoing
         self.first_unstable = min(first, ended[0][1]) if ended else first
 
-    def stable_after(self, producer_id: int, marker_offset: int) -> int:
-        """Up to where the log is decided once this producer's transaction is ended by a marker at that offset."""
-        for other, first_offset in self.ongoing.items():
-            if other != producer_id:
-                return first_offset
-        return marker_offset + 1
+    def aborted_by(self, marker: Marker, offset: int) -> AbortedRange | None:
+        """What a marker at that offset aborts; None: nothing. (Kafka: ProducerStateManager.lastStableOffset.)"""
+        first_offset = self.ongoing.get(marker.producer_id)
+        if first_offset is None or marker.is_commit:
+            return None
+        stable = next((first for other, first in self.ongoing.items() if other != marker.producer_id), offset + 1)
+        return AbortedRange(marker.producer_id, first_offset, offset, stable)
 
     def restore(self, ongoing: Iterable[tuple[int, int]]) -> None:
         """Have these (producer id, first offset), and no others."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kafka_wire.records import build_batch, control_batch, read_header
-from kbroker.log.derived.transactions import ALL_STABLE, Marker, Transactions, read_marker
+from kbroker.log.derived.transactions import ALL_STABLE, AbortedRange, Marker, Transactions, read_marker
 
 
 @pytest.mark.parametrize("is_commit", [True, False])
@@ -39,7 +39,10 @@ def test_the_first_unstable_offset_is_the_lowest_of_the_undecided(steps: list[tu
             undecided.append((offset, producer, None))
         elif step == "end":
             others = [first for other, first in open_.items() if other != producer]
-            assert transactions.stable_after(producer, offset) == min(others, default=offset + 1)
+            aborted = transactions.aborted_by(Marker(producer, 0, 0, False), offset)
+            expected = AbortedRange(producer, open_.get(producer, 0), offset, min(others, default=offset + 1))
+            assert aborted == (expected if producer in open_ else None)
+            assert transactions.aborted_by(Marker(producer, 0, 0, True), offset) is None
             transactions.end(producer, offset)
             undecided = [(*each[:2], offset) if each[1:] == (producer, None) else each for each in undecided]
         elif step == "settle":

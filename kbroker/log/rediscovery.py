@@ -1,0 +1,200 @@
+"""Finding which transactions were aborted in segments that nobody knows it of: after a restart, or a loss of files.
+
+    segment wanted ──▶ its .txnindex and the snapshot at its end are there ──────────────────▶ known
+                  └──▶ else: who was in a transaction at its base (a snapshot, and batches behind it), then all its
+                       batches' headers and markers ──▶ known, and what is written into a new .txnindex
+
+A transaction may end in any later segment than it began. So the search goes on, segment by segment, until none that is
+open begins below the bound of what was read. It is a worker's; the event loop then adopts what was found, as far as the
+segments are still what they were.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from kbroker.env import Disk
+from kbroker.log import recovery, scan
+from kbroker.log.cold import NotInMemory
+from kbroker.log.derived.aborted import SUFFIX, AbortedRanges, KnownAborted, read_ranges
+from kbroker.log.derived.producers import CorruptSnapshot, ProducerStates
+from kbroker.log.derived.snapshots import snapshot_path
+from kbroker.log.derived.transactions import Transactions, read_marker
+from kbroker.log.errors import CorruptLog
+from kbroker.log.segment import Segment, tick
+
+_number = itertools.count(1).__next__
+
+
+class Found(NamedTuple):
+    """What is known now of a segment."""
+
+    twin: Segment  # as it was
+    aborted: KnownAborted
+
+
+class Search(NamedTuple):
+    """One search, as of one moment."""
+
+    disk: Disk
+    directory: str
+    twins: Sequence[Segment]  # of all segments
+    snapshots: Sequence[int]  # offsets, in order
+    first: int  # the number of the first segment that is wanted
+    bound: int  # of what was read
+
+    def run(self) -> list[Found]:
+        """As find, in a worker: a segment may be deleted meanwhile, which ends the search."""
+        found: list[Found] = []
+        with suppress(FileNotFoundError):
+            self.find(found)
+        return found
+
+    def find(self, found: list[Found]) -> None:
+        """Add what is known of the first segment wanted, and of as many behind it as it takes. Blocks.
+
+        Raises OSError, CorruptLog.
+        """
+        open_: Transactions | None = None  # at the beginning of the segment
+        try:
+            for number in range(self.first, len(self.twins)):
+                one, open_ = self._look_at(number, open_)
+                found.append(one)
+                if one.aborted.lowest_open >= self.bound or one.aborted.ranges.collect(self.bound, self.bound, []):
+                    break
+        finally:
+            for twin in self.twins:
+                twin.close()
+
+    def _look_at(self, number: int, open_: Transactions | None) -> tuple[Found, Transactions | None]:
+        twin = self.twins[number]
+        ranges = read_ranges(self.disk, twin.stem, twin.base_offset)
+        if ranges is not None and (not twin.is_closed or (after := self._snapshot(twin.next_offset)) is not None):
+            after = after if twin.is_closed else None
+            return Found(twin, KnownAborted(ranges, after.first_ongoing if after else -1, True, "")), after
+        after = open_ if open_ is not None else self._open_before(number)
+        found = _walk(twin, after)
+        copy = self._write(twin, found) if ranges is None and twin.is_closed else ""
+        return Found(twin, KnownAborted(ranges or found, after.first_ongoing, ranges is not None, copy)), after
+
+    def _snapshot(self, offset: int) -> Transactions | None:
+        """The transactions at an offset, if there is a good snapshot of it."""
+        if offset not in self.snapshots:
+            return None
+        states = ProducerStates()
+        try:
+            states.load(self.disk.read(snapshot_path(self.directory, offset)))
+        except (FileNotFoundError, CorruptSnapshot):
+            return None
+        return states.transactions
+
+    def _open_before(self, number: int) -> Transactions:
+        """The transactions where a segment begins: from the last snapshot there is, and all batches behind it."""
+        base = self.twins[number].base_offset
+        earlier = [*self.twins[:number], Segment(self.disk, self.twins[number].stem, base)]
+        states = ProducerStates()
+        snapshots = [offset for offset in self.snapshots if offset <= base]
+        recovery.restore_producers(self.disk, self.directory, earlier, states, snapshots)
+        return states.transactions
+
+    def _write(self, twin: Segment, ranges: AbortedRanges) -> str:
+        """Write a file for a closed segment, for the event loop to put in its place; "": the disk refuses."""
+        copy = f"{twin.stem}{SUFFIX}.{_number()}.tmp"
+        try:
+            file = self.disk.open(copy, create=True)
+            try:
+                file.append([ranges.content()])
+                file.sync()
+            finally:
+                file.close()
+        except OSError:
+            with suppress(OSError):
+                self.disk.remove(copy)
+            return ""
+        return copy
+
+
+def _walk(twin: Segment, open_: Transactions) -> AbortedRanges:
+    """What markers in a segment aborted. open_ becomes what is ongoing at its end. Raises CorruptLog, OSError."""
+    ranges, file, end = AbortedRanges(), twin.file, 0
+    for position, header in scan.walk(file, 0, twin.size):
+        end = position + header.size
+        producer_id = header.producer_id
+        if producer_id < 0:
+            continue
+        if header.is_control:
+            marker = read_marker(file.pread(header.size, position))
+            if marker is not None:
+                aborted = open_.aborted_by(marker, header.base_offset)
+                if aborted is not None:
+                    ranges.append(aborted)
+                open_.forget(producer_id)
+        elif header.is_transactional and producer_id not in open_.ongoing:
+            open_.begin(producer_id, header.base_offset)
+    if end != twin.size:
+        raise CorruptLog(f"{twin.path}: no whole batch at {end}, though it has {twin.size} bytes")
+    return ranges
+
+
+class Rediscovery:
+    """The aborted transactions of a log's segments, known or to be found."""
+
+    __slots__ = ("disk", "directory", "segments")
+
+    def __init__(self, disk: Disk, directory: str, segments: list[Segment]) -> None:
+        self.disk = disk
+        self.directory = directory
+        self.segments = segments  # the log's own list
+
+    def between(
+        self, number: int, offset: int, bound: int, snapshots: Sequence[int], *, now: bool
+    ) -> list[tuple[int, int]]:
+        """(producer id, first offset) of the aborted transactions that overlap what lies from offset to below bound.
+
+        number: of the segment that holds offset. snapshots: the offsets of those there are. now: raise NotInMemory
+        rather than wait for the disk. May raise CorruptLog, OSError.
+        """
+        while True:
+            found: list[tuple[int, int]] = []
+            lacking = self._collect(number, offset, bound, found)
+            if lacking is None:
+                return found
+            twins = [segment.apart() for segment in self.segments]
+            search = Search(self.disk, self.directory, twins, tuple(snapshots), lacking, bound)
+            if now:
+                raise NotInMemory(search.run, self._adopt)
+            news: list[Found] = []
+            search.find(news)
+            self._adopt(news)
+
+    def _collect(self, number: int, offset: int, bound: int, found: list[tuple[int, int]]) -> int | None:
+        """Add what is known; the number of the first segment of which too little is, or None."""
+        segments = self.segments
+        for n in range(number, len(segments)):
+            segment = segments[n]
+            aborted = segment.aborted
+            if not aborted.is_known:
+                return n
+            if aborted.ranges is not None:
+                segment.used = tick()
+                if aborted.ranges.collect(offset, bound, found):
+                    return None
+            if segment.is_closed:
+                if aborted.lowest_open < 0:
+                    return n
+                if aborted.lowest_open >= bound:
+                    return None
+        return None
+
+    def _adopt(self, found: list[Found]) -> None:
+        """Have what a search found, as far as it is about segments that are still there, and as they were."""
+        by_base = {segment.base_offset: segment for segment in self.segments}
+        for one in found:
+            segment = by_base.get(one.twin.base_offset)
+            if segment is not None:
+                segment.adopt_aborted(one.twin, one.aborted)
+            else:
+                one.aborted.remove_copy(self.disk)
