@@ -1,4 +1,5 @@
-"""Every broker config that may change while the broker runs does change something then, without a restart (KIP-226)."""
+"""Broker configs that change while the broker runs (KIP-226), where no client's record shows it: limits of connections,
+and what is merely read anew. The others are in test_config_behaviour.py."""
 
 from __future__ import annotations
 
@@ -16,14 +17,10 @@ from kafka_wire.messages.configs import (
 )
 from kafka_wire.messages.metadata import ApiVersionsRequest
 from kbroker.api.context import Services
-from kbroker.config import TABLE, ConfigError, ConfigKey, Scope, Update, format_value, parse
+from kbroker.config import TABLE, ConfigError, ConfigKey, Scope, format_value, parse
 from kbroker.server.broker import Broker
 from kbroker.testing.broker import MemoryBroker, memory_broker
 from kbroker.testing.client import BareClient
-
-TOPIC_KEYS = TABLE[Scope.TOPIC].values()
-DYNAMIC = [key for key in TABLE[Scope.BROKER].values() if key.effect and key.update is not Update.READ_ONLY]
-INHERITED = {synonym.name: (key, synonym.factor) for key in TOPIC_KEYS for synonym in key.synonyms}
 
 
 @asynccontextmanager
@@ -73,32 +70,12 @@ async def is_refused(broker: MemoryBroker) -> bool:
     return False
 
 
-# What each reads that is no topic's default: the value it goes by now.
+# The value that each goes by now.
 READERS: dict[str, Callable[[Services], object]] = {
     "group.consumer.assignment.interval.ms": lambda s: s.groups.settings_of("g").consumer.assignment_interval_ms,
     "kbroker.scrub.bytes.per.second": lambda s: s.logs.config.get_int("kbroker.scrub.bytes.per.second"),
-    "producer.id.expiration.ms": lambda s: s.logs.config.get_int("producer.id.expiration.ms"),
 }
 CONNECTIONS = {"max.connections", "max.connections.per.ip"}
-
-
-def test_every_dynamic_config_is_tried_here() -> None:
-    assert {key.name for key in DYNAMIC} == {
-        *(key.name for key in DYNAMIC if key.name in INHERITED), *READERS, *CONNECTIONS
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("key", [key for key in DYNAMIC if key.name in INHERITED], ids=lambda key: key.name)
-async def test_what_topics_inherit_reaches_logs_that_are_open(key: ConfigKey, monkeypatch: pytest.MonkeyPatch) -> None:
-    topic_key, factor = INHERITED[key.name]
-    async with running(monkeypatch) as (_, client, services):
-        config = services.partitions["t", 0].log.config
-        assert getattr(config, topic_key.attribute) == topic_key.default
-        text = another_value(key)
-        await change(client, key.name, text)
-        found = getattr(services.partitions["t", 0].log.config, topic_key.attribute)
-        expected = parse(key, text)
-        assert found == (expected * factor if isinstance(expected, int) and factor > 1 else expected)
 
 
 @pytest.mark.parametrize("name", READERS)
