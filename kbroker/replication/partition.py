@@ -192,19 +192,28 @@ class Partition:
         try:
             appended = self.log.append(batch, header, leader_epoch=self.leader_epoch, now_ms=now_ms, guard=guard)
         except KafkaError as error:
-            if error.code in DEFINITIVE and not self.is_proven:
-                raise NotLeader from error
+            self._check_refusal(error)
             raise
         self.follow_log()
         return appended
+
+    def _check_refusal(self, error: KafkaError) -> None:
+        """Raise NotLeader where a refusal is definitive, and another broker might know better (R14)."""
+        if error.code in DEFINITIVE and not self.is_proven:
+            raise NotLeader from error
 
     def verification(self, header: BatchHeader, *, begins_at_zero: bool = False) -> Guard | None:
         """What is to be handed to `write`, once the coordinator has said that a batch's transaction has this partition.
 
         None: there is nothing to ask, as it is ongoing here or the batch is not transactional. begins_at_zero: the
         client raises its epoch with each transaction, so what is unknown here begins with sequence 0 (KIP-890).
+        Raises KafkaError INVALID_PRODUCER_EPOCH.
         """
-        return self.log.producers.verification(header, begins_at_zero=begins_at_zero)
+        try:
+            return self.log.producers.verification(header, begins_at_zero=begins_at_zero)
+        except KafkaError as error:
+            self._check_refusal(error)
+            raise
 
     def write_marker(self, marker: Marker, now_ms: int) -> Appended:
         """End a producer's transaction. It counts for readers once the high watermark has passed the marker.
@@ -216,8 +225,7 @@ class Partition:
         try:
             appended = self.log.append_marker(marker, leader_epoch=self.leader_epoch, now_ms=now_ms)
         except KafkaError as error:
-            if error.code in DEFINITIVE and not self.is_proven:
-                raise NotLeader from error
+            self._check_refusal(error)
             raise
         self.follow_log()
         self.log.producers.transactions.settle(self.high_watermark.value)  # nobody else may ever ask

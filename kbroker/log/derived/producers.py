@@ -5,7 +5,8 @@ the last five batches with the offsets it had (P1), and refuses what leaves a ga
 with any number: its history may have been deleted. (Kafka: ProducerStateManager, ProducerAppendInfo.)
 
 The first batch of a transaction needs the word of its coordinator, which takes time, and a marker may come meanwhile
-(T4). A guard stands for one such question: it is good until something of that producer is appended.
+(T4). A guard stands for one such question: it is good until something of that producer is appended, but for the marker
+that raised its epoch to that of the guard.
 
     guard = verification(header) ──▶ the coordinator is asked ──▶ check(header, guard) ──▶ update, or INVALID_TXN_STATE
 
@@ -35,6 +36,7 @@ BATCHES_KEPT = 5
 GUARDS_MAX = 20_000
 TRANSACTIONAL, CONTROL = 0x10, 0x20  # of a batch's attributes
 SEQUENCE_MAX = 2**31 - 1
+EPOCH_MAX = 2**15 - 1
 NO_SEQUENCE = -1
 
 _HEAD = struct.Struct(">hIi")
@@ -148,6 +150,7 @@ class ProducerStates:
                 seen = producer.find(header) if producer is not None else None
                 if seen is not None:
                     return seen
+                self._check_epoch(header.producer_id, header.producer_epoch)
                 self._check_guard(header, producer, guard)
         elif producer is not None and producer.txn_first_offset >= 0:
             return self._check_outside(header, producer)
@@ -189,10 +192,20 @@ class ProducerStates:
             raise KafkaError(ErrorCode.INVALID_PRODUCER_EPOCH, text)
 
     def check_marker(self, marker: Marker) -> None:
-        """Raise KafkaError unless it may be appended: INVALID_PRODUCER_EPOCH, TRANSACTION_COORDINATOR_FENCED (P3)."""
+        """Raise KafkaError unless it may be appended: INVALID_PRODUCER_EPOCH, TRANSACTION_COORDINATOR_FENCED (P3).
+
+        A marker of transactions v2 has an epoch of its own, so that a late one cannot end the transaction that is open
+        now (T5). One that is sent again finds none open. (Kafka: ProducerAppendInfo.checkProducerEpoch.)
+        """
         self._check_epoch(marker.producer_id, marker.producer_epoch)
         producer = self.by_id.get(marker.producer_id)
-        if producer is not None and marker.coordinator_epoch < producer.coordinator_epoch:
+        if producer is None:
+            return
+        is_of_its_own = marker.producer_epoch > producer.epoch or marker.producer_epoch == EPOCH_MAX
+        if marker.transaction_version >= 2 and producer.is_in_transaction and not is_of_its_own:
+            text = f"the transaction of producer {marker.producer_id} that is open is of epoch {producer.epoch}, too"
+            raise KafkaError(ErrorCode.INVALID_PRODUCER_EPOCH, text)
+        if marker.coordinator_epoch < producer.coordinator_epoch:
             text = f"a coordinator of epoch {producer.coordinator_epoch} ended the last transaction of producer"
             text = f"{text} {marker.producer_id}, this one is of {marker.coordinator_epoch}"
             raise KafkaError(ErrorCode.TRANSACTION_COORDINATOR_FENCED, text)
@@ -203,10 +216,12 @@ class ProducerStates:
         """What stands for the question whether a batch's transaction has this partition; None: it need not be asked.
 
         begins_at_zero: the client raises its epoch with each transaction (Produce 12 and later).
+        Raises KafkaError INVALID_PRODUCER_EPOCH.
         """
         if not header.attributes & TRANSACTIONAL:
             return None
         producer_id, epoch, sequence = header.producer_id, header.producer_epoch, header.base_sequence
+        self._check_epoch(producer_id, epoch)
         producer = self.by_id.get(producer_id)
         if producer is not None and producer.is_in_transaction and producer.epoch == epoch:
             return None
@@ -269,7 +284,11 @@ class ProducerStates:
     def _update_transaction(
         self, producer: Producer, header: BatchHeader, base_offset: int, marker: Marker | None
     ) -> None:
-        self.guards.pop(header.producer_id, None)
+        guard = self.guards.get(header.producer_id)
+        # The epoch of a marker of transactions v2 is that of the next transaction: its guard stands.
+        is_of_the_next = marker is not None and guard is not None and guard.begins_at_zero
+        if guard is not None and not (is_of_the_next and guard.epoch == header.producer_epoch):
+            del self.guards[header.producer_id]
         if marker is not None:
             producer.coordinator_epoch = marker.coordinator_epoch
             producer.txn_first_offset = -1

@@ -30,6 +30,7 @@ class Marker(NamedTuple):
     producer_epoch: int
     coordinator_epoch: int
     is_commit: bool
+    transaction_version: int = 0  # from 2 on (KIP-890) the epoch is a new one; not in the log
 
     def batch(self, timestamp_ms: int) -> bytearray:
         """The control batch that says so."""

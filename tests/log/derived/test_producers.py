@@ -12,6 +12,7 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import BatchHeader, read_header
 from kbroker.log.derived.producers import (
     BATCHES_KEPT,
+    EPOCH_MAX,
     GUARDS_MAX,
     SEQUENCE_MAX,
     CorruptSnapshot,
@@ -247,6 +248,50 @@ def test_T4_a_guard_of_an_older_epoch_is_worthless() -> None:
     assert partition.write(transactional(0, epoch=2), new) == 0
 
 
+def test_P3_nothing_is_asked_for_a_batch_of_an_old_epoch() -> None:
+    """The client can recover from that, and not from INVALID_TXN_STATE."""
+    partition = Transactional()
+    guard = partition.states.verification(transactional(1, epoch=5))
+    partition.mark(epoch=6)
+    with pytest.raises(KafkaError) as caught:
+        partition.states.verification(transactional(1, epoch=5))
+    assert caught.value.code is ErrorCode.INVALID_PRODUCER_EPOCH
+    assert refused(partition, transactional(1, epoch=5), guard) is ErrorCode.INVALID_PRODUCER_EPOCH
+
+
+def test_T5_the_guard_of_the_next_transaction_outlives_the_marker_of_the_last() -> None:
+    """Transactions v2: both have the epoch that the end of the last transaction raised."""
+    for begins_at_zero in (True, False):
+        partition = Transactional()
+        partition.begin(0, epoch=5)
+        header = transactional(0, epoch=6)
+        guard = partition.states.verification(header, begins_at_zero=begins_at_zero)
+        partition.mark(epoch=6)
+        if begins_at_zero:
+            assert partition.write(header, guard) == 2
+        else:
+            assert refused(partition, header, guard) is ErrorCode.INVALID_TXN_STATE
+
+
+@pytest.mark.parametrize(("version", "is_open", "epoch", "is_taken"), [
+    (2, True, 5, False), (2, True, 6, True), (2, False, 5, True), (2, False, 4, False),
+    (1, True, 5, True), (0, True, 5, True), (2, True, EPOCH_MAX, True),
+])  # fmt: skip
+def test_T5_a_late_marker_does_not_end_a_later_transaction(
+    version: int, is_open: bool, epoch: int, is_taken: bool
+) -> None:
+    """KIP-1228. One that is only sent again finds no transaction open; the last epoch of all cannot be raised."""
+    partition = Transactional()
+    partition.begin(0, epoch=EPOCH_MAX if epoch == EPOCH_MAX else 5)
+    if not is_open:
+        partition.mark(epoch=5)
+    try:
+        partition.states.check_marker(Marker(1, epoch, 0, True, version))
+        assert is_taken
+    except KafkaError as error:
+        assert error.code is ErrorCode.INVALID_PRODUCER_EPOCH and not is_taken
+
+
 def test_batches_that_are_verified_together_share_a_guard() -> None:
     partition = Transactional()
     guards = [partition.states.verification(transactional(sequence)) for sequence in (0, 1, 2)]
@@ -313,8 +358,7 @@ def test_T5_after_a_marker_of_a_higher_epoch_the_producer_begins_anew() -> None:
     partition = Transactional()
     partition.begin(0, epoch=5)
     partition.mark(epoch=6, is_commit=False)
-    guard = partition.states.verification(transactional(1, epoch=5))
-    assert refused(partition, transactional(1, epoch=5), guard) is ErrorCode.INVALID_PRODUCER_EPOCH
+    assert refused(partition, transactional(1, epoch=5), None) is ErrorCode.INVALID_PRODUCER_EPOCH
     assert refused(partition, transactional(1, epoch=6), partition.states.verification(transactional(1, epoch=6))) is (
         ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
     )
