@@ -9,10 +9,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from kbroker.log.content.scrubber import CHUNK_BYTES, ROUND_SECONDS, Scrubber
+from kbroker.log.content.scrubber import CHUNK_BYTES, REPORT_SECONDS, ROUND_SECONDS, Scrubber
 from kbroker.log.log import PartitionLog
 from kbroker.testing.broker import Machine
-from tests.log.content.odd_batches import KAFKA_RECORDS, batch_of
+from tests.log.content.odd_batches import KAFKA_RECORDS, TWO, batch_of
 from tests.log.tools import NOW, append, cut_to, new_disk, open_log
 
 BAD = KAFKA_RECORDS["more records"]
@@ -42,10 +42,53 @@ async def test_a_bad_batch_is_told_once_and_counted(
     append(log, b"c", compression=3)
     async with scrubbing(log) as scrubber:
         await trio.sleep(2 * ROUND_SECONDS)
-        assert scrubber.bad == {log.directory: 3}
+        assert scrubber.bad == {("t", 0): (3, 2, 6)}
         assert scrubber.batches == 5
-    assert caplog.text.count("would stop consumers") == 1
+    assert caplog.text.count("would stop consumers: ") == 2, "and at the end"
+    assert "batches that would stop consumers: 3, in t-0 (3, from offset 2 on)" in caplog.text
     assert "the batch at offset 2 would stop consumers" in caplog.text
+
+
+@pytest.mark.parametrize("count", [1, 3, 100])
+@pytest.mark.parametrize("codec", range(1, 5))
+async def test_a_compressed_batch_that_lies_about_its_number_of_records_is_found(
+    codec: int, count: int, autojump_clock: MockClock
+) -> None:
+    """By default a compressed one is let in by its header, as long as so many records could be in it."""
+    log = open_log(new_disk())
+    log.append(batch_of(TWO, count, codec), leader_epoch=0, now_ms=NOW)
+    async with scrubbing(log) as scrubber:
+        await trio.sleep(2 * ROUND_SECONDS)
+        assert scrubber.bad == {("t", 0): (1, 0, 0)}
+
+
+async def test_what_is_bad_is_told_again_when_there_is_more_and_while_it_is_there(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = open_log(new_disk())
+    told = "batches that would stop consumers: "
+    async with scrubbing(log):
+        for hour in range(1, 4):
+            log.append(bad(), leader_epoch=0, now_ms=NOW)
+            await trio.sleep(REPORT_SECONDS + ROUND_SECONDS)
+            assert caplog.text.count(told) == hour
+            assert f"{told}{hour}, in t-0" in caplog.text
+        await trio.sleep(2 * REPORT_SECONDS)
+        assert caplog.text.count(told) == 3
+        log.advance_start(log.end.value)
+        await trio.sleep(REPORT_SECONDS)
+    assert caplog.text.count(told) == 3
+
+
+async def test_what_nobody_came_to_look_at_is_told_at_the_end(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    log = open_log(new_disk())
+    append(log, b"v")
+    async with scrubbing(log):
+        await trio.sleep(1)
+    assert "partitions with records that were not looked at yet: 1" in caplog.text
 
 
 async def test_each_batch_is_looked_at_once(autojump_clock: MockClock) -> None:
