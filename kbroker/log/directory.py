@@ -93,10 +93,18 @@ class LogDirectory:
     def open(self) -> None:
         """Take possession: lock, find out how the last run ended, read the checkpoints. Blocks on one fsync.
 
-        Raises DirectoryLocked, OSError.
+        Raises DirectoryLocked, OSError: then the directory is free again.
         """
+        self._lock = self.env.disk.lock(LOCK)
+        try:
+            self._take_over()
+        except BaseException:
+            self._lock.release()
+            self._lock = None
+            raise
+
+    def _take_over(self) -> None:
         disk = self.env.disk
-        self._lock = disk.lock(LOCK)
         self.crash = self._how_it_ended()
         if disk.exists(CLEAN_MARKER):
             disk.remove(CLEAN_MARKER)

@@ -130,16 +130,17 @@ def recover(
         crash = Crash.PROCESS  # stopped in order, but nobody says how: look
     if FSYNC_FAILED in found.others:  # even if told POWER: the power may have failed before, and not since
         crash = Crash.ERROR
-    if crash in (Crash.CLEAN, Crash.PROCESS):
-        _check_names(directory, found)
+    _check_names(directory, found, crash)
     for name in found.stray:
         disk.remove(f"{directory}/{name}")
     segments = _open_segments(disk, directory, found.bases, start_offset)
-    is_known = bool(found.bases) and EPOCHS in found.others and epochs.load(disk, directory)
+    is_known = EPOCHS in found.others and epochs.load(disk, directory)
     if is_known and epochs.latest > leader_epoch_max:
         _check_durable_epochs(segments, epochs, recovery_point, leader_epoch_max)
         is_known = False
     in_file = epochs.entries if is_known else None
+    if not found.bases:
+        epochs.clear()
     tail = _Tail(leader_epoch_max, progress)
     if crash is Crash.CLEAN and clean_end is not None:
         _trust_end(directory, segments, clean_end)
@@ -148,13 +149,12 @@ def recover(
     if crash is Crash.PROCESS and found.snapshots and found.snapshots[-1] > segments[-1].next_offset:
         raise _too_short(segments[-1], found.snapshots[-1], "a producer snapshot")
     end = segments[-1].next_offset
-    if start_offset > end:  # what was above it is lost, what is below it was given up
-        text = "%s ends at offset %d, though its records below %d were deleted: nothing is left, it begins there"
-        log.warning(text, directory, end, start_offset)
-        _remove_from(disk, segments, 0)
-        segments = [Segment(disk, file_stem(directory, start_offset), start_offset)]
-        segments[0].file.sync()  # its name says that the recovery point was passed
-        disk.sync_dir(directory)
+    if in_file and (in_file[-1][1] > end or end == 0):  # above 0 it may be that all records were deleted
+        log.warning(
+            "%s ends at offset %d, %s tells of offset %d: was it longer?", directory, end, EPOCHS, in_file[-1][1]
+        )
+    if start_offset > end:
+        segments = _begin_anew(disk, directory, segments, start_offset)
         end = start_offset
     snapshots = [offset for offset in found.snapshots if offset <= end]
     for offset in found.snapshots[len(snapshots) :]:
@@ -241,14 +241,29 @@ def _open_segments(disk: Disk, directory: str, bases: list[int], start_offset: i
     return segments or [Segment(disk, file_stem(directory, start_offset), start_offset)]
 
 
+def _begin_anew(disk: Disk, directory: str, segments: list[Segment], start_offset: int) -> list[Segment]:
+    """Have nothing but an empty segment at the log's start: what was above is lost, what is below was given up."""
+    text = "%s ends at offset %d, though its records below %d were deleted: nothing is left, it begins there"
+    log.warning(text, directory, segments[-1].next_offset, start_offset)
+    _remove_from(disk, segments, 0)
+    first = Segment(disk, file_stem(directory, start_offset), start_offset)
+    first.file.sync()  # its name says that the recovery point was passed
+    disk.sync_dir(directory)
+    return [first]
+
+
 # the end
 
 
-def _check_names(directory: str, found: _Found) -> None:
+def _check_names(directory: str, found: _Found, crash: Crash) -> None:
     """Raise CorruptLog for segments that are not there, though other files tell of them: what deletes one takes its
     indexes first. (After a power failure any of them may be gone.)"""
     indexed = {name.partition(".")[0] for name in found.stray if name.endswith("index")}
     lost = sorted(stem for stem in indexed if f"{stem}.log{DELETED}" not in found.stray)
+    if crash not in (Crash.CLEAN, Crash.PROCESS):
+        if lost:
+            log.warning("%s/%s.log is gone, its index is there", directory, lost[0])
+        return
     if lost:
         raise CorruptLog(f"{directory}/{lost[0]}.log is gone, its index is there")
     if not found.bases and (found.snapshots or EPOCHS in found.others):
