@@ -103,8 +103,11 @@ def _decode_sliced(source: Source, name: str, target: str, form: str, null: bool
     if source.flexible:
         limit = STRING_MAX + 1 if form == "h" else 1 << 31
         source(f"if {length} > 127:")
-        source(f"    {length}, pos = read_uvarint(buf, pos - 1)")
-        source(f"    if {length} > {limit}: {source.fail(f'{name} is too long')}")
+        source("    more = buf[pos]; pos += 1")
+        source(f"    if more < 128: {length} += (more << 7) - 128")
+        source("    else:")
+        source(f"        {length}, pos = read_uvarint(buf, pos - 2)")
+        source(f"        if {length} > {limit}: {source.fail(f'{name} is too long')}")
         is_null, take = f"not {length}", f"{stop} = pos + {length} - 1; "
     else:
         is_null, take = f"{length} < 0", f"{stop} = pos + {length}; "

@@ -269,7 +269,7 @@ def maker(cls: type[T], *names: str) -> Callable[..., T]:
         if value not in names:
             is_fresh = isinstance(field.default, list) or field.default is _UNSET
             env[f"default{n}"] = field.fresh_default if is_fresh else field.default
-            value = f"default{n}()" if is_fresh else f"default{n}"
+            value = "[]" if field.default == [] else f"default{n}()" if is_fresh else f"default{n}"
         lines.append(f"    made.{field.name} = {value}")
     exec(compile("\n".join([*lines, "    return made"]), f"<{cls.__name__} maker>", "exec"), env)
     return env["make"]  # type: ignore[no-any-return]

@@ -31,7 +31,9 @@ _INT32_BITS, _INT64_BITS = 32, 64
 _NULL = 1  # the varint -1
 _RECORD_LENGTH_MIN = 12  # the varint 6: a record without its length
 _FIELD_SIZE_MIN = 2  # of a record header
-_RUN_MIN, _RUNS_MAX = 8, 8  # records of equal size in a row that are worth a comparison; comparisons in a batch
+_KEY_AND_VALUE = (0, 1)
+_RUN_MIN, _RUNS_MAX = 8, 4  # records of equal size in a row that are worth a comparison; comparisons in a batch
+_COPIED_MAX = 512  # bytes of a record; to copy larger ones takes longer than to pick single bytes out of a memoryview
 # From a record to the next by the first byte of its length, without what a second one adds: 64 times its value.
 # A length below zero is an odd number: it leads out of the data, as does one that is too small.
 _LOW = [
@@ -146,6 +148,7 @@ def _follow_runs(data: Buffer, pos: int, count: int) -> tuple[int, int]:
     The lengths of such a run are equal bytes at equal distances, which are compared without a loop. It ends where one
     of the small numbers in a record takes a byte more: offset deltas do at 64, timestamp deltas may.
     """
+    view = memoryview(data)
     for _ in range(_RUNS_MAX):
         size, byte = data[pos], data[pos + 1]
         if size < 0x80:
@@ -154,10 +157,12 @@ def _follow_runs(data: Buffer, pos: int, count: int) -> tuple[int, int]:
             step = _LOW[size] + (byte << 6)
         else:
             break
-        end = pos + step * count
-        run = _equal(data[pos:end:step])
+        rest: Buffer = view[pos : pos + step * count]
+        if step < _COPIED_MAX:
+            rest = bytes(rest)
+        run = _equal(rest[::step])
         if size >= 0x80:
-            run = min(run, _equal(data[pos + 1 : end : step]))
+            run = min(run, _equal(rest[1::step]))
         pos += step * run
         count -= run
         if run < _RUN_MIN or count < _RUN_MIN:
@@ -169,6 +174,57 @@ def _equal(sample: Buffer) -> int:
     """How many of the first bytes are the same."""
     content = bytes(sample)
     return len(content) - len(content.lstrip(content[:1]))
+
+
+def last_delta(data: Buffer, pos: int, index: int) -> int | None:
+    """The timestamp delta of the last record, which begins at pos, if it is in order as `walk_fields` would find it.
+
+    None where it is not, or has headers or numbers of three bytes: half as much work as the walk for nearly all others.
+    """
+    try:
+        size = data[pos]
+        pos += 1
+        if size >= 0x80:
+            byte = data[pos]
+            size += (byte << 7) - 0x80
+            pos += 1
+            if byte >= 0x80:
+                return None
+        end = pos + (size >> 1)
+        moment = data[pos + 1]
+        pos += 2
+        if moment >= 0x80:
+            byte = data[pos]
+            moment += (byte << 7) - 0x80
+            pos += 1
+            if byte >= 0x80:
+                return None
+        delta = data[pos]
+        pos += 1
+        if delta >= 0x80:
+            byte = data[pos]
+            delta += (byte << 7) - 0x80
+            pos += 1
+            if byte >= 0x80:
+                return None
+        odd = size  # a length below zero is an odd number
+        for _ in _KEY_AND_VALUE:
+            size = data[pos]
+            pos += 1
+            if size >= 0x80:
+                byte = data[pos]
+                size += (byte << 7) - 0x80
+                pos += 1
+                if byte >= 0x80:
+                    return None
+            if size != _NULL:
+                odd |= size
+                pos += size >> 1
+        if data[pos] or pos + 1 != end or end != len(data) or delta != 2 * index or odd & 1:
+            return None
+    except IndexError:
+        return None
+    return (moment >> 1) ^ -(moment & 1)
 
 
 def walk_fields(data: Buffer, pos: int, first: int, last: int, low: int, high: int) -> Walked:

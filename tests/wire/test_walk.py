@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kafka_wire.errors import ErrorCode, ProtocolError
 from kafka_wire.primitives import read_varint, varint
 from kafka_wire.records import HEADER_SIZE, CorruptRecords, build_batch, read_header, read_records
-from kafka_wire.walk import RecordWalk, follow_chain, heads, stamps
+from kafka_wire.walk import FAR, RecordWalk, follow_chain, heads, last_delta, stamps, walk_fields
 
 NOW = 1_700_000_000_000
 BYTES = st.none() | st.binary(max_size=300)
@@ -84,6 +84,27 @@ def test_runs_of_records_of_equal_size_are_followed_as_one_by_one(
 def test_the_chain_ends_at_a_length_that_no_record_can_have(length: int) -> None:
     honest = bytes(build_batch([(NOW, None, b"v" * 40, [])]))[HEADER_SIZE:]
     assert follow_chain(varint(length) + honest[1:], 0, 1) == -1
+
+
+@given(
+    st.lists(st.tuples(MOMENTS, BYTES, BYTES, st.lists(st.tuples(NAMES, BYTES), max_size=1)), min_size=1, max_size=70),
+    st.integers(0, 14), st.integers(0, 255),
+)  # fmt: skip
+def test_a_quick_look_at_the_last_record_finds_what_the_walk_finds_or_nothing(
+    records: list, at: int, flip: int
+) -> None:
+    """Whatever a byte near its beginning becomes; and it does find the plain ones."""
+    data, count = bytearray(build_batch(records))[HEADER_SIZE:], len(records)
+    last = follow_chain(data, 0, count - 1)
+    data[last + at % (len(data) - last)] ^= flip
+    found = last_delta(memoryview(data), last, count - 1)
+    try:
+        end, expected, _, _ = walk_fields(data, last, count - 1, count, FAR, -FAR)
+    except CorruptRecords:
+        assert found is None
+        return
+    is_plain = not flip and not records[-1][3] and abs(records[-1][0] - records[0][0]) < 1 << 13
+    assert found == expected if is_plain else found in (None, expected if end == len(data) else None)
 
 
 @given(RECORDS, st.integers(0), st.integers(1, 255), st.integers(-1, 1))

@@ -28,7 +28,7 @@ from kafka_wire import compression as codecs
 from kafka_wire import records
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import LENGTH_OFFSET, BatchHeader, CorruptRecords, check_crc, read_header
-from kafka_wire.walk import FAR, RECORD_SIZE_MIN, RecordWalk, follow_chain, heads, walk_fields
+from kafka_wire.walk import FAR, RECORD_SIZE_MIN, RecordWalk, follow_chain, heads, last_delta, walk_fields
 from kbroker.config.topic import TopicConfig
 from kbroker.turns import Errands, do_errands
 
@@ -214,6 +214,9 @@ class Rules:
         last = follow_chain(batch, _RECORDS_AT, count - 1) if count > 1 else _RECORDS_AT
         if last < 0:
             return None
+        delta = last_delta(batch, last, count - 1)
+        if delta is not None:
+            return delta
         try:
             end, delta, _, _ = walk_fields(batch, last, count - 1, count, FAR, -FAR)
         except CorruptRecords:
