@@ -39,7 +39,7 @@ def consumer_group_heartbeat(request: ConsumerGroupHeartbeatRequest, context: Co
     def refuse(code: ErrorCode, text: str | None = None) -> ConsumerGroupHeartbeatResponse:
         return ConsumerGroupHeartbeatResponse(error_code=code, error_message=text or code.text)
 
-    if "consumer" not in split_list(context.services.config.get_str("group.coordinator.rebalance.protocols")):
+    if not _is_enabled(context):
         return refuse(ErrorCode.UNSUPPORTED_VERSION)
     if not request.group_id:  # no partition holds it
         try:
@@ -53,7 +53,25 @@ def consumer_group_heartbeat(request: ConsumerGroupHeartbeatRequest, context: Co
 @handles(ApiKey.CONSUMER_GROUP_DESCRIBE, 0, 1)
 def consumer_group_describe(request: ConsumerGroupDescribeRequest, context: Context) -> DescribeAnswer:
     """Consumer groups, their members, what those have and what they should have; if asked for, the last rebalances."""
+    if not _is_enabled(context):
+        return answer(_refused(request))
     return answer(_all_described(request, context))
+
+
+def _is_enabled(context: Context) -> bool:
+    """Whether there are consumer groups here: the broker may be told not to have them, and so may the cluster."""
+    services = context.services
+    enabled = split_list(services.config.get_str("group.coordinator.rebalance.protocols"))
+    return "consumer" in enabled and services.image.features.group_version >= 1
+
+
+def _refused(request: ConsumerGroupDescribeRequest) -> Work[ConsumerGroupDescribeResponse]:
+    code = ErrorCode.UNSUPPORTED_VERSION
+
+    def refuse(group_id: str) -> DescribedConsumerGroup:
+        return DescribedConsumerGroup(group_id=group_id, error_code=code)
+
+    return ConsumerGroupDescribeResponse(groups=(yield from each(refuse, request.group_ids)))
 
 
 def _all_described(request: ConsumerGroupDescribeRequest, context: Context) -> Work[ConsumerGroupDescribeResponse]:

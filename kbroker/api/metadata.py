@@ -30,17 +30,20 @@ from kafka_wire.messages.metadata import (
     DescribeTopicPartitionsResponse,
     DescribeTopicPartitionsResponsePartition,
     DescribeTopicPartitionsResponseTopic,
+    FinalizedFeatureKey,
     MetadataRequest,
     MetadataRequestTopic,
     MetadataResponse,
     MetadataResponseBroker,
     MetadataResponsePartition,
     MetadataResponseTopic,
+    SupportedFeatureKey,
 )
 from kbroker.api.addresses import reachable
 from kbroker.api.context import Context
 from kbroker.api.registry import APIS, handles
 from kbroker.api.topics import create_missing
+from kbroker.cluster.features import FEATURES
 from kbroker.cluster.image import NO_TOPIC_ID, ClusterImage, PartitionImage, TopicImage
 from kbroker.cluster.placement import check_topic_name
 from kbroker.turns import STRIDE, Work, answer, each, finish
@@ -56,13 +59,30 @@ TOPICS_A_PAUSE = 8  # topics described between two pauses, most of them of few p
 
 @handles(ApiKey.API_VERSIONS, 0, 4)
 def api_versions(request: ApiVersionsRequest, context: Context) -> ApiVersionsResponse:
-    """Tell which APIs are answered. No features of minimum 0 are: old Java clients choke on them (KAFKA-17011)."""
+    """Tell which APIs are answered, which feature levels are possible, and which the cluster is at (KIP-584).
+
+    Features of minimum 0 can be told from version 4 on: clients that are older cannot read them (KAFKA-17492).
+    """
     if context.version >= 3:
         if not all(map(SOFTWARE.fullmatch, (request.client_software_name, request.client_software_version))):
             return ApiVersionsResponse(error_code=ErrorCode.INVALID_REQUEST)
         context.peer.software_name = request.client_software_name
         context.peer.software_version = request.client_software_version
-    return ApiVersionsResponse(api_keys=_advertised())
+    finalized = context.services.image.features
+    return ApiVersionsResponse(
+        api_keys=_advertised(),
+        supported_features=[
+            SupportedFeatureKey(name=feature.name, min_version=feature.low, max_version=feature.high)
+            for feature in FEATURES.values()
+            if feature.low or context.version >= 4
+        ],
+        finalized_features_epoch=finalized.epoch,
+        finalized_features=[
+            FinalizedFeatureKey(name=name, min_version_level=level, max_version_level=level)
+            for name, level in finalized.levels.items()
+            if level
+        ],
+    )
 
 
 def unsupported_version() -> ApiVersionsResponse:

@@ -22,7 +22,7 @@ from kafka_wire.codegen import decoder
 from kafka_wire.frames import Writer, response_writer
 
 FAMILIES = (
-    "produce", "fetch", "offsets", "metadata", "topics", "configs", "log_dirs",
+    "produce", "fetch", "offsets", "metadata", "topics", "configs", "log_dirs", "features",
     "transactions", "transaction_admin", "groups", "group_offsets", "group_admin", "consumer_groups",
 )  # fmt: skip
 

@@ -8,6 +8,7 @@
     image.py       ClusterImage, immutable
     placement.py   new topics and partitions    elections.py   who leads    config_changes.py   (all pure)
     writer.py      guarded transactions, lost replies       admin.py    topics, configurations
+    features.py    feature levels, and who may change them how   (pure)
     brokers.py         Brokers: how one broker asks another, or itself
     producer_ids.py    ProducerIds: one by one, from blocks of the cluster's
     registration.py    a broker's part in the cluster: its session, leaderships taken, the image kept up to date

@@ -1,4 +1,4 @@
-"""Administration: topics, partitions, configurations, producer ids, as guarded transactions of the broker asked.
+"""Administration: topics, partitions, configurations, features, producer ids, as guarded transactions.
 
 A change is planned on the image (`placement.py`, `config_changes.py`), written, and answered when the image shows it.
 When a guard fails, somebody was faster: wait until the image shows that, and plan again, a bounded number of times.
@@ -20,8 +20,9 @@ from typing import Protocol, TypeVar
 import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.cluster import config_changes, placement
+from kbroker.cluster import config_changes, features, placement
 from kbroker.cluster.config_changes import ConfigChange
+from kbroker.cluster.features import BEFORE, FeatureUpdate
 from kbroker.cluster.image import NO_TOPIC_ID, ClusterImage, PartitionImage, TopicImage, unified
 from kbroker.cluster.keys import Keys, decode, id_text
 from kbroker.cluster.placement import NewTopic
@@ -112,6 +113,10 @@ class Admin:
             await self._alter(change, validate_only)
 
         return await self._each(changes, one)
+
+    async def update_features(self, updates: Sequence[FeatureUpdate], validate_only: bool = False) -> None:
+        """Change levels of features, all or none. Raises KafkaError INVALID_UPDATE_VERSION, REQUEST_TIMED_OUT."""
+        await _theirs(self._update_features(updates, validate_only))
 
     async def allocate_producer_ids(self, count: int = PRODUCER_ID_BLOCK) -> range:
         """Producer ids nobody else was or will be given (P4). Raises KafkaError REQUEST_TIMED_OUT."""
@@ -343,6 +348,28 @@ class Admin:
             raise KafkaError(ErrorCode.INVALID_REQUEST, f"Broker id '{name}' is not a number.")
         if name and int(name) not in self._home.image.brokers:
             raise KafkaError(ErrorCode.BROKER_ID_NOT_REGISTERED, f"No broker with id {name} found.")
+
+    async def _update_features(self, updates: Sequence[FeatureUpdate], validate_only: bool) -> None:
+        """A broker that registers meanwhile makes this try again: it may be able to do less."""
+        keys = self._keys
+        for _ in range(ATTEMPTS_MAX):
+            epochs, entry = await self._store.get(keys.broker_epochs), await self._store.get(keys.features)
+            await self._home.wait_applied(epochs.mod_revision if epochs else 0)
+            image = self._home.image
+            current = decode(entry.value)["levels"] if entry else BEFORE.levels
+            ranges = {broker.id: broker.features for broker in image.brokers.values()}
+            levels = features.updated(current, updates, ranges, image.controller_id)
+            if validate_only or levels == {name: level for name, level in current.items() if level}:
+                return
+            guards = [
+                Guard(keys.features, entry.mod_revision if entry else 0),
+                Guard(keys.broker_epochs, epochs.mod_revision if epochs else 0),
+            ]
+            result = await self._writer.commit(guards, [self._writer.put(keys.features, {"levels": levels})])
+            await self._home.wait_applied(result.revision)
+            if result.succeeded:
+                return
+        raise _contended()
 
     async def _allocate(self, count: int) -> range:
         key = self._keys.producer_ids

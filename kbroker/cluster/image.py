@@ -17,6 +17,7 @@ from itertools import chain
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from kbroker.cluster.features import BEFORE, Finalized
 from kbroker.cluster.keys import BROKER_DEFAULT, decode, id_bytes, text_name
 from kbroker.cluster.store import Entry, Event
 from kbroker.turns import Work
@@ -28,6 +29,14 @@ NO_LEADER = -1
 NO_TOPIC_ID = bytes(16)
 STRIDE = 8  # events, or topics, between two pauses
 INTERNAL_TOPICS = frozenset({"__consumer_offsets", "__transaction_state", "__share_group_state"})
+
+
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
+
+def nothing() -> Mapping[Any, Any]:
+    """An empty mapping, always the same."""
+    return NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,7 @@ class BrokerImage:
     endpoints: Mapping[str, tuple[str, int]]  # listener name -> (host, port)
     directory_id: str  # of its data: the same broker, started again, has the same
     incarnation: str  # of the process: no two starts have the same
+    features: Mapping[str, tuple[int, int]] = field(default_factory=nothing)  # name -> levels it can do
     mod_revision: int = field(default=0, compare=False)
 
     def fields(self) -> dict[str, Any]:
@@ -74,6 +84,7 @@ class BrokerImage:
             "endpoints": {name: list(address) for name, address in self.endpoints.items()},
             "directory": self.directory_id,
             "incarnation": self.incarnation,
+            "features": {name: list(levels) for name, levels in self.features.items()},
         }
 
 
@@ -97,14 +108,6 @@ class TopicImage:
         return self.name in INTERNAL_TOPICS
 
 
-NOTHING: Mapping[Any, Any] = MappingProxyType({})
-
-
-def nothing() -> Mapping[Any, Any]:
-    """An empty mapping, always the same."""
-    return NOTHING
-
-
 @dataclass(frozen=True, slots=True)
 class ClusterImage:
     """The cluster at a revision of the store."""
@@ -118,6 +121,7 @@ class ClusterImage:
     names: Mapping[str, str] = field(default_factory=nothing)  # unified -> name, of topics whose name has . or _
     broker_configs: Mapping[str, Mapping[str, str]] = field(default_factory=nothing)  # by id, "": for all
     group_configs: Mapping[str, Mapping[str, str]] = field(default_factory=nothing)  # by group id
+    features: Finalized = BEFORE
     revision: int = 0
     # What is not a picture of the cluster but of its store.
     topic_configs: Mapping[str, Mapping[str, str]] = field(default_factory=nothing)  # also of topics not seen yet
@@ -191,6 +195,8 @@ class _Edit:
             self.new["controller_id"] = -1 if fields is None else fields["broker"]
             if fields is not None:
                 self.new["controller_epoch"] = fields["epoch"]
+        elif kind == "features":
+            self.new["features"] = BEFORE if fields is None else _features(fields, mod_revision)
         elif kind == "cluster":
             self.new["cluster_id"] = "" if fields is None else fields["id"]
         elif kind == "pending":
@@ -351,8 +357,13 @@ def _broker(broker_id: int, fields: dict[str, Any], mod_revision: int) -> Broker
         MappingProxyType(endpoints),
         fields["directory"],
         fields["incarnation"],
+        MappingProxyType({name: (low, high) for name, (low, high) in fields.get("features", {}).items()}),
         mod_revision,
     )
+
+
+def _features(fields: dict[str, Any], mod_revision: int) -> Finalized:
+    return Finalized(MappingProxyType(dict(fields["levels"])), mod_revision)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Names and values in the coordination store. docs/coordination.md is the description for people.
 
     /kb/<cluster>/cluster                     id of the cluster, written once
+    /kb/<cluster>/features                    the levels of the cluster's features
     /kb/<cluster>/brokers/<id>                a registered broker                              (goes with its session)
     /kb/<cluster>/controller                  who decides, in which epoch                      (goes with its session)
     /kb/<cluster>/controller_epoch            the last controller epoch given out
@@ -38,11 +39,12 @@ class Stamp(NamedTuple):
 class Keys:
     """The keys of one cluster."""
 
-    __slots__ = ("prefix", "cluster", "controller", "controller_epoch", "producer_ids", "broker_epochs")
+    __slots__ = ("prefix", "cluster", "features", "controller", "controller_epoch", "producer_ids", "broker_epochs")
 
     def __init__(self, cluster: str) -> None:
         self.prefix = f"/kb/{cluster}/".encode("ascii")
         self.cluster = self.prefix + b"cluster"
+        self.features = self.prefix + b"features"
         self.controller = self.prefix + b"controller"
         self.controller_epoch = self.prefix + b"controller_epoch"
         self.producer_ids = self.prefix + b"ids/producer"

@@ -27,6 +27,7 @@ import trio
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.cluster.admin import TXN_OPS, Admin
 from kbroker.cluster.elections import take_up
+from kbroker.cluster.features import INITIAL, SUPPORTED, check_supported
 from kbroker.cluster.image import BrokerImage, ClusterImage, PartitionImage, loaded
 from kbroker.cluster.keys import Keys, decode, id_text
 from kbroker.cluster.store import (
@@ -160,7 +161,7 @@ class Registration:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be part of the cluster until cancelled. started() when the first image is applied.
 
-        Raises BrokerIdInUse, OtherCluster, Fenced, and StoreError when the store fails before started().
+        Raises BrokerIdInUse, OtherCluster, FeatureTooNew, Fenced, and StoreError when the store fails before started().
         """
         started = False
 
@@ -234,7 +235,10 @@ class Registration:
         page = await load(self._store, self._keys.prefix)
         image = await in_turns(loaded(page.entries, self._keys.prefix, page.revision))
         keys = self._keys
-        wanted = keys.broker(self.broker.id), keys.broker_epochs, keys.cluster, keys.controller, keys.controller_epoch
+        wanted = (
+            keys.broker(self.broker.id), keys.broker_epochs, keys.cluster, keys.features, keys.controller,
+            keys.controller_epoch,
+        )  # fmt: skip
         return image, {entry.key: entry for key in wanted for entry in _found(page.entries, key)}
 
     def _check_identity(self, image: ClusterImage) -> None:
@@ -244,27 +248,40 @@ class Registration:
         other = image.brokers.get(self.broker.id)
         if other is not None and other.directory_id != self.broker.directory_id:
             raise BrokerIdInUse(other, self._ttl_s)
+        check_supported(image.features.levels)
 
     def _registration(self, image: ClusterImage, entries: Mapping[bytes, Entry], session: Session) -> Txn:
-        """Cluster id if there is none, this broker in a new epoch, and the controller key if nobody else has it."""
+        """Cluster id and feature levels if there are none, this broker in a new epoch, and the controller key if it is
+        nobody else's. The feature levels have to be those that were found to be supported.
+        """
         keys, writer, own_id = self._keys, self._writer, self.broker.id
         epoch = _number(entries.get(keys.broker_epochs)) + 1
         broker = BrokerImage(
-            own_id, epoch, self.broker.rack, self.broker.endpoints, self.broker.directory_id, self.incarnation
+            own_id,
+            epoch,
+            self.broker.rack,
+            self.broker.endpoints,
+            self.broker.directory_id,
+            self.incarnation,
+            SUPPORTED,
         )
         ops: list[Op] = [
             writer.put(keys.broker(own_id), broker.fields(), session.id),
             writer.put(keys.broker_epochs, {"epoch": epoch}),
         ]
         if keys.cluster not in entries:
-            ops.append(writer.put(keys.cluster, {"id": id_text(self._rng.token(16))}))
+            ops += [
+                writer.put(keys.cluster, {"id": id_text(self._rng.token(16))}),
+                writer.put(keys.features, {"levels": INITIAL}),
+            ]
         if image.controller_id in (-1, own_id):
             controller_epoch = _number(entries.get(keys.controller_epoch)) + 1
             ops += [
                 writer.put(keys.controller, {"broker": own_id, "epoch": controller_epoch}, session.id),
                 writer.put(keys.controller_epoch, {"epoch": controller_epoch}),
             ]
-        return [_guard(op.key, entries) for op in ops], ops
+        written = {op.key: None for op in ops}
+        return [_guard(key, entries) for key in {**written, keys.features: None}], ops
 
     async def _take_up(self, image: ClusterImage, own: Guard) -> int:
         """Raise the leader epoch of every partition this broker leads, or waits for it. The last revision written."""

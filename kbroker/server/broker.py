@@ -22,6 +22,7 @@ from kbroker.api.context import Services
 from kbroker.api.fetch_sessions import FetchSessions
 from kbroker.api.local_brokers import LocalBrokers
 from kbroker.cluster.brokers import Brokers
+from kbroker.cluster.features import FeatureTooNew
 from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.producer_ids import ProducerIds
 from kbroker.cluster.registration import BrokerIdentity, BrokerIdInUse, OtherCluster, Registration
@@ -106,7 +107,7 @@ class Broker:
         async with trio.open_nursery() as nursery:
             try:
                 await nursery.start(services.registration.run)
-            except BrokerIdInUse as error:
+            except (BrokerIdInUse, FeatureTooNew) as error:
                 raise StartFailed(str(error)) from error
             except OtherCluster as error:
                 raise wrong_store(self.env, error.home, error.found) from error

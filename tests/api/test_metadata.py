@@ -37,7 +37,6 @@ async def test_api_versions_tells_what_is_registered(version: int) -> None:
         told = {key.api_key: (key.min_version, key.max_version) for key in response.api_keys}
         assert told == {key: (api.advertised_min, api.version_max) for key, api in APIS.items()}
         assert told[ApiKey.PRODUCE] == (0, 11)
-        assert response.supported_features == []  # trap 3: none with minimum 0 below version 4
 
 
 @pytest.mark.parametrize("name", ["", "-odd", "odd-", "odd_1", "o d", "ödd", "."])

@@ -16,6 +16,7 @@ import trio
 
 from kafka_wire.api import ApiKey, request_class
 from kafka_wire.errors import ErrorCode
+from kafka_wire.messages.admin import FeatureUpdateKey, UpdateFeaturesRequest
 from kafka_wire.messages.configs import (
     AlterableConfig,
     AlterConfigsRequest,
@@ -314,6 +315,8 @@ ROWS = [
         _begin_transaction),
     Row("ListTransactions", 1, lambda: ListTransactionsRequest(
         state_filters=names(), producer_id_filters=list(range(COUNT)), duration_filter=0), _many_transactions),
+    Row("UpdateFeatures, one over and over", 1, lambda: UpdateFeaturesRequest(feature_updates=[
+        FeatureUpdateKey(feature="group.version", max_version_level=1, upgrade_type=1) for _ in range(COUNT)])),
     Row("DescribeLogDirs, all", 4, lambda: DescribeLogDirsRequest(topics=None)),
     Row("DescribeLogDirs, absent", 4, lambda: DescribeLogDirsRequest(
         topics=[DescribableLogDirTopic(topic="wide", partitions=list(range(COUNT)))])),
