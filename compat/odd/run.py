@@ -26,6 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import differences as d
 import oddities
+import seeds_combined
 import seeds_groups
 import seeds_records
 import seeds_topics
@@ -83,7 +84,8 @@ def arguments() -> argparse.Namespace:
 
 def all_probes() -> list[Probe]:
     """Every probe in the order of a run: first those that only read; within that, by lot, the same in every run."""
-    found = [*oddities.probes(served()), *seeds_topics.probes(), *seeds_records.probes(), *seeds_groups.probes()]
+    by_hand = (seeds_topics, seeds_records, seeds_groups, seeds_combined)
+    found = [*oddities.probes(served()), *(probe for seeds in by_hand for probe in seeds.probes())]
     assert len({probe.title for probe in found}) == len(found), "two probes have the same title"
     return in_order(found)
 

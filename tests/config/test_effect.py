@@ -32,7 +32,11 @@ def mentioned() -> tuple[frozenset[str], frozenset[str], list[re.Pattern[str]]]:
     for path in SOURCE.rglob("*.py"):
         if path.name in TABLES or SOURCE / "cli" in path.parents:
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        given = {id(name) for name in given_values(tree)}
+        for node in ast.walk(tree):
+            if id(node) in given:
+                continue
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 texts.add(node.value)
             elif isinstance(node, ast.Attribute) and path.parent.name != "config":
@@ -40,6 +44,17 @@ def mentioned() -> tuple[frozenset[str], frozenset[str], list[re.Pattern[str]]]:
             elif isinstance(node, ast.JoinedStr) and (pattern := made_of_parts(node)):
                 patterns.append(pattern)
     return frozenset(texts), frozenset(attributes), patterns
+
+
+def given_values(tree: ast.AST) -> Iterator[ast.AST]:
+    """The names in {"name": "value"}: what a topic is made with is not read there."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            yield from (name for name, value in zip(node.keys, node.values, strict=True) if name and is_text(value))
+
+
+def is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def made_of_parts(node: ast.JoinedStr) -> re.Pattern[str] | None:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from kbroker.config import BrokerConfig, ConfigError, ListenerAddress, Source, TopicConfig, load, topic_config
+from kbroker.config import (
+    TABLE,
+    BrokerConfig,
+    ConfigError,
+    ListenerAddress,
+    Scope,
+    Source,
+    TopicConfig,
+    load,
+    parse,
+    topic_config,
+)
 
 HOUR_MS = 3_600_000
 
@@ -135,3 +146,9 @@ def test_internal_topics_fit_the_cluster() -> None:
     """A single broker serves groups at once, whatever Kafka's default of 3 replicas says."""
     name = "offsets.topic.replication.factor"
     assert [BrokerConfig().internal_replication_factor(name, brokers) for brokers in (0, 1, 2, 3, 9)] == [1, 1, 2, 3, 3]
+
+
+@pytest.mark.parametrize("text", ["compact,", ",compact", "compact,,delete", " , "])
+def test_a_list_of_choices_has_no_empty_items(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse(TABLE[Scope.TOPIC]["cleanup.policy"], text)

@@ -43,11 +43,20 @@ def check_heartbeat(request: ConsumerGroupHeartbeatRequest, version: int, assign
         known = ", ".join(assignors)
         text = f"ServerAssignor {request.server_assignor} is not supported. Supported assignors: {known}."
         raise KafkaError(ErrorCode.UNSUPPORTED_ASSIGNOR, text)
-    if request.subscribed_topic_regex:
+    if epoch == 0:
+        check_regex(request)
+
+
+def check_regex(request: ConsumerGroupHeartbeatRequest) -> None:
+    """Whether a subscription can be read: of who joins at once, of a member when it is known to be one.
+
+    Raises KafkaError INVALID_REGULAR_EXPRESSION.
+    """
+    regex = request.subscribed_topic_regex
+    if regex:
         try:
-            TopicRegex(request.subscribed_topic_regex)
+            TopicRegex(regex)
         except InvalidRegex as error:
-            regex = request.subscribed_topic_regex
             text = f"SubscribedTopicRegex `{regex}` is not a valid regular expression: {error}."
             raise KafkaError(ErrorCode.INVALID_REGULAR_EXPRESSION, text) from None
 
@@ -95,7 +104,7 @@ def check_instance(core: Core, instance_id: str, member_id: str) -> None:
         raise KafkaError(ErrorCode.FENCED_INSTANCE_ID, text)
 
 
-def check_released(holder: ConsumerMember) -> None:
+def check_released(holder: ConsumerMember, member_id: str) -> None:
     """Whether another member may take over an instance id: its holder has left for a while.
 
     Unlike Kafka, also when the holder speaks the classic protocol: such a one never says that it leaves, and could not
@@ -103,8 +112,8 @@ def check_released(holder: ConsumerMember) -> None:
     """
     if holder.epoch != LEAVING_STATIC and holder.classic is None:
         text = (
-            f"Static member {holder.member_id} with instance id {holder.instance_id} cannot join the group because the "
-            "instance id is in use by another member."
+            f"Static member {member_id} with instance id {holder.instance_id} cannot join the group because the "
+            f"instance id is owned by {holder.member_id} member."
         )
         raise KafkaError(ErrorCode.UNRELEASED_INSTANCE_ID, text)
 

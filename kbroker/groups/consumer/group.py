@@ -35,6 +35,7 @@ from kbroker.groups.consumer.checks import (
     check_fresh,
     check_heartbeat,
     check_instance,
+    check_regex,
     check_released,
     check_size,
     is_full,
@@ -195,6 +196,8 @@ class ConsumerGroup:
         if request.member_epoch < 0:
             return self._leave(request, now, now_ms)
         member, is_new = self._member_of(request, token, now)
+        if not is_new:
+            check_regex(request)
         core.verify_topics(now, now_ms)
         changed = self._listen(member, request, client, is_new, now)
         if changed:
@@ -220,7 +223,7 @@ class ConsumerGroup:
         if instance_id is not None:
             holder = core.members.get(core.static.get(instance_id, ""))
             if joining and holder is not None and holder is not member:
-                check_released(holder)
+                check_released(holder, member_id)
                 if member is not None:
                     raise KafkaError(ErrorCode.INVALID_REQUEST, f"Member {member_id} has another instance id.")
                 return core.replace(holder, member_id, now), False

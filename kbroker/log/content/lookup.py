@@ -88,7 +88,11 @@ def with_largest_timestamp(log: Log, bound: int) -> Errands[Found | None]:
     handle = best.file.handle
     for at, header in (yield from told(partial(_batches, handle, position, best.size, 1))):
         found = yield from _search(handle, at, header, None, 0)
-        if found is not None and log.start_offset <= found.offset < bound:
+        if found is not None and found.offset < log.start_offset:  # perhaps another one of the batch is as new
+            newest_ms = found.timestamp_ms
+            found = yield from _search(handle, at, header, None, log.start_offset)
+            found = found if found is not None and found.timestamp_ms == newest_ms else None
+        if found is not None and found.offset < bound:
             return found
     return None
 

@@ -139,8 +139,10 @@ def test_of_equally_new_records_the_first_is_found() -> None:
     append(log, at=NOW + 7)
     assert do_errands(log.max_timestamp(5)) == (NOW + 7, 1, 0)
     log.advance_start(2)
-    assert do_errands(log.max_timestamp(5)) is None
+    assert do_errands(log.max_timestamp(5)) == (NOW + 7, 2, 0)  # the one before it is gone
     assert do_errands(log.first_at_or_after(NOW + 7, 5)) == (NOW + 7, 2, 0)
+    log.advance_start(3)
+    assert do_errands(log.max_timestamp(5)) is None
 
 
 def test_log_append_time_is_every_records_time() -> None:
