@@ -68,6 +68,12 @@ def each(function: Callable[[S], T], items: Iterable[S], stride: int = STRIDE) -
     return done
 
 
+def rest(steps: int) -> Work[None]:
+    """So many small steps were done in one go: pause for as many as that stands for."""
+    for _ in range(steps // STEPS):
+        yield
+
+
 def answer(work: Work[Any]) -> Any | Coroutine[Any, Any, Any]:
     """What work returns, if that takes no more than one turn; else a coroutine that goes on with it.
 

@@ -265,14 +265,17 @@ class Shard(ABC):
         """One batch; several only where one would exceed max.message.bytes, so that no core, however large, is in the
         way of the others of its shard. A core puts last what makes the rest count."""
         limit = self.partition.log.config.max_message_bytes - BATCH_BYTES_FIXED
+        sizes = [RECORD_BYTES_FIXED + len(key) + len(value or b"") for key, value in pairs]
+        if sum(sizes) <= limit:
+            yield pairs
+            return
         batch: list[Pair] = []
         size = 0
-        for key, value in pairs:
-            own = RECORD_BYTES_FIXED + len(key) + len(value or b"")
+        for pair, own in zip(pairs, sizes, strict=True):
             if batch and size + own > limit:
                 yield batch
                 batch, size = [], 0
-            batch.append((key, value))
+            batch.append(pair)
             size += own
         yield batch
 

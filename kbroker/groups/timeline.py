@@ -125,8 +125,7 @@ class Timeline:
             gone = owned.intersection(partitions)
             owned -= gone
             self._free.update(dict.fromkeys(gone, _Freed(since, member_id, self._assignments)))
-            for each in gone:
-                del self._owner[each]
+            deque(map(self._owner.pop, gone), maxlen=0)
 
     def kept(self, member_id: str, partitions: Collection[TopicPartition], since: float) -> None:
         """A member owns no more than these: the rest it has given up."""

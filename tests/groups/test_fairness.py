@@ -9,10 +9,15 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from kafka_wire.codegen import encode
 from kafka_wire.errors import ErrorCode
-from kafka_wire.messages.consumer_groups import ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse
+from kafka_wire.messages.consumer_groups import (
+    ConsumerGroupHeartbeatRequest,
+    ConsumerGroupHeartbeatResponse,
+    ConsumerGroupTopicPartitions,
+)
 from kafka_wire.messages.groups import (
     JoinGroupRequest,
     JoinGroupRequestProtocol,
@@ -22,10 +27,18 @@ from kafka_wire.messages.groups import (
 )
 from kafka_wire.messages.internal import ConsumerProtocolAssignment, ConsumerProtocolTopicPartitions
 from kbroker.cluster.image import ClusterImage
+from kbroker.coordinators.effects import StateRecord
 from kbroker.groups import membership
+from kbroker.groups.consumer.group import ConsumerGroup
 from kbroker.groups.coordinator import OFFSETS_TOPIC, GroupCoordinator
 from kbroker.groups.group import Client
 from kbroker.groups.membership import Asker
+from kbroker.groups.storage.snapshots import (
+    ConsumerGroupSnapshot,
+    ConsumerMemberSnapshot,
+    CurrentMemberSnapshot,
+    TargetEpochSnapshot,
+)
 from kbroker.turns import PAUSES_A_TURN, STRIDE
 from tests.api.steps import Steps
 from tests.groups.consumer.classic_world import said
@@ -123,6 +136,98 @@ async def test_B1_hundreds_of_members_share_ten_thousand_partitions(assignor: st
         with meter.running():
             await in_another_task(consume)
         assert meter.worst <= LINES_MAX, meter.report()
+
+
+async def computed(group: Any) -> None:
+    """Until nothing of the group is being computed."""
+    with trio.fail_after(300):
+        while group.is_computing:
+            await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.slow
+async def test_B1_one_member_is_given_ten_thousand_topics_gives_up_half_of_them_and_leaves() -> None:
+    async with rig() as made:
+        names = [f"topic-{n}" for n in range(10_000)]
+        set_topics(made, **dict.fromkeys(names, 1))
+        joined = await beat(made, "m1", subscribed_topic_names=names)
+        group: Any = made.shard.groups["g"]
+        meter = LoopMeter()
+
+        async def consume() -> None:
+            await computed(group)
+            given = await beat(made, "m1", joined.member_epoch)
+            assert len(given.assignment.topic_partitions) == 10_000  # type: ignore[union-attr]
+            half = await beat(made, "m1", given.member_epoch, subscribed_topic_names=names[:5_000])
+            await computed(group)
+            half = await beat(made, "m1", half.member_epoch)
+            assert len(half.assignment.topic_partitions) == 5_000  # type: ignore[union-attr]
+            kept = [
+                ConsumerGroupTopicPartitions(topic_id=each.topic_id, partitions=each.partitions)
+                for each in half.assignment.topic_partitions  # type: ignore[union-attr]
+            ]
+            again = await beat(made, "m1", half.member_epoch, topic_partitions=kept)
+            assert group._core.unreconciled == set() and again.member_epoch > half.member_epoch
+            assert (await beat(made, "m1", -1)).error_code == 0
+
+        with meter.running():
+            await in_another_task(consume)
+        assert meter.worst <= LINES_MAX, meter.report()
+        assert group._core.owners.are_free({n.to_bytes(16, "big"): {0} for n in range(10_000)})
+
+
+async def test_a_member_that_asks_again_or_leaves_while_it_is_being_moved() -> None:
+    async with rig() as made:
+        names = [f"topic-{n}" for n in range(3_000)]
+        set_topics(made, **dict.fromkeys(names, 1))
+        joined = await beat(made, "m1", subscribed_topic_names=names)
+        await computed(made.shard.groups["g"])
+        request = ConsumerGroupHeartbeatRequest(group_id="g", member_id="m1", member_epoch=joined.member_epoch)
+        moved = membership.consumer_heartbeat(made.coordinator, request, ASKER, failed)
+        meanwhile = membership.consumer_heartbeat(made.coordinator, request, ASKER, failed)
+        assert (meanwhile.member_epoch, meanwhile.assignment) == (joined.member_epoch, None)
+        assert (await beat(made, "m1", -1)).error_code == 0
+        assert (await moved).error_code == ErrorCode.UNKNOWN_MEMBER_ID
+        await computed(made.shard.groups["g"])
+        group: Any = made.shard.groups["g"]
+        assert group._core.owners.are_free({n.to_bytes(16, "big"): {0} for n in range(3_000)}), "nor does it keep any"
+
+
+@pytest.mark.slow
+async def test_B1_a_thousand_members_share_ten_thousand_partitions() -> None:
+    """As stored by another broker; then one of them leaves."""
+    async with rig() as made:
+        names = tuple(f"topic-{n}" for n in range(200))
+        set_topics(made, **dict.fromkeys(names, 50))
+        stored: list[StateRecord] = [
+            ConsumerMemberSnapshot("g", f"m{n}", None, None, "app", "/1.2.3.4", names, None, 60_000, None, None)
+            for n in range(1_000)
+        ]
+        stored += [CurrentMemberSnapshot("g", f"m{n}", 5, 4, 0, (), (), (), ()) for n in range(1_000)]
+        stored += [ConsumerGroupSnapshot("g", 5, 0), TargetEpochSnapshot("g", 5, 0)]
+        limits, now = made.coordinator.settings_of("g").consumer, made.env.clock.liveness()
+        group: Any = ConsumerGroup.restore("g", stored, limits, made.coordinator.topics, now=now)
+        made.shard.keep(group)
+        meter = LoopMeter()
+
+        async def consume() -> None:
+            for member_id, epoch in (("m0", 5), ("m1", -1)):
+                assert (await beat(made, member_id, epoch)).error_code == 0
+                await computed(group)
+                made.env.clock.jump_liveness(2)  # type: ignore[attr-defined]
+            given = await beat(made, "m2", 5)
+            with trio.fail_after(60):
+                while not given.assignment:
+                    made.env.clock.jump_liveness(2)  # type: ignore[attr-defined]
+                    await computed(group)
+                    given = await beat(made, "m2", given.member_epoch)
+            assert sum(len(each.partitions) for each in given.assignment.topic_partitions) >= 10  # type: ignore[union-attr]
+
+        with meter.running():
+            await in_another_task(consume)
+        assert meter.worst <= LINES_MAX, meter.report()
+        targets = group._core.targets.values()
+        assert sum(len(numbers) for target in targets for numbers in target.values()) >= 9_990
 
 
 def assigned(partitions: list[int]) -> bytes:

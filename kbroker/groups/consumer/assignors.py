@@ -20,7 +20,7 @@ from itertools import islice
 from typing import NamedTuple, TypeAlias
 
 from kbroker.groups.consumer.member import Target
-from kbroker.turns import Effort, Work
+from kbroker.turns import Effort, Work, rest
 
 Made: TypeAlias = dict[str, dict[bytes, list[int]]]  # member id -> topic id -> partitions
 TopicPartition: TypeAlias = tuple[bytes, int]
@@ -51,6 +51,7 @@ def uniform(members: Mapping[str, MemberSpec], partitions: Mapping[bytes, int]) 
         return {}
     if len(subscriptions) == 1:
         wanted = {topic_id: partitions[topic_id] for topic_id in next(iter(subscriptions))}
+        yield from rest(len(wanted))
         return (yield from _homogeneous(members, wanted))
     return (yield from _Heterogeneous(members, partitions).make())
 
@@ -59,6 +60,7 @@ def _homogeneous(members: Mapping[str, MemberSpec], partitions: Mapping[bytes, i
     """All subscribe to the same topics: each gets its quota. One more get those who have more already."""
     low, extra = divmod(sum(partitions.values()), len(members))
     taken: dict[bytes, set[int]] = {topic_id: set() for topic_id in partitions}
+    yield from rest(len(taken))
     had: dict[str, list[TopicPartition]] = {}
     effort = Effort()
     for member_id in sorted(members):
@@ -121,7 +123,8 @@ def _sorted(made: Made, effort: Effort) -> Work[Made]:
     done: Made = {}
     for member_id, found in made.items():
         done[member_id] = {topic_id: sorted(found[topic_id]) for topic_id in sorted(found) if found[topic_id]}
-        if effort.spent(1 + len(found)):
+        yield from rest(len(found))
+        if effort.spent():
             yield
     return done
 

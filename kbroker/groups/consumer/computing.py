@@ -15,8 +15,8 @@ from kbroker.groups.consumer.member import Target, assigned_of
 from kbroker.groups.consumer.topic_regex import TooCostly, TopicRegex
 from kbroker.groups.group import Topics
 from kbroker.groups.storage.snapshots import TargetMemberSnapshot
-from kbroker.groups.storage.stored import state_pair
-from kbroker.turns import Effort, Work
+from kbroker.groups.storage.stored import state_pair_in_turns
+from kbroker.turns import Effort, Work, rest
 
 log = logging.getLogger("kbroker.groups")
 
@@ -74,9 +74,10 @@ def compute(question: Question) -> Work[Computed]:
     for member_id, found in made.items():
         target = {topic_id: frozenset(numbers) for topic_id, numbers in found.items() if numbers}
         if member_id not in question.targets or target != question.targets[member_id]:
+            yield from rest(4 * len(target))
             record = TargetMemberSnapshot(question.group_id, member_id, assigned_of(target))
-            targets[member_id] = target, state_pair(record)
-        if effort.spent(8 + 4 * len(target)):
+            targets[member_id] = target, (yield from state_pair_in_turns(record))
+        if effort.spent(8 + len(target)):
             yield
     return Computed(targets, names)
 
@@ -99,8 +100,7 @@ def _specs(question: Question) -> Work[tuple[dict[str, MemberSpec], dict[bytes, 
             names.update((topic_id, name) for name, (topic_id, _) in found.items())
             ids = frozenset(topic_id for topic_id, _ in found.values())
             kinds[kind] = equal.setdefault(ids, ids)
-            if effort.spent(1 + len(wanted)):
-                yield
+            yield from rest(4 * len(wanted))
         specs[member.member_id] = MemberSpec(
             kinds[kind], question.targets.get(member.member_id, NOTHING), member.instance_id
         )

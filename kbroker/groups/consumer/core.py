@@ -11,24 +11,24 @@ a partition has at most one owner; `unreconciled` holds the members that are not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
 from itertools import repeat
 
-from kbroker.coordinators.effects import Compute, Effect, Pair, Reply, StateRecord, Store
+from kbroker.coordinators.effects import Compute, Effect, Pair, StateRecord, Store
 from kbroker.groups.consumer.assignors import ASSIGNORS
 from kbroker.groups.consumer.computing import Asked, Computed, Question, Resolved, compute, resolve
 from kbroker.groups.consumer.member import (
     LEAVING_STATIC,
     ConsumerMember,
     MemberState,
-    Owned,
     Target,
     assigned_of,
+    owned_of,
 )
-from kbroker.groups.consumer.reconciliation import Owners, next_step
+from kbroker.groups.consumer.reconciliation import Move, Owners, move, next_step
 from kbroker.groups.group import Topics
 from kbroker.groups.settings import ConsumerGroupLimits
 from kbroker.groups.storage.snapshots import (
@@ -41,11 +41,12 @@ from kbroker.groups.storage.snapshots import (
     TargetMemberSnapshot,
 )
 from kbroker.groups.timeline import Timeline
-from kbroker.turns import Work, advance
+from kbroker.turns import Work, advance, at_once
 
 KEY_GROUP, KEY_MEMBER, KEY_TARGET_EPOCH, KEY_TARGET_MEMBER, KEY_CURRENT, KEY_REGEX = 3, 5, 6, 7, 8, 16
 # Up to this many members the target is computed at once; it costs a few milliseconds.
 COMPUTE_AT_ONCE_MEMBERS = 64
+COMPUTE_AT_ONCE_TOPICS = 1_000  # the same of topics that anybody subscribes to
 EPOCH_INITIAL = 1  # of a group nobody has joined yet; the first member makes it 2, as in Kafka
 SHARED_MAX = 64  # subscriptions remembered beyond one for each member
 PAUSES_AT_ONCE = 12  # of computing a target, or resolving regular expressions, within the event: a few milliseconds
@@ -58,7 +59,8 @@ class Core:
     __slots__ = (
         "group_id", "limits", "topics", "epoch", "metadata_hash", "members", "static", "target_epoch", "targets",
         "owners", "timeline", "deadline", "regexes", "unreconciled", "names", "replaced_by", "stored", "unverified",
-        "waiting", "_computed_at", "_computing", "_resolving", "_resolve_again", "_records", "_computes", "_shared",
+        "waiting", "_moving", "_hashed", "_computed_at", "_computing", "_resolving", "_resolve_again", "_records",
+        "_computes", "_shared",
     )  # fmt: skip
 
     def __init__(self, group_id: str, limits: ConsumerGroupLimits, topics: Topics) -> None:
@@ -81,6 +83,8 @@ class Core:
         self.stored = False  # there are records of it
         self.unverified = False  # restored, and not compared yet with the topics there are now
         self.waiting = False  # a new target is due, and waits for `deferred` to be over
+        self._moving: dict[str, Work[Move | None]] = {}  # members that are being moved in turns
+        self._hashed: tuple[Topics, frozenset[str], int] = ({}, frozenset(), 0)
         self._computed_at: float | None = None  # when a target was computed last; liveness seconds
         self._computing: Work[Computed] | None = None  # a target, in turns
         self._resolving: Work[Resolved] | None = None  # regular expressions, in turns
@@ -96,7 +100,7 @@ class Core:
         self._records.extend(records)
         self.stored = True
 
-    def take(self, *replies: Reply) -> list[Effect]:
+    def take(self, *replies: Effect) -> list[Effect]:
         """The effects of the event: what it stored, then what it answers, then what is to be computed."""
         if not self._records and not self._computes:
             return [*replies]
@@ -107,11 +111,12 @@ class Core:
     @property
     def is_computing(self) -> bool:
         """Whether something is being computed in turns."""
-        return self._computing is not None or self._resolving is not None
+        return self._computing is not None or self._resolving is not None or bool(self._moving)
 
     def abandon(self) -> None:
         """The group is gone, or another one: nothing that is being computed is wanted."""
         self.deadline = self._computing = self._resolving = None
+        self._moving.clear()
 
     def arm(self, end: float) -> None:
         """Something may be due at that time."""
@@ -225,6 +230,13 @@ class Core:
     def _hash(self) -> int:
         """Of the ids and partition counts of subscribed topics that exist; 0: of none."""
         topics, subscribed = self.topics, self.subscribed_topics()
+        known_topics, known_subscribed, known = self._hashed
+        if topics is not known_topics or subscribed != known_subscribed:  # a storm of joins changes neither
+            known = self._hash_of(topics, subscribed)
+            self._hashed = topics, subscribed, known
+        return known
+
+    def _hash_of(self, topics: Topics, subscribed: frozenset[str]) -> int:
         found = [b"%b%b%d " % (topics[name][0], name.encode(), topics[name][1]) for name in topics.keys() & subscribed]
         digest = blake2b(b"".join(sorted(found)), digest_size=8).digest()
         return int.from_bytes(digest, "big", signed=True) if found else 0
@@ -264,7 +276,8 @@ class Core:
             return
         self._computed_at, self.waiting = now, False
         work = compute(self._question())
-        computed = advance(work, PAUSES_AT_ONCE)
+        is_small = len(self.subscribed_topics()) <= COMPUTE_AT_ONCE_TOPICS
+        computed = advance(work, PAUSES_AT_ONCE) if is_small else None
         if computed is not None:
             self._install(self.epoch, computed[0], now_ms)
         else:
@@ -293,10 +306,9 @@ class Core:
         for member in self.members.values():
             in_use.update(member.assigned, member.pending)
         self.names = {topic_id: name for topic_id, name in self.names.items() if topic_id in in_use} | computed.names
-        for member_id, (target, record) in computed.targets.items():
-            if member_id in self.members:
-                self.targets[member_id] = target
-                self.note(record)
+        there = {member_id: made for member_id, made in computed.targets.items() if member_id in self.members}
+        self.targets.update((member_id, target) for member_id, (target, _) in there.items())
+        self.note(*(record for _, record in there.values()))
         self.target_epoch = epoch
         self.note(TargetEpochSnapshot(self.group_id, epoch, now_ms))
         self.unreconciled = {m.member_id for m in self.members.values() if not m.reconciled_to(self.epoch)}
@@ -318,22 +330,79 @@ class Core:
         return self.targets.get(member.member_id, NOTHING)
 
     def reconcile(self, member: ConsumerMember, reported: Mapping[bytes, Collection[int]] | None, now: float) -> bool:
-        """The member's next step towards its target. Whether what it may use is different now."""
-        step = next_step(member, self.target_epoch, self.target_of(member), self.owners, reported)
-        if step is None:
+        """The member's next step towards its target, at once. Whether what it may use is different now."""
+        self._stop_moving(member)
+        return self._carry_out(member, at_once(self._next_move(member, reported)), now)
+
+    def reconcile_in_turns(
+        self,
+        member: ConsumerMember,
+        reported: Mapping[bytes, Collection[int]] | None,
+        reply: Callable[[bool], Effect],
+        now: float,
+    ) -> Effect | None:
+        """The same, with the reply that is made of it. None: the member is moved, and answered, some time later.
+
+        A member that asks again while it is being moved is told what it has as yet.
+        """
+        if member.member_id in self._moving:
+            return reply(False)
+        work = self._next_move(member, reported)
+        made = advance(work, PAUSES_AT_ONCE)
+        if made is not None:
+            return reply(self._carry_out(member, made[0], now))
+        self._moving[member.member_id] = work
+        self._computes.append(Compute(work, partial(self._on_moved, member, work, reported, reply)))
+        return None
+
+    def _next_move(self, member: ConsumerMember, reported: Mapping[bytes, Collection[int]] | None) -> Work[Move | None]:
+        step = yield from next_step(member, self.target_epoch, self.target_of(member), self.owners, reported)
+        return None if step is None else (yield from move(self.group_id, member, step, self.named))
+
+    def _on_moved(
+        self,
+        member: ConsumerMember,
+        work: Work[Move | None],
+        reported: Mapping[bytes, Collection[int]] | None,
+        reply: Callable[[bool], Effect],
+        made: Move | None,
+        now: float,
+        now_ms: int,
+    ) -> list[Effect]:
+        """What the member was and may do is looked at once more: somebody else may have been given some of it."""
+        if self._moving.get(member.member_id) is not work:
+            return self.take(reply(False))
+        del self._moving[member.member_id]
+        if made is not None and not self.owners.are_free(made.given):
+            again = self.reconcile_in_turns(member, reported, reply, now)
+            return self.take(*([again] if again else []))
+        return self.take(reply(self._carry_out(member, made, now)))
+
+    def _stop_moving(self, member: ConsumerMember) -> None:
+        """The member is another than when it was begun to be moved, or gone."""
+        self._moving.pop(member.member_id, None)
+
+    def _carry_out(self, member: ConsumerMember, made: Move | None, now: float) -> bool:
+        if made is None:
             return False
-        before = member.assigned
-        self._move(member, step.assigned, step.pending, now)
+        step = made.step
+        member.assigned, member.pending = step.assigned, step.pending
+        self.owners.free_all(member.member_id, made.freed)
+        self.owners.give_all(member.member_id, made.given)
+        if made.freed:
+            self.timeline.released(member.member_id, made.freed_names, now)
+        if made.given:
+            self.timeline.taken(member.member_id, made.given_names, now)
         if member.epoch != step.epoch:
             member.previous_epoch, member.epoch = member.epoch, step.epoch
         member.state = step.state
         member.rebalance_end = None
         if step.state is MemberState.UNREVOKED_PARTITIONS and member.classic is None:
             self.expect(member, now)
-        self.note(member.current_snapshot(self.group_id))
+        self.note(made.record)
         if member.reconciled_to(self.epoch):
             self._arrived(member, now)
-        return _partitions(before) != _partitions(member.assigned)
+        return made.is_other
 
     def renew(self, member: ConsumerMember, now: float) -> None:
         """The member was heard of."""
@@ -347,21 +416,11 @@ class Core:
         member.rebalance_end = now + max(member.rebalance_timeout_ms, 0) / 1000
         self.arm(member.rebalance_end)
 
-    def _move(self, member: ConsumerMember, assigned: Owned, pending: Owned, now: float) -> None:
-        """A member owns these from now on."""
-        before = member.owned()
-        member.assigned, member.pending = assigned, pending
-        after = member.owned()
-        freed = _without(before, after)
-        given = _without(after, before)
-        for topic_id, numbers in freed.items():
-            self.owners.free(member.member_id, topic_id, numbers)
-        for topic_id, numbers in given.items():
-            self.owners.give(member.member_id, topic_id, numbers)
-        if freed:
-            self.timeline.released(member.member_id, self.named(freed), now)
-        if given:
-            self.timeline.taken(member.member_id, self.named(given), now)
+    def _hold(self, member: ConsumerMember, now: float) -> None:
+        """A member has nothing to give up: what it was to, is free."""
+        freed, member.pending = owned_of({}, member.pending), {}
+        self.owners.free_all(member.member_id, freed)
+        self.timeline.released(member.member_id, self.named(freed), now)
 
     def named(self, partitions: Mapping[bytes, Collection[int]]) -> list[tuple[str, int]]:
         """With topic names for topic ids. A topic nobody remembers goes by its id."""
@@ -382,7 +441,8 @@ class Core:
 
     def step_out(self, member: ConsumerMember, now: float) -> None:
         """A static member leaves for a while: it keeps what it has, and has nothing left to revoke."""
-        self._move(member, member.assigned, {}, now)
+        self._stop_moving(member)
+        self._hold(member, now)
         member.previous_epoch, member.epoch = member.epoch, LEAVING_STATIC
         member.state = MemberState.STABLE
         member.rebalance_end = None
@@ -392,10 +452,9 @@ class Core:
         """A static member is back under another id: it takes over what the old one had, and begins at epoch 0."""
         new = replace(old, member_id=member_id, epoch=0, previous_epoch=0, state=MemberState.STABLE)
         new.pending, new.rebalance_end = {}, None
-        self._move(old, old.assigned, {}, now)
-        for topic_id, numbers in old.owned().items():
-            self.owners.free(old.member_id, topic_id, numbers)
-            self.owners.give(member_id, topic_id, numbers)
+        self._hold(old, now)
+        self.owners.free_all(old.member_id, old.owned())
+        self.owners.give_all(member_id, old.owned())
         self.timeline.renamed(old.member_id, member_id)
         self._computing = None  # it knows the old id only
         target = self.targets.get(old.member_id)
@@ -413,13 +472,13 @@ class Core:
     def remove(self, members: Iterable[ConsumerMember], now: float) -> None:
         """Members are gone, and what they had is free. The caller bumps the epoch."""
         for member in members:
-            for topic_id, numbers in member.owned().items():
-                self.owners.free(member.member_id, topic_id, numbers)
+            self.owners.free_all(member.member_id, member.owned())
             self.timeline.left(member.member_id, now)
             self._forget(member)
         self._resolve_regexes(now_ms=0)
 
     def _forget(self, member: ConsumerMember) -> None:
+        self._stop_moving(member)
         del self.members[member.member_id]
         self.targets.pop(member.member_id, None)
         self.unreconciled.discard(member.member_id)
@@ -441,14 +500,3 @@ class Core:
                 if member.rebalance_end is not None:
                     self.arm(member.rebalance_end)
         return late
-
-
-def _partitions(owned: Owned) -> dict[bytes, set[int]]:
-    return {topic_id: set(numbers) for topic_id, numbers in owned.items()}
-
-
-def _without(owned: Mapping[bytes, Set[int]], others: Mapping[bytes, Set[int]]) -> dict[bytes, Set[int]]:
-    left = {
-        topic_id: owned[topic_id] - others[topic_id] if topic_id in others else owned[topic_id] for topic_id in owned
-    }
-    return {topic_id: numbers for topic_id, numbers in left.items() if numbers}

@@ -17,6 +17,7 @@ ConsumerGroup; "unlike Kafka" marks the differences.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.consumer_groups import (
@@ -28,7 +29,7 @@ from kafka_wire.messages.consumer_groups import (
 )
 from kafka_wire.messages.group_admin import DescribedGroup, ListedGroup
 from kafka_wire.messages.groups import JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
-from kbroker.coordinators.effects import Effect, Reply, StateRecord, Ticket
+from kbroker.coordinators.effects import Compute, Effect, Reply, StateRecord, Ticket
 from kbroker.groups.classic.group import ClassicGroup
 from kbroker.groups.consumer import classic_members, migration, store, views
 from kbroker.groups.consumer.checks import (
@@ -42,12 +43,13 @@ from kbroker.groups.consumer.checks import (
     reported_by,
 )
 from kbroker.groups.consumer.core import Core
-from kbroker.groups.consumer.member import LEAVING_STATIC, ConsumerMember, MemberState
+from kbroker.groups.consumer.member import LEAVING_STATIC, ConsumerMember, MemberState, Owned
+from kbroker.groups.consumer.reconciliation import LONG_TOPICS
 from kbroker.groups.group import MEMBER_EPOCH_SINCE, Client, Committer, Topics
 from kbroker.groups.settings import ConsumerGroupLimits, Settings
 from kbroker.groups.storage.snapshots import GroupSnapshot
 from kbroker.groups.timeline import Timeline
-from kbroker.turns import Work
+from kbroker.turns import Work, at_once, each
 
 
 class ConsumerGroup:
@@ -172,7 +174,8 @@ class ConsumerGroup:
         now: float,
         now_ms: int,
     ) -> list[Effect]:
-        """ConsumerGroupHeartbeat: join (epoch 0), leave (-1, or -2 static, for a while), or go on. Answered at once.
+        """ConsumerGroupHeartbeat: join (epoch 0), leave (-1, or -2 static, for a while), or go on. Answered at once,
+        but for a member that is given thousands of topics.
 
         The caller makes the group for epoch 0 only (of a classic one: `from_classic`); any other epoch for a group that
         does not exist, or is classic, is GROUP_ID_NOT_FOUND.
@@ -183,18 +186,27 @@ class ConsumerGroup:
             token: a random UUID in Kafka's text form, the id of such a member.
         """
         try:
-            response = self._heartbeat(request, version, client, token, now, now_ms)
+            reply = self._heartbeat(ticket, request, version, client, token, now, now_ms)
         except KafkaError as error:
-            response = ConsumerGroupHeartbeatResponse(error_code=error.code, error_message=error.message)
-        return self._core.take(Reply(ticket, response))
+            failed = ConsumerGroupHeartbeatResponse(error_code=error.code, error_message=error.message)
+            reply = Reply(ticket, failed)
+        return self._core.take(*([reply] if reply else []))
 
     def _heartbeat(
-        self, request: ConsumerGroupHeartbeatRequest, version: int, client: Client, token: str, now: float, now_ms: int
-    ) -> ConsumerGroupHeartbeatResponse:
+        self,
+        ticket: Ticket,
+        request: ConsumerGroupHeartbeatRequest,
+        version: int,
+        client: Client,
+        token: str,
+        now: float,
+        now_ms: int,
+    ) -> Effect | None:
+        """None: it is answered later."""
         core = self._core
         check_heartbeat(request, version, core.limits.assignors)
         if request.member_epoch < 0:
-            return self._leave(request, now, now_ms)
+            return Reply(ticket, self._leave(request, now, now_ms))
         member, is_new = self._member_of(request, token, now)
         if not is_new:
             check_regex(request)
@@ -203,16 +215,32 @@ class ConsumerGroup:
         if changed:
             core.bump(f"{member.member_id} {'joined' if is_new else 'changed its subscription'}", now, now_ms)
         core.compute_target(now, now_ms)
-        moved = core.reconcile(member, reported_by(request), now)
         core.renew(member, now)
+
+        def reply(moved: bool) -> Effect:
+            return self._answer(ticket, member, with_assignment=moved or is_full(request))
+
+        return core.reconcile_in_turns(member, reported_by(request), reply, now)
+
+    def _answer(self, ticket: Ticket, member: ConsumerMember, *, with_assignment: bool) -> Effect:
+        """What a member is told; very many topics are written down in turns."""
+        core = self._core
+        if core.members.get(member.member_id) is not member:
+            text = f"Member {member.member_id} is not a member of group {core.group_id}."
+            code = ErrorCode.UNKNOWN_MEMBER_ID
+            return Reply(ticket, ConsumerGroupHeartbeatResponse(error_code=code, error_message=text))
         response = ConsumerGroupHeartbeatResponse(
             member_id=member.member_id,
             member_epoch=member.epoch,
             heartbeat_interval_ms=core.limits.heartbeat_interval_ms,
         )
-        if moved or is_full(request):
-            response.assignment = _assignment(member)
-        return response
+        if not with_assignment:
+            return Reply(ticket, response)
+        work = _assignment(member.assigned)
+        if len(member.assigned) > LONG_TOPICS:
+            return Compute(work, partial(_assigned, ticket, response))
+        response.assignment = at_once(work)
+        return Reply(ticket, response)
 
     def _member_of(self, request: ConsumerGroupHeartbeatRequest, token: str, now: float) -> tuple[ConsumerMember, bool]:
         """Who this is, and whether it is new. Checks all there is to check before anything changes."""
@@ -451,11 +479,17 @@ def _says_nothing(member: ConsumerMember, request: ConsumerGroupHeartbeatRequest
     )
 
 
-def _assignment(member: ConsumerMember) -> ConsumerGroupAssignment:
+def _assignment(assigned: Owned) -> Work[ConsumerGroupAssignment]:
     """What a member may use now."""
-    return ConsumerGroupAssignment(
-        topic_partitions=[
-            ConsumerGroupHeartbeatTopicPartitions(topic_id=topic_id, partitions=sorted(numbers))
-            for topic_id, numbers in sorted(member.assigned.items())
-        ]
-    )
+    return ConsumerGroupAssignment(topic_partitions=(yield from each(_topic_partitions, sorted(assigned.items()))))
+
+
+def _topic_partitions(topic: tuple[bytes, dict[int, int]]) -> ConsumerGroupHeartbeatTopicPartitions:
+    return ConsumerGroupHeartbeatTopicPartitions(topic_id=topic[0], partitions=sorted(topic[1]))
+
+
+def _assigned(
+    ticket: Ticket, response: ConsumerGroupHeartbeatResponse, found: ConsumerGroupAssignment, now: float, now_ms: int
+) -> list[Effect]:
+    response.assignment = found
+    return [Reply(ticket, response)]

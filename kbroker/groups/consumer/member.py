@@ -67,10 +67,7 @@ class ConsumerMember:
 
     def owned(self) -> dict[bytes, Set[int]]:
         """All that nobody else may have: topic id -> partitions."""
-        owned: dict[bytes, Set[int]] = {topic_id: numbers.keys() for topic_id, numbers in self.assigned.items()}
-        for topic_id, numbers in self.pending.items():
-            owned[topic_id] = owned.get(topic_id, frozenset()) | numbers.keys()
-        return owned
+        return owned_of(self.assigned, self.pending)
 
     def had(self, topic_id: bytes, epoch: int) -> set[int]:
         """The partitions of a topic that it has, and was given in that member epoch or before (KIP-1251)."""
@@ -106,9 +103,9 @@ class ConsumerMember:
             self.previous_epoch,
             int(self.state),
             assigned_of(self.assigned),
-            _epochs_of(self.assigned),
+            epochs_of(self.assigned),
             assigned_of(self.pending),
-            _epochs_of(self.pending),
+            epochs_of(self.pending),
         )
 
     def describe_from(self, snapshot: ConsumerMemberSnapshot) -> None:
@@ -132,12 +129,21 @@ class ConsumerMember:
         self.pending = _owned_from(snapshot.pending_revocation, snapshot.pending_epochs, snapshot.member_epoch)
 
 
+def owned_of(assigned: Owned, pending: Owned) -> dict[bytes, Set[int]]:
+    """Both together: topic id -> partitions."""
+    owned: dict[bytes, Set[int]] = {topic_id: numbers.keys() for topic_id, numbers in assigned.items()}
+    for topic_id, numbers in pending.items():
+        owned[topic_id] = owned.get(topic_id, frozenset()) | numbers.keys()
+    return owned
+
+
 def assigned_of(partitions: Target) -> Assigned:
     """Partitions as they are stored."""
     return tuple((topic_id, tuple(sorted(partitions[topic_id]))) for topic_id in sorted(partitions))
 
 
-def _epochs_of(owned: Owned) -> tuple[tuple[int, ...], ...]:
+def epochs_of(owned: Owned) -> tuple[tuple[int, ...], ...]:
+    """Since when each of them is owned, as it is stored."""
     return tuple(tuple(owned[topic_id][p] for p in sorted(owned[topic_id])) for topic_id in sorted(owned))
 
 

@@ -25,16 +25,19 @@ import struct
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from kafka_wire.codegen import decoder, encoder
+from kafka_wire.codegen import decoder, encode_in_slices, encoder
 from kafka_wire.errors import ProtocolError
 from kafka_wire.primitives import Buffer
 from kafka_wire.schema import array, bytes_, embed, int8, int32, int64, message, string, uuid
 from kafka_wire.schema import struct as wire_struct
+from kafka_wire.source import SLICE
 from kbroker.coordinators.effects import Pair
+from kbroker.turns import Work, rest
 
 _INT16 = struct.Struct(">h")
 _INT32 = struct.Struct(">i")
 VERSION_SIZE = 2
+TAGGED_STEPS = 4  # to write an element with a tagged field
 CURRENT_OFFSET_KEY = b"\0\1"  # how the keys of committed offsets begin
 LEGACY_OFFSET_KEY = b"\0\0"  # as the current one, in logs older than Kafka 0.9
 
@@ -278,6 +281,18 @@ def encode_value(kind: KeyType, value: Any, version: int | None = None) -> bytes
     """The bytes of a value object of that type; version: another one than Kafka 4.3 writes."""
     written = FORMATS[kind].version if version is None else version
     return _INT16.pack(written) + encoder(FORMATS[kind].value, written)(value)
+
+
+def encode_value_in_turns(kind: KeyType, value: Any) -> Work[bytes]:
+    """The same for a value that may have very many elements."""
+    written = FORMATS[kind].version
+    encoding = encode_in_slices(value, written)
+    while True:
+        try:
+            next(encoding)
+        except StopIteration as stop:
+            return _INT16.pack(written) + b"".join(stop.value)
+        yield from rest(TAGGED_STEPS * SLICE)
 
 
 def decode_key(key: bytes) -> Any:

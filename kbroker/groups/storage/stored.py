@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 from kbroker.coordinators.effects import Pair, StateRecord
@@ -26,6 +26,8 @@ from kbroker.groups.storage.records import (
     TargetTopicPartitions,
     decode_key,
     decode_value,
+    encode_key,
+    encode_value_in_turns,
     key_type,
     record_pair,
 )
@@ -43,8 +45,10 @@ from kbroker.groups.storage.snapshots import (
     TargetEpochSnapshot,
     TargetMemberSnapshot,
 )
+from kbroker.turns import Work, each
 
 Epochs: TypeAlias = "tuple[tuple[int, ...], ...] | None"
+OwnedOf: TypeAlias = "tuple[bytes, tuple[int, ...], tuple[int, ...] | None]"  # topic id, partitions, since when each
 K = KeyType
 
 
@@ -53,6 +57,26 @@ def state_pair(record: StateRecord | Pair) -> Pair:
     if isinstance(record, tuple):
         return record
     return _WRITERS[type(record)](record)
+
+
+def state_pair_in_turns(record: TargetMemberSnapshot | CurrentMemberSnapshot) -> Work[Pair]:
+    """The same for what may be of ten thousand topics."""
+    value: Any
+    if isinstance(record, TargetMemberSnapshot):
+        kind, value = (
+            K.CONSUMER_GROUP_TARGET_ASSIGNMENT_MEMBER,
+            ConsumerGroupTargetAssignmentMemberValue(
+                topic_partitions=(yield from each(_target_topic, record.partitions))
+            ),
+        )
+    else:
+        assigned = _with_epochs(record.assigned, record.assignment_epochs)
+        pending = _with_epochs(record.pending_revocation, record.pending_epochs)
+        kind, value = K.CONSUMER_GROUP_CURRENT_MEMBER_ASSIGNMENT, _current_value(record)
+        value.assigned_partitions = yield from each(_owned_topic, assigned)
+        value.partitions_pending_revocation = yield from each(_owned_topic, pending)
+    written = yield from encode_value_in_turns(kind, value)
+    return encode_key(kind, _member_key(record)), written
 
 
 def read_state(key: bytes, value: bytes) -> StateRecord | None:
@@ -176,24 +200,32 @@ def _write_target_epoch(target: TargetEpochSnapshot) -> Pair:
 
 
 def _write_target(target: TargetMemberSnapshot) -> Pair:
-    value = ConsumerGroupTargetAssignmentMemberValue(
-        topic_partitions=[
-            TargetTopicPartitions(topic_id=topic_id, partitions=list(partitions))
-            for topic_id, partitions in target.partitions
-        ]
-    )
+    value = ConsumerGroupTargetAssignmentMemberValue(topic_partitions=[*map(_target_topic, target.partitions)])
     return record_pair(K.CONSUMER_GROUP_TARGET_ASSIGNMENT_MEMBER, _member_key(target), value)
 
 
+def _target_topic(partitions: tuple[bytes, tuple[int, ...]]) -> TargetTopicPartitions:
+    return TargetTopicPartitions(topic_id=partitions[0], partitions=list(partitions[1]))
+
+
 def _write_current(current: CurrentMemberSnapshot) -> Pair:
-    value = ConsumerGroupCurrentMemberAssignmentValue(
+    value = _current_value(current)
+    value.assigned_partitions = [*map(_owned_topic, _with_epochs(current.assigned, current.assignment_epochs))]
+    value.partitions_pending_revocation = [
+        *map(_owned_topic, _with_epochs(current.pending_revocation, current.pending_epochs))
+    ]
+    return record_pair(K.CONSUMER_GROUP_CURRENT_MEMBER_ASSIGNMENT, _member_key(current), value)
+
+
+def _current_value(current: CurrentMemberSnapshot) -> ConsumerGroupCurrentMemberAssignmentValue:
+    """Without the partitions."""
+    return ConsumerGroupCurrentMemberAssignmentValue(
         member_epoch=current.member_epoch,
         previous_member_epoch=current.previous_member_epoch,
         state=current.state,
-        assigned_partitions=_owned(current.assigned, current.assignment_epochs),
-        partitions_pending_revocation=_owned(current.pending_revocation, current.pending_epochs),
+        assigned_partitions=[],
+        partitions_pending_revocation=[],
     )
-    return record_pair(K.CONSUMER_GROUP_CURRENT_MEMBER_ASSIGNMENT, _member_key(current), value)
 
 
 def _read_current(key: MemberKey, value: ConsumerGroupCurrentMemberAssignmentValue) -> CurrentMemberSnapshot:
@@ -236,15 +268,18 @@ def _member_key(
     return MemberKey(group=member.group_id, member_id=member.member_id)
 
 
-def _owned(assigned: Assigned, epochs: Epochs) -> list[OwnedTopicPartitions]:
-    return [
-        OwnedTopicPartitions(
-            topic_id=topic_id,
-            partitions=list(partitions),
-            assignment_epochs=None if epochs is None else list(epochs[n]),
-        )
-        for n, (topic_id, partitions) in enumerate(assigned)
-    ]
+def _with_epochs(assigned: Assigned, epochs: Epochs) -> Iterator[OwnedOf]:
+    for n, (topic_id, partitions) in enumerate(assigned):
+        yield topic_id, partitions, None if epochs is None else epochs[n]
+
+
+def _owned_topic(owned: OwnedOf) -> OwnedTopicPartitions:
+    topic_id, partitions, epochs = owned
+    return OwnedTopicPartitions(
+        topic_id=topic_id,
+        partitions=list(partitions),
+        assignment_epochs=None if epochs is None else list(epochs),
+    )
 
 
 def _assigned(topics: Iterable[TargetTopicPartitions | OwnedTopicPartitions]) -> Assigned:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kbroker.groups.consumer import reconciliation
 from kbroker.groups.consumer.member import ConsumerMember, MemberState
-from kbroker.groups.consumer.reconciliation import Owners, awaits_others, next_step
+from kbroker.groups.consumer.reconciliation import Owners, Step, awaits_others
+from kbroker.turns import at_once
 
 STABLE, UNREVOKED, UNRELEASED, UNKNOWN = MemberState
 T = b"t" * 16
+
+
+def next_step(*arguments: Any) -> Step | None:
+    return at_once(reconciliation.next_step(*arguments))
 
 
 def member_of(
@@ -46,7 +54,7 @@ def test_what_the_member_says_it_does_not_have_needs_no_revocation() -> None:
 @pytest.mark.parametrize("reported", [None, {T: {0, 1}}, {T: {0}}])
 def test_unrevoked_waits_for_the_acknowledgement(reported: object) -> None:
     member = member_of({1}, pending={0}, state=UNREVOKED)
-    assert next_step(member, 6, {T: {1, 2}}, owners_of(m={0, 1}), reported) is None  # type: ignore[arg-type]
+    assert next_step(member, 6, {T: {1, 2}}, owners_of(m={0, 1}), reported) is None
 
 
 def test_acknowledged_member_gets_what_is_free() -> None:
