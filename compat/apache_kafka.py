@@ -62,11 +62,17 @@ class ApacheKafka:
     """One Kafka broker in its own directory; start, stop and kill may be repeated and keep the data."""
 
     def __init__(
-        self, directory: str | Path, port: int, properties: dict[str, str] | None = None, heap: str = "1g"
+        self,
+        directory: str | Path,
+        port: int,
+        properties: dict[str, str] | None = None,
+        heap: str = "1g",
+        features: dict[str, int] | None = None,
     ) -> None:
         self.directory, self.port, self.heap = Path(directory), port, heap
         self.bootstrap = f"127.0.0.1:{port}"
         self.properties = properties or {}
+        self.features = features or {}
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -126,6 +132,8 @@ class ApacheKafka:
         draft = self.directory / "server.properties.new"
         draft.write_text("".join(f"{name}={value}\n" for name, value in self._settings().items()))
         command = ["format", "--standalone", "--cluster-id", CLUSTER_ID, "--config", str(draft)]
+        for name, level in self.features.items():
+            command += ["--feature", f"{name}={level}"]
         done = subprocess.run(
             self._java(classpath, "kafka.tools.StorageTool", *command), capture_output=True, text=True, timeout=60
         )

@@ -7,6 +7,7 @@ decided by `transactions/transaction.py`, found and asked by `transactions/reque
 
 AddPartitionsToTxn 4 and 5 come from brokers, for a producer whose batch they hold in their hands: of many transactions
 at once, either to add (transaction.version 2) or to verify. EndTxn 5 is of producers that go by transaction.version 2.
+Where transaction.version is 0 there is no place in a record for what these need, and they are refused.
 Old versions know no PRODUCER_FENCED, and are told INVALID_PRODUCER_EPOCH.
 """
 
@@ -41,7 +42,7 @@ from kbroker.coordinators.routing import partition_of
 from kbroker.transactions import requests
 from kbroker.transactions.storage import Partitions, measured
 from kbroker.transactions.transaction import Producer
-from kbroker.turns import Effort, Work, answer, finish
+from kbroker.turns import Effort, Work, answer, each, finish
 
 INIT_FENCED_SINCE = 4  # versions that know PRODUCER_FENCED
 FENCED_SINCE = 2
@@ -121,11 +122,15 @@ def _added(request: AddPartitionsToTxnRequest, context: Context) -> Work[AddAnsw
                 topics=request.v3_and_below_topics,
             )
         ]
+    elif not context.services.transactions.is_bumping_known:
+        are_verified = yield from each(lambda transaction: transaction.verify_only, transactions)
+        if not all(are_verified):
+            return AddPartitionsToTxnResponse(error_code=ErrorCode.UNSUPPORTED_VERSION)
     asked = []
     for transaction in transactions:
         asked.append((yield from _asked(transaction, context)))
         yield
-    if any(isinstance(each.found, CoroutineType) for each in asked):
+    if any(isinstance(one.found, CoroutineType) for one in asked):
         return _wait_and_respond(asked, context)
     return (yield from _response(asked, context))
 
@@ -171,17 +176,17 @@ def _count(image: TopicImage | None) -> int:
 async def _wait_and_respond(asked: list[_Asked], context: Context) -> AddPartitionsToTxnResponse:
     """Those that are still to come are waited for one after another: each takes its own time, not more."""
     done = []
-    for each in asked:
-        done.append(each._replace(found=await each.found) if isinstance(each.found, CoroutineType) else each)
+    for one in asked:
+        done.append(one._replace(found=await one.found) if isinstance(one.found, CoroutineType) else one)
     return await finish(_response(done, context))
 
 
 def _response(asked: list[_Asked], context: Context) -> Work[AddPartitionsToTxnResponse]:
     results = []
-    for each in asked:
-        topics = yield from _rows(each, context)
+    for one in asked:
+        topics = yield from _rows(one, context)
         results.append(
-            AddPartitionsToTxnResult(transactional_id=each.transaction.transactional_id, topic_results=topics)
+            AddPartitionsToTxnResult(transactional_id=one.transaction.transactional_id, topic_results=topics)
         )
         yield
     if context.version < BATCHED_SINCE:
@@ -280,6 +285,8 @@ def end_txn(request: EndTxnRequest, context: Context) -> EndAnswer:
     def refuse(code: ErrorCode) -> EndTxnResponse:
         return EndTxnResponse(error_code=_for_old_clients(code) if context.version < FENCED_SINCE else code)
 
+    if context.version >= BUMPED_SINCE and not context.services.transactions.is_bumping_known:
+        return refuse(ErrorCode.UNSUPPORTED_VERSION)
     if not request.transactional_id:
         return refuse(ErrorCode.INVALID_REQUEST)
     ended: EndAnswer = requests.end(

@@ -31,7 +31,7 @@ from kbroker.replication.partition import Partition
 from kbroker.transactions.housekeeping import Housekeeping
 from kbroker.transactions.markers import Markers
 from kbroker.transactions.shard import TransactionShard
-from kbroker.transactions.transaction import Errand, Transaction
+from kbroker.transactions.transaction import Errand, Terms, Transaction
 from kbroker.turns import Work
 
 TRANSACTIONS_TOPIC = "__transaction_state"
@@ -76,6 +76,11 @@ class TransactionCoordinator:
     def version(self) -> int:
         """transaction.version, as it is finalized."""
         return self._version()
+
+    @property
+    def is_bumping_known(self) -> bool:
+        """Whether records can tell of producers that go by transaction.version 2."""
+        return Terms(self.version, 0).record_version >= 1
 
     def _make(self, partition: Partition, tasks: Tasks) -> TransactionShard:
         return TransactionShard(partition, self.env.clock, tasks, self)
