@@ -15,6 +15,8 @@ from kbroker.cli import cli
 from kbroker.env import DirectoryLocked
 from kbroker.env.features import Features
 from kbroker.env.real_lock import take_lock
+from kbroker.log.checkpoints import metadata_content
+from kbroker.log.derived.producers import ProducerStates
 from tests.log.content.odd_batches import KAFKA_FIELDS, KAFKA_RECORDS, batch_of, record
 from tests.log.tools import NOW
 
@@ -34,6 +36,7 @@ def partition(tmp_path: Path) -> Path:
     (directory / f"{0:020}.index").write_bytes(struct.pack(">ii", 2, len(first)) + bytes(16))
     (directory / f"{0:020}.timeindex").write_bytes(struct.pack(">qi", 1_700_000_000_001, 1))
     (directory / f"{3:020}.log").write_bytes(batch(3, b"d"))
+    (directory / "partition.metadata").write_bytes(metadata_content(bytes(range(16))))
     return directory
 
 
@@ -57,12 +60,88 @@ def test_dump(partition: Path) -> None:
 
 
 def test_verify_tells_of_a_gap_between_segments(partition: Path) -> None:
-    """Compaction may leave one: it is no damage by itself, but nor is it passed over in silence."""
     segment(partition, 10).write_bytes(batch(10, b"d"))
     segment(partition, 3).unlink()
     result = invoke("verify", partition)
-    assert result.exit_code == 0
-    assert f"{segment(partition, 10)}: offsets 3 to 9 are missing before it" in result.stderr
+    assert result.exit_code == 1
+    assert f"{10:020}.log: offsets 3 to 9 are missing before it" in result.stdout
+
+
+def producers(*offsets: int) -> bytes:
+    """A snapshot of a producer that wrote a record at each of those."""
+    states = ProducerStates()
+    for n, offset in enumerate(offsets):
+        written = batch(offset, b"v", producer_id=7, producer_epoch=0, base_sequence=n)
+        states.update(read_header(written), offset)
+    return states.snapshot()
+
+
+SMALL_FILES: dict[str, list[tuple[bytes | None, str]]] = {
+    "demo-0/partition.metadata": [
+        (None, "missing"),
+        (b"", "does not say whose data this is"),
+        (b"version: 0\ntopic_id: AAEC", "does not say whose data this is"),
+        (b"version: 1\ntopic_id: AAECAwQFBgcICQoLDA0ODw\n", "does not say whose data this is"),
+        (b"\xff" * 40, "does not say whose data this is"),
+    ],
+    "demo-0/leader-epoch-checkpoint": [
+        (b"", "is damaged"),
+        (b"0\n1\n-1 0", "is damaged"),
+        (b"1\n1\n-1 0\n", "is damaged"),
+        (b"\xff" * 40, "is damaged"),
+        (b"0\n1\n5 0\n", "offset 0 is of epoch 5, its batch of epoch -1"),
+        (b"0\n2\n-1 0\n5 9\n", "epoch 5 begins at offset 9, the log ends at 4"),
+    ],
+    f"demo-0/{3:020}.snapshot": [
+        (b"", "is damaged: too short"),
+        (producers(0, 2)[:-1], "is damaged: "),
+        (b"\0\2" + producers(0)[2:], "is damaged: version 2"),
+        (b"\xff" * 40, "is damaged: "),
+        (producers(0, 3), "producer 7 has a batch at offset 3, not below it"),
+    ],
+    f"demo-0/{9:020}.snapshot": [(producers(0), "is of offset 9, the log ends at 4")],
+    f"demo-0/{7:020}.index": [(bytes(8), "its segment is not there")],
+    f"demo-0/{7:020}.txnindex": [(bytes(8), "its segment is not there")],
+    "recovery-point-offset-checkpoint": [
+        (b"", "is damaged"),
+        (b"0\n2\ndemo 0 3\n", "is damaged"),
+        (b"1\n1\ndemo 0 3\n", "is damaged"),
+        (b"\xff" * 40, "is damaged"),
+        (b"0\n1\ndemo 0 5\n", "demo-0 is at offset 5, its log ends at 4"),
+        (b"0\n1\ndemo 1 5\n", "demo-1 is at offset 5, and has no segment"),
+    ],
+    "log-start-offset-checkpoint": [(b"0\n1\ndemo 0 5\n", "demo-0 is at offset 5, its log ends at 4")],
+}
+
+
+@pytest.mark.parametrize("name", SMALL_FILES)
+def test_what_is_wrong_with_a_small_file_is_found(partition: Path, name: str) -> None:
+    path = partition.parent / name
+    for content, message in SMALL_FILES[name]:
+        path.write_bytes(content) if content is not None else path.unlink()
+        result = invoke("verify", partition.parent)
+        assert (result.exit_code, result.stdout.splitlines()) == (1, [f"{name}: {result.stdout[len(name) + 2 : -1]}"])
+        assert f"{name}: {message}" in result.stdout
+
+
+def test_small_files_that_are_right_are_no_problem(partition: Path) -> None:
+    root = partition.parent
+    (partition / "leader-epoch-checkpoint").write_bytes(b"0\n1\n-1 0\n")
+    (partition / f"{3:020}.snapshot").write_bytes(producers(0, 2))
+    (root / "recovery-point-offset-checkpoint").write_bytes(b"0\n1\ndemo 0 4\n")
+    (root / "log-start-offset-checkpoint").write_bytes(b"0\n1\ndemo 0 1\n")
+    assert invoke("verify", root).exit_code == 0
+
+
+def test_partitions_of_a_topic_have_its_id_and_no_other_topic_has_it(partition: Path) -> None:
+    for name, topic_id in (("demo-1", bytes(15) + b"x"), ("other-0", bytes(range(16)))):
+        other = partition.with_name(name)
+        other.mkdir()
+        segment(other).write_bytes(batch(0, b"a"))
+        (other / "partition.metadata").write_bytes(metadata_content(topic_id))
+    told = invoke("verify", partition.parent).stdout
+    assert "demo-1/partition.metadata: another topic id than that of the other partitions of demo" in told
+    assert "other-0/partition.metadata: the topic id of demo" in told
 
 
 def test_dump_control_batch(partition: Path) -> None:
@@ -187,6 +266,7 @@ def test_several_directories(partition: Path) -> None:
     other = partition.with_name("demo-1")
     other.mkdir()
     segment(other).write_bytes(batch(0, b"a")[:-1] + b"!")
+    (other / "partition.metadata").write_bytes(metadata_content(bytes(range(16))))
     result = invoke("verify", partition, other)
     assert (result.exit_code, "the CRC does not match" in result.stdout) == (1, True)
     assert "2 partitions, 3 segments, 4 batches" in result.stderr

@@ -19,15 +19,18 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import trio
+from click.testing import CliRunner
 
 from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.produce_fetch import FetchPartition, FetchRequest, FetchTopic
 from kafka_wire.messages.topics import DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic
 from kafka_wire.records import headers, read_records
+from kbroker.cli import cli
 from kbroker.cluster.memory import MemoryStore
 from kbroker.coordinators.routing import partition_of
 from kbroker.server.identity import StartFailed
@@ -333,3 +336,13 @@ async def test_a_new_directory_in_which_a_file_cannot_be_made_is_refused(path: s
     machine.disk.heal()
     async with started(machine):
         pass
+
+
+@pytest.mark.parametrize("end", ["stopped", "killed"])
+async def test_log_verify_finds_no_fault_with_what_a_broker_leaves(end: str, tmp_path: Path) -> None:
+    case = await case_of(end)
+    for path, data in case.files.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(data)
+    result = CliRunner().invoke(cli, ["log", "verify", str(tmp_path)])
+    assert (result.exit_code, "no damage" in result.stdout) == (0, True), result.stdout

@@ -1,1 +1,4 @@
-"""`log ...`: segment files without a broker. log.py, the commands; segments.py, how the files are read."""
+"""`log ...`: a broker's files without a broker.
+
+log.py, the commands; segments.py, segments and their indexes as they are read; small_files.py, what lies beside them.
+"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,8 @@ from kbroker.cli.tables import plural
 
 if TYPE_CHECKING:
     from kafka_wire.records import BatchHeader, Record
+    from kbroker.cli.log_files.segments import Problem
+    from kbroker.cli.log_files.small_files import Walked
 
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 
@@ -25,7 +27,7 @@ log = LazyGroup(
     help="Look into a broker's log files, without a broker.",
     commands_at={
         "dump": ("kbroker.cli.log_files.log:dump", "Show the batches of a segment file."),
-        "verify": ("kbroker.cli.log_files.log:verify", "Check every segment and index below a directory."),
+        "verify": ("kbroker.cli.log_files.log:verify", "Check every segment, index and small file below a directory."),
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -66,7 +68,8 @@ def dump(file: Path, records: bool) -> None:
     metavar="DIRECTORY...",
 )
 def verify(directories: tuple[Path, ...]) -> None:  # fmt: skip
-    """Check every segment and index below each DIRECTORY: CRCs, offsets, every field of every record, timestamps.
+    """Check all files of the logs below each DIRECTORY: CRCs, offsets, every field of every record, timestamps,
+    indexes, producer snapshots, leader epochs, topic ids, checkpoints.
 
     A DIRECTORY is a broker's data, or one partition's. Nothing is changed. A bad batch is told by its offset with the
     reason; exit status 1 when there is one, or other damage. Beside a running broker, what it is writing just now may
@@ -80,10 +83,9 @@ def verify(directories: tuple[Path, ...]) -> None:  # fmt: skip
             if holder:
                 click.echo(f"kbroker: {holder} is writing to {directory}", err=True)
             partitions = segment_paths(directory)
-            for paths in partitions.values():
-                for path, problem in _verify_partition(paths, bool(holder), counts):
-                    counts["problem"] += 1
-                    click.echo(f"{path.relative_to(directory)}: {problem}")
+            for path, problem in _verify_all(directory, partitions, bool(holder), counts):
+                counts["problem"] += 1
+                click.echo(f"{path.relative_to(directory)}: {problem}")
             counts["partition"] += len(partitions)
             if not partitions:
                 click.echo(f"kbroker: there are no segments below {directory}", err=True)
@@ -93,23 +95,37 @@ def verify(directories: tuple[Path, ...]) -> None:  # fmt: skip
     click.echo(f"{what}: no damage")
 
 
-def _verify_partition(paths: list[Path], is_growing: bool, counts: Counter[str]) -> Iterator[tuple[Path, str]]:
-    from kbroker.cli.log_files.segments import check_segment
+def _verify_all(
+    directory: Path, partitions: dict[Path, list[Path]], is_growing: bool, counts: Counter[str]
+) -> Iterator[tuple[Path, str]]:
+    from kbroker.cli.log_files.small_files import check_data_directory, check_partition
 
-    due = 0
+    walked = []
+    for paths in partitions.values():
+        walked.append((yield from _verify_segments(paths, is_growing, counts)))
+        yield from check_partition(walked[-1], is_growing=is_growing)
+    yield from check_data_directory(directory, walked, is_growing=is_growing)
+
+
+def _verify_segments(paths: list[Path], is_growing: bool, counts: Counter[str]) -> Generator[Problem, None, Walked]:
+    from kbroker.cli.log_files.segments import check_segment
+    from kbroker.cli.log_files.small_files import Walked
+
+    due, epochs = 0, list[tuple[int, int]]()
     for path in paths:
         if int(path.stem) < due:
             yield path, f"begins before the end of the segment before it, offset {due}"
         elif 0 < due < int(path.stem):
-            missing = f"{path}: offsets {due} to {int(path.stem) - 1} are missing before it"
-            click.echo(f"kbroker: {missing}, by compaction or with a segment that was removed", err=True)
+            yield path, f"offsets {due} to {int(path.stem) - 1} are missing before it"
         try:
             checked = yield from check_segment(path, is_growing=is_growing and path is paths[-1])
         except OSError as error:
             yield path, f"cannot be read: {error.strerror}"
             continue
         due = checked.next_offset
+        epochs += checked.epochs
         counts.update(segment=1, batch=checked.batches, byte=checked.size)
+    return Walked(paths[0].parent, int(paths[0].stem), due, epochs)
 
 
 @contextmanager

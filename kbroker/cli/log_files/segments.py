@@ -40,6 +40,7 @@ class Checked(NamedTuple):
     batches: int
     size: int
     next_offset: int
+    epochs: list[tuple[int, int]]  # (leader epoch, offset) where another one begins
 
 
 Problem: TypeAlias = "tuple[Path, str]"
@@ -88,6 +89,7 @@ def check_segment(path: Path, *, is_growing: bool = False) -> Generator[Problem,
     """
     base_offset = int(path.stem)
     due, count = base_offset, 0
+    epochs = list[tuple[int, int]]()
     index = _OffsetIndexCheck(path.with_suffix(".index"), base_offset)
     is_whole = True
     with opened(path) as view:
@@ -101,6 +103,8 @@ def check_segment(path: Path, *, is_growing: bool = False) -> Generator[Problem,
             if header.base_offset < due:
                 yield path, _at(position, header) + f"where {due} or more is due"
             count += 1
+            if not epochs or epochs[-1][0] != header.leader_epoch:
+                epochs.append((header.leader_epoch, header.base_offset))
             yield from index.batch(position, header)
             due = max(due, header.next_offset)
             if not problem and (text := do_errands(batch_problem(view[position : position + header.size], header))):
@@ -108,7 +112,7 @@ def check_segment(path: Path, *, is_growing: bool = False) -> Generator[Problem,
     if is_whole:
         yield from index.end()
         yield from _check_time_index(path.with_suffix(".timeindex"), base_offset, due)
-    return Checked(count, size, due)
+    return Checked(count, size, due, epochs)
 
 
 def _at(position: int, header: BatchHeader | None) -> str:
