@@ -125,11 +125,6 @@ class Connection:
         finally:
             self.frames.settle()
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether everything that has arrived was handled, and every answer taken."""
-        return not self.line and self.frames.is_empty
-
     def may_handle(self) -> bool:
         """Whether the state of the line lets the next request be handled."""
         return not (self.blocked or self.failure or len(self.line) >= LINE_MAX or self.queued > QUEUED_MAX)

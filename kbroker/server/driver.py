@@ -108,7 +108,10 @@ class Driver:
             if self._more or self._receive():
                 self._more = core.handle()
                 self._send()
-            if not core.is_idle or self._rest or self._held or self._owed or self._leaving or core.failure is not None:
+            if (
+                core.line or self._rest or self._held or self._owed or self._leaving
+                or not core.frames.is_empty or core.failure is not None
+            ):  # fmt: skip
                 self._take_stock()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             log.debug("the connection from %s broke", self.core.peer)

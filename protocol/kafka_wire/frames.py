@@ -121,11 +121,11 @@ class FrameBuffer:
 
     def settle(self) -> None:
         """Leave the scratch to others: keep what is left over in memory of our own."""
-        if self._buf is self._scratch.data and self._head != self._tail:
+        if self._head == self._tail:
+            self._buf = self._scratch.data
+        elif self._buf is self._scratch.data:
             self._buf = self._buf[self._head : self._tail]
             self._head, self._tail = 0, len(self._buf)
-        elif self._head == self._tail:
-            self._buf, self._head, self._tail = self._scratch.data, 0, 0
 
     def next_frame(self) -> bytearray | None:
         """The next whole frame without its size, which the caller owns; None when more has to arrive.

@@ -181,7 +181,7 @@ class Rules:
 
         If not, examine says what is wrong, or makes it right.
         """
-        base, latest, attributes = header.base_timestamp, header.max_timestamp, header.attributes
+        _, _, _, _, _, attributes, _, base, latest, _, _, _, count = header
         if attributes & 0x08 or (latest < 0 and not self.stamps):
             return False
         low = 0
@@ -194,10 +194,11 @@ class Rules:
                     return False
                 low = found[0]
             else:
-                delta = self._quick_chain(batch, header.count)
-                if delta is None or base + delta > latest or (header.count == 1 and base + delta != latest):
+                delta = self._quick_chain(batch, count)
+                if delta is None or base + delta > latest or (count == 1 and base + delta != latest):
                     return False
-                low = min(delta, 0)
+                if delta < 0:
+                    low = delta
         if self.stamps:
             return True
         if latest < base + low or not latest:  # it cannot be true
