@@ -6,6 +6,7 @@ addresses.py   how a client reaches a broker            local_brokers.py   a bro
 produce.py            fetch.py, with its sessions (fetch_sessions.py) and its waiting (fetch_waits.py)   offsets.py
 metadata.py           topics.py   configs.py   features.py   log_dirs.py
 transactions.py       producer ids, too        transaction_admin.py   transactions seen from outside
+transaction_markers.py    how they ended, in each partition
 groups.py             the classic protocol       consumer_groups.py   KIP-848
 group_offsets.py      committed offsets          group_admin.py       groups seen from outside
 

@@ -23,7 +23,8 @@ from kafka_wire.frames import Writer, response_writer
 
 FAMILIES = (
     "produce", "fetch", "offsets", "metadata", "topics", "configs", "log_dirs", "features",
-    "transactions", "transaction_admin", "groups", "group_offsets", "group_admin", "consumer_groups",
+    "transactions", "transaction_admin", "transaction_markers",
+    "groups", "group_offsets", "group_admin", "consumer_groups",
 )  # fmt: skip
 
 Handler = Callable[[Any, Any], "Any | Coroutine[Any, Any, Any] | None"]

@@ -6,7 +6,7 @@ on an entry without letting others have a turn is found out, and a hundred thous
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -50,6 +50,7 @@ from kafka_wire.messages.groups import (
     SyncGroupRequest,
     SyncGroupRequestAssignment,
 )
+from kafka_wire.messages.internal import WritableTxnMarker, WritableTxnMarkerTopic, WriteTxnMarkersRequest
 from kafka_wire.messages.metadata import (
     ApiVersionsRequest,
     DescribeClusterRequest,
@@ -178,6 +179,14 @@ def transaction_to_add(
 def commit_request(topic: str, count: int = 1000, group: str = "g") -> OffsetCommitRequest:
     partitions = [OffsetCommitRequestPartition(partition_index=n, committed_offset=1) for n in range(count)]
     return OffsetCommitRequest(group_id=group, topics=[OffsetCommitRequestTopic(name=topic, partitions=partitions)])
+
+
+def ended(topic: str, indexes: Iterable[int], producer_id: int = 1) -> WritableTxnMarker:
+    """A marker for these partitions."""
+    topics = [WritableTxnMarkerTopic(name=topic, partition_indexes=list(indexes))]
+    return WritableTxnMarker(
+        producer_id=producer_id, producer_epoch=0, transaction_result=True, topics=topics, coordinator_epoch=0
+    )
 
 
 ROWS = [
@@ -315,6 +324,10 @@ ROWS = [
         _begin_transaction),
     Row("ListTransactions", 1, lambda: ListTransactionsRequest(
         state_filters=names(), producer_id_filters=list(range(COUNT)), duration_filter=0), _many_transactions),
+    Row("WriteTxnMarkers, one marker", 1, lambda: WriteTxnMarkersRequest(markers=[ended("wide", range(1000))])),
+    Row("WriteTxnMarkers, many markers", 1, lambda: WriteTxnMarkersRequest(markers=[
+        ended("wide", [n % 1000], producer_id=n) for n in range(2000)])),
+    Row("WriteTxnMarkers, absent", 1, lambda: WriteTxnMarkersRequest(markers=[ended("absent", range(COUNT))])),
     Row("UpdateFeatures, one over and over", 1, lambda: UpdateFeaturesRequest(feature_updates=[
         FeatureUpdateKey(feature="group.version", max_version_level=1, upgrade_type=1) for _ in range(COUNT)])),
     Row("DescribeLogDirs, all", 4, lambda: DescribeLogDirsRequest(topics=None)),
