@@ -106,7 +106,7 @@ async def beat(client: BareClient, epoch: int, *, member: str = "m1", version: i
 JOIN: dict[str, Any] = {"rebalance_timeout_ms": 10_000, "subscribed_topic_names": ["t"], "topic_partitions": []}
 
 
-async def test_what_is_wrong_with_a_heartbeat_is_said_before_the_group_is_looked_for() -> None:
+async def test_what_is_wrong_with_a_heartbeat_is_said_before_the_group_is_looked_for(autojump_clock: object) -> None:
     async with memory_broker() as broker, broker.client() as client:
         await find(client, "g")
         for _ in range(2):  # no group at all; then a classic one
