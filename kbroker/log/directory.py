@@ -186,6 +186,7 @@ class LogDirectory:
                 if not n % TURN:
                     await trio.lowlevel.checkpoint()
                 try:
+                    await each.settle(self.env.offload)
                     ends[each.directory] = each.finish()
                 except (OSError, LogOffline) as error:
                     log.error("%s was not closed in order: %s", each.directory, error)

@@ -33,6 +33,7 @@ class LoopMeter(trio.abc.Instrument):
     def __init__(self) -> None:
         self.worst = 0  # lines in the longest step so far
         self.steps = 0
+        self.lines = 0  # so far
         self.bytes_max = 0
         self._own = trio.lowlevel.current_task()
         self._counts: Counter[CodeType] = Counter()
@@ -64,6 +65,7 @@ class LoopMeter(trio.abc.Instrument):
         self._counting = False
         self.steps += 1
         lines = self._counts.total()
+        self.lines += lines
         if lines > self.worst:
             self.worst, self._worst_task, self._worst_counts = lines, task.name, self._counts.copy()
 
