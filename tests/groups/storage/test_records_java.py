@@ -11,7 +11,7 @@ import pytest
 from tests.groups.storage.test_records import PAIRS
 
 HERE = Path(__file__).parent
-JARS = sorted(HERE.parents[1].glob(".compat/apache-kafka-*/*.jar"))
+JARS = sorted(HERE.parents[2].glob(".compat/apache-kafka-*/*.jar"))
 
 pytestmark = [
     pytest.mark.java,
