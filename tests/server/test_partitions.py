@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
+import pytest
 import trio
 import trio.testing
 
 from kafka_wire import records
 from kafka_wire.errors import ErrorCode
 from kbroker.config import BrokerConfig
+from kbroker.log.opening import run_some
 from kbroker.server.broker import run_broker
 from kbroker.testing.broker import Machine, memory_broker
 from kbroker.testing.client import connect
 from tests.api.test_produce import batch, produce
 from tests.api.test_topics import call_delete, create
 from tests.log.tools import Worker
+
+T = TypeVar("T")
 
 FIRST_SEGMENT = "bad-0/00000000000000000000.log"
 
@@ -96,3 +102,42 @@ async def test_clients_are_answered_while_logs_are_opened() -> None:
             assert answer.error_code == ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
             assert [(await produce(client, bytearray(each))).base_offset for each in (first, second)] == [2, 3]
         nursery.cancel_scope.cancel()
+
+
+async def test_a_session_lives_through_a_recovery_of_a_minute(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ten times as long as a session does without a sign of life; what needs no recovery is served meanwhile."""
+    machine, listeners = Machine(), {"listeners": "PLAINTEXT://127.0.0.1:9092"}
+    async with memory_broker(topics={"t": 1}, machine=machine) as broker, broker.client() as client:
+        assert (await produce(client, batch(b"a"))).error_code == 0
+    env, ready = machine.env(), trio.Event()
+
+    async def slow_disk(work: Callable[[], T]) -> T:
+        """A worker to whom it takes a minute to open logs."""
+        if getattr(work, "func", None) is run_some:
+            await trio.sleep(60)
+        await trio.lowlevel.checkpoint()
+        return work()
+
+    def on_ready(told: object) -> None:
+        ready.set()
+
+    async with trio.open_nursery() as nursery:
+        config = BrokerConfig().with_values(listeners)
+        slow = replace(env, offload=slow_disk)
+        nursery.start_soon(partial(run_broker, slow, config, store=machine.store, on_ready=on_ready))
+        await trio.testing.wait_all_tasks_blocked()
+        began = trio.current_time()
+        async with connect(env.net, "127.0.0.1", 9092, "early") as client:
+            assert (await create(client, "u")).error_code == 0
+            while trio.current_time() < began + 50:
+                assert not ready.is_set()
+                assert (await produce(client, batch(b"b"), topic="u")).error_code == 0
+                assert (await produce(client, batch(b"b"))).error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+                await trio.sleep(5)
+            await ready.wait()
+            assert trio.current_time() >= began + 60
+            assert (await produce(client, batch(b"b"))).base_offset == 1
+        nursery.cancel_scope.cancel()
+    assert "lost its session" not in caplog.text
