@@ -482,6 +482,7 @@ def restore_producers(
         path = snapshot_path(directory, good[-1])
         try:
             producers.load(disk.read(path))
+            producers.transactions.hold_below(good[-1])
             start = max(good[-1], start)
             break
         except FileNotFoundError:

@@ -110,6 +110,7 @@ class Partition:
             self.leading = True
         self.isr = isr
         self.follow_log()
+        self.log.producers.transactions.settle(self.high_watermark.value)
 
     @property
     def is_catching_up(self) -> bool:

@@ -122,3 +122,11 @@ class Transactions:
         self.ongoing = OrderedDict(sorted(ongoing, key=lambda each: each[1]))
         self._ended.clear()
         self.first_unstable = self.first_ongoing
+
+    def hold_below(self, offset: int) -> None:
+        """What ended below that offset is not known: nothing counts as stable before the high watermark has passed it.
+
+        A snapshot tells only what is ongoing; a new leader's high watermark may be far behind it.
+        """
+        self._ended.append((offset - 1, 0))
+        self.first_unstable = 0

@@ -56,6 +56,16 @@ def test_the_first_unstable_offset_is_the_lowest_of_the_undecided(steps: list[tu
     assert list(transactions.ongoing.items()) == ongoing
 
 
+def test_a_snapshot_does_not_tell_what_ended_so_nothing_is_stable_until_it_is_committed() -> None:
+    transactions = Transactions()
+    transactions.restore([(1, 50)])
+    transactions.hold_below(100)
+    transactions.settle(99)
+    assert transactions.first_unstable == 0
+    transactions.settle(100)
+    assert transactions.first_unstable == 50
+
+
 def test_a_hundred_thousand_open_transactions_end_at_the_cost_of_one_each() -> None:
     """In the order they began, which leaves a plain dict full of holes before its first entry."""
     steps = 0
