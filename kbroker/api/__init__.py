@@ -7,6 +7,7 @@ produce.py            fetch.py, with its sessions (fetch_sessions.py) and its wa
 metadata.py           topics.py   configs.py   features.py   log_dirs.py
 transactions.py       producer ids, too        transaction_admin.py   transactions seen from outside
 transaction_markers.py    how they ended, in each partition
+partition_producers.py   who wrote to a partition
 groups.py             the classic protocol       consumer_groups.py   KIP-848
 group_offsets.py      committed offsets          group_admin.py       groups seen from outside
 

@@ -200,7 +200,10 @@ class CommittedMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.end > self.start)
     @rule(share=st.floats(0, 1), size=st.integers(1, 1500))
     def read(self, share: float, size: int) -> None:
-        offset, stable = int(self.start + (self.end - self.start) * share), self.partition.last_stable_offset
+        self.check_from(int(self.start + (self.end - self.start) * share), size)
+
+    def check_from(self, offset: int, size: int) -> None:
+        stable = self.partition.last_stable_offset
         found: list[tuple[int, bytes | None]] = []
         after, first = offset, offset
         while True:
@@ -213,6 +216,16 @@ class CommittedMachine(RuleBasedStateMachine):
         expected = [each for each, t in self.records.items() if t is None or (t.is_commit and t.marker is not None)]
         assert [each for each, _ in found] == [each for each in expected if first <= each < stable]
         assert all(value == b"%d" % each for each, value in found)
+
+    def teardown(self) -> None:
+        """In the end all is committed and read, in one piece and batch by batch, before and after a restart."""
+        if not hasattr(self, "partition"):
+            return
+        for _ in range(2):
+            self.partition.high_watermark.advance(self.end)
+            self.check_from(self.start, 1 << 20)
+            self.check_from(self.start, 1)
+            self.restart(False, {".txnindex"})
 
 
 CommittedMachine.TestCase.settings = settings(

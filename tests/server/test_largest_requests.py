@@ -91,6 +91,8 @@ from kafka_wire.messages.transactions import (
     AddPartitionsToTxnRequest,
     AddPartitionsToTxnTopic,
     AddPartitionsToTxnTransaction,
+    DescribeProducersRequest,
+    DescribeProducersTopic,
     DescribeTransactionsRequest,
     InitProducerIdRequest,
     ListTransactionsRequest,
@@ -320,6 +322,10 @@ ROWS = [
     Row("AddPartitionsToTxn, verified", 5, lambda: AddPartitionsToTxnRequest(transactions=[
         transaction_to_add("x", "wide", list(range(1000)), verify_only=True) for _ in range(COUNT // 1000)]),
         _begin_transaction),
+    Row("DescribeProducers, present", 0, lambda: DescribeProducersRequest(topics=[
+        DescribeProducersTopic(name="wide", partition_indexes=list(range(COUNT)))])),
+    Row("DescribeProducers, absent", 0, lambda: DescribeProducersRequest(topics=[
+        DescribeProducersTopic(name=name, partition_indexes=[0]) for name in names()])),
     Row("DescribeTransactions, absent", 0, lambda: DescribeTransactionsRequest(transactional_ids=names()),
         _begin_transaction),
     Row("ListTransactions", 1, lambda: ListTransactionsRequest(

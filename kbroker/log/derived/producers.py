@@ -57,13 +57,14 @@ class SeenBatch(NamedTuple):
 class Producer:
     """One producer: its epoch and last batches, oldest first. Batches of an older epoch are forgotten."""
 
-    __slots__ = ("epoch", "batches", "coordinator_epoch", "txn_first_offset", "seen_ms", "packed")
+    __slots__ = ("epoch", "batches", "coordinator_epoch", "txn_first_offset", "marker_ms", "seen_ms", "packed")
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
         self.batches: list[SeenBatch] = []
         self.coordinator_epoch = -1
         self.txn_first_offset = -1  # of the open transaction; -1 when there is none
+        self.marker_ms = -1  # the timestamp of its last marker, if that is known
         self.packed = b""  # its entries in a snapshot, while they are right: most producers are silent between two
         self.seen_ms = -1  # when it last wrote, by the data clock; `touch` says so of what was read back
 
@@ -85,6 +86,16 @@ class Producer:
     @property
     def is_in_transaction(self) -> bool:
         return self.txn_first_offset >= 0
+
+    @property
+    def last_sequence(self) -> int:
+        """Of its last batch; NO_SEQUENCE when there is none of its epoch."""
+        return self.batches[-1].last_sequence if self.batches else NO_SEQUENCE
+
+    @property
+    def last_timestamp_ms(self) -> int:
+        """Of its last batch or marker; -1 when there is none."""
+        return max(self.batches[-1].timestamp_ms if self.batches else -1, self.marker_ms)
 
     def find(self, header: BatchHeader) -> SeenBatch | None:
         """The batch that this one repeats, if it is among the last."""
@@ -291,6 +302,7 @@ class ProducerStates:
             del self.guards[header.producer_id]
         if marker is not None:
             producer.coordinator_epoch = marker.coordinator_epoch
+            producer.marker_ms = header.max_timestamp
             producer.txn_first_offset = -1
             self.transactions.end(header.producer_id, base_offset)
         elif not header.attributes & CONTROL and not producer.is_in_transaction:
