@@ -8,17 +8,21 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+import trio
 from click.testing import CliRunner, Result
 
-from kafka_wire.records import ControlType, Record, assign, build_batch, control_batch, read_header, rebuild
+from kafka_wire.records import ControlType, Record, assign, build_batch, control_batch, headers, read_header, rebuild
 from kbroker.cli import cli
 from kbroker.env import DirectoryLocked
 from kbroker.env.features import Features
+from kbroker.env.real import real_env
 from kbroker.env.real_lock import take_lock
 from kbroker.log.checkpoints import metadata_content
 from kbroker.log.derived.producers import ProducerStates
+from kbroker.log.derived.transactions import read_marker
 from tests.log.content.odd_batches import KAFKA_FIELDS, KAFKA_RECORDS, batch_of, record
-from tests.log.tools import NOW
+from tests.log.test_transactions import several_segments
+from tests.log.tools import NOW, Worker
 
 
 def batch(base_offset: int, *values: bytes, **settings: int) -> bytearray:
@@ -147,7 +151,68 @@ def test_partitions_of_a_topic_have_its_id_and_no_other_topic_has_it(partition: 
 def test_dump_control_batch(partition: Path) -> None:
     marker = control_batch(ControlType.COMMIT, producer_id=7, producer_epoch=0, coordinator_epoch=1, timestamp=0)
     segment(partition).write_bytes(marker)
-    assert "transactional  control" in invoke("dump", segment(partition)).stdout
+    assert "transactional  control  commit  coordinator epoch 1" in invoke("dump", segment(partition)).stdout
+
+
+@pytest.fixture
+def transactions(tmp_path: Path) -> Path:
+    """A partition of several segments with transactions across them, as a log wrote it and stopped."""
+    log = several_segments(real_env(str(tmp_path)).disk).log
+    trio.run(log.close, Worker())
+    return tmp_path / "orders-0"
+
+
+def test_aborted_transactions_are_shown(transactions: Path) -> None:
+    index = next(path for path in sorted(transactions.glob("*.txnindex")) if path.stat().st_size)
+    result = invoke("dump", index)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[0] == "producer 0  offsets 0-5  last stable offset 2"
+
+
+def test_each_abort_is_in_its_index(transactions: Path) -> None:
+    assert invoke("verify", transactions).exit_code == 0, invoke("verify", transactions).stdout
+    for path in transactions.glob("*.txnindex"):
+        path.unlink()
+    assert invoke("verify", transactions).exit_code == 0, "what is not there does not lie"
+
+
+@pytest.mark.parametrize("damage", ["lacks", "torn", "begins elsewhere", "of no marker", "of a commit"])
+def test_an_index_that_lies_about_aborts_is_found(transactions: Path, damage: str) -> None:
+    index, commit = next(
+        (path, min(ended))
+        for path in sorted(transactions.glob("*.txnindex"))
+        if path.stat().st_size and (ended := commits(path.with_suffix(".log").read_bytes()))
+    )
+    data = index.read_bytes()
+    producer, first, last, stable = struct.unpack_from(">qqqq", data, 2)
+    of_commit = struct.pack(">hqqqq", 0, 1, 0, commit, 0)
+    message, changed = {
+        "lacks": (f"lacks what the marker at offset {last} aborted, from offset {first}", b""),
+        "torn": (f"{len(data) + 5} bytes are no multiple of 34", data + b"12345"),
+        "begins elsewhere": (
+            f"entry 0: producer {producer} from offset {first + 1}, the batches say producer {producer} from offset",
+            struct.pack(">hqqqq", 0, producer, first + 1, last, stable) + data[34:],
+        ),
+        "of no marker": (
+            f"entry 0: there is no marker at offset {last - 1}", struct.pack(">hqqqq", 0, 1, 0, last - 1, 0) + data
+        ),
+        "of a commit": (
+            f"entry {int(commit > last)}: the marker at offset {commit} aborts nothing",
+            data[:34] + of_commit + data[34:] if commit > last else of_commit + data,
+        ),
+    }[damage]  # fmt: skip
+    index.write_bytes(changed)
+    result = invoke("verify", transactions)
+    assert result.exit_code == 1 and f"{index.name}: {message}" in result.stdout, result.stdout
+
+
+def commits(data: bytes) -> list[int]:
+    found = []
+    for position, header in headers(data):
+        marker = read_marker(data[position : position + header.size]) if header.is_control else None
+        if marker is not None and marker.is_commit:
+            found.append(header.base_offset)
+    return found
 
 
 def test_whole(partition: Path) -> None:

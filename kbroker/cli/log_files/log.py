@@ -37,7 +37,13 @@ log = LazyGroup(
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--records", is_flag=True, help="The records too, a line each.")
 def dump(file: Path, records: bool) -> None:
-    """Show the batches of a segment FILE (*.log), a line each. Exit status 1 when one is damaged."""
+    """Show the batches of a segment FILE (*.log), a line each. Exit status 1 when one is damaged.
+
+    Of a *.txnindex: the transactions that were aborted.
+    """
+    if file.suffix == ".txnindex":
+        _dump_aborted(file)
+        return
     from kbroker.cli.log_files.segments import batches, opened
     from kbroker.log.content.inspection import DECOMPRESSED_BYTES_MAX
 
@@ -47,7 +53,8 @@ def dump(file: Path, records: bool) -> None:
             for position, header, problem in batches(view):
                 damaged += bool(problem)
                 if header is not None:
-                    click.echo(_batch_line(position, header) + (f"  DAMAGED: {problem}" if problem else ""))
+                    marker = "" if problem or not header.is_control else _marker(view[position:][: header.size])
+                    click.echo(_batch_line(position, header) + marker + (f"  DAMAGED: {problem}" if problem else ""))
                 else:
                     click.echo(f"at byte {position}  DAMAGED: {problem}")
                 if records and header is not None and not problem:
@@ -69,7 +76,7 @@ def dump(file: Path, records: bool) -> None:
 )
 def verify(directories: tuple[Path, ...]) -> None:  # fmt: skip
     """Check all files of the logs below each DIRECTORY: CRCs, offsets, every field of every record, timestamps,
-    indexes, producer snapshots, leader epochs, topic ids, checkpoints.
+    indexes, aborted transactions, producer snapshots, leader epochs, topic ids, checkpoints.
 
     A DIRECTORY is a broker's data, or one partition's. Nothing is changed. A bad batch is told by its offset with the
     reason; exit status 1 when there is one, or other damage. Beside a running broker, what it is writing just now may
@@ -110,15 +117,20 @@ def _verify_all(
 def _verify_segments(paths: list[Path], is_growing: bool, counts: Counter[str]) -> Generator[Problem, None, Walked]:
     from kbroker.cli.log_files.segments import check_segment
     from kbroker.cli.log_files.small_files import Walked
+    from kbroker.cli.log_files.transactions import TransactionsCheck
 
+    transactions = TransactionsCheck(int(paths[0].stem))
     due, epochs = 0, list[tuple[int, int]]()
     for path in paths:
         if int(path.stem) < due:
             yield path, f"begins before the end of the segment before it, offset {due}"
         elif 0 < due < int(path.stem):
             yield path, f"offsets {due} to {int(path.stem) - 1} are missing before it"
+        grows = is_growing and path is paths[-1]
         try:
-            checked = yield from check_segment(path, is_growing=is_growing and path is paths[-1])
+            aborted = transactions.segment(path)
+            checked = yield from check_segment(path, aborted.batch, is_growing=grows)
+            yield from aborted.end(checked.next_offset, is_growing=grows)
         except OSError as error:
             yield path, f"cannot be read: {error.strerror}"
             continue
@@ -170,6 +182,26 @@ def _batch_line(position: int, header: BatchHeader) -> str:
     fields += ["control"] if header.is_control else []
     fields += ["append-time"] if header.log_append_time else []
     return "  ".join(fields)
+
+
+def _marker(batch: memoryview) -> str:
+    """What a control batch says of a transaction."""
+    from kbroker.log.derived.transactions import read_marker
+
+    marker = read_marker(batch)
+    if marker is None:
+        return ""
+    return f"  {'commit' if marker.is_commit else 'abort'}  coordinator epoch {marker.coordinator_epoch}"
+
+
+def _dump_aborted(file: Path) -> None:
+    from kbroker.cli.log_files.transactions import aborted_entries
+
+    try:
+        for producer_id, first, last, stable in aborted_entries(file):
+            click.echo(f"producer {producer_id}  offsets {first}-{last}  last stable offset {stable}")
+    except OSError as error:
+        raise Failed(f"cannot read {file}: {error.strerror}") from None
 
 
 def _record_lines(view: memoryview, position: int, max_bytes: int) -> Iterator[str]:

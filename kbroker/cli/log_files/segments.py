@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -82,10 +82,13 @@ def batches(view: memoryview) -> Iterator[Found]:
         position += header.size
 
 
-def check_segment(path: Path, *, is_growing: bool = False) -> Generator[Problem, None, Checked]:
+def check_segment(
+    path: Path, follow: Callable[[BatchHeader, memoryview], Problems], *, is_growing: bool = False
+) -> Generator[Problem, None, Checked]:
     """Walk a segment's batches, their records, and its indexes. What is wrong is yielded as (file, text).
 
-    is_growing: a broker is writing it, so that its end may be torn and its indexes lag behind. Raises OSError.
+    follow: what else is to be said of a batch that is whole. is_growing: a broker is writing it, so that its end may be
+    torn and its indexes lag behind. Raises OSError.
     """
     base_offset = int(path.stem)
     due, count = base_offset, 0
@@ -107,8 +110,11 @@ def check_segment(path: Path, *, is_growing: bool = False) -> Generator[Problem,
                 epochs.append((header.leader_epoch, header.base_offset))
             yield from index.batch(position, header)
             due = max(due, header.next_offset)
-            if not problem and (text := do_errands(batch_problem(view[position : position + header.size], header))):
-                yield path, _at(position, header) + text
+            if not problem:
+                with view[position : position + header.size] as batch:
+                    if text := do_errands(batch_problem(batch, header)):
+                        yield path, _at(position, header) + text
+                    yield from follow(header, batch)
     if is_whole:
         yield from index.end()
         yield from _check_time_index(path.with_suffix(".timeindex"), base_offset, due)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -89,6 +89,13 @@ class AbortedRanges:
     def content(self, start: int = 0) -> bytes:
         """The entries from the start-th on, as they are in the file."""
         return b"".join([_ENTRY.pack(_VERSION, *entry) for entry in self.entries(start)])
+
+
+def read_entries(content: bytes) -> Iterator[AbortedRange]:
+    """The whole entries of a file, whatever they say."""
+    whole = memoryview(content)[: len(content) // ENTRY_SIZE * ENTRY_SIZE]
+    for _, *entry in _ENTRY.iter_unpack(whole):
+        yield AbortedRange(*entry)
 
 
 def read_ranges(disk: Disk, stem: str, base_offset: int) -> AbortedRanges | None:
