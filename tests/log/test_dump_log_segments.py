@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from kbroker.env.real import real_env
+from tests.log.test_transactions import Writer, several_segments
 from tests.log.tools import Worker, append, open_log
 
 pytestmark = [pytest.mark.java, pytest.mark.slow]
@@ -70,6 +71,16 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     return root / "orders-0", log.end.value
 
 
+@pytest.fixture(scope="module")
+def transactions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Writer]:
+    """A log with transactions across its segments, stopped in order."""
+    root = tmp_path_factory.mktemp("transactions")
+    writer = several_segments(real_env(str(root)).disk)
+    writer.log.roll()
+    trio.run(writer.log.close, Worker())
+    return root / "orders-0", writer
+
+
 def dump(classpath: str, files: list[Path], *options: str) -> str:
     """What the tool prints; it speaks of what it does not like, and exits with 0 all the same."""
     java = ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-cp", classpath]
@@ -106,3 +117,22 @@ def test_snapshots_name_their_producer(classpath: str, written: tuple[Path, int]
     directory, count = written
     text = dump(classpath, files(directory, ".snapshot"))
     assert "producerId: 77" in text and f"lastOffset: {count - 1}" in text and "exception" not in text.lower()
+
+
+def test_aborted_transactions_and_their_markers_are_read(classpath: str, transactions: tuple[Path, Writer]) -> None:
+    directory, writer = transactions
+    text = dump(classpath, files(directory, ".txnindex"))
+    entry = r"version: 0 producerId: (\d+) firstOffset: (\d+) lastOffset: (\d+) lastStableOffset: (\d+)"
+    found = [tuple(map(int, each)) for each in re.findall(entry, text)]
+    assert [each[:3] for each in found] == writer.aborted, text[-2000:]
+    text = dump(classpath, files(directory, ".log"), "--deep-iteration", "--print-data-log")
+    markers = re.findall(r"offset: (\d+) .*endTxnMarker: (COMMIT|ABORT) coordinatorEpoch: 0", text)
+    assert [int(offset) for offset, kind in markers if kind == "ABORT"] == [last for _, _, last in writer.aborted]
+    assert not re.search(r"isvalid: false|mismatch|\binvalid", text)
+
+
+def test_snapshots_name_open_transactions(classpath: str, transactions: tuple[Path, Writer]) -> None:
+    directory, writer = transactions
+    text = dump(classpath, files(directory, ".snapshot")[-1:])
+    found = re.findall(r"producerId: (\d+) .*currentTxnFirstOffset: (?:OptionalLong\[)?(\d+)", text)
+    assert {int(producer): int(first) for producer, first in found} == writer.open, text[-2000:]
