@@ -95,6 +95,18 @@ class Leading(Generic[S]):
             raise KafkaError(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
         raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE if leader == NO_LEADER else ErrorCode.NOT_COORDINATOR)
 
+    def at(self, index: int) -> S:
+        """The active shard of a partition.
+
+        Raises KafkaError: NOT_LEADER_OR_FOLLOWER, COORDINATOR_LOAD_IN_PROGRESS.
+        """
+        found = self._shards.get(index)
+        if found is None or not found.partition.is_proven:
+            raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER)
+        if not found.is_active:
+            raise KafkaError(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
+        return found
+
     async def _create_quietly(self) -> None:
         try:
             await self.topic.ensure()
@@ -169,6 +181,7 @@ class Leading(Generic[S]):
         end = partition.log.end.value
         found = await replay(partition.log, end, self.env.offload, shard.key_of)
         await finish(shard.restore(found.live))
+        await finish(shard.restore_open(found.open))
         shard.logged = found.records
         if partition.high_watermark.value < end:
             await partition.high_watermark.wait_past(end - 1)  # bounded by the leadership, whose end closes it

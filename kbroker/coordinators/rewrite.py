@@ -9,6 +9,10 @@
 A slice writes the values that its keys have at that moment, so whatever changes meanwhile stands behind it. A crash
 before 4 leaves a log with everything in it, twice. After 4 a replay reads what is live and what came since. Segments
 below the start are removed by the log's own housekeeping.
+
+No open transaction is in the way: what it has written is live too, and is written anew as a part of it. When the start
+has moved only the copies are left. Until then both are there, and the copies, which are marked, change nothing
+(replay.py).
 """
 
 from __future__ import annotations

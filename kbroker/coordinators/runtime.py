@@ -128,7 +128,7 @@ class Runtime(Generic[S]):
     def note(self, shard: S, name: str) -> None:
         """Something happened to a core: set its alarm, see how long the log is."""
         self._alarms.note(shard, name, shard.deadline(name))
-        self._note_growth(shard)
+        self.note_growth(shard)
 
     # -- duties -------------------------------------------------------------------------------------------------------
 
@@ -136,7 +136,7 @@ class Runtime(Generic[S]):
         """A shard was loaded."""
         yield from each(lambda name: self._alarms.note(shard, name, shard.deadline(name)), list(shard.names()))
         yield from self._on_active(shard)
-        self._note_growth(shard)
+        self.note_growth(shard)
 
     def on_waiting(self, shard: Shard) -> None:
         """Something begins to wait for the high watermark."""
@@ -183,7 +183,8 @@ class Runtime(Generic[S]):
             log.exception("%s: %s failed, its partition is loaded again", shard, name)
             self.leading.restart(shard, ErrorCode.COORDINATOR_NOT_AVAILABLE)
 
-    def _note_growth(self, shard: S) -> None:
+    def note_growth(self, shard: S) -> None:
+        """Something was appended: a log that has become too long is written anew."""
         if shard.is_active and shard.closed is None and not shard.is_rewriting and shard.is_bloated:
             shard.is_rewriting = True
             self.start(self._rewrite, shard)
@@ -196,7 +197,7 @@ class Runtime(Generic[S]):
                 log.warning("%s was not rewritten: %s", shard, error)
                 await self.env.clock.sleep(REWRITE_RETRY_S)
         shard.is_rewriting = False
-        self._note_growth(shard)
+        self.note_growth(shard)
 
 
 async def _answer(shard: Shard, ticket: Ticket, wait_s: float, late: ErrorCode) -> Any:

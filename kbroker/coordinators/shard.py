@@ -24,8 +24,10 @@ import trio
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import build_batch, read_header
 from kbroker.coordinators.effects import Compute, Effect, Pair, Reply, StateRecord, Store
+from kbroker.coordinators.replay import Unsettled
 from kbroker.env import Clock
-from kbroker.log.content.validation import check_batch
+from kbroker.log.content.validation import check_size
+from kbroker.log.derived.producers import Guard
 from kbroker.replication.partition import ACKS_ALL, Partition
 from kbroker.turns import PAUSES_A_TURN, Work, advance, each
 
@@ -45,6 +47,7 @@ APPEND_ERRORS = {
     ErrorCode.REQUEST_TIMED_OUT: ErrorCode.COORDINATOR_NOT_AVAILABLE,
     ErrorCode.NOT_LEADER_OR_FOLLOWER: ErrorCode.NOT_COORDINATOR,
     ErrorCode.KAFKA_STORAGE_ERROR: ErrorCode.NOT_COORDINATOR,
+    ErrorCode.NETWORK_EXCEPTION: ErrorCode.COORDINATOR_LOAD_IN_PROGRESS,  # another coordinator was not reached
     ErrorCode.MESSAGE_TOO_LARGE: ErrorCode.UNKNOWN_SERVER_ERROR,
     ErrorCode.RECORD_LIST_TOO_LARGE: ErrorCode.UNKNOWN_SERVER_ERROR,
 }
@@ -131,6 +134,13 @@ class Shard(ABC):
         A record that cannot be read costs what it stood for, nothing else.
         """
 
+    def restore_open(self, records: Sequence[Unsettled]) -> Work[None]:
+        """Take over, after the rest, what transactions that have not ended have written, in the order of the log.
+
+        A kind of state that is not written in transactions has none.
+        """
+        yield from ()
+
     @abstractmethod
     def names(self) -> Collection[str]:
         """The names of all cores."""
@@ -195,14 +205,16 @@ class Shard(ABC):
                 self.live[key] = value
         return offset
 
-    def append_batch(self, batch: bytearray, records: int) -> int:
-        """Append a batch of so many records, that are not kept in `live`; the offset of the last. Raises KafkaError."""
+    def append_batch(self, batch: bytearray, records: int, guard: Guard | None = None) -> int:
+        """Append a batch of so many records, that are not kept in `live`; the offset of the last. Raises KafkaError.
+
+        guard: of a transactional batch, see Partition.write.
+        """
         if self.closed is not None:
             raise KafkaError(self.closed)
-        header = read_header(batch)
         self.partition.check_append(ACKS_ALL)
-        check_batch(batch, header, self.partition.log.config)  # records of our own need no reading
-        appended = self.partition.write(batch, header, self.clock.data_ms())
+        check_size(len(batch), self.partition.log.config)  # it is our own: nothing else can be wrong with it
+        appended = self.partition.write(batch, read_header(batch), self.clock.data_ms(), guard)
         self.logged += records
         return appended.last_offset
 

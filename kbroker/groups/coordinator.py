@@ -2,6 +2,7 @@
 
     leading.lead, resign ─▶ which partitions of `__consumer_offsets` are coordinated here    coordinators/leading.py
     membership, offset_requests ─▶ requests                                                  what handlers call
+    write_marker ─▶ the end of a transaction, its offsets with it                            asked by its coordinator
     topics deleted, offsets too old ─▶ what is forgotten                                      housekeeping.py
 
 A group belongs to the partition that its name hashes to, and whoever leads that partition coordinates it.
@@ -9,11 +10,13 @@ A group belongs to the partition that its name hashes to, and whoever leads that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Coroutine, Iterable, Set
 from functools import partial
+from typing import Any
 
 import trio
 
+from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.registration import Registration
 from kbroker.config import BrokerConfig
@@ -25,6 +28,7 @@ from kbroker.groups.group import Topics
 from kbroker.groups.housekeeping import Housekeeping
 from kbroker.groups.settings import Settings, read_settings
 from kbroker.groups.shard import GroupShard
+from kbroker.log.derived.transactions import Marker
 from kbroker.log.directory import LogDirectory
 from kbroker.replication.partition import Partition
 from kbroker.turns import PAUSES_A_TURN, Work, advance, each, finish
@@ -85,6 +89,20 @@ class GroupCoordinator:
     def lose(self, index: int) -> None:
         """A partition of the topic would be led here, if its log could be opened."""
         self.runtime.leading.lose(index)
+
+    def write_marker(self, index: int, marker: Marker) -> ErrorCode | Coroutine[Any, Any, ErrorCode]:
+        """End a producer's transaction in a partition of the topic; what became of it, when the marker is committed.
+
+        NOT_LEADER_OR_FOLLOWER, COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE and NOT_COORDINATOR are for
+        later, and so is what keeps anything from being appended; else see Partition.write_marker.
+        """
+        try:
+            shard = self.runtime.leading.at(index)
+            offset = shard.write_marker(marker)
+        except KafkaError as error:
+            return error.code
+        self.runtime.note_growth(shard)
+        return self.runtime.when_committed(shard, offset, self.config().get_int("request.timeout.ms") / 1000)
 
     def on_topics_changed(self, deleted: Iterable[str] = ()) -> None:
         """There are other topics, or more partitions: groups see it for themselves, offsets of deleted topics go."""

@@ -18,7 +18,6 @@ from kafka_wire.errors import KafkaError
 from kbroker.cluster.registration import Registration
 from kbroker.config import BrokerConfig
 from kbroker.coordinators.runtime import Runtime
-from kbroker.groups.offsets import is_of
 from kbroker.groups.shard import GroupShard
 from kbroker.turns import Work, finish
 
@@ -60,15 +59,12 @@ class Housekeeping:
         """Remove the offsets of those of these topics that were deleted, or made anew."""
 
         def is_wanted(group_id: str, topic: str, partition: int) -> bool:
-            image, value = self.registration.image.topics.get(topic), shard.offsets.get(group_id, topic, partition)
-            return value is not None and is_of(value, None if image is None else image.id)
+            image = self.registration.image.topics.get(topic)
+            return shard.offsets.logged(group_id, topic, partition).is_of(None if image is None else image.id)
 
         for group_id in list(shard.offsets.groups()):
-            topics = shard.offsets.topics(group_id)
-            for topic in topics.keys() & names:
-                yield from self._forget(
-                    shard, group_id, topic, list(topics[topic]), partial(is_wanted, group_id, topic)
-                )
+            for topic, partitions in shard.offsets.places(group_id, names):
+                yield from self._forget(shard, group_id, topic, partitions, partial(is_wanted, group_id, topic))
             yield
 
     def _forget(

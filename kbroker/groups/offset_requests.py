@@ -71,8 +71,7 @@ async def _commit_many(
     try:
         shard = coordinator.shard(group_id)
         _check_commit(coordinator, shard, group_id, committer, changes)
-        if _bytes_min(group_id, changes) > shard.partition.log.config.max_message_bytes:
-            raise KafkaError(ErrorCode.MESSAGE_TOO_LARGE)
+        check_size(shard, group_id, changes)
     except KafkaError as error:
         return Committed(APPEND_ERRORS.get(error.code, error.code))
     now_ms = coordinator.env.clock.data_ms()
@@ -103,13 +102,15 @@ def _without(changes: Changes, stale: Collection[Partition]) -> Changes:
     }
 
 
-def _bytes_min(group_id: str, changes: Changes) -> int:
-    """The batch has at least so many bytes."""
-    return sum(
+def check_size(shard: GroupShard, group_id: str, changes: Changes) -> None:
+    """Raise KafkaError MESSAGE_TOO_LARGE for changes that certainly do not go into one batch."""
+    least = sum(
         len(partitions) * (RECORD_BYTES_MIN + len(group_id) + len(topic))
         + sum(len(value.metadata) for value in partitions.values() if value is not None)
         for topic, partitions in changes.items()
     )
+    if least > shard.partition.log.config.max_message_bytes:
+        raise KafkaError(ErrorCode.MESSAGE_TOO_LARGE)
 
 
 # -- fetch ------------------------------------------------------------------------------------------------------------
@@ -147,12 +148,11 @@ def fetch(
     if topics is None:
         committed = offsets.topics(group_id).items()
         topics = [(topic, list(partitions)) for topic, partitions in committed if topic in images]
-    unstable = offsets.unstable if require_stable else ()
 
     def fetched(topic: str, partitions: Iterable[int]) -> Iterator[Fetched]:
         topic_id = images[topic].id if topic in images else None
         for index in partitions:
-            if unstable and (group_id, topic, index) in unstable:
+            if require_stable and offsets.is_unstable(group_id, topic, index):
                 yield Fetched(index, None, ErrorCode.UNSTABLE_OFFSET_COMMIT)
             else:
                 value = offsets.get(group_id, topic, index)
@@ -191,14 +191,26 @@ def delete_group(coordinator: GroupCoordinator, group_id: str) -> Work[tuple[Gro
     """
     shard = coordinator.shard(group_id)
     check_delete(shard, group_id)
-    while places := shard.offsets.places(group_id):
-        for topic, partitions in places:
-            for _ in shard.forget_offsets(group_id, topic, partitions, nothing):
-                yield
-                check_delete(shard, group_id)
+    while (yield from _forget_all(shard, group_id)):  # what was committed meanwhile, too
+        check_delete(shard, group_id)
+    check_delete(shard, group_id)
     coordinator.runtime.perform(shard, group_id, shard.delete(group_id))
     yield
     return shard, shard.last_offset
+
+
+def _forget_all(shard: GroupShard, group_id: str) -> Work[bool]:
+    """Remove the offsets of a group while it can be deleted; whether there were any. Raises KafkaError."""
+
+    def is_wanted(partition: int) -> bool:
+        check_delete(shard, group_id)
+        return False
+
+    offset = -1
+    for topic, partitions in shard.offsets.places(group_id):
+        forgotten = yield from shard.forget_offsets(group_id, topic, partitions, is_wanted)
+        offset = max(offset, forgotten)
+    return offset >= 0
 
 
 def check_delete(shard: GroupShard, group_id: str) -> None:

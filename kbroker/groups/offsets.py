@@ -2,23 +2,48 @@
 
     commit ──▶ changes ──▶ the shard appends their records ──stage──▶ in the log ──settle──▶ committed, and fetched
                                                                            └ at once where nobody replicates
+    TxnOffsetCommit ──▶ appended ──pend──▶ pending ──end, by a marker──▶ ended ──fold, when that is committed──▶ settled
 
-A fetch sees settled values only, so an offset that a client was told never goes back (G7). `items` gives what the log
-says, staged values included: it is what a rewritten log has to hold.
+A fetch sees settled values only, so an offset that a client was told never goes back (G7). `logged` gives what the log
+says, staged values and open transactions included: it is what a rewritten log has to hold. What is pending is in
+pending.py.
+
+A transaction of many offsets is folded in turns. Each place is unstable until it is settled, so whoever asks for
+stable offsets sees none of before beside one of after (T6).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import TypeAlias
+from itertools import chain, islice
+from typing import NamedTuple, TypeAlias
 
 from kbroker.cluster.image import NO_TOPIC_ID
 from kbroker.coordinators.effects import Pair
+from kbroker.groups.pending import Entry, Pending, Transaction, alive
 from kbroker.groups.storage.records import OffsetCommitValue, offset_record
+from kbroker.turns import STRIDE, Work
 
 Place: TypeAlias = "tuple[str, str, int]"  # group, topic, partition
 # What becomes of offsets of one group: topic -> partition -> its new value; None: none any more.
 Changes: TypeAlias = "Mapping[str, Mapping[int, OffsetCommitValue | None]]"
+
+
+class Logged(NamedTuple):
+    """What the log says of a place."""
+
+    value: OffsetCommitValue | None  # committed, or about to be
+    open: list[Entry]  # what open transactions may make of it, in the order of the log; each with a value
+
+    @property
+    def is_anything(self) -> bool:
+        """Whether there is anything to be removed."""
+        return self.value is not None or bool(self.open)
+
+    def is_of(self, topic_id: bytes | None) -> bool:
+        """Whether any of it is of the topic that has its name now."""
+        values = (self.value, *[value for _, _, value in self.open])
+        return any(value is not None and is_of(value, topic_id) for value in values)
 
 
 def records_of(group: str, changes: Changes) -> list[Pair]:
@@ -39,37 +64,42 @@ def is_of(value: OffsetCommitValue, topic_id: bytes | None) -> bool:
 
 
 class Offsets:
-    """Committed offsets by group, topic and partition."""
+    """Committed offsets by group, topic and partition, and those of transactions that have not ended."""
 
-    __slots__ = ("count", "unstable", "_groups", "_newest", "_staged")
+    __slots__ = ("count", "_pending", "_groups", "_newest", "_staged")
 
     def __init__(self) -> None:
         self.count = 0  # of settled offsets
-        # Places with an offset of a transaction that has not ended. Empty until transactions commit offsets.
-        self.unstable: set[Place] = set()
+        self._pending = Pending()
         self._groups: dict[str, dict[str, dict[int, OffsetCommitValue]]] = {}
-        # What the log says where that may not be settled: all changes since nothing was staged.
-        self._newest: dict[str, dict[str, dict[int, OffsetCommitValue | None]]] = {}
+        # What the log says where that may not be settled: the last change since nothing was staged, and where it is.
+        self._newest: dict[str, dict[str, dict[int, tuple[int, OffsetCommitValue | None]]]] = {}
         self._staged = 0  # changes that were staged and are not settled
 
     # -- changing -----------------------------------------------------------------------------------------------------
 
-    def stage(self, group: str, changes: Changes) -> None:
-        """These are in the log, but not committed yet. `settle_staged` is to follow, in the order of the log."""
+    def stage(self, group: str, changes: Changes, offset: int) -> None:
+        """These are in the log at offset, but not committed yet. `settle_staged` is to follow, in the order of the
+        log."""
         self._staged += 1
         topics = self._newest.setdefault(group, {})
         for topic, partitions in changes.items():
-            topics.setdefault(topic, {}).update(partitions)
+            topics.setdefault(topic, {}).update({each: (offset, value) for each, value in partitions.items()})
 
-    def settle_staged(self, group: str, changes: Changes) -> None:
+    def settle_staged(self, group: str, changes: Changes, offset: int) -> None:
         """These were staged, and are committed now."""
-        self.settle(group, changes)
+        self.settle(group, changes, offset)
         self._staged -= 1
         if not self._staged:
             self._newest.clear()
 
-    def settle(self, group: str, changes: Changes) -> None:
-        """These are committed. In the order of the log."""
+    def settle(self, group: str, changes: Changes, offset: int) -> None:
+        """These are committed, by records at offset. In the order of the log."""
+        self._settle(group, changes)
+        if group in self._pending:
+            self._pending.on_settled(group, changes, offset)
+
+    def _settle(self, group: str, changes: Changes) -> None:
         topics = self._groups.setdefault(group, {})
         for topic, changed in changes.items():
             partitions = topics.setdefault(topic, {})
@@ -84,7 +114,43 @@ class Offsets:
         if not topics:
             del self._groups[group]
 
+    # -- transactions -------------------------------------------------------------------------------------------------
+
+    def is_crowded(self, producer_id: int, group: str, changes: Changes) -> bool:
+        """Whether too many transactions are pending where this producer wants to commit."""
+        return group in self._pending and self._pending.is_crowded(producer_id, group, changes)
+
+    def pend(self, producer_id: int, producer_epoch: int, group: str, changes: Changes, offset: int) -> None:
+        """These are in the log at offset, and count if the transaction of that producer is committed."""
+        self._pending.add(producer_id, producer_epoch, group, changes, offset)
+
+    def end(self, producer_id: int, is_commit: bool) -> Transaction | None:
+        """A producer's marker is in the log. `fold` is to follow when it is committed; None: there is nothing to be
+        folded."""
+        return self._pending.end(producer_id, is_commit)
+
+    def fold(self, transaction: Transaction) -> Work[None]:
+        """The marker of a transaction is committed: settle its offsets, or drop them, in turns."""
+        for group, topics in transaction.places.items():
+            for topic, partitions in topics.items():
+                rest = iter(partitions)
+                while some := list(islice(rest, STRIDE)):
+                    taken = {each: self._pending.take(transaction, group, topic, each) for each in some}
+                    changes = {each: value for each, value in taken.items() if value is not None}
+                    if changes:
+                        self._settle(group, {topic: changes})
+                    yield
+
+    def is_unstable(self, group: str, topic: str, partition: int) -> bool:
+        """Whether a transaction may still change an offset (KIP-447)."""
+        return group in self._pending and bool(self._pending.entries(group, topic, partition))
+
     # -- looking ------------------------------------------------------------------------------------------------------
+
+    @property
+    def live_count(self) -> int:
+        """How many records the log has to hold of them."""
+        return self.count + self._pending.count
 
     def get(self, group: str, topic: str, partition: int) -> OffsetCommitValue | None:
         """The committed offset; None when there is none."""
@@ -99,42 +165,45 @@ class Offsets:
         return self._groups.get(group, {})
 
     def groups(self) -> Collection[str]:
-        """The groups that have offsets."""
-        return self._groups.keys()
+        """The groups that have offsets, pending ones too."""
+        return self._groups.keys() | self._pending.groups()
 
     def is_known(self, group: str) -> bool:
-        """Whether a group has offsets, or may have when the log is committed."""
-        return group in self._groups or group in self._newest
+        """Whether a group has offsets, or may have when the log is committed and its transactions have ended."""
+        return group in self._groups or group in self._newest or group in self._pending
 
     def topic_names(self) -> set[str]:
         """Every topic that has an offset."""
-        return {topic for topics in self._groups.values() for topic in topics}
+        return {topic for group in self.groups() for topic in (*self.topics(group), *self._pending.places(group))}
 
-    def newest(self, group: str, topic: str, partition: int) -> OffsetCommitValue | None:
-        """The offset that the log has, committed or not."""
-        newest = self._newest.get(group, {}).get(topic, {})
-        return newest[partition] if partition in newest else self.get(group, topic, partition)
+    def logged(self, group: str, topic: str, partition: int) -> Logged:
+        """What the log says of a place, committed or not."""
+        after, value = self._newest.get(group, {}).get(topic, {}).get(partition, (-1, None))
+        if after < 0:
+            value = self.get(group, topic, partition)
+        still_open: list[Entry] = []
+        for entry in alive(self._pending.entries(group, topic, partition), after):
+            if entry[0].is_commit is None:
+                still_open.append(entry)
+            elif entry[0].is_commit:  # its marker is in the log, and outdoes what stands before
+                value, still_open = entry[2], []
+        return Logged(value, still_open)
 
-    def places(self, group: str) -> list[tuple[str, list[int]]]:
-        """Topics and partitions for which a group has an offset in the log."""
-        settled, newest = self._groups.get(group, {}), self._newest.get(group, {})
-        found = [
-            (
-                topic,
-                [each for each in settled.get(topic, {}) | newest.get(topic, {}) if self.newest(group, topic, each)],
-            )
-            for topic in settled | newest
-        ]
-        return [(topic, partitions) for topic, partitions in found if partitions]
+    def places(self, group: str, among: Collection[str] | None = None) -> list[tuple[str, list[int]]]:
+        """Topics (all, or those among) and partitions for which a group may have an offset in the log, pending ones
+        included."""
+        parts = (self._groups.get(group, {}), self._newest.get(group, {}), self._pending.places(group))
+        topics = dict.fromkeys(topic for part in parts for topic in part if among is None or topic in among)
+        return [(topic, list(dict.fromkeys(chain(*[part.get(topic, ()) for part in parts])))) for topic in topics]
 
-    def items(self) -> Iterator[tuple[str, str, int, OffsetCommitValue]]:
-        """What the log says of each place that has an offset, as it is when asked. It may change meanwhile."""
-        for group in list(self._groups | self._newest):
+    def items(self) -> Iterator[tuple[str, str, int, Logged]]:
+        """What the log says of each place that it says anything of, as it is when asked. It may change meanwhile."""
+        for group in list(self.groups() | self._newest.keys()):
             for topic, partitions in self.places(group):
                 for partition in partitions:
-                    value = self.newest(group, topic, partition)
-                    if value is not None:
-                        yield group, topic, partition, value
+                    logged = self.logged(group, topic, partition)
+                    if logged.is_anything:
+                        yield group, topic, partition, logged
 
     # -- what is to go ------------------------------------------------------------------------------------------------
 
@@ -147,7 +216,7 @@ class Offsets:
         from the later of that and the commit, unless the commit said itself when it expires.
         """
         value = self.get(group, topic, partition)
-        if value is None or (group, topic, partition) in self.unstable:
+        if value is None or self.is_unstable(group, topic, partition):
             return False
         if value.expire_timestamp >= 0:
             return now_ms >= value.expire_timestamp

@@ -13,14 +13,17 @@ from functools import partial
 from itertools import islice
 from typing import Protocol
 
-from kafka_wire.errors import ErrorCode, ProtocolError
-from kbroker.coordinators.effects import Effect, Pair, StateRecord
+from kafka_wire.errors import ErrorCode, KafkaError, ProtocolError
+from kafka_wire.records import build_batch, read_header
+from kbroker.coordinators.effects import Compute, Effect, Pair, StateRecord
+from kbroker.coordinators.replay import COPY, Unsettled
 from kbroker.coordinators.shard import CHUNK_RECORDS, Shard, Tasks
 from kbroker.env import Clock
 from kbroker.groups.classic.group import ClassicGroup
 from kbroker.groups.consumer.group import ConsumerGroup
 from kbroker.groups.group import Group, Topics
-from kbroker.groups.offsets import Changes, Offsets, records_of
+from kbroker.groups.offsets import Changes, Logged, Offsets, records_of
+from kbroker.groups.pending import Transaction
 from kbroker.groups.settings import Settings
 from kbroker.groups.storage.records import (
     CURRENT_OFFSET_KEY,
@@ -33,10 +36,13 @@ from kbroker.groups.storage.records import (
 )
 from kbroker.groups.storage.snapshots import GroupSnapshot
 from kbroker.groups.storage.stored import read_state, state_pair
+from kbroker.log.derived.producers import Guard
+from kbroker.log.derived.transactions import Marker
 from kbroker.replication.partition import Partition
-from kbroker.turns import Work
+from kbroker.turns import PAUSES_A_TURN, Work, advance
 
 FORGET_RECORDS = 32  # in one batch, between two pauses
+BATCH_WEIGHT = 16  # records that are as much work as a batch of one
 
 log = logging.getLogger("kbroker.groups")
 
@@ -149,11 +155,42 @@ class GroupShard(Shard):
         else:
             offset = self.append_batch(batch, sum(map(len, changes.values())))
         if self.is_committed(offset):
-            self.offsets.settle(group_id, changes)
+            self.offsets.settle(group_id, changes, offset)
         else:
-            self.offsets.stage(group_id, changes)
-            self.after(offset, partial(self.offsets.settle_staged, group_id, changes))
+            self.offsets.stage(group_id, changes, offset)
+            self.after(offset, partial(self.offsets.settle_staged, group_id, changes, offset))
         return offset
+
+    def pend_offsets(self, group_id: str, changes: Changes, batch: bytearray, guard: Guard | None) -> int:
+        """Append changes of a group's offsets that count if a transaction is committed, as one batch.
+
+        batch: of the records of these changes, transactional. guard: see Partition.write.
+        Returns the offset to wait for. Raises KafkaError, and has changed nothing then.
+        """
+        header = read_header(batch)
+        if self.offsets.is_crowded(header.producer_id, group_id, changes):
+            raise KafkaError(ErrorCode.CONCURRENT_TRANSACTIONS)
+        offset = self.append_batch(batch, sum(map(len, changes.values())), guard)
+        self.offsets.pend(header.producer_id, header.producer_epoch, group_id, changes, offset)
+        self._emptied.add(group_id)  # it may come to nothing
+        return offset
+
+    def write_marker(self, marker: Marker) -> int:
+        """End a producer's transaction: its offsets settle, or are dropped, when the marker is committed.
+
+        Returns the marker's offset. Raises KafkaError, and has changed nothing then.
+        """
+        offset = self.partition.write_marker(marker, self.clock.data_ms()).last_offset
+        self.logged += 1
+        transaction = self.offsets.end(marker.producer_id, marker.is_commit)
+        if transaction is not None:
+            self.after(offset, partial(self._fold, transaction))
+        return offset
+
+    def _fold(self, transaction: Transaction) -> None:
+        work = self.offsets.fold(transaction)
+        if advance(work, PAUSES_A_TURN) is None:
+            self._tasks.on_compute(self, "", Compute(work, lambda *_: ()))
 
     def forget_offsets(
         self, group_id: str, topic: str, partitions: Iterable[int], is_wanted: Callable[[int], bool]
@@ -164,8 +201,8 @@ class GroupShard(Shard):
         """
         offset = -1
         for chunk in _chunks(partitions):
-            newest = partial(self.offsets.newest, group_id, topic)
-            gone = [partition for partition in chunk if newest(partition) is not None and not is_wanted(partition)]
+            logged = partial(self.offsets.logged, group_id, topic)
+            gone = [partition for partition in chunk if logged(partition).is_anything and not is_wanted(partition)]
             if gone:
                 self._emptied.add(group_id)
                 offset = self.change_offsets(group_id, {topic: dict.fromkeys(gone)})
@@ -207,15 +244,47 @@ class GroupShard(Shard):
     @property
     def live_count(self) -> int:
         """Records of groups, and offsets."""
-        return len(self.live) + self.offsets.count
+        return len(self.live) + self.offsets.live_count
 
     def restate(self) -> Work[None]:
         """Append everything once more: groups from `live`, offsets as they are."""
         yield from super().restate()
-        offsets = self.offsets.items()
-        while records := [offset_record(*each) for each in islice(offsets, CHUNK_RECORDS)]:
-            self.append(records, remember=False)
-            yield
+        some, weight = list[tuple[str, str, int, Logged]](), 0
+        for place in self.offsets.items():
+            some.append(place)
+            weight += 1 + BATCH_WEIGHT * len(place[3].open)
+            if weight >= CHUNK_RECORDS:
+                self._restate_offsets(some)
+                some, weight = [], 0
+                yield
+        self._restate_offsets(some)
+
+    def _restate_offsets(self, places: Sequence[tuple[str, str, int, Logged]]) -> None:
+        """Append these once more. Where a transaction is open its records come last, as before. The copies are marked:
+        whether a marker outdoes what they say is decided by what they are copies of."""
+        plain, copies, rounds = list[Pair](), list[Pair](), list[dict[Transaction, list[Pair]]]()
+        for group_id, topic, partition, (value, still_open) in places:
+            if value is not None:
+                (copies if still_open else plain).append(offset_record(group_id, topic, partition, value))
+            for n, (transaction, _, pending) in enumerate(still_open):
+                if n == len(rounds):
+                    rounds.append({})
+                rounds[n].setdefault(transaction, []).append(offset_record(group_id, topic, partition, pending))
+        for pairs in self._batches(plain) if plain else ():
+            self.append(pairs, remember=False)
+        if copies:
+            self._append_copies(copies)
+        for of_transactions in rounds:
+            for transaction, pairs in of_transactions.items():
+                self._append_copies(pairs, transaction)
+
+    def _append_copies(self, pairs: list[Pair], transaction: Transaction | None = None) -> None:
+        now_ms, is_open = self.clock.data_ms(), transaction is not None
+        producer_id, epoch = (transaction.producer_id, transaction.producer_epoch) if transaction else (-1, -1)
+        for some in self._batches(pairs):
+            records = [(now_ms, *pair, COPY) for pair in some]
+            batch = build_batch(records, producer_id=producer_id, producer_epoch=epoch, transactional=is_open)
+            self.append_batch(batch, len(some))
 
     def restore(self, live: dict[bytes, bytes]) -> Work[None]:
         """Take over what a replay found. A record that cannot be read costs what it stood for, not other groups."""
@@ -232,15 +301,35 @@ class GroupShard(Shard):
             self._groups[group_id] = self._restored(group_id, stored)
             yield
         for group_id in self.offsets.groups():
-            if group_id not in self._groups:  # whoever commits without joining leaves no record of a group
-                self._groups[group_id] = self.new_group(group_id)
+            self._keep_simple(group_id)
             yield
+
+    def restore_open(self, records: Sequence[Unsettled]) -> Work[None]:
+        """Take over the offsets of transactions that have not ended."""
+        for offset, producer_id, producer_epoch, key, content in records:
+            if content is None or key[:2] != CURRENT_OFFSET_KEY:
+                continue  # we write no such records
+            try:
+                value = decode_value(KeyType.OFFSET_COMMIT, content)
+                group_id, topic, partition = read_offset_commit_key(key)
+            except ProtocolError as error:
+                log.error("%s: a record cannot be read: %s", self, error)
+                continue
+            self.offsets.pend(producer_id, producer_epoch, group_id, {topic: {partition: value}}, offset)
+            self._keep_simple(group_id)
+            self._emptied.add(group_id)
+            yield
+
+    def _keep_simple(self, group_id: str) -> None:
+        """Whoever commits without joining leaves no record of a group."""
+        if group_id not in self._groups:
+            self._groups[group_id] = self.new_group(group_id)
 
     def _restore_one(self, key: bytes, live: dict[bytes, bytes], states: dict[str, list[StateRecord]]) -> None:
         if key[:2] == CURRENT_OFFSET_KEY:
             value = decode_value(KeyType.OFFSET_COMMIT, live.pop(key))
             group_id, topic, partition = read_offset_commit_key(key)
-            self.offsets.settle(group_id, {topic: {partition: value}})
+            self.offsets.settle(group_id, {topic: {partition: value}}, -1)
             return
         state = read_state(key, live[key])
         if state is not None:

@@ -75,9 +75,7 @@ def check_batch(batch: WritableBuffer, header: BatchHeader, config: TopicConfig)
     base_offset, length, _, _, _, attributes, delta, _, _, producer_id, producer_epoch, sequence, count = header
     if base_offset:
         _refuse(ErrorCode.INVALID_RECORD, f"the base offset should be 0, not {base_offset}")
-    if length + 12 > config.max_message_bytes:
-        text = f"the batch has {length + 12} bytes, max.message.bytes is {config.max_message_bytes}"
-        _refuse(ErrorCode.MESSAGE_TOO_LARGE, text)
+    check_size(length + 12, config)
     if not check_crc(batch, 0, header):
         _refuse(ErrorCode.CORRUPT_MESSAGE, f"the batch's CRC-32C is {header.crc}, which does not match its bytes")
     if attributes & 7:
@@ -97,6 +95,13 @@ def check_batch(batch: WritableBuffer, header: BatchHeader, config: TopicConfig)
             _refuse(ErrorCode.INVALID_PRODUCER_EPOCH, f"producer {producer_id} sent the epoch {producer_epoch}")
     elif attributes & 0x10:
         _refuse(ErrorCode.INVALID_RECORD, "a transactional batch has no producer id")
+
+
+def check_size(size: int, config: TopicConfig) -> None:
+    """Raise KafkaError MESSAGE_TOO_LARGE unless a batch of so many bytes may be written."""
+    if size > config.max_message_bytes:
+        text = f"the batch has {size} bytes, max.message.bytes is {config.max_message_bytes}"
+        _refuse(ErrorCode.MESSAGE_TOO_LARGE, text)
 
 
 def _unpacked_max(packed: int, config: TopicConfig) -> int:
