@@ -141,9 +141,7 @@ class Broker:
         )
         groups = GroupCoordinator(env, registration, logs, lambda: replicas.config)
         producer_ids = ProducerIds(registration.admin)
-        transactions = TransactionCoordinator(
-            env, registration, logs, lambda: replicas.config, producer_ids, brokers, lambda: 0
-        )
+        transactions = TransactionCoordinator(env, registration, logs, lambda: replicas.config, producer_ids, brokers)
         coordinators: dict[str, Coordinator] = {OFFSETS_TOPIC: groups, TRANSACTIONS_TOPIC: transactions}
         replicas = ReplicaManager(config.node_id, logs, config, coordinators, lambda: registration.is_proven)
         slots = config.get_int("max.incremental.fetch.session.cache.slots")

@@ -50,19 +50,16 @@ class TransactionCoordinator:
         config: Callable[[], BrokerConfig],
         producer_ids: ProducerIds,
         brokers: Brokers,
-        version: Callable[[], int],
     ) -> None:
         """
         Args:
             config: the broker's configs as they are now.
             brokers: who is asked to write markers.
-            version: transaction.version, as it is finalized now.
         """
         self.env = env
         self.registration = registration
         self.config = config
         self.producer_ids = producer_ids
-        self._version = version
         self.topic = InternalTopic(TRANSACTIONS_TOPIC, registration, self._wish)
         self.runtime = Runtime(env, logs, self.topic, self._make, self._take_up)
         self.markers = Markers(self.runtime, registration, brokers, lambda: self.wait_s)
@@ -75,7 +72,7 @@ class TransactionCoordinator:
     @property
     def version(self) -> int:
         """transaction.version, as it is finalized."""
-        return self._version()
+        return self.registration.image.features.transaction_version
 
     @property
     def is_bumping_known(self) -> bool:

@@ -37,7 +37,7 @@ from kbroker.transactions.states import TransactionState
 from kbroker.transactions.transaction import Transaction
 from kbroker.turns import Effort, Work, advance, finish
 
-VERSION = 1  # of WriteTxnMarkers
+VERSION = 2  # of WriteTxnMarkers
 PIECE_MAX = 256  # partitions of a transaction in one request
 REQUEST_MAX = 512  # partitions in one request, about
 PAUSES_AT_ONCE = 4  # a transaction of more partitions than that allows is spread in turns
@@ -285,6 +285,7 @@ def _marker(piece: Piece) -> WritableTxnMarker:
             WritableTxnMarkerTopic(name=topic, partition_indexes=indexes) for topic, indexes in piece.topics.items()
         ],
         coordinator_epoch=piece.ending.shard.epoch,
+        transaction_version=entry.client_version,
     )
 
 

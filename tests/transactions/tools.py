@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
@@ -19,6 +20,7 @@ from kafka_wire.messages.internal import (
     WriteTxnMarkersResponse,
 )
 from kafka_wire.messages.transactions import EndTxnResponse, InitProducerIdResponse
+from kbroker.cluster.features import TRANSACTION, Finalized
 from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage
 from kbroker.cluster.producer_ids import ProducerIds
 from kbroker.cluster.registration import Registration
@@ -61,7 +63,7 @@ class Brokers:
         self.error: KafkaError | None = None
 
     def ask(self, broker_id: int, request: Any, version: int, timeout_s: float) -> Any:
-        assert isinstance(request, WriteTxnMarkersRequest) and version == 1 and timeout_s > 0
+        assert isinstance(request, WriteTxnMarkersRequest) and version == 2 and timeout_s > 0
         size = sum(len(topic.partition_indexes) for marker in request.markers for topic in marker.topics)
         self.requests.append((broker_id, size))
         if self.error is not None:
@@ -117,13 +119,14 @@ class Rig:
         self.machine = machine
         self.env = machine.env()
         self.config = config or BrokerConfig()
-        self.version = version
+        features = Finalized({TRANSACTION: version}, 1)
         self.brokers, self.ids = Brokers(), Ids()
         self.logs = LogDirectory(self.env, self.config)
         self.logs.open()
         self.registration = SimpleNamespace(
             image=ClusterImage(
-                topics={"t": topic("t", b"t" * 16, 4), TRANSACTIONS_TOPIC: topic(TRANSACTIONS_TOPIC, TOPIC_ID)}
+                topics={"t": topic("t", b"t" * 16, 4), TRANSACTIONS_TOPIC: topic(TRANSACTIONS_TOPIC, TOPIC_ID)},
+                features=features,
             ),
             broker=SimpleNamespace(id=1),
         )
@@ -134,7 +137,6 @@ class Rig:
             lambda: self.config,
             cast(ProducerIds, self.ids),
             self.brokers,
-            lambda: self.version,
         )
         settings = topic_config({"cleanup.policy": "compact"}, self.config)
         log = log_for(self.logs, TRANSACTIONS_TOPIC, 0, TOPIC_ID, settings)
@@ -147,11 +149,11 @@ class Rig:
     def add_topic(self, name: str, leaders: tuple[int, ...]) -> None:
         """A topic whose partitions are led by these brokers."""
         topics = {**self.registration.image.topics, name: topic(name, name[:16].encode().ljust(16), leaders=leaders)}
-        self.registration.image = ClusterImage(topics=topics)
+        self.registration.image = replace(self.registration.image, topics=topics)
 
     def remove_topic(self, name: str) -> None:
         topics = {key: value for key, value in self.registration.image.topics.items() if key != name}
-        self.registration.image = ClusterImage(topics=topics)
+        self.registration.image = replace(self.registration.image, topics=topics)
 
     @property
     def shard(self) -> TransactionShard:
