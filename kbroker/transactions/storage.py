@@ -4,7 +4,7 @@
     value = version int16 0 or 1 | TransactionLogValue, or null: the id is forgotten
 
 Version 1 has tagged fields, for what transaction.version 2 needs; it is written from transaction.version 1 on. The
-epoch before the present one is not stored (in Kafka neither): who asks for the same epoch again across a change of the
+epoch before the present one is not stored (in Kafka neither): who asks InitProducerId again across a change of the
 coordinator is fenced. (Kafka: TransactionLog, transaction-coordinator/src/main/resources/common/message.)
 """
 

@@ -92,6 +92,8 @@ class Transaction:
         size: of the record.
         """
         self.entry, self._size = entry, size
+        if entry.client_version >= EPOCH_BUMP_SINCE and entry.state in ENDED:  # the end gave it a new epoch
+            self.entry = entry._replace(last_epoch=entry.producer_epoch - 1 if entry.producer_epoch else EPOCH_LAST)
         if entry.state is S.ONGOING:
             left_ms = entry.timeout_ms - (now_ms - entry.start_ms)
             self._deadline = now + min(max(left_ms, 0), entry.timeout_ms) / 1000
