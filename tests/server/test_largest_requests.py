@@ -94,6 +94,7 @@ from kafka_wire.messages.transactions import (
     DescribeProducersRequest,
     DescribeProducersTopic,
     DescribeTransactionsRequest,
+    EndTxnRequest,
     InitProducerIdRequest,
     ListTransactionsRequest,
 )
@@ -163,6 +164,20 @@ async def _init(client: BareClient, transactional_id: str) -> int:
 async def _begin_transaction(client: BareClient) -> None:
     """The producer of "x" has the first id there is."""
     assert await _init(client, "x") == 0
+
+
+async def _wide_transaction(client: BareClient) -> None:
+    """An open transaction with all partitions that there are."""
+    await _begin_transaction(client)
+    topics = [AddPartitionsToTxnTopic(name=name, partitions=list(range(count))) for name, count in TOPICS.items()]
+    request = AddPartitionsToTxnRequest(
+        v3_and_below_transactional_id="x", v3_and_below_producer_id=0, v3_and_below_producer_epoch=0,
+        v3_and_below_topics=topics,
+    )  # fmt: skip
+    added = await client.call(request, 3)
+    assert all(
+        each.partition_error_code == 0 for t in added.results_by_topic_v3_and_below for each in t.results_by_partition
+    )
 
 
 async def _many_transactions(client: BareClient) -> None:
@@ -330,6 +345,10 @@ ROWS = [
         DescribeProducersTopic(name="wide", partition_indexes=list(range(COUNT)))])),
     Row("DescribeProducers, absent", 0, lambda: DescribeProducersRequest(topics=[
         DescribeProducersTopic(name=name, partition_indexes=[0]) for name in names()])),
+    Row("EndTxn", 4, lambda: EndTxnRequest(
+        transactional_id="x", producer_id=0, producer_epoch=0, committed=True), _wide_transaction),
+    Row("DescribeTransactions, wide", 0, lambda: DescribeTransactionsRequest(transactional_ids=["x"] * COUNT),
+        _wide_transaction),
     Row("DescribeTransactions, absent", 0, lambda: DescribeTransactionsRequest(transactional_ids=names()),
         _begin_transaction),
     Row("ListTransactions", 1, lambda: ListTransactionsRequest(
@@ -397,6 +416,6 @@ async def test_B5_a_request_of_absurdly_many_entries_costs_its_sender_the_connec
 
 def test_every_api_has_its_row() -> None:
     """But those whose requests have no lists: nothing in them is long."""
-    listless = {ApiKey.HEARTBEAT, ApiKey.INIT_PRODUCER_ID, ApiKey.ADD_OFFSETS_TO_TXN, ApiKey.END_TXN}
+    listless = {ApiKey.HEARTBEAT, ApiKey.INIT_PRODUCER_ID, ApiKey.ADD_OFFSETS_TO_TXN}
     asked = {type(row.request()) for row in ROWS}
     assert {key for key in map(ApiKey, load()) if request_class(key) not in asked} == listless

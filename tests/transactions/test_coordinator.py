@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from kafka_wire.errors import ErrorCode
+import tracemalloc
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from kafka_wire.errors import ErrorCode, KafkaError
+from kbroker.config import BrokerConfig
 from kbroker.testing.broker import Machine
 from kbroker.transactions.states import TransactionState as S
-from kbroker.transactions.transaction import Producer
+from kbroker.transactions.transaction import EPOCH_LAST, EPOCH_MAX, LOOK_AGAIN_S, Producer
+from kbroker.turns import at_once
 from tests.transactions.tools import Written, rig
 
 
@@ -37,3 +46,205 @@ async def test_T3_what_was_answered_is_there_after_a_kill() -> None:
         assert await made.verify(producer) == {"t": {0, 3}}
         assert await made.end(producer) == Producer(producer.id, producer.epoch + 1)
         assert {(each.partition, each.coordinator_epoch) for each in made.brokers.markers} == {(0, 2), (3, 2)}
+
+
+# -- time -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [0, 2])
+async def test_T5_what_times_out_is_aborted_with_a_new_epoch(version: int, autojump_clock: MockClock) -> None:
+    async with rig(version=version) as made:
+        producer = await made.begin(timeout_ms=10_000)
+        await made.add(producer, {"t": {1}}, client_version=version)
+        await trio.sleep(9)
+        assert await made.add(producer, {"t": {2}}, client_version=version) is ErrorCode.NONE
+        assert made.transaction().entry.state is S.ONGOING, "and another partition gains it no time"
+        await trio.sleep(2)
+        fencing = Producer(producer.id, producer.epoch + 1)
+        assert made.brokers.markers == [Written("t", each, fencing, False, 1) for each in (1, 2)]
+        assert made.transaction().entry.state is S.COMPLETE_ABORT
+        assert await made.add(producer, client_version=version) is ErrorCode.PRODUCER_FENCED
+        commit = await made.end(producer, client_version=version)
+        assert commit is (ErrorCode.PRODUCER_FENCED if version == 0 else ErrorCode.INVALID_TXN_STATE)
+
+
+async def test_data_time_ends_no_transaction(autojump_clock: MockClock) -> None:
+    machine = Machine()
+    async with rig(machine) as made:
+        producer = await made.begin(timeout_ms=10_000)
+        await made.add(producer)
+        machine.clock.jump_data(3_600_000)
+        await trio.sleep(5)
+        assert made.transaction().entry.state is S.ONGOING
+
+
+@pytest.mark.parametrize(
+    ("jump_ms", "left_s"), [(0, 10), (4_000, 6), (9_999, 0), (10_000, 0), (3_600_000, 0), (-3_600_000, 10)]
+)
+async def test_the_time_that_is_left_survives_a_crash(jump_ms: int, left_s: float, autojump_clock: MockClock) -> None:
+    machine = Machine()
+    async with rig(machine) as made:
+        producer = await made.begin(timeout_ms=10_000)
+        await made.add(producer)
+    machine.clock.jump_data(jump_ms)
+    async with rig(machine, epoch=2) as made:
+        await made.loaded()
+        deadline = made.transaction().deadline
+        if deadline is not None:  # else it is over already
+            assert deadline - made.env.clock.liveness() == pytest.approx(left_s, abs=0.1)
+        await trio.sleep(left_s + 1)
+        assert made.transaction().entry.state is S.COMPLETE_ABORT
+
+
+async def test_a_late_transaction_without_a_further_epoch_waits_for_a_producer_id(autojump_clock: MockClock) -> None:
+    async with rig() as made:
+        producer = await made.begin(timeout_ms=1_000)
+        transaction = made.transaction()
+        last = transaction.entry._replace(producer_epoch=EPOCH_LAST)
+        transaction.restore(last, 0, now=0, now_ms=0)
+        producer = Producer(producer.id, EPOCH_LAST)
+        await made.add(producer)
+        made.ids.error = KafkaError(ErrorCode.REQUEST_TIMED_OUT)
+        await trio.sleep(8)
+        assert transaction.entry.state is S.ONGOING
+        made.ids.error = None
+        await trio.sleep(LOOK_AGAIN_S)
+        assert transaction.entry.state is S.COMPLETE_ABORT
+        assert (transaction.entry.producer_id, transaction.entry.producer_epoch) == (made.ids.last, 0)
+        assert made.brokers.markers == [Written("t", 0, Producer(producer.id, EPOCH_MAX), False, 1)]
+
+
+# -- what is forgotten ------------------------------------------------------------------------------------------------
+
+
+async def test_T7_unused_ids_are_forgotten_in_batches_that_fit(autojump_clock: MockClock) -> None:
+    machine = Machine()
+    config = BrokerConfig().with_values({"message.max.bytes": "1000"}, origin="test")
+    async with rig(machine, config=config) as made:
+        for n in range(200):
+            await made.begin(f"idle-{n:03}-{'x' * 100}")
+        busy = await made.begin("busy")
+        await made.add(busy, transactional_id="busy")
+        done = await made.begin("done")
+        await made.add(done, transactional_id="done")
+        await made.end(done, transactional_id="done")
+        machine.clock.jump_data(config.get_int("transactional.id.expiration.ms") - 60_000)
+        await made.begin("young")
+        at_once(made.coordinator.housekeeping.expire(made.shard))
+        assert len(made.shard.transactions) == 203, "not yet"
+        machine.clock.jump_data(61_000)
+        at_once(made.coordinator.housekeeping.expire(made.shard))
+        assert set(made.shard.transactions) == {"busy", "young"}
+        assert len(made.shard.live) == 2
+        assert await made.end(done, transactional_id="done") is ErrorCode.INVALID_PRODUCER_ID_MAPPING
+        assert await made.begin("done") != done, "a producer of its own"
+    async with rig(machine, epoch=2, config=config) as made:
+        assert set((await made.loaded()).transactions) == {"busy", "young", "done"}
+
+
+async def test_housekeeping_comes_round(autojump_clock: MockClock) -> None:
+    machine = Machine()
+    async with rig(machine) as made:
+        await made.begin()
+        machine.clock.jump_data(made.config.get_int("transactional.id.expiration.ms"))
+        await trio.sleep(3_601)
+        assert not made.shard.transactions
+
+
+async def test_a_log_that_says_little_is_written_anew() -> None:
+    machine = Machine()
+    async with rig(machine) as made:
+        producer = await made.begin()
+        for _ in range(1_000):
+            assert await made.add(producer) is ErrorCode.NONE
+            after = await made.end(producer)
+            assert isinstance(after, Producer)
+            producer = after
+            await trio.lowlevel.checkpoint()
+        with trio.fail_after(60):
+            while made.shard.is_rewriting:
+                await trio.lowlevel.checkpoint()
+        assert made.partition.log.start_offset > 1_900
+    async with rig(machine, epoch=2) as made:
+        await made.loaded()
+        assert await made.add(producer) is ErrorCode.NONE
+
+
+# -- several at once --------------------------------------------------------------------------------------------------
+
+
+async def test_of_two_producers_that_race_one_remains() -> None:
+    async with rig() as made:
+        producers = list[Producer]()
+
+        async def race() -> None:
+            producers.append(await made.begin())
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(race)
+        assert len({each.id for each in producers}) == 1, "whoever came first made the id; all others go on with it"
+        assert [each.epoch for each in producers] == [0, 1, 2, 3, 4]
+        answers = [await made.add(each) for each in producers]
+        assert answers == [ErrorCode.PRODUCER_FENCED] * 4 + [ErrorCode.NONE]
+
+
+async def test_commit_and_abort_crossing_end_one_way(autojump_clock: MockClock) -> None:
+    async with rig() as made:
+        producer = await made.begin()
+        await made.add(producer)
+        made.brokers.gate = trio.Event()
+        after = await made.end(producer, commit=True)
+        assert await made.end(producer, commit=False) is ErrorCode.INVALID_TXN_STATE
+        assert await made.end(producer, commit=True) is ErrorCode.CONCURRENT_TRANSACTIONS, "and is told when it is done"
+        made.brokers.gate.set()
+        await trio.sleep(1)
+        assert await made.end(producer, commit=False) is ErrorCode.INVALID_TXN_STATE
+        assert await made.end(producer, commit=True) == after
+        assert [each.is_commit for each in made.brokers.markers] == [True]
+
+
+async def test_a_transaction_of_very_many_partitions_is_busy_while_it_is_stored() -> None:
+    async with rig() as made:
+        made.add_topic("u", (1,) * 10_000)
+        producer = await made.begin()
+        answers = dict[str, Any]()
+
+        async def ask(name: str, answer: Any) -> None:
+            answers[name] = await answer
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, "first", made.add(producer, {"u": set(range(10_000))}))
+            await trio.lowlevel.checkpoint()
+            nursery.start_soon(ask, "second", made.add(producer))
+            nursery.start_soon(ask, "end", made.end(producer))
+        assert answers["first"] is ErrorCode.NONE
+        assert {answers["second"], answers["end"]} <= {ErrorCode.NONE, ErrorCode.CONCURRENT_TRANSACTIONS}
+        assert len(made.transaction().entry.partitions["u"]) == 10_000
+
+
+async def test_more_partitions_than_a_record_can_hold_are_refused() -> None:
+    config = BrokerConfig().with_values({"message.max.bytes": "2000"}, origin="test")
+    async with rig(config=config) as made:
+        producer = await made.begin()
+        shard = made.shard
+        assert await made.add(producer, {"u": set(range(1_000))}) is ErrorCode.UNKNOWN_SERVER_ERROR
+        assert await made.add(producer, {"u": set(range(100))}) is ErrorCode.NONE
+        assert await made.add(producer, {"v" * 200: set(range(400))}) is ErrorCode.UNKNOWN_SERVER_ERROR
+        assert made.shard is shard and list(made.transaction().entry.partitions) == ["u"]
+
+
+@pytest.mark.slow
+async def test_ten_thousand_ids_take_less_than_40_MB() -> None:
+    async with rig() as made:
+        await made.begin()
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            for n in range(2_000):
+                producer = await made.begin(f"transactional-id-{n:06}")
+                await made.add(producer, transactional_id=f"transactional-id-{n:06}")
+            bytes_an_id = (tracemalloc.get_traced_memory()[0] - before) / 2_000
+        finally:
+            tracemalloc.stop()
+        assert bytes_an_id * 10_000 < 40_000_000, bytes_an_id
