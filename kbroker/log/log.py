@@ -233,6 +233,8 @@ class PartitionLog:
         if self.rules.stamps:
             set_log_append_time(batch, 0, header, now_ms)
             header, append_time_ms = read_header(batch), now_ms
+        if self.active.aborted.size >= self.config.segment_index_bytes:
+            self.roll()
         base_offset = self.end.value
         assign(batch, 0, header, base_offset, leader_epoch)
         self._write(batch, header, base_offset, leader_epoch, now_ms, marker)
@@ -263,9 +265,7 @@ class PartitionLog:
         segment = self.segments[-1]
         if not segment.size:
             self._begin(segment, header, now_ms)
-        elif segment.is_full(self.config, header, base_offset, now_ms) or (
-            marker is not None and segment.aborted.size >= self.config.segment_index_bytes
-        ):
+        elif segment.is_full(self.config, header, base_offset, now_ms):
             segment = self.roll()
             self._begin(segment, header, now_ms)
         epochs = self.epochs
@@ -402,14 +402,8 @@ class PartitionLog:
     def read(
         self, offset: int, max_bytes: int, bound: int, *, at_least_one: bool = True, now: bool = False
     ) -> list[FileSlice]:
-        """As read_to, without the offset behind the last batch."""
-        return self.read_to(offset, max_bytes, bound, at_least_one=at_least_one, now=now)[0]
-
-    def read_to(
-        self, offset: int, max_bytes: int, bound: int, *, at_least_one: bool = True, now: bool = False
-    ) -> tuple[list[FileSlice], int]:
         """Whole batches from the one that holds offset, ending below bound (L7): about max_bytes, and at least the
-        first batch however large, unless at_least_one is off. Also the offset behind the last one.
+        first batch however large, unless at_least_one is off.
 
         bound is a batch boundary: high watermark or last stable offset. now: raise NotInMemory rather than wait for the
         disk. Raises KafkaError OFFSET_OUT_OF_RANGE outside start_offset to end, LogOffline, OSError.
@@ -423,14 +417,17 @@ class PartitionLog:
             if offset > end or offset < self.start_offset:
                 text = f"offset {offset} is outside {self.start_offset} to {end}"
                 raise KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE, text)
-            return [], offset
-        return self.reading.read(offset, max_bytes, bound, at_least_one, now)
+            return []
+        return self.reading.read(offset, max_bytes, bound, at_least_one, now)[0]
 
     def aborted_between(self, offset: int, bound: int, *, now: bool = False) -> list[tuple[int, int]]:
         """(producer id, first offset) of the aborted transactions that overlap what lies from offset to below bound.
 
         now: raise NotInMemory rather than wait for the disk. Raises LogOffline, OSError.
         """
+        last = self.segments[-1]
+        if offset >= last.base_offset and last.aborted.has_none:  # what nearly all ask, who keep up
+            return []
         self.check_online()
         number = self.reading.number_of(offset)
         return self.rediscovery.between(number, offset, bound, self._snapshots.offsets, now=now)

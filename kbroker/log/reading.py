@@ -34,8 +34,9 @@ class Reading:
     def read(
         self, offset: int, max_bytes: int, bound: int, at_least_one: bool, now: bool
     ) -> tuple[list[FileSlice], int]:
-        """Whole batches as PartitionLog.read has them, and the offset behind the last. There is one below bound.
+        """Whole batches as PartitionLog.read has them, and the offset behind the last.
 
+        For who knows that the log is online, and that start_offset <= offset < bound <= end.
         Raises NotInMemory, CorruptLog, OSError.
         """
         segment, position = self._locate(offset, now)

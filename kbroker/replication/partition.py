@@ -292,20 +292,23 @@ class Partition:
         there is something to read (as Kafka), or those of check_leader.
         """
         self.check_leader(current_leader_epoch)
-        log = self.log
-        high_watermark = self.high_watermark.value
-        last_stable = self._stable_below(high_watermark)
-        bound = high_watermark if isolation == READ_UNCOMMITTED else last_stable
+        log, aborted = self.log, None
+        bound = last_stable = high_watermark = self.high_watermark.value
+        if log.producers.transactions.first_unstable < high_watermark:
+            last_stable = self._stable_below(high_watermark)
+        if isolation != READ_UNCOMMITTED:
+            bound, aborted = last_stable, list[tuple[int, int]]()
         slices: list[FileSlice] = []
-        aborted: list[tuple[int, int]] | None = None if isolation == READ_UNCOMMITTED else []
-        if not log.start_offset <= offset <= log.end.value:
+        end = log.end.value
+        if not log.start_offset <= offset <= end:
             raise KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE)
         if offset < bound:
+            assert bound <= end
             if bytes_max < 0:
                 raise KafkaError(ErrorCode.UNKNOWN_SERVER_ERROR)
             if bytes_max or at_least_one:
                 try:
-                    slices, end = log.read_to(offset, bytes_max, bound, at_least_one=at_least_one, now=now)
+                    slices, end = log.reading.read(offset, bytes_max, bound, at_least_one, now)
                     if aborted is not None:
                         aborted = log.aborted_between(offset, end, now=now)
                 except OSError as error:

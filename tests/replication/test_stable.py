@@ -14,6 +14,7 @@ from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, NotLeader, Partition
 from kbroker.testing.broker import Machine
+from tests.log.tools import Worker
 from tests.replication.test_partition import NODE, Session, batch, leader, make, shared
 
 
@@ -75,6 +76,23 @@ def test_T1_a_marker_counts_when_it_is_below_the_high_watermark_not_when_it_is_a
     assert partition.last_stable_offset == 0 and offsets(partition) == []
     partition.high_watermark.advance(2)
     assert partition.last_stable_offset == 2 and offsets(partition) == [0, 1]
+
+
+def test_T1_what_ended_before_the_snapshot_of_a_restart_counts_when_it_is_committed() -> None:
+    """A snapshot does not tell of it, and a new leader's high watermark begins far behind it."""
+    machine = Machine()
+    partition = make(machine)
+    partition.lead(0, (NODE,))
+    begin(partition)
+    end(partition, commit=False)
+    trio.run(partition.log.close, Worker())
+    log = PartitionLog.open(machine.env().disk, "t-0", config=TopicConfig(), topic_id=b"i" * 16, crash=Crash.PROCESS)
+    again = Partition("t", 0, b"i" * 16, log, NODE)
+    again.lead(1, (NODE, 2))
+    again.high_watermark.advance(1)
+    assert again.last_stable_offset == 0 and offsets(again) == []
+    again.high_watermark.advance(2)
+    assert again.last_stable_offset == 2
 
 
 def test_the_last_stable_offset_never_goes_back_and_never_is_above_the_high_watermark() -> None:

@@ -159,6 +159,11 @@ class AbortedIndex:
         """Whether `ranges` has them all."""
         return self.known_from <= self.base_offset
 
+    @property
+    def has_none(self) -> bool:
+        """Whether it is known that there are none."""
+        return self.ranges is None and self.known_from <= self.base_offset
+
     # of the segment that grows
 
     def resume(self, next_offset: int, *, has_file: bool) -> None:
