@@ -180,6 +180,24 @@ def do_errands(work: Errands[T]) -> T:
                 error = raised
 
 
+class Later:
+    """An answer still to come, in the hands of who may be given up before coming to wait for it.
+
+    Python would complain of a coroutine that nobody awaits; this one is closed with its holder.
+    """
+
+    __slots__ = ("coroutine",)
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self.coroutine = coroutine
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self.coroutine.__await__()
+
+    def __del__(self) -> None:
+        self.coroutine.close()
+
+
 def one_at_a_time(what: str) -> trio.Lock:
     """The lock over what is done one at a time in the whole broker; first come, first served."""
     try:

@@ -3,7 +3,8 @@
 registry.py    which handlers there are        context.py   what a handler is given: Services, Peer, Context
 addresses.py   how a client reaches a broker            local_brokers.py   a broker that asks itself
 
-produce.py            fetch.py, with its sessions (fetch_sessions.py) and its waiting (fetch_waits.py)   offsets.py
+produce.py            whose transactions produce_transactions.py judges, transaction_verification.py asks about
+fetch.py, with its sessions (fetch_sessions.py) and its waiting (fetch_waits.py)   offsets.py
 metadata.py           topics.py   configs.py   features.py   log_dirs.py
 transactions.py       producer ids, too        transaction_admin.py   transactions seen from outside
 transaction_markers.py    how they ended, in each partition

@@ -113,6 +113,11 @@ class Services:
             raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER)
         raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
 
+    def topic_name(self, topic_id: bytes) -> str:
+        """The name of the topic of this ID; "" when there is none, which is no topic's name."""
+        topic = self.image.topics_by_id.get(topic_id)
+        return topic.name if topic is not None else ""
+
     def tell_of_disk(self, topic: str, index: int, error: OSError | KafkaError) -> None:
         """Tell people, if it was the disk for which a client is refused."""
         is_disk = isinstance(error, OSError) or (error.code is ErrorCode.KAFKA_STORAGE_ERROR and error.own_message)

@@ -15,7 +15,7 @@ import trio
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.api.context import Context, Peer, Services
 from kbroker.api.registry import APIS
-from kbroker.turns import is_long, under_way
+from kbroker.turns import Later, is_long, under_way
 
 log = logging.getLogger("kbroker.brokers")
 
@@ -41,33 +41,21 @@ class LocalBrokers:
             answer = api.handle(request, Context(services, Peer(("", 0), ("", 0), ""), version, None))
         except Exception as error:
             raise _broke_off(error) from error
-        return _arrive(_Answer(answer), timeout_s) if isinstance(answer, CoroutineType) else answer
+        return _arrive(Later(answer), timeout_s) if isinstance(answer, CoroutineType) else answer
 
 
-class _Answer:
-    """An answer still to come. One that nobody came to wait for is closed with it: Python would complain."""
-
-    __slots__ = ("coroutine",)
-
-    def __init__(self, coroutine: Any) -> None:
-        self.coroutine = coroutine
-
-    def __del__(self) -> None:
-        if isinstance(self.coroutine, CoroutineType):
-            self.coroutine.close()
-
-
-async def _arrive(answer: _Answer, timeout_s: float) -> Any:
+async def _arrive(later: Later, timeout_s: float) -> Any:
     """The response. Long work takes its place among that of clients."""
+    answer: Any = later.coroutine
     try:
         with trio.move_on_after(timeout_s):
-            if is_long(answer.coroutine):
+            if is_long(answer):
                 async with under_way():
-                    while is_long(answer.coroutine):
-                        answer.coroutine = await answer.coroutine
-            while isinstance(answer.coroutine, CoroutineType):
-                answer.coroutine = await answer.coroutine
-            return answer.coroutine
+                    while is_long(answer):
+                        answer = await answer
+            while isinstance(answer, CoroutineType):
+                answer = await answer
+            return answer
     except Exception as error:
         raise _broke_off(error) from error
     raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, f"this broker did not answer itself within {timeout_s:g} s")

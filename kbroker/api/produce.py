@@ -1,8 +1,8 @@
-"""Produce 3-11: append each partition's batch, answer when it is as safe as acks asked for.
+"""Produce 3-13: append each partition's batch, answer when it is as safe as acks asked for.
 
 Versions 0-2 are advertised though refused (the connection is closed), exactly as Apache Kafka 4 does: librdkafka up to
-2.11 takes their absence for a broker without compression (KAFKA-18659). Versions 12 and 13 carry the semantics of
-KIP-890 and topic IDs, and come with transactions.
+2.11 takes their absence for a broker without compression (KAFKA-18659). From 12 on partitions need not be added to a
+transaction before (KIP-890), 13 names topics by ID (KIP-516).
 
     acks=0    nothing is answered; a failure closes the connection, which is the only thing the client can notice
     acks=1    answered once the leader has it (and has flushed it, where flush.messages asks for that)
@@ -10,7 +10,8 @@ KIP-890 and topic IDs, and come with transactions.
 
 Nearly every request is appended at once. One of many partitions, or whose records have to be read and are many, is
 appended in turns, as a coroutine; requests of the same connection that come behind it then wait, too, and are appended
-after it, so that records keep the order in which they were sent.
+after it, so that records keep the order in which they were sent. The same holds for a request whose transaction has to
+be verified by a coordinator that does not answer at once (transaction_verification.py).
 
 A partition that is named twice gets both batches and two answers. (Apache Kafka forgets the first of the two.)
 """
@@ -36,17 +37,21 @@ from kafka_wire.messages.produce_fetch import (
 )
 from kafka_wire.records import HEADER_SIZE, BatchHeader, check_crc, read_header
 from kafka_wire.schema import maker
-from kbroker.api.context import Context
+from kbroker.api.context import Context, Services
+from kbroker.api.produce_transactions import TRANSACTIONAL, NotVerified, Verdicts
 from kbroker.api.registry import CloseConnection, handles
 from kbroker.cluster.image import INTERNAL_TOPICS
 from kbroker.log.content.validation import BadRecords, NoBatch, check_batch, first_batch
 from kbroker.log.log import Appended
 from kbroker.replication.partition import ACKS_ALL, Partition
-from kbroker.turns import PAUSES_A_TURN, Errand, Errands, finish_errands
+from kbroker.turns import PAUSES_A_TURN, Errand, Errands, Later, Work, advance, finish, finish_errands
 from kbroker.watermark import Watermark
 
-CODEC_MASK, ZSTD, TRANSACTIONAL = 0x07, 4, 0x10  # of a batch's attributes
-REFUSED_FOR_NOW = (ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.NOT_ENOUGH_REPLICAS, ErrorCode.KAFKA_STORAGE_ERROR)
+CODEC_MASK, ZSTD = 0x07, 4  # of a batch's attributes
+REFUSED_FOR_NOW = (
+    ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.NOT_ENOUGH_REPLICAS, ErrorCode.KAFKA_STORAGE_ERROR,
+    ErrorCode.CONCURRENT_TRANSACTIONS,
+)  # fmt: skip
 # Errors that tell the partition's log start; the others, and whatever was found before the log was asked, tell -1.
 # (Kafka: ReplicaManager.appendToLocalLog lists the others.)
 WITH_LOG_START = (
@@ -62,7 +67,7 @@ PENDING_A_TURN = 64
 _DONE: Any = object()
 
 _new_answer = maker(PartitionProduceResponse, "index", "base_offset", "log_append_time_ms", "log_start_offset")
-_new_topic = maker(TopicProduceResponse, "name", "partition_responses")
+_new_topic = maker(TopicProduceResponse, "name", "partition_responses", "topic_id")
 _new_response = maker(ProduceResponse, "responses")
 
 
@@ -79,7 +84,7 @@ class Pending(NamedTuple):
 class _Produce:
     """One request under way: what was appended, and what has to happen before the client may be told."""
 
-    __slots__ = ("request", "context", "responses", "pending", "record_errors", "units")
+    __slots__ = ("request", "context", "responses", "pending", "record_errors", "units", "verdicts")
 
     def __init__(self, request: ProduceRequest, context: Context) -> None:
         self.request = request
@@ -88,15 +93,18 @@ class _Produce:
         self.pending: list[Pending] = []
         self.record_errors = 0  # named in the responses
         self.units = 0  # of work since the last pause
+        self.verdicts: Verdicts | None = None  # of a request with a transactional id
 
 
-@handles(ApiKey.PRODUCE, 3, 11, advertised_min=0, overlaps=True)
+@handles(ApiKey.PRODUCE, 3, 13, advertised_min=0, overlaps=True)
 def produce(request: ProduceRequest, context: Context) -> ProduceResponse | Coroutine[Any, Any, Any] | None:
     """Append a batch of records to each partition.
 
     Returns the response, or a coroutine of it if some partition has to wait, or None for acks=0.
     """
     under_way = _Produce(request, context)
+    if request.transactional_id is not None and (later := _verify_first(under_way)) is not None:
+        return later
     work = _append_all(under_way)
     peer = context.peer
     errand = None
@@ -122,23 +130,64 @@ async def _append_in_turns(under_way: _Produce, work: Errands[None], errand: Err
     return await response if isinstance(response, CoroutineType) else response  # type: ignore[return-value]
 
 
+def _verify_first(under_way: _Produce) -> Coroutine[Any, Any, ProduceResponse | None] | None:
+    """Find out which batches of a transaction may be appended; None when that is known. Else the coroutine that does
+    both: waits for the coordinator, and appends.
+    """
+    context = under_way.context
+    under_way.verdicts = verdicts = Verdicts(context.version, context.services)
+    verifying = verdicts.find_out(under_way.request)
+    done = None if context.peer.appending else advance(verifying, PAUSES_A_TURN)
+    if done == (None,):
+        return None
+    context.peer.appending += 1
+    return _verify_and_append(under_way, verdicts, verifying, done)
+
+
+async def _verify_and_append(
+    under_way: _Produce, verdicts: Verdicts, verifying: Work[Later | None], done: tuple[Later | None] | None
+) -> ProduceResponse | None:
+    """done: what verifying has come to, if it has."""
+    context = under_way.context
+    try:
+        later = done[0] if done is not None else await finish(verifying)
+        if later is not None:
+            verdicts.take(await later)
+        await finish_errands(_append_all(under_way), None, context.services.env.offload)
+    finally:
+        context.peer.appending -= 1
+    response = _conclude(under_way)
+    return await response if isinstance(response, CoroutineType) else response  # type: ignore[return-value]
+
+
 def _append_all(under_way: _Produce) -> Errands[None]:
-    now_ms = under_way.context.services.env.clock.data_ms()
-    by_topic: dict[str, list[PartitionProduceResponse]] = {}  # a topic that is named twice gets one answer
+    services = under_way.context.services
+    now_ms = services.env.clock.data_ms()
+    by_topic: dict[str | bytes, list[PartitionProduceResponse]] = {}  # a topic that is named twice gets one answer
     for topic in under_way.request.topic_data:
-        name = topic.name
-        if name in by_topic:
-            answers = by_topic[name]
+        name = topic.name or services.topic_name(topic.topic_id)
+        key = name or topic.topic_id
+        if key in by_topic:
+            answers = by_topic[key]
         elif topic.partition_data:
-            answers = by_topic[name] = []
-            under_way.responses.append(_new_topic(name, answers))
+            answers = by_topic[key] = []
+            under_way.responses.append(_new_topic(topic.name, answers, topic.topic_id))
         for data in topic.partition_data:
             while under_way.units >= UNITS_A_PAUSE:  # for what was done before
                 under_way.units -= UNITS_A_PAUSE
                 yield None
+            if not topic.name and not _is_of(topic.topic_id, name, data.index, services):
+                answers.append(_refuse(name, data, KafkaError(ErrorCode.UNKNOWN_TOPIC_ID), None, under_way))
+                continue
             answer = _append(name, data, under_way, now_ms)
             answers.append(answer if answer is not None else (yield from _examine(name, data, under_way, now_ms)))
             under_way.units += 1
+
+
+def _is_of(topic_id: bytes, name: str, index: int, services: Services) -> bool:
+    """Whether a name stands for a topic, and what is held under it is no part of an earlier topic of that name."""
+    held = services.partitions.get((name, index))
+    return name != "" and (held is None or held.topic_id == topic_id)
 
 
 def _append(
@@ -151,7 +200,9 @@ def _append(
         batch, header = _batch_of(topic, data, partition, under_way)
         if not partition.log.rules.passes(batch, header, now_ms):
             return None
-        appended = partition.write(batch, header, now_ms)
+        verdicts = under_way.verdicts
+        guard = None if verdicts is None else verdicts.guard(topic, data.index)
+        appended = partition.write(batch, header, now_ms, guard)
     except KafkaError as error:
         return _refuse(topic, data, error, partition, under_way)
     return _accept(data.index, appended, partition, under_way, now_ms)
@@ -167,7 +218,9 @@ def _examine(
         batch, header = _batch_of(topic, data, partition, under_way)
         batch, header = yield from partition.log.rules.examine(batch, now_ms)
         partition.check_append(under_way.request.acks)
-        appended = partition.write(batch, header, now_ms)
+        verdicts = under_way.verdicts
+        guard = None if verdicts is None else verdicts.guard(topic, data.index)
+        appended = partition.write(batch, header, now_ms, guard)
     except KafkaError as error:
         return _refuse(topic, data, error, partition, under_way)
     return _accept(data.index, appended, partition, under_way, now_ms)
@@ -186,7 +239,7 @@ def _batch_of(
     batch, header = first_batch(data.records)
     attributes = header.attributes
     if attributes & TRANSACTIONAL or (attributes & CODEC_MASK == ZSTD and under_way.context.version < 7):
-        _refuse_attributes(attributes, under_way.request)
+        _check_attributes(attributes, topic, data.index, under_way)
     if acks not in (-1, 0, 1):
         raise KafkaError(ErrorCode.INVALID_REQUIRED_ACKS, f"acks is {acks}, not -1, 0 or 1")
     if topic in INTERNAL_TOPICS:
@@ -197,14 +250,16 @@ def _batch_of(
     return batch, header
 
 
-def _refuse_attributes(attributes: int, request: ProduceRequest) -> None:
-    """Say why a transactional batch, or one in zstd, may not come with this request."""
-    if not attributes & TRANSACTIONAL:
+def _check_attributes(attributes: int, topic: str, index: int, under_way: _Produce) -> None:
+    """Raise if a transactional batch, or one in zstd, may not come with this request."""
+    if attributes & CODEC_MASK == ZSTD and under_way.context.version < 7:
         raise KafkaError(ErrorCode.UNSUPPORTED_COMPRESSION_TYPE, "zstd needs Produce version 7 or later (KIP-110)")
-    if request.transactional_id is None:
+    if not attributes & TRANSACTIONAL:
+        return
+    if under_way.verdicts is None:
         text = "a transactional batch needs a transactional id in its request"
         raise KafkaError(ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, text)
-    raise KafkaError(ErrorCode.INVALID_TXN_STATE, "this broker does not offer transactions")
+    under_way.verdicts.guard(topic, index)
 
 
 def _refuse(
@@ -216,7 +271,7 @@ def _refuse(
     if error.code in REFUSED_FOR_NOW:
         replicas = under_way.context.services.replicas
         _note_refusal(data.records, partition.log.refuse if partition else partial(replicas.refuse, topic, data.index))
-    if partition is not None and error.code in WITH_LOG_START and not isinstance(error, NoBatch):
+    if partition is not None and error.code in WITH_LOG_START and not isinstance(error, NoBatch | NotVerified):
         log_start = partition.log.start_offset
     bad = bad[: RECORD_ERRORS_MAX - under_way.record_errors]
     under_way.record_errors += len(bad)

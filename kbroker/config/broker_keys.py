@@ -186,5 +186,7 @@ BROKER_KEYS = (
     ConfigKey("transaction.state.log.segment.bytes", INT, 104_857_600, low=1),
     ConfigKey("transaction.abort.timed.out.transaction.cleanup.interval.ms", INT, 10000, low=1, effect=False),
     ConfigKey("transaction.remove.expired.transaction.cleanup.interval.ms", INT, 3_600_000, low=1),
-    ConfigKey("transaction.partition.verification.enable", BOOLEAN, True, update=CLUSTER_WIDE, effect=False),
+    ConfigKey("transaction.partition.verification.enable", BOOLEAN, True, update=CLUSTER_WIDE),
+    ConfigKey("add.partitions.to.txn.retry.backoff.ms", INT, 20, low=1),
+    ConfigKey("add.partitions.to.txn.retry.backoff.max.ms", INT, 100, low=0),
 )

@@ -157,6 +157,9 @@ BROKER_DOCS = {
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "How often late transactions are looked for.",
     "transaction.max.timeout.ms": "The longest transaction timeout a producer may ask for.",
     "transaction.partition.verification.enable": "Whether a transactional write is checked against its transaction.",
+    "add.partitions.to.txn.retry.backoff.ms": "How long a write waits before its transaction is asked for again, while "
+    "the one before is ending.",
+    "add.partitions.to.txn.retry.backoff.max.ms": "For how long in all; then the producer is told to try again.",
     "transaction.remove.expired.transaction.cleanup.interval.ms": "How often unused transactional ids are looked for.",
     "transaction.state.log.min.isr": "min.insync.replicas of the topic that holds transactions; at most as many as "
     "there are brokers.",

@@ -36,7 +36,7 @@ async def test_api_versions_tells_what_is_registered(version: int) -> None:
         response = await client.call(ApiVersionsRequest(client_software_name="t", client_software_version="1"), version)
         told = {key.api_key: (key.min_version, key.max_version) for key in response.api_keys}
         assert told == {key: (api.advertised_min, api.version_max) for key, api in APIS.items()}
-        assert told[ApiKey.PRODUCE] == (0, 11)
+        assert told[ApiKey.PRODUCE] == (0, 13)
 
 
 @pytest.mark.parametrize("name", ["", "-odd", "odd-", "odd_1", "o d", "ödd", "."])

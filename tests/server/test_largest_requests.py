@@ -98,6 +98,7 @@ from kafka_wire.messages.transactions import (
     InitProducerIdRequest,
     ListTransactionsRequest,
 )
+from kafka_wire.records import build_batch
 from kbroker.api.registry import load
 from kbroker.server import connection
 from kbroker.testing.broker import Machine, MemoryBroker, memory_broker
@@ -202,6 +203,22 @@ def commit_request(topic: str, count: int = 1000, group: str = "g") -> OffsetCom
     return OffsetCommitRequest(group_id=group, topics=[OffsetCommitRequestTopic(name=topic, partitions=partitions)])
 
 
+def of_transaction() -> bytes:
+    """A batch of the first producer that asks for an id."""
+    return bytes(
+        build_batch([(EPOCH_MS, b"", b"")], producer_id=0, producer_epoch=0, base_sequence=0, transactional=True)
+    )
+
+
+async def _coordinated(client: BareClient) -> None:
+    """A transactional id has a producer, and the cluster goes by transactions v2."""
+    update = FeatureUpdateKey(feature="transaction.version", max_version_level=2, upgrade_type=1)
+    await client.call(UpdateFeaturesRequest(feature_updates=[update]), 1)
+    await client.call(FindCoordinatorRequest(key="tx", key_type=1), 3)
+    made = await client.call(InitProducerIdRequest(transactional_id="tx", transaction_timeout_ms=60_000), 4)
+    assert (made.error_code, made.producer_id, made.producer_epoch) == (0, 0, 0)
+
+
 def ended(topic: str, indexes: Iterable[int], producer_id: int = 1) -> WritableTxnMarker:
     """A marker for these partitions."""
     topics = [WritableTxnMarkerTopic(name=topic, partition_indexes=list(indexes))]
@@ -257,6 +274,12 @@ ROWS = [
     Row("Produce, tiny compressed batches, to be read", 9, lambda: ProduceRequest(
         acks=1, timeout_ms=1000, topic_data=[TopicProduceData(name="wide", partition_data=[
             PartitionProduceData(index=n % 1000, records=tiny(50, 1, latest=-1)) for n in range(1000)])])),
+    Row("Produce, a transaction of many partitions", 12, lambda: ProduceRequest(
+        acks=1, timeout_ms=1000, transactional_id="tx", topic_data=[TopicProduceData(name="wide", partition_data=[
+            PartitionProduceData(index=n % 1000, records=of_transaction()) for n in range(2000)])]), _coordinated),
+    Row("Produce, a transaction to be verified", 11, lambda: ProduceRequest(
+        acks=1, timeout_ms=1000, transactional_id="tx", topic_data=[TopicProduceData(name="wide", partition_data=[
+            PartitionProduceData(index=n % 1000, records=of_transaction()) for n in range(2000)])]), _coordinated),
     Row("DeleteRecords", 2, lambda: DeleteRecordsRequest(timeout_ms=1000, topics=[
         DeleteRecordsTopic(name="wide", partitions=[
             DeleteRecordsPartition(partition_index=n, offset=-1) for n in range(COUNT)])])),

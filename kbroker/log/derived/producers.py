@@ -250,9 +250,11 @@ class ProducerStates:
         """The first batch of a transaction: was it verified, and did nothing happen since?"""
         if guard is UNVERIFIED:
             return
-        if guard is None or guard is not self.guards.get(header.producer_id) or guard.epoch != header.producer_epoch:
+        if guard is None or guard is not self.guards.get(header.producer_id):
             text = f"producer {header.producer_id} has no transaction here that was verified"
             raise KafkaError(ErrorCode.INVALID_TXN_STATE, text)
+        if guard.epoch != header.producer_epoch:  # of a batch that only says so: what is fenced the log knows itself
+            return
         is_first = producer is None or not producer.batches
         lowest = 0 if guard.begins_at_zero and is_first else guard.lowest_sequence
         if header.base_sequence > lowest:

@@ -238,14 +238,15 @@ def test_T4_a_marker_while_a_batch_is_verified_makes_its_guard_worthless() -> No
     assert partition.write(transactional(0), again) == 1
 
 
-def test_T4_a_guard_of_an_older_epoch_is_worthless() -> None:
+def test_T4_a_batch_that_only_says_to_be_of_a_later_epoch_fences_nobody() -> None:
+    """Its coordinator may refuse it. An epoch counts when it is in the log."""
     partition = Transactional()
-    old = partition.states.verification(transactional(0, epoch=1))
-    new = partition.states.verification(transactional(0, epoch=2))
-    assert refused(partition, transactional(0, epoch=1), old) is ErrorCode.INVALID_TXN_STATE
-    assert partition.states.verification(transactional(0, epoch=1)) is new, "not a new one: nobody is fenced by it"
-    assert refused(partition, transactional(0, epoch=1), new) is ErrorCode.INVALID_TXN_STATE
-    assert partition.write(transactional(0, epoch=2), new) == 0
+    later = partition.states.verification(transactional(0, epoch=7))
+    guard = partition.states.verification(transactional(3, epoch=1))
+    assert guard is later, "not a new one: nobody is fenced by that either"
+    assert partition.write(transactional(3, epoch=1), guard) == 0
+    partition.mark(epoch=2)
+    assert refused(partition, transactional(4, epoch=1), guard) is ErrorCode.INVALID_PRODUCER_EPOCH
 
 
 def test_P3_nothing_is_asked_for_a_batch_of_an_old_epoch() -> None:
