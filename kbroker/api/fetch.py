@@ -27,7 +27,6 @@ import trio
 from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.produce_fetch import (
-    AbortedTransaction,
     EpochEndOffset,
     FetchableTopicResponse,
     FetchPartition,
@@ -37,7 +36,6 @@ from kafka_wire.messages.produce_fetch import (
     LeaderIdAndEpoch,
     NodeEndpoint,
 )
-from kafka_wire.schema import maker
 from kbroker.api.addresses import address_of
 from kbroker.api.context import Context
 from kbroker.api.fetch_sessions import FINAL, FULL, NO_SESSION, PartitionKey, Session, Wanted
@@ -59,8 +57,6 @@ LONG = 128  # partitions: more are seen to in turns
 READS, ENTRIES = 8, 64  # partitions read, and entries looked at, between two pauses: some 50 us
 UNKNOWN = (ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, ErrorCode.UNKNOWN_TOPIC_ID)
 MOVED = (ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.FENCED_LEADER_EPOCH)
-
-_new_aborted = maker(AbortedTransaction, "producer_id", "first_offset")
 
 T = TypeVar("T")
 Row: TypeAlias = tuple[PartitionKey, FetchPartitionData, int]  # an answer, and how many bytes of records it has
@@ -312,7 +308,7 @@ class FetchJob:
             data.high_watermark = high_watermark
             data.last_stable_offset = last_stable
             data.log_start_offset = log_start
-            data.aborted_transactions = None if aborted is None else [_new_aborted(*each) for each in aborted]
+            data.aborted_transactions = aborted
             data.records = slices if records is None else records
             row = (key, data, length)
             self.found.append(row)

@@ -33,6 +33,7 @@ from typing import NamedTuple
 import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
+from kafka_wire.messages.produce_fetch import AbortedTransaction
 from kafka_wire.records import LENGTH_OFFSET, BatchHeader, assign, read_header, set_log_append_time
 from kbroker.config.topic import TopicConfig
 from kbroker.env import Clock, Disk, FileSlice, Offload
@@ -420,8 +421,8 @@ class PartitionLog:
             return []
         return self.reading.read(offset, max_bytes, bound, at_least_one, now)[0]
 
-    def aborted_between(self, offset: int, bound: int, *, now: bool = False) -> list[tuple[int, int]]:
-        """(producer id, first offset) of the aborted transactions that overlap what lies from offset to below bound.
+    def aborted_between(self, offset: int, bound: int, *, now: bool = False) -> list[AbortedTransaction]:
+        """The aborted transactions that overlap what lies from offset to below bound.
 
         now: raise NotInMemory rather than wait for the disk. Raises LogOffline, OSError.
         """
@@ -618,6 +619,7 @@ class PartitionLog:
             if segment.used <= self._released:
                 segment.release()
         self._released = tick()
+        self.rediscovery.forget()
 
     def open_segments(self) -> list[Segment]:
         """Those with a descriptor: `used` tells which of them, in all logs, was used least recently."""

@@ -14,17 +14,21 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
+from kafka_wire.messages.produce_fetch import AbortedTransaction
 from kbroker.env import Disk
 from kbroker.log import recovery, scan
 from kbroker.log.cold import NotInMemory
 from kbroker.log.derived.aborted import SUFFIX, AbortedRanges, KnownAborted, read_ranges
 from kbroker.log.derived.producers import CorruptSnapshot, ProducerStates
 from kbroker.log.derived.snapshots import snapshot_path
-from kbroker.log.derived.transactions import Transactions, read_marker
+from kbroker.log.derived.transactions import ALL_STABLE, Transactions, read_marker
 from kbroker.log.errors import CorruptLog
 from kbroker.log.segment import Segment, tick
+
+AT_ONCE = 1000  # of a list that the event loop makes, some; longer ones are a worker's
 
 _number = itertools.count(1).__next__
 
@@ -63,7 +67,7 @@ class Search(NamedTuple):
             for number in range(self.first, len(self.twins)):
                 one, open_ = self._look_at(number, open_)
                 found.append(one)
-                if one.aborted.lowest_open >= self.bound or one.aborted.ranges.collect(self.bound, self.bound, []):
+                if one.aborted.lowest_open >= self.bound:
                     break
         finally:
             for twin in self.twins:
@@ -139,29 +143,40 @@ def _walk(twin: Segment, open_: Transactions) -> AbortedRanges:
     return ranges
 
 
+def _gather(known: list[AbortedRanges], offset: int, bound: int, most: int = ALL_STABLE) -> list[AbortedTransaction]:
+    found: list[AbortedTransaction] = []
+    for ranges in known:
+        if ranges.collect(offset, bound, found, most) or len(found) > most:
+            break
+    return found
+
+
 class Rediscovery:
     """The aborted transactions of a log's segments, known or to be found."""
 
-    __slots__ = ("disk", "directory", "segments")
+    __slots__ = ("disk", "directory", "segments", "_gathered")
 
     def __init__(self, disk: Disk, directory: str, segments: list[Segment]) -> None:
         self.disk = disk
         self.directory = directory
         self.segments = segments  # the log's own list
+        self._gathered: tuple[tuple[int, int], list[AbortedTransaction]] | None = None  # what a worker brought last
 
     def between(
         self, number: int, offset: int, bound: int, snapshots: Sequence[int], *, now: bool
-    ) -> list[tuple[int, int]]:
-        """(producer id, first offset) of the aborted transactions that overlap what lies from offset to below bound.
+    ) -> list[AbortedTransaction]:
+        """The aborted transactions that overlap what lies from offset to below bound, in the order of their markers.
 
         number: of the segment that holds offset. snapshots: the offsets of those there are. now: raise NotInMemory
-        rather than wait for the disk. May raise CorruptLog, OSError.
+        rather than wait for the disk, or make a long list. May raise CorruptLog, OSError.
         """
+        if self._gathered is not None and self._gathered[0] == (offset, bound):
+            (_, found), self._gathered = self._gathered, None
+            return found
         while True:
-            found: list[tuple[int, int]] = []
-            lacking = self._collect(number, offset, bound, found)
+            known, lacking = self._known(number, bound)
             if lacking is None:
-                return found
+                break
             twins = [segment.apart() for segment in self.segments]
             search = Search(self.disk, self.directory, twins, tuple(snapshots), lacking, bound)
             if now:
@@ -169,25 +184,33 @@ class Rediscovery:
             news: list[Found] = []
             search.find(news)
             self._adopt(news)
+        found = _gather(known, offset, bound, AT_ONCE if now else ALL_STABLE)
+        if now and len(found) > AT_ONCE:
+            raise NotInMemory(partial(_gather, known, offset, bound), partial(self._note, (offset, bound)))
+        return found
 
-    def _collect(self, number: int, offset: int, bound: int, found: list[tuple[int, int]]) -> int | None:
-        """Add what is known; the number of the first segment of which too little is, or None."""
-        segments = self.segments
-        for n in range(number, len(segments)):
-            segment = segments[n]
+    def forget(self) -> None:
+        """Nobody has asked again for what a worker brought."""
+        self._gathered = None
+
+    def _known(self, number: int, bound: int) -> tuple[list[AbortedRanges], int | None]:
+        """The ranges of all segments that may have some below bound, or the number of the first that is not known."""
+        known: list[AbortedRanges] = []
+        for n in range(number, len(self.segments)):
+            segment = self.segments[n]
             aborted = segment.aborted
-            if not aborted.is_known:
-                return n
+            if not aborted.is_known or (segment.is_closed and aborted.lowest_open < 0):
+                return known, n
             if aborted.ranges is not None:
                 segment.used = tick()
-                if aborted.ranges.collect(offset, bound, found):
-                    return None
-            if segment.is_closed:
-                if aborted.lowest_open < 0:
-                    return n
-                if aborted.lowest_open >= bound:
-                    return None
-        return None
+                known.append(aborted.ranges)
+            if segment.is_closed and aborted.lowest_open >= bound:
+                break
+        return known, None
+
+    def _note(self, key: tuple[int, int], found: list[AbortedTransaction]) -> None:
+        """A worker has made the list: it is asked for again at once."""
+        self._gathered = key, found
 
     def _adopt(self, found: list[Found]) -> None:
         """Have what a search found, as far as it is about segments that are still there, and as they were."""

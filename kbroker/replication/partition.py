@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from kafka_wire.errors import ErrorCode, KafkaError
+from kafka_wire.messages.produce_fetch import AbortedTransaction
 from kafka_wire.records import BatchHeader
 from kbroker.env import FileSlice
 from kbroker.log.derived.epochs import NO_EPOCH
@@ -51,8 +52,7 @@ class ReadResult(NamedTuple):
     last_stable_offset: int
     log_start_offset: int
     length: int  # bytes in slices
-    # Of read_committed: (producer id, first offset) of every aborted transaction that overlaps what was read.
-    aborted: list[tuple[int, int]] | None
+    aborted: list[AbortedTransaction] | None  # of read_committed: those that overlap what was read
 
 
 class NotLeader(KafkaError):
@@ -297,7 +297,7 @@ class Partition:
         if log.producers.transactions.first_unstable < high_watermark:
             last_stable = self._stable_below(high_watermark)
         if isolation != READ_UNCOMMITTED:
-            bound, aborted = last_stable, list[tuple[int, int]]()
+            bound, aborted = last_stable, list[AbortedTransaction]()
         slices: list[FileSlice] = []
         end = log.end.value
         if not log.start_offset <= offset <= end:

@@ -22,6 +22,8 @@ from tests.api.test_fetch_cold import SMALL_SEGMENTS, Watched
 from tests.api.test_produce import batch, produce
 from tests.api.test_topics import topic_id_of
 from tests.log.committed import shown
+from tests.server.loop_meter import LINES_MAX
+from tests.server.test_largest_requests import metered_broker
 
 __all__ = ["led"]
 COMMITTED = {"isolation_level": READ_COMMITTED}
@@ -262,3 +264,21 @@ async def test_a_time_at_or_above_the_last_stable_offset_is_not_found(led: Find)
             assert await list_offset(client, timestamp, READ_UNCOMMITTED) == 2
         open_.abort(partition)
         assert await list_offset(client, EPOCH_MS + 100, READ_COMMITTED) == 2
+
+
+@pytest.mark.slow
+async def test_B1_a_list_of_many_aborted_transactions_holds_nobody_up(led: Find) -> None:
+    """All of them were open at once, and so are named in each fetch up to their ends."""
+    count = 15_000
+    async with metered_broker() as (broker, meter), broker.client() as client:
+        partition = led("wide", 0)
+        producers = [Producer(n, EPOCH_MS) for n in range(count)]
+        for producer in producers:
+            producer.write(partition, b"")
+        for producer in producers:
+            producer.abort(partition)
+        request = fetch_request({("wide", 0): count}, partition_max_bytes=1000, **COMMITTED)
+        with meter.running():
+            response = await client.call(request, 11)
+        assert len(response.responses[0].partitions[0].aborted_transactions) == count
+    assert meter.worst <= LINES_MAX // 2, meter.report()

@@ -50,4 +50,5 @@ def read_committed(partition: Partition, offset: int, size: int) -> tuple[list[t
     after = offset
     for header, _ in batches(data):
         after = header.next_offset
-    return list(shown(data, result.aborted, offset)), after
+    aborted = [(each.producer_id, each.first_offset) for each in result.aborted]
+    return list(shown(data, aborted, offset)), after

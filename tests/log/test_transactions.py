@@ -20,6 +20,7 @@ from kbroker.log.derived.transactions import Marker
 from kbroker.log.errors import LogOffline
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
+from tests.log.derived.test_aborted import named
 from tests.log.tools import NOW, Worker, answers, append, batch, make_durable, new_disk, open_log
 
 CONFIG = {"segment_bytes": 600, "index_interval_bytes": 100}
@@ -76,7 +77,8 @@ def check(writer: Writer, log: PartitionLog) -> None:
     for offset in range(log.start_offset, end):
         for bound in (offset + 1, offset + 5, offset + 40, end):
             bound = min(bound, end)
-            assert sorted(log.aborted_between(offset, bound)) == sorted(writer.expected(offset, bound)), (offset, bound)
+            found = named(log.aborted_between(offset, bound))
+            assert sorted(found) == sorted(writer.expected(offset, bound)), (offset, bound)
 
 
 def test_T1_every_aborted_transaction_that_overlaps_a_read_is_named_and_no_other() -> None:
@@ -150,7 +152,7 @@ def test_what_is_not_in_memory_is_brought_by_a_worker() -> None:
     log = open_log(disk, Crash.PROCESS, **CONFIG)
     for _ in range(5):
         try:
-            assert log.aborted_between(0, 40, now=True) == writer.expected(0, 40)
+            assert named(log.aborted_between(0, 40, now=True)) == writer.expected(0, 40)
             return
         except NotInMemory as lacking:
             lacking.take(lacking.work())
@@ -190,6 +192,24 @@ def test_a_log_without_transactions_is_not_looked_through() -> None:
     for segment in log.segments[:-1]:
         assert read_ranges(disk, segment.stem, segment.base_offset) is not None, segment.stem
     assert log.aborted_between(0, 60) == []
+
+
+def test_a_long_list_is_made_by_a_worker() -> None:
+    """A hundred thousand producers who abort at once: each of them has to be named in every fetch until then."""
+    log, count = open_log(new_disk()), 3 * rediscovery.AT_ONCE
+    for producer in range(count):
+        write(log, producer, 0)
+    for producer in range(count):
+        mark(log, producer, commit=False)
+    expected = [(producer, producer) for producer in range(count)]
+    assert named(log.aborted_between(0, 5, now=True)) == expected[:5]
+    bound = log.end.value
+    for _ in range(2):
+        with pytest.raises(NotInMemory) as caught:
+            log.aborted_between(count, bound, now=True)
+        caught.value.take(caught.value.work())
+        assert named(log.aborted_between(count, bound, now=True)) == expected
+    assert named(log.aborted_between(count, bound)) == expected
 
 
 def test_what_is_idle_is_released_and_found_again() -> None:
@@ -305,7 +325,7 @@ def test_a_kill_between_the_index_and_the_marker(torn: int) -> None:
     assert (log.end.value, log.producers.transactions.first_ongoing) == (3, 2)
     append(log, b"where the marker would be")
     mark(log, 1, commit=True)
-    assert log.aborted_between(0, 5) == [(1, 0)] and log.aborted_between(2, 5) == []
+    assert named(log.aborted_between(0, 5)) == [(1, 0)] and log.aborted_between(2, 5) == []
 
 
 def test_segments_are_rolled_before_their_list_of_aborts_grows_too_long() -> None:

@@ -23,6 +23,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
+from kafka_wire.messages.produce_fetch import AbortedTransaction
+from kafka_wire.schema import maker
 from kbroker.env import Disk, File
 from kbroker.log.derived.transactions import ALL_STABLE, AbortedRange
 
@@ -32,6 +34,7 @@ RECENT_MAX = 10_000  # entries kept of a segment of which the earlier ones are n
 SUFFIX = ".txnindex"
 
 _ENTRY = struct.Struct(">hqqqq")
+_new_aborted = maker(AbortedTransaction, "producer_id", "first_offset")  # as the answer to a fetch has it
 _VERSION = 0
 
 
@@ -69,11 +72,12 @@ class AbortedRanges:
         columns = (self.producer_ids, self.firsts, self.lasts, self.stables)
         return list(map(AbortedRange, *[column[start:stop] for column in columns]))
 
-    def collect(self, offset: int, bound: int, found: list[tuple[int, int]]) -> bool:
-        """Add (producer id, first offset) of those that overlap what lies from offset to below bound.
+    def collect(self, offset: int, bound: int, found: list[AbortedTransaction], most: int = ALL_STABLE) -> bool:
+        """Add those that overlap what lies from offset to below bound; not many more than so many in all.
 
         Returns whether no later segment can have any: what begins below bound was decided before. Costs two bisections,
-        and what is found, and a little for each block of what a long transaction held undecided.
+        and what is found, and a little for each block of what a long transaction held undecided. A worker may do it
+        while entries are appended.
         """
         start, stop = bisect_left(self.lasts, offset), bisect_left(self.stables, bound)
         is_last = stop < len(self.stables)
@@ -83,7 +87,9 @@ class AbortedRanges:
                 if self._lowest[block] < bound:
                     for n in range(max(start, block * BLOCK), min(stop, (block + 1) * BLOCK)):
                         if self.firsts[n] < bound:
-                            found.append((self.producer_ids[n], self.firsts[n]))
+                            found.append(_new_aborted(self.producer_ids[n], self.firsts[n]))
+                    if len(found) > most:
+                        break
         return is_last
 
     def content(self, start: int = 0) -> bytes:
