@@ -24,6 +24,7 @@ FLOORS = {
     "kbroker.config": 1,
     "kbroker.watermark": 1,
     "kbroker.turns": 1,
+    "kbroker.regex": 1,
     "kbroker.log": 2,
     "kbroker.cluster": 3,
     "kbroker.replication": 4,

@@ -1,8 +1,13 @@
-"""DescribeTransactions 0, ListTransactions 0-1: the transactions that this broker coordinates (KIP-664, KIP-994)."""
+"""DescribeTransactions 0, ListTransactions 0-2: the transactions coordinated here (KIP-664, KIP-994, KIP-1152).
+
+ListTransactions filters by state, producer id, the time that has passed since the transaction began, and (version 2) a
+regular expression of RE2 that the whole transactional id matches.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Coroutine
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 from kafka_wire.api import ApiKey
@@ -18,6 +23,7 @@ from kafka_wire.messages.transactions import (
 )
 from kbroker.api.context import Context
 from kbroker.api.registry import handles
+from kbroker.regex import InvalidRegex, Regex, TooCostly
 from kbroker.transactions.states import BY_NAME, NAMES
 from kbroker.transactions.transaction import Transaction
 from kbroker.turns import Effort, Work, answer
@@ -70,14 +76,14 @@ def _one(transactional_id: str, context: Context) -> Work[TransactionState]:
     )
 
 
-@handles(ApiKey.LIST_TRANSACTIONS, 0, 1)
+@handles(ApiKey.LIST_TRANSACTIONS, 0, 2)
 def list_transactions(request: ListTransactionsRequest, context: Context) -> ListAnswer:
-    """The transactions coordinated here, filtered by state, producer id and age. Unknown states are told of."""
+    """The transactions coordinated here, filtered. Unknown states are told of."""
     return answer(_listed(request, context))
 
 
 def _listed(request: ListTransactionsRequest, context: Context) -> Work[ListTransactionsResponse]:
-    unknown = [name for name in request.state_filters if name not in BY_NAME]
+    unknown = [name for name in dict.fromkeys(request.state_filters) if name not in BY_NAME]
     shards = list(context.services.transactions.runtime.leading.shards)
     if not all(shard.is_active for shard in shards):
         return ListTransactionsResponse(
@@ -91,7 +97,20 @@ def _listed(request: ListTransactionsRequest, context: Context) -> Work[ListTran
                 listed.append(_row(transaction))
             if effort.spent(5):
                 yield
+    if request.transactional_id_pattern:
+        try:
+            listed = yield from _matching(listed, request.transactional_id_pattern)
+        except (InvalidRegex, TooCostly):
+            return ListTransactionsResponse(error_code=ErrorCode.INVALID_REGULAR_EXPRESSION)
     return ListTransactionsResponse(unknown_state_filters=unknown, transaction_states=listed)
+
+
+def _matching(listed: list[ListedTransaction], pattern: str) -> Work[list[ListedTransaction]]:
+    """Raises InvalidRegex, TooCostly."""
+    ids = list(map(attrgetter("transactional_id"), listed))
+    rows = dict(zip(ids, listed, strict=True))
+    matching = yield from Regex(pattern).matching(ids)
+    return list(map(rows.__getitem__, matching))
 
 
 def _is_wanted(

@@ -212,6 +212,23 @@ async def test_transactions_are_described_and_listed() -> None:
         assert await listed(state_filters=["Nothing"]) == set()
         assert await listed(producer_id_filters=[b.id, 99]) == {"b"}
         assert await listed(state_filters=["Ongoing"], producer_id_filters=[b.id]) == set()
+        for pattern, ids in (
+            (None, "ab"),
+            ("", "ab"),
+            ("a", "a"),
+            ("[a-c]", "ab"),
+            ("a.", ""),
+            (".*", "ab"),
+            ("(?i)A", "a"),
+        ):
+            assert await listed(2, transactional_id_pattern=pattern) == set(ids)
+        assert await listed(2, transactional_id_pattern=".", state_filters=["Ongoing"]) == {"a"}
+        for pattern in ("(", "(?=a)", "x" * 2_000):
+            request = ListTransactionsRequest(
+                state_filters=[], producer_id_filters=[], transactional_id_pattern=pattern
+            )
+            refused = await client.call(request, 2)
+            assert refused.error_code == ErrorCode.INVALID_REGULAR_EXPRESSION and refused.transaction_states == []
         broker.clock.jump_data(5_000)
         assert await listed(state_filters=["Ongoing"], duration_filter=4_999) == {"a"}
         assert await listed(state_filters=["Ongoing"], duration_filter=5_100) == set()

@@ -374,6 +374,9 @@ ROWS = [
         _wide_transaction),
     Row("DescribeTransactions, absent", 0, lambda: DescribeTransactionsRequest(transactional_ids=names()),
         _begin_transaction),
+    Row("ListTransactions, by a hostile pattern", 2, lambda: ListTransactionsRequest(
+        state_filters=[], producer_id_filters=[], transactional_id_pattern="((x?-?0?1?2?){0,20}){0,20}y"),
+        _many_transactions),
     Row("ListTransactions", 1, lambda: ListTransactionsRequest(
         state_filters=names(), producer_id_filters=list(range(COUNT)), duration_filter=0), _many_transactions),
     Row("WriteTxnMarkers, one marker", 1, lambda: WriteTxnMarkersRequest(markers=[ended("wide", range(1000))])),

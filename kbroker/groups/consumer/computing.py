@@ -12,10 +12,10 @@ from typing import NamedTuple, TypeAlias
 from kbroker.coordinators.effects import Pair
 from kbroker.groups.consumer.assignors import ASSIGNORS, MemberSpec
 from kbroker.groups.consumer.member import Target, assigned_of
-from kbroker.groups.consumer.topic_regex import TooCostly, TopicRegex
 from kbroker.groups.group import Topics
 from kbroker.groups.storage.snapshots import TargetMemberSnapshot
 from kbroker.groups.storage.stored import state_pair_in_turns
+from kbroker.regex import Regex, TooCostly
 from kbroker.turns import Effort, Work, rest
 
 log = logging.getLogger("kbroker.groups")
@@ -32,7 +32,7 @@ def resolve(regexes: Iterable[str], topics: Topics) -> Work[Resolved]:
     for regex in regexes:
         try:
             names = (name for name in list(topics) if not name.startswith(INTERNAL_PREFIX))
-            resolved[regex] = frozenset((yield from TopicRegex(regex).matching(names)))
+            resolved[regex] = frozenset((yield from Regex(regex).matching(names)))
         except TooCostly as error:
             log.warning("the regular expression %.100s matches no topic: %s", regex, error)
             resolved[regex] = frozenset()

@@ -1,20 +1,21 @@
-"""Regular expressions over topic names, in RE2's syntax, matched in time proportional to the name.
+"""Regular expressions in RE2's syntax, matched against whole names in time proportional to the name.
 
     text ──parse──▶ tree ──emit──▶ program ──simulate, all states at once──▶ yes or no
 
-Kafka evaluates subscriptions with RE2/J (KIP-848), because a member's expression must not be able to stall the broker.
-Python's `re` can be stalled by `(a+)+b`, so it is not used: the program is run as RE2 does, without backtracking, and
-steps taken once are remembered. There are, as in RE2, no backreferences, lookarounds, atomic groups, conditionals or
-possessive repeats. An expression has to match the whole name. Many names are matched in turns.
+Kafka evaluates what clients send with RE2/J (KIP-848, KIP-1152), because no expression of theirs must be able to stall
+the broker. Python's `re` can be stalled by `(a+)+b`, so it is not used: the program is run as RE2 does, without
+backtracking, and steps taken once are remembered. There are, as in RE2, no backreferences, lookarounds, atomic groups,
+conditionals or possessive repeats. An expression has to match the whole name. Many names are matched in turns.
 
-Topic names consist of 65 characters, so a class of characters is a subset of these; \\p{...} knows L, Lu, Ll, N, Nd, P.
-Bounds: the text, the depth of parentheses, the program, the remembered steps, the work of matching many names; a
-repeat up to 1000 (RE2's).
+\\d, \\w, \\s and [[:alpha:]] are ASCII, as in RE2; \\p{...} knows the general categories, no scripts. ^ and $ are the
+ends of the name, also under (?m). Bounds: the text, the depth of parentheses, the program, the remembered steps, the
+work of matching many names; a repeat up to 1000 (RE2's).
 """
 
 from __future__ import annotations
 
 import string
+import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
@@ -29,38 +30,44 @@ REPEAT_MAX = 1_000
 REMEMBERED_BYTES = 1024 * 1024  # of steps that an expression remembers, roughly
 COMPILED_MAX = 32
 TOIL_A_PAUSE = 200  # between two pauses: characters, and places looked at
-TOIL_MAX = 20_000_000  # of matching the cluster's topics: some ten seconds, in turns
+TOIL_MAX = 20_000_000  # of matching many names: some ten seconds, in turns
 
-Chars: TypeAlias = frozenset[str]
+Ranges: TypeAlias = "tuple[tuple[str, str], ...]"  # first and last character of each
 
-_WORD: Chars = frozenset(string.ascii_letters + string.digits + "_")
-ALPHABET: Chars = _WORD | {".", "-"}
-_DIGITS: Chars = frozenset(string.digits)
-_CLASSES: dict[str, Chars] = {"d": _DIGITS, "w": _WORD, "s": frozenset()}
-_UNICODE: dict[str, Chars] = {
-    "L": frozenset(string.ascii_letters),
-    "Lu": frozenset(string.ascii_uppercase),
-    "Ll": frozenset(string.ascii_lowercase),
-    "N": _DIGITS,
-    "Nd": _DIGITS,
-    "P": frozenset("._-"),
+
+def _ranges(*pairs: str) -> Ranges:
+    return tuple((pair[0], pair[-1]) for pair in pairs)
+
+
+_WORD = frozenset(string.ascii_letters + string.digits + "_")
+_CLASSES: dict[str, Ranges] = {
+    "d": _ranges("09"),
+    "w": _ranges("09", "AZ", "_", "az"),
+    "s": _ranges("\t\n", "\f", "\r", " "),
 }
-_POSIX: dict[str, Chars] = {
-    "alnum": frozenset(string.ascii_letters + string.digits),
-    "alpha": frozenset(string.ascii_letters),
-    "ascii": ALPHABET,
-    "blank": frozenset(),
-    "cntrl": frozenset(),
-    "digit": _DIGITS,
-    "graph": ALPHABET,
-    "lower": frozenset(string.ascii_lowercase),
-    "print": ALPHABET,
-    "punct": frozenset("._-"),
-    "space": frozenset(),
-    "upper": frozenset(string.ascii_uppercase),
-    "word": _WORD,
-    "xdigit": frozenset(string.hexdigits),
+_POSIX: dict[str, Ranges] = {
+    "alnum": _ranges("09", "AZ", "az"),
+    "alpha": _ranges("AZ", "az"),
+    "ascii": _ranges("\0\x7f"),
+    "blank": _ranges("\t", " "),
+    "cntrl": _ranges("\0\x1f", "\x7f"),
+    "digit": _ranges("09"),
+    "graph": _ranges("!~"),
+    "lower": _ranges("az"),
+    "print": _ranges(" ~"),
+    "punct": _ranges("!/", ":@", "[`", "{~"),
+    "space": _ranges("\t\r", " "),
+    "upper": _ranges("AZ"),
+    "word": _ranges("09", "AZ", "_", "az"),
+    "xdigit": _ranges("09", "AF", "af"),
 }
+_CATEGORIES = frozenset(
+    major + minor
+    for major, minors in {
+        "L": "ultmo", "M": "nce", "N": "dlo", "P": "cdseifo", "S": "mcko", "Z": "slp", "C": "cfos"
+    }.items()
+    for minor in ("", *minors)
+)  # fmt: skip
 _CONTROL = {"a": "\a", "f": "\f", "t": "\t", "n": "\n", "r": "\r", "v": "\v"}
 _OPERATORS: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 _ASSERTIONS = {"A": "^", "z": "$", "b": "b", "B": "B"}
@@ -74,8 +81,39 @@ class TooCostly(Exception):
     """Names cannot be matched with this expression in a reasonable time. Says why."""
 
 
+class _Item(NamedTuple):
+    """The characters in some ranges and of a general category; or all others."""
+
+    ranges: Ranges
+    category: str = ""
+    negated: bool = False
+
+    @property
+    def only(self) -> str | None:
+        """Its character, if it is a single one."""
+        is_single = len(self.ranges) == 1 and self.ranges[0][0] == self.ranges[0][1] and not self.negated
+        return self.ranges[0][0] if is_single else None
+
+    def has(self, char: str) -> bool:
+        found = any(low <= char <= high for low, high in self.ranges)
+        if self.category and not found:
+            found = unicodedata.category(char).startswith(self.category)
+        return found != self.negated
+
+
 class _Chars(NamedTuple):
-    chars: Chars
+    """The characters of some items, or all others. fold: letter case aside."""
+
+    items: tuple[_Item, ...]
+    negated: bool = False
+    fold: bool = False
+
+    def has(self, char: str) -> bool:
+        """Whether a character is one of them; the empty one, at the end of a name, is none."""
+        if not char:
+            return False
+        both = {char, char.swapcase()} if self.fold else (char,)
+        return any(item.has(each) for each in both if len(each) == 1 for item in self.items) != self.negated
 
 
 class _Assert(NamedTuple):
@@ -107,6 +145,7 @@ class _Parser:
         self.at = 0
         self.depth = 0
         self.fold = False  # (?i)
+        self.dot_all = False  # (?s)
 
     def parse(self) -> _Node:
         node = self._alternatives()
@@ -184,32 +223,28 @@ class _Parser:
         if char == "(":
             return self._group()
         if char == "[":
-            return _Chars(self._class())
+            return self._class()
         if char == ".":
-            return _Chars(ALPHABET)
+            return _Chars(() if self.dot_all else (_LINE_END,), negated=True)
         if char in "^$":
             return _Assert(char)
         return self._escape() if char == "\\" else self._literal(char)
 
     def _literal(self, char: str) -> _Chars:
-        return _Chars(self._folded(frozenset(char)))
-
-    def _folded(self, chars: Chars) -> Chars:
-        both = chars | {char.swapcase() for char in chars} if self.fold else chars
-        return both & ALPHABET
+        return _Chars((_Item(((char, char),)),), fold=self.fold)
 
     def _group(self) -> _Node:
         self.depth += 1
         if self.depth > DEPTH_MAX:
             raise InvalidRegex("expression nests too deeply")
-        fold = self.fold
+        flags = self.fold, self.dot_all
         if self._take("?") and self._extension():
             self.depth -= 1
             return _All([])  # (?i): from here to the end of the group around it
         node = self._alternatives()
         if not self._take(")"):
             raise InvalidRegex("missing closing )")
-        self.fold = fold
+        self.fold, self.dot_all = flags
         self.depth -= 1
         return node
 
@@ -228,13 +263,15 @@ class _Parser:
             char = self._next()
             if char == "i":
                 self.fold = on
+            elif char == "s":
+                self.dot_all = on
             elif char == "-" and on:
                 on = False
             elif char == ":":
                 return False
             elif char == ")" and self.at > start + 1:
                 return True
-            elif char not in "msU":  # which change nothing here: names have no lines, and match or do not
+            elif char not in "mU":  # which change nothing here: a name is one line, and matches or does not
                 raise InvalidRegex(f"invalid or unsupported Perl syntax: (?{self.text[start : self.at]}")
 
     def _escape(self) -> _Node:
@@ -242,30 +279,29 @@ class _Parser:
         if char in _ASSERTIONS:
             return _Assert(_ASSERTIONS[char])
         self.at -= 1
-        return _Chars(self._folded(self._escaped()))
+        return _Chars((self._escaped(),), fold=self.fold)
 
-    def _escaped(self) -> Chars:
+    def _escaped(self) -> _Item:
         """What stands after a backslash, in a class or outside."""
         char = self._next()
         if char.lower() in _CLASSES:
-            found = _CLASSES[char.lower()]
-            return found if char.islower() else ALPHABET - found
+            return _Item(_CLASSES[char.lower()], negated=char.isupper())
         if char in "pP":
             return self._unicode(char == "P")
         if char == "x":
-            return frozenset(self._hex())
+            return _single(self._hex())
         if char in _CONTROL:
-            return frozenset(_CONTROL[char])
+            return _single(_CONTROL[char])
         if char == "0":
             digits = self.text[self.at : self.at + 2]
             octal = digits[: len(digits) - len(digits.lstrip("01234567"))]
             self.at += len(octal)
-            return frozenset(chr(int(octal or "0", 8)))
+            return _single(chr(int(octal or "0", 8)))
         if char.isascii() and not char.isalnum():
-            return frozenset(char)
+            return _single(char)
         raise InvalidRegex(f"invalid escape sequence: \\{char}")
 
-    def _unicode(self, negated: bool) -> Chars:
+    def _unicode(self, negated: bool) -> _Item:
         name = self._next()
         if name == "{":
             end = self.text.find("}", self.at)
@@ -274,9 +310,9 @@ class _Parser:
             name, self.at = self.text[self.at : end], end + 1
         if name.startswith("^"):
             name, negated = name[1:], not negated
-        if name not in _UNICODE:
+        if name not in _CATEGORIES:
             raise InvalidRegex(f"invalid character class range: \\p{{{name[:20]}}}")
-        return ALPHABET - _UNICODE[name] if negated else _UNICODE[name]
+        return _Item((), name, negated)
 
     def _hex(self) -> str:
         if self._take("{"):
@@ -292,19 +328,16 @@ class _Parser:
             raise InvalidRegex("invalid escape sequence: \\x")
         return chr(int(digits, 16))
 
-    def _class(self) -> Chars:
+    def _class(self) -> _Chars:
         negated = self._take("^")
-        chars: set[str] = set()
-        first = True
-        while first or not self._take("]"):
+        items: list[_Item] = []
+        while not items or not self._take("]"):
             if self.at >= len(self.text):
                 raise InvalidRegex("missing closing ]")
-            first = False
-            chars |= self._class_item()
-        found = self._folded(frozenset(chars))
-        return ALPHABET - found if negated else found
+            items.append(self._class_item())
+        return _Chars(tuple(items), negated, self.fold)
 
-    def _class_item(self) -> Chars:
+    def _class_item(self) -> _Item:
         if self._take("[:"):
             end = self.text.find(":]", self.at)
             name = self.text[self.at : end] if end >= 0 else ""
@@ -312,22 +345,26 @@ class _Parser:
             if found is None:
                 raise InvalidRegex(f"invalid character class range: [:{name[:20]}:]")
             self.at = end + 2
-            return ALPHABET - found if name.startswith("^") else found
+            return _Item(found, negated=name.startswith("^"))
         low = self._class_char()
         if self._peek() != "-" or self._peek(2) in ("-]", "-"):
             return low
         self.at += 1
         high = self._class_char()
-        if len(low) != 1 or len(high) != 1 or max(low) > max(high):
+        if low.only is None or high.only is None or low.only > high.only:
             raise InvalidRegex("invalid character class range")
-        return frozenset(char for char in _ASCII if max(low) <= char <= max(high))
+        return _Item(((low.only, high.only),))
 
-    def _class_char(self) -> Chars:
+    def _class_char(self) -> _Item:
         char = self._next()
-        return self._escaped() if char == "\\" else frozenset(char)
+        return self._escaped() if char == "\\" else _single(char)
 
 
-_ASCII = [chr(code) for code in range(128)]
+_LINE_END = _Item((("\n", "\n"),))
+
+
+def _single(char: str) -> _Item:
+    return _Item(((char, char),))
 
 
 def _is_number(text: str) -> bool:
@@ -337,7 +374,7 @@ def _is_number(text: str) -> bool:
 class _Step(NamedTuple):
     """One instruction. `chars` and goes on, or `kind` holds and goes on (also to `other`)."""
 
-    chars: Chars | None
+    chars: _Chars | None
     kind: str  # "": always
     to: int
     other: int = -1
@@ -366,7 +403,7 @@ class _Program:
         if self._emitted > EMITTED_MAX:
             raise InvalidRegex("expression is too large")
         if isinstance(node, _Chars):
-            return self._add(_Step(node.chars, "", to))
+            return self._add(_Step(node, "", to))
         if isinstance(node, _Assert):
             return self._add(_Step(None, node.kind, to))
         if isinstance(node, _All):
@@ -394,7 +431,7 @@ class _Program:
         return to
 
 
-class TopicRegex:
+class Regex:
     """One expression. Raises InvalidRegex."""
 
     __slots__ = ("_program",)
@@ -434,7 +471,7 @@ class _Machine:
                     self._toil -= TOIL_A_PAUSE
                     left -= TOIL_A_PAUSE
                     if left < 0:
-                        raise TooCostly("it takes too long to match the topics")
+                        raise TooCostly("it takes too long to match so many names")
                     yield
                 if not places:
                     break
@@ -457,6 +494,7 @@ class _Machine:
 
     def _lead(self, places: int, before: str, char: str) -> int:
         steps, reached = self._steps, 0
+        known: dict[int, bool] = {}  # a class that is repeated is looked at once
         todo = [place for place in range(len(steps)) if places >> place & 1]
         seen = set(todo)
         for place in todo:  # which grows
@@ -465,7 +503,10 @@ class _Machine:
                 continue
             step = steps[place]
             if step.chars is not None:
-                if char in step.chars:
+                class_id = id(step.chars)
+                if class_id not in known:
+                    known[class_id] = step.chars.has(char)
+                if known[class_id]:
                     reached |= 1 << step.to
                 continue
             if step.kind and not _holds(step.kind, before, char):
