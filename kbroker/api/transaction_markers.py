@@ -4,14 +4,14 @@ A coordinator sends it to whoever leads the partitions. A client may send it too
 Kafka: whoever sends it, the partition judges. A marker of an older epoch of the producer, or of an older coordinator,
 is refused and changes nothing; one partition's trouble is no other's.
 
-A partition is answered when its marker is committed (acks=all), within `request.timeout.ms`. Version 2 says by which
-rules the transaction ran (KIP-1228).
+A partition is answered when its marker is committed (acks=all), within `request.timeout.ms`. Those of
+`__consumer_offsets` get it through the group coordinator, which has offsets to settle. Version 2 says by which rules
+the transaction ran (KIP-1228).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
-from functools import partial
+from collections.abc import Coroutine, Mapping
 from typing import Any, NamedTuple
 
 import trio
@@ -27,12 +27,18 @@ from kafka_wire.messages.internal import (
 )
 from kbroker.api.context import Context, Services
 from kbroker.api.registry import handles
+from kbroker.groups.coordinator import OFFSETS_TOPIC
 from kbroker.log.derived.transactions import Marker
 from kbroker.replication.partition import Partition
-from kbroker.turns import Effort, Work, answer
+from kbroker.turns import Effort, Later, Work, answer
 
 MARKERS_A_PAUSE = 2
 PENDING_A_TURN = 64
+
+# What a group coordinator says that is no answer yet: the transaction's coordinator looks for the leader again.
+NOT_READY = frozenset(
+    {ErrorCode.COORDINATOR_NOT_AVAILABLE, ErrorCode.COORDINATOR_LOAD_IN_PROGRESS, ErrorCode.NOT_COORDINATOR}
+)
 
 Place = tuple[str, int]  # topic and partition
 Results = dict[Place, WritableTxnMarkerPartitionResult]
@@ -42,7 +48,7 @@ class Pending(NamedTuple):
     """A partition's result that is not known yet."""
 
     result: WritableTxnMarkerPartitionResult
-    wait: Callable[[], Coroutine[Any, Any, ErrorCode]]  # until it is; raises KafkaError
+    later: Later  # its code, or a KafkaError
 
 
 @handles(ApiKey.WRITE_TXN_MARKERS, 1, 2)
@@ -83,9 +89,16 @@ def _write(
     result = WritableTxnMarkerPartitionResult(partition_index=index)
     try:
         partition = services.partition(topic, index)
+        if topic == OFFSETS_TOPIC:
+            settled = services.groups.write_marker(index, marker)
+            if isinstance(settled, ErrorCode):
+                result.error_code = _told(settled)
+            else:
+                pending.append(Pending(result, Later(settled)))
+            return result
         last_offset = partition.write_marker(marker, services.env.clock.data_ms()).last_offset
         if partition.high_watermark.value <= last_offset:
-            pending.append(Pending(result, partial(_committed, partition, last_offset)))
+            pending.append(Pending(result, Later(_committed(partition, last_offset))))
     except KafkaError as error:
         services.tell_of_disk(topic, index, error)
         result.error_code = error.code
@@ -95,6 +108,10 @@ def _write(
 async def _committed(partition: Partition, last_offset: int) -> ErrorCode:
     await partition.high_watermark.wait_past(last_offset)
     return ErrorCode.NONE
+
+
+def _told(code: ErrorCode) -> ErrorCode:
+    return ErrorCode.NOT_LEADER_OR_FOLLOWER if code in NOT_READY else code
 
 
 def _response(results: Mapping[int, Results]) -> Work[WriteTxnMarkersResponse]:
@@ -123,7 +140,7 @@ async def _when_committed(
         one.result.error_code = ErrorCode.REQUEST_TIMED_OUT
         with trio.CancelScope(deadline=deadline):
             try:
-                one.result.error_code = await one.wait()
+                one.result.error_code = _told(await one.later)
             except KafkaError as error:
                 one.result.error_code = error.code
     return response

@@ -10,6 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from kafka_wire.errors import ErrorCode
+from kafka_wire.messages.groups import FindCoordinatorRequest
 from kafka_wire.messages.internal import (
     WritableTxnMarker,
     WritableTxnMarkerTopic,
@@ -110,6 +111,16 @@ async def test_a_marker_of_a_later_epoch_fences_the_producer() -> None:
         assert await write(client, marker(("t", 0), epoch=4)) == {(7, "t", 0): 0}
         assert await idempotent(client, 1, epoch=3) == ErrorCode.INVALID_PRODUCER_EPOCH
         assert await idempotent(client, 0, epoch=4) == 0
+
+
+async def test_a_group_coordinator_writes_the_markers_of_its_partitions() -> None:
+    async with memory_broker(config={"offsets.topic.num.partitions": "2"}) as broker, broker.client() as client:
+        await client.call(FindCoordinatorRequest(key="g", key_type=0), 3)
+        places = ("__consumer_offsets", 0), ("__consumer_offsets", 1), ("__consumer_offsets", 2)
+        found = await write(client, marker(*places))
+        while ErrorCode.NOT_LEADER_OR_FOLLOWER in found.values():  # its partitions are being loaded
+            found = await write(client, marker(*places))
+        assert list(found.values()) == [0, 0, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION]
 
 
 class Replicated:
