@@ -119,9 +119,10 @@ class FencedStore:
 class Cluster:
     """A node with a broker, started and ended by the nemesis; what its disk held when it ended."""
 
-    def __init__(self, world: World, checker: Checker) -> None:
+    def __init__(self, world: World, checker: Checker, config: BrokerConfig = CONFIG) -> None:
         self.world = world
         self.checker = checker
+        self.config = config
         self.node: Node = world.node(HOST)
         self.store = MemoryStore(world.node("store").clock)
         self.store_trouble = 0.0  # how often it fails
@@ -168,7 +169,7 @@ class Cluster:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_when, self._stop, nursery.cancel_scope)
                 store = FencedStore(self.store, process, self)
-                await run_broker(env, CONFIG, store=store, on_ready=self._on_ready)
+                await run_broker(env, self.config, store=store, on_ready=self._on_ready)
         except* (OSError, StartFailed, StoreError, DirectoryLocked) as group:
             self.world.trace("broker ended", repr(group.exceptions[0]))
             gone = group.subgroup(_is_of_the_store) is not None  # the session may have ended meanwhile

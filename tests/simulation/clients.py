@@ -426,7 +426,7 @@ class Admin(Client):
 
     async def create_topics(self) -> None:
         """The lasting topics, before the faults begin."""
-        topics = [_creatable(name, partitions, configs) for name, (partitions, configs) in TOPICS.items()]
+        topics = [creatable(name, partitions, configs) for name, (partitions, configs) in TOPICS.items()]
         while True:
             try:
                 response = await self.call(CreateTopicsRequest(topics=topics, timeout_ms=5000), 7)
@@ -487,7 +487,7 @@ class Admin(Client):
             if self.temp_id is not None and not self.delete_asked:
                 raise self.temp.broken("the topic is gone, and nobody has deleted it")
             self.temp_id = None
-            topics = [_creatable(TEMP, 1, SMALL)]
+            topics = [creatable(TEMP, 1, SMALL)]
             response = await self.call(CreateTopicsRequest(topics=topics, timeout_ms=1500), 7)
             code = response.topics[0].error_code
             if code not in (ErrorCode.NONE, ErrorCode.TOPIC_ALREADY_EXISTS, ErrorCode.REQUEST_TIMED_OUT):
@@ -534,6 +534,7 @@ class Admin(Client):
             history.complete(0, records)
 
 
-def _creatable(name: str, partitions: int, configs: dict[str, str]) -> CreatableTopic:
+def creatable(name: str, partitions: int, configs: dict[str, str]) -> CreatableTopic:
+    """A topic to be created."""
     settings = [CreatableTopicConfig(name=key, value=value) for key, value in configs.items()]
     return CreatableTopic(name=name, num_partitions=partitions, replication_factor=1, assignments=[], configs=settings)

@@ -24,7 +24,16 @@ class Nemesis:
         self.node = cluster.node
         self.world = cluster.world
         self.random = cluster.world.random("fault")
-        kinds: dict[str, Callable[[], Awaitable[None]]] = {
+        kinds = self.choose()
+        names = list(kinds) if allowed is None else list(allowed)
+        if allowed is None:
+            names = self.random.sample(names, self.random.randint(2, 6))
+        self.names = names
+        self.kinds = [kinds[name] for name in names]
+
+    def choose(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """The kinds there are, by name."""
+        return {
             "kill": self.kill,
             "kill_twice": self.kill_twice,
             "restart": self.restart,
@@ -40,11 +49,6 @@ class Nemesis:
             "session": self.session,
             "store": self.store,
         }
-        names = list(kinds) if allowed is None else list(allowed)
-        if allowed is None:
-            names = self.random.sample(names, self.random.randint(2, 6))
-        self.names = names
-        self.kinds = [kinds[name] for name in names]
 
     async def rage(self, seconds: float) -> None:
         """One fault after the other for so long; then everything heals."""

@@ -111,25 +111,26 @@ async def _contend(
             for consumer in consumers:
                 reading.start_soon(consumer.run)
             await Nemesis(cluster, faults).rage(seconds)
-            with _must_end("the writers are not served"):
+            with must_end("the writers are not served"):
                 for writer in writers:
                     writer.finishing = True
                 while writing.child_tasks:
                     await trio.sleep(0.1)
         for consumer in consumers:
             consumer.finishing = True
-        with _must_end("the consumers are not served"):
+        with must_end("the consumers are not served"):
             while reading.child_tasks:
                 await trio.sleep(0.1)
     judge = Consumer(world, "judge", checker, sessions=False)
-    with _must_end("the judge is not served"):
+    with must_end("the judge is not served"):
         for history in checker.histories:
             if history.topic != TEMP:
                 await judge.read_all(history)
 
 
 @contextmanager
-def _must_end(what: str) -> Iterator[None]:
+def must_end(what: str) -> Iterator[None]:
+    """What the block waits for has to come in time."""
     try:
         with trio.fail_after(HEAL_SECONDS):
             yield

@@ -1,0 +1,114 @@
+"""Faults amid transactions. Beside those of any broker, some that are aimed at a step of a transaction:
+
+    aim          strikes when
+    prepared     it is decided how a transaction ends, and no marker is written yet
+    marking      one of its markers is about to be written, or was
+    marked       every marker is written, and the end is not stored yet
+    open         a transaction has begun, or got another partition
+    offsets      offsets are about to become pending, or did
+
+The broker is killed right there, or loses power, in the midst of its own code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import trio
+
+from kbroker.replication.partition import Partition
+from kbroker.testing.scheduler import replaced
+from kbroker.transactions.shard import TransactionShard
+from kbroker.transactions.transaction import Transaction
+from tests.simulation.broker_node import Cluster
+from tests.simulation.clients import HOST
+from tests.simulation.nemesis import Nemesis
+
+AIM_SECONDS = 3.0
+CLIENTS = ("tx-0", "tx-1a", "tx-1b", "copier-0", "copier-1", "copier-0-member", "reader-0", "idempotent-0")
+
+
+class TransactionNemesis(Nemesis):
+    """Kinds of faults a seed may choose from; some rules of its world exclude some."""
+
+    def __init__(self, cluster: Cluster, allowed: Sequence[str] | None, *, may_lose_power: bool) -> None:
+        self.may_lose_power = may_lose_power
+        super().__init__(cluster, allowed)
+        self._aim: str | None = None
+        self._misses = 0
+
+    def choose(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """The kinds there are, by name: no loss of power where it may take what is acknowledged."""
+        kinds = super().choose()
+        if not self.may_lose_power:
+            kinds = {name: kind for name, kind in kinds.items() if "power" not in name}
+        return kinds | {name: partial(self.aim, name) for name in AIMS}
+
+    async def cut(self) -> None:
+        client = self.random.choice(CLIENTS)
+        away, back = self.random.choice([(HOST, "*"), ("*", HOST), (HOST, client), (client, HOST)])
+        self.world.network.cut(away, back)
+        await trio.sleep(self.random.random() * 4)
+        self.world.network.heal()
+
+    async def slow(self) -> None:
+        client = self.random.choice(CLIENTS)
+        there, back = self.random.choice([(HOST, client), (client, HOST)])
+        self.world.network.slow(there, back, self.random.random() * 2)
+        await trio.sleep(self.random.random() * 3)
+        self.world.network.heal()
+
+    async def aim(self, what: str) -> None:
+        """Wait for that step, and strike."""
+        self._aim, self._misses = what, self.random.randint(0, 4)
+        with trio.move_on_after(AIM_SECONDS):
+            while self._aim is not None:
+                await trio.sleep(0.05)
+        self._aim = None
+        await trio.sleep(self.random.random() * 0.5)
+        self.cluster.start()
+
+    def passes(self, what: str) -> None:
+        """The broker is at this step."""
+        if self._aim != what or not self.node.running:
+            return
+        if self._misses:
+            self._misses -= 1
+            return
+        self._aim = None
+        self.world.trace("strikes", what)
+        if self.may_lose_power and self.random.random() < 0.3:
+            self.cluster.power_loss()
+        else:
+            self.cluster.kill()
+
+
+AIMS: dict[str, tuple[type, str]] = {
+    "prepared": (TransactionShard, "carry_out"),
+    "marking": (Partition, "write_marker"),
+    "marked": (Transaction, "complete"),
+    "open": (Transaction, "add"),
+}
+
+
+@contextmanager
+def aiming(nemesis: TransactionNemesis) -> Iterator[None]:
+    """While the block runs, the nemesis hears of each step, before it is taken and after."""
+    with ExitStack() as stack:
+        for name, (owner, method) in AIMS.items():
+            stack.enter_context(replaced(owner, method, _heard(nemesis, name, getattr(owner, method))))
+        yield
+
+
+def _heard(nemesis: TransactionNemesis, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
+    def heard(*args: Any, **options: Any) -> Any:
+        if name != "open":  # what has not begun yet is no step
+            nemesis.passes(name)
+        result = step(*args, **options)
+        nemesis.passes(name)
+        return result
+
+    return heard
