@@ -6,7 +6,7 @@ FencedStore   one process's way to that store: with latency and lost replies; go
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any
 
@@ -34,6 +34,7 @@ from kbroker.log.opening import Opening
 from kbroker.server.broker import Ready, run_broker
 from kbroker.server.identity import StartFailed
 from kbroker.testing.scheduler import replaced
+from kbroker.testing.volume import Volume
 from kbroker.testing.world import Node, Process, World, current_process
 from tests.simulation.checker import (
     NOTHING,
@@ -160,6 +161,17 @@ class Cluster:
             self._durable[name] = max(offset, self._durable.get(name, 0))
         for history in self.checker.histories:
             history.power_lost()
+
+    def replace(self, take_over: Callable[[Volume], list[str]]) -> None:
+        """Another broker takes over, which has other logs on its disk.
+
+        take_over: changes the disk; tells the directories of logs that are shorter then.
+        """
+        self.kill()
+        shorter = take_over(self.node.volume)
+        images = log_images(self.node.volume)
+        self._before.update((name, images[name]) for name in shorter)
+        self.world.trace("replaced", [(name, images[name].end) for name in shorter])
 
     async def _serve(self, env: Env) -> None:
         process = current_process.get()

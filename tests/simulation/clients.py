@@ -257,7 +257,11 @@ class IdempotentProducer(Client):
 
 
 class PlainProducer(Client):
-    """acks=1, no second try: what is in doubt stays so."""
+    """No second try: what is in doubt stays so."""
+
+    def __init__(self, world: World, name: str, checker: Checker, *, acks: int = 1) -> None:
+        super().__init__(world, name, checker)
+        self.acks = acks
 
     async def run(self) -> None:
         """Produce until told to finish, and then once more to every partition."""
@@ -274,7 +278,7 @@ class PlainProducer(Client):
     async def _produce(self, history: PartitionHistory, number: int) -> bool:
         values, losses = self.new_values(history.topic, self.name, number), history.losses
         try:
-            response = await self.call(produce_request(history.topic, history.index, self.batch(values), 1), 8)
+            response = await self.call(produce_request(history.topic, history.index, self.batch(values), self.acks), 8)
         except Doubt:
             return False
         answer = response.responses[0].partition_responses[0]

@@ -26,6 +26,7 @@ from kbroker.transactions.transaction import Transaction
 from tests.simulation.broker_node import Cluster
 from tests.simulation.clients import HOST
 from tests.simulation.nemesis import Nemesis
+from tests.simulation.transactions.replica import Replica
 
 AIM_SECONDS = 3.0
 CLIENTS = ("tx-0", "tx-1a", "tx-1b", "copier-0", "copier-1", "copier-0-member", "reader-0", "idempotent-0")
@@ -34,8 +35,11 @@ CLIENTS = ("tx-0", "tx-1a", "tx-1b", "copier-0", "copier-1", "copier-0-member", 
 class TransactionNemesis(Nemesis):
     """Kinds of faults a seed may choose from; some rules of its world exclude some."""
 
-    def __init__(self, cluster: Cluster, allowed: Sequence[str] | None, *, may_lose_power: bool) -> None:
+    def __init__(
+        self, cluster: Cluster, allowed: Sequence[str] | None, *, may_lose_power: bool, replica: Replica | None
+    ) -> None:
         self.may_lose_power = may_lose_power
+        self.replica = replica
         super().__init__(cluster, allowed)
         self._aim: str | None = None
         self._misses = 0
@@ -45,7 +49,20 @@ class TransactionNemesis(Nemesis):
         kinds = super().choose()
         if not self.may_lose_power:
             kinds = {name: kind for name, kind in kinds.items() if "power" not in name}
+        if self.replica is not None:
+            kinds["fail_over"] = self.fail_over
         return kinds | {name: partial(self.aim, name) for name in AIMS}
+
+    async def fail_over(self) -> None:
+        """Another broker takes over, with what the replica has."""
+        self._replace()
+        await trio.sleep(self.random.random() * 0.5)
+        self.cluster.start()
+
+    def _replace(self) -> None:
+        assert self.replica is not None
+        if self.node.running:
+            self.cluster.replace(self.replica.take_over)
 
     async def cut(self) -> None:
         client = self.random.choice(CLIENTS)
@@ -80,7 +97,9 @@ class TransactionNemesis(Nemesis):
             return
         self._aim = None
         self.world.trace("strikes", what)
-        if self.may_lose_power and self.random.random() < 0.3:
+        if self.replica is not None and self.random.random() < 0.5:
+            self._replace()
+        elif self.may_lose_power and self.random.random() < 0.3:
             self.cluster.power_loss()
         else:
             self.cluster.kill()

@@ -32,6 +32,7 @@ from tests.simulation.transactions.ledger import Ledger, StableHistory
 from tests.simulation.transactions.nemesis import TransactionNemesis, aiming
 from tests.simulation.transactions.producers import NEW_RULES, TransactionalProducer
 from tests.simulation.transactions.readers import READ_COMMITTED, READ_UNCOMMITTED, Reader, read_all
+from tests.simulation.transactions.replica import Replica, lagging
 
 FAULT_SECONDS = 12.0
 GROUP = "copiers"
@@ -54,21 +55,26 @@ async def transactions(
     faults: Sequence[str] | None = None,
     version: int | None = None,
     durable: bool | None = None,
+    lags: bool | None = None,
 ) -> None:
     """Faults for so many seconds, then healing, then judgement. Raises Violation. What is None the seed decides."""
     random = world.random("rules")
-    choices = random.choice([0, 2, 2]), random.random() < 0.4
+    choices = random.choice([0, 2, 2]), random.random() < 0.4, random.random() < 0.5
     version = choices[0] if version is None else version
     durable = choices[1] if durable is None else durable
+    lags = choices[2] if lags is None else lags
     ledger = Ledger()
     config = CONFIG.with_values({**SETTINGS, **(FLUSHED if durable else {})})
     with ExitStack() as stack:
         failures = stack.enter_context(watched_log(ledger))
         cluster = Cluster(world, ledger, config)
         stack.enter_context(judging_each_opened_log(cluster))
-        nemesis = TransactionNemesis(cluster, faults, may_lose_power=durable)
+        replica = Replica(world) if lags else None
+        if replica is not None:
+            stack.enter_context(lagging(replica))
+        nemesis = TransactionNemesis(cluster, faults, may_lose_power=durable, replica=replica)
         stack.enter_context(aiming(nemesis))
-        world.trace("rules", version, durable)
+        world.trace("rules", version, durable, lags)
         cluster.start()
         await _prepare(Client(world, "first", ledger), version)
         for topic, count in TOPICS.items():
@@ -110,7 +116,10 @@ async def _contend(world: World, ledger: Ledger, nemesis: TransactionNemesis, ve
         TransactionalProducer(world, f"tx-{number}{rival}", ledger, f"tx-{number}", **rules())
         for number, rival in (("0", ""), ("1", "a"), ("1", "b"))
     ]
-    others = [IdempotentProducer(world, "idempotent-0", ledger), PlainProducer(world, "plain", ledger)]
+    others: list[Client] = [
+        IdempotentProducer(world, "idempotent-0", ledger),
+        PlainProducer(world, "plain", ledger, acks=1 if nemesis.replica is None else -1),
+    ]
     for producer in producers:
         producer.histories = {str(each): each for each in (*of["input"], *of["mixed"])}
     for other in others:

@@ -280,7 +280,7 @@ def test_a_copy_names_its_source() -> None:
     assert source_of(copy_of("copier-0.1", 7, "input-1", 12)) == ("input-1", 12)
 
 
-# -- the consumer's algorithm, and the other way of finding out ---------------------------------------------------------
+# -- the consumer's algorithm, and the other way of finding out --------------------------------------------------------
 
 
 def test_a_consumer_leaves_out_what_was_aborted() -> None:
