@@ -40,6 +40,11 @@ class Found(NamedTuple):
     aborted: KnownAborted
 
 
+def is_last(lowest_open: int, segment: Segment, bound: int) -> bool:
+    """Whether markers behind a closed segment end only what began at or above bound: open there, or begun behind it."""
+    return min(lowest_open, segment.next_offset) >= bound
+
+
 class Search(NamedTuple):
     """One search, as of one moment."""
 
@@ -67,7 +72,7 @@ class Search(NamedTuple):
             for number in range(self.first, len(self.twins)):
                 one, open_ = self._look_at(number, open_)
                 found.append(one)
-                if one.aborted.lowest_open >= self.bound:
+                if is_last(one.aborted.lowest_open, one.twin, self.bound):
                     break
         finally:
             for twin in self.twins:
@@ -204,7 +209,7 @@ class Rediscovery:
             if aborted.ranges is not None:
                 segment.used = tick()
                 known.append(aborted.ranges)
-            if segment.is_closed and aborted.lowest_open >= bound:
+            if segment.is_closed and is_last(aborted.lowest_open, segment, bound):
                 break
         return known, None
 

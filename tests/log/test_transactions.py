@@ -16,7 +16,7 @@ from kbroker.log import rediscovery
 from kbroker.log.cold import NotInMemory
 from kbroker.log.derived.aborted import ENTRY_SIZE, read_ranges
 from kbroker.log.derived.producers import UNVERIFIED
-from kbroker.log.derived.transactions import Marker
+from kbroker.log.derived.transactions import ALL_STABLE, Marker
 from kbroker.log.errors import LogOffline
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
@@ -83,6 +83,22 @@ def check(writer: Writer, log: PartitionLog) -> None:
 
 def test_T1_every_aborted_transaction_that_overlaps_a_read_is_named_and_no_other() -> None:
     writer = several_segments(new_disk())
+    check(writer, writer.log)
+
+
+@pytest.mark.parametrize("crash", [None, Crash.PROCESS])
+def test_T1_a_read_across_a_border_at_which_nothing_was_open(crash: Crash | None) -> None:
+    disk = new_disk()
+    writer = Writer(open_log(disk, **CONFIG))
+    while len(writer.log.segments) < 3:
+        if writer.log.segments[-1].size < 300:
+            writer.write(1)
+            writer.end(1, commit=False)
+        append(writer.log, b"plain")
+    assert all(segment.aborted.lowest_open == ALL_STABLE for segment in writer.log.segments[:-1])
+    if crash is not None:
+        disk.kill()
+        writer.log = open_log(disk, crash, **CONFIG)
     check(writer, writer.log)
 
 

@@ -39,9 +39,7 @@ GROUP = "copiers"
 TOPICS = {"input": 2, "output": 2, "mixed": 2}
 SETTINGS = {
     "transaction.state.log.num.partitions": "2",
-    "transaction.state.log.segment.bytes": "5000",
     "offsets.topic.num.partitions": "2",
-    "offsets.topic.segment.bytes": "5000",
     "group.min.session.timeout.ms": "1000",
     "request.timeout.ms": "2000",
 }
