@@ -8,9 +8,10 @@ fetch.py, with its sessions (fetch_sessions.py) and its waiting (fetch_waits.py)
 metadata.py           topics.py   configs.py   features.py   log_dirs.py
 transactions.py       producer ids, too        transaction_admin.py   transactions seen from outside
 transaction_markers.py    how they ended, in each partition
+transaction_offsets.py    what they commit for groups
 partition_producers.py   who wrote to a partition
 groups.py             the classic protocol       consumer_groups.py   KIP-848
-group_offsets.py      committed offsets          group_admin.py       groups seen from outside
+group_offsets.py      committed offsets (offset_changes.py)       group_admin.py       groups seen from outside
 
 Handlers own no state: they ask the owners that Services names.
 """

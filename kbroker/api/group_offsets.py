@@ -1,4 +1,4 @@
-"""OffsetCommit 1-9, OffsetFetch 1-9, OffsetDelete 0: the committed offsets of a group.
+"""OffsetCommit 1-10, OffsetFetch 1-10, OffsetDelete 0: the committed offsets of a group.
 
 OffsetCommit 1 is older than Kafka 4 answers; old clients still send it. Versions 2-4 say how long the offset is to be
 kept. Without a commit OffsetFetch answers offset -1, metadata "" and no error. From version 8 on it asks for several
@@ -26,6 +26,7 @@ from kafka_wire.messages.group_offsets import (
     OffsetDeleteResponseTopic,
     OffsetFetchRequest,
     OffsetFetchRequestGroup,
+    OffsetFetchRequestTopics,
     OffsetFetchResponse,
     OffsetFetchResponseGroup,
     OffsetFetchResponsePartition,
@@ -34,17 +35,19 @@ from kafka_wire.messages.group_offsets import (
     OffsetFetchResponseTopics,
 )
 from kbroker.api.context import Context
+from kbroker.api.offset_changes import Taker
 from kbroker.api.registry import handles
+from kbroker.cluster.image import NO_TOPIC_ID
 from kbroker.groups import offset_requests
 from kbroker.groups.group import Committer
 from kbroker.groups.offset_requests import Committed, Fetched
-from kbroker.groups.storage.records import OffsetCommitValue
 from kbroker.turns import STRIDE, Work, answer, each, finish
 
 CommitAnswer: TypeAlias = "OffsetCommitResponse | Coroutine[Any, Any, OffsetCommitResponse]"
 FetchAnswer: TypeAlias = "OffsetFetchResponse | Coroutine[Any, Any, OffsetFetchResponse]"
 DeleteAnswer: TypeAlias = "OffsetDeleteResponse | Coroutine[Any, Any, OffsetDeleteResponse]"
 
+IDS_SINCE = 10  # version of both
 GROUPS_SINCE = 8  # OffsetFetch version
 TOP_LEVEL_ERROR_SINCE = 2  # OffsetFetch version
 FETCHED_BYTES_MAX = 48 * 1024 * 1024  # of memory for one answer, roughly
@@ -55,23 +58,33 @@ INT64_MAX = 2**63 - 1
 # -- OffsetCommit -----------------------------------------------------------------------------------------------------
 
 
-@handles(ApiKey.OFFSET_COMMIT, 1, 9)
+@handles(ApiKey.OFFSET_COMMIT, 1, 10)
 def offset_commit(request: OffsetCommitRequest, context: Context) -> CommitAnswer:
     """Store offsets; every partition that can be stored is, the others are answered why not."""
     return answer(_commit(request, context))
 
 
 def _commit(request: OffsetCommitRequest, context: Context) -> Work[CommitAnswer]:
-    changes: dict[str, dict[int, OffsetCommitValue | None]] = {}
-    take = _Taker(request, context, changes)
+    services, retention_ms = context.services, request.retention_time_ms
+    at_ms = services.env.clock.data_ms() + retention_ms
+    taker = Taker(services, -1 if retention_ms == -1 else min(max(at_ms, 0), INT64_MAX))
+
+    def row(partition: OffsetCommitRequestPartition, code: ErrorCode) -> OffsetCommitResponsePartition:
+        return OffsetCommitResponsePartition(partition_index=partition.partition_index, error_code=code)
+
+    def take(topic: str, partition: OffsetCommitRequestPartition) -> OffsetCommitResponsePartition:
+        return row(partition, taker.take(topic, partition, partition.commit_timestamp))
+
     topics = []
     for number, topic in enumerate(request.topics, 1):
-        partitions = yield from each(partial(take.partition, topic.name), topic.partitions)
-        if partitions or topic.name not in take.topics:  # as in Kafka: a topic without any is not answered, if known
-            topics.append(OffsetCommitResponseTopic(name=topic.name, partitions=partitions))
+        name = _name_of(topic.topic_id, context) if context.version >= IDS_SINCE else topic.name
+        asked = partial(row, code=ErrorCode.UNKNOWN_TOPIC_ID) if name is None else partial(take, name)
+        partitions = yield from each(asked, topic.partitions)
+        if partitions or name not in taker.topics:  # as in Kafka: a topic without any is not answered, if known
+            topics.append(OffsetCommitResponseTopic(name=name or "", topic_id=topic.topic_id, partitions=partitions))
         if number % STRIDE == 0:
             yield
-    response = OffsetCommitResponse(topics=topics)
+    response, changes = OffsetCommitResponse(topics=topics), taker.changes
     if not changes:
         return response
     committer = Committer(
@@ -104,51 +117,16 @@ def _told(response: OffsetCommitResponse, committed: Committed) -> Work[OffsetCo
     return response
 
 
-class _Taker:
-    """Notes the changes that a commit asks for, and says why one cannot be made."""
-
-    def __init__(
-        self,
-        request: OffsetCommitRequest,
-        context: Context,
-        changes: dict[str, dict[int, OffsetCommitValue | None]],
-    ) -> None:
-        services = context.services
-        self.topics = services.image.topics
-        self.changes = changes
-        self.metadata_max = services.config.get_int("offset.metadata.max.bytes")
-        self.now_ms = services.env.clock.data_ms()
-        retention_ms = request.retention_time_ms
-        self.expire_ms = -1 if retention_ms == -1 else min(max(self.now_ms + retention_ms, 0), INT64_MAX)
-
-    def partition(self, topic: str, partition: OffsetCommitRequestPartition) -> OffsetCommitResponsePartition:
-        """The answer, as far as it is known before the commit."""
-        return OffsetCommitResponsePartition(
-            partition_index=partition.partition_index, error_code=self._take(topic, partition)
-        )
-
-    def _take(self, topic: str, partition: OffsetCommitRequestPartition) -> ErrorCode:
-        known, index = self.topics.get(topic), partition.partition_index
-        if known is None or not 0 <= index < len(known.partitions):
-            return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-        metadata = partition.committed_metadata or ""
-        if len(metadata) > self.metadata_max:
-            return ErrorCode.OFFSET_METADATA_TOO_LARGE
-        self.changes.setdefault(topic, {})[index] = OffsetCommitValue(
-            offset=partition.committed_offset,
-            leader_epoch=partition.committed_leader_epoch,
-            metadata=metadata,
-            commit_timestamp=self.now_ms if partition.commit_timestamp < 0 else partition.commit_timestamp,
-            expire_timestamp=self.expire_ms,
-            topic_id=known.id,
-        )
-        return ErrorCode.NONE
+def _name_of(topic_id: bytes, context: Context) -> str | None:
+    """The topic of that ID; None: there is none."""
+    topic = context.services.image.topics_by_id.get(topic_id)
+    return None if topic is None else topic.name
 
 
 # -- OffsetFetch ------------------------------------------------------------------------------------------------------
 
 
-@handles(ApiKey.OFFSET_FETCH, 1, 9)
+@handles(ApiKey.OFFSET_FETCH, 1, 10)
 def offset_fetch(request: OffsetFetchRequest, context: Context) -> FetchAnswer:
     """How far groups have read."""
     return answer((_fetched_groups if context.version >= GROUPS_SINCE else _fetched_one)(request, context))
@@ -217,7 +195,7 @@ def _size_of(row: OffsetFetchResponsePartitions) -> int:
 def _fetched_group(
     group: OffsetFetchRequestGroup, request: OffsetFetchRequest, context: Context
 ) -> Work[OffsetFetchResponseGroup]:
-    asked = None if group.topics is None else [(topic.name, topic.partition_indexes) for topic in group.topics]
+    asked, unknown = _named(group, context)
     found = offset_requests.fetch(
         context.services.groups,
         group.group_id,
@@ -226,13 +204,33 @@ def _fetched_group(
         member_id=group.member_id,
         member_epoch=group.member_epoch,
     )
-    topics = []
+    topics, images = [], context.services.image.topics
     for topic, partitions in found:
         rows = yield from each(_row, partitions)
-        topics.append(OffsetFetchResponseTopics(name=topic, partitions=rows))
+        topic_id = images[topic].id if topic in images else NO_TOPIC_ID
+        topics.append(OffsetFetchResponseTopics(name=topic, topic_id=topic_id, partitions=rows))
+        if len(topics) % STRIDE == 0:
+            yield
+    for nowhere in unknown:
+        lost = (Fetched(index, None, ErrorCode.UNKNOWN_TOPIC_ID) for index in nowhere.partition_indexes)
+        rows = yield from each(_row, lost)
+        topics.append(OffsetFetchResponseTopics(topic_id=nowhere.topic_id, partitions=rows))
         if len(topics) % STRIDE == 0:
             yield
     return OffsetFetchResponseGroup(group_id=group.group_id, topics=topics)
+
+
+def _named(
+    group: OffsetFetchRequestGroup, context: Context
+) -> tuple[list[tuple[str, list[int]]] | None, list[OffsetFetchRequestTopics]]:
+    """What is asked for, by the topics' names, None for all; and what cannot be, as no topic has the ID."""
+    if group.topics is None:
+        return None, []
+    if context.version < IDS_SINCE:
+        return [(topic.name, topic.partition_indexes) for topic in group.topics], []
+    names = [(_name_of(topic.topic_id, context), topic) for topic in group.topics]
+    asked = [(name, topic.partition_indexes) for name, topic in names if name is not None]
+    return asked, [topic for name, topic in names if name is None]
 
 
 def _row(fetched: Fetched) -> OffsetFetchResponsePartitions:

@@ -104,12 +104,13 @@ def _without(changes: Changes, stale: Collection[Partition]) -> Changes:
 
 def check_size(shard: GroupShard, group_id: str, changes: Changes) -> None:
     """Raise KafkaError MESSAGE_TOO_LARGE for changes that certainly do not go into one batch."""
+    most = shard.partition.log.config.max_message_bytes
     least = sum(
-        len(partitions) * (RECORD_BYTES_MIN + len(group_id) + len(topic))
-        + sum(len(value.metadata) for value in partitions.values() if value is not None)
-        for topic, partitions in changes.items()
+        len(partitions) * (RECORD_BYTES_MIN + len(group_id) + len(topic)) for topic, partitions in changes.items()
     )
-    if least > shard.partition.log.config.max_message_bytes:
+    if least <= most:  # else there may be very many
+        least += sum(len(each.metadata) for of in changes.values() for each in of.values() if each is not None)
+    if least > most:
         raise KafkaError(ErrorCode.MESSAGE_TOO_LARGE)
 
 

@@ -91,6 +91,8 @@ def _commit(
         guard = partition.verification(read_header(batch))
     except KafkaError as error:
         return _told(error)
+    if guard is not None and writer.verify is None and min(writer.producer_id, writer.producer_epoch) < 0:
+        return ErrorCode.UNKNOWN_SERVER_ERROR  # as Kafka: there are no such batches, and nobody else found out
     if guard is None or writer.verify is None:
         return append(ErrorCode.NONE, None if guard is None else UNVERIFIED)
     verdict = writer.verify(partition)

@@ -26,6 +26,7 @@ from kafka_wire.messages.groups import (
     SyncGroupRequest,
     SyncGroupRequestAssignment,
 )
+from kafka_wire.messages.metadata import MetadataRequest, MetadataRequestTopic
 from kbroker.testing.client import BareClient
 
 
@@ -87,11 +88,18 @@ async def leave(client: BareClient, group: str, joined: Any, *, version: int = 5
     return await client.call(request, version)
 
 
+async def topic_id_of(client: BareClient, name: str) -> bytes:
+    """A topic's ID; all zeros if there is no such topic."""
+    request = MetadataRequest(topics=[MetadataRequestTopic(name=name)], allow_auto_topic_creation=False)
+    return bytes((await client.call(request, 12)).topics[0].topic_id)
+
+
 async def commit(
     client: BareClient, group: str, offset: int, *, topic: str = "t", index: int = 0, version: int = 8, **options: Any
 ) -> int:
     """Commit one offset; its error."""
     joined, metadata = options.pop("joined", None), options.pop("metadata", "")
+    topic_id = options.pop("topic_id", None) or (await topic_id_of(client, topic) if version >= 10 else bytes(16))
     request = OffsetCommitRequest(
         group_id=group,
         generation_id_or_member_epoch=joined.generation_id if joined else -1,
@@ -99,6 +107,7 @@ async def commit(
         topics=[
             OffsetCommitRequestTopic(
                 name=topic,
+                topic_id=topic_id,
                 partitions=[
                     OffsetCommitRequestPartition(
                         partition_index=index, committed_offset=offset, committed_metadata=metadata
@@ -118,7 +127,8 @@ async def committed(
     with trio.fail_after(5):
         while True:
             if version >= 8:
-                topics = [OffsetFetchRequestTopics(name=topic, partition_indexes=[index])]
+                topic_id = await topic_id_of(client, topic) if version >= 10 else bytes(16)
+                topics = [OffsetFetchRequestTopics(name=topic, topic_id=topic_id, partition_indexes=[index])]
                 request = OffsetFetchRequest(groups=[OffsetFetchRequestGroup(group_id=group, topics=topics)])
                 answer = (await client.call(request, version)).groups[0]
             else:

@@ -24,27 +24,28 @@ from kafka_wire.messages.group_offsets import (
 )
 from kafka_wire.messages.groups import JoinGroupResponse
 from kafka_wire.messages.internal import ConsumerProtocolSubscription
-from kafka_wire.messages.topics import DeleteTopicsRequest
+from kafka_wire.messages.topics import CreatableTopic, CreateTopicsRequest, DeleteTopicsRequest, DeleteTopicState
 from kbroker.testing.broker import Machine, memory_broker
 from kbroker.testing.client import BareClient
-from tests.api.group_tools import commit, committed, enter, find, leave
+from tests.api.group_tools import commit, committed, enter, find, leave, topic_id_of
 
 UNKNOWN = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
 
 
-@pytest.mark.parametrize("version", range(1, 10))
+@pytest.mark.parametrize("version", range(1, 11))
 async def test_commits_of_every_version_are_fetched(version: int) -> None:
     async with memory_broker(topics={"t": 2}) as broker, broker.client() as client:
         await find(client, "g")
         assert await commit(client, "g", 42, version=version, metadata="note") == 0
-        for fetch_version in range(1, 10):
+        for fetch_version in range(1, 11):
             assert await committed(client, "g", version=fetch_version) == (42, "note", 0)
             assert await committed(client, "g", index=1, version=fetch_version) == (-1, "", 0)
             assert await committed(client, "other", version=fetch_version) == (-1, "", 0)
-            assert await committed(client, "g", topic="absent", version=fetch_version) == (-1, "", 0)
+            absent = ErrorCode.UNKNOWN_TOPIC_ID if fetch_version >= 10 else 0
+            assert await committed(client, "g", topic="absent", version=fetch_version) == (-1, "", absent)
 
 
-@pytest.mark.parametrize("version", range(2, 10))
+@pytest.mark.parametrize("version", range(2, 11))
 async def test_null_topics_mean_all(version: int) -> None:
     async with memory_broker(topics={"t": 2, "u": 1}) as broker, broker.client() as client:
         await find(client, "g")
@@ -58,8 +59,36 @@ async def test_null_topics_mean_all(version: int) -> None:
         else:
             topics = (await client.call(OffsetFetchRequest(group_id="g", topics=None), version)).topics
             others = (await client.call(OffsetFetchRequest(group_id="none", topics=None), version)).topics
-        found = {(t.name, p.partition_index): p.committed_offset for t in topics for p in t.partitions}
+        names = {await topic_id_of(client, name): name for name in "tu"} if version >= 10 else {}
+        found = {
+            (names[bytes(t.topic_id)] if names else t.name, p.partition_index): p.committed_offset
+            for t in topics
+            for p in t.partitions
+        }
         assert found == {("t", 1): 1, ("u", 0): 2} and not others
+
+
+async def test_R13_an_offset_is_committed_and_fetched_for_the_topic_that_has_the_id() -> None:
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        await find(client, "g")
+        old_id = await topic_id_of(client, "t")
+        assert await commit(client, "g", 7, version=10) == 0
+        await client.call(DeleteTopicsRequest(topics=[DeleteTopicState(name="t")], timeout_ms=5000), 6)
+        again = CreatableTopic(name="t", num_partitions=1, replication_factor=1, assignments=[], configs=[])
+        await client.call(CreateTopicsRequest(topics=[again], timeout_ms=5000), 7)
+        assert await topic_id_of(client, "t") != old_id
+        unknown = ErrorCode.UNKNOWN_TOPIC_ID
+        for topic_id in (old_id, b"?" * 16):
+            assert await commit(client, "g", 8, version=10, topic_id=topic_id) == unknown
+            asked = [OffsetFetchRequestTopics(topic_id=topic_id, partition_indexes=[0, 1])]
+            asked.append(OffsetFetchRequestTopics(topic_id=await topic_id_of(client, "t"), partition_indexes=[0]))
+            group = OffsetFetchRequestGroup(group_id="g", topics=asked)
+            answer = (await client.call(OffsetFetchRequest(groups=[group]), 10)).groups[0]
+            assert answer.error_code == 0
+            rows = {
+                bytes(t.topic_id): [(p.committed_offset, p.error_code) for p in t.partitions] for t in answer.topics
+            }
+            assert rows == {topic_id: [(-1, unknown)] * 2, await topic_id_of(client, "t"): [(-1, 0)]}
 
 
 async def test_errors_before_there_is_a_coordinator_in_every_shape() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from types import CoroutineType
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 from kafka_wire.errors import ErrorCode
 from kbroker.groups import offset_requests, transaction_requests
 from kbroker.groups.group import Committer
+from kbroker.groups.offsets import Changes
 from kbroker.groups.shard import GroupShard
 from kbroker.groups.transaction_requests import Writer
 from kbroker.log.derived.transactions import Marker
@@ -19,6 +22,7 @@ from kbroker.replication.partition import Partition
 from kbroker.testing.broker import Machine
 from kbroker.turns import finish
 from tests.groups.tools import Change, Rig, change, of, rig
+from tests.server.loop_meter import LINES_MAX, LoopMeter
 
 ANYBODY = Committer("", None, -1, 3, transactional=True)
 
@@ -207,11 +211,32 @@ async def test_a_transaction_of_many_offsets_is_settled_in_turns() -> None:
         assert [stable(made, "g", n) for n in range(3_000)] == [*range(2_999), 9_999]
 
 
-async def test_what_does_not_go_into_one_batch_is_refused_as_a_whole() -> None:
-    async with rig() as made:
-        changes = [change("g", n, n) for n in range(40_000)]
-        assert await pend(made, 1, "g", *changes) == ErrorCode.UNKNOWN_SERVER_ERROR
-        assert stable(made, "g") == -1
+async def test_B1_a_hundred_thousand_offsets_of_a_transaction_hold_nobody_up() -> None:
+    meter = LoopMeter()
+
+    class MeteredMachine(Machine):
+        def env(self) -> Any:
+            return replace(super().env(), offload=meter.offload)
+
+    async with rig(MeteredMachine()) as made, trio.open_nursery() as nursery:
+        results: list[int] = []
+
+        requests = [of([change("g", n, n) for n in range(count)]) for count in (100_000, 12_000)]
+
+        async def commit_and_end(changes: Changes) -> None:
+            result: Any = transaction_requests.commit(made.coordinator, "g", ANYBODY, changes, Writer(1, 0, None))
+            results.append(await result if isinstance(result, CoroutineType) else result)
+            mark(made, 1)
+
+        with meter.running():
+            for changes in requests:  # too many, and nearly as many as go into a batch
+                nursery.start_soon(commit_and_end, changes)
+                await wait_all_tasks_blocked()
+            while any(stable(made, "g", n) == UNSTABLE for n in range(0, 12_000, 100)):
+                await trio.lowlevel.checkpoint()
+        assert results == [ErrorCode.UNKNOWN_SERVER_ERROR, 0]
+        assert made.shard.offsets.count == 12_000
+    assert meter.worst <= LINES_MAX, meter.report()
 
 
 # -- whose transaction ------------------------------------------------------------------------------------------------

@@ -88,6 +88,7 @@ from kafka_wire.messages.topics import (
     DescribeLogDirsRequest,
 )
 from kafka_wire.messages.transactions import (
+    AddOffsetsToTxnRequest,
     AddPartitionsToTxnRequest,
     AddPartitionsToTxnTopic,
     AddPartitionsToTxnTransaction,
@@ -97,6 +98,9 @@ from kafka_wire.messages.transactions import (
     EndTxnRequest,
     InitProducerIdRequest,
     ListTransactionsRequest,
+    TxnOffsetCommitRequest,
+    TxnOffsetCommitRequestPartition,
+    TxnOffsetCommitRequestTopic,
 )
 from kafka_wire.records import build_batch
 from kbroker.api.registry import load
@@ -219,6 +223,33 @@ async def _coordinated(client: BareClient) -> None:
     assert (made.error_code, made.producer_id, made.producer_epoch) == (0, 0, 0)
 
 
+def offsets_of(topic: str, count: int, group: str = "g") -> TxnOffsetCommitRequest:
+    """Offsets of a transaction; partitions that there are not are after those that there are."""
+    partitions = [
+        TxnOffsetCommitRequestPartition(partition_index=n, committed_offset=1, committed_metadata="")
+        for n in range(count)
+    ]
+    return TxnOffsetCommitRequest(
+        transactional_id="x", group_id=group, producer_id=0, producer_epoch=0,
+        topics=[TxnOffsetCommitRequestTopic(name=topic, partitions=partitions)],
+    )  # fmt: skip
+
+
+async def _offsets_transaction(client: BareClient) -> None:
+    """An open transaction that commits offsets of the group g, which has one of each partition of `wide`."""
+    await _commit_all(client)
+    await _begin_transaction(client)
+    request = AddOffsetsToTxnRequest(transactional_id="x", producer_id=0, producer_epoch=0, group_id="g")
+    assert (await client.call(request, 3)).error_code == 0
+
+
+async def _pending_offsets(client: BareClient) -> None:
+    """The same, with an offset of each partition of `wide`."""
+    await _offsets_transaction(client)
+    answer = await client.call(offsets_of("wide", 1000), 3)
+    assert {each.error_code for each in answer.topics[0].partitions} == {0}
+
+
 def ended(topic: str, indexes: Iterable[int], producer_id: int = 1) -> WritableTxnMarker:
     """A marker for these partitions."""
     topics = [WritableTxnMarkerTopic(name=topic, partition_indexes=list(indexes))]
@@ -320,6 +351,15 @@ ROWS = [
     Row("FindCoordinator", 6, lambda: FindCoordinatorRequest(key_type=0, coordinator_keys=names()), _commit_all),
     Row("FindCoordinator, long names", 6, lambda: FindCoordinatorRequest(
         key_type=0, coordinator_keys=[f"{n}" * 8000 for n in range(200)]), _commit_all),
+    Row("TxnOffsetCommit", 3, lambda: offsets_of("wide", COUNT), _offsets_transaction),
+    Row("TxnOffsetCommit, absent", 3, lambda: offsets_of("absent", COUNT), _offsets_transaction),
+    Row("EndTxn, many offsets", 3, lambda: EndTxnRequest(
+        transactional_id="x", producer_id=0, producer_epoch=0, committed=True), _pending_offsets),
+    Row("OffsetFetch, pending", 7, lambda: OffsetFetchRequest(group_id="g", require_stable=True, topics=[
+        OffsetFetchRequestTopic(name="wide", partition_indexes=list(range(COUNT)))]), _pending_offsets),
+    Row("OffsetDelete, pending", 0, lambda: OffsetDeleteRequest(group_id="g", topics=[
+        OffsetDeleteRequestTopic(name="wide", partitions=[
+            OffsetDeleteRequestPartition(partition_index=n) for n in range(COUNT)])]), _pending_offsets),
     Row("OffsetCommit, present", 8, lambda: commit_request("wide"), _commit_all),
     Row("OffsetCommit, absent", 8, lambda: commit_request("wide", COUNT), _commit_all),
     Row("OffsetFetch, present", 7, lambda: OffsetFetchRequest(group_id="g", topics=[

@@ -391,7 +391,8 @@ class ConsumerGroup:
         """
         core = self._core
         member_id, group_instance_id, epoch, version, transactional = committer
-        if epoch < 0 and (not core.members or (transactional and not member_id)):
+        says_nothing = epoch == -1 and not member_id and group_instance_id is None  # as TxnOffsetCommit before 3
+        if epoch < 0 and not core.members or transactional and says_nothing:
             return frozenset()
         if group_instance_id is not None:
             check_instance(core, group_instance_id, member_id)
