@@ -118,11 +118,10 @@ class Copier(TransactionalClient):
         group: str,
         sources: list[StableHistory],
         targets: list[StableHistory],
-        *,
         version: int,
         timeout_ms: int,
     ) -> None:
-        super().__init__(world, name, ledger, name, version=version, timeout_ms=timeout_ms)
+        super().__init__(world, name, ledger, name, version, timeout_ms)
         self.group = group
         self.sources, self.targets = sources, targets
         self.has_life = False

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import trio
 
@@ -87,7 +87,7 @@ class TransactionalClient(Client):
     ledger: Ledger
 
     def __init__(
-        self, world: World, name: str, ledger: Ledger, transactional_id: str, *, version: int, timeout_ms: int
+        self, world: World, name: str, ledger: Ledger, transactional_id: str, version: int, timeout_ms: int
     ) -> None:
         super().__init__(world, name, ledger)
         self.ledger = ledger
@@ -199,8 +199,7 @@ class TransactionalClient(Client):
                 if failed:
                     await self.rest()
             return
-        self.has_doubt = True
-        raise Abortable("nothing is acknowledged")
+        await self._lose_patience("nothing is acknowledged")
 
     async def _add_partitions(self) -> None:
         new = [name for name, queue in self._queues.items() if queue and name not in self._added]
@@ -332,8 +331,13 @@ class TransactionalClient(Client):
                 if code not in COORDINATOR_RETRIABLE:
                     raise Violation(f"{self.name}: {type(answer).__name__} has {ErrorCode(code)!r}")
                 await trio.sleep(self.random.expovariate(20))
+        await self._lose_patience("there is no answer")
+
+    async def _lose_patience(self, why: str) -> NoReturn:
+        """Whatever was asked for may still happen, and an answer come: on a connection that nobody listens to."""
+        await self.hang_up()
         self.has_doubt = True
-        raise Abortable("patience is at its end")
+        raise Abortable(why)
 
     async def send_late(self, sent: Sent) -> None:
         """Send a batch over a connection that is very slow, and do not wait for an answer."""

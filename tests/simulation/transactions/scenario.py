@@ -14,7 +14,7 @@ has to reach the end of the log, every input has to be copied; and what the ledg
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 import trio
@@ -35,7 +35,7 @@ from tests.simulation.transactions.readers import READ_COMMITTED, READ_UNCOMMITT
 from tests.simulation.transactions.replica import Replica, lagging
 
 FAULT_SECONDS = 12.0
-GROUP = "copiers"
+GROUP, COPIERS = "copiers", 2
 TOPICS = {"input": 2, "output": 2, "mixed": 2}
 SETTINGS = {
     "transaction.state.log.num.partitions": "2",
@@ -54,6 +54,7 @@ async def transactions(
     version: int | None = None,
     durable: bool | None = None,
     lags: bool | None = None,
+    copies: bool = True,
 ) -> None:
     """Faults for so many seconds, then healing, then judgement. Raises Violation. What is None the seed decides."""
     random = world.random("rules")
@@ -78,7 +79,7 @@ async def transactions(
         for topic, count in TOPICS.items():
             for index in range(count):
                 ledger.partition(topic, index, durable=durable)
-        await _contend(world, ledger, nemesis, version, seconds)
+        await Play(world, ledger, nemesis, version, copies).run(seconds)
         if failures.found:
             raise Violation(f"the broker failed inside: {failures.found[0]!r}") from failures.found[0]
         states = [transaction.state.name for transaction in ledger.transactions.values()]
@@ -101,85 +102,99 @@ async def _prepare(admin: Client, version: int) -> None:
             await trio.sleep(0.1)
 
 
-async def _contend(world: World, ledger: Ledger, nemesis: TransactionNemesis, version: int, seconds: float) -> None:
-    random = world.random("rules")
-    histories = [each for each in ledger.histories if isinstance(each, StableHistory)]
-    of = {topic: [each for each in histories if each.topic == topic] for topic in TOPICS}
+class Play:
+    """The clients, from the first fault to the judgement."""
 
-    def rules() -> dict[str, int]:
-        is_new = version >= NEW_RULES and random.random() < 0.8
-        return {"version": NEW_RULES if is_new else 0, "timeout_ms": random.choice([1500, 4000, 20000])}
+    def __init__(self, world: World, ledger: Ledger, nemesis: TransactionNemesis, version: int, copies: bool) -> None:
+        self.world = world
+        self.ledger = ledger
+        self.nemesis = nemesis
+        self.version = version
+        self.random = world.random("rules")
+        self.histories = [each for each in ledger.histories if isinstance(each, StableHistory)]
+        self.inputs, self.outputs, self.mixed = (
+            [each for each in self.histories if each.topic == topic] for topic in TOPICS
+        )
+        self.writers: list[Client] = [*self._producers(), *self._others()]
+        self.copiers = [self._copier(n) for n in range(COPIERS if copies else 0)]
+        self.readers = [
+            Reader(world, f"reader-{n}", ledger, self.histories, isolation=isolation, sessions=n % 2 == 0)
+            for n, isolation in enumerate((READ_COMMITTED, READ_COMMITTED, READ_UNCOMMITTED))
+        ]
 
-    producers = [
-        TransactionalProducer(world, f"tx-{number}{rival}", ledger, f"tx-{number}", **rules())
-        for number, rival in (("0", ""), ("1", "a"), ("1", "b"))
-    ]
-    others: list[Client] = [
-        IdempotentProducer(world, "idempotent-0", ledger),
-        PlainProducer(world, "plain", ledger, acks=1 if nemesis.replica is None else -1),
-    ]
-    for producer in producers:
-        producer.histories = {str(each): each for each in (*of["input"], *of["mixed"])}
-    for other in others:
-        other.histories = {str(each): each for each in of["mixed"]}
-    copiers = [Copier(world, f"copier-{n}", ledger, GROUP, of["input"], of["output"], **rules()) for n in range(2)]
-    readers = [
-        Reader(world, f"reader-{n}", ledger, histories, isolation=isolation, sessions=n % 2 == 0)
-        for n, isolation in enumerate((READ_COMMITTED, READ_COMMITTED, READ_UNCOMMITTED))
-    ]
-    async with trio.open_nursery() as reading:
-        for reader in readers:
-            reading.start_soon(reader.run)
-        async with trio.open_nursery() as copying:
-            for copier in copiers:
-                copying.start_soon(copier.run)
-            async with trio.open_nursery() as writing:
-                for writer in [*producers, *others]:
-                    writing.start_soon(writer.run)
-                await nemesis.rage(seconds)
-                for client in (*producers, *others, *copiers):
-                    client.finishing = True
-                await _wait_for(writing, "the producers are not served")
-            await _wait_copied(world, ledger, of["input"])
-            for copier in copiers:
+    def _rules(self) -> tuple[int, int]:
+        """By which rules a producer goes, and the timeout of its transactions."""
+        is_new = self.version >= NEW_RULES and self.random.random() < 0.8
+        return NEW_RULES if is_new else 0, self.random.choice([1500, 4000, 20000])
+
+    def _producers(self) -> Iterator[Client]:
+        for number, rival in (("0", ""), ("1", "a"), ("1", "b")):
+            producer = TransactionalProducer(
+                self.world, f"tx-{number}{rival}", self.ledger, f"tx-{number}", *self._rules()
+            )
+            producer.histories = {str(each): each for each in (*self.inputs, *self.mixed)}
+            yield producer
+
+    def _others(self) -> Iterator[Client]:
+        acks = 1 if self.nemesis.replica is None else -1
+        for other in (
+            IdempotentProducer(self.world, "idempotent-0", self.ledger),
+            PlainProducer(self.world, "plain", self.ledger, acks=acks),
+        ):
+            other.histories = {str(each): each for each in self.mixed}
+            yield other
+
+    def _copier(self, n: int) -> Copier:
+        return Copier(self.world, f"copier-{n}", self.ledger, GROUP, self.inputs, self.outputs, *self._rules())
+
+    async def run(self, seconds: float) -> None:
+        """Faults for so many seconds, then everything has to end well."""
+        async with trio.open_nursery() as reading, trio.open_nursery() as copying, trio.open_nursery() as writing:
+            for nursery, clients in ((reading, self.readers), (copying, self.copiers), (writing, self.writers)):
+                for client in clients:
+                    nursery.start_soon(client.run)
+            await self.nemesis.rage(seconds)
+            for client in (*self.writers, *self.copiers):
+                client.finishing = True
+            await _wait_for(writing, "the producers are not served")
+            if self.copiers:
+                await self._wait_copied()
+            for copier in self.copiers:
                 copier.is_done = True
             await _wait_for(copying, "the copiers do not end")
-        for reader in readers:
-            reader.finishing = True
-        await _wait_for(reading, "the readers are not served")
-    await _judge(world, ledger, readers, of)
+            for reader in self.readers:
+                reader.finishing = True
+            await _wait_for(reading, "the readers are not served")
+        await self._judge()
+
+    async def _wait_copied(self) -> None:
+        """Until the group has committed beyond the last committed record of every input."""
+        with must_end("the inputs are not stable"):
+            reader = await read_all(self.world, self.ledger, self.inputs, READ_COMMITTED)
+        with must_end("the inputs are not copied"):
+            for history in self.inputs:
+                last = max((offset for offset, _ in reader.views[str(history)]), default=-1)
+                while self.ledger.promised_offset(GROUP, str(history)) <= last:
+                    await trio.sleep(0.1)
+
+    async def _judge(self) -> None:
+        with must_end("the last stable offset does not reach the end"):
+            stable = await read_all(self.world, self.ledger, self.histories, READ_COMMITTED)
+        with must_end("the judge is not served"):
+            raw = await read_all(self.world, self.ledger, self.histories, READ_UNCOMMITTED)
+        for reader in self.readers:
+            if reader.isolation == READ_COMMITTED:
+                for name, view in reader.views.items():
+                    self.ledger.compare(reader.name, name, view, stable.views[name])
+        self.ledger.judge({name: (raw.batches[name], stable.views[name]) for name in stable.views})
+        if self.copiers:
+            sources = {str(each): stable.views[str(each)] for each in self.inputs}
+            targets = {str(each): stable.views[str(each)] for each in self.outputs}
+            self.ledger.judge_copies(GROUP, sources, targets)
 
 
 async def _wait_for(nursery: trio.Nursery, otherwise: str) -> None:
+    """Until what runs there has ended."""
     with must_end(otherwise):
         while nursery.child_tasks:
             await trio.sleep(0.1)
-
-
-async def _wait_copied(world: World, ledger: Ledger, inputs: list[StableHistory]) -> None:
-    """Until the group has committed beyond the last committed record of every input."""
-    with must_end("the inputs are not stable"):
-        reader = await read_all(world, ledger, inputs, READ_COMMITTED)
-    with must_end("the inputs are not copied"):
-        for history in inputs:
-            last = max((offset for offset, _ in reader.views[str(history)]), default=-1)
-            while ledger.promised_offset(GROUP, str(history)) <= last:
-                await trio.sleep(0.1)
-
-
-async def _judge(world: World, ledger: Ledger, readers: Sequence[Reader], of: dict[str, list[StableHistory]]) -> None:
-    histories = [history for each in of.values() for history in each]
-    with must_end("the last stable offset does not reach the end"):
-        stable = await read_all(world, ledger, histories, READ_COMMITTED)
-    with must_end("the judge is not served"):
-        raw = await read_all(world, ledger, histories, READ_UNCOMMITTED)
-    for reader in readers:
-        if reader.isolation == READ_COMMITTED:
-            for name, view in reader.views.items():
-                ledger.compare(reader.name, name, view, stable.views[name])
-    ledger.judge({str(each): (raw.batches[str(each)], stable.views[str(each)]) for each in histories})
-    ledger.judge_copies(
-        GROUP,
-        {str(each): stable.views[str(each)] for each in of["input"]},
-        {str(each): stable.views[str(each)] for each in of["output"]},
-    )
