@@ -27,6 +27,7 @@ from kafka_wire.messages.internal import (
 )
 from kbroker.api.context import Context, Services
 from kbroker.api.registry import handles
+from kbroker.env import Offload
 from kbroker.groups.coordinator import OFFSETS_TOPIC
 from kbroker.log.derived.transactions import Marker
 from kbroker.replication.partition import Partition
@@ -96,16 +97,22 @@ def _write(
             else:
                 pending.append(Pending(result, Later(settled)))
             return result
-        last_offset = partition.write_marker(marker, services.env.clock.data_ms()).last_offset
-        if partition.high_watermark.value <= last_offset:
-            pending.append(Pending(result, Later(_committed(partition, last_offset))))
+        now_ms = services.env.clock.data_ms()
+        last_offset = partition.write_marker(marker, now_ms).last_offset
+        must_flush = partition.log.flushes and partition.log.needs_flush(now_ms)
+        if must_flush or partition.high_watermark.value <= last_offset:
+            offload = services.env.offload if must_flush else None
+            pending.append(Pending(result, Later(_committed(partition, last_offset, offload))))
     except KafkaError as error:
         services.tell_of_disk(topic, index, error)
         result.error_code = error.code
     return result
 
 
-async def _committed(partition: Partition, last_offset: int) -> ErrorCode:
+async def _committed(partition: Partition, last_offset: int, offload: Offload | None) -> ErrorCode:
+    """offload: what has the marker flushed, if that has to be."""
+    if offload is not None:
+        await partition.log.flush(offload)
     await partition.high_watermark.wait_past(last_offset)
     return ErrorCode.NONE
 

@@ -185,6 +185,8 @@ class Leading(Generic[S]):
         shard.logged = found.records
         if partition.high_watermark.value < end:
             await partition.high_watermark.wait_past(end - 1)  # bounded by the leadership, whose end closes it
+        if shard.owes_flush:  # an earlier process did: what it says is about to be acted on
+            await partition.log.flush(self.env.offload)
         if shard.closed is not None:
             return
         shard.is_active = True

@@ -166,7 +166,7 @@ class Runtime(Generic[S]):
 
     async def _settle(self, shard: S) -> None:
         try:
-            await shard.wait_committed()
+            await shard.wait_committed(self.env.offload)
         except KafkaError:
             self.leading.restart(shard, ErrorCode.NOT_COORDINATOR)
 

@@ -25,7 +25,7 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import build_batch, read_header
 from kbroker.coordinators.effects import Compute, Effect, Pair, Reply, StateRecord, Store
 from kbroker.coordinators.replay import Unsettled
-from kbroker.env import Clock
+from kbroker.env import Clock, Offload
 from kbroker.log.content.validation import check_size
 from kbroker.log.derived.producers import Guard
 from kbroker.replication.partition import ACKS_ALL, Partition
@@ -228,9 +228,20 @@ class Shard(ABC):
         """Whether a replay would read far more than there is."""
         return self.logged > max(REPLAY_RECORDS_MIN, REPLAY_FACTOR * self.live_count)
 
+    @property
+    def committed_end(self) -> int:
+        """What is below is committed; and durable, where flush.messages or flush.ms asks for a flush by now."""
+        end, log = self.partition.high_watermark.value, self.partition.log
+        return min(end, log.flushed.value) if self.owes_flush else end
+
+    @property
+    def owes_flush(self) -> bool:
+        """Whether flush.messages or flush.ms asks for a flush before anything more is told, or acted on."""
+        return self.partition.log.flushes and self.partition.log.needs_flush(self.clock.data_ms())
+
     def is_committed(self, offset: int) -> bool:
         """Whether the record at offset is committed, and nothing waits before it."""
-        return not self._waiting and offset < self.partition.high_watermark.value
+        return not self._waiting and offset < self.committed_end
 
     def after(self, offset: int, action: Callable[[], None]) -> None:
         """Do something when the record at offset is committed: now, if it is and nothing waits before it."""
@@ -241,12 +252,14 @@ class Shard(ABC):
         if len(self._waiting) == 1:
             self._tasks.on_waiting(self)
 
-    async def wait_committed(self) -> None:
-        """Do what waits as the high watermark passes it, until nothing waits. Raises when the leadership ends."""
+    async def wait_committed(self, offload: Offload) -> None:
+        """Do what waits as it is committed, until nothing waits. Raises when the leadership ends, or the disk fails."""
         while self._waiting:
             await self.partition.high_watermark.wait_past(self._waiting[0][0])
-            done = 0
-            while self._waiting and self._waiting[0][0] < self.partition.high_watermark.value:
+            if self.owes_flush:
+                await self.partition.log.flush(offload)
+            done, end = 0, self.committed_end
+            while self._waiting and self._waiting[0][0] < end:
                 self._waiting.popleft()[1]()
                 done += 1
                 if not done % ANSWERS_A_TURN:
@@ -263,7 +276,7 @@ class Shard(ABC):
             if isinstance(effect, Store):
                 for pairs in self._batches([self.pair_of(record) for record in effect.records]):
                     offset = self.append(pairs)
-                if offset >= self.partition.high_watermark.value:
+                if offset >= self.committed_end:
                     self._barriers[name] = offset
             elif isinstance(effect, Reply):
                 assert isinstance(effect.to, Ticket)

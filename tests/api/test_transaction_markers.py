@@ -19,7 +19,7 @@ from kafka_wire.messages.internal import (
 )
 from kafka_wire.records import build_batch
 from kbroker.api.transaction_markers import write_txn_markers
-from kbroker.testing.broker import memory_broker
+from kbroker.testing.broker import Machine, memory_broker
 from kbroker.testing.client import BareClient
 from kbroker.testing.clock import SteeredClock
 from tests.api.test_produce import produce
@@ -103,6 +103,16 @@ async def test_P3_a_marker_of_an_old_epoch_or_coordinator_changes_nothing() -> N
         fenced = {(7, "t", 0): ErrorCode.TRANSACTION_COORDINATOR_FENCED}
         assert await write(client, marker(("t", 0), epoch=3, coordinator=4, commit=False)) == fenced
         assert await idempotent(client, 1, epoch=3) == 0  # goes on where it was
+
+
+async def test_a_marker_is_durable_when_it_is_answered_where_every_message_is_flushed() -> None:
+    machine = Machine()
+    config = {"log.flush.interval.messages": "1"}
+    async with memory_broker(topics={"t": 1}, machine=machine, config=config) as broker, broker.client() as client:
+        assert await write(client, marker(("t", 0))) == {(7, "t", 0): 0}
+        machine.disk.power_loss()
+    async with memory_broker(machine=machine, config=config) as broker, broker.client() as client:
+        assert (await produce(client, build_batch([(0, b"k", b"v")]))).base_offset == 1
 
 
 async def test_a_marker_of_a_later_epoch_fences_the_producer() -> None:

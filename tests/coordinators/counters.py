@@ -114,7 +114,7 @@ class CounterShard(Shard):
 class Rig:
     """A runtime of counters on one partition, led by hand as the broker of id 1."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, **configs: str) -> None:
         self.env = machine.env()
         config = BrokerConfig()
         self.logs = LogDirectory(self.env, config)
@@ -126,7 +126,7 @@ class Rig:
         )
         topic = InternalTopic(TOPIC, cast(Registration, self.registration), lambda: NewTopic(TOPIC, 1))
         self.runtime: Runtime[CounterShard] = Runtime(self.env, self.logs, topic, self._make, self._take_up)
-        log = log_for(self.logs, TOPIC, 0, TOPIC_ID, topic_config({"cleanup.policy": "compact"}, config))
+        log = log_for(self.logs, TOPIC, 0, TOPIC_ID, topic_config({"cleanup.policy": "compact", **configs}, config))
         self.partition = Partition(TOPIC, 0, TOPIC_ID, log, 1)
 
     def _make(self, partition: Partition, tasks: Tasks) -> CounterShard:
@@ -173,9 +173,9 @@ def _same(code: ErrorCode) -> ErrorCode:
 
 
 @asynccontextmanager
-async def rig(machine: Machine | None = None, *, epoch: int = 1) -> AsyncIterator[Rig]:
-    """A running runtime that leads its partition in that epoch; stopped as by kill -9."""
-    made = Rig(machine or Machine())
+async def rig(machine: Machine | None = None, *, epoch: int = 1, **configs: str) -> AsyncIterator[Rig]:
+    """A running runtime that leads its partition in that epoch; stopped as by kill -9. configs: of the topic."""
+    made = Rig(machine or Machine(), **configs)
     async with trio.open_nursery() as nursery:
         await nursery.start(made.runtime.run)
         made.lead(epoch)

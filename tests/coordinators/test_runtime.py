@@ -44,6 +44,31 @@ async def test_G2_an_answer_waits_until_what_it_says_is_committed(monkeypatch: p
             assert results == [1]
 
 
+FLUSHED = {"flush.messages": "1"}
+
+
+async def test_what_was_answered_is_durable_where_every_message_is_flushed() -> None:
+    machine = Machine()
+    async with rig(machine, **FLUSHED) as made:
+        assert [await made.add("a", 1), await made.add("a", 2)] == [1, 3]
+        machine.disk.power_loss()
+    async with rig(machine, epoch=2, **FLUSHED) as made:
+        await made.loaded()
+        assert await made.add("a", 0) == 3
+
+
+async def test_what_was_loaded_is_durable_before_it_is_acted_on() -> None:
+    machine = Machine()
+    async with rig(machine, **FLUSHED) as made:
+        made.add("a", 1).close()  # killed before it was flushed
+    async with rig(machine, epoch=2, **FLUSHED) as made:
+        await made.loaded()
+        machine.disk.power_loss()
+    async with rig(machine, epoch=3, **FLUSHED) as made:
+        await made.loaded()
+        assert await made.add("a", 0) == 1
+
+
 async def test_who_waits_for_a_core_is_answered_when_the_leadership_ends() -> None:
     async with rig() as made:
         answer = made.wait("a")
