@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import trio
 
@@ -199,7 +199,7 @@ class TransactionalClient(Client):
                 if failed:
                     await self.rest()
             return
-        await self._lose_patience("nothing is acknowledged")
+        raise await self._impatience("nothing is acknowledged")
 
     async def _add_partitions(self) -> None:
         new = [name for name, queue in self._queues.items() if queue and name not in self._added]
@@ -331,13 +331,13 @@ class TransactionalClient(Client):
                 if code not in COORDINATOR_RETRIABLE:
                     raise Violation(f"{self.name}: {type(answer).__name__} has {ErrorCode(code)!r}")
                 await trio.sleep(self.random.expovariate(20))
-        await self._lose_patience("there is no answer")
+        raise await self._impatience("there is no answer")
 
-    async def _lose_patience(self, why: str) -> NoReturn:
+    async def _impatience(self, why: str) -> Abortable:
         """Whatever was asked for may still happen, and an answer come: on a connection that nobody listens to."""
         await self.hang_up()
         self.has_doubt = True
-        raise Abortable(why)
+        return Abortable(why)
 
     async def send_late(self, sent: Sent) -> None:
         """Send a batch over a connection that is very slow, and do not wait for an answer."""
