@@ -3,9 +3,10 @@
     broker/      `start`: flags to a BrokerConfig; the process: env, signals, banner, log lines; `config docs|check`
     topics/      `topic ...`, produce and consume among them
     groups/      `group ...`; bridge.py: requests that kafka-python does not have
+    transactions/, features/    `transaction ...`, `feature ...`
     log_files/   `log ...`: segment files
     client.py    connecting with kafka-python                  errors.py   how a command fails; exit codes
-    lazy.py      commands imported when they are called        tables.py   aligned text and JSON
+    lazy.py      commands imported when they are called        tables.py   aligned text and JSON    times.py   durations
     shell.py     `completion`, `version`
 
 Exit codes: 0 done, 1 failed, 2 used or configured wrongly (also: port or data directory taken), 3 no broker reached,
@@ -45,6 +46,11 @@ cli = LazyGroup(
             "kbroker.cli.groups.group:group",
             "List and describe consumer groups, move their offsets, delete them.",
         ),
+        "transaction": (
+            "kbroker.cli.transactions.transaction:transaction",
+            "List and describe transactions, find and abort those that hang.",
+        ),
+        "feature": ("kbroker.cli.features.feature:feature", "Show and change the feature levels of a cluster."),
         "log": ("kbroker.cli.log_files.log:log", "Look into a broker's log files, without a broker."),
         "config": ("kbroker.cli.broker.settings:config", "Explain and check configuration."),
         "completion": ("kbroker.cli.shell:completion", "Print a completion script for your shell."),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import click
@@ -25,6 +27,8 @@ from kbroker.cli.groups.reads import (
 from kbroker.cli.groups.reads import list_groups as all_groups
 from kbroker.cli.lazy import LazyGroup
 from kbroker.cli.tables import format_option, json_text, plural, table
+from kbroker.cli.times import moment, span
+from kbroker.cli.transactions.reads import Holder, holders
 
 group = LazyGroup(
     name="group",
@@ -39,6 +43,9 @@ group = LazyGroup(
     aliases={"ls": "list", "info": "describe", "rm": "delete"},
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+
+
+NOBODY: Mapping[TopicPartition, Holder] = MappingProxyType({})
 
 
 class PartitionsType(click.ParamType[tuple[str, tuple[int, ...] | None]]):
@@ -105,20 +112,23 @@ def describe(
     """Show a group's state, lag, members and rebalances.
 
     Without --lag, --members, --state or --rebalances: the line of --state, and --lag. A lag counts what is written and
-    not committed. Rebalances are told by kbroker only, and kept in memory: since its coordinator was started.
+    not committed; where an open transaction keeps it from readers of committed records, that is named. Rebalances are
+    told by kbroker only, and kept in memory: since its coordinator was started.
     """
     with admin(connection) as client:
         groups = (_known(client, name, rebalances=rebalances) for name in names)
         shown = [(found, positions(client, found)) for found in groups]
+        if not (lag or members or state or rebalances):
+            lag = state = True
+        held = {found.name: _held(client, rows) for found, rows in shown} if lag or style == "json" else {}
     if style == "json":
-        click.echo(json_text([_as_json(*each, rebalances=rebalances) for each in shown]))
+        click.echo(json_text([_as_json(*each, held[each[0].name], rebalances=rebalances) for each in shown]))
         return
-    if not (lag or members or state or rebalances):
-        lag = state = True
     texts = []
     for found, rows in shown:
         parts = [_headline(found, rows)] if state else []
         parts += [_lag_table(found, rows)] if lag and (rows or found.members) else []
+        parts += [_holder_line(partition, holder) for partition, holder in held.get(found.name, {}).items()]
         parts += [_member_table(found)] if members else []
         parts += [group_timeline.as_text(found.name, found.timeline)] if rebalances else []
         texts.append("\n".join(parts))
@@ -260,18 +270,53 @@ def _member_table(found: Described) -> str:
     return table(("GROUP", "MEMBER", "INSTANCE", "CLIENT", "HOST", "PARTITIONS"), rows)
 
 
-def _as_json(found: Described, rows: Sequence[Position], *, rebalances: bool = False) -> dict[str, Any]:
+def _held(client: Any, rows: Sequence[Position]) -> dict[TopicPartition, Holder]:
+    """The open transactions that a group which lags is held up by, if it reads only what is committed."""
+    lagging = {(row.topic, row.partition): row.committed for row in rows if row.lag and row.committed is not None}
+    return holders(client, lagging)
+
+
+def _holder_line(partition: TopicPartition, holder: Holder) -> str:
+    if holder.name is None:
+        whose = f"a transaction of producer {holder.producer_id} that no coordinator knows"
+    else:
+        whose = f"transaction {holder.name} (producer {holder.producer_id})"
+    since = f"since {moment(holder.since_ms)} ({span(int(time.time() * 1000) - holder.since_ms)})"
+    text = (
+        f"{place(partition)}: readers of committed records are held at {holder.start_offset} by {whose}, open {since}"
+    )
+    return text if holder.name is not None else f"{text}; see kbroker transaction find-hanging"
+
+
+def _as_json(
+    found: Described,
+    rows: Sequence[Position],
+    held: Mapping[TopicPartition, Holder] = NOBODY,
+    *,
+    rebalances: bool = False,
+) -> dict[str, Any]:
     members = None
     if found.members is not None:
         members = [
             {**each._asdict(), "partitions": [{"topic": t, "partition": p} for t, p in each.partitions]}
             for each in found.members
         ]
-    partitions = [{**row._asdict(), "member": row.member.member_id if row.member else None} for row in rows]
+    partitions = []
+    for row in rows:
+        holder = held.get((row.topic, row.partition))
+        more = {
+            "member": row.member.member_id if row.member else None,
+            "held_by": None if holder is None else _holder_json(holder),
+        }
+        partitions.append({**row._asdict(), **more})
     lag = sum(row.lag or 0 for row in rows)
     kept = {"type" if key == "kind" else key: value for key, value in found._asdict().items() if key != "timeline"}
     timeline = group_timeline.as_json(found.timeline) if rebalances else {}
     return {**kept, "members": members, "lag": lag, "partitions": partitions, **timeline}
+
+
+def _holder_json(holder: Holder) -> dict[str, Any]:
+    return {"transactional_id" if name == "name" else name: value for name, value in holder._asdict().items()}
 
 
 def _coordinated(client: Any, ask: Any) -> Any:

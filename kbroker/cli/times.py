@@ -1,0 +1,45 @@
+"""Moments and durations, as people write and read them."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any
+
+import click
+
+_UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+class DurationType(click.ParamType[int]):
+    """90s, 15m, 1h, 2d, 500ms; a bare number counts seconds. Milliseconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Milliseconds; a usage error when it is no duration."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d{1,12})(ms|s|m|h|d)?", str(value))
+        if not found:
+            self.fail(f"{value!r} is no duration such as 90s, 15m or 1h", param, ctx)
+        return int(found[1]) * _UNITS_MS[found[2] or "s"]
+
+
+def moment(time_ms: int) -> str:
+    """A time of the broker's, in this machine's time zone; "" for none."""
+    if time_ms < 0:
+        return ""
+    return datetime.fromtimestamp(time_ms / 1000).astimezone().isoformat(sep=" ", timespec="seconds")
+
+
+def span(duration_ms: int) -> str:
+    """ "12 s", "3 min 20 s", "2 h 5 min", "4 d 1 h"."""
+    seconds = max(0, duration_ms) // 1000
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    if seconds < 86400:
+        return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+    return f"{seconds // 86400} d {seconds % 86400 // 3600} h"

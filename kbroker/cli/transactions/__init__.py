@@ -1,0 +1,1 @@
+"""`kbroker transaction` (KIP-664): reads.py asks coordinators and partitions; transaction.py tells people, aborts."""
