@@ -182,6 +182,10 @@ def _init_producer_id(version: int) -> Any:
     return x.InitProducerIdRequest(transactional_id=None, transaction_timeout_ms=60_000)
 
 
+def _describe_producers(version: int) -> Any:
+    return x.DescribeProducersRequest(topics=[x.DescribeProducersTopic(name="one", partition_indexes=[0])])
+
+
 def _offset_for_leader_epoch(version: int) -> Any:
     part = lo.OffsetForLeaderPartition(partition=0, current_leader_epoch=-1, leader_epoch=0)
     return lo.OffsetForLeaderEpochRequest(
@@ -275,6 +279,7 @@ SENSIBLE: dict[int, Sensible] = {
     ApiKey.DELETE_TOPICS: Sensible(_delete_topics, (look_at_topics("own-@"),)),
     ApiKey.DELETE_RECORDS: Sensible(_delete_records, look_at_offsets("own-@", -2, -1)),
     ApiKey.INIT_PRODUCER_ID: Sensible(_init_producer_id),
+    ApiKey.DESCRIBE_PRODUCERS: Sensible(_describe_producers),
     ApiKey.OFFSET_FOR_LEADER_EPOCH: Sensible(_offset_for_leader_epoch),
     ApiKey.DESCRIBE_CONFIGS: Sensible(_describe_configs),
     ApiKey.ALTER_CONFIGS: Sensible(_alter_configs, (CONFIGS_OF_OWN,)),

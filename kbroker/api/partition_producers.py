@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from kafka_wire.api import ApiKey
-from kafka_wire.errors import ErrorCode, KafkaError
+from kafka_wire.errors import KafkaError
 from kafka_wire.messages.transactions import (
     DescribeProducersPartitionResult,
     DescribeProducersRequest,
@@ -62,8 +62,7 @@ def _partition(topic: str, index: int, services: Services) -> Work[DescribeProdu
         producers = services.partition(topic, index).log.producers
     except KafkaError as error:
         row.error_code = error.code
-        if error.code is not ErrorCode.NOT_LEADER_OR_FOLLOWER:
-            row.error_message = error.message
+        row.error_message = None if topic in services.image.topics else error.message  # as Kafka: of topics alone
         return row
     states = yield from each(partial(_state, producers), tuple(producers.by_id))
     row.active_producers = [state for state in states if state is not None]
