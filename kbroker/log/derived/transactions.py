@@ -12,7 +12,8 @@ always at hand, however many there are.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from kafka_wire.records import Buffer, ControlType, control_batch, read_control,
 
 ALL_STABLE = 2**63 - 1  # in place of an offset
 _MARKER_BYTES_MAX = 1024  # decompressed
+_NONE: OrderedDict[int, int] = OrderedDict()  # what all logs share that never had a transaction
 
 
 class Marker(NamedTuple):
@@ -73,9 +75,9 @@ class Transactions:
 
     def __init__(self) -> None:
         # producer id -> first offset, rising. A plain dict would be slow to tell its first, once many were removed.
-        self.ongoing: OrderedDict[int, int] = OrderedDict()
+        self.ongoing: OrderedDict[int, int] = _NONE
         self.first_unstable = ALL_STABLE  # the lowest first offset of all
-        self._ended: deque[tuple[int, int]] = deque()  # (marker's offset, first offset): those that count, both rising
+        self._ended: list[tuple[int, int]] = []  # (marker's offset, first offset): those that count, both rising
 
     @property
     def first_ongoing(self) -> int:
@@ -84,6 +86,8 @@ class Transactions:
 
     def begin(self, producer_id: int, first_offset: int) -> None:
         """A producer without a transaction wrote a transactional batch."""
+        if self.ongoing is _NONE:
+            self.ongoing = OrderedDict()
         self.ongoing[producer_id] = first_offset
         if first_offset < self.first_unstable:
             self.first_unstable = first_offset
@@ -104,8 +108,8 @@ class Transactions:
     def settle(self, high_watermark: int) -> None:
         """Forget those that ended below the high watermark."""
         ended = self._ended
-        while ended and ended[0][0] < high_watermark:
-            ended.popleft()
+        if ended and ended[0][0] < high_watermark:
+            del ended[: bisect_left(ended, (high_watermark, 0))]
         first = self.first_ongoing
         self.first_unstable = min(first, ended[0][1]) if ended else first
 
