@@ -22,13 +22,15 @@ from kbroker.env import Disk
 from kbroker.log import recovery, scan
 from kbroker.log.cold import NotInMemory
 from kbroker.log.derived.aborted import SUFFIX, AbortedRanges, KnownAborted, read_ranges
-from kbroker.log.derived.producers import CorruptSnapshot, ProducerStates
+from kbroker.log.derived.producers import CorruptSnapshot, ProducerStates, read_transactions
 from kbroker.log.derived.snapshots import snapshot_path
 from kbroker.log.derived.transactions import ALL_STABLE, Transactions, read_marker
 from kbroker.log.errors import CorruptLog
 from kbroker.log.segment import Segment, tick
 
 AT_ONCE = 1000  # of a list that the event loop makes, some; longer ones are a worker's
+
+SEARCHED_AT_ONCE = 256  # segments; who needs more asks again
 
 _number = itertools.count(1).__next__
 
@@ -50,7 +52,7 @@ class Search(NamedTuple):
 
     disk: Disk
     directory: str
-    twins: Sequence[Segment]  # of all segments
+    twins: Sequence[Segment]  # of the segments that are looked at
     snapshots: Sequence[int]  # offsets, in order
     first: int  # the number of the first segment that is wanted
     bound: int  # of what was read
@@ -93,12 +95,10 @@ class Search(NamedTuple):
         """The transactions at an offset, if there is a good snapshot of it."""
         if offset not in self.snapshots:
             return None
-        states = ProducerStates()
         try:
-            states.load(self.disk.read(snapshot_path(self.directory, offset)))
+            return read_transactions(self.disk.read(snapshot_path(self.directory, offset)))
         except (FileNotFoundError, CorruptSnapshot):
             return None
-        return states.transactions
 
     def _open_before(self, number: int) -> Transactions:
         """The transactions where a segment begins: from the last snapshot there is, and all batches behind it."""
@@ -182,8 +182,7 @@ class Rediscovery:
             known, lacking = self._known(number, bound)
             if lacking is None:
                 break
-            twins = [segment.apart() for segment in self.segments]
-            search = Search(self.disk, self.directory, twins, tuple(snapshots), lacking, bound)
+            search = self._search(lacking, bound, snapshots)
             if now:
                 raise NotInMemory(search.run, self._adopt)
             news: list[Found] = []
@@ -212,6 +211,14 @@ class Rediscovery:
             if segment.is_closed and is_last(aborted.lowest_open, segment, bound):
                 break
         return known, None
+
+    def _search(self, number: int, bound: int, snapshots: Sequence[int]) -> Search:
+        """What finds out about a segment and some behind it: from the last snapshot before it on."""
+        first = number
+        while first and self.segments[first].base_offset not in snapshots:
+            first -= 1
+        twins = [segment.apart() for segment in self.segments[first : number + SEARCHED_AT_ONCE]]
+        return Search(self.disk, self.directory, twins, tuple(snapshots), number - first, bound)
 
     def _note(self, key: tuple[int, int], found: list[AbortedTransaction]) -> None:
         """A worker has made the list: it is asked for again at once."""

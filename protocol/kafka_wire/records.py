@@ -463,6 +463,9 @@ class ControlMarker(NamedTuple):
 
 _CONTROL_KEY = struct.Struct(">hh")
 _CONTROL_VALUE = struct.Struct(">hi")
+_CONTROL_RECORD = struct.Struct(">5shhchib")  # the whole record; the first byte is its length, the last its headers
+_CONTROL_HEAD, _CONTROL_MIDDLE = b"\x20\0\0\0\x08", b"\x0c"  # before the key, of 4 bytes; before the value, of 6
+_CONTROL_BATCH_SIZE = HEADER_SIZE + _CONTROL_RECORD.size
 
 
 def control_batch(
@@ -481,16 +484,24 @@ def control_batch(
     Every client skips it and moves on, which also serves to say "nothing here up to this offset"; no transaction is
     touched then: `producer_id=-1, transactional=False`.
     """
-    record = (timestamp, _CONTROL_KEY.pack(0, marker), _CONTROL_VALUE.pack(0, coordinator_epoch))
-    return build_batch(
-        [record],
-        base_offset=base_offset,
-        leader_epoch=leader_epoch,
-        producer_id=producer_id,
-        producer_epoch=producer_epoch,
-        transactional=transactional,
-        control=True,
-    )
+    batch = bytearray(_CONTROL_BATCH_SIZE)
+    attributes = _CONTROL | transactional * _TRANSACTIONAL
+    _HEADER.pack_into(
+        batch, 0, base_offset, _CONTROL_BATCH_SIZE - LENGTH_OFFSET, leader_epoch, MAGIC, 0, attributes, 0,
+        timestamp, timestamp, producer_id, producer_epoch, NO_SEQUENCE, 1,
+    )  # fmt: skip
+    _CONTROL_RECORD.pack_into(batch, HEADER_SIZE, _CONTROL_HEAD, 0, marker, _CONTROL_MIDDLE, 0, coordinator_epoch, 0)
+    _seal(batch, 0, _CONTROL_BATCH_SIZE)
+    return batch
+
+
+def peek_control(batch: Buffer) -> ControlMarker | None:
+    """What a batch as control_batch makes it says; None for any other, which may be a control batch all the same."""
+    if len(batch) == _CONTROL_BATCH_SIZE:
+        head, version, kind, middle, value_version, epoch, tail = _CONTROL_RECORD.unpack_from(batch, HEADER_SIZE)
+        if head == _CONTROL_HEAD and middle == _CONTROL_MIDDLE and not (version or value_version or tail):
+            return ControlMarker(kind, epoch if kind in (ControlType.ABORT, ControlType.COMMIT) else -1)
+    return None
 
 
 def read_control(record: Record) -> ControlMarker:

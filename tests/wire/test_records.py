@@ -35,6 +35,7 @@ from kafka_wire.records import (
     check_crc,
     control_batch,
     headers,
+    peek_control,
     read_control,
     read_header,
     read_records,
@@ -490,6 +491,32 @@ def test_markers_round_trip_and_kafka_python_agrees(marker: ControlType) -> None
     assert read_control(record) == ControlMarker(marker, 77)
     [theirs] = kafka_python.DefaultRecordBatch(bytes(batch))
     assert (theirs.commit, theirs.abort) == (marker == ControlType.COMMIT, marker == ControlType.ABORT)
+
+
+@given(
+    st.sampled_from(ControlType), st.integers(0, 2**31 - 1), st.integers(-1, 2**63 - 1), st.integers(-1, 2**15 - 1),
+    st.booleans(),
+)  # fmt: skip
+def test_a_marker_is_made_and_read_at_once_as_any_batch_is(
+    marker: ControlType, epoch: int, producer_id: int, producer_epoch: int, transactional: bool
+) -> None:
+    ids: dict[str, Any] = {"producer_id": producer_id, "producer_epoch": producer_epoch, "transactional": transactional}
+    batch = control_batch(marker, coordinator_epoch=epoch, timestamp=NOW, base_offset=5, leader_epoch=3, **ids)
+    key, value = struct.pack(">hh", 0, marker), struct.pack(">hi", 0, epoch)
+    record = (NOW, key, value)
+    assert batch == build_batch([record], base_offset=5, leader_epoch=3, control=True, **ids)
+    assert peek_control(batch) == ControlMarker(marker, epoch) == read_control(read(batch)[0])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (b"\x00\x01\x00\x01", bytes(6)), (b"\x00\x00\x00\x01", b"\x00\x01" + bytes(4)),
+        (b"\x00\x00\x00", bytes(7)), (b"", b""),
+    ],
+)  # fmt: skip
+def test_what_looks_otherwise_is_to_be_read_in_full(key: bytes, value: bytes) -> None:
+    assert peek_control(build_batch([(NOW, key, value)], control=True)) is None
 
 
 def test_a_marker_that_ends_no_transaction() -> None:

@@ -25,6 +25,7 @@ a producer, and we keep the power to recognise every repetition after a restart.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from kafka_wire import primitives
@@ -349,17 +350,9 @@ class ProducerStates:
 
     def load(self, data: bytes) -> None:
         """Replace the state by a snapshot's. Raises CorruptSnapshot."""
-        if len(data) < _HEAD.size:
-            raise CorruptSnapshot("too short")
-        version, crc, count = _HEAD.unpack_from(data)
-        if version != _VERSION:
-            raise CorruptSnapshot(f"version {version}")
-        if primitives.crc32c(memoryview(data)[6:]) != crc:
-            raise CorruptSnapshot("wrong CRC")
-        if len(data) != _HEAD.size + count * _ENTRY.size:
-            raise CorruptSnapshot(f"{count} entries do not make {len(data)} bytes")
+        entries = _entries(data)
         self.clear()
-        for entry in _ENTRY.iter_unpack(data[_HEAD.size :]):
+        for entry in entries:
             self._load_entry(*entry)
         self.transactions.restore(
             (producer_id, each.txn_first_offset) for producer_id, each in self.by_id.items() if each.is_in_transaction
@@ -386,3 +379,24 @@ class ProducerStates:
             first = (last_sequence - delta) & SEQUENCE_MAX
             producer.batches.append(SeenBatch(first, last_sequence, last_offset - delta, last_offset, timestamp_ms))
             del producer.batches[:-BATCHES_KEPT]
+
+
+def _entries(data: bytes) -> Iterator[tuple[int, ...]]:
+    """The entries of a snapshot. Raises CorruptSnapshot."""
+    if len(data) < _HEAD.size:
+        raise CorruptSnapshot("too short")
+    version, crc, count = _HEAD.unpack_from(data)
+    if version != _VERSION:
+        raise CorruptSnapshot(f"version {version}")
+    if primitives.crc32c(memoryview(data)[6:]) != crc:
+        raise CorruptSnapshot("wrong CRC")
+    if len(data) != _HEAD.size + count * _ENTRY.size:
+        raise CorruptSnapshot(f"{count} entries do not make {len(data)} bytes")
+    return _ENTRY.iter_unpack(memoryview(data)[_HEAD.size :])
+
+
+def read_transactions(data: bytes) -> Transactions:
+    """The ongoing transactions of a snapshot alone: it may be of many producers. Raises CorruptSnapshot."""
+    transactions = Transactions()
+    transactions.restore({entry[0]: entry[7] for entry in _entries(data) if entry[7] >= 0}.items())
+    return transactions

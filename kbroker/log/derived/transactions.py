@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from kafka_wire.errors import KafkaError
-from kafka_wire.records import Buffer, ControlType, control_batch, read_control, read_header, read_records
+from kafka_wire.records import Buffer, ControlType, control_batch, peek_control, read_control, read_header, read_records
 
 ALL_STABLE = 2**63 - 1  # in place of an offset
 _MARKER_BYTES_MAX = 1024  # decompressed
@@ -57,15 +57,16 @@ class AbortedRange(NamedTuple):
 def read_marker(batch: Buffer) -> Marker | None:
     """What a control batch says of its producer's transaction; None: nothing, being emptied or of another kind."""
     header = read_header(batch)
-    try:
-        for record in read_records(batch, max_bytes=_MARKER_BYTES_MAX):
-            kind, coordinator_epoch = read_control(record)
-            if kind in (ControlType.ABORT, ControlType.COMMIT):
-                is_commit = kind == ControlType.COMMIT
-                return Marker(header.producer_id, header.producer_epoch, coordinator_epoch, is_commit)
-    except KafkaError:
-        pass
-    return None
+    control = peek_control(batch)
+    if control is None:
+        try:
+            control = next(map(read_control, read_records(batch, max_bytes=_MARKER_BYTES_MAX)), None)
+        except KafkaError:
+            return None
+    if control is None or control.type not in (ControlType.ABORT, ControlType.COMMIT):
+        return None
+    is_commit = control.type == ControlType.COMMIT
+    return Marker(header.producer_id, header.producer_epoch, control.coordinator_epoch, is_commit)
 
 
 class Transactions:

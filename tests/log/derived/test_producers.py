@@ -19,6 +19,7 @@ from kbroker.log.derived.producers import (
     Guard,
     Producer,
     ProducerStates,
+    read_transactions,
 )
 from kbroker.log.derived.transactions import Marker
 from tests.log.tools import NOW, batch
@@ -405,5 +406,6 @@ def test_P2_a_snapshot_holds_transactions_and_coordinators() -> None:
     loaded.load(partition.states.snapshot())
     assert list(loaded.transactions.ongoing.items()) == [(3, 0), (2, 2)]
     assert loaded.transactions.first_unstable == 0
+    assert read_transactions(partition.states.snapshot()).ongoing == loaded.transactions.ongoing
     assert loaded.by_id[1].coordinator_epoch == 9 and loaded.by_id[3].txn_first_offset == 0
     assert loaded.snapshot() == partition.states.snapshot()
