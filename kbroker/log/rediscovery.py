@@ -52,9 +52,9 @@ class Search(NamedTuple):
 
     disk: Disk
     directory: str
-    twins: Sequence[Segment]  # of the segments that are looked at
+    earlier: Sequence[tuple[str, int, int, int]]  # stem, base offset, next offset, size of all segments before
+    twins: Sequence[Segment]  # of the first segment that is wanted, and of some behind it
     snapshots: Sequence[int]  # offsets, in order
-    first: int  # the number of the first segment that is wanted
     bound: int  # of what was read
 
     def run(self) -> list[Found]:
@@ -71,8 +71,8 @@ class Search(NamedTuple):
         """
         open_: Transactions | None = None  # at the beginning of the segment
         try:
-            for number in range(self.first, len(self.twins)):
-                one, open_ = self._look_at(number, open_)
+            for twin in self.twins:
+                one, open_ = self._look_at(twin, open_)
                 found.append(one)
                 if is_last(one.aborted.lowest_open, one.twin, self.bound):
                     break
@@ -80,13 +80,12 @@ class Search(NamedTuple):
             for twin in self.twins:
                 twin.close()
 
-    def _look_at(self, number: int, open_: Transactions | None) -> tuple[Found, Transactions | None]:
-        twin = self.twins[number]
+    def _look_at(self, twin: Segment, open_: Transactions | None) -> tuple[Found, Transactions | None]:
         ranges = read_ranges(self.disk, twin.stem, twin.base_offset)
         if ranges is not None and (not twin.is_closed or (after := self._snapshot(twin.next_offset)) is not None):
             after = after if twin.is_closed else None
             return Found(twin, KnownAborted(ranges, after.first_ongoing if after else -1, True, "")), after
-        after = open_ if open_ is not None else self._open_before(number)
+        after = open_ if open_ is not None else self._open_at(twin.base_offset)
         found = _walk(twin, after)
         copy = self._write(twin, found) if ranges is None and twin.is_closed else ""
         return Found(twin, KnownAborted(ranges or found, after.first_ongoing, ranges is not None, copy)), after
@@ -100,13 +99,22 @@ class Search(NamedTuple):
         except (FileNotFoundError, CorruptSnapshot):
             return None
 
-    def _open_before(self, number: int) -> Transactions:
-        """The transactions where a segment begins: from the last snapshot there is, and all batches behind it."""
-        base = self.twins[number].base_offset
-        earlier = [*self.twins[:number], Segment(self.disk, self.twins[number].stem, base)]
-        states = ProducerStates()
-        snapshots = [offset for offset in self.snapshots if offset <= base]
-        recovery.restore_producers(self.disk, self.directory, earlier, states, snapshots)
+    def _open_at(self, base: int) -> Transactions:
+        """The transactions where the first segment begins: from a snapshot, or from batches behind an older one."""
+        known = self._snapshot(base)
+        if known is not None:
+            return known
+        segments = []
+        for stem, base_offset, next_offset, size in self.earlier:
+            segments.append(Segment(self.disk, stem, base_offset, size))
+            segments[-1].next_offset = next_offset
+        segments.append(Segment(self.disk, self.twins[0].stem, base))  # nothing of it
+        states, snapshots = ProducerStates(), [offset for offset in self.snapshots if offset <= base]
+        try:
+            recovery.restore_producers(self.disk, self.directory, segments, states, snapshots)
+        finally:
+            for segment in segments:
+                segment.close()
         return states.transactions
 
     def _write(self, twin: Segment, ranges: AbortedRanges) -> str:
@@ -213,12 +221,10 @@ class Rediscovery:
         return known, None
 
     def _search(self, number: int, bound: int, snapshots: Sequence[int]) -> Search:
-        """What finds out about a segment and some behind it: from the last snapshot before it on."""
-        first = number
-        while first and self.segments[first].base_offset not in snapshots:
-            first -= 1
-        twins = [segment.apart() for segment in self.segments[first : number + SEARCHED_AT_ONCE]]
-        return Search(self.disk, self.directory, twins, tuple(snapshots), number - first, bound)
+        """What finds out about a segment, and some behind it."""
+        earlier = [(each.stem, each.base_offset, each.next_offset, each.size) for each in self.segments[:number]]
+        twins = [segment.apart() for segment in self.segments[number : number + SEARCHED_AT_ONCE]]
+        return Search(self.disk, self.directory, earlier, twins, tuple(snapshots), bound)
 
     def _note(self, key: tuple[int, int], found: list[AbortedTransaction]) -> None:
         """A worker has made the list: it is asked for again at once."""

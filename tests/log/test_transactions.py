@@ -145,6 +145,22 @@ def test_L5_any_files_may_be_lost(clean: bool, lost: tuple[bool, bool, bool]) ->
     check(writer, log)
 
 
+@pytest.mark.parametrize("damaged", [1, 2, 3])
+def test_L5_snapshots_may_be_damaged_too(damaged: int) -> None:
+    """Of the segment that is asked about, and of those before it: what is open there is found in the batches before."""
+    disk = new_disk()
+    writer = several_segments(disk)
+    disk.kill()
+    log = open_log(disk, Crash.PROCESS, **CONFIG)
+    bases = [segment.base_offset for segment in log.segments[5 - damaged : 7]]
+    for base in bases:
+        disk.write_atomic(f"orders-0/{base:020d}.snapshot", b"nonsense", sync=False)
+        if disk.exists(f"orders-0/{base:020d}.txnindex"):
+            disk.remove(f"orders-0/{base:020d}.txnindex")
+    for offset in range(bases[-2], bases[-1]):
+        assert sorted(named(log.aborted_between(offset, offset + 3))) == sorted(writer.expected(offset, offset + 3))
+
+
 @pytest.mark.parametrize("number", [0, 1, 3, 5])
 def test_L5_the_file_of_one_segment_may_be_lost_or_wrong(number: int) -> None:
     disk = new_disk()
