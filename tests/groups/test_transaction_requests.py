@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from kafka_wire.errors import ErrorCode
+from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.groups import offset_requests, transaction_requests
 from kbroker.groups.group import Committer
 from kbroker.groups.offsets import Changes
@@ -21,7 +23,9 @@ from kbroker.log.derived.transactions import Marker
 from kbroker.replication.partition import Partition
 from kbroker.testing.broker import Machine
 from kbroker.turns import finish
-from tests.groups.tools import Change, Rig, change, of, rig
+from tests.groups.offset_log import LOGS, Event, read
+from tests.groups.offset_log import Marker as Ended
+from tests.groups.tools import Change, Rig, change, of, rig, topic
 from tests.server.loop_meter import LINES_MAX, LoopMeter
 
 ANYBODY = Committer("", None, -1, 3, transactional=True)
@@ -183,6 +187,43 @@ async def test_K15784_a_log_is_written_anew_amid_open_transactions(is_commit: bo
         shard = await made.loaded()
         assert [stable(made, "g", n) for n in range(3)] == [20 if is_commit else 10, 7, 2]
         assert shard.offsets.live_count == 3
+        assert made.partition.last_stable_offset == made.partition.log.end.value
+
+
+@pytest.mark.parametrize("copies", range(4))
+async def test_K15784_a_rewrite_that_stops_amid_the_copies_changes_nothing(copies: int) -> None:
+    machine = Machine()
+    async with rig(machine) as made:
+        assert made.commit("g", change("g", 5)) == 0
+        assert pend(made, 1, "g", change("g", 8)) == pend(made, 2, "g", change("g", 9)) == 0
+        await torn_rewrite(made, copies)
+        assert mark(made, 2) == mark(made, 1) == 0
+        assert stable(made, "g") == 9
+    async with rig(machine, epoch=2) as made:
+        await made.loaded()
+        assert stable(made, "g") == 9
+
+
+async def test_L5_an_open_transaction_outlives_the_segments_it_began_in() -> None:
+    machine = Machine()
+    async with rig(machine) as made:
+        assert pend(made, 1, "g", change("g", 10)) == 0
+        for n in range(300):  # enough for the log to roll when it is written anew
+            assert made.commit("g", change("g", n, 1 + n % 2, metadata="m" * 4000)) == 0
+        await rewritten(made)
+        log = made.partition.log
+        await log.flush(made.env.offload)
+        assert log.apply_retention(0, log.end.value) == 1 and log.segments[0].base_offset == log.start_offset
+        for name in machine.disk.list_dir(log.directory):
+            if name.endswith(".snapshot"):
+                machine.disk.remove(f"{log.directory}/{name}")
+    async with rig(machine, epoch=2) as made:
+        await made.loaded()
+        assert (stable(made, "g"), stable(made, "g", 2)) == (UNSTABLE, 299)
+        assert made.partition.last_stable_offset < made.partition.log.end.value
+        assert pend(made, 1, "g", change("g", 11, 3), verify=lambda _: ErrorCode.INVALID_TXN_STATE) == 0
+        assert mark(made, 1) == 0
+        assert (stable(made, "g"), stable(made, "g", 3)) == (10, 11)
         assert made.partition.last_stable_offset == made.partition.log.end.value
 
 
@@ -353,3 +394,74 @@ async def test_offsets_of_a_deleted_topic_are_not_settled() -> None:
         await finish(made.coordinator.housekeeping.forget_topics(made.shard, ["t"]))
         assert mark(made, 1) == 0
         assert made.shard.offsets.live_count == 0
+
+
+# -- all of it, held against a naive reading of the log ---------------------------------------------------------------
+
+PLACES = [(group, topic, n) for group in "gh" for topic in "tu" for n in range(2)]
+# Of each: events, how far a rewrite comes in the middle of them (so many batches; None: to its end), and whether they
+# end with a rewrite.
+LIVES = st.lists(st.tuples(LOGS, st.none() | st.integers(0, 6), st.booleans()), min_size=1, max_size=3)
+
+
+async def torn_rewrite(made: Rig, copies: int | None) -> None:
+    """A rewrite that ends before the log's start has moved, at the latest."""
+    shard, append, done = made.shard, GroupShard.append_batch, 0
+
+    def append_some(self: GroupShard, *args: Any) -> int:
+        nonlocal done
+        if done == copies:
+            raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR)
+        done += 1
+        return append(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GroupShard, "append_batch", append_some)
+        try:
+            await finish(shard.restate())
+        except KafkaError:
+            assert done == copies
+
+
+async def happen(made: Rig, event: Event) -> None:
+    if isinstance(event, Ended):
+        assert mark(made, event.producer_id, event.is_commit) == 0
+        return
+    changes = [(*place, found) for place, found in event.values.items()]
+    if event.producer_id >= 0:
+        assert pend(made, event.producer_id, event.group, *changes) == 0
+    else:
+        made.shard.change_offsets(event.group, of(changes))
+        made.shard.keep(made.shard.groups.get(event.group) or made.shard.new_group(event.group))
+
+
+def check(made: Rig, log: list[Event]) -> None:
+    said, offsets = read(log), made.shard.offsets
+    for place in PLACES:
+        logged = offsets.logged(*place)
+        assert offsets.get(*place) == logged.value == said.values.get(place)
+        found = [(each.producer_id, value) for each, _, value in logged.open]
+        assert found == [(producer_id, value) for _, producer_id, value in said.open_at(place)]
+        assert offsets.is_unstable(*place) or not found, "T6"
+
+
+@settings(deadline=None, max_examples=20, suppress_health_check=list(HealthCheck))
+@given(LIVES)
+async def test_T3_T6_offsets_are_what_the_log_says_through_restarts_and_rewrites(
+    lives: list[tuple[list[Event], int | None, bool]],
+) -> None:
+    machine, log = Machine(), list[Event]()
+    for epoch, (events, copies, is_rewritten) in enumerate(lives, 1):
+        async with rig(machine, epoch=epoch) as made:
+            made.image.topics["u"] = topic("u", b"u" * 16)  # type: ignore[index]
+            await made.loaded()
+            check(made, log)
+            for number, event in enumerate(events):
+                if number == len(events) // 2:
+                    await torn_rewrite(made, copies)
+                await happen(made, event)
+                log.append(event)
+                check(made, log)
+            if is_rewritten and made.partition.log.end.value > made.partition.log.start_offset:
+                await rewritten(made)
+                check(made, log)
