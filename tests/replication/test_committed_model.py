@@ -25,6 +25,7 @@ from tests.log.tools import NOW, Worker, batch, open_log
 CONFIG = {"segment_bytes": 500, "index_interval_bytes": 100}
 NODE = 1
 PRODUCERS = 4
+STEPS = st.lists(st.tuples(st.integers(0, PRODUCERS - 1), st.sampled_from("wwwpac")), min_size=4, max_size=30)
 
 
 @dataclass
@@ -38,8 +39,8 @@ class Transaction:
 class CommittedMachine(RuleBasedStateMachine):
     """`records` is what a perfect partition holds: offset -> the transaction it is of, or None."""
 
-    @initialize(seed=st.integers(0, 1000))
-    def begin(self, seed: int) -> None:
+    @initialize(seed=st.integers(0, 1000), steps=STEPS)
+    def begin(self, seed: int, steps: list[tuple[int, str]]) -> None:
         self.disk = MemoryDisk(seed=seed)
         self.records: dict[int, Transaction | None] = {}
         self.transactions: list[Transaction] = []
@@ -47,6 +48,7 @@ class CommittedMachine(RuleBasedStateMachine):
         self.stable = 0  # the largest last stable offset of this epoch
         self.sequences = dict.fromkeys(range(PRODUCERS), 0)
         self.open_partition(Crash.CLEAN)
+        self.work(steps)
 
     def open_partition(self, crash: Crash) -> None:
         log = open_log(self.disk, crash, recovery_point=self.durable, start_offset=self.start, **CONFIG)
@@ -62,6 +64,18 @@ class CommittedMachine(RuleBasedStateMachine):
 
     def ongoing(self, producer: int) -> Transaction | None:
         return next((t for t in self.transactions if t.producer == producer and t.marker is None), None)
+
+    @rule(steps=STEPS)
+    def work(self, steps: list[tuple[int, str]]) -> None:
+        """A stretch of ordinary life: without it, misfortunes would leave little to look at."""
+        for producer, step in steps:
+            match step:
+                case "w":
+                    self.write(producer, 1)
+                case "p":
+                    self.write_plain()
+                case _:
+                    self.mark(producer, step == "c")
 
     @rule(producer=st.integers(0, PRODUCERS - 1), count=st.integers(1, 3))
     def write(self, producer: int, count: int) -> None:
@@ -136,14 +150,17 @@ class CommittedMachine(RuleBasedStateMachine):
         self.open_partition(Crash.PROCESS if lost or not clean else Crash.CLEAN)
         assert self.log.end.value == self.end
 
-    @rule()
-    def power_failure(self) -> None:
+    @rule(is_flushed=st.sampled_from([True, True, False]))
+    def power_failure(self, is_flushed: bool) -> None:
+        if is_flushed:
+            self.flush()
+            self.work([(0, "w"), (0, "a"), (1, "w")])
         self.disk.power_loss()
         self.open_partition(Crash.POWER)
         self.forget_from(self.log.end.value)
 
-    @rule(share=st.floats(0, 1))
-    def truncate(self, share: float) -> None:
+    @rule(share=st.floats(0, 1), steps=STEPS)
+    def truncate(self, share: float, steps: list[tuple[int, str]]) -> None:
         """It led, then followed another for a while, who had less of what was not committed."""
         bound = self.partition.high_watermark.value
         self.partition.resign()
@@ -152,6 +169,7 @@ class CommittedMachine(RuleBasedStateMachine):
         self.forget_from(self.log.end.value)
         self.durable = min(self.durable, self.end)
         self.take_lead()
+        self.work(steps)  # in the place of what was cut
 
     @rule(name=st.sampled_from(["*.log", "*.txnindex"]), error=st.sampled_from([errno.ENOSPC, errno.EIO]))
     def misfortune(self, name: str, error: int) -> None:
