@@ -11,7 +11,6 @@ segments are still what they were.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -31,8 +30,6 @@ from kbroker.log.segment import Segment, tick
 AT_ONCE = 1000  # of a list that the event loop makes, some; longer ones are a worker's
 
 SEARCHED_AT_ONCE = 256  # segments; who needs more asks again
-
-_number = itertools.count(1).__next__
 
 
 class Found(NamedTuple):
@@ -56,6 +53,7 @@ class Search(NamedTuple):
     twins: Sequence[Segment]  # of the first segment that is wanted, and of some behind it
     snapshots: Sequence[int]  # offsets, in order
     bound: int  # of what was read
+    number: int  # of the searches in this log
 
     def run(self) -> list[Found]:
         """As find, in a worker: a segment may be deleted meanwhile, which ends the search."""
@@ -118,18 +116,22 @@ class Search(NamedTuple):
         return states.transactions
 
     def _write(self, twin: Segment, ranges: AbortedRanges) -> str:
-        """Write a file for a closed segment, for the event loop to put in its place; "": the disk refuses."""
-        copy = f"{twin.stem}{SUFFIX}.{_number()}.tmp"
+        """Write a file for a closed segment, for the event loop to put in its place; "": the disk refuses.
+
+        There is one such file at most: whose search is given up meanwhile leaves it to the next.
+        """
+        own, copy = (f"{twin.stem}{SUFFIX}.{name}.tmp" for name in (self.number, "found"))
         try:
-            file = self.disk.open(copy, create=True)
+            file = self.disk.open(own, create=True)
             try:
                 file.append([ranges.content()])
                 file.sync()
             finally:
                 file.close()
+            self.disk.rename(own, copy)
         except OSError:
             with suppress(OSError):
-                self.disk.remove(copy)
+                self.disk.remove(own)
             return ""
         return copy
 
@@ -167,12 +169,13 @@ def _gather(known: list[AbortedRanges], offset: int, bound: int, most: int = ALL
 class Rediscovery:
     """The aborted transactions of a log's segments, known or to be found."""
 
-    __slots__ = ("disk", "directory", "segments", "_gathered")
+    __slots__ = ("disk", "directory", "segments", "_gathered", "_searches")
 
     def __init__(self, disk: Disk, directory: str, segments: list[Segment]) -> None:
         self.disk = disk
         self.directory = directory
         self.segments = segments  # the log's own list
+        self._searches = 0
         self._gathered: tuple[tuple[int, int], list[AbortedTransaction]] | None = None  # what a worker brought last
 
     def between(
@@ -222,9 +225,10 @@ class Rediscovery:
 
     def _search(self, number: int, bound: int, snapshots: Sequence[int]) -> Search:
         """What finds out about a segment, and some behind it."""
+        self._searches += 1
         earlier = [(each.stem, each.base_offset, each.next_offset, each.size) for each in self.segments[:number]]
         twins = [segment.apart() for segment in self.segments[number : number + SEARCHED_AT_ONCE]]
-        return Search(self.disk, self.directory, earlier, twins, tuple(snapshots), bound)
+        return Search(self.disk, self.directory, earlier, twins, tuple(snapshots), bound, self._searches)
 
     def _note(self, key: tuple[int, int], found: list[AbortedTransaction]) -> None:
         """A worker has made the list: it is asked for again at once."""

@@ -177,6 +177,27 @@ def test_L5_the_file_of_one_segment_may_be_lost_or_wrong(number: int) -> None:
     assert disk.read(path) == (before or b"")
 
 
+def test_searches_that_are_given_up_leave_one_file_of_each_segment_and_a_start_removes_it() -> None:
+    disk = new_disk()
+    writer = several_segments(disk)
+    disk.kill()
+    for name in disk.list_dir("orders-0"):
+        if name.endswith(".txnindex"):
+            disk.remove(f"orders-0/{name}")
+    log = open_log(disk, Crash.PROCESS, **CONFIG)
+    for _ in range(3):
+        with pytest.raises(NotInMemory) as caught:
+            log.aborted_between(0, 40, now=True)
+        caught.value.work()
+    left = [name for name in disk.list_dir("orders-0") if name.endswith(".tmp")]
+    assert 0 < len(left) < len(log.segments) and all(name.endswith(".found.tmp") for name in left)
+    disk.kill()
+    log = open_log(disk, Crash.PROCESS, **CONFIG)
+    assert not [name for name in disk.list_dir("orders-0") if name.endswith(".tmp")]
+    check(writer, log)
+    assert not [name for name in disk.list_dir("orders-0") if name.endswith(".tmp")]
+
+
 def test_what_is_not_in_memory_is_brought_by_a_worker() -> None:
     disk = new_disk()
     writer = several_segments(disk)
