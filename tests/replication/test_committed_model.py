@@ -51,7 +51,14 @@ class CommittedMachine(RuleBasedStateMachine):
         self.work(steps)
 
     def open_partition(self, crash: Crash) -> None:
-        log = open_log(self.disk, crash, recovery_point=self.durable, start_offset=self.start, **CONFIG)
+        log = open_log(
+            self.disk,
+            crash,
+            recovery_point=self.durable,
+            start_offset=self.start,
+            leader_epoch_max=self.epoch,
+            **CONFIG,
+        )
         self.log = log
         self.take_lead()
 
