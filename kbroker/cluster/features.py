@@ -36,7 +36,7 @@ FEATURES: Mapping[str, Feature] = {
     feature.name: feature
     for feature in (
         Feature(METADATA, 7, 30, initial=30, before=30),  # which release of Apache Kafka this is like; 30: 4.3
-        Feature(TRANSACTION, 0, 2, initial=0, before=0),  # 1: flexible records; 2: an epoch a transaction (KIP-890)
+        Feature(TRANSACTION, 0, 2, initial=2, before=0),  # 1: flexible records; 2: an epoch a transaction (KIP-890)
         Feature(GROUP, 0, 1, initial=1, before=1),  # 1: the consumer protocol (KIP-848)
     )
 }

@@ -21,7 +21,7 @@ from kbroker.api.local_brokers import LocalBrokers
 from kbroker.testing.broker import memory_broker
 from kbroker.testing.client import BareClient
 from tests.api.group_tools import commit, committed, enter, find, join
-from tests.api.transaction_tools import Producer, raise_transaction_version
+from tests.api.transaction_tools import Producer, set_transaction_version
 
 UNSTABLE = (-1, ErrorCode.UNSTABLE_OFFSET_COMMIT)
 
@@ -78,7 +78,7 @@ async def test_T6_offsets_of_every_version_count_when_the_transaction_is_committ
 ) -> None:
     async with memory_broker(topics={"t": 2}) as broker, broker.client() as client:
         if version == 5:
-            await raise_transaction_version(client)
+            await set_transaction_version(client)
         producer = await begun(client)
         assert await commit(client, "g", 5) == 0
         assert await commit_offset(producer, 8, version=version, metadata="note") == 0
@@ -91,7 +91,7 @@ async def test_T6_offsets_of_every_version_count_when_the_transaction_is_committ
 
 async def test_T5_a_client_of_transaction_version_2_tells_nobody_before_it_commits_offsets() -> None:
     async with memory_broker(topics={"t": 2}) as broker, broker.client() as client:
-        await raise_transaction_version(client)
+        await set_transaction_version(client)
         await find(client, "g")
         producer = await Producer(client).init()
         for offset in (8, 9):

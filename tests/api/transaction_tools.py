@@ -22,16 +22,17 @@ from kafka_wire.messages.transactions import (
     InitProducerIdRequest,
 )
 from kafka_wire.records import build_batch, headers
-from kbroker.cluster.features import TRANSACTION
+from kbroker.cluster.features import INITIAL, TRANSACTION, UpgradeType
 from kbroker.testing.client import BareClient
 
 READ_COMMITTED = 1
 NEW, OLD = 12, 11  # Produce versions: partitions are added by being written to, or beforehand
 
 
-async def raise_transaction_version(client: BareClient, level: int = 2) -> None:
-    """Finalize transaction.version."""
-    update = FeatureUpdateKey(feature=TRANSACTION, max_version_level=level, upgrade_type=1)
+async def set_transaction_version(client: BareClient, level: int = 2) -> None:
+    """Finalize transaction.version: a new cluster is at 2."""
+    kind = UpgradeType.UPGRADE if level == INITIAL[TRANSACTION] else UpgradeType.SAFE_DOWNGRADE
+    update = FeatureUpdateKey(feature=TRANSACTION, max_version_level=level, upgrade_type=kind)
     assert (await client.call(UpdateFeaturesRequest(feature_updates=[update]), 2)).error_code == 0
 
 

@@ -36,10 +36,13 @@ def test_what_is_no_feature(text: str) -> None:
 def test_levels_are_told_raised_and_lowered(broker: str) -> None:
     assert levels(broker) == INITIAL
     assert "transaction.version" in run(broker, "list").stdout
+    assert INITIAL == {name: high for name, (_, high) in SUPPORTED.items()}
+    assert run(broker, "downgrade", "--feature", "transaction.version=1").exit_code == 0
     dry = run(broker, "upgrade", "--feature", "transaction.version=2", "--dry-run")
-    assert (dry.stdout, levels(broker)) == ("transaction.version can be raised to 2\n", INITIAL)
+    at_1 = {**INITIAL, "transaction.version": 1}
+    assert (dry.stdout, levels(broker)) == ("transaction.version can be raised to 2\n", at_1)
     assert run(broker, "upgrade").exit_code == 0
-    assert levels(broker) == {name: high for name, (_, high) in SUPPORTED.items()}
+    assert levels(broker) == INITIAL
     again = run(broker, "upgrade")
     assert (again.exit_code, again.stderr) == (0, "nothing to do\n")
     lowered = run(broker, "downgrade", "--feature", "transaction.version=0", "--feature", "group.version=0")

@@ -30,8 +30,15 @@ KEYS = Keys("kbroker")
 UP, DOWN = UpgradeType.UPGRADE, UpgradeType.SAFE_DOWNGRADE
 
 
+AT_1 = {**INITIAL, TRANSACTION: 1}
+
+
 async def raised(broker: Registration, level: int = 2) -> None:
     await broker.admin.update_features([FeatureUpdate(TRANSACTION, level, UP)])
+
+
+async def lowered(broker: Registration, level: int = 1) -> None:
+    await broker.admin.update_features([FeatureUpdate(TRANSACTION, level, DOWN)])
 
 
 async def put(store: Any, key: bytes, value: bytes) -> None:
@@ -68,18 +75,18 @@ async def test_a_change_is_seen_when_it_returns_and_outlives_the_broker(clock: H
     store = FaultyStore(clock)
     async with running(make_registration(store, clock)) as broker:
         before = broker.image.features.epoch
-        await raised(broker)
-        assert broker.image.features.transaction_version == 2
+        await lowered(broker)
+        assert broker.image.features.transaction_version == 1
         assert broker.image.features.epoch > before
     async with running(make_registration(store, clock)) as broker:
-        assert broker.image.features.transaction_version == 2
+        assert broker.image.features.transaction_version == 1
 
 
 async def test_what_changes_nothing_writes_nothing(clock: HandClock) -> None:
     store = FaultyStore(clock)
     async with running(make_registration(store, clock)) as broker:
         txns, finalized = store.txns, broker.image.features
-        await broker.admin.update_features([FeatureUpdate(TRANSACTION, 2, UP)], validate_only=True)
+        await broker.admin.update_features([FeatureUpdate(TRANSACTION, 1, DOWN)], validate_only=True)
         await broker.admin.update_features([FeatureUpdate(GROUP, INITIAL[GROUP], UP)])
         await broker.admin.update_features([])
         assert (store.txns, broker.image.features) == (txns, finalized)
@@ -96,8 +103,8 @@ async def test_a_lost_reply_is_not_a_refusal(autojump_clock: MockClock) -> None:
     store = FaultyStore(RunClock())
     async with running(make_registration(store, RunClock())) as broker:
         store.lose_replies = 1
-        await raised(broker)
-        assert broker.image.features.transaction_version == 2
+        await lowered(broker)
+        assert broker.image.features.transaction_version == 1
 
 
 async def test_who_cannot_do_what_the_cluster_does_is_no_part_of_it(clock: HandClock) -> None:
@@ -115,13 +122,14 @@ async def test_who_cannot_do_what_the_cluster_does_is_no_part_of_it(clock: HandC
 
 def test_every_broker_has_to_be_able() -> None:
     older = {1: SUPPORTED, 2: {**SUPPORTED, TRANSACTION: (0, 1)}, 3: {}}
-    assert updated(INITIAL, [FeatureUpdate(TRANSACTION, 1, UP)], {2: older[2]}, 1)[TRANSACTION] == 1
+    at_0 = {**INITIAL, TRANSACTION: 0}
+    assert updated(at_0, [FeatureUpdate(TRANSACTION, 1, UP)], {2: older[2]}, 1)[TRANSACTION] == 1
     for who, level, why in (
         (2, 2, "Broker 2 only supports versions 0-1"),
         (3, 1, "Broker 3 does not support this feature."),
     ):
         with pytest.raises(KafkaError, match=why) as refused:
-            updated(INITIAL, [FeatureUpdate(TRANSACTION, level, UP)], {1: SUPPORTED, who: older[who]}, 1)
+            updated(at_0, [FeatureUpdate(TRANSACTION, level, UP)], {1: SUPPORTED, who: older[who]}, 1)
         assert refused.value.code is ErrorCode.INVALID_UPDATE_VERSION
 
 
@@ -138,10 +146,11 @@ async def test_a_broker_that_registers_meanwhile_is_asked_too(clock: HandClock) 
         await put(store, KEYS.broker_epochs, epochs.value)
 
     async with running(make_registration(store, clock)) as broker:
+        await lowered(broker)
         store.before_txn = an_older_broker_registers
         with pytest.raises(KafkaError, match="Broker 7 only supports versions 0-1"):
             await raised(broker)
-        assert broker.image.features.levels == INITIAL
+        assert broker.image.features.levels == AT_1
 
 
 async def test_levels_raised_while_a_broker_registers_are_looked_at_again(clock: HandClock) -> None:

@@ -21,7 +21,7 @@ import trio
 
 from kafka_wire.messages.admin import FeatureUpdateKey, UpdateFeaturesRequest
 from kafka_wire.messages.topics import CreateTopicsRequest
-from kbroker.cluster.features import TRANSACTION
+from kbroker.cluster.features import INITIAL, TRANSACTION, UpgradeType
 from kbroker.testing.world import World
 from tests.simulation.broker_node import CONFIG, Cluster, judging_each_opened_log
 from tests.simulation.checker import Violation
@@ -89,14 +89,14 @@ async def transactions(
 async def _prepare(admin: Client, version: int) -> None:
     """Topics and the transaction version, before the faults begin."""
     topics = [creatable(name, partitions, SMALL) for name, partitions in TOPICS.items()]
-    update = FeatureUpdateKey(feature=TRANSACTION, max_version_level=version, upgrade_type=1)
+    kind = UpgradeType.UPGRADE if version == INITIAL[TRANSACTION] else UpgradeType.SAFE_DOWNGRADE
+    update = FeatureUpdateKey(feature=TRANSACTION, max_version_level=version, upgrade_type=kind)
     while True:
         try:
             created = await admin.call(CreateTopicsRequest(topics=topics, timeout_ms=5000), 7)
             assert all(topic.error_code in (0, 36) for topic in created.topics), created
-            if version:
-                answer = await admin.call(UpdateFeaturesRequest(timeout_ms=5000, feature_updates=[update]), 1)
-                assert answer.error_code == 0, answer
+            answer = await admin.call(UpdateFeaturesRequest(timeout_ms=5000, feature_updates=[update]), 1)
+            assert answer.error_code == 0, answer
             return
         except Doubt:
             await trio.sleep(0.1)
