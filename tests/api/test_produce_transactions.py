@@ -17,7 +17,7 @@ from kafka_wire.records import build_batch
 from kbroker.api.local_brokers import LocalBrokers
 from kbroker.testing.broker import memory_broker
 from kbroker.testing.client import BareClient
-from tests.api.transaction_tools import NEW, OLD, Producer, committed, set_transaction_version
+from tests.api.transaction_tools import NEW, OLD, Producer, committed
 
 TXN_VERSIONS = [OLD, NEW]
 
@@ -94,7 +94,6 @@ async def test_T4_a_batch_that_comes_after_its_transaction_begins_none() -> None
 
 async def test_KIP890_writing_to_a_partition_adds_it(word: Word) -> None:
     async with memory_broker(topics={"t": 3}) as broker, broker.client() as client:
-        await set_transaction_version(client)
         producer = await Producer(client).init()
         places = [("t", 0), ("t", 1), ("t", 2)]
         answer = await client.call(producer.request(*places), NEW)
@@ -111,7 +110,6 @@ async def test_KIP890_writing_to_a_partition_adds_it(word: Word) -> None:
 
 async def test_KIP890_the_next_transaction_has_an_epoch_of_its_own(word: Word) -> None:
     async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
-        await set_transaction_version(client)
         producer = await Producer(client).init()
         await producer.produce(version=NEW)
         old = producer.batch()
@@ -178,7 +176,6 @@ async def test_a_batch_of_another_producer_than_the_transactions(
     changed: dict[str, int], code: ErrorCode, version: int
 ) -> None:
     async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
-        await set_transaction_version(client)
         producer = await Producer(client).init()
         await producer.add(0)
         assert (await producer.produce(version=version, **changed)).error_code == code
@@ -204,7 +201,6 @@ async def test_what_the_coordinator_says_is_told_as_the_client_understands_it(
     word: Word, said: ErrorCode, version: int, told: ErrorCode
 ) -> None:
     async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
-        await set_transaction_version(client)
         producer = await Producer(client).init()
         await producer.add(0)
         word.codes = [said]
@@ -238,7 +234,6 @@ async def test_an_answer_that_does_not_name_every_partition_says_nothing(word: W
 
 async def test_a_transaction_that_is_ending_is_waited_for(word: Word, autojump_clock: MockClock) -> None:
     async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
-        await set_transaction_version(client)
         producer = await Producer(client).init()
         begun = trio.current_time()
         word.codes = [ErrorCode.CONCURRENT_TRANSACTIONS] * 2
@@ -303,7 +298,6 @@ async def test_who_leaves_while_a_batch_is_verified_leaves_nothing_behind(word: 
 @pytest.mark.parametrize("version", TXN_VERSIONS)
 async def test_acks_0_in_a_transaction(version: int) -> None:
     async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
-        await set_transaction_version(client)
         producer = await Producer(client).init()
         await producer.add(0)
         request = producer.request(("t", 0))
@@ -344,7 +338,6 @@ async def test_an_unknown_topic_id(unknown: bytes) -> None:
 
 async def test_a_transaction_by_topic_id() -> None:
     async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
-        await set_transaction_version(client)
         producer = await Producer(client).init()
         request = producer.request(("t", 0))
         request.topic_data[0].topic_id, request.topic_data[0].name = await topic_id(client), ""

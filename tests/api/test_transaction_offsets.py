@@ -71,14 +71,13 @@ async def begun(client: BareClient) -> Producer:
     return producer
 
 
-@pytest.mark.parametrize("version", range(6))
+@pytest.mark.parametrize(("version", "level"), [*((version, 2) for version in range(6)), (0, 0), (4, 0), (4, 1)])
 @pytest.mark.parametrize("is_commit", [True, False])
 async def test_T6_offsets_of_every_version_count_when_the_transaction_is_committed(
-    version: int, is_commit: bool
+    version: int, level: int, is_commit: bool
 ) -> None:
     async with memory_broker(topics={"t": 2}) as broker, broker.client() as client:
-        if version == 5:
-            await set_transaction_version(client)
+        await set_transaction_version(client, level)
         producer = await begun(client)
         assert await commit(client, "g", 5) == 0
         assert await commit_offset(producer, 8, version=version, metadata="note") == 0
@@ -91,7 +90,6 @@ async def test_T6_offsets_of_every_version_count_when_the_transaction_is_committ
 
 async def test_T5_a_client_of_transaction_version_2_tells_nobody_before_it_commits_offsets() -> None:
     async with memory_broker(topics={"t": 2}) as broker, broker.client() as client:
-        await set_transaction_version(client)
         await find(client, "g")
         producer = await Producer(client).init()
         for offset in (8, 9):

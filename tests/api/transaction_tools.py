@@ -29,7 +29,7 @@ READ_COMMITTED = 1
 NEW, OLD = 12, 11  # Produce versions: partitions are added by being written to, or beforehand
 
 
-async def set_transaction_version(client: BareClient, level: int = 2) -> None:
+async def set_transaction_version(client: BareClient, level: int) -> None:
     """Finalize transaction.version: a new cluster is at 2."""
     kind = UpgradeType.UPGRADE if level == INITIAL[TRANSACTION] else UpgradeType.SAFE_DOWNGRADE
     update = FeatureUpdateKey(feature=TRANSACTION, max_version_level=level, upgrade_type=kind)

@@ -36,7 +36,7 @@ def test_what_is_no_feature(text: str) -> None:
 def test_levels_are_told_raised_and_lowered(broker: str) -> None:
     assert levels(broker) == INITIAL
     assert "transaction.version" in run(broker, "list").stdout
-    assert INITIAL == {name: high for name, (_, high) in SUPPORTED.items()}
+    assert {name: high for name, (_, high) in SUPPORTED.items()} == INITIAL
     assert run(broker, "downgrade", "--feature", "transaction.version=1").exit_code == 0
     dry = run(broker, "upgrade", "--feature", "transaction.version=2", "--dry-run")
     at_1 = {**INITIAL, "transaction.version": 1}
