@@ -9,7 +9,7 @@ INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/py
 PYTEST := $(BIN)/python -m pytest
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test test-fast test-pythons check fix compat compat-odd compat-suites bench bench-codec fuzz docs wheel clean
+.PHONY: help run test test-fast test-pythons check fix compat compat-odd compat-suites test-eos bench bench-codec fuzz docs wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ compat-odd: $(VENV)/run.stamp  ## odd requests, each answered as Apache Kafka an
 
 compat-suites: $(VENV)/run.stamp  ## kafka-python's own integration tests
 	$(BIN)/python compat/suites/run.py $(if $(TARGET),--target $(TARGET)) $(ARGS)
+
+test-eos: $(VENV)/run.stamp  ## exactly once: 100,000 messages copied in transactions, broker and copier killed 10 times
+	-$(INSTALL) confluent-kafka
+	$(BIN)/python compat/exactly_once/run.py $(ARGS)
 
 bench: $(VENV)/run.stamp  ## measure beside Apache Kafka
 	-$(INSTALL) confluent-kafka
