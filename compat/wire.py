@@ -127,6 +127,17 @@ def ask(bootstrap: str, key: int, version: int, body: bytes, timeout: float = 10
             return exactly(stream, size)[4:]
 
 
+def ask_all(bootstrap: str, key: int, version: int, bodies: list[bytes], in_flight: int = 50) -> list[bytes]:
+    """Many requests on one connection, some of them under way at a time; the bodies of the responses, in order."""
+    header, answers = struct.pack(">hhi", key, version, 1) + text("compat"), []
+    with socket.create_connection(address(bootstrap), 60.0) as connection, connection.makefile("rb") as stream:
+        for start in range(0, len(bodies), in_flight):
+            some = bodies[start : start + in_flight]
+            connection.sendall(b"".join(struct.pack(">i", len(header) + len(each)) + header + each for each in some))
+            answers += [exactly(stream, struct.unpack(">i", exactly(stream, 4))[0])[4:] for _ in some]
+    return answers
+
+
 def address(bootstrap: str) -> tuple[str, int]:
     host, _, port = bootstrap.rpartition(":")
     return host.strip("[]"), int(port)

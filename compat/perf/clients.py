@@ -49,6 +49,19 @@ def java(broker: Broker, tool: str, arguments: list[str], parse: Callable[[str],
     return run_marked(broker, [*command, f"org.apache.kafka.tools.{tool}", *arguments], parse, limit=180)
 
 
+def java_classes() -> str:
+    """The classpath with our own programs, compiled."""
+    classes, source = CACHE / "classes", HERE / "Transactions.java"
+    classes.mkdir(parents=True, exist_ok=True)
+    built = classes / "Transactions.class"
+    if not built.exists() or built.stat().st_mtime < source.stat().st_mtime:
+        if shutil.which("javac") is None:
+            raise Failed("no `javac` on this machine")
+        command = ["javac", "-cp", java_classpath(), "-d", str(classes), str(source)]
+        subprocess.run(command, check=True, timeout=120)
+    return f"{java_classpath()}:{classes}"
+
+
 def figures(pattern: str, output: str) -> list[float]:
     """The numbers that a tool's last line to match the pattern holds."""
     found = re.findall(pattern, output)
@@ -118,5 +131,40 @@ def python(mode: str, record_bytes: int, records_full: int) -> Measure:
         script, records = Path(HERE, "python_client.py"), scale.count(records_full)
         command = [sys.executable, str(script), mode, broker.bootstrap, f"{mode}-{record_bytes}"]
         return run_marked(broker, [*command, str(records), str(record_bytes)], json.loads, limit=180)
+
+    return measure
+
+
+def confluent_commits(kind: str, size: int, record_bytes: int, commits_full: int) -> Measure:
+    return python(f"confluent-{kind}-{size}", record_bytes, commits_full)
+
+
+def java_commits(kind: str, size: int, record_bytes: int, commits_full: int) -> Measure:
+    """Transactions.java, once."""
+
+    def measure(broker: Broker, scale: Scale) -> Sample:
+        command = ["java", "-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", java_classes()]
+        command += ["Transactions", broker.bootstrap, f"java-{kind}-{size}-{record_bytes}", kind]
+        command += [str(scale.count(commits_full)), str(size), str(record_bytes)]
+        return run_marked(broker, command, json.loads, limit=180)
+
+    return measure
+
+
+def transactions(client: Callable[..., Measure], size: int, record_bytes: int, count: int) -> Measure:
+    """Transactions of so many records, and what they cost more than the records themselves.
+
+    That is: more than an idempotent producer that sends as many, waits until they are acknowledged, and goes on.
+    """
+    plain = client("idempotent", size, record_bytes, count)
+    wanted = client("transactional", size, record_bytes, count)
+
+    def measure(broker: Broker, scale: Scale) -> Sample:
+        without, sample = plain(broker, scale), wanted(broker, scale)
+        sample["overhead_percent"] = 100 * (without["rate"] / sample["rate"] - 1)
+        sample["overhead_us"] = 1e6 / sample["rate"] - 1e6 / without["rate"]
+        if "cpu_us_request" in sample and "cpu_us_request" in without:
+            sample["overhead_cpu_us"] = sample["cpu_us_request"] - without["cpu_us_request"]
+        return sample
 
     return measure

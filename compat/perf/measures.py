@@ -7,11 +7,13 @@ broker that is not running, and leave one that is not running.
 from __future__ import annotations
 
 import os
+import struct
 import time
 from collections.abc import Callable
 from importlib import metadata, util
 from pathlib import Path
 
+import wire
 from apache_kafka import find_or_fetch
 from brokers import Broker, Failed, Sample, Scale, load
 
@@ -176,6 +178,73 @@ def group_replay(broker: Broker, scale: Scale) -> Sample:
 def latency_ms(sample: Sample) -> Sample:
     """Only the latencies: where the broker's CPU would include other work than what was timed."""
     return {f"{key}_ms": sample[key] / 1000 for key in ("p50", "p99")}
+
+
+def transactional_ids(broker: Broker, scale: Scale) -> Sample:
+    """Many producers with a transactional id each, each of which has committed a transaction; and the start after it.
+
+    The broker has warmed up with some of them before its memory is looked at.
+    """
+    broker.wipe()
+    broker.start()
+    wire.create_topic(broker.bootstrap, "committed-to", 1)
+    commit_once_each(broker, "warm", 200)
+    before = broker.rss_mb()
+    began, count = time.monotonic(), scale.count(10_000)
+    commit_once_each(broker, "id", count)
+    sample: Sample = {"begin_seconds": time.monotonic() - began, "rss_mb": broker.rss_mb()}
+    if before is not None:
+        sample["rss_growth_mb"] = sample["rss_mb"] - before
+    broker.kill()
+    broker.start()
+    commit_once_each(broker, "warm", 200)
+    sample["rss_again_mb"] = broker.rss_mb()
+    broker.kill()
+    return sample
+
+
+FIND_COORDINATOR, INIT_PRODUCER_ID, ADD_PARTITIONS, END_TRANSACTION = 10, 22, 24, 26
+BEGIN_SECONDS_MAX = 30.0
+
+
+def commit_once_each(broker: Broker, prefix: str, count: int) -> None:
+    """A transaction with one partition of each id, in the oldest versions of the requests."""
+    names = [wire.text(f"{prefix}-{number}") for number in range(count)]
+    end = time.monotonic() + BEGIN_SECONDS_MAX
+    while wire.Reader(wire.ask(broker.bootstrap, FIND_COORDINATOR, 1, names[0] + b"\1")[4:]).int16():
+        if time.monotonic() > end:  # its topic is made on this occasion
+            raise Failed("there is no transaction coordinator")
+        time.sleep(0.05)
+    producers = []
+    for answer in asked(broker, INIT_PRODUCER_ID, [name + struct.pack(">i", 60_000) for name in names], no_error):
+        producers.append(answer[6:16])
+    partition = struct.pack(">i", 1) + wire.text("committed-to") + struct.pack(">ii", 1, 0)
+    each = list(zip(names, producers, strict=True))
+    asked(broker, ADD_PARTITIONS, [name + producer + partition for name, producer in each], is_added)
+    asked(broker, END_TRANSACTION, [name + producer + b"\1" for name, producer in each], no_error)
+
+
+def no_error(answer: bytes) -> bool:
+    """Behind the throttle time comes the error code."""
+    return answer[4:6] == b"\0\0"
+
+
+def is_added(answer: bytes) -> bool:
+    """The last field is the error code of the only partition."""
+    return answer[-2:] == b"\0\0"
+
+
+def asked(broker: Broker, key: int, bodies: list[bytes], is_good: Callable[[bytes], bool]) -> list[bytes]:
+    """The answers; who is refused asks again: a coordinator may be loading, a transaction ending."""
+    answers: dict[int, bytes] = {}
+    end = time.monotonic() + BEGIN_SECONDS_MAX
+    while left := [number for number in range(len(bodies)) if number not in answers]:
+        if time.monotonic() > end:
+            raise Failed(f"{len(left)} requests of API {key} are refused")
+        for number, answer in zip(left, wire.ask_all(broker.bootstrap, key, 0, [bodies[n] for n in left]), strict=True):
+            if is_good(answer):
+                answers[number] = answer
+    return [answers[number] for number in range(len(bodies))]
 
 
 def memory(broker: Broker, scale: Scale) -> Sample:

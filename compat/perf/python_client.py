@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any
 
 SECONDS_MAX = 120.0
+Mode = Callable[[str, str, int, int], dict[str, Any]]
 
 
 class Window:
@@ -105,6 +106,43 @@ def confluent_consume(bootstrap: str, topic: str, records: int, record_bytes: in
     return throughput(window, seen, record_bytes)
 
 
+def confluent_commits(is_transactional: bool, size: int) -> Mode:
+    """Transactions of so many records; or as many records of an idempotent producer, waited for in the same way."""
+
+    def measure(bootstrap: str, topic: str, transactions: int, record_bytes: int) -> dict[str, Any]:
+        from confluent_kafka import Producer
+
+        settings = {"transactional.id": f"{topic}-{size}"} if is_transactional else {"enable.idempotence": True}
+        producer, value = Producer({"bootstrap.servers": bootstrap, **settings}), os.urandom(record_bytes)
+        if is_transactional:
+            producer.init_transactions(60)
+
+        def send() -> None:
+            if is_transactional:
+                producer.begin_transaction()
+            for _ in range(size):
+                producer.produce(topic, value)
+            if is_transactional:
+                producer.commit_transaction(60)
+            elif producer.flush(60):
+                sys.exit("records were not delivered within 60 s")
+
+        for _ in range(max(5, transactions // 10)):
+            send()
+        with Window() as window:
+            for _ in range(transactions):
+                send()
+        return commits(window, transactions, size, record_bytes)
+
+    return measure
+
+
+def commits(window: Window, transactions: int, size: int, record_bytes: int) -> dict[str, Any]:
+    """A transaction counts as a request."""
+    found = throughput(window, transactions * size, record_bytes)
+    return {**found, "requests": transactions, "rate": transactions / window.seconds}
+
+
 def confluent_flush(bootstrap: str, topic: str, records: int, record_bytes: int) -> dict[str, Any]:
     producer, value = confluent_producer(bootstrap, []), os.urandom(record_bytes)
 
@@ -185,11 +223,13 @@ def kafka_python_first(bootstrap: str, topic: str, groups: int, record_bytes: in
     return first_messages(receive_first, groups)
 
 
-MODES: dict[str, Callable[[str, str, int, int], dict[str, Any]]] = {
+MODES: dict[str, Mode] = {
     "confluent-produce": confluent_produce,
     "confluent-consume": confluent_consume,
     "confluent-flush": confluent_flush,
     "confluent-first": confluent_first,
+    **{f"confluent-transactional-{size}": confluent_commits(True, size) for size in (1, 750)},
+    **{f"confluent-idempotent-{size}": confluent_commits(False, size) for size in (1, 750)},
     "kafka-python-first": kafka_python_first,
     "kafka-python-produce": kafka_python_produce,
     "kafka-python-get": kafka_python_get,

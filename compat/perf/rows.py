@@ -102,6 +102,22 @@ def confluent(verb: str, record_bytes: int, records: int, speed: Goal | None, cp
     return client(f"confluent-{verb}-{record_bytes}", title, measure, figures, NO_CONFLUENT)
 
 
+def transactions(
+    name: str, size: int, record_bytes: int, commits: Callable[..., measures.Measure], count: int, missing: Missing
+) -> Row:
+    figures = (
+        Figure("rate", "transactions/s", at_least(1.5 if size == 1 else 1.0)),
+        Figure("cpu_us_request", "µs CPU a transaction", at_most(1.0)),
+        Figure("overhead_percent", "% more time than without transactions", below(15, "%") if size > 1 else None),
+        Figure("overhead_us", "µs more"),
+        Figure("overhead_cpu_us", "µs CPU more"),
+    )
+    title = f"{name}: transactions of {size} x {record_bytes:,} B"
+    measure = clients.transactions(commits, size, record_bytes, count)
+    short = name.partition("-")[0].lower()
+    return client(f"{short}-transactions-{size}-{record_bytes}", title, measure, figures, missing)
+
+
 def greedy(kind: str, what: str) -> Row:
     figures = (
         Figure("max_ms", "ms, a good client's longest wait", below(250, "ms")),
@@ -139,6 +155,11 @@ ROWS = (
         Figure("load_seconds", "s of it after the broker's first answer"),
         Figure("commit_seconds", "s to commit them, 4 connections"),
     ), apart=True, repeat=2),
+    Row("transactional-ids", "10,000 transactional ids, each with a transaction", measures.transactional_ids, (
+        Figure("rss_growth_mb", "MB more memory", below(40, "MB")),
+        Figure("begin_seconds", "s until all had committed, pipelined"),
+        Figure("rss_again_mb", "MB of memory with them after kill -9"),
+    ), apart=True, repeat=1),
     Row("produce-1", "produce 100 B, 1 connection, ping-pong, acks=1", traffic("produce", **ONE), (
         rate(at_least(1.0)), Figure("p99", "µs, p99", at_most(0.8)), cpu_request(at_most(0.7)), near_bare(1.15),
     ), bare=True),
@@ -215,6 +236,11 @@ ROWS = (
     confluent("consume", 100, 1_000_000, None, None),
     confluent("consume", 1_000, 300_000, at_least(1.1), None),
     confluent("consume", 10_000, 30_000, None, None),
+    transactions("confluent-kafka", 1, 100, clients.confluent_commits, 1_000, NO_CONFLUENT),
+    transactions("confluent-kafka", 750, 100, clients.confluent_commits, 600, NO_CONFLUENT),
+    transactions("confluent-kafka", 750, 1_000, clients.confluent_commits, 400, NO_CONFLUENT),
+    transactions("Java", 1, 100, clients.java_commits, 2_000, clients.java_missing),
+    transactions("Java", 750, 100, clients.java_commits, 1_000, clients.java_missing),
     client("kafka-python-produce", "kafka-python idempotent produce, 100 B",
         clients.python("kafka-python-produce", 100, 50_000), (Figure("records_s", "records/s", at_least(1.1)),),
         NO_KAFKA_PYTHON),
