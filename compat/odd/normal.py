@@ -81,7 +81,8 @@ class _Normal:
         if field.kind == "array" and isinstance(field.item, type):
             return self._elements(field.name, value)
         if field.kind == "array":
-            return [self._leaf(field.name, each) for each in value]
+            found = [self._leaf(field.name, each) for each in value]
+            return sorted(found) if field.name == "partitions" else found  # a set of Kafka's
         if field.kind == "struct":
             return self.message(value)
         if field.kind == "records":

@@ -138,7 +138,8 @@ def _with(message: Any, path: tuple[str | int, ...], value: Any, sendable: bool 
 
 def _stand_in(leaf: Any) -> Any:
     if isinstance(leaf, Ref):
-        return UNKNOWN_ID if leaf.name.startswith("id of") else "member"
+        stand_ins = {"id": UNKNOWN_ID, "producer": 7}
+        return stand_ins.get(leaf.name.partition(" of ")[0], "member")
     return leaf
 
 

@@ -59,6 +59,9 @@ def main() -> int:
     options = arguments()
     every = all_probes() if options.lot is None else lots(options.lot)
     chosen = [probe for probe in every if d.like(probe.title, options.only)]
+    if options.missing:
+        recorded = Recording().answers(chosen)
+        chosen = [probe for probe in chosen if probe.title not in recorded]
     kbroker = on_broker(Kbroker, chosen, 0.0)
     if options.kafka:
         kafka = on_broker(ApacheKafka, chosen, KAFKA_SETTLES_S)
@@ -73,6 +76,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kafka", action="store_true", help="start Apache Kafka too and record its answers")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="probes whose title matches")
+    parser.add_argument("--missing", action="store_true", help="probes without a recorded answer")
     parser.add_argument("--lot", type=int, metavar="SEED", help="other probes, by lot; with --kafka, not recorded")
     parser.add_argument("--settle", action="store_true", help="shrink allowed.toml to what is needed")
     parser.add_argument("--verbose", action="store_true", help="also what is allowed, and messages in other words")
@@ -209,7 +213,7 @@ def report(options: argparse.Namespace, probes: list[Probe], kafka: Answers, kbr
             print(f"in other words: kafka {there!r}\n              kbroker {here!r}")
     if verdict.unexpected:
         print(d.told(verdict.unexpected, by_title))
-    whole = options.only == "*" and options.lot is None
+    whole = options.only == "*" and options.lot is None and not options.missing
     for entry, count in verdict.stale if whole else ():
         print(f"allowed.toml: {entry.probe} {entry.field} covers {count} differences, says {entry.differences}")
     for title in unrecorded:

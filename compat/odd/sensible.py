@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from stage import ASSIGNMENT, BATCHES, MEMBER_ID, SUBSCRIPTION, TIME
-from steps import Probe, Ref, Step, id_of
+from steps import Probe, Ref, Step, id_of, producer_of
 
 from kafka_wire.api import APIS, ApiKey
+from kafka_wire.messages import admin as f
 from kafka_wire.messages import configs as c
 from kafka_wire.messages import consumer_groups as k
 from kafka_wire.messages import group_admin as a
 from kafka_wire.messages import group_offsets as o
 from kafka_wire.messages import groups as g
+from kafka_wire.messages import internal as i
 from kafka_wire.messages import metadata as m
 from kafka_wire.messages import offsets as lo
 from kafka_wire.messages import produce_fetch as pf
@@ -52,9 +54,9 @@ def look_at_offsets(topic: str, *timestamps: int, partition: int = 0) -> tuple[S
     )
 
 
-def look_at_records(topic: str, partition: int = 0) -> Step:
-    """All batches from the beginning."""
-    part = pf.FetchPartition(partition=partition, fetch_offset=0, partition_max_bytes=1 << 20)
+def look_at_records(topic: str, partition: int = 0, offset: int = 0) -> Step:
+    """All batches from the beginning, or an offset."""
+    part = pf.FetchPartition(partition=partition, fetch_offset=offset, partition_max_bytes=1 << 20)
     asked = [pf.FetchTopic(topic=topic, partitions=[part])]
     return Step(pf.FetchRequest(max_wait_ms=0, min_bytes=0, topics=asked), 11)
 
@@ -70,6 +72,10 @@ def look_at_group(name: str) -> Step:
 
 def look_at_commits(name: str) -> Step:
     return Step(o.OffsetFetchRequest(groups=[o.OffsetFetchRequestGroup(group_id=name, topics=None)]), 8)
+
+
+def look_at_transaction(name: str) -> Step:
+    return Step(x.DescribeTransactionsRequest(transactional_ids=[name]), 0)
 
 
 # -- the requests ------------------------------------------------------------------------------------------------------
@@ -256,6 +262,62 @@ def _describe_topic_partitions(version: int) -> Any:
     return m.DescribeTopicPartitionsRequest(topics=[m.DescribeTopicPartitionsTopic(name="three")])
 
 
+def _add_partitions_to_txn(version: int) -> Any:
+    topics = [x.AddPartitionsToTxnTopic(name="own-@", partitions=[0, 1])]
+    if version < 4:
+        return x.AddPartitionsToTxnRequest(
+            v3_and_below_transactional_id="idle-@", v3_and_below_producer_id=producer_of("idle-@"),
+            v3_and_below_producer_epoch=0, v3_and_below_topics=topics,
+        )  # fmt: skip
+    wanted = x.AddPartitionsToTxnTransaction(
+        transactional_id="idle-@", producer_id=producer_of("idle-@"), producer_epoch=0, topics=topics
+    )
+    return x.AddPartitionsToTxnRequest(transactions=[wanted])
+
+
+def _add_offsets_to_txn(version: int) -> Any:
+    return x.AddOffsetsToTxnRequest(
+        transactional_id="idle-@", producer_id=producer_of("idle-@"), producer_epoch=0, group_id="group-@"
+    )
+
+
+def _end_txn(version: int) -> Any:
+    return x.EndTxnRequest(
+        transactional_id="open-@", producer_id=producer_of("open-@"), producer_epoch=0, committed=True
+    )
+
+
+def _write_txn_markers(version: int) -> Any:
+    topics = [i.WritableTxnMarkerTopic(name="own-@", partition_indexes=[0])]
+    marker = i.WritableTxnMarker(
+        producer_id=producer_of("open-@"), producer_epoch=0, transaction_result=False, topics=topics,
+        coordinator_epoch=0,
+    )  # fmt: skip
+    return i.WriteTxnMarkersRequest(markers=[marker])
+
+
+def _txn_offset_commit(version: int) -> Any:
+    part = x.TxnOffsetCommitRequestPartition(partition_index=0, committed_offset=7, committed_metadata="m")
+    return x.TxnOffsetCommitRequest(
+        transactional_id="open-@", group_id="group-@", producer_id=producer_of("open-@"), producer_epoch=0,
+        topics=[x.TxnOffsetCommitRequestTopic(name="one", partitions=[part])],
+    )  # fmt: skip
+
+
+def _update_features(version: int) -> Any:
+    """To what is there, so that every other probe finds the same."""
+    update = f.FeatureUpdateKey(feature="transaction.version", max_version_level=2, upgrade_type=1)
+    return f.UpdateFeaturesRequest(timeout_ms=5000, feature_updates=[update], validate_only=version > 0)
+
+
+def _describe_transactions(version: int) -> Any:
+    return x.DescribeTransactionsRequest(transactional_ids=["open", "idle"])
+
+
+def _list_transactions(version: int) -> Any:
+    return x.ListTransactionsRequest(state_filters=["Ongoing"], producer_id_filters=[producer_of("open")])
+
+
 CONFIGS_OF_OWN = look_at_configs(TOPIC, "own-@", "retention.ms", "cleanup.policy", "segment.bytes")
 
 SENSIBLE: dict[int, Sensible] = {
@@ -279,7 +341,16 @@ SENSIBLE: dict[int, Sensible] = {
     ApiKey.DELETE_TOPICS: Sensible(_delete_topics, (look_at_topics("own-@"),)),
     ApiKey.DELETE_RECORDS: Sensible(_delete_records, look_at_offsets("own-@", -2, -1)),
     ApiKey.INIT_PRODUCER_ID: Sensible(_init_producer_id),
+    ApiKey.ADD_PARTITIONS_TO_TXN: Sensible(_add_partitions_to_txn, (look_at_transaction("idle-@"),)),
+    ApiKey.ADD_OFFSETS_TO_TXN: Sensible(_add_offsets_to_txn, (look_at_transaction("idle-@"),)),
+    ApiKey.END_TXN: Sensible(_end_txn, (look_at_transaction("open-@"),)),
+    # What Kafka reads ends with a segment, and it begins one where our records of long ago are followed by a marker.
+    ApiKey.WRITE_TXN_MARKERS: Sensible(_write_txn_markers, (look_at_records("own-@", offset=10),)),
+    ApiKey.TXN_OFFSET_COMMIT: Sensible(_txn_offset_commit, (look_at_commits("group-@"),)),
+    ApiKey.UPDATE_FEATURES: Sensible(_update_features),
     ApiKey.DESCRIBE_PRODUCERS: Sensible(_describe_producers),
+    ApiKey.DESCRIBE_TRANSACTIONS: Sensible(_describe_transactions),
+    ApiKey.LIST_TRANSACTIONS: Sensible(_list_transactions),
     ApiKey.OFFSET_FOR_LEADER_EPOCH: Sensible(_offset_for_leader_epoch),
     ApiKey.DESCRIBE_CONFIGS: Sensible(_describe_configs),
     ApiKey.ALTER_CONFIGS: Sensible(_alter_configs, (CONFIGS_OF_OWN,)),

@@ -12,6 +12,8 @@ in a request makes the topic for this probe alone. What the names without `@` st
     group      committed offsets of `one` and `three`, nobody in it           (group-@ likewise)
     member     a classic group with one member, in generation 1               (member-@)
     consumer   a group of the consumer protocol with one member               (consumer-@)
+    idle       a transactional id with a producer in epoch 0                  (idle-@)
+    open       likewise, with an open transaction                             (open-@: own-@ 0 and group-@ are in it)
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from steps import Probe, names
 
 from kafka_wire.codegen import encode
 from kafka_wire.messages import (
+    admin,
     consumer_groups,
     group_offsets,
     groups,
@@ -83,26 +86,41 @@ class Stage:
     def prepare_base(self) -> None:
         """Make what the names without `@` stand for."""
         self._await_producer_ids()
+        self._raise_level()
         for name in ("one", "three"):
             self._make_topic(name, name)
         for make, name in (
             (self._make_group, "group"),
             (self._make_member, "member"),
             (self._make_consumer, "consumer"),
+            (self._make_idle, "idle"),
         ):
             make(name, name)
+        self._make_open("open", "open", {"three": [0, 2]}, None)
 
     def prepare(self, probe: Probe) -> dict[str, Any]:
         """Make what a probe names; everything that is known, for this probe."""
         outer, self.known = self.known, dict(self.known)
         wanted = {
-            name.removeprefix("id of ").removeprefix("member of ") for s in probe.steps for name in names(s.request)
+            name.removeprefix("id of ").removeprefix("member of ").removeprefix("producer of ")
+            for s in probe.steps
+            for name in names(s.request)
         }
+        if "open-@" in wanted:
+            wanted |= {"own-@", "group-@"}
         for name in sorted(wanted & PARTITIONS.keys() - CONTENT.keys() | wanted & {"own-@"}):
             self._make_topic(name, name.replace("@", probe.tag))
-        makers = {"group-@": self._make_group, "member-@": self._make_member, "consumer-@": self._make_consumer}
+        makers = {
+            "group-@": self._make_group,
+            "member-@": self._make_member,
+            "consumer-@": self._make_consumer,
+            "idle-@": self._make_idle,
+        }
         for name in sorted(wanted & makers.keys()):
             makers[name](name, name.replace("@", probe.tag))
+        if "open-@" in wanted:
+            own, group = (each.replace("@", probe.tag) for each in ("own-@", "group-@"))
+            self._make_open("open-@", "open-@".replace("@", probe.tag), {own: [0]}, group)
         found, self.known = self.known, outer
         return found
 
@@ -237,6 +255,50 @@ class Stage:
             epoch = beat.member_epoch
             time.sleep(0.02)
         raise RuntimeError(f"{real} was assigned nothing within {SETTLED_S:.0f} s")
+
+    # -- transactions ------------------------------------------------------------------------------------------------
+
+    def _raise_level(self) -> None:
+        """Both brokers run transactions by the same rules, whatever theirs are at first."""
+        update = admin.FeatureUpdateKey(feature="transaction.version", max_version_level=2, upgrade_type=1)
+        request = admin.UpdateFeaturesRequest(timeout_ms=10_000, feature_updates=[update])
+        answer = self.ask(request, 1)
+        _succeeded(answer.error_code or max(each.error_code for each in answer.results), "raising transaction.version")
+
+    def _make_idle(self, name: str, real: str) -> transactions.InitProducerIdResponse:
+        request = transactions.InitProducerIdRequest(transactional_id=real, transaction_timeout_ms=600_000)
+        deadline = time.monotonic() + SETTLED_S
+        while True:
+            self.ask(groups.FindCoordinatorRequest(key_type=1, key=real), 2)
+            made: transactions.InitProducerIdResponse = self.ask(request, 4)
+            if not made.error_code or time.monotonic() > deadline:
+                break
+            time.sleep(0.02)
+        _succeeded(made.error_code, f"beginning as {real}")
+        self.known[f"producer of {name}"] = made.producer_id
+        return made
+
+    def _make_open(self, name: str, real: str, partitions: dict[str, list[int]], group: str | None) -> None:
+        producer = self._make_idle(name, real)
+        added = self.ask(
+            transactions.AddPartitionsToTxnRequest(
+                v3_and_below_transactional_id=real,
+                v3_and_below_producer_id=producer.producer_id,
+                v3_and_below_producer_epoch=0,
+                v3_and_below_topics=[
+                    transactions.AddPartitionsToTxnTopic(name=topic, partitions=indexes)
+                    for topic, indexes in partitions.items()
+                ],
+            ),
+            3,
+        )
+        codes = [p.partition_error_code for t in added.results_by_topic_v3_and_below for p in t.results_by_partition]
+        _succeeded(max(codes), f"adding partitions to {real}")
+        if group is not None:
+            request = transactions.AddOffsetsToTxnRequest(
+                transactional_id=real, producer_id=producer.producer_id, producer_epoch=0, group_id=group
+            )
+            _succeeded(self.ask(request, 3).error_code, f"adding offsets to {real}")
 
     def _await_coordinator(self, group: str) -> None:
         """Until the group's coordinator has loaded: OffsetFetch is refused before."""

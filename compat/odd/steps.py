@@ -34,6 +34,11 @@ def id_of(topic: str) -> Any:
     return Ref(f"id of {topic}")
 
 
+def producer_of(transactional_id: str) -> Any:
+    """Stands for the producer id that this broker has given to a transactional id."""
+    return Ref(f"producer of {transactional_id}")
+
+
 @dataclass(frozen=True)
 class Step:
     """One request, and what to keep of its answer for later steps: {"member": "member_id"}."""

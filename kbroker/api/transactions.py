@@ -18,6 +18,8 @@ from functools import partial
 from types import CoroutineType
 from typing import Any, NamedTuple, TypeAlias
 
+import trio
+
 from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.transactions import (
@@ -42,7 +44,7 @@ from kbroker.coordinators.routing import partition_of
 from kbroker.transactions import requests
 from kbroker.transactions.storage import Partitions, measured
 from kbroker.transactions.transaction import Producer
-from kbroker.turns import Effort, Work, answer, each, finish
+from kbroker.turns import Effort, Later, Work, answer, each, finish
 
 INIT_FENCED_SINCE = 4  # versions that know PRODUCER_FENCED
 FENCED_SINCE = 2
@@ -101,8 +103,7 @@ class _Asked(NamedTuple):
     """What became of one transaction of a request. found: its partitions, where that was asked for, else a code."""
 
     transaction: AddPartitionsToTxnTransaction
-    wanted: Partitions
-    found: Any  # Partitions | ErrorCode | Coroutine of these
+    found: Any  # Partitions | ErrorCode | Later of these
 
 
 @handles(ApiKey.ADD_PARTITIONS_TO_TXN, 0, 5)
@@ -126,11 +127,14 @@ def _added(request: AddPartitionsToTxnRequest, context: Context) -> Work[AddAnsw
         are_verified = yield from each(lambda transaction: transaction.verify_only, transactions)
         if not all(are_verified):
             return AddPartitionsToTxnResponse(error_code=ErrorCode.UNSUPPORTED_VERSION)
-    asked = []
+    asked, is_to_come = [], False
     for transaction in transactions:
-        asked.append((yield from _asked(transaction, context)))
+        one = yield from _asked(transaction, context)
+        if isinstance(one.found, CoroutineType):
+            one, is_to_come = one._replace(found=Later(one.found)), True
+        asked.append(one)
         yield
-    if any(isinstance(one.found, CoroutineType) for one in asked):
+    if is_to_come:
         return _wait_and_respond(asked, context)
     return (yield from _response(asked, context))
 
@@ -139,20 +143,20 @@ def _asked(transaction: AddPartitionsToTxnTransaction, context: Context) -> Work
     images = context.services.image.topics
     wanted, is_whole = yield from _gathered(transaction.topics, images)
     if not is_whole:  # one that is unknown, and none is added
-        return _Asked(transaction, wanted, ErrorCode.OPERATION_NOT_ATTEMPTED)
+        return _Asked(transaction, ErrorCode.OPERATION_NOT_ATTEMPTED)
     transactional_id, producer = (
         transaction.transactional_id,
         Producer(transaction.producer_id, transaction.producer_epoch),
     )
     coordinator = context.services.transactions
     if not transactional_id:
-        return _Asked(transaction, wanted, ErrorCode.INVALID_REQUEST)
+        return _Asked(transaction, ErrorCode.INVALID_REQUEST)
     if transaction.verify_only:
-        return _Asked(transaction, wanted, requests.verify(coordinator, transactional_id, producer))
+        return _Asked(transaction, requests.verify(coordinator, transactional_id, producer))
     size = yield from measured(wanted)
     client_version = 2 if context.version >= BATCHED_SINCE else 0
     found = requests.add(coordinator, transactional_id, producer, wanted, size, client_version)
-    return _Asked(transaction, wanted, found)
+    return _Asked(transaction, found)
 
 
 def _gathered(topics: Iterable[AddPartitionsToTxnTopic], images: Any) -> Work[tuple[Partitions, bool]]:
@@ -174,11 +178,15 @@ def _count(image: TopicImage | None) -> int:
 
 
 async def _wait_and_respond(asked: list[_Asked], context: Context) -> AddPartitionsToTxnResponse:
-    """Those that are still to come are waited for one after another: each takes its own time, not more."""
-    done = []
-    for one in asked:
-        done.append(one._replace(found=await one.found) if isinstance(one.found, CoroutineType) else one)
-    return await finish(_response(done, context))
+    """All of them are waited for no longer than one alone would be."""
+    with trio.move_on_after(context.services.transactions.wait_s):
+        for n, one in enumerate(asked):
+            if isinstance(one.found, Later):
+                asked[n] = one._replace(found=await one.found)
+    for n, one in enumerate(asked):
+        if isinstance(one.found, Later):
+            asked[n] = one._replace(found=ErrorCode.COORDINATOR_NOT_AVAILABLE)
+    return await finish(_response(asked, context))
 
 
 def _response(asked: list[_Asked], context: Context) -> Work[AddPartitionsToTxnResponse]:
@@ -195,18 +203,20 @@ def _response(asked: list[_Asked], context: Context) -> Work[AddPartitionsToTxnR
 
 
 def _rows(asked: _Asked, context: Context) -> Work[list[AddPartitionsToTxnTopicResult]]:
-    """A code for each partition."""
+    """A code for each partition that was named, as often as it was."""
     rows, effort = [], Effort()
-    for topic, indexes in asked.wanted.items():
-        code_of = _code_of(asked, topic, context)
+    for topic in asked.transaction.topics:
+        code_of = _code_of(asked, topic.name, context)
         results = []
-        for index in indexes:
+        for index in topic.partitions:
             results.append(
                 AddPartitionsToTxnPartitionResult(partition_index=index, partition_error_code=code_of(index))
             )
             if effort.spent(2):
                 yield
-        rows.append(AddPartitionsToTxnTopicResult(name=topic, results_by_partition=results))
+        rows.append(AddPartitionsToTxnTopicResult(name=topic.name, results_by_partition=results))
+        if effort.spent(5):
+            yield
     return rows
 
 

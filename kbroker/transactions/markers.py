@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from types import CoroutineType
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ from kbroker.coordinators.runtime import Runtime
 from kbroker.transactions.shard import TransactionShard
 from kbroker.transactions.states import TransactionState
 from kbroker.transactions.transaction import Transaction
-from kbroker.turns import Effort, Work, advance, finish
+from kbroker.turns import Effort, Later, Work, advance, finish
 
 VERSION = 2  # of WriteTxnMarkers
 PIECE_MAX = 256  # partitions of a transaction in one request
@@ -157,7 +157,7 @@ class Markers:
             return
         self._asked.add(broker)
         answer = self._ask(broker, pieces)
-        if isinstance(answer, CoroutineType) or self._queues[broker]:
+        if isinstance(answer, Later) or self._queues[broker]:
             self.runtime.start(self._go_on, broker, pieces, answer)
         else:
             self._settle(pieces, answer)
@@ -167,7 +167,7 @@ class Markers:
         """Wait for an answer, and ask for what has queued up, until nothing has."""
         try:
             while True:
-                self._settle(pieces, await self._awaited(answer) if isinstance(answer, CoroutineType) else answer)
+                self._settle(pieces, await self._awaited(answer) if isinstance(answer, Later) else answer)
                 await trio.lowlevel.checkpoint()
                 pieces = self._take(broker)
                 if not pieces:
@@ -187,19 +187,21 @@ class Markers:
         return taken
 
     def _ask(self, broker: int, pieces: list[Piece]) -> Any:
-        """The answer, or a coroutine of it; None: there is none."""
+        """The answer, or one still to come; None: there is none."""
         request = WriteTxnMarkersRequest(markers=[_marker(piece) for piece in pieces])
         try:
-            return self._brokers.ask(broker, request, VERSION, self._timeout_s())
+            answer = self._brokers.ask(broker, request, VERSION, self._timeout_s())
+            return Later(answer) if isinstance(answer, CoroutineType) else answer
         except KafkaError as error:
             log.info("broker %d was not asked for markers, and will be again: %s", broker, error)
         except Exception:
             log.exception("broker %d could not be asked for markers", broker)
         return None
 
-    async def _awaited(self, answer: Coroutine[Any, Any, WriteTxnMarkersResponse]) -> WriteTxnMarkersResponse | None:
+    async def _awaited(self, later: Later) -> WriteTxnMarkersResponse | None:
         try:
-            return await answer
+            answer: WriteTxnMarkersResponse = await later
+            return answer
         except KafkaError as error:
             log.info("a broker did not answer about markers, and will be asked again: %s", error)
         except Exception:

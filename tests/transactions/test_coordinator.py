@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import tracemalloc
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from kafka_wire.errors import ErrorCode, KafkaError
+from kafka_wire.messages.transactions import (
+    AddPartitionsToTxnRequest,
+    AddPartitionsToTxnTopic,
+    AddPartitionsToTxnTransaction,
+)
+from kbroker.api.context import Context
+from kbroker.api.transactions import add_partitions_to_txn
 from kbroker.config import BrokerConfig
+from kbroker.replication.partition import Partition
 from kbroker.testing.broker import Machine
 from kbroker.transactions.states import TransactionState as S
 from kbroker.transactions.transaction import EPOCH_LAST, EPOCH_MAX, LOOK_AGAIN_S, Producer
 from kbroker.turns import at_once
-from tests.transactions.tools import Written, rig
+from tests.transactions.tools import Written, done, rig
 
 
 async def test_a_transaction_of_each_version_comes_to_its_end() -> None:
@@ -248,3 +257,32 @@ async def test_ten_thousand_ids_take_less_than_40_MB() -> None:
         finally:
             tracemalloc.stop()
         assert bytes_an_id * 10_000 < 40_000_000, bytes_an_id
+
+
+async def test_many_transactions_wait_no_longer_than_one(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async with rig() as made:
+        producers = {f"x-{n}": await made.begin(f"x-{n}") for n in range(5)}
+        monkeypatch.setattr(Partition, "follow_log", lambda self: None)  # a follower is behind, and stays there
+        topics = [AddPartitionsToTxnTopic(name="t", partitions=[0])]
+        request = AddPartitionsToTxnRequest(
+            transactions=[
+                AddPartitionsToTxnTransaction(
+                    transactional_id=name, producer_id=each.id, producer_epoch=each.epoch, topics=topics
+                )
+                for name, each in producers.items()
+            ]
+        )
+        services = SimpleNamespace(transactions=made.coordinator, image=made.registration.image)
+        context = cast(Context, SimpleNamespace(services=services, version=5))
+        began = trio.current_time()
+        response = await done(add_partitions_to_txn(request, context))
+        assert trio.current_time() - began <= made.coordinator.wait_s
+        codes = [
+            row.partition_error_code
+            for one in response.results_by_transaction
+            for each in one.topic_results
+            for row in each.results_by_partition
+        ]
+        assert codes == [ErrorCode.COORDINATOR_NOT_AVAILABLE] * 5
