@@ -19,6 +19,7 @@ from exchange import Answer
 
 from kafka_wire import records as r
 from kafka_wire.errors import ErrorCode, KafkaError
+from kafka_wire.messages.transactions import ListedTransaction
 from kafka_wire.schema import OWN_TAG_MIN, Field, layout
 
 Plain = dict[str, Any]
@@ -51,6 +52,7 @@ NOW = re.compile(r"\b1[78]\d{11}\b(?<!1700\d{9})")  # in a text: later than our 
 LONG_AGO = re.compile(r"-922337\d{13}\b")  # as far before as can be
 NOW_MS = 1_750_000_000_000  # later times are not of our records
 API_VERSIONS = 18
+STAGED = ("idle", "open")  # transactional ids that are there for every probe
 TRANSACTIONS = "__transaction_state"  # Kafka makes it as soon as somebody speaks of transactions
 
 
@@ -93,6 +95,8 @@ class _Normal:
         found: Plain = {}
         for each in elements:
             plain = self.message(each)
+            if isinstance(each, ListedTransaction) and each.transactional_id not in STAGED:
+                continue  # which others have begun depends on the probes before
             if name == "api_keys" and plain["api_key"] != API_VERSIONS:
                 continue  # which other APIs there are is no oddity
             if TRANSACTIONS in (plain.get("name"), plain.get("resource_name")):

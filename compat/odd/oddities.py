@@ -30,6 +30,7 @@ LIMITED = {
     "timeout_ms": (2**31 - 1,),
     "max_wait_ms": (-1, 0),
     "rebalance_timeout_ms": (60_000,),
+    "producer_id": (-(2**63), -1, 2**40, 2**63 - 1),  # smaller ones may be somebody's
     "count": (-(2**31), -1, 0, 1, 100),
     "num_partitions": (-(2**31), -2, 0, 100),
 }
@@ -73,7 +74,7 @@ def by_lot(served: dict[int, tuple[int, int]], seed: int, count: int) -> Iterato
             continue
         try:
             request = _with(_with(request, first.path, value), second.path, other)
-            encode(mapped(request, _stand_in), version)
+            encode(mapped(request, stand_in), version)
         except (LookupError, *UNENCODABLE):
             continue  # the first left no place for the second
         made += 1
@@ -133,10 +134,11 @@ def _with(message: Any, path: tuple[str | int, ...], value: Any, sendable: bool 
     for step in path[:-1]:
         at = at[step] if isinstance(step, int) else getattr(at, step)
     setattr(at, path[-1], value)  # type: ignore[arg-type]  # a place is a field
-    return mapped(copy, _stand_in) if sendable else copy
+    return mapped(copy, stand_in) if sendable else copy
 
 
-def _stand_in(leaf: Any) -> Any:
+def stand_in(leaf: Any) -> Any:
+    """Something that can be encoded in the place of a reference."""
     if isinstance(leaf, Ref):
         stand_ins = {"id": UNKNOWN_ID, "producer": 7}
         return stand_ins.get(leaf.name.partition(" of ")[0], "member")

@@ -59,6 +59,7 @@ WITH_LOG_START = (
     ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, ErrorCode.INVALID_PRODUCER_EPOCH, ErrorCode.UNKNOWN_PRODUCER_ID,
     ErrorCode.INVALID_RECORD,
 )  # fmt: skip
+TOPIC_IDS_SINCE = 13  # version (KIP-516)
 UNITS_A_PAUSE = 3  # a unit is a partition, or so many of its records:
 RECORDS_A_UNIT = 16
 RECORD_ERRORS_MAX = 10_000  # in one answer; what is refused beyond is told by its partition's error alone
@@ -162,7 +163,7 @@ async def _verify_and_append(
 
 def _append_all(under_way: _Produce) -> Errands[None]:
     services = under_way.context.services
-    now_ms = services.env.clock.data_ms()
+    now_ms, by_id = services.env.clock.data_ms(), under_way.context.version >= TOPIC_IDS_SINCE
     by_topic: dict[str | bytes, list[PartitionProduceResponse]] = {}  # a topic that is named twice gets one answer
     for topic in under_way.request.topic_data:
         name = topic.name or services.topic_name(topic.topic_id)
@@ -176,7 +177,7 @@ def _append_all(under_way: _Produce) -> Errands[None]:
             while under_way.units >= UNITS_A_PAUSE:  # for what was done before
                 under_way.units -= UNITS_A_PAUSE
                 yield None
-            if not topic.name and not _is_of(topic.topic_id, name, data.index, services):
+            if by_id and not _is_of(topic.topic_id, name, data.index, services):
                 answers.append(_refuse(name, data, KafkaError(ErrorCode.UNKNOWN_TOPIC_ID), None, under_way))
                 continue
             answer = _append(name, data, under_way, now_ms)

@@ -89,6 +89,7 @@ def _write(
     """Append a marker to one partition. Its result, which is not true before what is noted as pending has ended."""
     result = WritableTxnMarkerPartitionResult(partition_index=index)
     try:
+        _check(marker)
         partition = services.partition(topic, index)
         if topic == OFFSETS_TOPIC:
             settled = services.groups.write_marker(index, marker)
@@ -107,6 +108,16 @@ def _write(
         services.tell_of_disk(topic, index, error)
         result.error_code = error.code
     return result
+
+
+def _check(marker: Marker) -> None:
+    """What is no marker of anybody's. Raises KafkaError with the codes that it ends with in Kafka."""
+    if -1 in (marker.producer_id, marker.producer_epoch, marker.transaction_version):
+        raise KafkaError(ErrorCode.UNKNOWN_SERVER_ERROR)
+    if marker.producer_epoch < 0:
+        raise KafkaError(ErrorCode.INVALID_PRODUCER_EPOCH)
+    if marker.coordinator_epoch < -1:
+        raise KafkaError(ErrorCode.TRANSACTION_COORDINATOR_FENCED)
 
 
 async def _committed(partition: Partition, last_offset: int, offload: Offload | None) -> ErrorCode:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
+from operator import attrgetter
 from types import CoroutineType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -127,9 +128,12 @@ def _added(request: AddPartitionsToTxnRequest, context: Context) -> Work[AddAnsw
         are_verified = yield from each(lambda transaction: transaction.verify_only, transactions)
         if not all(are_verified):
             return AddPartitionsToTxnResponse(error_code=ErrorCode.UNSUPPORTED_VERSION)
+    last = dict(
+        zip(map(attrgetter("transactional_id"), transactions), transactions, strict=True)
+    )  # counts, as in Kafka
     asked, is_to_come = [], False
     for transaction in transactions:
-        one = yield from _asked(transaction, context)
+        one = yield from _asked(last[transaction.transactional_id], context)
         if isinstance(one.found, CoroutineType):
             one, is_to_come = one._replace(found=Later(one.found)), True
         asked.append(one)

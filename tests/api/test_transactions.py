@@ -154,21 +154,21 @@ async def test_one_partition_that_is_not_there_and_none_is_added() -> None:
 
 async def test_T4_a_broker_asks_about_many_transactions_at_once() -> None:
     async with memory_broker(topics={"t": 3}) as broker, broker.client() as client:
-        a, b = await begin(client, "a"), await begin(client, "b")
+        a, b, c = [await begin(client, each) for each in "abc"]
         await client.call(adding("a", a, {"t": [0]}), 3)
         request = AddPartitionsToTxnRequest(
             transactions=[
                 batched("a", a, {"t": [0, 1]}, verify=True),
                 batched("b", b, {"t": [2]}, verify=True),
-                batched("b", Producer(b.id, 7), {"t": [2]}, verify=True),
-                batched("c", a, {"t": [2], "u": [0]}, verify=True),
-                batched("c", a, {"t": [2]}, verify=True),
+                batched("c", Producer(c.id, 7), {"t": [2]}, verify=True),
+                batched("d", a, {"t": [2], "u": [0]}, verify=True),
+                batched("e", a, {"t": [2]}, verify=True),
                 batched("", a, {"t": [2]}, verify=True),
             ]
         )
         for version in (4, 5):
             answer = await client.call(request, version)
-            assert [each.transactional_id for each in answer.results_by_transaction] == ["a", "b", "b", "c", "c", ""]
+            assert [each.transactional_id for each in answer.results_by_transaction] == ["a", "b", "c", "d", "e", ""]
             assert [codes(each.topic_results) for each in answer.results_by_transaction] == [
                 {("t", 0): 0, ("t", 1): ErrorCode.TRANSACTION_ABORTABLE},
                 {("t", 2): ErrorCode.TRANSACTION_ABORTABLE},

@@ -57,7 +57,7 @@ def check_regex(request: ConsumerGroupHeartbeatRequest) -> None:
         try:
             Regex(regex)
         except InvalidRegex as error:
-            text = f"SubscribedRegex `{regex}` is not a valid regular expression: {error}."
+            text = f"SubscribedTopicRegex `{regex}` is not a valid regular expression: {error}."
             raise KafkaError(ErrorCode.INVALID_REGULAR_EXPRESSION, text) from None
 
 
@@ -65,7 +65,7 @@ def _check_join(request: ConsumerGroupHeartbeatRequest) -> None:
     _demand(request.rebalance_timeout_ms >= 0, "RebalanceTimeoutMs must be provided in first request.")
     _demand(request.topic_partitions == [], "TopicPartitions must be empty when (re-)joining.")
     subscribes = request.subscribed_topic_names is not None or request.subscribed_topic_regex is not None
-    _demand(subscribes, "Either SubscribedTopicNames or SubscribedRegex must be non-null when (re-)joining.")
+    _demand(subscribes, "Either SubscribedTopicNames or SubscribedTopicRegex must be non-null when (re-)joining.")
 
 
 def _demand(holds: bool, text: str) -> None:
