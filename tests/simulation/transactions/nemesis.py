@@ -53,6 +53,10 @@ class TransactionNemesis(Nemesis):
             kinds["fail_over"] = self.fail_over
         return kinds | {name: partial(self.aim, name) for name in AIMS}
 
+    async def heal(self) -> None:
+        self._aim = None
+        await super().heal()
+
     async def fail_over(self) -> None:
         """Another broker takes over, with what the replica has."""
         self._replace()

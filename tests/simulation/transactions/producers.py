@@ -85,6 +85,7 @@ class TransactionalClient(Client):
     """
 
     ledger: Ledger
+    background: trio.Nursery  # for what nobody waits for
 
     def __init__(
         self, world: World, name: str, ledger: Ledger, transactional_id: str, version: int, timeout_ms: int
@@ -343,7 +344,7 @@ class TransactionalClient(Client):
         """Send a batch over a connection that is very slow, and do not wait for an answer."""
         self.world.network.slow(self.late_host, HOST, self.random.uniform(0.1, LATE_S_MAX))
         env, has_begun = self.world.client_env(self.late_host), trio.Event()
-        self.world.nursery.start_soon(self._send_late, env, self._produce(sent), has_begun)
+        self.background.start_soon(self._send_late, env, self._produce(sent), has_begun)
         await has_begun.wait()
         self.has_doubt = True
 

@@ -16,7 +16,7 @@ from kafka_wire.records import headers
 from kbroker.replication.partition import Partition
 from kbroker.testing.scheduler import replaced
 from kbroker.testing.volume import Directory, Inode, Volume
-from kbroker.testing.world import World, current_process
+from kbroker.testing.world import Process, World, current_process
 
 RECOVERY_POINTS = "recovery-point-offset-checkpoint"
 DERIVED = (".index", ".timeindex", ".txnindex", "leader-epoch-checkpoint")
@@ -29,7 +29,7 @@ class Replica:
         self.world = world
         self.ends: dict[str, int] = {}  # of each log, by directory
         self.random: random.Random = world.random("replica")
-        self._epochs: dict[Partition, int] = {}  # of each partition that was led
+        self._led: dict[Partition, tuple[int, Process]] = {}  # in which epoch, and by which process
         self._fetching: dict[Partition, None] = {}
 
     def follow(self, partition: Partition) -> None:
@@ -37,9 +37,11 @@ class Replica:
         if not partition.leading:
             return
         end = partition.log.end.value
-        if self._epochs.get(partition) != partition.leader_epoch:  # elected: what is there, all have
-            self._epochs[partition] = partition.leader_epoch
-            self._has(partition, end)
+        if partition not in self._led or self._led[partition][0] != partition.leader_epoch:
+            process = current_process.get()
+            assert process is not None
+            self._led[partition] = partition.leader_epoch, process
+            self._has(partition, end)  # what is there at an election, all have
         elif end > self.ends[partition.log.directory] and partition not in self._fetching:
             self._fetching[partition] = None
             self.world.clock.call_at(self.world.now() + self._delay_s(), self._fetch(partition, end))
@@ -48,12 +50,12 @@ class Replica:
         return self.random.random() if self.random.random() < 0.05 else self.random.expovariate(100)
 
     def _fetch(self, partition: Partition, end: int) -> Callable[[], None]:
-        process, epoch = current_process.get(), partition.leader_epoch
+        epoch, process = self._led[partition]
 
         def fetched() -> None:
             self._fetching.pop(partition, None)
-            is_alive = process is not None and not process.dead
-            if is_alive and partition.leading and partition.leader_epoch == epoch and partition.log.offline is None:
+            is_led = not process.dead and partition.leading and partition.leader_epoch == epoch
+            if is_led and partition.log.offline is None:
                 self._has(partition, min(end, partition.log.end.value))
                 self.follow(partition)
 

@@ -149,6 +149,14 @@ class Play:
 
     async def run(self, seconds: float) -> None:
         """Faults for so many seconds, then everything has to end well."""
+        async with trio.open_nursery() as background:
+            for client in self.writers:
+                if isinstance(client, TransactionalProducer):
+                    client.background = background
+            await self._run(seconds)
+            background.cancel_scope.cancel()
+
+    async def _run(self, seconds: float) -> None:
         async with trio.open_nursery() as reading, trio.open_nursery() as copying, trio.open_nursery() as writing:
             for nursery, clients in ((reading, self.readers), (copying, self.copiers), (writing, self.writers)):
                 for client in clients:
