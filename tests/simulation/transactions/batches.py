@@ -8,6 +8,8 @@ from typing import NamedTuple
 from kafka_wire.records import ControlType, check_crc, headers, read_control, read_records
 from tests.simulation.checker import Records, Violation
 
+NEVER = 2**63 - 1
+
 
 class Batch(NamedTuple):
     """A batch, as far as transactions are concerned."""
@@ -90,3 +92,17 @@ def decided(batches: Iterable[Batch]) -> dict[int, bool | None]:
         else:
             fates.update((offset, True) for offset, _ in batch.records)
     return fates
+
+
+def undecided(batches: Iterable[Batch]) -> list[tuple[int, int]]:
+    """(first offset, marker's offset) of each transaction in a whole log; those that are open end nowhere."""
+    firsts: dict[int, int] = {}
+    spans: list[tuple[int, int]] = []
+    for batch in batches:
+        if batch.marker is not None:
+            first = firsts.pop(batch.producer_id, None)
+            if first is not None:
+                spans.append((first, batch.base))
+        elif batch.is_transactional:
+            firsts.setdefault(batch.producer_id, batch.base)
+    return spans + [(first, NEVER) for first in firsts.values()]

@@ -43,6 +43,18 @@ E = ErrorCode
 LOST = frozenset({E.UNKNOWN_MEMBER_ID, E.ILLEGAL_GENERATION, E.REBALANCE_IN_PROGRESS, E.FENCED_INSTANCE_ID})
 
 
+def offset_fetch(group: str, history: StableHistory, is_stable: bool = True) -> OffsetFetchRequest:
+    """What has a group committed there? is_stable: what no open transaction may change."""
+    topic = OffsetFetchRequestTopic(name=history.topic, partition_indexes=[history.index])
+    return OffsetFetchRequest(group_id=group, topics=[topic], require_stable=is_stable)
+
+
+def offset_of(answer: Any) -> tuple[int, Any]:
+    """The code of an OffsetFetch, and its one partition."""
+    found = answer.topics[0].partitions[0] if answer.topics else None
+    return answer.error_code or (found.error_code if found else 0), found
+
+
 class Expelled(Exception):
     """No member any more, or a rebalance is under way: join again."""
 
@@ -107,7 +119,56 @@ class Member(Client):
         raise Expelled
 
 
-class Copier(TransactionalClient):
+class GroupCommitter(TransactionalClient):
+    """Commits offsets of groups with its transactions."""
+
+    async def commit_offsets(
+        self, group: str, offsets: dict[StableHistory, int], generation: int = -1, member_id: str = ""
+    ) -> None:
+        """Where a group is to go on, as a part of the transaction. Raises Abortable, Fatal, Expelled."""
+        transaction = self.transaction
+        assert transaction is not None
+        if not self.is_new:
+            request = AddOffsetsToTxnRequest(
+                transactional_id=self.transactional_id,
+                producer_id=self.producer_id,
+                producer_epoch=self.epoch,
+                group_id=group,
+            )
+            await self._patiently(lambda: self.call(request, 3), lambda answer: answer.error_code)
+        topics: dict[str, list[TxnOffsetCommitRequestPartition]] = {}
+        for history, offset in offsets.items():
+            self.ledger.commit_offset(transaction, group, str(history), offset)
+            topics.setdefault(history.topic, []).append(
+                TxnOffsetCommitRequestPartition(
+                    partition_index=history.index, committed_offset=offset, committed_metadata=transaction.name
+                )
+            )
+        commit = TxnOffsetCommitRequest(
+            transactional_id=self.transactional_id,
+            group_id=group,
+            producer_id=self.producer_id,
+            producer_epoch=self.epoch,
+            generation_id=generation,
+            member_id=member_id,
+            topics=[TxnOffsetCommitRequestTopic(name=topic, partitions=each) for topic, each in topics.items()],
+        )
+        await self._patiently(lambda: self.call(commit, 5 if self.is_new else 3), self._code_of_commit)
+
+    def _code_of_commit(self, answer: Any) -> int:
+        """The code for all partitions. Raises Expelled."""
+        codes = {each.error_code for topic in answer.topics for each in topic.partitions}
+        if codes & LOST:
+            self.trace("expelled", sorted(codes))
+            self.on_expelled(codes)
+            raise Expelled
+        return max(codes)
+
+    def on_expelled(self, codes: set[int]) -> None:
+        """A commit was refused for want of membership."""
+
+
+class Copier(GroupCommitter):
     """A member of a group that copies one topic to another, partition by partition."""
 
     def __init__(
@@ -171,13 +232,9 @@ class Copier(TransactionalClient):
 
     async def _committed(self, source: StableHistory) -> int:
         """The committed offset, once it is stable. Raises Doubt, Expelled."""
-        topic = OffsetFetchRequestTopic(name=source.topic, partition_indexes=[source.index])
-        request = OffsetFetchRequest(group_id=self.group, topics=[topic], require_stable=True)
         while True:
             least = self.ledger.promised_offset(self.group, str(source))
-            answer = await self.member.call(request, 7)
-            found = answer.topics[0].partitions[0] if answer.topics else None
-            code = answer.error_code or (found.error_code if found else 0)
+            code, found = offset_of(await self.member.call(offset_fetch(self.group, source), 7))
             if code == E.UNSTABLE_OFFSET_COMMIT or code in COORDINATOR_RETRIABLE:
                 self.trace("unstable", code)
                 await self.rest()
@@ -228,42 +285,9 @@ class Copier(TransactionalClient):
 
     async def _commit_offsets(self, reader: Reader) -> None:
         """Where to go on, as a part of the transaction. Raises Abortable, Fatal, Expelled."""
-        transaction = self.transaction
-        assert transaction is not None
-        if not self.is_new:
-            request = AddOffsetsToTxnRequest(
-                transactional_id=self.transactional_id,
-                producer_id=self.producer_id,
-                producer_epoch=self.epoch,
-                group_id=self.group,
-            )
-            await self._patiently(lambda: self.call(request, 3), lambda answer: answer.error_code)
-        topics: dict[str, list[TxnOffsetCommitRequestPartition]] = {}
-        for name, source in reader.mine.items():
-            offset = reader.positions[name]
-            self.ledger.commit_offset(transaction, self.group, name, offset)
-            topics.setdefault(source.topic, []).append(
-                TxnOffsetCommitRequestPartition(
-                    partition_index=source.index, committed_offset=offset, committed_metadata=transaction.name
-                )
-            )
-        commit = TxnOffsetCommitRequest(
-            transactional_id=self.transactional_id,
-            group_id=self.group,
-            producer_id=self.producer_id,
-            producer_epoch=self.epoch,
-            generation_id=self.member.generation,
-            member_id=self.member.member_id,
-            topics=[TxnOffsetCommitRequestTopic(name=topic, partitions=each) for topic, each in topics.items()],
-        )
-        await self._patiently(lambda: self.call(commit, 5 if self.is_new else 3), self._code_of_commit)
+        offsets = {source: reader.positions[name] for name, source in reader.mine.items()}
+        await self.commit_offsets(self.group, offsets, self.member.generation, self.member.member_id)
 
-    def _code_of_commit(self, answer: Any) -> int:
-        """The code for all partitions. Raises Expelled."""
-        codes = {each.error_code for topic in answer.topics for each in topic.partitions}
-        if codes & LOST:
-            self.trace("expelled", sorted(codes))
-            if E.UNKNOWN_MEMBER_ID in codes:
-                self.member.member_id = ""
-            raise Expelled
-        return max(codes)
+    def on_expelled(self, codes: set[int]) -> None:
+        if E.UNKNOWN_MEMBER_ID in codes:
+            self.member.member_id = ""

@@ -11,7 +11,7 @@ Pure: clients tell it, it raises Violation. A transaction is known by its name, 
     duplicate           a value is there twice, at any time
     reordered           a producer's values in a partition are not in the order in which it sent them
     hanging             long after everything healed the last stable offset is not the end
-    unstable            a last stable offset went back, or was read beyond
+    unstable            a last stable offset went back, was read beyond, or was ahead of what was decided
     offsets             a group was shown an offset of a transaction that is OPEN or ABORTED; or an older one than it
                         was promised
     processed           of what a group read, transformed and wrote: an input is there twice, not at all, or apart from
@@ -27,7 +27,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from tests.simulation.checker import Checker, PartitionHistory, Records, Value, Violation
-from tests.simulation.transactions.batches import Batch, committed, decided
+from tests.simulation.transactions.batches import Batch, committed, decided, undecided
 
 Promise = tuple[int, int, int, int]  # losses; the least high watermark, log start, last stable offset
 
@@ -78,6 +78,7 @@ class StableHistory(PartitionHistory):
         super().__init__(ledger, topic, index, durable=durable, shrinks=False)
         self.ledger = ledger
         self.stable = 0  # the least that any later last stable offset may be
+        self.told: dict[int, int] = {}  # high watermark -> the highest last stable offset that was told with it
         self.batches: dict[int, tuple[int, int, int, bool | None]] = {}  # base offset -> identity
 
     def promised(self) -> Promise:
@@ -125,12 +126,23 @@ class StableHistory(PartitionHistory):
         if last_stable_offset < asked[3]:
             raise self.broken(f"last stable offset {last_stable_offset} after {asked[3]}")
         self.stable = max(self.stable, last_stable_offset)
+        self.told[high_watermark] = max(last_stable_offset, self.told.get(high_watermark, 0))
+
+    def judge_stable(self, batches: Sequence[Batch]) -> None:
+        """By the whole log: nothing was told to be stable before the marker that decides it was committed itself."""
+        spans = undecided(batches)
+        for high_watermark, stable in sorted(self.told.items()):
+            for first, marker in spans:
+                if first < high_watermark <= marker and first < stable:
+                    what = f"the last stable offset was told as {stable} with high watermark {high_watermark}"
+                    raise self.broken(f"{what}, yet what began at {first} was decided at {marker}")
 
     def recovered(self, end: int) -> None:
         """After a power failure the log ends here."""
         super().recovered(end)
         self.batches = {base: batch for base, batch in self.batches.items() if batch[0] < end}
         self.stable = min(self.stable, end)
+        self.told = {high_watermark: told for high_watermark, told in self.told.items() if high_watermark <= end}
 
 
 class Ledger(Checker):
@@ -226,7 +238,9 @@ class Ledger(Checker):
         """All of each partition, as a reader of any isolation and one of committed records found it in the end."""
         fates: dict[bytes, bool] = {}
         for history in self.histories:
+            assert isinstance(history, StableHistory)
             batches, delivered = logs[str(history)]
+            history.judge_stable(batches)
             fates |= _judge_log(history, batches, delivered)
         for transaction in self.transactions.values():
             self._judge_transaction(transaction, fates)

@@ -26,7 +26,7 @@ from kbroker.transactions.transaction import Transaction
 from tests.simulation.broker_node import Cluster
 from tests.simulation.clients import HOST
 from tests.simulation.nemesis import Nemesis
-from tests.simulation.transactions.replica import Replica
+from tests.simulation.transactions.others import Replica
 
 AIM_SECONDS = 3.0
 CLIENTS = ("tx-0", "tx-1a", "tx-1b", "copier-0", "copier-1", "copier-0-member", "reader-0", "idempotent-0")

@@ -16,7 +16,7 @@ end the asking.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import trio
@@ -342,7 +342,8 @@ class TransactionalClient(Client):
 
     async def send_late(self, sent: Sent) -> None:
         """Send a batch over a connection that is very slow, and do not wait for an answer."""
-        self.world.network.slow(self.late_host, HOST, self.random.uniform(0.1, LATE_S_MAX))
+        late_s = self.random.uniform(0, self.random.choice([0.5, LATE_S_MAX]))
+        self.world.network.slow(self.late_host, HOST, late_s)
         env, has_begun = self.world.client_env(self.late_host), trio.Event()
         self.background.start_soon(self._send_late, env, self._produce(sent), has_begun)
         await has_begun.wait()
@@ -403,15 +404,15 @@ class TransactionalProducer(TransactionalClient):
             raise Fatal("left it open")
         await self.end(must_commit or self.random.random() < 0.75)
 
-    def _write(self) -> Sent:
-        history = self.random.choice(list(self.histories.values()))
+    def _write(self, among: Collection[str] = ()) -> Sent:
+        history = self.histories[self.random.choice(list(among or self.histories))]
         count = self.random.randint(1, 3)
+        assert isinstance(history, StableHistory)
         values = [
             b"%s/%d/%s" % (self.author.encode(), self.number + n, b"x" * self.random.randint(0, 100))
             for n in range(count)
         ]
         self.number += count
-        assert isinstance(history, StableHistory)
         return self.put(history, values)
 
     async def _stall(self, must_commit: bool) -> None:
@@ -424,7 +425,7 @@ class TransactionalProducer(TransactionalClient):
 
     async def _write_late(self) -> None:
         """A batch that nobody waits for: its transaction is aborted before it arrives, or just then."""
-        sent = self._write()
+        sent = self._write([name for name, sequence in self._sequences.items() if not sequence])
         if not self.is_new:
             try:
                 await self._add_partitions()

@@ -7,9 +7,10 @@
     mixed    2    the same producers, an idempotent one, and a plain one
 
 A seed decides by which rules transactions run (transaction.version), whether everything is flushed before it is
-acknowledged (then power may fail), whether the high watermark lags behind (then the broker may be replaced), and
-which faults there are. After some seconds everything heals. Then every transaction has to end, the last stable offset
-has to reach the end of the log, every input has to be copied; and what the ledger says must be what is there.
+acknowledged (then power may fail), whether the high watermark lags behind (then the broker may be replaced), whether
+it takes a while to ask a coordinator or a leader, and which faults there are. After some seconds everything heals.
+Then every transaction has to end, the last stable offset has to reach the end of the log, every input has to be
+copied; and what the ledger says must be what is there.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from tests.simulation.clients import SMALL, Client, Doubt, IdempotentProducer, P
 from tests.simulation.single_broker import must_end, watched_log
 from tests.simulation.transactions.copiers import Copier
 from tests.simulation.transactions.ledger import Ledger, StableHistory
+from tests.simulation.transactions.mixers import Mixer
 from tests.simulation.transactions.nemesis import TransactionNemesis, aiming
-from tests.simulation.transactions.producers import NEW_RULES, TransactionalProducer
+from tests.simulation.transactions.others import Replica, distant, lagging
+from tests.simulation.transactions.producers import NEW_RULES, TransactionalClient, TransactionalProducer
 from tests.simulation.transactions.readers import READ_COMMITTED, READ_UNCOMMITTED, Reader, read_all
-from tests.simulation.transactions.replica import Replica, lagging
 
 FAULT_SECONDS = 12.0
 GROUP, COPIERS = "copiers", 2
@@ -54,14 +56,16 @@ async def transactions(
     version: int | None = None,
     durable: bool | None = None,
     lags: bool | None = None,
+    is_distant: bool | None = None,
     copies: bool = True,
 ) -> None:
     """Faults for so many seconds, then healing, then judgement. Raises Violation. What is None the seed decides."""
     random = world.random("rules")
-    choices = random.choice([0, 2, 2]), random.random() < 0.4, random.random() < 0.5
+    choices = random.choice([0, 2, 2]), *[random.random() < 0.5 for _ in range(3)]
     version = choices[0] if version is None else version
     durable = choices[1] if durable is None else durable
     lags = choices[2] if lags is None else lags
+    is_distant = choices[3] if is_distant is None else is_distant
     ledger = Ledger()
     config = CONFIG.with_values({**SETTINGS, **(FLUSHED if durable else {})})
     with ExitStack() as stack:
@@ -71,9 +75,11 @@ async def transactions(
         replica = Replica(world) if lags else None
         if replica is not None:
             stack.enter_context(lagging(replica))
+        if is_distant:
+            stack.enter_context(distant(world))
         nemesis = TransactionNemesis(cluster, faults, may_lose_power=durable, replica=replica)
         stack.enter_context(aiming(nemesis))
-        world.trace("rules", version, durable, lags)
+        world.trace("rules", version, durable, lags, is_distant)
         cluster.start()
         await _prepare(Client(world, "first", ledger), version)
         for topic, count in TOPICS.items():
@@ -116,6 +122,8 @@ class Play:
             [each for each in self.histories if each.topic == topic] for topic in TOPICS
         )
         self.writers: list[Client] = [*self._producers(), *self._others()]
+        if copies:
+            self.writers.append(Mixer(world, "mixer", ledger, self.mixed[0], *self._rules()))
         self.copiers = [self._copier(n) for n in range(COPIERS if copies else 0)]
         self.readers = [
             Reader(world, f"reader-{n}", ledger, self.histories, isolation=isolation, sessions=n % 2 == 0)
@@ -151,7 +159,7 @@ class Play:
         """Faults for so many seconds, then everything has to end well."""
         async with trio.open_nursery() as background:
             for client in self.writers:
-                if isinstance(client, TransactionalProducer):
+                if isinstance(client, TransactionalClient):
                     client.background = background
             await self._run(seconds)
             background.cancel_scope.cancel()

@@ -136,6 +136,20 @@ def test_a_last_stable_offset_never_goes_back() -> None:
         case.one.fetched(0, Fetched([], 8, 5), case.one.promised())
 
 
+def test_nothing_is_stable_before_its_marker_is_committed() -> None:
+    log = [batch(0, [Case.a]), batch(1, [Case.b], 2, transactional=False), marker(2, True)]
+    for high_watermark, stable, is_good in ((3, 3, True), (2, 0, True), (2, 2, False), (2, 1, False), (1, 1, False)):
+        case = Case()
+        case.one.fetched(0, Fetched([], high_watermark, stable), case.one.promised())
+        if is_good:
+            case.one.judge_stable(log)
+        else:
+            with broken("what began at 0 was decided at 2"):
+                case.one.judge_stable(log)
+    with broken("what began at 0 was decided at"):
+        case.one.judge_stable(log[:2])
+
+
 def test_what_was_asked_before_another_answer_may_be_older() -> None:
     case = Case()
     before = case.one.promised()

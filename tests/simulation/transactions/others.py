@@ -1,9 +1,13 @@
-"""A second replica of every partition, imagined: what is appended is committed some time later, when it has it too.
+"""Other brokers, imagined: one that has a replica of every partition, and those that are asked about transactions.
+
+A second replica: what is appended is committed some time later, when the other broker has it too.
 
     append ──▶ end of the log ──some time──▶ the replica's end ──▶ high watermark
 
 When the broker is replaced, its logs become those of the replica: all that is committed, and maybe some more. So one
 broker and its disk play a failover, in which whatever was appended and not committed may be lost.
+
+Those that are asked (`Brokers`): a question takes a while to arrive, the answer too, and either may be lost.
 """
 
 from __future__ import annotations
@@ -11,8 +15,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import CoroutineType
+from typing import Any
 
+import trio
+
+from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import headers
+from kbroker.api.local_brokers import LocalBrokers
 from kbroker.replication.partition import Partition
 from kbroker.testing.scheduler import replaced
 from kbroker.testing.volume import Directory, Inode, Volume
@@ -29,6 +39,7 @@ class Replica:
         self.world = world
         self.ends: dict[str, int] = {}  # of each log, by directory
         self.random: random.Random = world.random("replica")
+        self._slow: dict[str, float] = {}  # mean seconds of a fetch, of each log
         self._led: dict[Partition, tuple[int, Process]] = {}  # in which epoch, and by which process
         self._fetching: dict[Partition, None] = {}
 
@@ -44,10 +55,13 @@ class Replica:
             self._has(partition, end)  # what is there at an election, all have
         elif end > self.ends[partition.log.directory] and partition not in self._fetching:
             self._fetching[partition] = None
-            self.world.clock.call_at(self.world.now() + self._delay_s(), self._fetch(partition, end))
+            delay_s = self._delay_s(partition.log.directory)
+            self.world.clock.call_at(self.world.now() + delay_s, self._fetch(partition, end))
 
-    def _delay_s(self) -> float:
-        return self.random.random() if self.random.random() < 0.05 else self.random.expovariate(100)
+    def _delay_s(self, name: str) -> float:
+        if name not in self._slow:
+            self._slow[name] = self.random.choice([0.01, 0.01, 0.01, 0.2])
+        return self.random.random() if self.random.random() < 0.05 else self.random.expovariate(1 / self._slow[name])
 
     def _fetch(self, partition: Partition, end: int) -> Callable[[], None]:
         epoch, process = self._led[partition]
@@ -77,6 +91,27 @@ class Replica:
 def lagging(replica: Replica) -> Iterator[None]:
     """While the block runs, high watermarks follow the replica."""
     with replaced(Partition, "follow_log", lambda partition: replica.follow(partition)):
+        yield
+
+
+@contextmanager
+def distant(world: World) -> Iterator[None]:
+    """While the block runs, what a broker asks brokers is on its way for some time, and now and then lost."""
+    chance, ask = world.random("brokers"), LocalBrokers.ask
+
+    async def way() -> None:
+        await trio.sleep(chance.expovariate(200) if chance.random() < 0.9 else chance.random())
+        if chance.random() < 0.02:
+            raise KafkaError(ErrorCode.NETWORK_EXCEPTION, "lost on the way")
+
+    async def ask_from_afar(brokers: LocalBrokers, *question: Any) -> Any:
+        await way()
+        answer = ask(brokers, *question)
+        answer = await answer if isinstance(answer, CoroutineType) else answer
+        await way()
+        return answer
+
+    with replaced(LocalBrokers, "ask", ask_from_afar):
         yield
 
 
