@@ -9,7 +9,7 @@ INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/py
 PYTEST := $(BIN)/python -m pytest
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test test-fast test-pythons check fix compat compat-odd compat-suites test-eos bench bench-codec fuzz docs wheel clean
+.PHONY: help run test test-fast test-pythons check fix compat compat-odd compat-streams compat-suites test-eos bench bench-codec fuzz docs wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,12 +36,16 @@ fix: $(VENV)/test.stamp  ## bring everything into form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-compat: $(VENV)/run.stamp  ## real clients (TARGET=HOST:PORT: another broker), and odd requests
+compat: $(VENV)/run.stamp  ## real clients (TARGET=HOST:PORT: another broker), Kafka Streams, and odd requests
 	$(BIN)/python compat/run.py $(if $(TARGET),--target $(TARGET)) $(ARGS)
 	$(if $(TARGET)$(ARGS),,$(BIN)/python compat/odd/run.py)
+	$(if $(TARGET)$(ARGS),,$(BIN)/python compat/streams/run.py)
 
 compat-odd: $(VENV)/run.stamp  ## odd requests, each answered as Apache Kafka answers it
 	$(BIN)/python compat/odd/run.py $(ARGS)
+
+compat-streams: $(VENV)/run.stamp  ## a Kafka Streams application under kills, exactly once
+	$(BIN)/python compat/streams/run.py $(ARGS)
 
 compat-suites: $(VENV)/run.stamp  ## kafka-python's own integration tests
 	$(BIN)/python compat/suites/run.py $(if $(TARGET),--target $(TARGET)) $(ARGS)

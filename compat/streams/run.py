@@ -3,12 +3,13 @@
     python compat/streams/run.py                    kbroker, started as a user starts it
     python compat/streams/run.py --kafka            Apache Kafka instead
     … --kills 10 --lines 20000 --seed 3             more of it
+    … --transaction-version 1                       another level of that feature than the broker's own choice
 
 The application (`WordCounts.java`) counts words, and words by window of event time; its state is in RocksDB, rebuilt
-from changelog topics after a kill. Two instances of two threads each share the work. While lines come in, instances and
-broker are killed (kill -9) in turn and started again, each time after some more counts have been committed. Each update
-is an output, so what a committed reader has to see is known: for every word, and for every word and window, 1, 2, 3 …
-up to the model's count, each once and in that order.
+from changelog topics after a kill. Two instances of two threads each share the work. While lines come in, an instance,
+the broker, or both are killed (kill -9) by turns and started again, each time after more counts were committed. Each
+update is an output, so what a committed reader has to see is known: for every word, and for every word and window,
+1, 2, 3 … up to the model's count, each once and in that order.
 
 Exit status 1 if anything else is seen. Where Java or Maven are missing it is skipped by name.
 
@@ -19,31 +20,28 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import wire
 from apache_kafka import CACHE, LOGGING, VERSION, ApacheKafka, Unavailable, fetch_jars, find_or_fetch
-from kbroker_process import Kbroker
+from kbroker_process import Kbroker, find
+from streams.counts import PARTITIONS, WINDOW_MS, Line, Seen, make_lines, model
 
 HERE = Path(__file__).resolve().parent
 HOME = CACHE / "streams"
 PREFIX = "words-"
-PARTITIONS, INSTANCES = 4, 2
-WORDS, WORDS_A_LINE = 40, 5
-WINDOW_MS = 10_000
+INSTANCES = 2
 LINES_A_SECOND = 400
+VICTIMS = ("an instance", "the broker", "an instance and the broker")
 STANDSTILL_SECONDS_MAX = 60.0  # without a single further count
 QUIET_SECONDS = 3.0  # at the end: nothing may come that is too many
 FLAGS = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
@@ -53,67 +51,6 @@ BROKER = {
     "offsets.topic.num.partitions": "8",
 }
 HURRY = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}  # as in `compat/run.py`
-
-Key = tuple[str, str]  # output topic, and the word or the word and its window
-
-
-@dataclass(frozen=True)
-class Line:
-    partition: int
-    timestamp_ms: int
-    words: list[str]
-
-    def __str__(self) -> str:
-        return f"{self.partition} {self.timestamp_ms} {' '.join(self.words)}"
-
-
-def make_lines(count: int, seed: int, begin_ms: int) -> list[Line]:
-    """Lines of event time 100 ms apart, with some disorder."""
-    chance = random.Random(seed)
-    return [
-        Line(
-            chance.randrange(PARTITIONS),
-            begin_ms + 100 * n + chance.randrange(2000),
-            [f"w{min(chance.randrange(WORDS), chance.randrange(WORDS))}" for _ in range(WORDS_A_LINE)],
-        )
-        for n in range(count)
-    ]
-
-
-def model(lines: list[Line]) -> Counter[Key]:
-    """How often each word occurs, and how often in each window."""
-    counts: Counter[Key] = Counter()
-    for line in lines:
-        start = line.timestamp_ms - line.timestamp_ms % WINDOW_MS
-        for word in line.words:
-            counts["by-word", word] += 1
-            counts["by-window", f"{word}@{start}"] += 1
-    return counts
-
-
-@dataclass
-class Seen:
-    """What a committed reader has got: for each key the counts in the order in which they came."""
-
-    counts: dict[Key, list[int]] = field(default_factory=dict)
-    total: int = 0
-    at: float = field(default_factory=time.monotonic)
-
-    def add(self, topic: str, key: str, count: int) -> None:
-        self.counts.setdefault((topic, key), []).append(count)
-        self.total += 1
-        self.at = time.monotonic()
-
-    def differences(self, wanted: Counter[Key]) -> list[str]:
-        """In what it is not the model; empty if each count came once and in order."""
-        found = [f"{key} is in no line" for key in self.counts.keys() - wanted.keys()]
-        for key, count in wanted.items():
-            got = self.counts.get(key, [])
-            if got != list(range(1, count + 1)):
-                right = next((i for i, each in enumerate(got) if each != i + 1), len(got))
-                found.append(f"{key}: {len(got)} counts for {count}; after {right} right ones {got[right : right + 5]}")
-        return found
-
 
 # ---- Processes -------------------------------------------------------------------------------------------------------
 
@@ -164,7 +101,8 @@ def build() -> str:
     for program in ("java", "javac"):
         if shutil.which(program) is None:
             raise Unavailable(f"no `{program}` on this machine")
-    (HOME / "logs").mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(HOME / "logs", ignore_errors=True)
+    (HOME / "logs").mkdir(parents=True)
     jars = fetch_jars([f"org.apache.kafka:kafka-streams:{VERSION}", LOGGING], HOME / f"jars-{VERSION}")
     classes, source = HOME / f"classes-{VERSION}", HERE / "WordCounts.java"
     made = classes / "WordCounts.class"
@@ -200,18 +138,23 @@ class Run:
         return self.java("count", str(self.directory / f"state-{number}"))
 
     def kills(self, count: int) -> None:
-        """By turns an instance and the broker, each after another part of the counts."""
+        """Each after another part of the counts."""
         total = self.wanted.total()
         for n in range(count):
             self.wait_until(total * (n + 1) // (count + 2))
-            if n % 2:
-                self.broker.kill()
-                self.broker.start()
-            else:
-                number = n // 2 % INSTANCES
-                self.instances[number].kill()
-                self.instances[number] = self.instance(number)
-            print(f"  {self.seen.total} of {total}: {'broker' if n % 2 else 'instance'} killed", file=sys.stderr)
+            victim = VICTIMS[n % len(VICTIMS)]
+            print(f"  {self.seen.total} of {total}: kill {victim}", file=sys.stderr)
+            self.kill(n // len(VICTIMS) % INSTANCES if "instance" in victim else None, "broker" in victim)
+
+    def kill(self, number: int | None, broker: bool) -> None:
+        """An instance and the broker, whichever is wanted, at the same time; and start them again."""
+        if number is not None:
+            self.instances[number].kill()
+        if broker:
+            self.broker.kill()
+            self.broker.start()
+        if number is not None:
+            self.instances[number] = self.instance(number)
 
     def wait_until(self, total: int) -> None:
         self.seen.at = time.monotonic()
@@ -243,14 +186,30 @@ class Run:
 @contextmanager
 def broker(options: argparse.Namespace, directory: Path) -> Iterator[Kbroker | ApacheKafka]:
     place, port = directory / "broker", wire.free_port()
+    level = options.transaction_version
     if options.kafka:
         find_or_fetch()
-    made = ApacheKafka(place, port, HURRY | BROKER) if options.kafka else Kbroker(place, port, BROKER)
+        features = {} if level is None else {"transaction.version": level}
+        made: Kbroker | ApacheKafka = ApacheKafka(place, port, HURRY | BROKER, features=features)
+    else:
+        made = Kbroker(place, port, BROKER)
     made.start()
     try:
+        if level is not None and isinstance(made, Kbroker):
+            set_level(made.bootstrap, level)
         yield made
     finally:
         made.kill()
+
+
+def set_level(bootstrap: str, level: int) -> None:
+    """Where it has that level, nothing is done and nothing is wrong."""
+    for way in ("upgrade", "downgrade"):
+        command = [*find(), "feature", way, "--feature", f"transaction.version={level}", "-b", bootstrap]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        if done.returncode == 0:
+            return
+    raise RuntimeError(f"transaction.version={level}: {done.stderr}")
 
 
 def main() -> int:
@@ -258,7 +217,8 @@ def main() -> int:
     parser.add_argument("--kafka", action="store_true", help=f"Apache Kafka {VERSION} instead of kbroker")
     parser.add_argument("--kills", type=int, default=6, help="of instances and broker together; default: 6")
     parser.add_argument("--lines", type=int, default=8000, help="default: 8000")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="of the lines")
+    parser.add_argument("--transaction-version", type=int, metavar="LEVEL", help="default: the broker's own")
     options = parser.parse_args()
     classpath, began = build(), time.monotonic()
     lines = make_lines(options.lines, options.seed, int(time.time() * 1000) - 3_600_000)
