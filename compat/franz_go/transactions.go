@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 	"kbroker/compat/adapter"
 )
 
@@ -42,6 +43,7 @@ var transactionCalls = map[string]adapter.Call{
 		adapter.Kept[*transactor](a).client.Close()
 		return nil, nil
 	},
+	"copy":              copyAll,
 	"source_open":       openSource,
 	"source_poll":       func(a arguments) (any, error) { return adapter.Kept[*source](a).poll(a) },
 	"source_owned":      func(a arguments) (any, error) { return adapter.Kept[*source](a).Owned(), nil },
@@ -70,6 +72,16 @@ var transactionCalls = map[string]adapter.Call{
 	},
 	"abort_hanging": abortHanging,
 	"fence":         func(arguments) (any, error) { return nil, absent("admin call to fence producers") },
+}
+
+// asking sends requests about offsets in transactions: version 4 of TxnOffsetCommit is the newest that does without
+// transaction.version 2.
+var asking = must(kgo.NewClient(append(basics(20*time.Second), kgo.MaxVersions(upToTxnOffsetCommit4()))...))
+
+func upToTxnOffsetCommit4() *kversion.Versions {
+	versions := kversion.Stable()
+	versions.SetMaxKeyVersion(int16(kmsg.TxnOffsetCommit), 4)
+	return versions
 }
 
 // ---- Transactions ----------------------------------------------------------------------------------------------------
@@ -122,7 +134,7 @@ func (t *transactor) offsets(marks []adapter.Mark, group string, from *membershi
 	add := kmsg.NewPtrAddOffsetsToTxnRequest()
 	add.TransactionalID, add.ProducerID, add.ProducerEpoch, add.Group = t.identifier, id, epoch, group
 	err = t.again(func() error {
-		added, err := add.RequestWith(background, t.client)
+		added, err := add.RequestWith(background, asking)
 		if err != nil {
 			return err
 		}
@@ -138,7 +150,7 @@ func (t *transactor) offsets(marks []adapter.Mark, group string, from *membershi
 	}
 	commit.Topics = topicsOf(marks)
 	return t.again(func() error {
-		committed, err := commit.RequestWith(background, t.client)
+		committed, err := commit.RequestWith(background, asking)
 		if err != nil {
 			return err
 		}

@@ -27,17 +27,21 @@ var transactionCalls = map[string]adapter.Call{
 		}
 		return nil, adapter.Kept[*transactor](a).offsets(adapter.Read[[]adapter.Mark](a, 1), from)
 	},
-	"transactor_commit": func(a arguments) (any, error) { return nil, adapter.Kept[*transactor](a).producer.CommitTxn() },
-	"transactor_abort":  func(a arguments) (any, error) { return nil, adapter.Kept[*transactor](a).producer.AbortTxn() },
-	"transactor_close":  func(a arguments) (any, error) { return nil, adapter.Kept[*transactor](a).close() },
-	"source_open":       openSource,
+	"transactor_commit": func(a arguments) (any, error) {
+		return nil, adapter.Kept[*transactor](a).end(sarama.AsyncProducer.CommitTxn)
+	},
+	"transactor_abort": func(a arguments) (any, error) {
+		return nil, adapter.Kept[*transactor](a).end(sarama.AsyncProducer.AbortTxn)
+	},
+	"transactor_close": func(a arguments) (any, error) { return nil, adapter.Kept[*transactor](a).close() },
+	"source_open":      openSource,
 	"source_poll": func(a arguments) (any, error) {
 		wait := time.Duration(adapter.Read[float64](a, 2) * float64(time.Second))
 		return adapter.Kept[*source](a).poll(int(a.Int(1)), wait)
 	},
 	"source_owned":      func(a arguments) (any, error) { return adapter.Kept[*source](a).Owned(), nil },
 	"source_rewind":     func(a arguments) (any, error) { return nil, adapter.Kept[*source](a).rewind() },
-	"source_membership": func(a arguments) (any, error) { return adapter.Kept[*source](a).membership() },
+	"source_membership": func(a arguments) (any, error) { return adapter.Kept[*source](a).membership() }, // goes back with offsets as it is
 	"source_leave":      func(a arguments) (any, error) { return nil, adapter.Kept[*source](a).leave() },
 	"transactions": func(arguments) (any, error) {
 		all, err := admin.ListTransactions(nil, nil, -1)
@@ -61,7 +65,11 @@ type transactor struct {
 	options    adapter.Options
 	producer   sarama.AsyncProducer
 	listening  results
+	members    []string // whose offsets are in the open transaction
 }
+
+// inTransactions are the members whose offsets the library has not sent yet: it sends them with the commit.
+var inTransactions sync.Map
 
 func (t *transactor) init() error {
 	t.options.Idempotent = true
@@ -103,7 +111,17 @@ func (t *transactor) offsets(marks []adapter.Mark, from *sarama.ConsumerGroupMet
 			Partition: mark.Partition, Offset: mark.Offset, LeaderEpoch: -1,
 		})
 	}
+	inTransactions.Store(from.MemberID, true)
+	t.members = append(t.members, from.MemberID)
 	return t.producer.AddOffsetsToTxnWithGroupMetadata(wanted, from)
+}
+
+func (t *transactor) end(how func(sarama.AsyncProducer) error) error {
+	for _, member := range t.members {
+		inTransactions.Delete(member)
+	}
+	t.members = nil
+	return how(t.producer)
 }
 
 func (t *transactor) close() error {
@@ -223,7 +241,7 @@ func (s *source) rewind() error {
 }
 
 // membership of the session under way, as the library makes it.
-func (s *source) membership() (any, error) {
+func (s *source) membership() (*sarama.ConsumerGroupMetadata, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.session == nil {
@@ -232,10 +250,18 @@ func (s *source) membership() (any, error) {
 	return sarama.NewConsumerGroupMetadataFromSession(s.session, s.options.Group, nil), nil
 }
 
+// leave, which is too early for a member whose offsets would have to hang in an open transaction.
 func (s *source) leave() error {
+	early := false
+	if from, err := s.membership(); err == nil {
+		_, early = inTransactions.Load(from.MemberID)
+	}
 	s.stop()
 	defer s.client.Close()
-	return s.group.Close()
+	if err := s.group.Close(); err != nil || !early {
+		return err
+	}
+	return absent("offsets in a transaction before its commit: it sends them with it")
 }
 
 // ---- By the admin ----------------------------------------------------------------------------------------------------
