@@ -11,6 +11,7 @@ coordinator is fenced. (Kafka: TransactionLog, transaction-coordinator/src/main/
 from __future__ import annotations
 
 import struct
+from itertools import islice
 from typing import NamedTuple, TypeAlias
 
 from kafka_wire.codegen import decode_in_slices, decoder
@@ -31,6 +32,7 @@ VERSION_MAX = 1
 NEVER_STORED = (TransactionState.DEAD, TransactionState.PREPARE_EPOCH_FENCE)
 TOPIC_BYTES = 11  # what a topic takes in a record besides its name, at most
 PARTITION_BYTES = 4
+SLICE = 2048  # partitions that are written between two pauses
 
 _INT16 = struct.Struct(">h")
 _INT32 = struct.Struct(">i")
@@ -119,7 +121,7 @@ def _encode_compact(partitions: Partitions) -> Work[bytes]:
     parts, effort = [uvarint(len(partitions) + 1)], Effort()
     for topic, indexes in partitions.items():
         name, count = topic.encode(), len(indexes)
-        parts += (uvarint(len(name) + 1), name, uvarint(count + 1), struct.pack(f">{count}i", *indexes), b"\0")
+        parts += (uvarint(len(name) + 1), name, uvarint(count + 1), (yield from _int32s(indexes)), b"\0")
         if effort.spent(2 + count // 16):
             yield
     return b"".join(parts)
@@ -129,9 +131,19 @@ def _encode_plain(partitions: Partitions) -> Work[bytes]:
     parts, effort = [_INT32.pack(len(partitions))], Effort()
     for topic, indexes in partitions.items():
         name, count = topic.encode(), len(indexes)
-        parts += (_INT16.pack(len(name)), name, struct.pack(f">i{count}i", count, *indexes))
+        parts += (_INT16.pack(len(name)), name, _INT32.pack(count), (yield from _int32s(indexes)))
         if effort.spent(2 + count // 16):
             yield
+    return b"".join(parts)
+
+
+def _int32s(indexes: set[int]) -> Work[bytes]:
+    if len(indexes) <= SLICE:
+        return struct.pack(f">{len(indexes)}i", *indexes)
+    parts, left = [], iter(indexes)
+    while some := tuple(islice(left, SLICE)):
+        parts.append(struct.pack(f">{len(some)}i", *some))
+        yield
     return b"".join(parts)
 
 

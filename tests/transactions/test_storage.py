@@ -122,6 +122,14 @@ def test_very_many_partitions_are_written_and_read_in_turns() -> None:
     assert pauses >= 200 and size == 20_000 * (TOPIC_BYTES + 11 + 8)
 
 
+@pytest.mark.parametrize("version", [0, 1])
+def test_a_topic_of_very_many_partitions_is_written_in_turns(version: int) -> None:
+    entry = ENTRY._replace(partitions={"t": set(range(100_000)), "u": {7}})
+    pauses, value = _pauses(encode_value(entry, version))
+    assert pauses >= 48 and value == declared(entry, version)
+    assert at_once(decode_value(value)) == entry
+
+
 def _pauses(work: Any) -> tuple[int, Any]:
     pauses = 0
     while True:
