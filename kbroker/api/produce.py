@@ -137,6 +137,8 @@ def _verify_first(under_way: _Produce) -> Coroutine[Any, Any, ProduceResponse | 
     """
     context = under_way.context
     under_way.verdicts = verdicts = Verdicts(context.version, context.services)
+    if not context.peer.appending and verdicts.are_clear(under_way.request):
+        return None
     verifying = verdicts.find_out(under_way.request)
     done = None if context.peer.appending else advance(verifying, PAUSES_A_TURN)
     if done == (None,):

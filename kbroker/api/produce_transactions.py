@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.produce_fetch import ProduceRequest
-from kafka_wire.records import HEADER_SIZE, BatchHeader, read_header
+from kafka_wire.records import HEADER_SIZE, BatchHeader, Buffer, read_header
 from kbroker.api.context import Services
 from kbroker.api.transaction_verification import Question, Refusals, Rules, ask, is_to_be_asked, rules_of_produce
 from kbroker.log.derived.producers import UNVERIFIED, Guard
@@ -48,6 +48,18 @@ class Verdicts:
         if isinstance(verdict, KafkaError):
             raise verdict
         return verdict
+
+    def are_clear(self, request: ProduceRequest) -> bool:
+        """Whether it is clear at once that nobody has to be asked: one batch, amid its transaction, as most often."""
+        topics = request.topic_data
+        if len(topics) != 1 or len(topics[0].partition_data) != 1:
+            return False
+        topic, (data,) = topics[0], topics[0].partition_data
+        header = _transactional_header(data.records)
+        if header is None:
+            return True
+        partition = self._services.partitions.get((topic.name or self._services.topic_name(topic.topic_id), data.index))
+        return partition is not None and partition.leading and partition.has_open(header)
 
     def find_out(self, request: ProduceRequest) -> Work[Later | None]:
         """Find out about every partition. Returns what has to be awaited for `take`; None when all is known."""
@@ -97,11 +109,9 @@ class Verdicts:
         for topic in request.topic_data:
             name = topic.name or self._services.topic_name(topic.topic_id)
             for data in topic.partition_data:
-                records = data.records
-                if records is not None and len(records) >= HEADER_SIZE and records[ATTRIBUTES_AT] & TRANSACTIONAL:
-                    header = read_header(records)
-                    if header.producer_id >= 0:
-                        batches.append((name, data.index, header))
+                header = _transactional_header(data.records)
+                if header is not None:
+                    batches.append((name, data.index, header))
                 count += 1
                 if not count % PARTITIONS_A_PAUSE:
                     yield
@@ -120,6 +130,14 @@ class Verdicts:
             return False
         self._of[topic, index] = guard
         return True
+
+
+def _transactional_header(records: Buffer | None) -> BatchHeader | None:
+    """The header of a transactional batch; None if it is none, or has no producer."""
+    if records is None or len(records) < HEADER_SIZE or not records[ATTRIBUTES_AT] & TRANSACTIONAL:
+        return None
+    header = read_header(records)
+    return header if header.producer_id >= 0 else None
 
 
 def _not_verified(code: ErrorCode, rules: Rules) -> NotVerified:

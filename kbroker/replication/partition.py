@@ -216,6 +216,11 @@ class Partition:
             self._check_refusal(error)
             raise
 
+    def has_open(self, header: BatchHeader) -> bool:
+        """Whether the transaction of a batch is open here: then `verification` would have nothing to ask."""
+        producer = self.log.producers.by_id.get(header.producer_id)
+        return producer is not None and producer.is_in_transaction and producer.epoch == header.producer_epoch
+
     def write_marker(self, marker: Marker, now_ms: int) -> Appended:
         """End a producer's transaction. It counts for readers once the high watermark has passed the marker.
 
