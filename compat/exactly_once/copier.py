@@ -15,6 +15,7 @@ any other ends the process. The loop is here once; `Copier.java` is the same for
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ INIT_SECONDS_MAX = 60
 TRANSACTION_MS_MAX = 60_000
 READ_SECONDS = 0.5  # after so long a transaction begins with what there is
 SESSION_MS = 30_000
+NOT_READY_SECONDS = 0.02
 
 
 class Aborted(Exception):
@@ -141,6 +143,7 @@ class KafkaPython:
         common = {"bootstrap_servers": bootstrap, "reconnect_backoff_ms": 20, "reconnect_backoff_max_ms": 200}
         self.target = target
         self.producer = KafkaProducer(**common, transactional_id=name, transaction_timeout_ms=TRANSACTION_MS_MAX)
+        _mend(self.producer)
         self.producer.init_transactions()
         self.consumer = KafkaConsumer(
             source, **common, group_id=name, group_instance_id=name, session_timeout_ms=SESSION_MS,
@@ -172,6 +175,26 @@ class KafkaPython:
         self.producer.abort_transaction()
         for place in self.consumer.assignment():
             self.consumer.seek(place, self.consumer.committed(place) or 0)
+
+
+def _mend(producer: Any) -> None:
+    """Have no transactional request lost: kafka-python 3.0.12 forgets one when the connection for it cannot be made.
+
+    Its sender then waits for an answer to what was never sent. It does try again when it is told that there is none.
+    """
+    from kafka.errors import KafkaError
+
+    client = producer._sender._client
+    await_ready = client.await_ready
+
+    def is_ready(node: Any, timeout_ms: float) -> bool:
+        try:
+            return bool(await_ready(node, timeout_ms=timeout_ms))
+        except KafkaError:
+            time.sleep(NOT_READY_SECONDS)
+            return False
+
+    client.await_ready = is_ready
 
 
 CLIENTS: dict[str, Callable[[str, str, str, str], Client]] = {"confluent-kafka": Confluent, "kafka-python": KafkaPython}
