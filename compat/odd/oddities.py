@@ -140,8 +140,8 @@ def _with(message: Any, path: tuple[str | int, ...], value: Any, sendable: bool 
 def stand_in(leaf: Any) -> Any:
     """Something that can be encoded in the place of a reference."""
     if isinstance(leaf, Ref):
-        stand_ins = {"id": UNKNOWN_ID, "producer": 7}
-        return stand_ins.get(leaf.name.partition(" of ")[0], "member")
+        stand_ins = {"id": UNKNOWN_ID, "producer": 7, "epoch": 0, "batch": BATCHES[0]}
+        return stand_ins.get(leaf.name.partition(" ")[0], "member")
     return leaf
 
 

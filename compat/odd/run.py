@@ -30,6 +30,7 @@ import seeds_combined
 import seeds_groups
 import seeds_records
 import seeds_topics
+import seeds_transactions
 import wire
 from apache_kafka import ApacheKafka, Unavailable
 from exchange import Connection
@@ -38,12 +39,15 @@ from normal import normal
 from stage import Stage
 from steps import Probe, resolved
 
+from kafka_wire.api import ApiKey
+
 HERE = Path(__file__).resolve().parent
 RECORDED = HERE / "kafka.json"
 ALLOWED = HERE / "allowed.toml"
 PATIENCE_S = 2.0
 LOTS = 1000
-KAFKA_SETTLES_S = 0.1  # from the controller's answer to what the broker says of it
+KAFKA_SETTLES_S = 0.1  # from the controller's answer to what the broker says of it, and from an end to its markers
+ENDS = (ApiKey.END_TXN, ApiKey.INIT_PRODUCER_ID)
 PROPERTIES = {
     "auto.create.topics.enable": "false",
     "offsets.topic.num.partitions": "3",
@@ -88,7 +92,7 @@ def arguments() -> argparse.Namespace:
 
 def all_probes() -> list[Probe]:
     """Every probe in the order of a run: first those that only read; within that, by lot, the same in every run."""
-    by_hand = (seeds_topics, seeds_records, seeds_groups, seeds_combined)
+    by_hand = (seeds_topics, seeds_records, seeds_groups, seeds_combined, seeds_transactions)
     found = [*oddities.probes(served()), *(probe for seeds in by_hand for probe in seeds.probes())]
     assert len({probe.title for probe in found}) == len(found), "two probes have the same title"
     return in_order(found)
@@ -133,7 +137,7 @@ def ask(bootstrap: str, stage: Stage, probe: Probe, settles_s: float) -> list[An
     answers = []
     connection = Connection(bootstrap, PATIENCE_S)
     for n, step in enumerate(probe.steps):
-        if n == 1 and probe.changes:
+        if probe.changes and (n == 1 or (n and probe.steps[n - 1].key in ENDS)):
             time.sleep(settles_s)
         if not connection.usable:
             connection.close()

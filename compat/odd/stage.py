@@ -276,6 +276,13 @@ class Stage:
             time.sleep(0.02)
         _succeeded(made.error_code, f"beginning as {real}")
         self.known[f"producer of {name}"] = made.producer_id
+        for sequence in range(2):  # its first batches
+            self.known[f"batch {sequence} of {name}"] = bytes(
+                build_batch(
+                    [(TIME + sequence, b"key", b"value %d" % sequence)], transactional=True,
+                    producer_id=made.producer_id, producer_epoch=made.producer_epoch, base_sequence=sequence,
+                )
+            )  # fmt: skip
         return made
 
     def _make_open(self, name: str, real: str, partitions: dict[str, list[int]], group: str | None) -> None:

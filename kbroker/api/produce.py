@@ -283,7 +283,7 @@ def _refuse(
         error_code=error.code,
         base_offset=-1,
         log_start_offset=log_start,
-        error_message=error.message,
+        error_message=error.own_message if isinstance(error, NotVerified) else error.message,
         record_errors=[
             BatchIndexAndErrorMessage(batch_index=index, batch_index_error_message=why) for index, why in bad
         ],
