@@ -128,12 +128,11 @@ def _added(request: AddPartitionsToTxnRequest, context: Context) -> Work[AddAnsw
         are_verified = yield from each(lambda transaction: transaction.verify_only, transactions)
         if not all(are_verified):
             return AddPartitionsToTxnResponse(error_code=ErrorCode.UNSUPPORTED_VERSION)
-    last = dict(
-        zip(map(attrgetter("transactional_id"), transactions), transactions, strict=True)
-    )  # counts, as in Kafka
+    # Of an id that is named twice the last counts, as in Kafka; it is told once, as it may have very many partitions.
+    last = dict(zip(map(attrgetter("transactional_id"), transactions), transactions, strict=True))
     asked, is_to_come = [], False
-    for transaction in transactions:
-        one = yield from _asked(last[transaction.transactional_id], context)
+    for transaction in last.values():
+        one = yield from _asked(transaction, context)
         if isinstance(one.found, CoroutineType):
             one, is_to_come = one._replace(found=Later(one.found)), True
         asked.append(one)

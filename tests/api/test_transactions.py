@@ -179,6 +179,18 @@ async def test_T4_a_broker_asks_about_many_transactions_at_once() -> None:
             ]
 
 
+async def test_a_transaction_that_is_named_twice_is_told_once_and_the_last_counts() -> None:
+    async with memory_broker(topics={"t": 3}) as broker, broker.client() as client:
+        a, b = await begin(client, "a"), await begin(client, "b")
+        each = [("a", a, [0]), ("b", b, [1]), ("a", a, [1, 2])]
+        named = [batched(name, producer, {"t": indexes}, verify=False) for name, producer, indexes in each]
+        answer = await client.call(AddPartitionsToTxnRequest(transactions=named), 5)
+        assert [(each.transactional_id, codes(each.topic_results)) for each in answer.results_by_transaction] == [
+            ("a", {("t", 1): 0, ("t", 2): 0}),
+            ("b", {("t", 1): 0}),
+        ]
+
+
 async def test_transactions_are_described_and_listed() -> None:
     async with memory_broker(topics={"t": 3}) as broker, broker.client() as client:
         a, b = await begin(client, "a"), await begin(client, "b")

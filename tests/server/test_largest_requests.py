@@ -116,6 +116,7 @@ BYTES_MAX = 24_000_000  # of memory for one request, frames on both sides includ
 LARGE = {  # whose memory is looked at: what they ask for is far larger than what they say
     "DescribeConfigs, brokers", "DescribeConfigs, topics", "DescribeGroups", "ConsumerGroupDescribe",
     "DeleteTopics, absent", "IncrementalAlterConfigs, absent", "OffsetFetch, all offsets over and over",
+    "AddPartitionsToTxn, one over and over",
 }  # fmt: skip
 TOPICS = {"wide": 1000, **{f"topic-{n:03}": 1 for n in range(200)}}
 
@@ -402,7 +403,9 @@ ROWS = [
     Row("AddPartitionsToTxn, many transactions", 5, lambda: AddPartitionsToTxnRequest(transactions=[
         transaction_to_add(name, "wide", [0]) for name in names()]), _begin_transaction),
     Row("AddPartitionsToTxn, verified", 5, lambda: AddPartitionsToTxnRequest(transactions=[
-        transaction_to_add("x", "wide", list(range(1000)), verify_only=True) for _ in range(COUNT // 1000)]),
+        transaction_to_add("x", "wide", list(range(1000)) * 10, verify_only=True)]), _begin_transaction),
+    Row("AddPartitionsToTxn, one over and over", 5, lambda: AddPartitionsToTxnRequest(transactions=[
+        *[transaction_to_add("x", "wide", [])] * COUNT, transaction_to_add("x", "wide", list(range(1000)))]),
         _begin_transaction),
     Row("DescribeProducers, present", 0, lambda: DescribeProducersRequest(topics=[
         DescribeProducersTopic(name="wide", partition_indexes=list(range(COUNT)))])),
