@@ -141,7 +141,7 @@ class StableHistory(PartitionHistory):
         """After a power failure the log ends here."""
         super().recovered(end)
         self.batches = {base: batch for base, batch in self.batches.items() if batch[0] < end}
-        self.stable = min(self.stable, end)
+        self.stable = 0  # markers that were committed may have to be written again
         self.told = {high_watermark: told for high_watermark, told in self.told.items() if high_watermark <= end}
 
 

@@ -189,8 +189,8 @@ class Play:
             reader = await read_all(self.world, self.ledger, self.inputs, READ_COMMITTED)
         with must_end("the inputs are not copied"):
             for history in self.inputs:
-                last = max((offset for offset, _ in reader.views[str(history)]), default=-1)
-                while self.ledger.promised_offset(GROUP, str(history)) <= last:
+                view = reader.views[str(history)]
+                while view and self.ledger.promised_offset(GROUP, str(history)) <= view[-1][0]:
                     await trio.sleep(0.1)
 
     async def _judge(self) -> None:
