@@ -27,7 +27,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from tests.simulation.checker import Checker, PartitionHistory, Records, Value, Violation
-from tests.simulation.transactions.batches import Batch, committed, decided, undecided
+from tests.simulation.transactions.batches import NEVER, Batch, committed, decided, undecided
 
 Promise = tuple[int, int, int, int]  # losses; the least high watermark, log start, last stable offset
 
@@ -79,6 +79,7 @@ class StableHistory(PartitionHistory):
         self.ledger = ledger
         self.stable = 0  # the least that any later last stable offset may be
         self.told: dict[int, int] = {}  # high watermark -> the highest last stable offset that was told with it
+        self.cuts: dict[int, int] = {}  # losses -> where the log ended after that power failure
         self.batches: dict[int, tuple[int, int, int, bool | None]] = {}  # base offset -> identity
 
     def promised(self) -> Promise:
@@ -105,6 +106,10 @@ class StableHistory(PartitionHistory):
         for offset, value in delivered:
             self.ledger.saw_committed(self, offset, value)
         return delivered
+
+    def cut_since(self, losses: int) -> int:
+        """What is below has not been lost since there were so many losses."""
+        return min((end for number, end in self.cuts.items() if number > losses), default=NEVER)
 
     def _check_batches(self, position: int, answer: Fetched, is_bound_stable: bool) -> None:
         bound = answer.last_stable_offset if is_bound_stable else answer.high_watermark
@@ -141,6 +146,7 @@ class StableHistory(PartitionHistory):
         """After a power failure the log ends here."""
         super().recovered(end)
         self.batches = {base: batch for base, batch in self.batches.items() if batch[0] < end}
+        self.cuts[self.losses] = end
         self.stable = 0  # markers that were committed may have to be written again
         self.told = {high_watermark: told for high_watermark, told in self.told.items() if high_watermark <= end}
 

@@ -15,7 +15,6 @@ end the asking.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -105,7 +104,7 @@ class TransactionalClient(Client):
         self.transaction: Transaction | None = None
         self._sequences: dict[str, int] = {}
         self._added: set[str] = set()
-        self._queues: dict[str, deque[Sent]] = {}
+        self._queues: dict[str, list[Sent]] = {}
         self.commits = 0
 
     @property
@@ -161,7 +160,7 @@ class TransactionalClient(Client):
         self.count += 1
         self.transaction = self.ledger.begin(f"{self.author}.{self.count}")
         self._added = set()
-        self._queues = {name: deque() for name in self.histories}
+        self._queues = {name: [] for name in self.histories}
         return self.transaction
 
     def put(self, history: StableHistory, values: list[bytes]) -> Sent:
@@ -238,8 +237,7 @@ class TransactionalClient(Client):
         history, code = sent.history, answer.error_code
         self.trace(str(history), code, answer.base_offset)
         if code == E.NONE:
-            assert self._queues[str(history)][0] is sent, "acknowledged out of order"
-            self._queues[str(history)].popleft()
+            self._queues[str(history)].remove(sent)  # a repetition may be recognised though the one before was refused
             history.acknowledged(answer.base_offset, sent.values, sent.losses)
             self.ledger.acks += 1
         elif code in PRODUCE_RETRIABLE or str(history) in failed:

@@ -72,8 +72,8 @@ class Reader(Client):
     async def _fetch(self, max_wait_ms: int | None) -> Records:
         for name, history in self.mine.items():
             if self._losses[name] != history.losses:  # the log may have been cut: a client learns it by leader epochs
+                self._fall_back(name, min(self.positions[name], history.cut_since(self._losses[name])))
                 self._losses[name] = history.losses
-                self._fall_back(name, min(self.positions[name], history.floor))
         positions = dict(self.positions)
         asked = {name: history.promised() for name, history in self.mine.items()}
         response = await self.call(self._request(positions, max_wait_ms), 12)
