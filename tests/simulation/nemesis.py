@@ -27,9 +27,13 @@ class Nemesis:
         kinds = self.choose()
         names = list(kinds) if allowed is None else list(allowed)
         if allowed is None:
-            names = self.random.sample(names, self.random.randint(2, 6))
+            names = self.select(names)
         self.names = names
         self.kinds = [kinds[name] for name in names]
+
+    def select(self, names: list[str]) -> list[str]:
+        """Those that a seed has to do with."""
+        return self.random.sample(names, self.random.randint(2, 6))
 
     def choose(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """The kinds there are, by name."""

@@ -6,6 +6,7 @@
     marked       every marker is written, and the end is not stored yet
     open         a transaction has begun, or got another partition
     offsets      offsets are about to become pending, or did
+    settling     the marker that decides about them is about to be written, or was
 
 The broker is killed right there, or loses power, in the midst of its own code.
 """
@@ -19,6 +20,7 @@ from typing import Any
 
 import trio
 
+from kbroker.groups.shard import GroupShard
 from kbroker.replication.partition import Partition
 from kbroker.testing.scheduler import replaced
 from kbroker.transactions.shard import TransactionShard
@@ -52,6 +54,10 @@ class TransactionNemesis(Nemesis):
         if self.replica is not None:
             kinds["fail_over"] = self.fail_over
         return kinds | {name: partial(self.aim, name) for name in AIMS}
+
+    def select(self, names: list[str]) -> list[str]:
+        """At random, with something aimed among it."""
+        return [*super().select(names), self.random.choice(list(AIMS))]
 
     async def heal(self) -> None:
         self._aim = None
@@ -110,6 +116,8 @@ class TransactionNemesis(Nemesis):
 
 
 AIMS: dict[str, tuple[type, str]] = {
+    "offsets": (GroupShard, "pend_offsets"),
+    "settling": (GroupShard, "write_marker"),
     "prepared": (TransactionShard, "carry_out"),
     "marking": (Partition, "write_marker"),
     "marked": (Transaction, "complete"),

@@ -361,26 +361,29 @@ class TransactionalClient(Client):
 class TransactionalProducer(TransactionalClient):
     """Writes to several partitions in each transaction. Some others share its id: they fence each other."""
 
+    has_life = False
+    failures = 0  # lives that ended since everything healed
+
     async def run(self) -> None:
         """Transactions until told to finish; then one more, committed."""
-        while not self.finishing or self.has_life is False:
+        while not self.finishing:
             await self._live()
         before = self.commits
         while self.commits == before:
             await self._live(last=True)
 
-    has_life = False
-
     async def _live(self, *, last: bool = False) -> None:
         try:
             if not self.has_life:
-                await trio.sleep(0 if last else self.random.expovariate(1))
+                pause_s = self.failures * self.random.random()  # or rivals fence each other for ever
+                await trio.sleep(pause_s if last else self.random.expovariate(1))
                 await self.start_life()
                 self.has_life = True
             await self._transact(must_commit=last)
         except (Fatal, Abortable) as error:
             self.trace("dies", str(error.args[0]))
             self.has_life = False
+            self.failures += last
             await self.rest()
 
     async def _transact(self, must_commit: bool) -> None:
