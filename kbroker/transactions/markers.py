@@ -55,19 +55,20 @@ log = logging.getLogger("kbroker.transactions")
 class Ending:
     """A transaction whose markers are being written."""
 
-    __slots__ = ("shard", "transaction", "entry", "left", "is_given_up")
+    __slots__ = ("shard", "transaction", "entry", "left", "is_over", "is_told_of")
 
     def __init__(self, shard: TransactionShard, transaction: Transaction) -> None:
         self.shard = shard
         self.transaction = transaction
         self.entry = transaction.entry
         self.left = sum(map(len, self.entry.partitions.values()))  # partitions that are not done
-        self.is_given_up = False
+        self.is_over = False  # all are done, or it was given up
+        self.is_told_of = False  # the log says that it has to wait
 
     @property
     def is_wanted(self) -> bool:
         """Whether it is still this shard's to end."""
-        return self.shard.closed is None and not self.is_given_up
+        return self.shard.closed is None and not self.is_over
 
 
 class Piece(NamedTuple):
@@ -76,6 +77,15 @@ class Piece(NamedTuple):
     ending: Ending
     topics: dict[str, list[int]]
     size: int
+
+
+class _Refused(NamedTuple):
+    """A partition that has no marker yet, or needs none."""
+
+    ending: Ending
+    topic: str
+    partition: int
+    code: int
 
 
 class Markers:
@@ -210,33 +220,26 @@ class Markers:
 
     def _settle(self, pieces: list[Piece], answer: WriteTxnMarkersResponse | None) -> None:
         """Take note of what became of each partition."""
-        codes = _codes(answer)
+        codes, refused = _codes(answer), list[_Refused]()
         for piece in pieces:
             ending, again = piece.ending, dict[str, list[int]]()
             of_producer = codes.get(ending.entry.producer_id, {})
             for topic, indexes in piece.topics.items():
                 of_topic = of_producer.get(topic, {})
                 for index in indexes:
-                    if not self._is_done(ending, topic, index, of_topic.get(index, ErrorCode.REQUEST_TIMED_OUT)):
-                        again.setdefault(topic, []).append(index)
+                    code = of_topic.get(index, ErrorCode.REQUEST_TIMED_OUT)
+                    if code != ErrorCode.NONE:
+                        refused.append(_Refused(ending, topic, index, code))
+                        if code not in NOT_NEEDED:
+                            again.setdefault(topic, []).append(index)
             left = sum(map(len, again.values()))
             ending.left -= piece.size - left
-            if left and ending.is_wanted:
+            if left:
                 self._try_later(Piece(ending, again, left))
             elif not ending.left:
                 self._complete(ending)
-
-    def _is_done(self, ending: Ending, topic: str, index: int, code: int) -> bool:
-        if code == ErrorCode.NONE:
-            return True
-        transactional_id = ending.transaction.transactional_id
-        if code in NOT_NEEDED:
-            log.warning("%s-%d needs no marker of %s: error %d", topic, index, transactional_id, code)
-            return True
-        if code == ErrorCode.TRANSACTION_COORDINATOR_FENCED:
-            ending.is_given_up = True  # there is a later coordinator: the end is its
-        log.info("%s-%d has no marker of %s yet: error %d", topic, index, transactional_id, code)
-        return False
+        if refused:
+            _note_refused(refused)
 
     def _complete(self, ending: Ending) -> None:
         """Every partition is done."""
@@ -244,6 +247,7 @@ class Markers:
         if not ending.is_wanted:
             return
         assert transaction.entry is ending.entry
+        ending.is_over = True
         effects = transaction.complete(shard.terms, self.runtime.env.clock.data_ms())
         try:
             self.runtime.perform(shard, transaction.transactional_id, effects)
@@ -289,6 +293,32 @@ def _marker(piece: Piece) -> WritableTxnMarker:
         coordinator_epoch=piece.ending.shard.epoch,
         transaction_version=entry.client_version,
     )
+
+
+def _note_refused(refused: list[_Refused]) -> None:
+    """Tell of what an answer refused, in a line of each kind, however many there are; of those who wait once."""
+    unneeded, fenced, waiting = list[_Refused](), list[_Refused](), list[_Refused]()
+    for each in refused:
+        ending = each.ending
+        if each.code in NOT_NEEDED:
+            unneeded.append(each)
+        elif each.code == ErrorCode.TRANSACTION_COORDINATOR_FENCED:
+            fenced.append(each)
+            ending.is_over = True  # there is a later coordinator: the end is its
+        elif not ending.is_told_of:
+            waiting.append(each)
+    for each in waiting:
+        each.ending.is_told_of = True
+    _tell(logging.WARNING, "markers that are not needed", unneeded)
+    _tell(logging.WARNING, "a later coordinator has ended a transaction of the producer: its markers", fenced)
+    _tell(logging.INFO, "markers that cannot be written yet, and are tried again until they are", waiting)
+
+
+def _tell(level: int, text: str, some: list[_Refused]) -> None:
+    if some:
+        ending, topic, index, code = some[0]
+        transactional_id = ending.transaction.transactional_id
+        log.log(level, "%s: %d, such as %s-%d of %s, error %d", text, len(some), topic, index, transactional_id, code)
 
 
 def _codes(answer: WriteTxnMarkersResponse | None) -> dict[int, dict[str, dict[int, int]]]:

@@ -14,6 +14,7 @@ from kbroker.testing.broker import Machine
 from kbroker.transactions.markers import PIECE_MAX, REQUEST_MAX
 from kbroker.transactions.states import TransactionState as S
 from kbroker.transactions.transaction import Producer
+from kbroker.turns import one_at_a_time
 from tests.transactions.tools import Rig, rig
 
 RETRIED = (
@@ -139,6 +140,47 @@ async def test_a_fenced_coordinator_gives_up(autojump_clock: MockClock) -> None:
         await trio.sleep(5)
         assert len(made.brokers.requests) == 1
         assert made.transaction().entry.state is S.PREPARE_COMMIT, "the end is a later coordinator's"
+
+
+async def test_a_spread_that_pauses_at_its_end_completes_a_transaction_once() -> None:
+    """What is queued is written while the rest is still looked up, and turns out to be of a topic that is gone."""
+    async with rig() as made:
+        made.add_topic("u", (1,) * PIECE_MAX)
+        made.add_topic("gone", (1,) * 244)  # the last pause comes right behind the last partition
+        first, second = await made.begin("a"), await made.begin("b")
+        await made.add(first, transactional_id="a")
+        await made.add(second, {"u": set(range(PIECE_MAX))}, transactional_id="b")
+        await made.add(second, {"gone": set(range(244))}, transactional_id="b")
+        made.remove_topic("gone")
+        made.brokers.gate = trio.Event()
+        await made.end(first, transactional_id="a")
+        await made.end(second, transactional_id="b")
+        floor = one_at_a_time("turns of long work")
+        async with floor:
+            await wait_all_tasks_blocked()
+        async with floor:  # behind the first turn
+            made.brokers.gate.set()
+            await wait_all_tasks_blocked()
+            assert (1, PIECE_MAX) in made.brokers.requests
+        await wait_all_tasks_blocked()
+        assert made.transaction("b").entry.state is S.COMPLETE_COMMIT
+
+
+async def test_the_log_tells_once_of_markers_that_have_to_wait(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "kbroker.transactions")
+    async with rig() as made:
+        made.add_topic("u", (1,) * 200)
+        producer = await made.begin()
+        await made.add(producer, {"u": set(range(200))})
+        caplog.clear()
+        made.brokers.answer = lambda topic, index: ErrorCode.KAFKA_STORAGE_ERROR
+        await made.end(producer)
+        await trio.sleep(60)
+        assert len(made.brokers.requests) > 50
+        [told] = [each.getMessage() for each in caplog.records]
+        assert "200" in told and "error 56" in told
 
 
 async def test_a_thousand_ends_at_once_are_asked_for_together() -> None:
