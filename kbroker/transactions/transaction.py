@@ -304,12 +304,14 @@ class Transaction:
     def _has_ended(self, producer: Producer, is_bumped: bool) -> bool:
         """Whether a request is about the transaction that was ended last, and not about the next one.
 
-        Without epoch bumps the two look the same, and a producer has to wait for its answer.
+        Without epoch bumps the two look the same, and a producer has to wait for its answer. Where a producer of an old
+        version ended it, the epoch before is that of one that was fenced. (In Kafka that one is told the epoch of now,
+        and both go on with it.)
         Raises KafkaError like `end`.
         """
         entry = self.entry
         has_ended = entry.state in ENDED
-        if has_ended and is_bumped:
+        if has_ended and is_bumped and entry.client_version >= EPOCH_BUMP_SINCE:  # else another one ended it
             if producer == (entry.producer_id, entry.producer_epoch - 1):
                 return True
             if producer == (entry.previous_producer_id, EPOCH_LAST) and entry.producer_epoch == 0:

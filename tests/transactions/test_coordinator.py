@@ -198,6 +198,20 @@ async def test_of_two_producers_that_race_one_remains() -> None:
         assert answers == [ErrorCode.PRODUCER_FENCED] * 4 + [ErrorCode.NONE]
 
 
+async def test_P3_who_was_fenced_stays_so_when_the_other_ends_its_transaction_by_old_rules() -> None:
+    """It does not get the epoch of the other as if it had ended that transaction itself, and asked again."""
+    machine = Machine()
+    async with rig(machine) as made:
+        fenced, other = await made.begin(), await made.begin()
+        await made.add(other, client_version=0)
+        assert await made.end(other, commit=False, client_version=0) is ErrorCode.NONE
+        assert await made.end(fenced, commit=False) is ErrorCode.PRODUCER_FENCED
+    async with rig(machine, epoch=2) as made:
+        await made.loaded()
+        assert await made.end(fenced, commit=False) is ErrorCode.PRODUCER_FENCED
+        assert await made.end(other, commit=False, client_version=0) is ErrorCode.NONE
+
+
 async def test_commit_and_abort_crossing_end_one_way(autojump_clock: MockClock) -> None:
     async with rig() as made:
         producer = await made.begin()

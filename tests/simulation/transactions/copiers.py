@@ -34,6 +34,7 @@ from tests.simulation.transactions.producers import (
     COORDINATOR_RETRIABLE,
     Abortable,
     Fatal,
+    Rules,
     TransactionalClient,
 )
 from tests.simulation.transactions.readers import READ_COMMITTED, Reader
@@ -179,10 +180,10 @@ class Copier(GroupCommitter):
         group: str,
         sources: list[StableHistory],
         targets: list[StableHistory],
-        version: int,
+        rules: Rules,
         timeout_ms: int,
     ) -> None:
-        super().__init__(world, name, ledger, name, version, timeout_ms)
+        super().__init__(world, name, ledger, name, rules, timeout_ms)
         self.group = group
         self.sources, self.targets = sources, targets
         self.has_life = False

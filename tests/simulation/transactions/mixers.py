@@ -19,7 +19,7 @@ from tests.simulation.checker import Violation
 from tests.simulation.clients import Doubt
 from tests.simulation.transactions.copiers import GroupCommitter, offset_fetch, offset_of
 from tests.simulation.transactions.ledger import Ledger, StableHistory
-from tests.simulation.transactions.producers import COORDINATOR_RETRIABLE, Abortable, Fatal
+from tests.simulation.transactions.producers import COORDINATOR_RETRIABLE, Abortable, Fatal, Rules
 
 NONE = -1
 
@@ -28,9 +28,9 @@ class Mixer(GroupCommitter):
     """One transaction after the other, amid which it commits in both ways, and looks at what there is."""
 
     def __init__(
-        self, world: World, name: str, ledger: Ledger, place: StableHistory, version: int, timeout_ms: int
+        self, world: World, name: str, ledger: Ledger, place: StableHistory, rules: Rules, timeout_ms: int
     ) -> None:
-        super().__init__(world, name, ledger, name, version, timeout_ms)
+        super().__init__(world, name, ledger, name, rules, timeout_ms)
         self.place = place
         self.groups = 0
         self.offset = 0

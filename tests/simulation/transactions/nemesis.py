@@ -20,15 +20,18 @@ from typing import Any
 
 import trio
 
+from kafka_wire.messages.admin import FeatureUpdateKey, UpdateFeaturesRequest
+from kbroker.cluster.features import TRANSACTION, UpgradeType
 from kbroker.groups.shard import GroupShard
 from kbroker.replication.partition import Partition
 from kbroker.testing.scheduler import replaced
 from kbroker.transactions.shard import TransactionShard
 from kbroker.transactions.transaction import Transaction
 from tests.simulation.broker_node import Cluster
-from tests.simulation.clients import HOST
+from tests.simulation.clients import HOST, Client, Doubt
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.transactions.others import Replica
+from tests.simulation.transactions.producers import NEW_RULES
 
 AIM_SECONDS = 3.0
 CLIENTS = ("tx-0", "tx-1a", "tx-1b", "copier-0", "copier-1", "copier-0-member", "reader-0", "idempotent-0")
@@ -38,8 +41,16 @@ class TransactionNemesis(Nemesis):
     """Kinds of faults a seed may choose from; some rules of its world exclude some."""
 
     def __init__(
-        self, cluster: Cluster, allowed: Sequence[str] | None, *, may_lose_power: bool, replica: Replica | None
+        self,
+        cluster: Cluster,
+        allowed: Sequence[str] | None,
+        level: int,
+        *,
+        may_lose_power: bool,
+        replica: Replica | None,
     ) -> None:
+        """level: transaction.version, which somebody may raise."""
+        self.level = level
         self.may_lose_power = may_lose_power
         self.replica = replica
         super().__init__(cluster, allowed)
@@ -53,6 +64,8 @@ class TransactionNemesis(Nemesis):
             kinds = {name: kind for name, kind in kinds.items() if "power" not in name}
         if self.replica is not None:
             kinds["fail_over"] = self.fail_over
+        if self.level < NEW_RULES:
+            kinds["raise_level"] = self.raise_level
         return kinds | {name: partial(self.aim, name) for name in AIMS}
 
     def select(self, names: list[str]) -> list[str]:
@@ -68,6 +81,20 @@ class TransactionNemesis(Nemesis):
         self._replace()
         await trio.sleep(self.random.random() * 0.5)
         self.cluster.start()
+
+    async def raise_level(self) -> None:
+        """An operator raises transaction.version, while transactions are under way."""
+        operator = Client(self.world, "operator", self.cluster.checker)
+        update = FeatureUpdateKey(feature=TRANSACTION, max_version_level=NEW_RULES, upgrade_type=UpgradeType.UPGRADE)
+        try:
+            answer = await operator.call(UpdateFeaturesRequest(timeout_ms=1000, feature_updates=[update]), 1)
+        except Doubt:
+            return
+        finally:
+            await operator.hang_up()
+        self.world.trace("raised", answer.error_code)
+        if answer.error_code == 0:
+            self.level = NEW_RULES
 
     def _replace(self) -> None:
         assert self.replica is not None

@@ -40,6 +40,8 @@ NEW_RULES = 2  # transaction.version
 PATIENCE_S = (4.0, 12.0)  # how long the same is asked again
 LATE_S_MAX = 8.0
 
+Rules = Callable[[], int]
+
 E = ErrorCode
 COORDINATOR_RETRIABLE = frozenset(
     {
@@ -80,19 +82,20 @@ class Sent(NamedTuple):
 class TransactionalClient(Client):
     """A producer with a transactional id, and what all such have in common.
 
-    version: transaction.version. late: now and then a batch of it takes a way of its own that is very slow.
+    rules: by which transaction.version it goes, asked when a life begins.
     """
 
     ledger: Ledger
     background: trio.Nursery  # for what nobody waits for
 
     def __init__(
-        self, world: World, name: str, ledger: Ledger, transactional_id: str, version: int, timeout_ms: int
+        self, world: World, name: str, ledger: Ledger, transactional_id: str, rules: Rules, timeout_ms: int
     ) -> None:
         super().__init__(world, name, ledger)
         self.ledger = ledger
         self.transactional_id = transactional_id
-        self.version = version
+        self.rules = rules
+        self.version = 0
         self.timeout_ms = timeout_ms
         self.late_host = f"{name}-late"
         world.client_env(self.late_host)
@@ -123,6 +126,7 @@ class TransactionalClient(Client):
         """Find the coordinator, and get an epoch that fences whoever had the id before."""
         self.transaction = None
         self.producer_id, self.epoch = -1, -1
+        self.version = self.rules()
         request = FindCoordinatorRequest(key_type=1, coordinator_keys=[self.transactional_id])
         await self._patiently(lambda: self.call(request, 4), lambda answer: answer.coordinators[0].error_code)
         await self._init()
@@ -395,7 +399,7 @@ class TransactionalProducer(TransactionalClient):
                     self._write()
                 await self.flush()
                 await self._stall(must_commit)
-            if not must_commit and self.random.random() < 0.15:
+            if not must_commit and self.random.random() < 0.25:
                 await self._write_late()
         except Abortable as error:
             self.trace("aborts", str(error.args[0]))

@@ -28,12 +28,12 @@ from tests.simulation.broker_node import CONFIG, Cluster, judging_each_opened_lo
 from tests.simulation.checker import Violation
 from tests.simulation.clients import SMALL, Client, Doubt, IdempotentProducer, PlainProducer, creatable
 from tests.simulation.single_broker import must_end, watched_log
-from tests.simulation.transactions.copiers import Copier
+from tests.simulation.transactions.copiers import Copier, offset_fetch, offset_of
 from tests.simulation.transactions.ledger import Ledger, StableHistory
 from tests.simulation.transactions.mixers import Mixer
 from tests.simulation.transactions.nemesis import TransactionNemesis, aiming
 from tests.simulation.transactions.others import Replica, distant, lagging
-from tests.simulation.transactions.producers import NEW_RULES, TransactionalClient, TransactionalProducer
+from tests.simulation.transactions.producers import Rules, TransactionalClient, TransactionalProducer
 from tests.simulation.transactions.readers import READ_COMMITTED, READ_UNCOMMITTED, Reader, read_all
 
 FAULT_SECONDS = 12.0
@@ -77,7 +77,7 @@ async def transactions(
             stack.enter_context(lagging(replica))
         if is_distant:
             stack.enter_context(distant(world))
-        nemesis = TransactionNemesis(cluster, faults, may_lose_power=durable, replica=replica)
+        nemesis = TransactionNemesis(cluster, faults, version, may_lose_power=durable, replica=replica)
         stack.enter_context(aiming(nemesis))
         world.trace("rules", version, durable, lags, is_distant)
         cluster.start()
@@ -85,7 +85,7 @@ async def transactions(
         for topic, count in TOPICS.items():
             for index in range(count):
                 ledger.partition(topic, index, durable=durable)
-        await Play(world, ledger, nemesis, version, copies).run(seconds)
+        await Play(world, ledger, nemesis, copies).run(seconds)
         if failures.found:
             raise Violation(f"the broker failed inside: {failures.found[0]!r}") from failures.found[0]
         states = [transaction.state.name for transaction in ledger.transactions.values()]
@@ -111,11 +111,10 @@ async def _prepare(admin: Client, version: int) -> None:
 class Play:
     """The clients, from the first fault to the judgement."""
 
-    def __init__(self, world: World, ledger: Ledger, nemesis: TransactionNemesis, version: int, copies: bool) -> None:
+    def __init__(self, world: World, ledger: Ledger, nemesis: TransactionNemesis, copies: bool) -> None:
         self.world = world
         self.ledger = ledger
         self.nemesis = nemesis
-        self.version = version
         self.random = world.random("rules")
         self.histories = [each for each in ledger.histories if isinstance(each, StableHistory)]
         self.inputs, self.outputs, self.mixed = (
@@ -130,10 +129,11 @@ class Play:
             for n, isolation in enumerate((READ_COMMITTED, READ_COMMITTED, READ_UNCOMMITTED))
         ]
 
-    def _rules(self) -> tuple[int, int]:
+    def _rules(self) -> tuple[Rules, int]:
         """By which rules a producer goes, and the timeout of its transactions."""
-        is_new = self.version >= NEW_RULES and self.random.random() < 0.8
-        return NEW_RULES if is_new else 0, self.random.choice([1500, 4000, 20000])
+        is_modern = self.random.random() < 0.8
+        rules = (lambda: self.nemesis.level) if is_modern else (lambda: 0)
+        return rules, self.random.choice([1500, 4000, 20000])
 
     def _producers(self) -> Iterator[Client]:
         for number, rival in (("0", ""), ("1", "a"), ("1", "b")):
@@ -181,6 +181,8 @@ class Play:
             for reader in self.readers:
                 reader.finishing = True
             await _wait_for(reading, "the readers are not served")
+        self.nemesis.cluster.kill()  # all of it must be in the logs
+        self.nemesis.cluster.start()
         await self._judge()
 
     async def _wait_copied(self) -> None:
@@ -206,7 +208,22 @@ class Play:
         if self.copiers:
             sources = {str(each): stable.views[str(each)] for each in self.inputs}
             targets = {str(each): stable.views[str(each)] for each in self.outputs}
+            await self._audit_offsets()
             self.ledger.judge_copies(GROUP, sources, targets)
+
+    async def _audit_offsets(self) -> None:
+        """What the group has committed is still there."""
+        auditor = Client(self.world, "auditor", self.ledger)
+        with must_end("the auditor is not served"):
+            for history in self.inputs:
+                least, code, found = self.ledger.promised_offset(GROUP, str(history)), -1, None
+                while code:
+                    try:
+                        code, found = offset_of(await auditor.call(offset_fetch(GROUP, history), 7))
+                    except Doubt:
+                        await trio.sleep(0.1)
+                assert found is not None
+                self.ledger.saw_offset(GROUP, str(history), found.committed_offset, found.metadata or "", least)
 
 
 async def _wait_for(nursery: trio.Nursery, otherwise: str) -> None:
