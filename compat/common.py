@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 import wire
 
 if TYPE_CHECKING:
-    from members import Member
+    from members import Member, Place
     from remote import Remote
 
 SCENARIO_SECONDS_MAX = 60.0
@@ -97,6 +97,64 @@ class Consumer:
         raise NotImplementedError
 
 
+class Transactor:
+    """A producer with a transactional id, which stays.
+
+    Options of `Client.transactor`: timeout_ms (of a transaction), and those of `Client.produce`.
+    """
+
+    def init(self) -> None:
+        """InitProducerId, once: whatever was open under this id is aborted, whoever had the id is fenced."""
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        raise NotImplementedError
+
+    def send(self, topic: str, messages: list[Message], wait: bool = True) -> list[int | None]:
+        """Write in the transaction; without `wait` the commit waits for the acknowledgements, no offsets are known."""
+        raise NotImplementedError
+
+    def send_offsets(self, offsets: dict[Place, int], group: str, membership: Any = None) -> None:
+        """Put a group's offsets into the transaction; `membership` of a `Source`, or None where it has none."""
+        raise NotImplementedError
+
+    def commit(self) -> None:
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """After an error, or with a transaction that is open, too."""
+        raise NotImplementedError
+
+
+class Source:
+    """A member of a group that reads only when it is asked, and whose offsets go into transactions.
+
+    Options of `Client.source`: those of `Client.member` and isolation (read_committed).
+    """
+
+    def poll(self, count: int, wait: float) -> list[Record]:
+        """The next records, as soon as there are any or after `wait` seconds; at most about `count`."""
+        raise NotImplementedError
+
+    def owned(self) -> set[Place]:
+        """The partitions that it has by its last poll."""
+        raise NotImplementedError
+
+    def rewind(self) -> None:
+        """Go back to the committed offsets."""
+        raise NotImplementedError
+
+    def membership(self) -> Any:
+        """What the client sends along with offsets so that a member that is none any more is refused (KIP-447)."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        raise NotImplementedError
+
+
 class Client:
     """What a scenario may ask of a client. A method that the client has no call for stays as it is here: absent."""
 
@@ -145,8 +203,8 @@ class Client:
         """IncrementalAlterConfigs."""
         raise self.absent("IncrementalAlterConfigs")
 
-    def offset(self, topic: str, partition: int, when: str | int) -> int | None:
-        """Offset at `earliest`, `latest` or a timestamp in ms; None where there is none."""
+    def offset(self, topic: str, partition: int, when: str | int, **options: Any) -> int | None:
+        """Offset at `earliest`, `latest` or a timestamp in ms; None where there is none. Options: isolation."""
         raise self.absent("offset lookup")
 
     def produce(self, topic: str, messages: Iterable[Message], **options: Any) -> list[int | None]:
@@ -205,6 +263,31 @@ class Client:
 
     def delete_offsets(self, group: str, topic: str, partitions: list[int]) -> None:
         raise self.absent("admin call to delete committed offsets")
+
+    def transactor(self, identifier: str, **options: Any) -> Transactor:
+        raise self.absent("transactions")
+
+    def source(self, topic: str, **options: Any) -> Source:
+        raise self.absent("member of a group whose offsets go into transactions")
+
+    def transactions(self) -> dict[str, str]:
+        """The state of each transactional id, in Kafka's words, such as CompleteCommit."""
+        raise self.absent("list of transactions")
+
+    def describe_transaction(self, identifier: str) -> dict[str, Any]:
+        """`state`, `timeout_ms` and `places`, the topics and partitions that are in the open transaction."""
+        raise self.absent("description of transactions")
+
+    def open_producers(self, topic: str, partition: int) -> list[int | None]:
+        """For each producer that the partition knows, the first offset of its open transaction, if there is one."""
+        raise self.absent("description of producers")
+
+    def abort_hanging(self, topic: str, partition: int) -> None:
+        """Abort the transaction that is open in the partition, by what `open_producers` told of it."""
+        raise self.absent("admin call to abort a transaction")
+
+    def fence(self, identifier: str) -> None:
+        raise self.absent("admin call to fence producers")
 
     def broker_restarted(self) -> None:
         """Forget connections that do not heal by themselves."""
@@ -281,6 +364,7 @@ def main(client_class: type[Client]) -> None:
     """The runner: carry out the asked scenarios in order, one line of JSON each."""
     import group_scenarios  # noqa: F401 - registers itself, as the next
     import scenarios  # noqa: F401
+    import transaction_scenarios  # noqa: F401
     from remote import serve
 
     bootstrap = os.environ["COMPAT_BOOTSTRAP"]
@@ -407,6 +491,11 @@ ERRORS = {
     44: "POLICY_VIOLATION",
     45: "OUT_OF_ORDER_SEQUENCE_NUMBER",
     47: "INVALID_PRODUCER_EPOCH",
+    48: "INVALID_TXN_STATE",
+    49: "INVALID_PRODUCER_ID_MAPPING",
+    50: "INVALID_TRANSACTION_TIMEOUT",
+    51: "CONCURRENT_TRANSACTIONS",
+    52: "TRANSACTION_COORDINATOR_FENCED",
     59: "UNKNOWN_PRODUCER_ID",
     68: "NON_EMPTY_GROUP",
     69: "GROUP_ID_NOT_FOUND",
@@ -416,6 +505,10 @@ ERRORS = {
     82: "FENCED_INSTANCE_ID",
     86: "GROUP_SUBSCRIBED_TO_TOPIC",
     87: "INVALID_RECORD",
+    88: "UNSTABLE_OFFSET_COMMIT",
+    90: "PRODUCER_FENCED",
+    105: "TRANSACTIONAL_ID_NOT_FOUND",
     110: "FENCED_MEMBER_EPOCH",
     113: "STALE_MEMBER_EPOCH",
+    120: "TRANSACTION_ABORTABLE",
 }

@@ -18,9 +18,16 @@ ROOT = Path(__file__).resolve().parent.parent
 class Kbroker:
     """One broker; start, stop and kill may be repeated and keep the data."""
 
-    def __init__(self, directory: str | Path, port: int, properties: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        port: int,
+        properties: dict[str, str] | None = None,
+        features: dict[str, int] | None = None,
+    ) -> None:
         self.directory, self.port = Path(directory), port
         self.properties = properties or {}
+        self.features = features or {}
         self.bootstrap = f"127.0.0.1:{port}"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -29,7 +36,8 @@ class Kbroker:
         return self.directory / "broker.log"
 
     def start(self, timeout: float = 30.0) -> float:
-        """Start and wait for the line that says ready; the seconds it took."""
+        """Start and wait for the line that says ready; the seconds it took. The first time features are set, too."""
+        first = not (self.directory / "data").exists()
         self.directory.mkdir(parents=True, exist_ok=True)
         began, said = time.monotonic(), self._said_so_far()
         command = [*find(), "start", "--listen", self.bootstrap, "--data-dir", str(self.directory / "data")]
@@ -38,7 +46,10 @@ class Kbroker:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         while time.monotonic() - began < timeout:
             if b"ready in" in self.log_file.read_bytes()[said:]:
-                return time.monotonic() - began
+                took = time.monotonic() - began
+                if first:
+                    self._set_features()
+                return took
             if self.process.poll() is not None:
                 raise RuntimeError(f"kbroker ended with {self.process.returncode}: {self._last_lines(said)}")
             time.sleep(0.01)
@@ -51,6 +62,14 @@ class Kbroker:
     def kill(self) -> None:
         """kill -9: nothing is flushed, nothing is said."""
         self._end(signal.SIGKILL, 10.0)
+
+    def _set_features(self) -> None:
+        """Whatever the levels of a new cluster are."""
+        for name, level in self.features.items():
+            asked = ["-b", self.bootstrap, "--feature", f"{name}={level}"]
+            raised = subprocess.run([*find(), "feature", "upgrade", *asked], capture_output=True, timeout=30)
+            if raised.returncode:
+                subprocess.run([*find(), "feature", "downgrade", "--unsafe", *asked], check=True, timeout=30)
 
     def _said_so_far(self) -> int:
         return self.log_file.stat().st_size if self.log_file.exists() else 0

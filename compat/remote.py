@@ -21,11 +21,11 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
 
-from common import Absent, Client, Consumer, Message, Record, Refused
+from common import Absent, Client, Consumer, Message, Record, Refused, Source, Transactor
 from members import Entry, Member, Place
 
 CALL_SECONDS_MAX = 58.0
@@ -40,12 +40,15 @@ class Process:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         self.numbers = itertools.count(1)
         self.waiting: dict[int, Future[Any]] = {}
+        self.ended = False
         self.speaking = threading.Lock()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def call(self, name: str, *arguments: Any) -> Any:
         number, answer = next(self.numbers), Future[Any]()
         self.waiting[number] = answer
+        if self.ended:  # nobody is left to fail what waits
+            raise ConnectionError("the adapter's process ended")
         with self.speaking:
             self.process.stdin.write(json.dumps({"id": number, "call": name, "arguments": arguments}).encode() + b"\n")
             self.process.stdin.flush()
@@ -63,6 +66,7 @@ class Process:
                 answer.set_exception(RuntimeError(said["error"]))
             else:
                 answer.set_result(said["result"])
+        self.ended = True
         for answer in list(self.waiting.values()):
             answer.set_exception(ConnectionError("the adapter's process ended"))
 
@@ -83,12 +87,12 @@ class Remote(Client):
     def __init__(self, bootstrap: str, command: list[str] | None = None, name: str | None = None) -> None:
         super().__init__(bootstrap)
         self.command, self.name = command or self.command, name or self.name
-        self._process = Process(self.command, bootstrap)
+        self._process, self.killed = Process(self.command, bootstrap), False
 
     @property
     def process(self) -> Process:
-        """A new one if the adapter broke down."""
-        if not self._process.alive():
+        """A new one if the adapter broke down, but not after `kill`."""
+        if not self._process.alive() and not self.killed:
             self._process = Process(self.command, self.bootstrap)
         return self._process
 
@@ -96,6 +100,7 @@ class Remote(Client):
         return Remote(self.bootstrap, self.command, self.name)
 
     def kill(self) -> None:
+        self.killed = True
         self._process.kill()
 
     close = kill
@@ -135,8 +140,8 @@ class Remote(Client):
     def change_configs(self, topic: str, put: dict[str, str], remove: tuple[str, ...] = ()) -> None:
         self.process.call("change_configs", topic, put, remove)
 
-    def offset(self, topic: str, partition: int, when: str | int) -> int | None:
-        found: int | None = self.process.call("offset", topic, partition, when)
+    def offset(self, topic: str, partition: int, when: str | int, **options: Any) -> int | None:
+        found: int | None = self.process.call("offset", topic, partition, when, options)
         return found
 
     def produce(self, topic: str, messages: Iterable[Message], **options: Any) -> list[int | None]:
@@ -172,6 +177,27 @@ class Remote(Client):
 
     def delete_offsets(self, group: str, topic: str, partitions: list[int]) -> None:
         self.process.call("delete_offsets", group, topic, partitions)
+
+    def transactor(self, identifier: str, **options: Any) -> Transactor:
+        return RemoteTransactor(self.process, self.process.call("transactor_open", identifier, options))
+
+    def source(self, topic: str, **options: Any) -> Source:
+        return RemoteSource(self.process, self.process.call("source_open", topic, options))
+
+    def transactions(self) -> dict[str, str]:
+        return dict(self.process.call("transactions"))
+
+    def describe_transaction(self, identifier: str) -> dict[str, Any]:
+        return dict(self.process.call("describe_transaction", identifier))
+
+    def open_producers(self, topic: str, partition: int) -> list[int | None]:
+        return list(self.process.call("open_producers", topic, partition))
+
+    def abort_hanging(self, topic: str, partition: int) -> None:
+        self.process.call("abort_hanging", topic, partition)
+
+    def fence(self, identifier: str) -> None:
+        self.process.call("fence", identifier)
 
 
 class RemoteConsumer(Consumer):
@@ -217,6 +243,57 @@ class RemoteMember(Member):
         self.process.call("member_leave", self.number)
 
 
+class RemoteTransactor(Transactor):
+    def __init__(self, process: Process, number: int) -> None:
+        self.process, self.number = process, number
+
+    def init(self) -> None:
+        self.process.call("transactor_init", self.number)
+
+    def begin(self) -> None:
+        self.process.call("transactor_begin", self.number)
+
+    def send(self, topic: str, messages: list[Message], wait: bool = True) -> list[int | None]:
+        offsets: list[int | None] = []
+        for start in range(0, len(messages), CHUNK):
+            wanted = [plain(message) for message in messages[start : start + CHUNK]]
+            offsets += self.process.call("transactor_send", self.number, topic, wanted, wait)
+        return offsets
+
+    def send_offsets(self, offsets: dict[Place, int], group: str, membership: Any = None) -> None:
+        wanted = [[*place, offset] for place, offset in offsets.items()]
+        self.process.call("transactor_offsets", self.number, wanted, group, membership)
+
+    def commit(self) -> None:
+        self.process.call("transactor_commit", self.number)
+
+    def abort(self) -> None:
+        self.process.call("transactor_abort", self.number)
+
+    def close(self) -> None:
+        self.process.call("transactor_close", self.number)
+
+
+class RemoteSource(Source):
+    def __init__(self, process: Process, number: int) -> None:
+        self.process, self.number = process, number
+
+    def poll(self, count: int, wait: float) -> list[Record]:
+        return [record(fields) for fields in self.process.call("source_poll", self.number, count, wait)]
+
+    def owned(self) -> set[Place]:
+        return {(topic, partition) for topic, partition in self.process.call("source_owned", self.number)}
+
+    def rewind(self) -> None:
+        self.process.call("source_rewind", self.number)
+
+    def membership(self) -> Any:
+        return self.process.call("source_membership", self.number)
+
+    def leave(self) -> None:
+        self.process.call("source_leave", self.number)
+
+
 def plain(message: Message) -> list[Any]:
     headers = [[name, encoded(value)] for name, value in message.headers]
     return [encoded(message.value), encoded(message.key), message.partition, headers, message.timestamp]
@@ -225,6 +302,18 @@ def plain(message: Message) -> list[Any]:
 def record(fields: list[Any]) -> Record:
     *start, key, value, headers = fields
     return Record(*start, decoded(key), decoded(value), tuple((name, decoded(text)) for name, text in headers))
+
+
+def fields_of(record: Record) -> list[Any]:
+    headers = [[name, encoded(value)] for name, value in record.headers]
+    start = [record.partition, record.offset, record.timestamp, record.log_append_time]
+    return [*start, encoded(record.key), encoded(record.value), headers]
+
+
+def message_of(fields: list[Any]) -> Message:
+    value, key, partition, headers, timestamp = fields
+    pairs = tuple((name, decoded(text)) for name, text in headers)
+    return Message(decoded(value), decoded(key), partition, pairs, timestamp)
 
 
 def encoded(value: bytes | None) -> str | None:
@@ -239,10 +328,18 @@ def decoded(text: str | None) -> bytes | None:
 
 
 def serve(client: Client) -> None:
-    """Answer the calls about members, one after the other, until the input ends."""
+    """Answer the calls about what a second process is wanted for, one after the other, until the input ends."""
+    calls = calls_about_members(client) | calls_about_transactions(client)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        answer = {"id": asked["id"], **outcome(calls[asked["call"]], asked["arguments"])}
+        print(json.dumps(answer), flush=True)
+
+
+def calls_about_members(client: Client) -> dict[str, Callable[..., Any]]:
     members: list[Member] = []
-    calls = {
-        "member_open": lambda topics, options: members.append(client.member(topics, **options)) or len(members) - 1,
+    return {
+        "member_open": lambda topics, options: kept(members, client.member(topics, **options)),
         "member_journal": lambda number, since: members[number].journal()[since:],
         "member_owned": lambda number: sorted(members[number].owned()),
         "member_commit": lambda number, offsets, wait: members[number].commit({(t, p): o for t, p, o in offsets}, wait),
@@ -250,10 +347,40 @@ def serve(client: Client) -> None:
         "member_seek": lambda number, topic, partition, offset: members[number].seek((topic, partition), offset),
         "member_leave": lambda number: members[number].leave(),
     }
-    for line in sys.stdin:
-        asked = json.loads(line)
-        answer = {"id": asked["id"], **outcome(calls[asked["call"]], asked["arguments"])}
-        print(json.dumps(answer), flush=True)
+
+
+def calls_about_transactions(client: Client) -> dict[str, Callable[..., Any]]:
+    transactors: list[Transactor] = []
+    sources: list[Source] = []
+    memberships: list[Any] = []  # they cannot leave this process: their numbers do
+
+    def send_offsets(number: int, offsets: list[Any], group: str, membership: int | None) -> None:
+        told = None if membership is None else memberships[membership]
+        transactors[number].send_offsets({(topic, p): offset for topic, p, offset in offsets}, group, told)
+
+    return {
+        "transactor_open": lambda name, options: kept(transactors, client.transactor(name, **options)),
+        "transactor_init": lambda number: transactors[number].init(),
+        "transactor_begin": lambda number: transactors[number].begin(),
+        "transactor_send": lambda number, topic, messages, wait: transactors[number].send(
+            topic, [message_of(fields) for fields in messages], wait
+        ),
+        "transactor_offsets": send_offsets,
+        "transactor_commit": lambda number: transactors[number].commit(),
+        "transactor_abort": lambda number: transactors[number].abort(),
+        "transactor_close": lambda number: transactors[number].close(),
+        "source_open": lambda topic, options: kept(sources, client.source(topic, **options)),
+        "source_poll": lambda number, count, wait: [fields_of(each) for each in sources[number].poll(count, wait)],
+        "source_owned": lambda number: sorted(sources[number].owned()),
+        "source_rewind": lambda number: sources[number].rewind(),
+        "source_membership": lambda number: kept(memberships, sources[number].membership()),
+        "source_leave": lambda number: sources[number].leave(),
+    }
+
+
+def kept(things: list[Any], thing: Any) -> int:
+    things.append(thing)
+    return len(things) - 1
 
 
 def outcome(call: Any, arguments: list[Any]) -> dict[str, Any]:

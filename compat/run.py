@@ -5,11 +5,12 @@
     python compat/run.py --kafka                  Apache Kafka beside it (Maven); what is seen must be the same
     python compat/run.py --kafka --no-kbroker --record      write down anew what is seen on Apache Kafka
     … --clients aiokafka,kcat --only tombstone,headers --json result.json
+    … --feature transaction.version=1             the cluster at another level than a new one has
 
 A verdict is `ok`, `FAIL`, or `absent`: the client has no such feature and says why. A scenario also fails when `seen`
 differs from what the same client saw on Apache Kafka, in this run (`--kafka`) or as written down in
-`<client>/kafka.json`. Exit status 1 if anything failed, a runner left a scenario out, or, with CI=true, a required
-client could not run.
+`<client>/kafka.json`, also for other feature levels where these differ. Exit status 1 if anything failed, a runner left
+a scenario out, or, with CI=true, a required client could not run.
 
 The order on one broker: each client's restarts under load, one client after the other; each client's list, two clients
 at a time (`--at-once`); then the broker is stopped and started once; each client's scenarios under "After a restart".
@@ -48,13 +49,16 @@ from verdicts import POWERLESS, Line, Lines, Results, Scenarios, counted, detail
 HERE = Path(__file__).resolve().parent
 SILENCE_SECONDS_MAX = 75.0  # a runner ends a scenario after 60 s itself
 PHASE_SECONDS_MAX = 300.0  # for one client, so that a broker that answers nothing does not cost an hour
-# With the consumer protocol these are the broker's to choose, and Kafka's own are too long to wait for.
-GROUP_TIMES = {
+# These are the broker's to choose or to allow, and Kafka's own are too long to wait for.
+TIMES = {
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
+    "group.min.session.timeout.ms": "1000",
     "group.consumer.min.session.timeout.ms": "6000",
     "group.consumer.session.timeout.ms": "6000",
     "group.consumer.min.heartbeat.interval.ms": "500",
     "group.consumer.heartbeat.interval.ms": "500",
 }
+FEATURES = {"transaction.version": 2}  # as a new cluster of Apache Kafka 4.3 has it
 
 
 class Broker(Protocol):
@@ -79,10 +83,10 @@ def main() -> int:
         outcomes[label] = on_broker(broker, clients, scenarios, options.at_once)
     if options.record:
         for client in clients:
-            client.record(outcomes["kafka"][client.name])
+            client.record(outcomes["kafka"][client.name], options.level)
     if options.json:
         Path(options.json).write_text(json.dumps(outcomes, indent=1, ensure_ascii=False) + "\n")
-    columns = judged(clients, outcomes)
+    columns = judged(clients, outcomes, options.level)
     print(table(scenarios.all, columns), details(columns), sep="\n\n")
     return conclude(columns, skipped)
 
@@ -91,6 +95,10 @@ def arguments() -> argparse.Namespace:
     def names(text: str) -> list[str]:
         return text.split(",")
 
+    def feature(text: str) -> tuple[str, int]:
+        name, _, number = text.partition("=")
+        return name, int(number)
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", metavar="HOST:PORT", help="a running broker")
     parser.add_argument("--clients", type=names, default=[], help="folders, comma separated; default: all")
@@ -98,19 +106,24 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--kafka", action="store_true", help=f"also start Apache Kafka {VERSION}")
     parser.add_argument("--no-kbroker", action="store_true", help="do not start kbroker")
     parser.add_argument("--record", action="store_true", help="write down what is seen on Apache Kafka (with --kafka)")
+    parser.add_argument(
+        "--feature", type=feature, action="append", default=[], metavar="NAME=LEVEL", help="of a new cluster"
+    )
     parser.add_argument("--at-once", type=int, default=2, metavar="N", help="clients side by side; default: 2")
     parser.add_argument("--json", metavar="FILE", help="write everything that was seen")
     options = parser.parse_args()
+    options.level = ", ".join(f"{name}={level}" for name, level in options.feature)
+    options.feature = FEATURES | dict(options.feature)
     if options.record and not options.kafka:
         parser.error("--record writes down what is seen on Apache Kafka: it needs --kafka")
     return options
 
 
-def judged(clients: list[Client], outcomes: dict[str, Results]) -> Results:
+def judged(clients: list[Client], outcomes: dict[str, Results], level: str) -> Results:
     """A column per client and broker, judged by what the client saw on Apache Kafka, in this run or as written down."""
     columns: Results = {}
     for client in clients:
-        there = outcomes["kafka"][client.name] if "kafka" in outcomes else client.recorded()
+        there = outcomes["kafka"][client.name] if "kafka" in outcomes else client.recorded(level)
         for label, results in outcomes.items():
             title = client.title + (f" @{label}" if len(outcomes) > 1 else "")
             lines = results[client.name]
@@ -152,13 +165,14 @@ def brokers(options: argparse.Namespace) -> Iterator[tuple[str, Broker]]:
         yield options.target, Foreign(options.target)
     elif not options.no_kbroker:
         with scratch() as directory:
-            yield from running("kbroker", Kbroker(directory, wire.free_port(), GROUP_TIMES))
+            yield from running("kbroker", Kbroker(directory, wire.free_port(), TIMES, options.feature))
     if options.kafka:
         find_or_fetch()
         with scratch() as directory:
             # After kill -9 Kafka waits for the old session to end before it registers the broker again.
             hurry = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
-            yield from running("kafka", ApacheKafka(directory, wire.free_port(), hurry | GROUP_TIMES))
+            kafka = ApacheKafka(directory, wire.free_port(), hurry | TIMES, features=options.feature)
+            yield from running("kafka", kafka)
 
 
 def running(label: str, broker: Kbroker | ApacheKafka) -> Iterator[tuple[str, Broker]]:

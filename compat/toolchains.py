@@ -25,6 +25,7 @@ import sys
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from apache_kafka import CACHE, VERSION
 from verdicts import Line, Lines
@@ -74,15 +75,25 @@ class Client:
         if self.build:
             execute(self.expand(self.build), self.folder)
 
-    def recorded(self) -> Lines:
-        """What it saw on Apache Kafka when that was last written down."""
+    @property
+    def page(self) -> dict[str, Any]:
         file = self.folder / "kafka.json"
-        return dict(json.loads(file.read_text())["scenarios"]) if file.exists() else {}
+        return dict(json.loads(file.read_text())) if file.exists() else {"scenarios": {}}
 
-    def record(self, found: Lines) -> None:
-        """Write down what it saw on Apache Kafka; scenarios that were not carried out keep what is there."""
-        kept = {**self.recorded(), **{identifier: facts(each) for identifier, each in found.items()}}
-        page = {"kafka": VERSION, "packages": self.packages, "scenarios": kept}
+    def recorded(self, level: str = "") -> Lines:
+        """What it saw on Apache Kafka when that was last written down; where it differs, at this feature level."""
+        page = self.page
+        return {**page["scenarios"], **page.get("otherwise at", {}).get(level, {})}
+
+    def record(self, found: Lines, level: str = "") -> None:
+        """Write down what it saw on Apache Kafka; what was not carried out, or failed, stays as it is."""
+        page = {**self.page, "kafka": VERSION, "packages": self.packages}
+        new = {identifier: facts(each) for identifier, each in found.items() if each["result"] != "fail"}
+        if level:
+            if others := {name: each for name, each in new.items() if page["scenarios"].get(name) != each}:
+                page["otherwise at"] = {**page.get("otherwise at", {}), level: others}
+        else:
+            page["scenarios"] = {**page["scenarios"], **new}
         (self.folder / "kafka.json").write_text(json.dumps(page, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListen
 from aiokafka import errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from common import Client, Consumer, Message, Record, Refused, main
+from common import Client, Consumer, Message, Record, Refused, Source, Transactor, main
 from members import Member, Place, Pumped
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ def wait(work: Coroutine[Any, Any, T]) -> T:
         raise Refused(1, error) from error
     except TimeoutError as error:
         raise Refused("no end within the client's patience", error) from error
-    except ValueError as error:
+    except (ValueError, AssertionError) as error:  # AssertionError: a transaction's state does not allow it
         raise Refused("refused by the client", error) from error
     except kafka_errors.KafkaError as error:
         code = getattr(error, "errno", None)
@@ -100,11 +100,11 @@ class AioKafka(Client):
         responses = self.ask("alter_configs", [ConfigResource(ConfigResourceType.TOPIC, topic, configs)])
         refuse(*(each[0] for response in responses for each in response.resources))
 
-    def offset(self, topic: str, partition: int, when: str | int) -> int | None:
-        return wait(self._offset(TopicPartition(topic, partition), when))
+    def offset(self, topic: str, partition: int, when: str | int, **options: Any) -> int | None:
+        return wait(self._offset(TopicPartition(topic, partition), when, options))
 
-    async def _offset(self, at: TopicPartition, when: str | int) -> int | None:
-        async with AIOKafkaConsumer(bootstrap_servers=self.bootstrap, enable_auto_commit=False) as consumer:
+    async def _offset(self, at: TopicPartition, when: str | int, options: dict[str, Any]) -> int | None:
+        async with AIOKafkaConsumer(**self.consumer_settings(options)) as consumer:
             if when == "earliest":
                 return int((await consumer.beginning_offsets([at]))[at])
             if when == "latest":
@@ -157,17 +157,20 @@ class AioKafka(Client):
         return AssignedConsumer(wait(self._consumer(topic, starts, options)), topic, starts)
 
     async def _consumer(self, topic: str, starts: dict[int, int], options: dict[str, Any]) -> AIOKafkaConsumer:
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.bootstrap,
-            enable_auto_commit=False,
-            auto_offset_reset=options.get("reset", "none"),
-            isolation_level=options.get("isolation", "read_uncommitted"),
-            fetch_max_wait_ms=options.get("max_wait_ms", 500),
-            max_partition_fetch_bytes=options.get("partition_bytes", 1048576),
-        )
+        consumer = AIOKafkaConsumer(**self.consumer_settings(options))
         await consumer.start()
         consumer.assign([TopicPartition(topic, partition) for partition in starts])
         return consumer
+
+    def consumer_settings(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "bootstrap_servers": self.bootstrap,
+            "enable_auto_commit": False,
+            "auto_offset_reset": options.get("reset", "none"),
+            "isolation_level": options.get("isolation", "read_uncommitted"),
+            "fetch_max_wait_ms": options.get("max_wait_ms", 500),
+            "max_partition_fetch_bytes": options.get("partition_bytes", 1048576),
+        }
 
     def member(self, topics: list[str] | str, **options: Any) -> Member:
         if options["protocol"] != "classic":
@@ -178,9 +181,7 @@ class AioKafka(Client):
 
     def member_settings(self, options: dict[str, Any]) -> dict[str, Any]:
         return {
-            "bootstrap_servers": self.bootstrap,
-            "enable_auto_commit": False,
-            "auto_offset_reset": options.get("reset", "none"),
+            **self.consumer_settings(options),
             "group_id": options["group"],
             "group_instance_id": options.get("instance"),
             "session_timeout_ms": options.get("session_ms", 10_000),
@@ -200,9 +201,93 @@ class AioKafka(Client):
         found = self.ask("list_consumer_group_offsets", group)
         return {place.partition: mark.offset for place, mark in found.items() if place.topic == topic}
 
+    def transactor(self, identifier: str, **options: Any) -> Transactor:
+        return TransactionalProducer(self, identifier, options)
+
+    def source(self, topic: str, **options: Any) -> Source:
+        if options["protocol"] != "classic":
+            raise self.absent("consumer protocol (KIP-848)")
+        return AskedMember(topic, self.member_settings(options), self)
+
     def close(self) -> None:
         if self._admin is not None:
             wait(self._admin.close())
+
+
+class TransactionalProducer(Transactor):
+    def __init__(self, client: AioKafka, identifier: str, options: dict[str, Any]) -> None:
+        self.client, self.patience = client, options.get("patience", 30)
+        self.settings = client.producer_settings(options | {"idempotent": True})
+        self.settings |= {"transactional_id": identifier, "transaction_timeout_ms": options.get("timeout_ms", 60_000)}
+        self.producer: AIOKafkaProducer | None = None
+
+    def init(self) -> None:
+        self._within(self._start())
+
+    async def _start(self) -> None:
+        self.producer = AIOKafkaProducer(**self.settings)
+        await self.producer.start()
+
+    def begin(self) -> None:
+        self._within(self.producer.begin_transaction())
+
+    def send(self, topic: str, messages: list[Message], wait: bool = True) -> list[int | None]:
+        return self._within(self._send(topic, messages, wait))
+
+    async def _send(self, topic: str, messages: list[Message], wait: bool) -> list[int | None]:
+        futures = [await self.client._send(self.producer, topic, message) for message in messages]
+        return [sent.offset for sent in await asyncio.gather(*futures)] if wait else []
+
+    def send_offsets(self, offsets: dict[Place, int], group: str, membership: Any = None) -> None:
+        marks = {TopicPartition(*place): offset for place, offset in offsets.items()}
+        self._within(self.producer.send_offsets_to_transaction(marks, group))
+
+    def commit(self) -> None:
+        self._within(self.producer.commit_transaction())
+
+    def abort(self) -> None:
+        self._within(self.producer.abort_transaction())
+
+    def close(self) -> None:
+        if self.producer is not None:
+            wait(asyncio.wait_for(self.producer.stop(), 2))
+
+    def _within(self, work: Coroutine[Any, Any, T]) -> T:
+        return wait(asyncio.wait_for(work, self.patience))
+
+
+class AskedMember(Source):
+    def __init__(self, topic: str, settings: dict[str, Any], client: AioKafka) -> None:
+        self.client = client
+        wait(self._start(topic, settings))
+
+    async def _start(self, topic: str, settings: dict[str, Any]) -> None:
+        self.consumer = AIOKafkaConsumer(topic, **settings)
+        await self.consumer.start()
+
+    def poll(self, count: int, wait_seconds: float) -> list[Record]:
+        polled = wait(self.consumer.getmany(timeout_ms=int(wait_seconds * 1000), max_records=count))
+        return [record(each) for batch in polled.values() for each in batch]
+
+    def owned(self) -> set[Place]:
+        return {(place.topic, place.partition) for place in self.consumer.assignment()}
+
+    def rewind(self) -> None:
+        wait(self._rewind())
+
+    async def _rewind(self) -> None:
+        for place in self.consumer.assignment():
+            offset = await self.consumer.committed(place)
+            if offset is None:
+                await self.consumer.seek_to_beginning(place)
+            else:
+                self.consumer.seek(place, offset)
+
+    def membership(self) -> Any:
+        raise self.client.absent("group metadata for transactions (KIP-447)")
+
+    def leave(self) -> None:
+        wait(asyncio.wait_for(self.consumer.stop(), 5))
 
 
 class AssignedConsumer(Consumer):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import confluent_kafka as ck
-from common import Client, Consumer, Message, Record, Refused, main
+from common import Client, Consumer, Message, Record, Refused, Source, Transactor, main
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
@@ -83,8 +83,8 @@ class ConfluentKafka(Client):
         resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
         wait_all(lambda: self.admin.incremental_alter_configs([resource]))
 
-    def offset(self, topic: str, partition: int, when: str | int) -> int | None:
-        consumer = ck.Consumer(self.consumer_settings({}))
+    def offset(self, topic: str, partition: int, when: str | int, **options: Any) -> int | None:
+        consumer = ck.Consumer(self.consumer_settings(options))
         try:
             if isinstance(when, str):
                 at = TopicPartition(topic, partition)
@@ -180,6 +180,80 @@ class ConfluentKafka(Client):
         wanted = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, p, o) for p, o in offsets.items()])
         for place in wait(self.admin.alter_consumer_group_offsets([wanted])[group]).topic_partitions:
             refuse(place.error)
+
+    def transactor(self, identifier: str, **options: Any) -> Transactor:
+        return TransactionalProducer(self.producer_settings(options), identifier, options)
+
+    def source(self, topic: str, **options: Any) -> Source:
+        return AskedMember(topic, self.member_settings(options))
+
+
+class TransactionalProducer(Transactor):
+    def __init__(self, settings: dict[str, Any], identifier: str, options: dict[str, Any]) -> None:
+        self.patience, timeout_ms = options.get("patience", 30), options.get("timeout_ms", 60_000)
+        more = {"transactional.id": identifier, "transaction.timeout.ms": timeout_ms, "enable.idempotence": True}
+        more["message.timeout.ms"] = min(settings["message.timeout.ms"], timeout_ms)  # it insists
+        self.producer = ck.Producer(settings | more)
+
+    def init(self) -> None:
+        refusing(self.producer.init_transactions, self.patience)
+
+    def begin(self) -> None:
+        refusing(self.producer.begin_transaction)
+
+    def send(self, topic: str, messages: list[Message], wait: bool = True) -> list[int | None]:
+        reports: dict[int, tuple[Any, Any]] = {}
+        for index, message in enumerate(messages):
+            refusing(self.producer.produce, topic, on_delivery=reporter(reports, index), **arguments(message))
+            refusing(self.producer.poll, 0)
+        if not wait:
+            return []
+        refusing(self.producer.flush, self.patience)
+        for error, _ in reports.values():
+            refuse(error)
+        return [offset_or_none(reports[index][1].offset()) for index in range(len(messages))]
+
+    def send_offsets(self, offsets: dict[Place, int], group: str, membership: Any = None) -> None:
+        marks = [TopicPartition(*place, offset) for place, offset in offsets.items()]
+        refusing(self.producer.send_offsets_to_transaction, marks, membership, self.patience)
+
+    def commit(self) -> None:
+        refusing(self.producer.commit_transaction, self.patience)
+
+    def abort(self) -> None:
+        refusing(self.producer.abort_transaction, self.patience)
+
+    def close(self) -> None:
+        self.producer.purge()  # it waits for records of a transaction that is not to be
+        refusing(self.producer.close)
+
+
+class AskedMember(Source):
+    def __init__(self, topic: str, settings: dict[str, Any]) -> None:
+        self.consumer = ck.Consumer(settings)
+        self.consumer.subscribe([topic])
+
+    def poll(self, count: int, wait: float) -> list[Record]:
+        first = self.consumer.poll(wait)
+        if first is None:
+            return []
+        refuse(first.error())
+        rest = self.consumer.consume(count - 1, timeout=0) if count > 1 else []
+        return [record(each) for each in [first, *rest] if each.error() is None]
+
+    def owned(self) -> set[Place]:
+        return {(place.topic, place.partition) for place in self.consumer.assignment()}
+
+    def rewind(self) -> None:
+        for place in refusing(self.consumer.committed, self.consumer.assignment(), timeout=SECONDS_MAX):
+            place.offset = place.offset if place.offset >= 0 else ck.OFFSET_BEGINNING
+            refusing(self.consumer.seek, place)
+
+    def membership(self) -> Any:
+        return self.consumer.consumer_group_metadata()
+
+    def leave(self) -> None:
+        self.consumer.close()
 
 
 class AssignedConsumer(Consumer):
@@ -282,6 +356,8 @@ def offset_or_none(offset: int | None) -> int | None:
 def wait(future: Any) -> Any:
     try:
         return future.result(timeout=SECONDS_MAX)
+    except TimeoutError as error:
+        raise Refused("no end within the client's patience", error) from error
     except ck.KafkaException as error:
         raise refused(error) from error
 
@@ -296,6 +372,13 @@ def wait_all(ask: Callable[[], dict[Any, Any]]) -> None:
         raise refused(error) from error
     for future in futures.values():
         wait(future)
+
+
+def refusing(call: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    try:
+        return call(*given, **named)
+    except ck.KafkaException as error:
+        raise refused(error) from error
 
 
 def refuse(error: ck.KafkaError | None) -> None:

@@ -16,6 +16,7 @@ import java.util.stream.Collectors;
 import org.apache.kafka.clients.admin.*;
 import org.apache.kafka.clients.consumer.*;
 import org.apache.kafka.clients.producer.*;
+import org.apache.kafka.common.IsolationLevel;
 import org.apache.kafka.common.KafkaException;
 import org.apache.kafka.common.Node;
 import org.apache.kafka.common.TopicPartition;
@@ -71,7 +72,7 @@ public class Adapter {
             answer.put("absent", reason.getMessage());
         } catch (Throwable thrown) {
             Throwable error = thrown instanceof ExecutionException ? thrown.getCause() : thrown;
-            if (error instanceof KafkaException) {
+            if (error instanceof KafkaException || error instanceof IllegalStateException) {
                 answer.put("refused", name(error));
                 answer.put("detail", String.valueOf(error.getMessage()));
             } else {
@@ -104,7 +105,8 @@ public class Adapter {
         CALLS.put("broker_configs", a -> configs(new ConfigResource(ConfigResource.Type.BROKER, a.get(0).getAsString())));
         CALLS.put("replace_configs", a -> replaceConfigs(a.get(0).getAsString(), texts(a.get(1))));
         CALLS.put("change_configs", a -> changeConfigs(a.get(0).getAsString(), texts(a.get(1)), strings(a.get(2))));
-        CALLS.put("offset", a -> offset(new TopicPartition(a.get(0).getAsString(), a.get(1).getAsInt()), a.get(2).getAsString()));
+        CALLS.put("offset", a -> offset(new TopicPartition(a.get(0).getAsString(), a.get(1).getAsInt()), a.get(2).getAsString(),
+            text(a.get(3).getAsJsonObject(), "isolation", "read_uncommitted")));
         CALLS.put("produce_open", a -> kept(new Sending(a.get(0).getAsString(), a.get(1).getAsJsonObject())));
         CALLS.put("produce_send", a -> Adapter.<Sending>kept(a).send(a.get(1).getAsJsonArray()));
         CALLS.put("produce_close", a -> Adapter.<Sending>kept(a).close());
@@ -119,6 +121,25 @@ public class Adapter {
         CALLS.put("member_committed", a -> Adapter.<Member>kept(a).committed(new TopicPartition(a.get(1).getAsString(), a.get(2).getAsInt())));
         CALLS.put("member_seek", a -> Adapter.<Member>kept(a).seek(new TopicPartition(a.get(1).getAsString(), a.get(2).getAsInt()), a.get(3).getAsLong()));
         CALLS.put("member_leave", a -> Adapter.<Member>kept(a).leave());
+        CALLS.put("transactor_open", a -> kept(new Transacting(a.get(0).getAsString(), a.get(1).getAsJsonObject())));
+        CALLS.put("transactor_init", a -> done(() -> Adapter.<Transacting>kept(a).producer.initTransactions()));
+        CALLS.put("transactor_begin", a -> done(() -> Adapter.<Transacting>kept(a).producer.beginTransaction()));
+        CALLS.put("transactor_send", a -> Adapter.<Transacting>kept(a).send(a.get(1).getAsString(), a.get(2).getAsJsonArray(), a.get(3).getAsBoolean()));
+        CALLS.put("transactor_offsets", a -> Adapter.<Transacting>kept(a).sendOffsets(a.get(1).getAsJsonArray(), a.get(2).getAsString(), a.get(3)));
+        CALLS.put("transactor_commit", a -> done(() -> Adapter.<Transacting>kept(a).producer.commitTransaction()));
+        CALLS.put("transactor_abort", a -> done(() -> Adapter.<Transacting>kept(a).producer.abortTransaction()));
+        CALLS.put("transactor_close", a -> done(() -> Adapter.<Transacting>kept(a).producer.close(Duration.ofSeconds(2))));
+        CALLS.put("source_open", a -> kept(new Asked(a.get(0).getAsString(), a.get(1).getAsJsonObject())));
+        CALLS.put("source_poll", a -> Adapter.<Asked>kept(a).poll(a.get(1).getAsInt(), a.get(2).getAsDouble()));
+        CALLS.put("source_owned", a -> Adapter.<Asked>kept(a).owned());
+        CALLS.put("source_rewind", a -> done(() -> Adapter.<Asked>kept(a).rewind()));
+        CALLS.put("source_membership", a -> kept(Adapter.<Asked>kept(a).consumer.groupMetadata()));
+        CALLS.put("source_leave", a -> done(() -> Adapter.<Asked>kept(a).consumer.close(Duration.ofSeconds(5))));
+        CALLS.put("transactions", a -> Transactions.list());
+        CALLS.put("describe_transaction", a -> Transactions.describe(a.get(0).getAsString()));
+        CALLS.put("open_producers", a -> Transactions.openProducers(new TopicPartition(a.get(0).getAsString(), a.get(1).getAsInt())));
+        CALLS.put("abort_hanging", a -> Transactions.abort(new TopicPartition(a.get(0).getAsString(), a.get(1).getAsInt())));
+        CALLS.put("fence", a -> Transactions.fence(a.get(0).getAsString()));
         CALLS.put("groups", a -> ADMIN.listConsumerGroups().all().get().stream().map(ConsumerGroupListing::groupId).collect(Collectors.toList()));
         CALLS.put("describe_group", a -> describe(a.get(0).getAsString()));
         CALLS.put("delete_group", a -> done(ADMIN.deleteConsumerGroups(strings1(a)).all()));
@@ -169,10 +190,11 @@ public class Adapter {
         return done(ADMIN.incrementalAlterConfigs(Map.of(new ConfigResource(ConfigResource.Type.TOPIC, topic), steps)).all());
     }
 
-    static Long offset(TopicPartition at, String when) throws Exception {
+    static Long offset(TopicPartition at, String when, String isolation) throws Exception {
         OffsetSpec spec = when.equals("earliest") ? OffsetSpec.earliest() : when.equals("latest") ? OffsetSpec.latest()
             : OffsetSpec.forTimestamp(Long.parseLong(when));
-        long found = ADMIN.listOffsets(Map.of(at, spec)).partitionResult(at).get().offset();
+        ListOffsetsOptions options = new ListOffsetsOptions(IsolationLevel.valueOf(isolation.toUpperCase(Locale.ROOT)));
+        long found = ADMIN.listOffsets(Map.of(at, spec), options).partitionResult(at).get().offset();
         return found < 0 ? null : found;
     }
 
@@ -201,6 +223,45 @@ public class Adapter {
 
     // ---- Producer ---------------------------------------------------------------------------------------------------
 
+    static KafkaProducer<byte[], byte[]> producer(JsonObject options, Map<String, Object> more) {
+        long patience = number(options, "patience", 30) * 1000;
+        Map<String, Object> settings = new HashMap<>();
+        settings.put("bootstrap.servers", BOOTSTRAP);
+        settings.put("acks", text(options, "acks", "all"));
+        settings.put("compression.type", text(options, "codec", "none"));
+        settings.put("enable.idempotence", options.has("idempotent") && options.get("idempotent").getAsBoolean());
+        settings.put("linger.ms", number(options, "linger_ms", 0));
+        settings.put("batch.size", (int) number(options, "batch_bytes", 16384));
+        settings.put("max.in.flight.requests.per.connection", (int) number(options, "in_flight", 5));
+        settings.put("max.request.size", (int) number(options, "request_bytes_max", 1048576));
+        settings.put("max.block.ms", patience);
+        settings.put("request.timeout.ms", (int) Math.min(patience, 10_000));
+        settings.put("delivery.timeout.ms", (int) patience + 10_000);
+        settings.put("reconnect.backoff.max.ms", 500);
+        settings.putAll(more);
+        return new KafkaProducer<>(settings, new ByteArraySerializer(), new ByteArraySerializer());
+    }
+
+    /** Hands the messages to the producer, without waiting. */
+    static List<Future<RecordMetadata>> send(KafkaProducer<byte[], byte[]> producer, String topic, JsonArray messages) {
+        List<Future<RecordMetadata>> sent = new ArrayList<>();
+        for (JsonElement each : messages) {
+            JsonArray m = each.getAsJsonArray();
+            List<Header> headers = new ArrayList<>();
+            m.get(3).getAsJsonArray().forEach(h -> headers.add(
+                new RecordHeader(h.getAsJsonArray().get(0).getAsString(), bytes(h.getAsJsonArray().get(1)))));
+            sent.add(producer.send(new ProducerRecord<>(topic, m.get(2).isJsonNull() ? null : m.get(2).getAsInt(),
+                m.get(4).isJsonNull() ? null : m.get(4).getAsLong(), bytes(m.get(1)), bytes(m.get(0)), headers)));
+        }
+        return sent;
+    }
+
+    static List<Long> offsetsOf(List<Future<RecordMetadata>> sent) throws Exception {
+        List<Long> offsets = new ArrayList<>();
+        for (Future<RecordMetadata> each : sent) offsets.add(each.get().hasOffset() ? each.get().offset() : null);
+        return offsets;
+    }
+
     static class Sending {
         final String topic;
         final KafkaProducer<byte[], byte[]> producer;
@@ -208,43 +269,128 @@ public class Adapter {
 
         Sending(String topic, JsonObject options) {
             this.topic = topic;
-            long patience = number(options, "patience", 30) * 1000;
-            Map<String, Object> settings = new HashMap<>();
-            settings.put("bootstrap.servers", BOOTSTRAP);
-            settings.put("acks", text(options, "acks", "all"));
-            settings.put("compression.type", text(options, "codec", "none"));
-            settings.put("enable.idempotence", options.has("idempotent") && options.get("idempotent").getAsBoolean());
-            settings.put("linger.ms", number(options, "linger_ms", 0));
-            settings.put("batch.size", (int) number(options, "batch_bytes", 16384));
-            settings.put("max.in.flight.requests.per.connection", (int) number(options, "in_flight", 5));
-            settings.put("max.request.size", (int) number(options, "request_bytes_max", 1048576));
-            settings.put("max.block.ms", patience);
-            settings.put("request.timeout.ms", (int) Math.min(patience, 10_000));
-            settings.put("delivery.timeout.ms", (int) patience + 10_000);
-            settings.put("reconnect.backoff.max.ms", 500);
-            producer = new KafkaProducer<>(settings, new ByteArraySerializer(), new ByteArraySerializer());
+            producer = producer(options, Map.of());
         }
 
         Object send(JsonArray messages) {
-            for (JsonElement each : messages) {
-                JsonArray m = each.getAsJsonArray();
-                List<Header> headers = new ArrayList<>();
-                m.get(3).getAsJsonArray().forEach(h -> headers.add(
-                    new RecordHeader(h.getAsJsonArray().get(0).getAsString(), bytes(h.getAsJsonArray().get(1)))));
-                sent.add(producer.send(new ProducerRecord<>(topic, m.get(2).isJsonNull() ? null : m.get(2).getAsInt(),
-                    m.get(4).isJsonNull() ? null : m.get(4).getAsLong(), bytes(m.get(1)), bytes(m.get(0)), headers)));
-            }
+            sent.addAll(Adapter.send(producer, topic, messages));
             return null;
         }
 
         List<Long> close() throws Exception {
             try {
-                List<Long> offsets = new ArrayList<>();
-                for (Future<RecordMetadata> each : sent) offsets.add(each.get().hasOffset() ? each.get().offset() : null);
-                return offsets;
+                return offsetsOf(sent);
             } finally {
                 producer.close(Duration.ofSeconds(5));
             }
+        }
+    }
+
+    // ---- Transactions -----------------------------------------------------------------------------------------------
+
+    /** A producer with a transactional id. */
+    static class Transacting {
+        final KafkaProducer<byte[], byte[]> producer;
+
+        Transacting(String id, JsonObject options) {
+            producer = producer(options, Map.of("transactional.id", id, "enable.idempotence", true,
+                "transaction.timeout.ms", (int) number(options, "timeout_ms", 60_000)));
+        }
+
+        Object send(String topic, JsonArray messages, boolean wait) throws Exception {
+            List<Future<RecordMetadata>> sent = Adapter.send(producer, topic, messages);
+            return wait ? offsetsOf(sent) : List.of();
+        }
+
+        Object sendOffsets(JsonArray wanted, String group, JsonElement membership) throws Exception {
+            ConsumerGroupMetadata told = membership.isJsonNull() ? new ConsumerGroupMetadata(group)
+                : (ConsumerGroupMetadata) THINGS.get(membership.getAsInt());
+            producer.sendOffsetsToTransaction(marks(places(wanted)), told);
+            return null;
+        }
+    }
+
+    /** A member of a group that reads when it is asked. */
+    static class Asked {
+        final KafkaConsumer<byte[], byte[]> consumer;
+
+        Asked(String topic, JsonObject options) {
+            Map<String, Object> more = membership(options);
+            more.put("max.poll.records", 100);
+            consumer = consumer(options, more);
+            consumer.subscribe(List.of(topic));
+        }
+
+        synchronized Object poll(int count, double wait) {
+            List<Object> found = new ArrayList<>();
+            consumer.poll(Duration.ofNanos((long) (wait * 1e9))).forEach(each -> found.add(record(each)));
+            return found;
+        }
+
+        synchronized Object owned() {
+            return consumer.assignment().stream().map(p -> Arrays.<Object>asList(p.topic(), p.partition())).collect(Collectors.toList());
+        }
+
+        synchronized void rewind() {
+            consumer.committed(consumer.assignment()).forEach((place, mark) -> {
+                if (mark == null) consumer.seekToBeginning(Set.of(place));
+                else consumer.seek(place, mark.offset());
+            });
+        }
+    }
+
+    /** The admin's calls about transactions, which kafka-clients has from 3.0 on. */
+    static class Transactions {
+        static Object list() throws Exception {
+            Map<String, String> found = new TreeMap<>();
+            for (Object each : (Collection<?>) ((Future<?>) either(ask("listTransactions"), "all")).get())
+                found.put((String) either(each, "transactionalId"), String.valueOf(either(each, "state")));
+            return found;
+        }
+
+        static Object describe(String id) throws Exception {
+            Object found = ((Map<?, ?>) ((Future<?>) either(ask("describeTransactions", List.of(id)), "all")).get()).get(id);
+            List<Object> places = new ArrayList<>();
+            for (Object each : (Collection<?>) either(found, "topicPartitions"))
+                places.add(Arrays.asList(((TopicPartition) each).topic(), ((TopicPartition) each).partition()));
+            return Map.of("state", String.valueOf(either(found, "state")), "timeout_ms", either(found, "transactionTimeoutMs"), "places", places);
+        }
+
+        static Object openProducers(TopicPartition at) throws Exception {
+            List<Object> found = new ArrayList<>();
+            for (Object each : producers(at)) found.add(start(each).isPresent() ? start(each).getAsLong() : null);
+            return found;
+        }
+
+        static Collection<?> producers(TopicPartition at) throws Exception {
+            Object found = ((Map<?, ?>) ((Future<?>) either(ask("describeProducers", List.of(at)), "all")).get()).get(at);
+            return (Collection<?>) either(found, "activeProducers");
+        }
+
+        static OptionalLong start(Object producer) throws Exception {
+            return (OptionalLong) either(producer, "currentTransactionStartOffset");
+        }
+
+        static Object abort(TopicPartition at) throws Exception {
+            for (Object each : producers(at))
+                if (start(each).isPresent()) {
+                    int coordinatorEpoch = ((OptionalInt) either(each, "coordinatorEpoch")).orElse(0);
+                    Object spec = Class.forName("org.apache.kafka.clients.admin.AbortTransactionSpec")
+                        .getConstructor(TopicPartition.class, long.class, short.class, int.class)
+                        .newInstance(at, either(each, "producerId"), ((Integer) either(each, "producerEpoch")).shortValue(), coordinatorEpoch);
+                    return done((Future<?>) either(ask("abortTransaction", spec), "all"));
+                }
+            return null;
+        }
+
+        static Object fence(String id) throws Exception {
+            return done((Future<?>) either(ask("fenceProducers", List.of(id)), "all"));
+        }
+
+        static Object ask(String call, Object... given) throws Exception {
+            for (java.lang.reflect.Method method : Admin.class.getMethods())
+                if (method.getName().equals(call) && method.getParameterCount() == given.length) return method.invoke(ADMIN, given);
+            throw new Absent("admin call " + call);
         }
     }
 
@@ -261,6 +407,23 @@ public class Adapter {
         settings.put("reconnect.backoff.max.ms", 500);
         settings.putAll(more);
         return new KafkaConsumer<>(settings, new ByteArrayDeserializer(), new ByteArrayDeserializer());
+    }
+
+    /** The settings that make a consumer a member of a group. */
+    static Map<String, Object> membership(JsonObject options) {
+        String protocol = text(options, "protocol", "classic");
+        if (!protocol.equals("classic") && !IS_4) throw new Absent("finished consumer protocol (KIP-848)");
+        Map<String, Object> more = new HashMap<>();
+        more.put("group.id", options.get("group").getAsString());
+        more.put("metadata.max.age.ms", 1000);
+        if (protocol.equals("classic")) {
+            more.put("session.timeout.ms", (int) number(options, "session_ms", 10_000));
+            more.put("heartbeat.interval.ms", (int) number(options, "heartbeat_ms", 500));
+            boolean cooperative = options.has("cooperative") && options.get("cooperative").getAsBoolean();
+            more.put("partition.assignment.strategy", cooperative ? CooperativeStickyAssignor.class.getName() : RangeAssignor.class.getName());
+        } else more.put("group.protocol", protocol);
+        if (options.has("instance")) more.put("group.instance.id", options.get("instance").getAsString());
+        return more;
     }
 
     /** Reads partitions that were assigned by hand. */
@@ -317,22 +480,10 @@ public class Adapter {
         volatile boolean over;
 
         Member(JsonElement topics, JsonObject options) throws Exception {
-            String protocol = text(options, "protocol", "classic");
-            if (!protocol.equals("classic") && !IS_4) throw new Absent("finished consumer protocol (KIP-848)");
-            Map<String, Object> more = new HashMap<>();
-            more.put("group.id", options.get("group").getAsString());
-            more.put("metadata.max.age.ms", 1000);
-            if (protocol.equals("classic")) {
-                more.put("session.timeout.ms", (int) number(options, "session_ms", 10_000));
-                more.put("heartbeat.interval.ms", (int) number(options, "heartbeat_ms", 500));
-                boolean cooperative = options.has("cooperative") && options.get("cooperative").getAsBoolean();
-                more.put("partition.assignment.strategy", cooperative ? CooperativeStickyAssignor.class.getName() : RangeAssignor.class.getName());
-            } else more.put("group.protocol", protocol);
-            if (options.has("instance")) more.put("group.instance.id", options.get("instance").getAsString());
             commits = options.get("commits").getAsBoolean();
-            consumer = consumer(options, more);
+            consumer = consumer(options, membership(options));
             if (topics.isJsonArray()) consumer.subscribe(strings(topics), this);
-            else if (protocol.equals("classic")) consumer.subscribe(Pattern.compile(topics.getAsString()), this);
+            else if (text(options, "protocol", "classic").equals("classic")) consumer.subscribe(Pattern.compile(topics.getAsString()), this);
             else subscribeByBroker(topics.getAsString());
             thread.start();
         }
@@ -401,9 +552,7 @@ public class Adapter {
         }
 
         Object commit(JsonArray wanted, boolean wait) throws Exception {
-            Map<TopicPartition, Long> next = new HashMap<>();
-            wanted.forEach(e -> next.put(new TopicPartition(e.getAsJsonArray().get(0).getAsString(),
-                e.getAsJsonArray().get(1).getAsInt()), e.getAsJsonArray().get(2).getAsLong()));
+            Map<TopicPartition, Long> next = places(wanted);
             return inPump(() -> {
                 if (wait) consumer.commitSync(marks(next));
                 else consumer.commitAsync(marks(next), null);
@@ -445,6 +594,11 @@ public class Adapter {
         return null;
     }
 
+    static Object done(Runnable call) {
+        call.run();
+        return null;
+    }
+
     /** The first of these methods that this version of the library has. */
     static Object either(Object on, String... names) throws Exception {
         for (String name : names)
@@ -471,6 +625,13 @@ public class Adapter {
     static Map<TopicPartition, Long> offsets(String topic, JsonElement byPartition) {
         Map<TopicPartition, Long> found = new HashMap<>();
         byPartition.getAsJsonObject().entrySet().forEach(e -> found.put(new TopicPartition(topic, Integer.parseInt(e.getKey())), e.getValue().getAsLong()));
+        return found;
+    }
+
+    static Map<TopicPartition, Long> places(JsonArray wanted) {
+        Map<TopicPartition, Long> found = new HashMap<>();
+        wanted.forEach(e -> found.put(new TopicPartition(e.getAsJsonArray().get(0).getAsString(),
+            e.getAsJsonArray().get(1).getAsInt()), e.getAsJsonArray().get(2).getAsLong()));
         return found;
     }
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import kafka
-from common import Client, Consumer, Message, Record, Refused, main
+from common import Client, Consumer, Message, Record, Refused, Source, Transactor, main
 from kafka import ConsumerRebalanceListener, KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType
@@ -89,9 +89,9 @@ class KafkaPython(Client):
         if result != "OK":
             refuse(int(result.split("]")[0].removeprefix("[Error")))
 
-    def offset(self, topic: str, partition: int, when: str | int) -> int | None:
+    def offset(self, topic: str, partition: int, when: str | int, **options: Any) -> int | None:
         at = TopicPartition(topic, partition)
-        consumer = KafkaConsumer(bootstrap_servers=self.bootstrap, group_id=None, enable_auto_commit=False)
+        consumer = KafkaConsumer(**self.consumer_settings(options))
         try:
             if when == "earliest":
                 return int(consumer.beginning_offsets([at])[at])
@@ -204,6 +204,40 @@ class KafkaPython(Client):
             found = self.admin.delete_group_offsets(group, [TopicPartition(topic, p) for p in partitions])
         self._check(found)
 
+    def transactor(self, identifier: str, **options: Any) -> Transactor:
+        return TransactionalProducer(self, identifier, options)
+
+    def source(self, topic: str, **options: Any) -> Source:
+        return AskedMember(topic, self.member_settings(options))
+
+    def transactions(self) -> dict[str, str]:
+        with refusals():
+            found = self.admin.list_transactions()
+        return {each.transactional_id: each.state.value for listed in found.values() for each in listed}
+
+    def describe_transaction(self, identifier: str) -> dict[str, Any]:
+        with refusals():
+            found = self.admin.describe_transactions([identifier])[identifier]
+        places = [(place.topic, place.partition) for place in found.topic_partitions]
+        return {"state": found.state.value, "timeout_ms": found.transaction_timeout_ms, "places": places}
+
+    def open_producers(self, topic: str, partition: int) -> list[int | None]:
+        return [offset_or_none(each.current_transaction_start_offset) for each in self._producers(topic, partition)]
+
+    def _producers(self, topic: str, partition: int) -> list[Any]:
+        at = TopicPartition(topic, partition)
+        with refusals():
+            return list(self.admin.describe_producers([at])[at].active_producers)
+
+    def abort_hanging(self, topic: str, partition: int) -> None:
+        from kafka.admin import AbortTransactionSpec
+
+        found = next(each for each in self._producers(topic, partition) if each.current_transaction_start_offset >= 0)
+        at = TopicPartition(topic, partition)
+        spec = AbortTransactionSpec(at, found.producer_id, found.producer_epoch, found.coordinator_epoch)
+        with refusals():
+            self.admin.abort_transaction(spec)
+
     def _check(self, results: dict[TopicPartition, Any]) -> None:
         for error in results.values():
             refuse(error.errno)
@@ -238,6 +272,75 @@ class AssignedConsumer(Consumer):
         return found
 
     def close(self) -> None:
+        self.consumer.close()
+
+
+class TransactionalProducer(Transactor):
+    def __init__(self, client: KafkaPython, identifier: str, options: dict[str, Any]) -> None:
+        self.client = client
+        settings = client.producer_settings(options | {"idempotent": True})
+        settings |= {"transactional_id": identifier, "transaction_timeout_ms": options.get("timeout_ms", 60_000)}
+        self.patience = options.get("patience", 30)
+        self.producer = KafkaProducer(**settings)
+
+    def init(self) -> None:
+        with refusals():
+            self.producer.init_transactions()
+
+    def begin(self) -> None:
+        with refusals():
+            self.producer.begin_transaction()
+
+    def send(self, topic: str, messages: list[Message], wait: bool = True) -> list[int | None]:
+        with refusals():
+            futures = [self.client._send(self.producer, topic, message) for message in messages]
+            if not wait:
+                return []
+            self.producer.flush(timeout=self.patience)
+            return [offset_or_none(future.get(timeout=10).offset) for future in futures]
+
+    def send_offsets(self, offsets: dict[Place, int], group: str, membership: Any = None) -> None:
+        with refusals():
+            self.producer.send_offsets_to_transaction(marks(offsets), membership or group)
+
+    def commit(self) -> None:
+        with refusals():
+            self.producer.commit_transaction()
+
+    def abort(self) -> None:
+        with refusals():
+            self.producer.abort_transaction()
+
+    def close(self) -> None:
+        self.producer.close(timeout=2)
+
+
+class AskedMember(Source):
+    def __init__(self, topic: str, settings: dict[str, Any]) -> None:
+        self.consumer = KafkaConsumer(**settings)
+        self.consumer.subscribe([topic])
+
+    def poll(self, count: int, wait: float) -> list[Record]:
+        with refusals():
+            polled = self.consumer.poll(timeout_ms=int(wait * 1000), max_records=count)
+        return [record(each) for batch in polled.values() for each in batch]
+
+    def owned(self) -> set[Place]:
+        return {(place.topic, place.partition) for place in self.consumer.assignment()}
+
+    def rewind(self) -> None:
+        with refusals():
+            for place in self.consumer.assignment():
+                offset = self.consumer.committed(place)
+                if offset is None:
+                    self.consumer.seek_to_beginning(place)
+                else:
+                    self.consumer.seek(place, offset)
+
+    def membership(self) -> Any:
+        return self.consumer.group_metadata()
+
+    def leave(self) -> None:
         self.consumer.close()
 
 

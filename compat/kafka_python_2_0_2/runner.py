@@ -26,6 +26,9 @@ class KafkaPython202(KafkaPython):
     change_configs = Client.change_configs
     alter_offsets = Client.alter_offsets
     delete_offsets = Client.delete_offsets
+    transactor = Client.transactor
+    source = Client.source
+    transactions = Client.transactions
 
     def create_topics(
         self, topics: dict[str, int], configs: dict[str, str] | None = None, replication: int = 1

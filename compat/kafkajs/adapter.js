@@ -108,7 +108,8 @@ const calls = {
     await admin.alterConfigs({ resources: [{ type: ConfigResourceTypes.TOPIC, name: topic, configEntries }] });
   },
   change_configs: () => absent("IncrementalAlterConfigs"),
-  offset: async (topic, partition, when) => {
+  offset: async (topic, partition, when, options) => {
+    if (options.isolation === "read_committed") absent("isolation level for offsets");
     const named = when === "earliest" || when === "latest";
     const all = await withAdmin((one) =>
       named ? one.fetchTopicOffsets(topic) : one.fetchTopicOffsetsByTimestamp(topic, when));
@@ -131,6 +132,25 @@ const calls = {
   produce_open: async (topic, options) => keep(await new Sending(topic, options).open()),
   produce_send: (number, messages) => things[number].add(messages),
   produce_close: (number) => things[number].close(),
+  transactor_open: async (id, options) => keep(await new Transacting(id, options).open()),
+  transactor_init: (number) => things[number].init(),
+  transactor_begin: (number) => things[number].begin(),
+  transactor_send: (number, topic, messages) => things[number].send(topic, messages),
+  transactor_offsets: (number, offsets, group) => things[number].sendOffsets(offsets, group),
+  transactor_commit: (number) => things[number].transaction.commit(),
+  transactor_abort: (number) => things[number].transaction.abort(),
+  transactor_close: (number) => things[number].producer.disconnect(),
+  source_open: async (topic, options) => keep(await new Asked(topic, options).open()),
+  source_poll: (number, count, wait) => things[number].poll(count, wait),
+  source_owned: (number) => things[number].owned,
+  source_rewind: (number) => things[number].rewind(),
+  source_membership: () => absent("group metadata for transactions (KIP-447)"),
+  source_leave: (number) => things[number].leave(),
+  transactions: () => absent("list of transactions"),
+  describe_transaction: () => absent("description of transactions"),
+  open_producers: () => absent("description of producers"),
+  abort_hanging: () => absent("admin call to abort a transaction"),
+  fence: () => absent("admin call to fence producers"),
   consumer_open: async (topic, starts, options) => keep(await new Reading(topic, starts, options).open()),
   consumer_seek: (number, starts) => things[number].seek(starts),
   consumer_take: (number, count, wait) => things[number].take(count, wait),
@@ -151,6 +171,27 @@ const calls = {
 async function describe(type, name) {
   const found = await admin.describeConfigs({ resources: [{ type, name }], includeSynonyms: false });
   return Object.fromEntries(found.resources[0].configEntries.map((each) => [each.configName, each.configValue]));
+}
+
+function messageOf([value, key, partition, headers, timestamp]) {
+  if (headers.some(([, text]) => text === null)) absent("null header values");
+  const named = {};
+  for (const [name, text] of headers) (named[name] ??= []).push(buffer(text));
+  const message = { value: buffer(value), key: buffer(key), headers: named };
+  if (partition !== null) message.partition = partition;
+  if (timestamp !== null) message.timestamp = String(timestamp);
+  return message;
+}
+
+// The library tells the first offset in each partition.
+function offsetsOf(messages, results) {
+  const next = new Map((results || []).map((each) => [each.partition, Number(each.baseOffset)]));
+  return messages.map(({ partition }) => {
+    const offset = next.get(partition);
+    if (offset === undefined || offset < 0) return null;
+    next.set(partition, offset + 1);
+    return offset;
+  });
 }
 
 class Sending {
@@ -176,15 +217,7 @@ class Sending {
 
   // One request at a time; what gathers meanwhile goes into the next.
   add(messages) {
-    for (const [value, key, partition, headers, timestamp] of messages) {
-      if (headers.some(([, text]) => text === null)) absent("null header values");
-      const named = {};
-      for (const [name, text] of headers) (named[name] ??= []).push(buffer(text));
-      const message = { value: buffer(value), key: buffer(key), headers: named };
-      if (partition !== null) message.partition = partition;
-      if (timestamp !== null) message.timestamp = String(timestamp);
-      this.queue.push({ message, at: this.offsets.push(null) - 1 });
-    }
+    for (const fields of messages) this.queue.push({ message: messageOf(fields), at: this.offsets.push(null) - 1 });
     this.work = this.work.then(() => this.drain());
     this.work.catch(() => {});
   }
@@ -202,16 +235,9 @@ class Sending {
   }
 
   async send(batch) {
-    const results = await this.producer.send({
-      topic: this.topic, ...this.request, messages: batch.map((each) => each.message),
-    });
-    const next = new Map((results || []).map((each) => [each.partition, Number(each.baseOffset)]));
-    for (const { message, at } of batch) {
-      const offset = next.get(message.partition);
-      if (offset === undefined || offset < 0) continue;
-      this.offsets[at] = offset;
-      next.set(message.partition, offset + 1);
-    }
+    const messages = batch.map((each) => each.message);
+    const results = await this.producer.send({ topic: this.topic, ...this.request, messages });
+    offsetsOf(messages, results).forEach((offset, index) => (this.offsets[batch[index].at] = offset));
   }
 
   async close() {
@@ -221,6 +247,41 @@ class Sending {
     } finally {
       await this.producer.disconnect();
     }
+  }
+}
+
+// The library asks for a producer id when the first transaction begins: `init` begins it, the first `begin` finds it.
+class Transacting {
+  constructor(id, options) {
+    this.producer = kafka(options.patience || 30).producer({
+      createPartitioner: Partitioners.DefaultPartitioner, idempotent: true, maxInFlightRequests: 1,
+      transactionalId: id, transactionTimeout: options.timeout_ms || 60000,
+    });
+  }
+
+  async open() {
+    await this.producer.connect();
+    return this;
+  }
+
+  async init() {
+    this.transaction = await this.producer.transaction();
+    this.ahead = true;
+  }
+
+  async begin() {
+    if (!this.ahead) this.transaction = await this.producer.transaction();
+    this.ahead = false;
+  }
+
+  async send(topic, messages) {
+    const wanted = messages.map(messageOf);
+    return offsetsOf(wanted, await this.transaction.send({ topic, acks: -1, messages: wanted }));
+  }
+
+  sendOffsets(offsets, consumerGroupId) {
+    const topics = offsets.map(([topic, partition, offset]) => ({ topic, partitions: byPartition({ [partition]: offset }) }));
+    return this.transaction.sendOffsets({ consumerGroupId, topics });
   }
 }
 
@@ -236,6 +297,13 @@ function consumerOf(groupId, options) {
     maxBytesPerPartition: options.partition_bytes || 1048576,
     metadataMaxAge: 1000,
   });
+}
+
+function recordOf(each, partition) {
+  const headers = Object.entries(each.headers || {}).flatMap(([name, value]) =>
+    [value].flat().map((one) => [name, base64(one)]));
+  const start = [partition, Number(each.offset), Number(each.timestamp), null];
+  return [...start, base64(each.key), base64(each.value), headers];
 }
 
 class Reading {
@@ -261,10 +329,7 @@ class Reading {
   async receive({ batch, resolveOffset, isStale }) {
     if (!this.ready || isStale() || !(batch.partition in this.starts)) return;
     for (const each of batch.messages) {
-      const headers = Object.entries(each.headers || {}).flatMap(([name, value]) =>
-        [value].flat().map((one) => [name, base64(one)]));
-      this.records.push([batch.partition, Number(each.offset), Number(each.timestamp), null,
-        base64(each.key), base64(each.value), headers]);
+      this.records.push(recordOf(each, batch.partition));
       resolveOffset(each.offset);
     }
   }
@@ -349,6 +414,70 @@ class Member {
   commit(offsets) {
     return this.consumer.commitOffsets(
       offsets.map(([topic, partition, offset]) => ({ topic, partition, offset: String(offset) })));
+  }
+}
+
+// A member of a group that reads when it is asked: what it is given waits, and with it the next fetch.
+class Asked {
+  constructor(topic, options) {
+    if (options.protocol !== "classic") absent("consumer protocol (KIP-848)");
+    Object.assign(this, { topic, options, owned: [], waiting: [], generation: 0, over: false });
+    this.consumer = consumerOf(options.group, options);
+  }
+
+  async open() {
+    const { GROUP_JOIN, REBALANCING } = this.consumer.events;
+    this.consumer.on(GROUP_JOIN, ({ payload }) => {
+      this.owned = Object.entries(payload.memberAssignment).flatMap(([topic, all]) => all.map((p) => [topic, p]));
+    });
+    this.consumer.on(REBALANCING, () => this.forget());
+    await this.consumer.connect();
+    await this.consumer.subscribe({ topics: [this.topic], fromBeginning: this.options.reset !== "latest" });
+    this.consumer
+      .run({
+        autoCommit: false, eachBatchAutoResolve: false, partitionsConsumedConcurrently: 8,
+        eachBatch: (payload) => this.receive(payload),
+      })
+      .catch(() => {});
+    return this;
+  }
+
+  async receive({ batch, resolveOffset, heartbeat, isStale, isRunning }) {
+    const generation = this.generation;
+    for (const each of batch.messages) this.waiting.push([each, batch.partition, resolveOffset]);
+    while (this.waiting.some(([, partition]) => partition === batch.partition)) {
+      if (this.over || isStale() || !isRunning() || generation !== this.generation) return;
+      await heartbeat();
+      await sleep(10);
+    }
+  }
+
+  forget() {
+    this.generation += 1;
+    this.waiting = [];
+  }
+
+  async poll(count, wait) {
+    const deadline = now() + wait * 1000;
+    while (!this.waiting.length && now() < deadline) await sleep(5);
+    return this.waiting.splice(0, count).map(([each, partition, resolveOffset]) => {
+      resolveOffset(each.offset);
+      return recordOf(each, partition);
+    });
+  }
+
+  async rewind() {
+    const found = await admin.fetchOffsets({ groupId: this.options.group, topics: [this.topic] });
+    const committed = new Map(found[0].partitions.map((each) => [each.partition, Number(each.offset)]));
+    this.forget();
+    for (const [topic, partition] of this.owned) {
+      this.consumer.seek({ topic, partition, offset: String(Math.max(0, committed.get(partition) ?? 0)) });
+    }
+  }
+
+  leave() {
+    this.over = true;
+    return this.consumer.disconnect();
   }
 }
 
