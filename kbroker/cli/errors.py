@@ -8,6 +8,8 @@ from typing import IO, Any
 
 import click
 
+from kbroker.cli.tables import visible_lines
+
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
@@ -21,7 +23,7 @@ class Failed(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """The line, on stderr."""
-        click.echo(f"kbroker: {self.format_message()}", file=file, err=file is None)
+        click.echo(visible_lines(f"kbroker: {self.format_message()}"), file=file, err=file is None)
 
 
 class Misconfigured(Failed):

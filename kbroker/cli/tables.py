@@ -9,6 +9,22 @@ import click
 
 RIGHT_ALIGNED = (int, float)
 
+# What a terminal takes for a command, or does not show as it is: control characters, and those that turn the direction
+# of writing. Names of groups, members and transactions are whatever a client made them.
+_UNSEEN = (*range(0x20), *range(0x7F, 0xA0), *range(0x200E, 0x2010), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+_VISIBLE = {code: ascii(chr(code))[1:-1] for code in _UNSEEN}
+_IN_JSON = {code: f"\\u{code:04x}" for code in _UNSEEN if code >= 0x20}  # json writes the others like this itself
+
+
+def visible(text: str) -> str:
+    """One line, in which everything is shown and nothing is done: "\\x1b[31m" for the command to go on in red."""
+    return text.translate(_VISIBLE)
+
+
+def visible_lines(text: str) -> str:
+    """The same, line by line."""
+    return "\n".join(map(visible, text.split("\n")))
+
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Columns two blanks apart; numbers to the right, as are their headings. None is an empty cell."""
@@ -29,10 +45,10 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def json_text(value: Any) -> str:
-    """Indented JSON, names as they are."""
+    """Indented JSON, names as they are, but for what a terminal would not show."""
     import json
 
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    return json.dumps(value, indent=2, ensure_ascii=False).translate(_IN_JSON)
 
 
 def plural(count: int, noun: str) -> str:
@@ -51,5 +67,5 @@ def _text(cell: object) -> str:
     if cell is None:
         return ""
     if isinstance(cell, list | tuple):
-        return ",".join(map(str, cell))
-    return str(cell)
+        return visible(",".join(map(str, cell)))
+    return visible(str(cell))

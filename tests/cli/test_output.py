@@ -11,7 +11,8 @@ import pytest
 
 from kbroker.cli.broker import logs
 from kbroker.cli.broker.serve import _banner, seconds_since_start, why
-from kbroker.cli.tables import plural, table
+from kbroker.cli.errors import Failed
+from kbroker.cli.tables import json_text, plural, table, visible_lines
 from kbroker.env import AddressInUse, DirectoryLocked
 
 
@@ -23,6 +24,26 @@ def test_table() -> None:
         "long name",
         "c          100",
     ]
+
+
+HOSTILE = "a\x1b[2Jb\nc\u202ed\x9be"  # clears the screen, adds a line, turns the direction of writing
+SHOWN = r"a\x1b[2Jb\nc\u202ed\x9be"
+
+
+def test_names_that_would_command_the_terminal_are_shown_instead() -> None:
+    assert table(("NAME", "LIST"), [(HOSTILE, [HOSTILE])]).splitlines()[1:] == ["  ".join([SHOWN, SHOWN])]
+    assert visible_lines("one\ntwo\r") == "one\ntwo\\r"
+    written = json_text([HOSTILE])
+    assert json.loads(written) == [HOSTILE]
+    assert not set(written) & set(HOSTILE) - set("abcde[2J\n")
+
+
+def test_a_log_line_stays_one_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    said = record(message=f"transaction {HOSTILE} %s")
+    assert logs.FileFormatter().format(said).endswith(f"transaction {SHOWN} so")
+    assert logs.TerminalFormatter(colour=False).format(said).endswith(f"transaction {SHOWN} so")
+    Failed(f"no coordinator knows {HOSTILE}").show()
+    assert "\x1b" not in capsys.readouterr().err
 
 
 def test_plural() -> None:

@@ -8,6 +8,8 @@ import sys
 from datetime import UTC, datetime
 from typing import TextIO
 
+from kbroker.cli.tables import visible
+
 LEVELS = ("debug", "info", "warning", "error")
 _COLOURS = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31m", "DEBUG": "\x1b[2m"}
 
@@ -42,7 +44,7 @@ class TerminalFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line, and the traceback if there is one."""
         when = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
-        line = f"{when} {record.levelname.lower():8} {record.getMessage()}"
+        line = f"{when} {record.levelname.lower():8} {visible(record.getMessage())}"
         start = _COLOURS.get(record.levelname, "") if self.colour else ""
         return (f"{start}{line}\x1b[0m" if start else line) + _traceback(self, record)
 
@@ -52,7 +54,9 @@ class FileFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, and the traceback if there is one."""
-        return f"{utc(record)} {record.levelname} {record.name}: {record.getMessage()}" + _traceback(self, record)
+        return f"{utc(record)} {record.levelname} {record.name}: {visible(record.getMessage())}" + _traceback(
+            self, record
+        )
 
 
 class JsonFormatter(logging.Formatter):

@@ -26,7 +26,7 @@ from kbroker.cli.groups.reads import (
 )
 from kbroker.cli.groups.reads import list_groups as all_groups
 from kbroker.cli.lazy import LazyGroup
-from kbroker.cli.tables import format_option, json_text, plural, table
+from kbroker.cli.tables import format_option, json_text, plural, table, visible, visible_lines
 from kbroker.cli.times import moment, span
 from kbroker.cli.transactions.reads import Holder, holders
 
@@ -132,7 +132,7 @@ def describe(
         parts += [_member_table(found)] if members else []
         parts += [group_timeline.as_text(found.name, found.timeline)] if rebalances else []
         texts.append("\n".join(parts))
-    click.echo("\n\n".join(texts))
+    click.echo(visible_lines("\n\n".join(texts)))
 
 
 @click.command()
@@ -243,7 +243,7 @@ def _headline(found: Described, rows: Sequence[Position]) -> str:
     parts = [found.state, protocol]
     parts += [f"epoch {found.epoch}"] if found.epoch is not None else []
     parts += [members_of(found), f"coordinator {found.coordinator}", f"lag {sum(row.lag or 0 for row in rows)}"]
-    text = f"{found.name}: {', '.join(parts)}"
+    text = f"{visible(found.name)}: {', '.join(parts)}"
     if found.members is None:
         text += f"\nThis broker does not describe {found.kind} groups: who its members are is unknown."
     return text
@@ -280,7 +280,7 @@ def _holder_line(partition: TopicPartition, holder: Holder) -> str:
     if holder.name is None:
         whose = f"a transaction of producer {holder.producer_id} that no coordinator knows"
     else:
-        whose = f"transaction {holder.name} (producer {holder.producer_id})"
+        whose = f"transaction {visible(holder.name)} (producer {holder.producer_id})"
     since = f"since {moment(holder.since_ms)} ({span(int(time.time() * 1000) - holder.since_ms)})"
     text = (
         f"{place(partition)}: readers of committed records are held at {holder.start_offset} by {whose}, open {since}"

@@ -13,7 +13,7 @@ from kbroker.cli.errors import Failed
 from kbroker.cli.groups.group import PartitionsType, chosen, place
 from kbroker.cli.groups.reads import TopicPartition, existing
 from kbroker.cli.lazy import LazyGroup
-from kbroker.cli.tables import format_option, json_text, table
+from kbroker.cli.tables import format_option, json_text, table, visible
 from kbroker.cli.times import DurationType, moment, span
 from kbroker.cli.transactions.reads import Described, Open, abort, coordinated, described, find_hanging, listed, open_in
 
@@ -193,7 +193,7 @@ def _open_table(found: Sequence[Open]) -> str:
 
 def _as_text(one: Described) -> str:
     lines = [
-        f"{one.name}: {one.state}, producer {one.producer_id} epoch {one.producer_epoch}, "
+        f"{visible(one.name)}: {one.state}, producer {one.producer_id} epoch {one.producer_epoch}, "
         f"timeout {span(one.timeout_ms)}, coordinator {one.coordinator}"
     ]
     if one.started_ms is not None:
