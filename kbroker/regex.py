@@ -18,6 +18,7 @@ import string
 import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple, TypeAlias
 
 from kbroker.turns import Work, at_once
@@ -465,7 +466,7 @@ class _Machine:
         found, left = [], TOIL_MAX
         for name in names:
             places, before = self._start, ""
-            for char in (*name, ""):
+            for char in chain(name, ("",)):  # not looked at before its turn: a name may be long
                 places = self._step(places, before, char)
                 while self._toil > TOIL_A_PAUSE:
                     self._toil -= TOIL_A_PAUSE

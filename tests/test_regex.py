@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -103,3 +104,16 @@ def test_a_large_class_that_is_repeated_is_looked_at_once() -> None:
     regex = Regex("[" + "".join(chr(0x400 + 2 * n) for n in range(900)) + "]{1000}")
     pauses = sum(1 for _ in regex.matching(["\u0401" * 1000, "x" * 1000]))
     assert pauses < 100
+
+
+def test_a_long_name_is_looked_at_no_further_than_it_may_match() -> None:
+    looked_at = []
+
+    class Name(str):
+        def __iter__(self) -> Iterator[str]:
+            for char in str(self):
+                looked_at.append(char)
+                yield char
+
+    assert not Regex("yes.*").matches(Name("x" * 32_000))
+    assert looked_at == ["x"]
