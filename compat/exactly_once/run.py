@@ -389,13 +389,15 @@ def main() -> None:
     parser.add_argument("--client", choices=CLIENTS, action="append", help="default: all that are here")
     parser.add_argument("--target", choices=("kbroker", "kafka"), default="kbroker")
     parser.add_argument("--messages", type=int, default=100_000)
+    parser.add_argument("--records", type=int, default=750, help="in a transaction, at most")
     parser.add_argument("--kills", type=int, default=10, help="of the broker, and of the copier")
     parser.add_argument("--level", type=int, help="of transaction.version, to be finalized first")
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
     failed = False
     for client in chosen.client or CLIENTS:
-        plan = Plan(client, chosen.messages, chosen.kills, chosen.kills, level=chosen.level, seed=chosen.seed)
+        kills, level = chosen.kills, chosen.level
+        plan = Plan(client, chosen.messages, kills, kills, chosen.records, level=level, seed=chosen.seed)
         try:
             print(f"{client}, seed {plan.seed}: exact. {run(plan, chosen.target)}", flush=True)
         except (Failed, KafkaError, RuntimeError) as reason:

@@ -6,20 +6,22 @@ import org.apache.kafka.clients.producer.RecordMetadata;
 import org.apache.kafka.common.serialization.ByteArraySerializer;
 
 /**
- * Transactions of Kafka's own producer: BOOTSTRAP TOPIC transactional|idempotent TRANSACTIONS RECORDS RECORD_BYTES.
- * An idempotent producer sends as many records, and waits for them in the same way. Marks its measured part as
- * python_client.py does, and prints one line of JSON.
+ * Transactions of Kafka's own producer: BOOTSTRAP TOPIC transactional|idempotent|streaming TRANSACTIONS RECORDS
+ * RECORD_BYTES. An idempotent producer sends as many records, and waits for them in the same way; a streaming one waits
+ * at the end only. Marks its measured part as python_client.py does, and prints one line of JSON.
  */
 public final class Transactions {
     private final String topic;
     private final boolean isTransactional;
+    private final boolean isStreaming;
     private final int size;
     private final byte[] value;
     private final KafkaProducer<byte[], byte[]> producer;
 
-    private Transactions(String bootstrap, String topic, boolean isTransactional, int size, int recordBytes) {
+    private Transactions(String bootstrap, String topic, String kind, int size, int recordBytes) {
         this.topic = topic;
-        this.isTransactional = isTransactional;
+        this.isTransactional = kind.equals("transactional");
+        this.isStreaming = kind.equals("streaming");
         this.size = size;
         value = new byte[recordBytes];
         new java.util.Random(1).nextBytes(value);
@@ -44,6 +46,8 @@ public final class Transactions {
         }
         if (isTransactional) {
             producer.commitTransaction();
+        } else if (isStreaming) {
+            return;
         } else {
             producer.flush();
         }
@@ -54,16 +58,17 @@ public final class Transactions {
         int transactions = Integer.parseInt(arguments[3]);
         int size = Integer.parseInt(arguments[4]);
         int recordBytes = Integer.parseInt(arguments[5]);
-        Transactions client = new Transactions(
-            arguments[0], arguments[1], arguments[2].equals("transactional"), size, recordBytes);
+        Transactions client = new Transactions(arguments[0], arguments[1], arguments[2], size, recordBytes);
         for (int n = 0; n < Math.max(50, transactions / 5); n++) {
             client.send();
         }
+        client.producer.flush();
         System.err.println("start");
         long began = System.nanoTime();
         for (int n = 0; n < transactions; n++) {
             client.send();
         }
+        client.producer.flush();
         double seconds = (System.nanoTime() - began) / 1e9;
         System.err.println("stop");
         long records = (long) transactions * size;

@@ -169,26 +169,16 @@ def transactions(client: Callable[..., Measure], size: int, record_bytes: int, c
     return measure
 
 
-def java_stream(record_bytes: int, records_full: int, transaction_ms: int) -> Measure:
-    """Kafka's own comparison: ProducerPerformance, which sends on and on, without transactions and with them."""
-
-    def run(broker: Broker, records: int, options: list[str]) -> Sample:
-        def parse(output: str) -> Sample:
-            mb_s, _ = figures(r"\(([\d.]+) MB/sec\).* ([\d.]+) ms 99th", output)
-            return {"bytes": records * record_bytes, "mb_s": mb_s * 1.048576}
-
-        arguments = ["--bootstrap-server", broker.bootstrap, "--topic", "java-stream", "--num-records", str(records)]
-        arguments += ["--record-size", str(record_bytes), "--throughput", "-1", *options]
-        return java(broker, "ProducerPerformance", arguments, parse)
+def java_stream(size: int, record_bytes: int, commits_full: int) -> Measure:
+    """What transactions cost a producer that otherwise sends on and on, and never waits."""
+    plain = java_commits("streaming", size, record_bytes, commits_full)
+    wanted = java_commits("transactional", size, record_bytes, commits_full)
 
     def measure(broker: Broker, scale: Scale) -> Sample:
-        records = scale.count(records_full)
-        without = run(broker, records, [])
-        options = ["--transactional-id", "java-stream", "--transaction-duration-ms", str(transaction_ms)]
-        sample = run(broker, records, options)
-        sample["overhead_percent"] = 100 * (without["mb_s"] / sample["mb_s"] - 1)
-        if without.get("cpu_ms_mb"):
-            sample["overhead_cpu_percent"] = 100 * (sample["cpu_ms_mb"] / without["cpu_ms_mb"] - 1)
+        without, sample = plain(broker, scale), wanted(broker, scale)
+        sample["overhead_percent"] = 100 * (without["rate"] / sample["rate"] - 1)
+        if without.get("cpu_us_request"):
+            sample["overhead_cpu_percent"] = 100 * (sample["cpu_us_request"] / without["cpu_us_request"] - 1)
         return sample
 
     return measure
