@@ -270,6 +270,13 @@ class Client:
     def source(self, topic: str, **options: Any) -> Source:
         raise self.absent("member of a group whose offsets go into transactions")
 
+    def copy(self, identifier: str, group: str, inputs: str, outputs: str, each: int) -> None:
+        """Copy a topic to another until the process is killed, about `each` records in a transaction.
+
+        Only for a client that has a way of its own for this, beside what `Transactor` and `Source` ask of it.
+        """
+        raise self.absent("loop of its own for copies in transactions")
+
     def transactions(self) -> dict[str, str]:
         """The state of each transactional id, in Kafka's words, such as CompleteCommit."""
         raise self.absent("list of transactions")

@@ -97,7 +97,7 @@ class Remote(Client):
         return self._process
 
     def elsewhere(self) -> Remote:
-        return Remote(self.bootstrap, self.command, self.name)
+        return type(self)(self.bootstrap, self.command, self.name)
 
     def kill(self) -> None:
         self.killed = True

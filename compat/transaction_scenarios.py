@@ -674,6 +674,12 @@ class Loop:
 
     def _copy(self, process: Any) -> None:
         """Until an error that an abort does not mend."""
+        try:
+            process.copy(self.stage.identifier("loop"), self.stage.group, self.inputs, self.outputs, LOOP_EACH)
+        except Absent:
+            self._copy_by_steps(process)
+
+    def _copy_by_steps(self, process: Any) -> None:
         writer = self.stage.transactor("loop", process, patience=20)
         source = self.stage.source(self.inputs, process, session_ms=2000)
         try:

@@ -13,6 +13,9 @@ class GoClient(Remote):
     name = sys.argv[1]
     command = [str(Path(sys.argv[2]) / "adapter")]
 
+    def copy(self, identifier: str, group: str, inputs: str, outputs: str, each: int) -> None:
+        self.process.call("copy", identifier, group, inputs, outputs, each)
+
 
 if __name__ == "__main__":
     main(GoClient)

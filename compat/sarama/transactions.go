@@ -34,6 +34,7 @@ var transactionCalls = map[string]adapter.Call{
 		return nil, adapter.Kept[*transactor](a).end(sarama.AsyncProducer.AbortTxn)
 	},
 	"transactor_close": func(a arguments) (any, error) { return nil, adapter.Kept[*transactor](a).close() },
+	"copy":             func(arguments) (any, error) { return nil, absent("loop of its own for copies in transactions") },
 	"source_open":      openSource,
 	"source_poll": func(a arguments) (any, error) {
 		wait := time.Duration(adapter.Read[float64](a, 2) * float64(time.Second))
