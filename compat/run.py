@@ -12,7 +12,7 @@ differs from what the same client saw on Apache Kafka, in this run (`--kafka`) o
 `<client>/kafka.json`, also for other feature levels where these differ. Exit status 1 if anything failed, a runner left
 a scenario out, or, with CI=true, a required client could not run.
 
-The order on one broker: each client's restarts under load, one client after the other; each client's list, two clients
+The order on one broker: each client's restarts under load, one client after the other; each client's list, some clients
 at a time (`--at-once`); then the broker is stopped and started once; each client's scenarios under "After a restart".
 
 Owns: the brokers and runners it starts, and `.compat/logs/`. How a client is declared is told in `toolchains.py`.
@@ -109,7 +109,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--feature", type=feature, action="append", default=[], metavar="NAME=LEVEL", help="of a new cluster"
     )
-    parser.add_argument("--at-once", type=int, default=2, metavar="N", help="clients side by side; default: 2")
+    parser.add_argument("--at-once", type=int, default=3, metavar="N", help="clients side by side; default: 3")
     parser.add_argument("--json", metavar="FILE", help="write everything that was seen")
     options = parser.parse_args()
     options.level = ", ".join(f"{name}={level}" for name, level in options.feature)
