@@ -112,7 +112,7 @@ def copy_all(written: Bytes, log: list[Event], stop_after: int) -> int:
 
 @settings(deadline=None)
 @given(LOGS, LOGS, st.data())
-async def test_K15784_a_log_written_anew_amid_open_transactions_says_the_same(
+async def test_L9_K15784_a_log_written_anew_amid_open_transactions_says_the_same(
     before: list[Event], after: list[Event], data: Any
 ) -> None:
     written = Bytes()
