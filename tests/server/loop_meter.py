@@ -18,13 +18,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import trio
 
 T = TypeVar("T")
 
 LINES_MAX = 50_000
+WATCHED_FROM = 5_000  # lines of a step, behind which it is noted whose they are: it doubles the cost of counting
+
+Trace: TypeAlias = Callable[[FrameType, str, Any], Any]
 
 
 class LoopMeter(trio.abc.Instrument):
@@ -40,6 +43,7 @@ class LoopMeter(trio.abc.Instrument):
         self._worst_counts: Counter[CodeType] = Counter()
         self._worst_task = ""
         self._counting = False
+        self._trace_lines, self._count = _counter(self._counts)
 
     @contextmanager
     def running(self, *, memory: bool = False) -> Iterator[None]:
@@ -60,13 +64,14 @@ class LoopMeter(trio.abc.Instrument):
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         """trio's hook."""
         self._counts.clear()
+        self._count(0)
         self._counting = task is not self._own
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         """trio's hook."""
+        lines = self._count(0) if self._counting else 0
         self._counting = False
         self.steps += 1
-        lines = self._counts.total()
         self.lines += lines
         if lines > self.worst:
             self.worst, self._worst_task, self._worst_counts = lines, task.name, self._counts.copy()
@@ -75,13 +80,15 @@ class LoopMeter(trio.abc.Instrument):
         """An Offload whose work is somebody else's time."""
         await trio.lowlevel.checkpoint()
         counting, self._counting = self._counting, False
+        lines = self._count(0)
         try:
             return work()
         finally:
+            self._count(lines)
             self._counting = counting
 
     def report(self) -> str:
-        """Where the longest step spent its lines."""
+        """Where the longest step spent its lines, without the first few thousand."""
         found = (f"  {count:>9,} {code.co_qualname} ({code.co_filename}:{code.co_firstlineno})"
                  for code, count in self._worst_counts.most_common(6))  # fmt: skip
         return f"{self.worst:,} lines in one step of {self._worst_task}\n" + "\n".join(found)
@@ -89,7 +96,22 @@ class LoopMeter(trio.abc.Instrument):
     def _trace(self, frame: FrameType, event: str, arg: Any) -> Any:
         return self._trace_lines if self._counting else None
 
-    def _trace_lines(self, frame: FrameType, event: str, arg: Any) -> Any:
-        if self._counting and event == "line":
-            self._counts[frame.f_code] += 1
-        return self._trace_lines
+
+def _counter(counts: Counter[CodeType]) -> tuple[Trace, Callable[[int], int]]:
+    """What is called for each line, as cheap as it can be; and what tells how many there were, and counts on from n."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, arg: Any) -> Trace:
+        nonlocal lines
+        if event == "line":
+            lines += 1
+            if lines > WATCHED_FROM:
+                counts[frame.f_code] += 1
+        return trace
+
+    def count(n: int) -> int:
+        nonlocal lines
+        found, lines = lines, n
+        return found
+
+    return trace, count
