@@ -23,6 +23,7 @@ from kbroker.api.group_admin import DESCRIBED_BYTES_MAX, GROUP_OPERATIONS, MEMBE
 from kbroker.api.groups import asker
 from kbroker.api.registry import handles
 from kbroker.config.keys import split_list
+from kbroker.coordinators.routing import pauses_for
 from kbroker.groups import membership
 from kbroker.groups.consumer.checks import check_heartbeat
 from kbroker.groups.timeline_views import add_timeline
@@ -90,7 +91,7 @@ def _all_described(request: ConsumerGroupDescribeRequest, context: Context) -> W
         if request.include_authorized_operations and not described.error_code:
             described.authorized_operations = GROUP_OPERATIONS
         groups.append(described)
-        yield
+        yield from pauses_for(group_id)
     return ConsumerGroupDescribeResponse(groups=groups)
 
 

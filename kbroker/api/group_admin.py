@@ -24,6 +24,7 @@ from kafka_wire.messages.group_admin import (
 )
 from kbroker.api.context import Context
 from kbroker.api.registry import handles
+from kbroker.coordinators.routing import pauses_for
 from kbroker.coordinators.shard import APPEND_ERRORS
 from kbroker.groups import offset_requests
 from kbroker.groups.coordinator import GroupCoordinator
@@ -65,7 +66,7 @@ def _all_described(request: DescribeGroupsRequest, context: Context) -> Work[Des
         if operations and not described.error_code:
             described.authorized_operations = GROUP_OPERATIONS
         groups.append(described)
-        yield
+        yield from pauses_for(group_id)
     return DescribeGroupsResponse(groups=groups)
 
 
@@ -141,7 +142,7 @@ def _deleted(request: DeleteGroupsRequest, context: Context) -> Work[DeleteAnswe
         except KafkaError as error:
             result.error_code = APPEND_ERRORS.get(error.code, error.code)
         results.append(result)
-        yield
+        yield from pauses_for(group_id)
     response = DeleteGroupsResponse(results=results)
     if all(shard.is_committed(offset) for shard, offset in ends.items()):
         return response

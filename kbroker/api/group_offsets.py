@@ -38,6 +38,7 @@ from kbroker.api.context import Context
 from kbroker.api.offset_changes import Taker
 from kbroker.api.registry import handles
 from kbroker.cluster.image import NO_TOPIC_ID
+from kbroker.coordinators.routing import pauses_for
 from kbroker.groups import offset_requests
 from kbroker.groups.group import Committer
 from kbroker.groups.offset_requests import Committed, Fetched
@@ -184,7 +185,7 @@ def _fetched_groups(request: OffsetFetchRequest, context: Context) -> Work[Offse
         except KafkaError as error:
             fetched = OffsetFetchResponseGroup(group_id=group.group_id, error_code=error.code)
         groups.append(fetched)
-        yield
+        yield from pauses_for(group.group_id)
     return OffsetFetchResponse(groups=groups)
 
 

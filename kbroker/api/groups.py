@@ -9,7 +9,6 @@ all is well, and a SyncGroup to join again, as Kafka does: clients take the true
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from functools import partial
 from typing import Any, TypeAlias
 
 import trio
@@ -33,15 +32,15 @@ from kafka_wire.messages.groups import (
 from kbroker.api.addresses import address_of
 from kbroker.api.context import Context
 from kbroker.api.registry import handles
-from kbroker.coordinators.routing import InternalTopic
+from kbroker.coordinators.routing import NAME_COMMON_MAX, InternalTopic, pauses_for
 from kbroker.groups import membership
 from kbroker.groups.group import Client
 from kbroker.groups.membership import Asker
-from kbroker.turns import Work, answer, each, finish
+from kbroker.turns import Work, answer, finish
 
 GROUP, TRANSACTION, SHARE = 0, 1, 2  # key types of FindCoordinator
 BATCHED_SINCE = 4  # FindCoordinator version (KIP-699)
-KEYS_STRIDE = 8  # keys between two pauses: some are long
+KEYS_STRIDE = 8  # keys between two pauses
 TOPIC_WAIT_S = 15.0  # until an internal topic is there; then the answer is that it is not
 LEAVE_MANY_SINCE = 3  # LeaveGroup version
 
@@ -85,7 +84,11 @@ async def _make_topic_and_find(
 def _found(request: FindCoordinatorRequest, context: Context) -> Work[FindCoordinatorResponse]:
     batched = context.version >= BATCHED_SINCE
     keys = request.coordinator_keys if batched else [request.key]
-    found = yield from each(partial(_coordinator, key_type=request.key_type, context=context), keys, KEYS_STRIDE)
+    found = []
+    for number, key in enumerate(keys, 1):
+        found.append(_coordinator(key, request.key_type, context))
+        if not number % KEYS_STRIDE or len(key) > NAME_COMMON_MAX:
+            yield from pauses_for(key)
     if batched:
         return FindCoordinatorResponse(coordinators=found)
     only = found[0]

@@ -23,6 +23,7 @@ from kafka_wire.messages.transactions import (
 )
 from kbroker.api.context import Context
 from kbroker.api.registry import handles
+from kbroker.coordinators.routing import pauses_for
 from kbroker.regex import InvalidRegex, Regex, TooCostly
 from kbroker.transactions.states import BY_NAME, NAMES
 from kbroker.transactions.transaction import Transaction
@@ -43,7 +44,7 @@ def _described(request: DescribeTransactionsRequest, context: Context) -> Work[D
     states = []
     for transactional_id in dict.fromkeys(request.transactional_ids):
         states.append((yield from _one(transactional_id, context)))
-        yield
+        yield from pauses_for(transactional_id)
     return DescribeTransactionsResponse(transaction_states=states)
 
 

@@ -41,7 +41,7 @@ from kafka_wire.messages.transactions import (
 from kbroker.api.context import Context
 from kbroker.api.registry import handles
 from kbroker.cluster.image import TopicImage
-from kbroker.coordinators.routing import partition_of
+from kbroker.coordinators.routing import partition_of, pauses_for
 from kbroker.transactions import requests
 from kbroker.transactions.storage import Partitions, measured
 from kbroker.transactions.transaction import Producer
@@ -136,7 +136,7 @@ def _added(request: AddPartitionsToTxnRequest, context: Context) -> Work[AddAnsw
         if isinstance(one.found, CoroutineType):
             one, is_to_come = one._replace(found=Later(one.found)), True
         asked.append(one)
-        yield
+        yield from pauses_for(transaction.transactional_id)
     if is_to_come:
         return _wait_and_respond(asked, context)
     return (yield from _response(asked, context))

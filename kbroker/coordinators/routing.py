@@ -20,7 +20,9 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.cluster.image import NO_LEADER, TopicImage
 from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.registration import Registration
+from kbroker.turns import Work
 
+NAME_A_PAUSE = 1024  # characters that are hashed between two pauses
 NAME_COMMON_MAX = 256  # the hash of a longer name is not remembered
 CREATE_WAIT_S = 10.0
 
@@ -50,6 +52,12 @@ def _hash(name: str) -> int:
 
 
 _remembered_hash = lru_cache(maxsize=8192)(_hash)
+
+
+def pauses_for(name: str) -> Work[None]:
+    """The pauses that a name costs which is one of many: to look a long one up takes a millisecond."""
+    for _ in range(1 + len(name) // NAME_A_PAUSE):
+        yield
 
 
 class InternalTopic:
