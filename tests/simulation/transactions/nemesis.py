@@ -25,6 +25,7 @@ from kbroker.cluster.features import TRANSACTION, UpgradeType
 from kbroker.groups.shard import GroupShard
 from kbroker.replication.partition import Partition
 from kbroker.testing.scheduler import replaced
+from kbroker.transactions.coordinator import TRANSACTIONS_TOPIC
 from kbroker.transactions.shard import TransactionShard
 from kbroker.transactions.transaction import Transaction
 from tests.simulation.broker_node import Cluster
@@ -63,7 +64,7 @@ class TransactionNemesis(Nemesis):
         if not self.may_lose_power:
             kinds = {name: kind for name, kind in kinds.items() if "power" not in name}
         if self.replica is not None:
-            kinds["fail_over"] = self.fail_over
+            kinds |= {"fail_over": self.fail_over, "usurp": self.usurp}
         if self.level < NEW_RULES:
             kinds["raise_level"] = self.raise_level
         return kinds | {name: partial(self.aim, name) for name in AIMS}
@@ -81,6 +82,18 @@ class TransactionNemesis(Nemesis):
         self._replace()
         await trio.sleep(self.random.random() * 0.5)
         self.cluster.start()
+
+    async def usurp(self) -> None:
+        """Another broker takes over, which knows of no recent decision about transactions; and nobody repeats it."""
+        assert self.replica is not None
+        self.replica.stall(TRANSACTIONS_TOPIC, 1.0)
+        await trio.sleep(0.3 + 0.6 * self.random.random())
+        for client in CLIENTS:
+            if client.startswith("tx"):
+                self.world.network.cut(client, HOST)
+        await self.fail_over()
+        await trio.sleep(3 * self.random.random())
+        self.world.network.heal()
 
     async def raise_level(self) -> None:
         """An operator raises transaction.version, while transactions are under way."""

@@ -21,6 +21,7 @@ from typing import Any
 import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
+from kafka_wire.messages.transactions import AddPartitionsToTxnRequest
 from kafka_wire.records import headers
 from kbroker.api.local_brokers import LocalBrokers
 from kbroker.replication.partition import Partition
@@ -39,6 +40,7 @@ class Replica:
         self.world = world
         self.ends: dict[str, int] = {}  # of each log, by directory
         self.random: random.Random = world.random("replica")
+        self._stalled: dict[str, float] = {}  # until when, by topic
         self._slow: dict[str, float] = {}  # mean seconds of a fetch, of each log
         self._led: dict[Partition, tuple[int, Process]] = {}  # in which epoch, and by which process
         self._fetching: dict[Partition, None] = {}
@@ -58,7 +60,14 @@ class Replica:
             delay_s = self._delay_s(partition.log.directory)
             self.world.clock.call_at(self.world.now() + delay_s, self._fetch(partition, end))
 
+    def stall(self, topic: str, seconds: float) -> None:
+        """Fetch nothing of a topic for so long."""
+        self._stalled[topic] = self.world.now() + seconds
+
     def _delay_s(self, name: str) -> float:
+        stalled_s = self._stalled.get(name.rpartition("-")[0], 0.0) - self.world.now()
+        if stalled_s > 0:
+            return stalled_s
         if name not in self._slow:
             self._slow[name] = self.random.choice([0.01, 0.01, 0.01, 0.2])
         return self.random.random() if self.random.random() < 0.05 else self.random.expovariate(1 / self._slow[name])
@@ -99,8 +108,8 @@ def distant(world: World) -> Iterator[None]:
     """While the block runs, what a broker asks brokers is on its way for some time, and now and then lost."""
     chance, ask = world.random("brokers"), LocalBrokers.ask
 
-    async def way() -> None:
-        await trio.sleep(chance.expovariate(200) if chance.random() < 0.9 else chance.random())
+    async def way(slow: float = 0.1) -> None:
+        await trio.sleep(chance.expovariate(200) if chance.random() >= slow else chance.random())
         if chance.random() < 0.02:
             raise KafkaError(ErrorCode.NETWORK_EXCEPTION, "lost on the way")
 
@@ -108,7 +117,8 @@ def distant(world: World) -> Iterator[None]:
         await way()
         answer = ask(brokers, *question)
         answer = await answer if isinstance(answer, CoroutineType) else answer
-        await way()
+        is_verdict = isinstance(question[1], AddPartitionsToTxnRequest)  # it may be late: what it says is so no more
+        await way(0.4 if is_verdict else 0.1)
         return answer
 
     with replaced(LocalBrokers, "ask", ask_from_afar):

@@ -124,27 +124,24 @@ def pending_offsets_lost_at_a_restart(patch: MonkeyPatch) -> None:
     patch.setattr(GroupShard, "restore_open", lambda self, open_: iter(()))
 
 
-# The bug, and what the world is like in which to look for it.
+# Under which rules and faults to look; without copies a seed is quicker.
+ALONE = {"copies": False}
+LAGS = {"lags": True, **ALONE}
+OLD = {"version": 0, "durable": False, "lags": False, **ALONE}
 PLANTED: list[tuple[Bug, dict[str, Any]]] = [
-    (markers_lost, {"faults": ("reset",)}),
-    (markers_not_taken_up_after_a_restart, {"faults": ("prepared", "marking")}),
-    (the_last_stable_offset_is_the_high_watermark, {"faults": ("reset",)}),
-    (the_last_stable_offset_moves_when_the_marker_is_appended, {"faults": ("marking", "fail_over"), "lags": True}),
-    (transactions_in_memory_only, {"faults": ("open", "kill")}),
-    (no_verification, {"faults": ("reset",), "version": 0}),
-    (
-        a_marker_amid_a_verification_does_not_matter,
-        {"faults": ("slow",), "version": 0, "is_distant": True, "lags": False},
-    ),
+    (markers_lost, {"faults": ("reset",), **ALONE}),
+    (markers_not_taken_up_after_a_restart, {"faults": ("prepared", "marking"), **ALONE}),
+    (the_last_stable_offset_is_the_high_watermark, {"faults": ("reset",), **ALONE}),
+    (the_last_stable_offset_moves_when_the_marker_is_appended, {"faults": ("marking", "fail_over"), **LAGS}),
+    (transactions_in_memory_only, {"faults": ("open", "kill"), **ALONE}),
+    (no_verification, {"faults": ("reset",), "is_distant": False, **OLD}),
+    (a_marker_amid_a_verification_does_not_matter, {"faults": ("slow",), "is_distant": True, **OLD}),
     (offsets_visible_before_the_marker, {"faults": ("reset",)}),
     (unstable_offsets_are_told, {"faults": ("cut", "slow")}),
     (the_last_to_be_committed_wins, {"faults": ("reset",)}),
-    (
-        markers_before_the_decision_is_committed,
-        {"faults": ("fail_over", "prepared"), "lags": True, "copies": False},
-    ),
-    (complete_before_the_markers_are_committed, {"faults": ("fail_over", "marked"), "lags": True}),
-    (a_quiet_border_ends_the_search_for_aborted_transactions, {"faults": ("reset",)}),
-    (coordinators_do_not_flush, {"faults": ("power_loss",), "durable": True}),
+    (markers_before_the_decision_is_committed, {"faults": ("usurp",), **LAGS}),
+    (complete_before_the_markers_are_committed, {"faults": ("fail_over", "marked"), **LAGS}),
+    (a_quiet_border_ends_the_search_for_aborted_transactions, {"faults": ("reset",), **ALONE}),
+    (coordinators_do_not_flush, {"faults": ("power_loss",), "durable": True, **ALONE}),
     (pending_offsets_lost_at_a_restart, {"faults": ("kill", "kill_twice")}),
 ]

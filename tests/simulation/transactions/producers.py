@@ -107,6 +107,7 @@ class TransactionalClient(Client):
         self.transaction: Transaction | None = None
         self._sequences: dict[str, int] = {}
         self._added: set[str] = set()
+        self._written: set[str] = set()
         self._queues: dict[str, list[Sent]] = {}
         self.commits = 0
 
@@ -163,7 +164,7 @@ class TransactionalClient(Client):
         """A transaction begins, as yet only here."""
         self.count += 1
         self.transaction = self.ledger.begin(f"{self.author}.{self.count}")
-        self._added = set()
+        self._added, self._written = set(), set()
         self._queues = {name: [] for name in self.histories}
         return self.transaction
 
@@ -172,6 +173,7 @@ class TransactionalClient(Client):
         assert self.transaction is not None
         self.ledger.write(self.transaction, history, values)
         self.ledger.ordered.add(self.author)
+        self._written.add(str(history))
         sequence = self._sequences[str(history)]
         data = self.batch(
             values,
@@ -344,7 +346,7 @@ class TransactionalClient(Client):
 
     async def send_late(self, sent: Sent) -> None:
         """Send a batch over a connection that is very slow, and do not wait for an answer."""
-        late_s = self.random.uniform(0, self.random.choice([0.5, LATE_S_MAX]))
+        late_s = self.random.uniform(0, self.random.choice([0.1, LATE_S_MAX]))
         self.world.network.slow(self.late_host, HOST, late_s)
         env, has_begun = self.world.client_env(self.late_host), trio.Event()
         self.background.start_soon(self._send_late, env, self._produce(sent), has_begun)
@@ -393,13 +395,14 @@ class TransactionalProducer(TransactionalClient):
     async def _transact(self, must_commit: bool) -> None:
         await self.rest()
         self.begin()
+        is_late = not must_commit and self.random.random() < 0.25
         try:
-            for _ in range(self.random.randint(1, 3)):
+            for _ in range(1 if is_late else self.random.randint(1, 3)):
                 for _ in range(self.random.randint(1, 3)):
                     self._write()
                 await self.flush()
                 await self._stall(must_commit)
-            if not must_commit and self.random.random() < 0.25:
+            if is_late:
                 await self._write_late()
         except Abortable as error:
             self.trace("aborts", str(error.args[0]))
@@ -430,7 +433,7 @@ class TransactionalProducer(TransactionalClient):
 
     async def _write_late(self) -> None:
         """A batch that nobody waits for: its transaction is aborted before it arrives, or just then."""
-        sent = self._write([name for name, sequence in self._sequences.items() if not sequence])
+        sent = self._write([name for name in self.histories if name not in self._written])
         if not self.is_new:
             try:
                 await self._add_partitions()
