@@ -19,7 +19,7 @@ from kbroker.env.real import real_env
 from kbroker.log.derived.index import Indexes
 from kbroker.log.errors import LogOffline
 from kbroker.log.log import PartitionLog
-from kbroker.log.recovery import Crash
+from kbroker.log.recovery import Crash, End
 from kbroker.log.segment import Loading, Segment
 from kbroker.testing.disk import MemoryDisk
 from kbroker.turns import do_errands
@@ -40,8 +40,10 @@ class LogMachine(RuleBasedStateMachine):
         self.loaded: list[tuple[Segment, Loading, Indexes]] = []
         self.log = self.open(Crash.CLEAN)
 
-    def open(self, crash: Crash) -> PartitionLog:
-        return open_log(self.disk, crash, recovery_point=self.durable, start_offset=self.start, **CONFIG)
+    def open(self, crash: Crash, clean_end: End | None = None) -> PartitionLog:
+        return open_log(
+            self.disk, crash, recovery_point=self.durable, start_offset=self.start, clean_end=clean_end, **CONFIG
+        )
 
     @rule(count=st.integers(1, 4), size=st.integers(0, 300), producer=st.integers(-1, 2), later=st.integers(-20, 50))
     def append(self, count: int, size: int, producer: int, later: int) -> None:
@@ -125,12 +127,13 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule(clean=st.booleans(), appends=st.integers(0, 12))
     def restart(self, clean: bool, appends: int) -> None:
-        before = producers_of(self.log)
+        before, end = producers_of(self.log), None
         if clean:
-            trio.run(self.log.close, Worker())
+            end = trio.run(self.log.close, Worker())
+            assert end is None or end.producers == len(before)
             self.durable = self.end
         self.disk.kill()
-        self.log = self.open(Crash.CLEAN if clean else Crash.PROCESS)
+        self.log = self.open(Crash.CLEAN if clean else Crash.PROCESS, end)
         assert self.log.end.value == self.end
         if self.start == 0:
             assert producers_of(self.log) == before
