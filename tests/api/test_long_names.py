@@ -45,11 +45,12 @@ class Meter(trio.abc.Instrument):
     (FindCoordinatorRequest(key_type=1, coordinator_keys=NAMES), 6),
     (DescribeGroupsRequest(groups=NAMES), 5),
     (DeleteGroupsRequest(groups_names=NAMES), 2),
-    (ConsumerGroupDescribeRequest(group_ids=NAMES), 1),
+    (ConsumerGroupDescribeRequest(group_ids=NAMES, include_authorized_operations=False), 1),
     (OffsetFetchRequest(groups=[OffsetFetchRequestGroup(group_id=name, topics=None) for name in NAMES]), 8),
     (DescribeTransactionsRequest(transactional_ids=NAMES), 0),
     (AddPartitionsToTxnRequest(transactions=[
-        AddPartitionsToTxnTransaction(transactional_id=name, producer_id=1, producer_epoch=0, verify_only=True)
+        AddPartitionsToTxnTransaction(
+            transactional_id=name, producer_id=1, producer_epoch=0, verify_only=True, topics=[])
         for name in NAMES]), 5),
 ], ids=lambda value: type(value).__name__ if not isinstance(value, int) else f"v{value}")  # fmt: skip
 async def test_B1_long_names_are_looked_up_a_few_at_a_time(
