@@ -38,10 +38,11 @@ from kafka_wire.messages.produce_fetch import (
 from kafka_wire.records import HEADER_SIZE, BatchHeader, check_crc, read_header
 from kafka_wire.schema import maker
 from kbroker.api.context import Context, Services
-from kbroker.api.produce_transactions import TRANSACTIONAL, NotVerified, Verdicts
+from kbroker.api.produce_transactions import NotVerified, Verdicts
 from kbroker.api.registry import CloseConnection, handles
 from kbroker.cluster.image import INTERNAL_TOPICS
 from kbroker.log.content.validation import BadRecords, NoBatch, check_batch, first_batch
+from kbroker.log.derived.producers import TRANSACTIONAL
 from kbroker.log.log import Appended
 from kbroker.replication.partition import ACKS_ALL, Partition
 from kbroker.turns import PAUSES_A_TURN, Errand, Errands, Later, Work, advance, finish, finish_errands

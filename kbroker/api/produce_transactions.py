@@ -14,11 +14,11 @@ from kafka_wire.messages.produce_fetch import ProduceRequest
 from kafka_wire.records import HEADER_SIZE, BatchHeader, Buffer, read_header
 from kbroker.api.context import Services
 from kbroker.api.transaction_verification import Question, Refusals, Rules, ask, is_to_be_asked, rules_of_produce
-from kbroker.log.derived.producers import UNVERIFIED, Guard
+from kbroker.log.derived.producers import TRANSACTIONAL, UNVERIFIED, Guard
 from kbroker.turns import Later, Work
 
 PARTITIONS_A_PAUSE = 4
-ATTRIBUTES_AT, TRANSACTIONAL = 22, 0x10  # the lower byte of a batch's attributes
+ATTRIBUTES_AT = 22  # of the lower byte of a batch's attributes
 UNHEARD = frozenset(
     {
         ErrorCode.NETWORK_EXCEPTION, ErrorCode.COORDINATOR_LOAD_IN_PROGRESS, ErrorCode.COORDINATOR_NOT_AVAILABLE,

@@ -13,7 +13,7 @@ Old versions know no PRODUCER_FENCED, and are told INVALID_PRODUCER_EPOCH.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from operator import attrgetter
 from types import CoroutineType
@@ -44,7 +44,7 @@ from kbroker.cluster.image import TopicImage
 from kbroker.coordinators.routing import partition_of, pauses_for
 from kbroker.transactions import requests
 from kbroker.transactions.storage import Partitions, measured
-from kbroker.transactions.transaction import Producer
+from kbroker.transactions.transaction import EPOCH_BUMP_SINCE, Producer
 from kbroker.turns import Effort, Later, Work, answer, each, finish
 
 INIT_FENCED_SINCE = 4  # versions that know PRODUCER_FENCED
@@ -147,22 +147,21 @@ def _asked(transaction: AddPartitionsToTxnTransaction, context: Context) -> Work
     wanted, is_whole = yield from _gathered(transaction.topics, images)
     if not is_whole:  # one that is unknown, and none is added
         return _Asked(transaction, ErrorCode.OPERATION_NOT_ATTEMPTED)
-    transactional_id, producer = (
-        transaction.transactional_id,
-        Producer(transaction.producer_id, transaction.producer_epoch),
-    )
-    coordinator = context.services.transactions
+    transactional_id, coordinator = transaction.transactional_id, context.services.transactions
+    producer = Producer(transaction.producer_id, transaction.producer_epoch)
     if not transactional_id:
         return _Asked(transaction, ErrorCode.INVALID_REQUEST)
     if transaction.verify_only:
         return _Asked(transaction, requests.verify(coordinator, transactional_id, producer))
     size = yield from measured(wanted)
-    client_version = 2 if context.version >= BATCHED_SINCE else 0
+    client_version = EPOCH_BUMP_SINCE if context.version >= BATCHED_SINCE else 0
     found = requests.add(coordinator, transactional_id, producer, wanted, size, client_version)
     return _Asked(transaction, found)
 
 
-def _gathered(topics: Iterable[AddPartitionsToTxnTopic], images: Any) -> Work[tuple[Partitions, bool]]:
+def _gathered(
+    topics: Iterable[AddPartitionsToTxnTopic], images: Mapping[str, TopicImage]
+) -> Work[tuple[Partitions, bool]]:
     """The partitions, each once; and whether all of them exist."""
     partitions, is_whole, effort = Partitions(), True, Effort()
     for topic in topics:
@@ -307,7 +306,7 @@ def end_txn(request: EndTxnRequest, context: Context) -> EndAnswer:
         request.transactional_id,
         Producer(request.producer_id, request.producer_epoch),
         request.committed,
-        2 if context.version >= BUMPED_SINCE else 0,
+        EPOCH_BUMP_SINCE if context.version >= BUMPED_SINCE else 0,
         refuse,
     )
     return ended

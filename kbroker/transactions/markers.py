@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from types import CoroutineType
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import trio
 
@@ -48,6 +48,8 @@ RETRY_S_MIN, RETRY_S_MAX = 0.05, 1.0
 NOT_NEEDED = frozenset(
     {ErrorCode.INVALID_PRODUCER_EPOCH, ErrorCode.UNSUPPORTED_FOR_MESSAGE_FORMAT, ErrorCode.UNSUPPORTED_VERSION}
 )
+
+Answer: TypeAlias = "WriteTxnMarkersResponse | Later | None"
 
 log = logging.getLogger("kbroker.transactions")
 
@@ -118,7 +120,7 @@ class Markers:
         if advance(work, PAUSES_AT_ONCE) is None:
             self.runtime.start(finish, work)
 
-    def _spread(self, ending: Ending, partitions: dict[str, Any]) -> Work[None]:
+    def _spread(self, ending: Ending, partitions: Mapping[str, Collection[int]]) -> Work[None]:
         """Queue partitions up for whoever leads them."""
         by_broker: dict[int, tuple[dict[str, list[int]], int]] = {}
         effort, touched = Effort(), set[int]()
@@ -173,7 +175,7 @@ class Markers:
             self._settle(pieces, answer)
             self._asked.discard(broker)
 
-    async def _go_on(self, broker: int, pieces: list[Piece], answer: Any) -> None:
+    async def _go_on(self, broker: int, pieces: list[Piece], answer: Answer) -> None:
         """Wait for an answer, and ask for what has queued up, until nothing has."""
         try:
             while True:
@@ -196,12 +198,15 @@ class Markers:
                 size += piece.size
         return taken
 
-    def _ask(self, broker: int, pieces: list[Piece]) -> Any:
+    def _ask(self, broker: int, pieces: list[Piece]) -> Answer:
         """The answer, or one still to come; None: there is none."""
         request = WriteTxnMarkersRequest(markers=[_marker(piece) for piece in pieces])
         try:
             answer = self._brokers.ask(broker, request, VERSION, self._timeout_s())
-            return Later(answer) if isinstance(answer, CoroutineType) else answer
+            if isinstance(answer, CoroutineType):
+                return Later(answer)
+            assert isinstance(answer, WriteTxnMarkersResponse)
+            return answer
         except KafkaError as error:
             log.info("broker %d was not asked for markers, and will be again: %s", broker, error)
         except Exception:

@@ -152,9 +152,8 @@ class Transaction:
             raise KafkaError(ErrorCode.PRODUCER_FENCED)
         if entry.state is S.ONGOING:
             if expected is not None and expected.epoch != entry.producer_epoch:
-                raise KafkaError(
-                    ErrorCode.PRODUCER_FENCED
-                )  # in Kafka it ends the transaction, and is fenced afterwards
+                # Kafka ends the transaction of the other producer first, and fences this one afterwards.
+                raise KafkaError(ErrorCode.PRODUCER_FENCED)
             return self._abort(Reply(ticket, refuse(ErrorCode.CONCURRENT_TRANSACTIONS)), terms, fresh_id, now_ms)
         begun = self._begun(expected, fresh_id)._replace(
             state=S.EMPTY, timeout_ms=timeout_ms, partitions={}, start_ms=NO_TIME, updated_ms=now_ms

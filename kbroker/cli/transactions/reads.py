@@ -8,13 +8,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from kafka_wire.api import ApiKey
+from kafka_wire.errors import ErrorCode
 from kbroker.cli.errors import Failed
 from kbroker.cli.groups import bridge
 from kbroker.cli.groups.reads import TopicPartition, patiently
 
 PARTITIONS_AT_ONCE = 500  # in a request, as Kafka's tool
 NAMES_AT_ONCE = 500
-NOT_FOUND = 105  # TRANSACTIONAL_ID_NOT_FOUND
 
 
 class Listed(NamedTuple):
@@ -105,7 +105,7 @@ def described(client: Any, names: Iterable[str]) -> dict[str, Described]:
         try:
             answer = patiently(client, partial(client.describe_transactions, [name]))[name]
         except BrokerResponseError as error:
-            if error.errno != NOT_FOUND:
+            if error.errno != ErrorCode.TRANSACTIONAL_ID_NOT_FOUND:
                 raise
             continue
         found[name] = Described(

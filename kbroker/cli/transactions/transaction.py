@@ -16,10 +16,7 @@ from kbroker.cli.lazy import LazyGroup
 from kbroker.cli.tables import format_option, json_text, table, visible
 from kbroker.cli.times import DurationType, moment, span
 from kbroker.cli.transactions.reads import Described, Open, abort, coordinated, described, find_hanging, listed, open_in
-
-STATES = (
-    "Empty", "Ongoing", "PrepareCommit", "PrepareAbort", "CompleteCommit", "CompleteAbort", "PrepareEpochFence", "Dead",
-)  # fmt: skip
+from kbroker.transactions.states import BY_NAME
 
 transaction = LazyGroup(
     name="transaction",
@@ -39,7 +36,7 @@ transaction = LazyGroup(
 
 
 @click.command("list")
-@click.option("--state", "states", type=click.Choice(STATES), multiple=True, help="Only those. Repeatable.")
+@click.option("--state", "states", type=click.Choice(tuple(BY_NAME)), multiple=True, help="Only those. Repeatable.")
 @click.option("--producer-id", "producer_ids", type=int, multiple=True, help="Only theirs. Repeatable.")
 @click.option("--longer-than", type=DurationType(), metavar="DURATION", help="Only those that run longer: 90s, 15m.")
 @click.option("--id", "pattern", metavar="REGEX", help="Only ids that match as a whole.")
