@@ -83,10 +83,12 @@ class TransactionCoordinator:
         return TransactionShard(partition, self.env.clock, tasks, self)
 
     def _take_up(self, shard: TransactionShard) -> Work[None]:
-        """A shard was loaded: what was decided is carried on with (T2)."""
-        for transaction in list(shard.transactions.values()):
-            if transaction.is_ending:
-                self.markers.add(shard, transaction)
+        """A shard was loaded: what was decided before is carried on with (T2).
+
+        It serves already. Who is ended meanwhile has ordered the markers itself: a second set of them would come late.
+        """
+        for transaction in shard.take_found_ending():
+            self.markers.add(shard, transaction)
             yield
 
     @property

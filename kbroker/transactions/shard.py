@@ -35,12 +35,13 @@ class Surroundings(Protocol):
 class TransactionShard(Shard):
     """One partition's transactional ids. What changes them goes through here."""
 
-    __slots__ = ("_transactions", "_surroundings")
+    __slots__ = ("_transactions", "_surroundings", "_found_ending")
 
     def __init__(self, partition: Partition, clock: Clock, tasks: Tasks, surroundings: Surroundings) -> None:
         super().__init__(partition, clock, tasks)
         self._transactions: dict[str, Transaction] = {}
         self._surroundings = surroundings
+        self._found_ending: list[Transaction] = []
 
     @property
     def transactions(self) -> Mapping[str, Transaction]:
@@ -59,6 +60,11 @@ class TransactionShard(Shard):
         if found is None:
             raise KafkaError(ErrorCode.INVALID_PRODUCER_ID_MAPPING)
         return found
+
+    def take_found_ending(self) -> list[Transaction]:
+        """Those that were decided, and not carried out, when the log was read. They are given out once."""
+        taken, self._found_ending = self._found_ending, []
+        return taken
 
     def keep(self, transaction: Transaction) -> None:
         """An id is there from now on."""
@@ -128,3 +134,5 @@ class TransactionShard(Shard):
         size = yield from measured(entry.partitions)
         transaction = self._transactions[transactional_id] = Transaction(transactional_id)
         transaction.restore(entry, size, now=self.clock.liveness(), now_ms=self.clock.data_ms())
+        if transaction.is_ending:
+            self._found_ending.append(transaction)

@@ -229,6 +229,27 @@ async def test_T2_a_loaded_coordinator_has_the_markers_written(autojump_clock: M
         assert states == [S.COMPLETE_COMMIT, S.COMPLETE_ABORT, S.ONGOING]
 
 
+@pytest.mark.parametrize("client_version", [0, 2])
+async def test_T2_what_is_ended_while_a_loaded_coordinator_takes_up_the_rest_has_its_markers_once(
+    client_version: int, autojump_clock: MockClock
+) -> None:
+    """Partitions that are not led yet, right after a start, have both wait."""
+    async with rig() as made:
+        for n in range(300):
+            await made.begin(f"other-{n}")
+        producer = await made.begin()
+        await made.add(producer, client_version=client_version)
+        made.lead(2)
+        made.brokers.answer = lambda topic, index: ErrorCode.NOT_LEADER_OR_FOLLOWER
+        await made.loaded()
+        await made.end(producer, client_version=client_version)
+        await trio.sleep(5)
+        made.brokers.answer = lambda topic, index: ErrorCode.NONE
+        await trio.sleep(5)
+        assert made.transaction().entry.state is S.COMPLETE_COMMIT
+        assert len(made.brokers.markers) == 1
+
+
 async def test_what_a_coordinator_hears_after_its_epoch_completes_nothing() -> None:
     async with rig() as made:
         producer = await made.begin()
