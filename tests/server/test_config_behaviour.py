@@ -36,6 +36,7 @@ from kbroker.config import TABLE, ConfigKey, Scope, Update
 from kbroker.testing.broker import MemoryBroker, memory_broker
 from kbroker.testing.client import BareClient
 from tests.api.group_tools import find
+from tests.api.transaction_tools import Producer
 
 HOUR_MS = 3_600_000
 SETTINGS = {"log.retention.check.interval.ms": "10000"}
@@ -271,6 +272,12 @@ async def code_after_silence(scene: Scene) -> ErrorCode:
     return await scene.code(scene.batch(base_sequence=50, producer_id=producer, producer_epoch=0))
 
 
+async def code_of_what_was_not_added(scene: Scene) -> ErrorCode:
+    """Of a batch whose transaction does not have the partition: whether it is verified."""
+    producer = await Producer(scene.client, f"tx-{next(PRODUCERS)}").init()
+    return ErrorCode((await producer.produce(version=10)).error_code)
+
+
 # the rows ------------------------------------------------------------------------------------------------------------
 
 
@@ -326,7 +333,9 @@ GROUP_ROWS = [
 ]
 BROKER_ROWS = [
     Row("producer.id.expiration.ms", "600000", code_after_silence, ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, OK),
-]
+    Row("transaction.partition.verification.enable", "false", code_of_what_was_not_added,
+        ErrorCode.INVALID_TXN_STATE, OK),
+]  # fmt: skip
 ELSEWHERE = {
     "max.connections": "tests/server/test_dynamic_configs.py",
     "max.connections.per.ip": "tests/server/test_dynamic_configs.py",
