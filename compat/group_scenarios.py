@@ -335,8 +335,12 @@ def two_groups(run: Run, team: Team) -> Seen:
     team.write(topic, 2, each=20)
     members = [team.join(topic, group=f"{team.group}-{which}") for which in "ab"]
     until(lambda: all(len(taken(member)) == 40 for member in members), SETTLE_SECONDS_MAX)
-    ends = [run.client.committed(f"{team.group}-{which}", topic) for which in "ab"]
-    return {"read": [len(taken(member)) for member in members], "committed": [sorted(end.items()) for end in ends]}
+
+    def ends() -> list[list[tuple[int, int]]]:
+        return [sorted(run.client.committed(f"{team.group}-{which}", topic).items()) for which in "ab"]
+
+    until(lambda: ends() == 2 * [[(0, 20), (1, 20)]])  # what was taken last may not be committed yet
+    return {"read": [len(taken(member)) for member in members], "committed": ends()}
 
 
 @group("auto-reset")

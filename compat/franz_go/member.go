@@ -44,7 +44,7 @@ var memberCalls = map[string]adapter.Call{
 type member struct {
 	adapter.Journal
 	client  *kgo.Client
-	commits bool
+	options adapter.Options
 	orders  chan func(*kgo.Client)
 	ending  context.Context
 	end     context.CancelFunc
@@ -53,7 +53,7 @@ type member struct {
 
 func openMember(a arguments) (any, error) {
 	options := adapter.Read[adapter.Options](a, 1)
-	m := &member{commits: options.Commits, orders: make(chan func(*kgo.Client), 10), ended: make(chan struct{})}
+	m := &member{options: options, orders: make(chan func(*kgo.Client), 10), ended: make(chan struct{})}
 	m.ending, m.end = context.WithCancel(background)
 	names, pattern := a.Topics(0)
 	client, err := kgo.NewClient(append(joining(names, pattern, options), kgo.BlockRebalanceOnPoll(),
@@ -102,7 +102,20 @@ func (m *member) pump() {
 			m.turn()
 		}
 	}
+	id, _ := m.client.GroupMetadata()
 	m.client.CloseAllowingRebalance()
+	if m.options.Protocol == "consumer" && m.options.Instance != "" {
+		m.goodbye(id)
+	}
+}
+
+// goodbye of a static member: the library's own leaves the instance id out, which brokers refuse (INVALID_REQUEST).
+func (m *member) goodbye(id string) {
+	request := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+	request.Group, request.MemberID, request.MemberEpoch, request.InstanceID = m.options.Group, id, -2, &m.options.Instance
+	if _, err := request.RequestWith(background, asking); err != nil {
+		m.Refused(named(err).Name)
+	}
 }
 
 // turn is one poll, and what follows from it.
@@ -124,7 +137,7 @@ func (m *member) turn() {
 			next = append(next, adapter.Mark{Topic: each.Topic, Partition: each.Partition, Offset: each.Records[count-1].Offset + 1})
 		}
 	})
-	if !m.commits || len(next) == 0 {
+	if !m.options.Commits || len(next) == 0 {
 		return
 	}
 	if err := m.commit(next, true); err != nil {
