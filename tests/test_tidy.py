@@ -204,6 +204,20 @@ def test_files_that_are_spoken_of_are_there() -> None:
     assert not gone, "\n".join(gone)
 
 
+def test_every_invariant_has_a_test_and_no_other_is_cited() -> None:
+    """An id that is cited in source or docs is one of docs/invariants.md; each of those is in the name of a test."""
+    said = re.findall(r"\*\*([A-Z]\d+)\*\*", (ROOT / "docs/invariants.md").read_text(encoding="utf-8"))
+    assert len(said) == len(set(said))
+    tested, cited = set[str](), set[str]()
+    for path in ROOT.glob("tests/**/test_*.py"):
+        for name in re.findall(r"def test_((?:[A-Z]\d+_)+)", path.read_text(encoding="utf-8")):
+            tested |= set(name.split("_"))
+    for path in [*SOURCES, *ROOT.glob("docs/*.md")]:
+        cited |= set(re.findall(r"\b[LRGPTB]\d{1,2}\b", path.read_text(encoding="utf-8")))
+    assert set(said) <= tested, f"without a test: {set(said) - tested}"
+    assert cited <= set(said), f"cited, and not in docs/invariants.md: {cited - set(said)}"
+
+
 def local_imports() -> dict[str, set[str]]:
     """Module -> modules of ours that it imports, anywhere in its text: also inside functions and for types only."""
     known = {module_name(path) for path in SOURCES}

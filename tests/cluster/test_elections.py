@@ -21,7 +21,7 @@ from tests.cluster.tools import T, cluster
         (-1, (1,), (0,), None),  # not in the ISR: never (R9)
     ],
 )
-def test_R8_a_returning_broker_leads_only_in_a_new_epoch(
+def test_R8_R9_a_returning_broker_leads_only_in_a_new_epoch(
     leader: int, isr: tuple[int, ...], live: tuple[int, ...], becomes: int | None
 ) -> None:
     partition = PartitionImage(T, 0, (0, 1), isr, leader, 7, 9)
