@@ -9,7 +9,8 @@ Made once for a kind of coordinators; `run` it before partitions are led.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -125,6 +126,17 @@ class Runtime(Generic[S]):
             raise KafkaError(code) from error
         self.note(shard, name)
 
+    @contextmanager
+    def contained(self, shard: S, name: str) -> Iterator[None]:
+        """For events that nobody waits for: whatever goes wrong with one stays with its shard, which starts over."""
+        try:
+            yield
+        except KafkaError:
+            pass  # it does already, if something was not stored
+        except Exception:
+            log.exception("%s: %s failed, its partition is loaded again", shard, name)
+            self.leading.restart(shard, ErrorCode.COORDINATOR_NOT_AVAILABLE)
+
     def note(self, shard: S, name: str) -> None:
         """Something happened to a core: set its alarm, see how long the log is."""
         self._alarms.note(shard, name, shard.deadline(name))
@@ -151,18 +163,12 @@ class Runtime(Generic[S]):
         self.start(finish, answers)
 
     async def _compute(self, shard: S, name: str, compute: Compute) -> None:
-        """Whatever goes wrong with it stays with its shard."""
-        try:
+        with self.contained(shard, name):
             made = await finish(compute.work)
             await trio.lowlevel.checkpoint()  # what is made of it is a turn of its own
             if shard.closed is None:
                 now, now_ms = self.env.clock.liveness(), self.env.clock.data_ms()
                 self.perform(shard, name, compute.then(made, now, now_ms))
-        except KafkaError:
-            pass  # the shard starts over
-        except Exception:
-            log.exception("%s: %s failed, its partition is loaded again", shard, name)
-            self.leading.restart(shard, ErrorCode.COORDINATOR_NOT_AVAILABLE)
 
     async def _settle(self, shard: S) -> None:
         try:
@@ -171,17 +177,12 @@ class Runtime(Generic[S]):
             self.leading.restart(shard, ErrorCode.NOT_COORDINATOR)
 
     def _ring(self, shard: S, name: str) -> None:
-        """Wake a core. Whatever goes wrong with it stays with its shard."""
+        """Wake a core."""
         now, deadline = self.env.clock.liveness(), shard.deadline(name)
         if deadline is None:
             return
-        try:
+        with self.contained(shard, name):
             self.perform(shard, name, shard.on_alarm(name, now, self.env.clock.data_ms()) if deadline <= now else ())
-        except KafkaError:
-            pass  # the shard starts over
-        except Exception:
-            log.exception("%s: %s failed, its partition is loaded again", shard, name)
-            self.leading.restart(shard, ErrorCode.COORDINATOR_NOT_AVAILABLE)
 
     def note_growth(self, shard: S) -> None:
         """Something was appended: a log that has become too long is written anew."""

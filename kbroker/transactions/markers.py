@@ -251,13 +251,11 @@ class Markers:
         shard, transaction = ending.shard, ending.transaction
         if not ending.is_wanted:
             return
-        assert transaction.entry is ending.entry
         ending.is_over = True
-        effects = transaction.complete(shard.terms, self.runtime.env.clock.data_ms())
-        try:
+        with self.runtime.contained(shard, transaction.transactional_id):  # a shard that starts over takes it up again
+            assert transaction.entry is ending.entry
+            effects = transaction.complete(shard.terms, self.runtime.env.clock.data_ms())
             self.runtime.perform(shard, transaction.transactional_id, effects)
-        except KafkaError:
-            pass  # the shard starts over, and takes it up again
 
     # -- later --------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from kbroker.replication.partition import Partition
 from kbroker.testing.broker import Machine
 from kbroker.transactions.markers import PIECE_MAX, REQUEST_MAX
 from kbroker.transactions.states import TransactionState as S
-from kbroker.transactions.transaction import Producer
+from kbroker.transactions.transaction import Producer, Transaction
 from kbroker.turns import one_at_a_time
 from tests.transactions.tools import Rig, rig
 
@@ -267,6 +267,24 @@ async def test_what_a_coordinator_hears_after_its_epoch_completes_nothing() -> N
         await wait_all_tasks_blocked()
         assert [(each.partition, each.coordinator_epoch) for each in made.brokers.markers][2:] == [(0, 2), (1, 2)]
         assert made.transaction().entry.state is S.COMPLETE_COMMIT
+
+
+async def test_B1_what_goes_wrong_at_the_end_of_a_transaction_stays_with_its_shard(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with rig() as made:
+        producer = await made.begin()
+        await made.add(producer)
+        complete, failures = Transaction.complete, iter([True])
+
+        def failing(self: Transaction, *args: Any) -> Any:
+            assert not next(failures, False), "planted"
+            return complete(self, *args)
+
+        monkeypatch.setattr(Transaction, "complete", failing)
+        await made.end(producer)
+        await trio.sleep(2)
+        assert made.transaction().entry.state is S.COMPLETE_COMMIT, "the shard was loaded again, and took it up"
 
 
 async def test_who_resigns_asks_no_more(autojump_clock: MockClock) -> None:
