@@ -198,6 +198,23 @@ class Later:
         self.coroutine.close()
 
 
+def then(
+    answer: T | Later | Coroutine[Any, Any, T], step: Callable[[T], S | Coroutine[Any, Any, S]]
+) -> S | Coroutine[Any, Any, S]:
+    """`step(answer)` when the answer is there: now, or if it is to be waited for, in a coroutine.
+
+    What step returns may be a coroutine, too.
+    """
+    if isinstance(answer, CoroutineType):
+        answer = Later(answer)
+    return _then(answer, step) if isinstance(answer, Later) else step(answer)  # type: ignore[arg-type]
+
+
+async def _then(later: Later, step: Callable[[T], S | Coroutine[Any, Any, S]]) -> S:
+    made = step(await later)
+    return await made if isinstance(made, CoroutineType) else made  # type: ignore[return-value]
+
+
 def one_at_a_time(what: str) -> trio.Lock:
     """The lock over what is done one at a time in the whole broker; first come, first served."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -15,6 +16,7 @@ from kbroker.turns import (
     PAUSES_A_TURN,
     STRIDE,
     Errands,
+    Later,
     Work,
     answer,
     do_errands,
@@ -23,6 +25,7 @@ from kbroker.turns import (
     finish_errands,
     is_long,
     one_at_a_time,
+    then,
     under_way,
 )
 
@@ -179,3 +182,26 @@ async def test_an_errand_that_fails_leaves_nothing_behind(goes_on: bool) -> None
         assert [ref() for ref in left] == [None, None]
     finally:
         gc.enable()
+
+
+async def test_what_comes_after_an_answer_waits_only_if_the_answer_does() -> None:
+    async def later(value: int) -> int:
+        await trio.lowlevel.checkpoint()
+        return value
+
+    assert then(1, str) == "1"
+    assert await then(later(1), str) == "1"  # type: ignore[misc]
+    assert await then(Later(later(1)), later) == 1  # type: ignore[misc]
+    assert await then(1, later) == 1  # type: ignore[misc]
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_answer_that_is_given_up_before_anybody_waits_is_closed_with_all_that_it_waits_for() -> None:
+    async def later() -> int:
+        raise AssertionError("nobody waits")
+
+    inner = later()
+    outer = then(inner, str)
+    outer.close()  # type: ignore[union-attr]
+    del outer
+    assert inspect.getcoroutinestate(inner) == inspect.CORO_CLOSED

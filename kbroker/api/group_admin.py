@@ -25,7 +25,7 @@ from kafka_wire.messages.group_admin import (
 from kbroker.api.context import Context
 from kbroker.api.registry import handles
 from kbroker.coordinators.routing import pauses_for
-from kbroker.coordinators.shard import APPEND_ERRORS
+from kbroker.coordinators.shard import told
 from kbroker.groups import offset_requests
 from kbroker.groups.coordinator import GroupCoordinator
 from kbroker.groups.group import Group
@@ -140,7 +140,7 @@ def _deleted(request: DeleteGroupsRequest, context: Context) -> Work[DeleteAnswe
             ends[shard] = max(ends.get(shard, -1), offset)
             of_shards.setdefault(shard, []).append(result)
         except KafkaError as error:
-            result.error_code = APPEND_ERRORS.get(error.code, error.code)
+            result.error_code = told(error)
         results.append(result)
         yield from pauses_for(group_id)
     response = DeleteGroupsResponse(results=results)

@@ -42,7 +42,7 @@ from kbroker.coordinators.routing import pauses_for
 from kbroker.groups import offset_requests
 from kbroker.groups.group import Committer
 from kbroker.groups.offset_requests import Committed, Fetched
-from kbroker.turns import STRIDE, Work, answer, each, finish
+from kbroker.turns import STRIDE, Work, answer, each, then
 
 CommitAnswer: TypeAlias = "OffsetCommitResponse | Coroutine[Any, Any, OffsetCommitResponse]"
 FetchAnswer: TypeAlias = "OffsetFetchResponse | Coroutine[Any, Any, OffsetFetchResponse]"
@@ -92,15 +92,7 @@ def _commit(request: OffsetCommitRequest, context: Context) -> Work[CommitAnswer
         request.member_id, request.group_instance_id, request.generation_id_or_member_epoch, context.version
     )
     committed = offset_requests.commit(context.services.groups, request.group_id, committer, changes)
-    if isinstance(committed, Committed):
-        return (yield from _told(response, committed))
-    return _told_later(response, committed)
-
-
-async def _told_later(
-    response: OffsetCommitResponse, committed: Coroutine[Any, Any, Committed]
-) -> OffsetCommitResponse:
-    return await finish(_told(response, await committed))
+    return then(committed, lambda committed: answer(_told(response, committed)))
 
 
 def _told(response: OffsetCommitResponse, committed: Committed) -> Work[OffsetCommitResponse]:
@@ -283,15 +275,7 @@ def _delete(request: OffsetDeleteRequest, context: Context) -> Work[DeleteAnswer
         yield
     gone = ((topic.name, [row.partition_index for row in topic.partitions if not row.error_code]) for topic in topics)
     deleted = yield from offset_requests.delete_offsets(coordinator, request.group_id, gone)
-    if isinstance(deleted, ErrorCode):
-        return _deleted(topics, deleted)
-    return _deleted_later(topics, deleted)
-
-
-async def _deleted_later(
-    topics: list[OffsetDeleteResponseTopic], deleted: Coroutine[Any, Any, ErrorCode]
-) -> OffsetDeleteResponse:
-    return _deleted(topics, await deleted)
+    return then(deleted, partial(_deleted, topics))
 
 
 def _deleted(topics: list[OffsetDeleteResponseTopic], code: ErrorCode) -> OffsetDeleteResponse:

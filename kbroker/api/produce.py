@@ -121,10 +121,17 @@ def produce(request: ProduceRequest, context: Context) -> ProduceResponse | Coro
     return _append_in_turns(under_way, work, errand)
 
 
-async def _append_in_turns(under_way: _Produce, work: Errands[None], errand: Errand | None) -> ProduceResponse | None:
-    """Finish what did not go at once. A connection's coroutines run one after the other, as their requests came."""
+async def _append_in_turns(
+    under_way: _Produce, work: Errands[None], errand: Errand | None, verified: Later | None = None
+) -> ProduceResponse | None:
+    """Finish what did not go at once. A connection's coroutines run one after the other, as their requests came.
+
+    verified: to be awaited before.
+    """
     context = under_way.context
     try:
+        if verified is not None:
+            await verified
         await finish_errands(work, errand, context.services.env.offload)
     finally:
         context.peer.appending -= 1
@@ -133,8 +140,8 @@ async def _append_in_turns(under_way: _Produce, work: Errands[None], errand: Err
 
 
 def _verify_first(under_way: _Produce) -> Coroutine[Any, Any, ProduceResponse | None] | None:
-    """Find out which batches of a transaction may be appended; None when that is known. Else the coroutine that does
-    both: waits for the coordinator, and appends.
+    """Find out which batches of a transaction may be appended; None when that is known, else the coroutine that waits
+    for it, and appends.
     """
     context = under_way.context
     under_way.verdicts = verdicts = Verdicts(context.version, context.services)
@@ -145,23 +152,14 @@ def _verify_first(under_way: _Produce) -> Coroutine[Any, Any, ProduceResponse | 
     if done == (None,):
         return None
     context.peer.appending += 1
-    return _verify_and_append(under_way, verdicts, verifying, done)
+    return _append_in_turns(under_way, _append_all(under_way), None, Later(_verified(verdicts, verifying, done)))
 
 
-async def _verify_and_append(
-    under_way: _Produce, verdicts: Verdicts, verifying: Work[Later | None], done: tuple[Later | None] | None
-) -> ProduceResponse | None:
+async def _verified(verdicts: Verdicts, verifying: Work[Later | None], done: tuple[Later | None] | None) -> None:
     """done: what verifying has come to, if it has."""
-    context = under_way.context
-    try:
-        later = done[0] if done is not None else await finish(verifying)
-        if later is not None:
-            verdicts.take(await later)
-        await finish_errands(_append_all(under_way), None, context.services.env.offload)
-    finally:
-        context.peer.appending -= 1
-    response = _conclude(under_way)
-    return await response if isinstance(response, CoroutineType) else response  # type: ignore[return-value]
+    later = done[0] if done is not None else await finish(verifying)
+    if later is not None:
+        verdicts.take(await later)
 
 
 def _append_all(under_way: _Produce) -> Errands[None]:

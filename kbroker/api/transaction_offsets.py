@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Coroutine
 from functools import partial
-from types import CoroutineType
 from typing import Any, TypeAlias
 
 from kafka_wire.api import ApiKey
@@ -30,7 +29,7 @@ from kbroker.groups import transaction_requests
 from kbroker.groups.group import Committer
 from kbroker.groups.transaction_requests import Writer
 from kbroker.replication.partition import Partition
-from kbroker.turns import STRIDE, Later, Work, answer, at_once, each, finish
+from kbroker.turns import STRIDE, Work, answer, at_once, each, then
 
 LOADING_SINCE = 2  # versions that know COORDINATOR_LOAD_IN_PROGRESS
 
@@ -67,16 +66,7 @@ def _commit(request: TxnOffsetCommitRequest, context: Context) -> Work[Answer]:
     code = transaction_requests.commit(
         context.services.groups, request.group_id, committer, taker.changes, _writer(request, context)
     )
-    if isinstance(code, CoroutineType):
-        return _told_later(response, code, context)
-    assert isinstance(code, ErrorCode)
-    return (yield from _told(response, code, context))
-
-
-async def _told_later(
-    response: TxnOffsetCommitResponse, code: Coroutine[Any, Any, ErrorCode], context: Context
-) -> TxnOffsetCommitResponse:
-    return await finish(_told(response, await code, context))
+    return then(code, lambda code: answer(_told(response, code, context)))
 
 
 def _told(response: TxnOffsetCommitResponse, code: ErrorCode, context: Context) -> Work[TxnOffsetCommitResponse]:
@@ -100,14 +90,9 @@ def _writer(request: TxnOffsetCommitRequest, context: Context) -> Writer:
     def verify(group_partition: Partition) -> ErrorCode | Coroutine[Any, Any, ErrorCode]:
         place = {group_partition.topic: [group_partition.index]}
         question = Question(request.transactional_id, request.producer_id, request.producer_epoch, place, rules)
-        refusals = at_once(ask(services, question))
-        return _only_later(refusals) if isinstance(refusals, Later) else _only(refusals)
+        return then(at_once(ask(services, question)), _only)
 
     return Writer(request.producer_id, request.producer_epoch, verify if is_to_be_asked(services, rules) else None)
-
-
-async def _only_later(refusals: Later) -> ErrorCode:
-    return _only(await refusals)
 
 
 def _only(refusals: Refusals) -> ErrorCode:

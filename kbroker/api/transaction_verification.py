@@ -96,8 +96,7 @@ async def _ask_on(services: Services, question: Question, answer: Any) -> Refusa
         refusals = await finish(_read(question, answer))
         if not _is_for_later(question, refusals) or trio.current_time() >= give_up:
             return refusals
-        with trio.move_on_after(config.get_int("add.partitions.to.txn.retry.backoff.ms") / 1000):
-            await trio.sleep_forever()
+        await services.env.clock.sleep(config.get_int("add.partitions.to.txn.retry.backoff.ms") / 1000)
         answer = _asked(services, question)
 
 
@@ -162,8 +161,4 @@ def _told(code: int, rules: Rules) -> ErrorCode:
 
 
 def _is_for_later(question: Question, refusals: Refusals) -> bool:
-    return (
-        question.rules is Rules.ADDING
-        and bool(refusals)
-        and ErrorCode.CONCURRENT_TRANSACTIONS in set(refusals.values())
-    )
+    return question.rules is Rules.ADDING and ErrorCode.CONCURRENT_TRANSACTIONS in refusals.values()

@@ -45,7 +45,7 @@ from kbroker.coordinators.routing import partition_of, pauses_for
 from kbroker.transactions import requests
 from kbroker.transactions.storage import Partitions, measured
 from kbroker.transactions.transaction import EPOCH_BUMP_SINCE, Producer
-from kbroker.turns import Effort, Later, Work, answer, each, finish
+from kbroker.turns import Effort, Later, Work, answer, each, finish, then
 
 INIT_FENCED_SINCE = 4  # versions that know PRODUCER_FENCED
 FENCED_SINCE = 2
@@ -276,15 +276,11 @@ def _add_offsets(request: AddOffsetsToTxnRequest, context: Context) -> OffsetsAn
         len(topic.name),
         0,
     )
-    return _offsets_response(code, context) if isinstance(code, ErrorCode) else _later_offsets(code, context)
 
+    def respond(code: ErrorCode) -> AddOffsetsToTxnResponse:
+        return AddOffsetsToTxnResponse(error_code=_for_old_clients(code) if context.version < FENCED_SINCE else code)
 
-async def _later_offsets(code: Coroutine[Any, Any, ErrorCode], context: Context) -> AddOffsetsToTxnResponse:
-    return _offsets_response(await code, context)
-
-
-def _offsets_response(code: ErrorCode, context: Context) -> AddOffsetsToTxnResponse:
-    return AddOffsetsToTxnResponse(error_code=_for_old_clients(code) if context.version < FENCED_SINCE else code)
+    return then(code, respond)
 
 
 # -- EndTxn -----------------------------------------------------------------------------------------------------------

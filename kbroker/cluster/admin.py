@@ -36,7 +36,6 @@ PRODUCER_ID_BLOCK = 1000
 ATTEMPTS_MAX = 10
 CHANGES_AT_ONCE = 64  # of all clients together: they share commits
 TXN_OPS = 96  # partitions in a transaction: leaves room for the keys that go with them
-UNASSIGNED = bytes(16)
 CLUSTER_METADATA = "__cluster_metadata"  # Kafka's own log of its controllers: no client's topic has its name
 
 S = TypeVar("S")

@@ -22,7 +22,7 @@ from kbroker.coordinators.effects import Compute, Effect
 from kbroker.coordinators.leading import Leading
 from kbroker.coordinators.rewrite import rewrite
 from kbroker.coordinators.routing import InternalTopic
-from kbroker.coordinators.shard import APPEND_ERRORS, Refuse, Shard, Tasks, Ticket
+from kbroker.coordinators.shard import APPEND_ERRORS, Refuse, Shard, Tasks, Ticket, same, told
 from kbroker.env import Env
 from kbroker.log.directory import LogDirectory
 from kbroker.replication.partition import Partition
@@ -102,14 +102,14 @@ class Runtime(Generic[S]):
             ticket = Ticket(refuse)
             self.perform(shard, name, event(shard, ticket))
         except KafkaError as error:
-            return refuse(APPEND_ERRORS.get(error.code, error.code))
+            return refuse(told(error))
         if ticket.response is not None:
             return ticket.response
         return _answer(shard, ticket, wait_s, late)
 
     def when_committed(self, shard: S, offset: int, wait_s: float) -> ErrorCode | Coroutine[Any, Any, ErrorCode]:
         """NONE when the record at offset is committed; else why it will not be, or not in time."""
-        ticket = Ticket(lambda code: code)
+        ticket = Ticket(same)
         shard.after(offset, partial(ticket.answer, ErrorCode.NONE))
         if ticket.response is not None:
             return ErrorCode(ticket.response)

@@ -52,6 +52,17 @@ APPEND_ERRORS = {
     ErrorCode.RECORD_LIST_TOO_LARGE: ErrorCode.UNKNOWN_SERVER_ERROR,
 }
 
+
+def told(error: KafkaError) -> ErrorCode:
+    """What clients of a coordinator are told for an error."""
+    return APPEND_ERRORS.get(error.code, error.code)
+
+
+def same(code: ErrorCode) -> ErrorCode:
+    """The answer that stands for a code, where a code is the answer."""
+    return code
+
+
 Refuse: TypeAlias = Callable[[ErrorCode], Any]
 
 

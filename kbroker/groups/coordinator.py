@@ -1,11 +1,8 @@
-"""GroupCoordinator: the groups of this broker, on the runtime of coordinators.
+"""GroupCoordinator: the groups of this broker. Which partitions of `__consumer_offsets` it coordinates the base knows.
 
-    leading.lead, resign ─▶ which partitions of `__consumer_offsets` are coordinated here    coordinators/leading.py
-    membership, offset_requests ─▶ requests                                                  what handlers call
-    write_marker ─▶ the end of a transaction, its offsets with it                            asked by its coordinator
-    topics deleted, offsets too old ─▶ what is forgotten                                      housekeeping.py
-
-A group belongs to the partition that its name hashes to, and whoever leads that partition coordinates it.
+membership, offset_requests ─▶ requests                                                  what handlers call
+write_marker ─▶ the end of a transaction, its offsets with it                            asked by its coordinator
+topics deleted, offsets too old ─▶ what is forgotten                                      housekeeping.py
 """
 
 from __future__ import annotations
@@ -20,8 +17,7 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.registration import Registration
 from kbroker.config import BrokerConfig
-from kbroker.coordinators.routing import InternalTopic
-from kbroker.coordinators.runtime import Runtime
+from kbroker.coordinators.coordinator import Coordinator
 from kbroker.coordinators.shard import Tasks
 from kbroker.env import Env
 from kbroker.groups.group import Topics
@@ -36,18 +32,14 @@ from kbroker.turns import PAUSES_A_TURN, Work, advance, each, finish
 OFFSETS_TOPIC = "__consumer_offsets"
 
 
-class GroupCoordinator:
+class GroupCoordinator(Coordinator[GroupShard]):
     """All groups whose partition is led here. Made once; `run` it before partitions are led."""
 
     def __init__(
         self, env: Env, registration: Registration, logs: LogDirectory, config: Callable[[], BrokerConfig]
     ) -> None:
         """config: the broker's configs as they are now."""
-        self.env = env
-        self.registration = registration
-        self.config = config
-        self.topic = InternalTopic(OFFSETS_TOPIC, registration, self._wish)
-        self.runtime = Runtime(env, logs, self.topic, self._make, self._take_up)
+        super().__init__(OFFSETS_TOPIC, env, registration, logs, config)
         self.housekeeping = Housekeeping(self.runtime, registration, config)
         self._settings: Settings | None = None
         self._topics: tuple[object, Topics] = (None, {})
@@ -63,7 +55,6 @@ class GroupCoordinator:
         return self.housekeeping.forget_topics(shard, shard.offsets.topic_names())
 
     def _wish(self) -> NewTopic:
-        """How `__consumer_offsets` is made. With fewer brokers than replicas asked for, it has as many as there are."""
         config, brokers = self.config(), len(self.registration.image.brokers)
         return NewTopic(
             OFFSETS_TOPIC,
@@ -78,18 +69,6 @@ class GroupCoordinator:
 
     # -- told by the replica manager ----------------------------------------------------------------------------------
 
-    def lead(self, partition: Partition) -> None:
-        """A partition of the topic is led here, in its leader epoch."""
-        self.runtime.leading.lead(partition)
-
-    def resign(self, index: int) -> None:
-        """A partition of the topic is not led here (any more)."""
-        self.runtime.leading.resign(index)
-
-    def lose(self, index: int) -> None:
-        """A partition of the topic would be led here, if its log could be opened."""
-        self.runtime.leading.lose(index)
-
     def write_marker(self, index: int, marker: Marker) -> ErrorCode | Coroutine[Any, Any, ErrorCode]:
         """End a producer's transaction in a partition of the topic; what became of it, when the marker is committed.
 
@@ -102,7 +81,7 @@ class GroupCoordinator:
         except KafkaError as error:
             return error.code
         self.runtime.note_growth(shard)
-        return self.runtime.when_committed(shard, offset, self.config().get_int("request.timeout.ms") / 1000)
+        return self.runtime.when_committed(shard, offset, self.wait_s)
 
     def on_topics_changed(self, deleted: Iterable[str] = ()) -> None:
         """There are other topics, or more partitions: groups see it for themselves, offsets of deleted topics go."""

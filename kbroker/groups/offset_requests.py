@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import build_batch
 from kbroker.coordinators.effects import Effect
-from kbroker.coordinators.shard import APPEND_ERRORS, CHUNK_RECORDS, Ticket
+from kbroker.coordinators.shard import CHUNK_RECORDS, Ticket, told
 from kbroker.groups.coordinator import GroupCoordinator
 from kbroker.groups.group import MEMBER_EPOCH_SINCE, Committer, Group
 from kbroker.groups.offsets import Changes, is_of, records_of
@@ -73,7 +73,7 @@ async def _commit_many(
         _check_commit(coordinator, shard, group_id, committer, changes)
         check_size(shard, group_id, changes)
     except KafkaError as error:
-        return Committed(APPEND_ERRORS.get(error.code, error.code))
+        return Committed(told(error))
     now_ms = coordinator.env.clock.data_ms()
     batch = await coordinator.env.offload(lambda: build_batch(records_of(group_id, changes), timestamp=now_ms))
     committed = _commit(coordinator, group_id, committer, changes, batch)
@@ -181,7 +181,7 @@ def delete_offsets(
             offset = max(offset, forgotten)
         coordinator.runtime.note(shard, group_id)
     except KafkaError as error:
-        return APPEND_ERRORS.get(error.code, error.code)
+        return told(error)
     return when_committed(coordinator, shard, offset)
 
 
@@ -226,5 +226,4 @@ def when_committed(
     coordinator: GroupCoordinator, shard: GroupShard, offset: int
 ) -> ErrorCode | Coroutine[Any, Any, ErrorCode]:
     """NONE when the record at offset is committed; else why it will not be, or not in time."""
-    wait_s = coordinator.config().get_int("request.timeout.ms") / 1000
-    return coordinator.runtime.when_committed(shard, offset, wait_s)
+    return coordinator.runtime.when_committed(shard, offset, coordinator.wait_s)

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
-from types import CoroutineType
 from typing import Any, NamedTuple, TypeAlias
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import build_batch, read_header
 from kbroker.coordinators.effects import Effect
-from kbroker.coordinators.shard import APPEND_ERRORS, CHUNK_RECORDS, Ticket
+from kbroker.coordinators.shard import APPEND_ERRORS, CHUNK_RECORDS, Ticket, same, told
 from kbroker.groups.coordinator import GroupCoordinator
 from kbroker.groups.group import Committer, Group
 from kbroker.groups.offset_requests import check_size
@@ -24,6 +23,7 @@ from kbroker.groups.offsets import Changes, records_of
 from kbroker.groups.shard import GroupShard
 from kbroker.log.derived.producers import UNVERIFIED, Guard
 from kbroker.replication.partition import Partition
+from kbroker.turns import then
 
 Code: TypeAlias = "ErrorCode | Coroutine[Any, Any, ErrorCode]"
 Verify: TypeAlias = "Callable[[Partition], Code]"
@@ -64,7 +64,7 @@ async def _commit_many(
     try:
         check_size(coordinator.shard(group_id), group_id, changes)
     except KafkaError as error:
-        return _told(error)
+        return told(error)
     now_ms = coordinator.env.clock.data_ms()
     batch = await coordinator.env.offload(lambda: _batch(group_id, changes, writer, now_ms))
     committed = _commit(coordinator, group_id, committer, changes, writer, batch)
@@ -90,21 +90,12 @@ def _commit(
         partition = coordinator.shard(group_id).partition
         guard = partition.verification(read_header(batch))
     except KafkaError as error:
-        return _told(error)
+        return told(error)
     if guard is not None and writer.verify is None and min(writer.producer_id, writer.producer_epoch) < 0:
         return ErrorCode.UNKNOWN_SERVER_ERROR  # as Kafka: there are no such batches, and nobody else found out
     if guard is None or writer.verify is None:
         return append(ErrorCode.NONE, None if guard is None else UNVERIFIED)
-    verdict = writer.verify(partition)
-    if isinstance(verdict, CoroutineType):
-        return _append_later(verdict, partial(append, guard=guard))
-    assert isinstance(verdict, ErrorCode)
-    return append(verdict, guard)
-
-
-async def _append_later(verdict: Coroutine[Any, Any, ErrorCode], append: Callable[[ErrorCode], Code]) -> ErrorCode:
-    code = append(await verdict)
-    return code if isinstance(code, ErrorCode) else await code
+    return then(writer.verify(partition), partial(append, guard=guard))
 
 
 def _append(
@@ -123,7 +114,7 @@ def _append(
         return ()
 
     wait_s = coordinator.config().get_int("offsets.commit.timeout.ms") / 1000
-    committed: Code = coordinator.runtime.submit(group_id, event, _same, wait_s)
+    committed: Code = coordinator.runtime.submit(group_id, event, same, wait_s)
     return committed
 
 
@@ -148,11 +139,3 @@ def _check_commit(
     if stale:
         raise KafkaError(ErrorCode.ILLEGAL_GENERATION)
     return group
-
-
-def _told(error: KafkaError) -> ErrorCode:
-    return APPEND_ERRORS.get(error.code, error.code)
-
-
-def _same(code: ErrorCode) -> ErrorCode:
-    return code

@@ -1,18 +1,16 @@
-"""TransactionCoordinator: the transactional ids of this broker, on the runtime of coordinators.
+"""TransactionCoordinator: the transactional ids of this broker. Which partitions are coordinated here the base knows.
 
-    lead, resign ─▶ which partitions of `__transaction_state` are coordinated here     coordinators/leading.py
     requests ─▶ what handlers call                                                     requests.py
     what transactions order ─▶ markers, by whoever leads their partitions              markers.py
     ids that nobody uses                                                               housekeeping.py
 
-An id belongs to the partition that it hashes to; whoever leads that partition coordinates it, and the leader epoch is
-the coordinator's epoch.
+The leader epoch of an id's partition is the coordinator's epoch.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import trio
 
@@ -22,8 +20,7 @@ from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.producer_ids import ProducerIds
 from kbroker.cluster.registration import Registration
 from kbroker.config import BrokerConfig
-from kbroker.coordinators.routing import InternalTopic
-from kbroker.coordinators.runtime import Runtime
+from kbroker.coordinators.coordinator import Coordinator
 from kbroker.coordinators.shard import Tasks
 from kbroker.env import Env
 from kbroker.log.directory import LogDirectory
@@ -39,7 +36,7 @@ TRANSACTIONS_TOPIC = "__transaction_state"
 log = logging.getLogger("kbroker.transactions")
 
 
-class TransactionCoordinator:
+class TransactionCoordinator(Coordinator[TransactionShard]):
     """All transactional ids whose partition is led here. Made once; `run` it before partitions are led."""
 
     def __init__(
@@ -56,12 +53,8 @@ class TransactionCoordinator:
             config: the broker's configs as they are now.
             brokers: who is asked to write markers.
         """
-        self.env = env
-        self.registration = registration
-        self.config = config
+        super().__init__(TRANSACTIONS_TOPIC, env, registration, logs, config)
         self.producer_ids = producer_ids
-        self.topic = InternalTopic(TRANSACTIONS_TOPIC, registration, self._wish)
-        self.runtime = Runtime(env, logs, self.topic, self._make, self._take_up)
         self.markers = Markers(self.runtime, registration, brokers, lambda: self.wait_s)
         self.housekeeping = Housekeeping(self.runtime, config)
 
@@ -91,13 +84,7 @@ class TransactionCoordinator:
             self.markers.add(shard, transaction)
             yield
 
-    @property
-    def wait_s(self) -> float:
-        """How long a request, or another broker, is waited for."""
-        return self.config().get_int("request.timeout.ms") / 1000
-
     def _wish(self) -> NewTopic:
-        """How `__transaction_state` is made; with fewer brokers than asked for, of as many as there are."""
         config, brokers = self.config(), len(self.registration.image.brokers)
         return NewTopic(
             TRANSACTIONS_TOPIC,
@@ -113,26 +100,6 @@ class TransactionCoordinator:
                 "segment.bytes": str(config.get_int("transaction.state.log.segment.bytes")),
             },
         )
-
-    # -- told by the replica manager ----------------------------------------------------------------------------------
-
-    def lead(self, partition: Partition) -> None:
-        """A partition of the topic is led here, in its leader epoch."""
-        self.runtime.leading.lead(partition)
-
-    def resign(self, index: int) -> None:
-        """A partition of the topic is not led here (any more)."""
-        self.runtime.leading.resign(index)
-
-    def lose(self, index: int) -> None:
-        """A partition of the topic would be led here, if its log could be opened."""
-        self.runtime.leading.lose(index)
-
-    def on_topics_changed(self, deleted: Iterable[str] = ()) -> None:
-        """Markers find partitions in the image when they are sent."""
-
-    def on_configs_changed(self, group_ids: Iterable[str] | None = None) -> None:
-        """Configs are looked up when they are needed."""
 
     # -- what transactions order --------------------------------------------------------------------------------------
 

@@ -6,11 +6,12 @@ Every answer waits until what it says is committed, a refusal too: it may be owe
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
+from types import CoroutineType
 from typing import Any, TypeAlias
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.coordinators.effects import Effect, Reply
-from kbroker.coordinators.shard import APPEND_ERRORS, Refuse, Ticket
+from kbroker.coordinators.shard import Refuse, Ticket, same, told
 from kbroker.transactions.coordinator import TransactionCoordinator
 from kbroker.transactions.shard import TransactionShard
 from kbroker.transactions.storage import Partitions
@@ -101,7 +102,7 @@ def add(
             now_ms=clock.data_ms(),
         )
 
-    return _submit(coordinator, transactional_id, event, _same)
+    return _submit(coordinator, transactional_id, event, same)
 
 
 def verify(coordinator: TransactionCoordinator, transactional_id: str, producer: Producer) -> Verified:
@@ -110,7 +111,7 @@ def verify(coordinator: TransactionCoordinator, transactional_id: str, producer:
     def event(shard: TransactionShard, ticket: Ticket) -> Iterable[Effect]:
         return shard.transaction(transactional_id).verify(ticket, producer)
 
-    return _submit(coordinator, transactional_id, event, _same)
+    return _submit(coordinator, transactional_id, event, same)
 
 
 def _with_id(
@@ -139,7 +140,7 @@ async def _begin_with_id(
     except KafkaError as error:
         return refuse(error.code)
     answer = begin(fresh_id)
-    return await answer if isinstance(answer, Coroutine) else answer
+    return await answer if isinstance(answer, CoroutineType) else answer
 
 
 def _submit(
@@ -154,10 +155,6 @@ def _submit(
         try:
             return event(shard, ticket)
         except KafkaError as error:
-            return [Reply(ticket, refuse(APPEND_ERRORS.get(error.code, error.code)))]
+            return [Reply(ticket, refuse(told(error)))]
 
     return coordinator.runtime.submit(transactional_id, answered, refuse, coordinator.wait_s)
-
-
-def _same(code: ErrorCode) -> ErrorCode:
-    return code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -12,9 +13,13 @@ from click.testing import CliRunner, Result
 from kbroker.cli import cli
 from kbroker.cli.features.feature import FeatureType
 from kbroker.cluster.features import INITIAL, SUPPORTED
-from tests.cli.test_transaction import broker
+from tests.cli.process import broker_process
 
-__all__ = ["broker"]  # a fixture
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[str]:
+    with broker_process() as address:
+        yield address
 
 
 def run(address: str, *arguments: str) -> Result:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -49,9 +47,8 @@ from kbroker.cli.groups.reads import Described, Member
 from kbroker.cli.groups.seek import Step, Target, check_idle, parse_target, plan
 from kbroker.cli.topics import consume_group
 from kbroker.cli.topics.formats import Output, Shown
-
-ROOT = Path(__file__).parent.parent.parent
-ENVIRONMENT = {"PYTHONPATH": f"{ROOT}:{ROOT / 'protocol'}", "PATH": "/usr/bin:/bin"}
+from tests.cli.process import broker_process
+from tests.server.process import ENVIRONMENT
 
 
 @pytest.mark.parametrize(
@@ -467,22 +464,8 @@ def consumed(broker: str, *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def broker() -> Iterator[str]:
     """A kbroker as users start it, with topic t of two partitions."""
-    command = [sys.executable, "-m", "kbroker", "start", "--listen", "127.0.0.1:0", "--memory", "--topic", "t:2"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
-    try:
-        assert process.stderr is not None
-        said = ""
-        for line in process.stderr:
-            said += line
-            if "ready in " in line:
-                break
-        found = re.search(r"listening on (\S+?)[\",}\s]", said)
-        assert found, said
-        threading.Thread(target=process.stderr.read, daemon=True).start()  # a pipe nobody reads stops its writer
-        yield found[1]
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
+    with broker_process() as address:
+        yield address
 
 
 @pytest.mark.slow

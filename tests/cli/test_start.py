@@ -18,9 +18,9 @@ from click.testing import CliRunner, Result
 
 from kbroker.cli import cli
 from kbroker.cli.broker.start import host_and_port
+from tests.server.process import ENVIRONMENT
 
 ROOT = Path(__file__).parent.parent.parent
-ENVIRONMENT = {"PYTHONPATH": f"{ROOT}:{ROOT / 'protocol'}", "PATH": "/usr/bin:/bin"}
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:

@@ -6,12 +6,8 @@ import json
 import re
 import socket
 import struct
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,9 +32,8 @@ from kbroker.cli.groups.group import _holder_line
 from kbroker.cli.times import DurationType, moment, span
 from kbroker.cli.transactions import reads
 from kbroker.cli.transactions.reads import Described, Holder, Open, find_hanging, hanging, holders
+from tests.cli.process import broker_process
 
-ROOT = Path(__file__).parent.parent.parent
-ENVIRONMENT = {"PYTHONPATH": f"{ROOT}:{ROOT / 'protocol'}", "PATH": "/usr/bin:/bin"}
 HOUR_MS = 3_600_000
 
 
@@ -123,23 +118,8 @@ def test_holders_for_people() -> None:
 @pytest.fixture(scope="module")
 def broker() -> Iterator[str]:
     """A kbroker that believes every producer, so that a transaction can be left hanging."""
-    command = [sys.executable, "-m", "kbroker", "start", "--listen", "127.0.0.1:0", "--memory", "--topic", "t:2",
-               "--override", "transaction.partition.verification.enable=false"]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
-    try:
-        assert process.stderr is not None
-        said = ""
-        for line in process.stderr:
-            said += line
-            if "ready in " in line:
-                break
-        found = re.search(r"listening on (\S+?)[\",}\s]", said)
-        assert found, said
-        threading.Thread(target=process.stderr.read, daemon=True).start()  # a pipe nobody reads stops its writer
-        yield found[1]
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
+    with broker_process("--override", "transaction.partition.verification.enable=false") as address:
+        yield address
 
 
 class Client:

@@ -27,6 +27,7 @@ from kbroker.log.directory import LogDirectory
 from kbroker.replication.partition import Partition
 from kbroker.testing.broker import Machine
 from kbroker.turns import Work
+from tests.coordinators.running import running
 from tests.log.tools import log_for
 
 TOPIC = "__counters"
@@ -176,12 +177,5 @@ def _same(code: ErrorCode) -> ErrorCode:
 async def rig(machine: Machine | None = None, *, epoch: int = 1, **configs: str) -> AsyncIterator[Rig]:
     """A running runtime that leads its partition in that epoch; stopped as by kill -9. configs: of the topic."""
     made = Rig(machine or Machine(), **configs)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(made.runtime.run)
-        made.lead(epoch)
-        try:
-            yield made
-        finally:
-            nursery.cancel_scope.cancel()
-            with trio.CancelScope(shield=True):
-                await made.logs.close(clean=False)
+    async with running(made, made.runtime.run, epoch):
+        yield made

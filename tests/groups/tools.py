@@ -24,6 +24,7 @@ from kbroker.groups.storage.records import OffsetCommitValue
 from kbroker.log.directory import LogDirectory
 from kbroker.replication.partition import Partition
 from kbroker.testing.broker import Machine
+from tests.coordinators.running import running
 from tests.log.tools import log_for
 
 TOPIC_ID = b"offsets-topic-id"
@@ -117,12 +118,5 @@ async def rig(
         made.env.disk.volume.inode(flipped[0]).data[flipped[1]] ^= 0x40  # type: ignore[attr-defined]
     if failing_reads:
         made.env.disk.fail("pread", "*.log", times=failing_reads)  # type: ignore[attr-defined]
-    async with trio.open_nursery() as nursery:
-        await nursery.start(made.coordinator.run)
-        made.lead(epoch)
-        try:
-            yield made
-        finally:
-            nursery.cancel_scope.cancel()
-            with trio.CancelScope(shield=True):
-                await made.logs.close(clean=False)
+    async with running(made, made.coordinator.run, epoch):
+        yield made

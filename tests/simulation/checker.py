@@ -218,9 +218,8 @@ class Checker:
             raise Violation(f"topic {topic} has id {topic_id.hex()}, and had {known.hex()}")
 
 
-def read_batches(data: bytes, position: int) -> Records:
-    """(offset, value) of the records of an answer from position on. Raises Violation for bytes that are not whole."""
-    found: Records = []
+def whole_batches(data: bytes) -> Iterator[tuple[int, BatchHeader]]:
+    """Where the batches of an answer begin, and their headers. Raises Violation for bytes that are no whole batches."""
     end, epoch = 0, -1
     for at, header in headers(data):
         if at != end or header.magic != 2 or not check_crc(data, at, header):
@@ -228,12 +227,19 @@ def read_batches(data: bytes, position: int) -> Records:
         if header.leader_epoch < epoch:
             raise Violation(f"a batch of leader epoch {header.leader_epoch} behind one of {epoch}")
         end, epoch = at + header.size, header.leader_epoch
-        for record in read_records(data, at, max_bytes=1 << 20):
-            if record.offset >= position:
-                found.append((record.offset, record.value or b""))
+        yield at, header
     if end != len(data):
         raise Violation(f"{len(data) - end} bytes behind the last batch of an answer")
-    return found
+
+
+def read_batches(data: bytes, position: int) -> Records:
+    """(offset, value) of the records of an answer from position on. Raises Violation for bytes that are not whole."""
+    return [
+        (record.offset, record.value or b"")
+        for at, _ in whole_batches(data)
+        for record in read_records(data, at, max_bytes=1 << 20)
+        if record.offset >= position
+    ]
 
 
 # -- the files, for the moments in which no client can look -----------------------------------------------------------

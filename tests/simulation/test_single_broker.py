@@ -6,12 +6,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,43 +22,29 @@ from kbroker.log.derived.producers import ProducerStates
 from kbroker.log.directory import LogDirectory
 from kbroker.log.log import PartitionLog
 from kbroker.replication.partition import Partition
-from kbroker.testing.world import Trace, simulate
 from tests.simulation.checker import Checker, Violation
+from tests.simulation.runs import (
+    check_that_a_run_is_the_same_elsewhere,
+    check_that_a_seed_is_a_run,
+    last_words,
+    run,
+)
 from tests.simulation.single_broker import single_broker
 
-ROOT = Path(__file__).parent.parent.parent
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "40"))
 SEEDS_IN_A_TEST = 20
 MUTATION_SEEDS = 100
-PRINT_HASH = """
-from kbroker.testing.world import simulate
-from tests.simulation.single_broker import single_broker
-print(simulate({seed}, single_broker, offload_s=0.002).hash)
-"""
-
-
-def run(seed: int, *, slow_disk: bool | None = None, **options: Any) -> Trace:
-    """A run; on every third seed the disk is slow, so that more happens while an fsync is under way."""
-    slow_disk = not seed % 3 if slow_disk is None else slow_disk
-    return simulate(seed, partial(single_broker, **options), offload_s=0.1 if slow_disk else 0.002)
 
 
 @pytest.mark.slow
 def test_one_seed_is_one_run_and_another_is_another() -> None:
-    first, again, other = run(3), run(3), run(4)
-    assert first == again
-    assert first.hash != other.hash
-    assert first.seconds > 12
-    assert first.events > 1000
+    check_that_a_seed_is_a_run(single_broker, 3, 4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
 def test_a_run_is_the_same_in_another_process(hash_seed: str) -> None:
-    path = os.pathsep.join([str(ROOT), str(ROOT / "protocol")])
-    environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": path}
-    command = [sys.executable, "-c", PRINT_HASH.format(seed=11)]
-    assert subprocess.check_output(command, env=environment, text=True).strip() == run(11).hash
+    check_that_a_run_is_the_same_elsewhere(single_broker, 11, hash_seed)
 
 
 @pytest.mark.slow
@@ -69,15 +52,14 @@ def test_a_run_is_the_same_in_another_process(hash_seed: str) -> None:
 def test_promises_are_kept(first: int) -> None:
     """Nothing acknowledged is lost, doubled, reordered or changed, and after every trouble all are served again."""
     for seed in range(first, min(first + SEEDS_IN_A_TEST, SEEDS)):
-        run(seed)
+        run(single_broker, seed)
 
 
 @pytest.mark.slow
 def test_work_is_done_without_faults() -> None:
     """A run in which nothing happens would promise little."""
-    trace = simulate(1, partial(single_broker, faults=("reset",)), keep_lines=True)
-    done = next(line for line in reversed(trace.lines) if "('done', " in line)
-    acks, reads = done.partition("('done', ")[2].rstrip(")").split(", ")
+    trace = run(single_broker, 1, faults=("reset",), keep_lines=True)
+    acks, reads = last_words(trace).split(", ")
     assert int(acks) > 100
     assert int(reads) > 500
 
@@ -164,7 +146,7 @@ def test_a_planted_bug_is_caught(bug: Callable[[MonkeyPatch], None], faults: tup
     with MonkeyPatch.context() as patch, pytest.raises(Violation) as caught:
         bug(patch)
         for seed in range(MUTATION_SEEDS):
-            run(seed, faults=faults, slow_disk="power_loss" in faults[0] or None)
+            run(single_broker, seed, faults=faults, slow_disk="power_loss" in faults[0] or None)
     assert "in the simulation of seed" in caught.value.__notes__[-1]
 
 

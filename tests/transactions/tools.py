@@ -34,6 +34,7 @@ from kbroker.transactions.shard import TransactionShard
 from kbroker.transactions.storage import Partitions, measured
 from kbroker.transactions.transaction import Producer, Transaction
 from kbroker.turns import at_once
+from tests.coordinators.running import running
 from tests.log.tools import log_for
 
 TOPIC_ID = b"transaction-stat"
@@ -246,12 +247,5 @@ async def rig(
 ) -> AsyncIterator[Rig]:
     """A running coordinator that leads its partition in that epoch; stopped as by kill -9."""
     made = Rig(machine or Machine(), config, version)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(made.coordinator.run)
-        made.lead(epoch)
-        try:
-            yield made
-        finally:
-            nursery.cancel_scope.cancel()
-            with trio.CancelScope(shield=True):
-                await made.logs.close(clean=False)
+    async with running(made, made.coordinator.run, epoch):
+        yield made

@@ -27,8 +27,7 @@ from kbroker.groups.storage.snapshots import (
 Target: TypeAlias = Mapping[bytes, Collection[int]]  # topic id -> partitions
 Owned: TypeAlias = dict[bytes, dict[int, int]]  # topic id -> partition -> member epoch at which it was assigned
 
-LEAVING = -1  # member epoch of one who leaves
-LEAVING_STATIC = -2  # ... and will be back under the same instance id
+LEAVING_STATIC = -2  # member epoch of one who leaves (any other: -1), and will be back under the same instance id
 
 
 class MemberState(IntEnum):

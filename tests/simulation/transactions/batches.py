@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from kafka_wire.records import ControlType, check_crc, headers, read_control, read_records
-from tests.simulation.checker import Records, Violation
+from kafka_wire.records import ControlType, read_control, read_records
+from tests.simulation.checker import Records, whole_batches
 
 NEVER = 2**63 - 1
 
@@ -31,13 +31,7 @@ class Batch(NamedTuple):
 def parse(data: bytes) -> list[Batch]:
     """The batches of an answer. Raises Violation for bytes that are not whole batches."""
     found: list[Batch] = []
-    end, epoch = 0, -1
-    for at, header in headers(data):
-        if at != end or header.magic != 2 or not check_crc(data, at, header):
-            raise Violation(f"corrupt batch at byte {at} of an answer: {header}")
-        if header.leader_epoch < epoch:
-            raise Violation(f"a batch of leader epoch {header.leader_epoch} behind one of {epoch}")
-        end, epoch = at + header.size, header.leader_epoch
+    for at, header in whole_batches(data):
         records = list(read_records(data, at, max_bytes=1 << 20))
         found.append(
             Batch(
@@ -50,8 +44,6 @@ def parse(data: bytes) -> list[Batch]:
                 [] if header.is_control else [(record.offset, record.value or b"") for record in records],
             )
         )
-    if end != len(data):
-        raise Violation(f"{len(data) - end} bytes behind the last batch of an answer")
     return found
 
 
