@@ -1,9 +1,7 @@
 """The cluster as brokers agree on it: a small guarded key-value store, and the picture every broker keeps of it.
 
     store.py       the contract of the coordination store: seven methods
-    memory.py      in this process (tests, simulation)      sqlite.py   one file, shared by the processes of a machine
-    feed.py        recent changes and their watchers        session.py  keeping a session alive   (for both engines)
-    sqlite_file.py     what lies in that file               heartbeats.py   when its sessions end
+    stores/        its engines
     keys.py        names and values of what is stored
     image.py       ClusterImage, immutable
     placement.py   new topics and partitions    elections.py   who leads    config_changes.py   (all pure)

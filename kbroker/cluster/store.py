@@ -139,7 +139,7 @@ class Session(Protocol):
 
 
 class CoordinationStore(Protocol):
-    """The contract; tests/cluster/test_conformance.py holds every engine to it.
+    """The contract; tests/cluster/stores/test_conformance.py holds every engine to it.
 
     Any method may raise Unavailable, and each answers or fails within some seconds, whatever the store is doing.
     """

@@ -26,8 +26,8 @@ from kbroker.cluster.features import FeatureTooNew
 from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.producer_ids import ProducerIds
 from kbroker.cluster.registration import BrokerIdentity, BrokerIdInUse, OtherCluster, Registration
-from kbroker.cluster.sqlite import open_sqlite
 from kbroker.cluster.store import CoordinationStore, StoreError, Unavailable
+from kbroker.cluster.stores.sqlite import open_sqlite
 from kbroker.config import BrokerConfig
 from kbroker.env import AddressInUse, Env, Listener
 from kbroker.groups.coordinator import OFFSETS_TOPIC, GroupCoordinator

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import trio
 
-from kbroker.cluster.memory import MemoryStore
+from kbroker.cluster.stores.memory import MemoryStore
 from kbroker.config import BrokerConfig
 from kbroker.env import Env
 from kbroker.server.broker import Ready, run_broker

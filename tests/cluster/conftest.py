@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kbroker.cluster.memory import MemoryStore
 from kbroker.cluster.store import CoordinationStore
+from kbroker.cluster.stores.memory import MemoryStore
 from tests.cluster.tools import HandClock, sqlite_at
 
 

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 
 from kafka_wire.errors import KafkaError
-from kbroker.cluster.memory import MemoryStore
 from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.registration import Registration
+from kbroker.cluster.stores.memory import MemoryStore
 from tests.cluster.tools import HandClock, make_registration, running
 from tests.server.loop_meter import LoopMeter
 

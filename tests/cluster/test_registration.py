@@ -12,10 +12,10 @@ import pytest
 import trio
 
 from kbroker.cluster.image import ClusterImage, TopicImage
-from kbroker.cluster.memory import MemoryStore
 from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.registration import BrokerIdInUse, Fenced
 from kbroker.cluster.store import Guard, Put, Unavailable
+from kbroker.cluster.stores.memory import MemoryStore
 from tests.cluster.tools import (
     PATIENCE_S,
     FaultyStore,

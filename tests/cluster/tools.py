@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import trio
 
 from kbroker.cluster.image import BrokerImage, Changes, ClusterImage, PartitionImage, TopicImage, compared
-from kbroker.cluster.memory import MemoryStore
 from kbroker.cluster.registration import BrokerIdentity, Registration
-from kbroker.cluster.sqlite import SqliteStore, open_sqlite
 from kbroker.cluster.store import Ambiguous, Guard, Op, TxnResult, Unavailable
+from kbroker.cluster.stores.memory import MemoryStore
+from kbroker.cluster.stores.sqlite import SqliteStore, open_sqlite
 from kbroker.env import Clock
 from kbroker.turns import at_once
 

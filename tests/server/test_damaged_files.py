@@ -31,7 +31,7 @@ from kafka_wire.messages.produce_fetch import FetchPartition, FetchRequest, Fetc
 from kafka_wire.messages.topics import DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic
 from kafka_wire.records import headers, read_records
 from kbroker.cli import cli
-from kbroker.cluster.memory import MemoryStore
+from kbroker.cluster.stores.memory import MemoryStore
 from kbroker.coordinators.routing import partition_of
 from kbroker.server.identity import StartFailed
 from kbroker.testing.broker import Machine, MemoryBroker, memory_broker

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from kbroker.cluster.memory import MemoryStore
+from kbroker.cluster.stores.memory import MemoryStore
 from kbroker.config import BrokerConfig
 from kbroker.env import Env
 from kbroker.env.real import real_env

@@ -23,7 +23,7 @@ from kafka_wire.messages.produce_fetch import (
 )
 from kafka_wire.messages.transactions import InitProducerIdRequest
 from kafka_wire.records import build_batch, headers, read_records
-from kbroker.cluster.memory import MemoryStore
+from kbroker.cluster.stores.memory import MemoryStore
 from kbroker.config import BrokerConfig
 from kbroker.env import Env
 from kbroker.env.features import Features

@@ -12,8 +12,6 @@ from typing import Any
 
 import trio
 
-from kbroker.cluster.memory import MemoryStore
-from kbroker.cluster.session import hold
 from kbroker.cluster.store import (
     Ambiguous,
     Entry,
@@ -26,6 +24,8 @@ from kbroker.cluster.store import (
     TxnResult,
     Unavailable,
 )
+from kbroker.cluster.stores.memory import MemoryStore
+from kbroker.cluster.stores.session import hold
 from kbroker.config import BrokerConfig
 from kbroker.env import DirectoryLocked, Env
 from kbroker.log.directory import LogDirectory

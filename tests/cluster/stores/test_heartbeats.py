@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kbroker.cluster.heartbeats import ENDED, Heartbeats
+from kbroker.cluster.stores.heartbeats import ENDED, Heartbeats
 
 
 def test_what_a_holder_writes_a_judge_reads(tmp_path: Path) -> None:

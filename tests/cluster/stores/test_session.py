@@ -8,8 +8,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from kbroker.cluster.session import HeldSession, hold
 from kbroker.cluster.store import SessionLost, Unavailable
+from kbroker.cluster.stores.session import HeldSession, hold
 from tests.cluster.tools import RunClock
 
 TTL_S = 6.0

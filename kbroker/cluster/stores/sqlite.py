@@ -22,10 +22,6 @@ from typing import Any, Generic, TypeVar
 
 import trio
 
-from kbroker.cluster.feed import Changes, Feed, follow
-from kbroker.cluster.heartbeats import Heartbeat
-from kbroker.cluster.session import alongside, hold
-from kbroker.cluster.sqlite_file import RECENT_MAX, SqliteFile, Txn
 from kbroker.cluster.store import (
     Ambiguous,
     Batch,
@@ -40,6 +36,10 @@ from kbroker.cluster.store import (
     Unavailable,
     check_txn,
 )
+from kbroker.cluster.stores.feed import Changes, Feed, follow
+from kbroker.cluster.stores.heartbeats import Heartbeat
+from kbroker.cluster.stores.session import alongside, hold
+from kbroker.cluster.stores.sqlite_file import RECENT_MAX, SqliteFile, Txn
 from kbroker.env import Clock, Offload
 
 T = TypeVar("T")

@@ -14,13 +14,13 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from kbroker.cluster import sqlite, sqlite_file
-from kbroker.cluster.feed import Changes
-from kbroker.cluster.heartbeats import Heartbeat
-from kbroker.cluster.sqlite_file import SqliteFile
 from kbroker.cluster.store import Compacted, Delete, Guard, Put, StoreError, Unavailable, load
+from kbroker.cluster.stores import sqlite, sqlite_file
+from kbroker.cluster.stores.feed import Changes
+from kbroker.cluster.stores.heartbeats import Heartbeat
+from kbroker.cluster.stores.sqlite_file import SqliteFile
 from kbroker.env.real import RealClock
-from tests.cluster.test_conformance import collect, put
+from tests.cluster.stores.test_conformance import collect, put
 from tests.cluster.tools import PATIENCE_S, HandClock, MortalSqlite, Stuck, eventually, sqlite_at
 from tests.volumes import fill_up
 

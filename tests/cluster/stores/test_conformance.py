@@ -10,7 +10,6 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kbroker.cluster.memory import MemoryStore
 from kbroker.cluster.store import (
     Batch,
     Compacted,
@@ -28,6 +27,7 @@ from kbroker.cluster.store import (
     load,
     prefix_end,
 )
+from kbroker.cluster.stores.memory import MemoryStore
 from tests.cluster.tools import PATIENCE_S, HandClock, Inline, eventually, sqlite_at
 
 

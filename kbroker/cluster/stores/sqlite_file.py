@@ -24,8 +24,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from kbroker.cluster.feed import REVISIONS_MAX, Changes
-from kbroker.cluster.heartbeats import Heartbeat, Heartbeats
 from kbroker.cluster.store import (
     Ambiguous,
     Compacted,
@@ -42,6 +40,8 @@ from kbroker.cluster.store import (
     Unavailable,
     prefix_end,
 )
+from kbroker.cluster.stores.feed import REVISIONS_MAX, Changes
+from kbroker.cluster.stores.heartbeats import Heartbeat, Heartbeats
 from kbroker.env import Clock
 
 T = TypeVar("T")

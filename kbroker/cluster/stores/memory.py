@@ -12,8 +12,6 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 
 import trio
 
-from kbroker.cluster.feed import Changes, Feed, follow
-from kbroker.cluster.session import hold
 from kbroker.cluster.store import (
     HEARTBEAT_S,
     Batch,
@@ -31,6 +29,8 @@ from kbroker.cluster.store import (
     TxnResult,
     check_txn,
 )
+from kbroker.cluster.stores.feed import Changes, Feed, follow
+from kbroker.cluster.stores.session import hold
 from kbroker.env import Clock
 
 HISTORY_MAX = 100_000  # revisions

@@ -1,0 +1,7 @@
+"""The engines of the coordination store; `cluster/store.py` is their contract.
+
+memory.py        in this process (tests, simulation)
+sqlite.py        one file, shared by the processes of a machine
+sqlite_file.py   what lies in that file                  heartbeats.py   when its sessions end
+feed.py          recent changes and their watchers       session.py      keeping a session alive
+"""
