@@ -3,9 +3,10 @@
     clock       JumpClock drives a trio run without waiting; SteeredClock is an Env's clock with a lever per domain
     disk        MemoryDisk: power loss, full disks, failing calls (its state: volume)
     net         MemoryNetwork: latency, cuts, resets, fragments
-    broker      memory_broker(): a whole broker on these
+    broker      memory_broker(), memory_cluster(): a whole broker on these, or several
     world       simulate(): nodes on such disks and such a network, decided by one seed (scheduler: trio's part in it;
                 workers: threads that take turns with it)
+    store       ProcessStore: one process's way to the coordination store, to be cut
     client      a bare Kafka client
 
 Import what you need from its module: this package itself imports nothing.

@@ -1,12 +1,19 @@
-"""A broker in memory, inside the test's own trio run: started in milliseconds, reached by bare clients.
+"""Brokers in memory, inside the test's own trio run: started in milliseconds, reached by bare clients.
 
     async with memory_broker(topics={"orders": 3}) as broker:
         async with broker.client() as client:
             answer = await client.call(ProduceRequest(...), version=9)
         broker.clock.jump_data(3_600_000)
 
+    async with memory_cluster(3, topics={"orders": 3}, replication_factor=3) as cluster:
+        async with cluster.client(2) as client:
+            ...
+        cluster.kill(1)                       # -9; `await cluster.stop(1)` is the clean end
+        await cluster.start(1)                # the next process, over the same disk
+
 The disk, the network, the clock and the coordination store are the fakes of this package; the broker is the real one.
-A second `memory_broker` over the same `Machine` is the same broker started again.
+A second `memory_broker` over the same `Machine` is the same broker started again. Brokers of a cluster share a store
+and a network (hosts b1, b2 …, to be cut from each other); each has a machine of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +25,9 @@ from typing import TypeVar
 
 import trio
 
+from kafka_wire.errors import ErrorCode
+from kafka_wire.messages.topics import CreatableTopic, CreateTopicsRequest
+from kbroker.cluster.store import CoordinationStore
 from kbroker.cluster.stores.memory import MemoryStore
 from kbroker.config import BrokerConfig
 from kbroker.env import Env
@@ -25,10 +35,13 @@ from kbroker.server.broker import Ready, run_broker
 from kbroker.testing.client import BareClient, connect
 from kbroker.testing.clock import SteeredClock
 from kbroker.testing.disk import MemoryDisk
-from kbroker.testing.net import MemoryNetwork
-from kbroker.testing.world import SeededRng
+from kbroker.testing.net import Mark, MemoryNet, MemoryNetwork
+from kbroker.testing.store import ProcessStore
+from kbroker.testing.world import Killed, ProcessClock, SeededRng, cancelled_part
 
 HOST = "127.0.0.1"
+PORT = 9092  # of the brokers of a cluster
+CREATE_WAIT_S = 30.0
 T = TypeVar("T")
 
 
@@ -39,30 +52,72 @@ async def inline(work: Callable[[], T]) -> T:
 
 
 class Machine:
-    """What outlives a broker's process: disk, clock, coordination store. seed decides what is left to chance."""
+    """What outlives a broker's process: disk, clock, coordination store. seed decides what is left to chance.
 
-    def __init__(self, seed: int = 0) -> None:
+    name: of the host. network, store: shared with other machines; new ones if not given.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        name: str = "broker",
+        network: MemoryNetwork | None = None,
+        store: MemoryStore | None = None,
+    ) -> None:
+        self.name = name
         self.clock = SteeredClock()
         self.disk = MemoryDisk(seed=seed)
-        self.network = MemoryNetwork(seed=seed)
-        self.store = MemoryStore(self.clock)
-        self.random = Random(f"{seed}/machine")
+        self.network = network or MemoryNetwork(seed=seed)
+        self.store = store or MemoryStore(self.clock)
+        self.random = Random(f"{seed}/machine/{name}")
         self.starts = 0
+        self.life = Life()
 
     def env(self) -> Env:
         """The world of a new process."""
         self.starts += 1
-        disk = MemoryDisk(self.disk.volume)
-        return Env(self.clock, disk, self.network.host("broker"), SeededRng(self.random), inline)
+        alive = self.life.check
+        disk = MemoryDisk(self.disk.volume, holder=f"a process of {self.name}", alive=alive)
+        net = self.network.host(self.name, alive=alive)
+        return Env(ProcessClock(self.clock, alive), disk, net, SeededRng(self.random, alive), inline)
+
+    def kill(self) -> None:
+        """End the process as kill -9 does: connections break, locks are released, the page cache stays."""
+        self.life.end()
+        self.network.hosts[self.name].abort(Mark.RESET)
+        self.disk.volume.kill()
+        self.life = Life()
+
+
+class Life:
+    """One life of a process: what belongs to it asks whether it goes on."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.is_over = False
+
+    def check(self) -> None:
+        """Raise Killed when it is over."""
+        if self.is_over:
+            raise Killed
+
+    def end(self) -> None:
+        """From here on nothing it does counts; its tasks unwind."""
+        self.is_over = True
+        self.scope.cancel()
 
 
 class MemoryBroker:
     """A running broker."""
 
-    def __init__(self, machine: Machine, env: Env, ready: Ready) -> None:
+    def __init__(self, machine: Machine, env: Env) -> None:
         self.machine = machine
         self.env = env
-        self.ready = ready
+        self.life = machine.life
+        self.ready: Ready  # once it serves
+        self._serves = trio.Event()
+        self._ended = trio.Event()
 
     @property
     def clock(self) -> SteeredClock:
@@ -80,8 +135,37 @@ class MemoryBroker:
         return next(iter(self.ready.listeners.values()))[1]
 
     def client(self, client_id: str | None = "bare") -> AbstractAsyncContextManager[BareClient]:
-        """A connected client."""
+        """A connected client, of the broker's own host."""
         return connect(self.env.net, HOST, self.port, client_id)
+
+    async def run(
+        self, settings: BrokerConfig, store: CoordinationStore, topics: Mapping[str, int] | None = None
+    ) -> None:
+        """Be a broker until stopped or killed."""
+        try:
+            with self.life.scope:
+                told = topics or {}
+                await run_broker(self.env, settings, store=store, topics=told.items(), on_ready=self._on_ready)
+        except BaseException as error:
+            if not self.life.is_over:
+                raise
+            if (cancelled := cancelled_part(error)) is not None:
+                raise cancelled from None
+        finally:
+            self._ended.set()
+
+    def _on_ready(self, ready: Ready) -> None:
+        self.ready = ready
+        self._serves.set()
+
+    async def wait_serving(self) -> None:
+        """Until clients are served."""
+        await self._serves.wait()
+
+    async def stop(self) -> None:
+        """Stop it cleanly."""
+        self.life.scope.cancel()
+        await self._ended.wait()
 
 
 @asynccontextmanager
@@ -96,20 +180,92 @@ async def memory_broker(
     topics: name -> partitions, created if absent. config: Kafka's names. machine: to be started on, else a new one.
     """
     machine = machine or Machine()
-    env = machine.env()
+    machine.life = Life()
     settings = BrokerConfig().with_values({"listeners": f"PLAINTEXT://{HOST}:0", **(config or {})})
-    ready: list[Ready] = []
-    is_ready = trio.Event()
-
-    def on_ready(told: Ready) -> None:
-        ready.append(told)
-        is_ready.set()
-
-    async def run() -> None:
-        await run_broker(env, settings, store=machine.store, topics=(topics or {}).items(), on_ready=on_ready)
-
+    broker = MemoryBroker(machine, machine.env())
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(run)
-        await is_ready.wait()
-        yield MemoryBroker(machine, env, ready[0])
+        nursery.start_soon(broker.run, settings, machine.store, topics)
+        await broker.wait_serving()
+        yield broker
         nursery.cancel_scope.cancel()
+
+
+class MemoryCluster:
+    """Brokers of one cluster, by id: 1, 2 …; their machines stay while their processes come and go."""
+
+    def __init__(self, size: int, config: Mapping[str, str], seed: int, nursery: trio.Nursery) -> None:
+        self.network = MemoryNetwork(seed=seed)
+        self.store = MemoryStore(SteeredClock())
+        self.machines = {
+            id: Machine(seed, name=f"b{id}", network=self.network, store=self.store) for id in range(1, size + 1)
+        }
+        self.ways: dict[int, ProcessStore] = {}  # of the latest process of each, to the store
+        self.brokers: dict[int, MemoryBroker] = {}  # those that run
+        self._config = config
+        self._clients: MemoryNet = self.network.host("client")
+        self._nursery = nursery
+
+    def client(self, broker_id: int, client_id: str | None = "bare") -> AbstractAsyncContextManager[BareClient]:
+        """A client connected to that broker, from a host of its own ("client")."""
+        return connect(self._clients, self.machines[broker_id].name, PORT, client_id)
+
+    async def start(self, broker_id: int, **config: str) -> MemoryBroker:
+        """Start a broker that does not run, and wait until it serves. config: what differs, dots as `__`."""
+        assert broker_id not in self.brokers, f"broker {broker_id} runs already"
+        machine = self.machines[broker_id]
+        machine.life = Life()
+        broker = self.brokers[broker_id] = MemoryBroker(machine, machine.env())
+        way = self.ways[broker_id] = ProcessStore(self.store, broker.env.clock, broker.life.check)
+        own = {"node.id": str(broker_id), "listeners": f"PLAINTEXT://{machine.name}:{PORT}"}
+        differing = {name.replace("__", "."): value for name, value in config.items()}
+        self._nursery.start_soon(broker.run, BrokerConfig().with_values({**own, **self._config, **differing}), way)
+        await broker.wait_serving()
+        return broker
+
+    async def stop(self, broker_id: int) -> None:
+        """Stop a broker cleanly."""
+        await self.brokers.pop(broker_id).stop()
+
+    def kill(self, broker_id: int) -> None:
+        """End a broker as kill -9 does. Its session in the store ends when nobody keeps it alive."""
+        del self.brokers[broker_id]
+        self.machines[broker_id].kill()
+
+    async def create(self, topics: Mapping[str, int], replication_factor: int = 1) -> None:
+        """Create topics (name -> partitions), through any broker."""
+        wishes = [
+            CreatableTopic(
+                name=name, num_partitions=count, replication_factor=replication_factor, assignments=[], configs=[]
+            )
+            for name, count in topics.items()
+        ]
+        async with self.client(next(iter(self.brokers))) as client:
+            with trio.fail_after(CREATE_WAIT_S):
+                answer = await client.call(CreateTopicsRequest(topics=wishes, timeout_ms=10_000), 7)
+        for told in answer.topics:
+            assert told.error_code == ErrorCode.NONE, f"{told.name}: {told.error_message}"
+
+
+@asynccontextmanager
+async def memory_cluster(
+    size: int = 3,
+    *,
+    topics: Mapping[str, int] | None = None,
+    replication_factor: int = 1,
+    config: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> AsyncIterator[MemoryCluster]:
+    """Brokers 1..size that serve while the block runs. All are killed after it.
+
+    topics: name -> partitions, created when all brokers serve. config: Kafka's names, for all brokers.
+    """
+    async with trio.open_nursery() as nursery:
+        cluster = MemoryCluster(size, config or {}, seed, nursery)
+        async with trio.open_nursery() as starting:
+            for broker_id in cluster.machines:
+                starting.start_soon(cluster.start, broker_id)
+        if topics:
+            await cluster.create(topics, replication_factor)
+        yield cluster
+        for broker_id in tuple(cluster.brokers):
+            cluster.kill(broker_id)
