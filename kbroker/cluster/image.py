@@ -11,6 +11,7 @@ thousand partitions) is done in turns.
 
 from __future__ import annotations
 
+from binascii import a2b_base64
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -51,16 +52,27 @@ class PartitionImage:
     leader_epoch: int  # grows with every change of leader, and when a leader's broker starts again (R8)
     partition_epoch: int  # grows with every change
     mod_revision: int = field(default=0, compare=False)  # guard of the next change; 0: not stored yet
+    elr: tuple[int, ...] = ()  # eligible: out of the ISR, and with all that was committed (KIP-966)
+    last_leader: int = NO_LEADER  # who led last, of a partition without a leader
+    adding: tuple[int, ...] = ()  # of a reassignment: replicas that are to stay, once they are in the ISR
+    removing: tuple[int, ...] = ()  # of a reassignment: replicas that go when it is done; `replicas` has them as well
 
     def fields(self) -> dict[str, Any]:
         """What is stored."""
-        return {
+        fields: dict[str, Any] = {
             "replicas": self.replicas,
             "isr": self.isr,
             "leader": self.leader,
             "leader_epoch": self.leader_epoch,
             "partition_epoch": self.partition_epoch,
         }
+        if self.elr:
+            fields["elr"] = self.elr
+        if self.last_leader != NO_LEADER:
+            fields["last_leader"] = self.last_leader
+        if self.adding or self.removing:
+            fields["adding"], fields["removing"] = self.adding, self.removing
+        return fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +87,11 @@ class BrokerImage:
     incarnation: str  # of the process: no two starts have the same
     features: Mapping[str, tuple[int, int]] = field(default_factory=nothing)  # name -> levels it can do
     mod_revision: int = field(default=0, compare=False)
+    leaving: bool = False  # about to stop: it is given no leadership, and joins no ISR
 
     def fields(self) -> dict[str, Any]:
         """What is stored."""
-        return {
+        fields: dict[str, Any] = {
             "epoch": self.epoch,
             "rack": self.rack,
             "endpoints": {name: list(address) for name, address in self.endpoints.items()},
@@ -86,6 +99,7 @@ class BrokerImage:
             "incarnation": self.incarnation,
             "features": {name: list(levels) for name, levels in self.features.items()},
         }
+        return {**fields, "leaving": True} if self.leaving else fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +129,8 @@ class ClusterImage:
     cluster_id: str = ""
     controller_id: int = -1
     controller_epoch: int = -1
-    brokers: Mapping[int, BrokerImage] = field(default_factory=nothing)
+    brokers: Mapping[int, BrokerImage] = field(default_factory=nothing)  # the live ones
+    registrations: Mapping[int, BrokerImage] = field(default_factory=nothing)  # all, as they last registered
     topics: Mapping[str, TopicImage] = field(default_factory=nothing)
     topics_by_id: Mapping[bytes, TopicImage] = field(default_factory=nothing)
     names: Mapping[str, str] = field(default_factory=nothing)  # unified -> name, of topics whose name has . or _
@@ -123,6 +138,7 @@ class ClusterImage:
     group_configs: Mapping[str, Mapping[str, str]] = field(default_factory=nothing)  # by group id
     features: Finalized = BEFORE
     revision: int = 0
+    secret: bytes = field(default=b"", repr=False)  # by which brokers know each other
     # What is not a picture of the cluster but of its store.
     topic_configs: Mapping[str, Mapping[str, str]] = field(default_factory=nothing)  # also of topics not seen yet
     strays: Mapping[bytes, Mapping[int, PartitionImage]] = field(default_factory=nothing)
@@ -189,8 +205,8 @@ class _Edit:
             self._topic(rest, fields, mod_revision)
         elif kind == "config":
             self._config(rest, fields)
-        elif kind == "brokers":
-            _put(self.copy("brokers"), int(rest), None if fields is None else _broker(int(rest), fields, mod_revision))
+        elif kind in ("brokers", "registrations"):
+            _put(self.copy(kind), int(rest), None if fields is None else _broker(int(rest), fields, mod_revision))
         elif kind == "controller":
             self.new["controller_id"] = -1 if fields is None else fields["broker"]
             if fields is not None:
@@ -199,6 +215,8 @@ class _Edit:
             self.new["features"] = BEFORE if fields is None else _features(fields, mod_revision)
         elif kind == "cluster":
             self.new["cluster_id"] = "" if fields is None else fields["id"]
+        elif kind == "secret":
+            self.new["secret"] = b"" if fields is None else a2b_base64(fields["secret"])
         elif kind == "pending":
             topic_ids = {id_bytes(rest)}
             pending = self.get("pending")
@@ -336,16 +354,12 @@ def _put(mapping: dict[K, V], key: K, value: V | None) -> None:
 
 
 def _partition(topic_id: bytes, index: int, fields: dict[str, Any], mod_revision: int) -> PartitionImage:
+    optional = fields.get
     return PartitionImage(
-        topic_id,
-        index,
-        tuple(fields["replicas"]),
-        tuple(fields["isr"]),
-        fields["leader"],
-        fields["leader_epoch"],
-        fields["partition_epoch"],
-        mod_revision,
-    )
+        topic_id, index, tuple(fields["replicas"]), tuple(fields["isr"]), fields["leader"], fields["leader_epoch"],
+        fields["partition_epoch"], mod_revision, tuple(optional("elr", ())), optional("last_leader", NO_LEADER),
+        tuple(optional("adding", ())), tuple(optional("removing", ())),
+    )  # fmt: skip
 
 
 def _broker(broker_id: int, fields: dict[str, Any], mod_revision: int) -> BrokerImage:
@@ -359,6 +373,7 @@ def _broker(broker_id: int, fields: dict[str, Any], mod_revision: int) -> Broker
         fields["incarnation"],
         MappingProxyType({name: (low, high) for name, (low, high) in fields.get("features", {}).items()}),
         mod_revision,
+        fields.get("leaving", False),
     )
 
 

@@ -2,7 +2,9 @@
 
     /kb/<cluster>/cluster                     id of the cluster, written once
     /kb/<cluster>/features                    the levels of the cluster's features
-    /kb/<cluster>/brokers/<id>                a registered broker                              (goes with its session)
+    /kb/<cluster>/secret                      by which brokers know each other, written once
+    /kb/<cluster>/brokers/<id>                a live broker                                    (goes with its session)
+    /kb/<cluster>/registrations/<id>          a broker as it last registered; stays when it dies
     /kb/<cluster>/controller                  who decides, in which epoch                      (goes with its session)
     /kb/<cluster>/controller_epoch            the last controller epoch given out
     /kb/<cluster>/topics/<name>               a topic: id and number of partitions; written last, deleted first
@@ -39,11 +41,21 @@ class Stamp(NamedTuple):
 class Keys:
     """The keys of one cluster."""
 
-    __slots__ = ("prefix", "cluster", "features", "controller", "controller_epoch", "producer_ids", "broker_epochs")
+    __slots__ = (
+        "prefix",
+        "cluster",
+        "secret",
+        "features",
+        "controller",
+        "controller_epoch",
+        "producer_ids",
+        "broker_epochs",
+    )
 
     def __init__(self, cluster: str) -> None:
         self.prefix = f"/kb/{cluster}/".encode("ascii")
         self.cluster = self.prefix + b"cluster"
+        self.secret = self.prefix + b"secret"
         self.features = self.prefix + b"features"
         self.controller = self.prefix + b"controller"
         self.controller_epoch = self.prefix + b"controller_epoch"
@@ -51,8 +63,12 @@ class Keys:
         self.broker_epochs = self.prefix + b"ids/broker_epoch"
 
     def broker(self, broker_id: int) -> bytes:
-        """Key of a broker's registration."""
+        """Key of a live broker."""
         return b"%sbrokers/%d" % (self.prefix, broker_id)
+
+    def registration(self, broker_id: int) -> bytes:
+        """Key of a broker as it last registered."""
+        return b"%sregistrations/%d" % (self.prefix, broker_id)
 
     def topic(self, name: str) -> bytes:
         """Key of a topic."""

@@ -17,6 +17,7 @@ must not be taken for one that has deleted them.
 from __future__ import annotations
 
 import logging
+from base64 import b64encode
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ from kbroker.cluster.admin import TXN_OPS, Admin
 from kbroker.cluster.elections import take_up
 from kbroker.cluster.features import INITIAL, SUPPORTED, check_supported
 from kbroker.cluster.image import BrokerImage, ClusterImage, PartitionImage, loaded
+from kbroker.cluster.isr_changes import IsrChange, IsrOutcome, IsrWriter
 from kbroker.cluster.keys import Keys, decode, id_text
 from kbroker.cluster.store import (
     Batch,
@@ -51,6 +53,7 @@ SESSION_TTL_S = 6.0
 APPLY_WAIT_S = 10.0  # an admin change that was written must be visible by then
 RETRY_S = 0.5  # after the store failed
 ATTEMPTS_MAX = 10
+SECRET_BYTES = 32
 HOUSEKEEPING_S = 1800.0  # history of at least this long is kept, and at least HISTORY_MIN revisions at a start
 HISTORY_MIN = 10_000
 
@@ -141,6 +144,7 @@ class Registration:
         self._writer = Writer(store, clock, f"{broker.id}.{self.incarnation[:8]}")
         self.admin = Admin(self, store, self._writer, self._keys, rng, topic_defaults)
         self._applied = Watermark()
+        self._isr_writer = IsrWriter(broker.id, self._writer, self._keys, lambda: self.image, self._wait_shown)
 
     @property
     def broker_epoch(self) -> int:
@@ -188,10 +192,22 @@ class Registration:
         With one broker that is its own image. With more, each will write the revision it has applied beside its
         registration, and this waits for the live ones too.
         """
+        if not await self._wait_shown(revision):
+            raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, "The change was written, but is not yet visible here.")
+
+    async def _wait_shown(self, revision: int) -> bool:
+        """Until this broker's own image shows a revision; False if that does not happen in time."""
         with trio.move_on_after(APPLY_WAIT_S):
             await self._applied.wait_past(revision - 1)
-            return
-        raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, "The change was written, but is not yet visible here.")
+            return True
+        return False
+
+    async def alter_isr(self, changes: Sequence[IsrChange]) -> list[IsrOutcome]:
+        """Change ISRs of partitions that this broker leads, each another; what became of each, in order.
+
+        An outcome that is certain is told when `image` shows it. Raises nothing: a store that fails is UNKNOWN.
+        """
+        return await self._isr_writer.write(changes)
 
     # Joining.
 
@@ -236,8 +252,8 @@ class Registration:
         image = await in_turns(loaded(page.entries, self._keys.prefix, page.revision))
         keys = self._keys
         wanted = (
-            keys.broker(self.broker.id), keys.broker_epochs, keys.cluster, keys.features, keys.controller,
-            keys.controller_epoch,
+            keys.broker(self.broker.id), keys.registration(self.broker.id), keys.broker_epochs, keys.cluster,
+            keys.secret, keys.features, keys.controller, keys.controller_epoch,
         )  # fmt: skip
         return image, {entry.key: entry for key in wanted for entry in _found(page.entries, key)}
 
@@ -267,6 +283,7 @@ class Registration:
         )
         ops: list[Op] = [
             writer.put(keys.broker(own_id), broker.fields(), session.id),
+            writer.put(keys.registration(own_id), broker.fields()),
             writer.put(keys.broker_epochs, {"epoch": epoch}),
         ]
         if keys.cluster not in entries:
@@ -274,6 +291,8 @@ class Registration:
                 writer.put(keys.cluster, {"id": id_text(self._rng.token(16))}),
                 writer.put(keys.features, {"levels": INITIAL}),
             ]
+        if keys.secret not in entries:
+            ops.append(writer.put(keys.secret, {"secret": b64encode(self._rng.token(SECRET_BYTES)).decode()}))
         if image.controller_id in (-1, own_id):
             controller_epoch = _number(entries.get(keys.controller_epoch)) + 1
             ops += [

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from kbroker.cluster.image import Changes, ClusterImage, PartitionImage, compared, loaded
+from kbroker.cluster.image import BrokerImage, Changes, ClusterImage, PartitionImage, compared, loaded
 from kbroker.cluster.keys import Keys, Stamp, decode, encode, id_bytes, id_text
 from kbroker.cluster.placement import new_partitions
 from kbroker.cluster.store import Entry, Event
@@ -58,6 +58,28 @@ def test_ids_are_printed_as_kafka_does() -> None:
 def test_a_value_that_is_no_record_is_refused(junk: bytes) -> None:
     with pytest.raises(ValueError):
         decode(junk)
+
+
+def test_what_is_stored_of_a_partition_comes_back_and_stays_short() -> None:
+    plain = PartitionImage(T1, 0, (0, 1, 2), (0, 1), 0, 5, 6)
+    assert plain.fields().keys() == {"replicas", "isr", "leader", "leader_epoch", "partition_epoch"}
+    full = PartitionImage(T1, 1, (0, 1, 2), (), -1, 5, 6, elr=(1,), last_leader=2, adding=(2,), removing=(0,))
+    image = step(ClusterImage(), partition_event(plain, 1), partition_event(full, 1))
+    assert image.strays[T1] == {0: plain, 1: full}
+    image = step(image, partition_event(full, 2))
+    assert image.strays[T1][1].mod_revision == 2
+
+
+def test_a_broker_that_is_gone_stays_registered() -> None:
+    fields = BrokerImage(3, 7, "rack", {"L": ("host", 1)}, "dir", "x", {"f": (0, 1)}).fields()
+    live = Event(KEYS.broker(3), value(**fields, leaving=True), 1)
+    registered = Event(KEYS.registration(3), value(**fields), 1)
+    image = step(ClusterImage(), live, registered, Event(KEYS.secret, value(secret="c2VjcmV0"), 1))
+    assert image.brokers[3].leaving and not image.registrations[3].leaving
+    assert image.registrations[3].fields() == fields
+    assert image.secret == b"secret" and "secret" not in repr(image)
+    image = step(image, Event(KEYS.broker(3), None, 2))
+    assert not image.brokers and image.registrations.keys() == {3}
 
 
 def test_a_topic_comes_and_goes() -> None:
