@@ -14,7 +14,7 @@ Everything here is pure: text in, values out. `kbroker.cli` reads the files and 
 
 from __future__ import annotations
 
-from kbroker.config.checks import ListenerAddress
+from kbroker.config.checks import ListenerAddress, StoreAddress
 from kbroker.config.describe import (
     ConfigRow,
     SynonymRow,
@@ -39,6 +39,7 @@ __all__ = [
     "ListenerAddress",
     "Scope",
     "Source",
+    "StoreAddress",
     "SynonymRow",
     "TopicConfig",
     "Update",

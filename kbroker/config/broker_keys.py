@@ -14,6 +14,7 @@ from kbroker.config.checks import (
     check_migration_policy,
     check_not_zero,
     check_protocol_map,
+    check_store,
 )
 from kbroker.config.keys import INT_MAX, LONG_MAX, ConfigKey, ConfigType, Update
 
@@ -45,6 +46,8 @@ BROKER_KEYS = (
     ConfigKey("log.dir", LIST, "kbroker-data"),
     ConfigKey("log.dirs", LIST, None),
     ConfigKey("kbroker.data.dir", STRING, None),
+    # What the brokers of a cluster agree on
+    ConfigKey("kbroker.coordination", STRING, "", check=check_store),
     # Topics
     ConfigKey("num.partitions", INT, 1, low=1),
     ConfigKey("default.replication.factor", INT, 1),

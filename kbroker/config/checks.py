@@ -11,6 +11,13 @@ from typing import NamedTuple
 from kbroker.config.keys import split_list
 
 
+class StoreAddress(NamedTuple):
+    """Where the coordination store is. path: of sqlite, "" for the file in the data directory."""
+
+    engine: str  # "sqlite"
+    path: str = ""
+
+
 class ListenerAddress(NamedTuple):
     """One entry of `listeners`: PLAINTEXT://localhost:9092. Host "" means every interface."""
 
@@ -53,6 +60,20 @@ def check_protocol_map(text: str) -> str:
     """a list of NAME:PROTOCOL, the protocol PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"""
     if not set(parse_protocol_map(text).values()) <= {"PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"}:
         raise ValueError(text)
+    return text
+
+
+def parse_store(text: str) -> StoreAddress:
+    """`kbroker.coordination` as an address; ValueError when it is none."""
+    engine, _, rest = text.partition(":")
+    if text and (engine != "sqlite" or not rest or rest.endswith("/")):
+        raise ValueError(text)
+    return StoreAddress("sqlite", rest)
+
+
+def check_store(text: str) -> str:
+    """nothing (a file in the data directory) or sqlite:PATH"""
+    parse_store(text)
     return text
 
 

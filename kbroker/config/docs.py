@@ -96,6 +96,9 @@ BROKER_DOCS = {
     "group.max.size": "The most members in one group (classic protocol).",
     "group.min.session.timeout.ms": "The shortest session timeout a member may ask for (classic protocol).",
     "inter.broker.listener.name": "The listener brokers use among themselves.",
+    "kbroker.coordination": "The store by which brokers agree: empty for the file coord.db in the data directory, "
+    "for one broker; sqlite:PATH for a file that several brokers of one machine share, each with a data directory of "
+    "its own.",
     "kbroker.data.dir": "Where kbroker keeps its data. Goes before log.dirs and log.dir.",
     "kbroker.scrub.bytes.per.second": "How fast records are read afterwards that kbroker.produce.validate let in "
     "without reading every field. A batch that would stop consumers is told of in the log. 0: not at all.",

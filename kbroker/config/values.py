@@ -17,7 +17,7 @@ from dataclasses import replace
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from kbroker.config.checks import ListenerAddress, parse_listener, parse_protocol_map
+from kbroker.config.checks import ListenerAddress, StoreAddress, parse_listener, parse_protocol_map, parse_store
 from kbroker.config.keys import ConfigError, ConfigKey, Scope, Value, parse, split_list
 from kbroker.config.table import TABLE, find
 from kbroker.config.topic import TopicConfig
@@ -136,6 +136,11 @@ class BrokerConfig:
     def data_dir(self) -> str:
         """Where data is kept: kbroker.data.dir, else the first of log.dirs, else the first of log.dir."""
         return self.get_str("kbroker.data.dir") or [*self.get_list("log.dirs"), *self.get_list("log.dir")][0]
+
+    @property
+    def store(self) -> StoreAddress:
+        """Where the coordination store is."""
+        return parse_store(self.get_str("kbroker.coordination"))
 
     @property
     def listeners(self) -> list[ListenerAddress]:

@@ -10,6 +10,7 @@ This module holds the contracts only, so that importing it costs nothing.
     real_disk.py     files                              real_lock.py     the lock of a data directory
     real_net.py      TCP                                real_poller.py   watching many connections (epoll)
     descriptors.py   when there is none left            procfs.py        which process is in the way
+    machine.py       which machine this is, and on what its files lie
 """
 
 from __future__ import annotations
@@ -134,6 +135,16 @@ class Disk(Protocol):
 
     root: str  # for people: where this is
     boot_id: str  # of this run of the operating system, "" when unknown; the page cache survives while it is the same
+    machine_id: str  # of this machine, whatever its boot; "" when unknown
+
+    def elsewhere(self, directory: str) -> Disk:
+        """Another directory of the same machine as a tree of its own, created if absent. OSError where there is none.
+
+        directory: as people write it, relative to where the process was started.
+        """
+
+    def filesystem(self) -> str:
+        """The type of the file system that the root lies on, such as "ext4" or "nfs4"; "" when unknown."""
 
     def open(self, path: str, *, create: bool = False) -> File:
         """Open for reading and appending. create=True makes an absent file; else FileNotFoundError."""

@@ -20,6 +20,7 @@ from functools import partial
 from kbroker.env import Buffer
 from kbroker.env.descriptors import Descriptors
 from kbroker.env.features import Features
+from kbroker.env.machine import filesystem_of, read_boot_id, read_machine_id
 from kbroker.env.real_lock import RealLock, take_lock
 
 if sys.platform == "darwin":
@@ -209,9 +210,18 @@ class RealDisk:
         os.makedirs(root, exist_ok=True)
         self.root = os.path.abspath(root)
         self.boot_id = read_boot_id()
+        self.machine_id = read_machine_id()
         self._descriptors = descriptors or Descriptors()
         self._features = features
         self._descriptor_class = Descriptor if features.pread else SeekingDescriptor
+
+    def elsewhere(self, directory: str) -> RealDisk:
+        """Another directory as a tree of its own, created if absent."""
+        return RealDisk(directory, self._features, self._descriptors)
+
+    def filesystem(self) -> str:
+        """The type of the file system of the root."""
+        return filesystem_of(self.root)
 
     def open(self, path: str, *, create: bool = False) -> RealFile:
         """Open for reading and appending."""
@@ -319,12 +329,3 @@ def sync_descriptor(fd: int, features: Features) -> None:
         os.fdatasync(fd)
     else:
         os.fsync(fd)
-
-
-def read_boot_id() -> str:
-    """What identifies this run of the operating system (Linux); "" when unknown."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip()
-    except OSError:
-        return ""

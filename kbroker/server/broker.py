@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import trio
@@ -27,7 +27,7 @@ from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.producer_ids import ProducerIds
 from kbroker.cluster.registration import BrokerIdentity, BrokerIdInUse, OtherCluster, Registration
 from kbroker.cluster.store import CoordinationStore, StoreError, Unavailable
-from kbroker.cluster.stores.sqlite import open_sqlite
+from kbroker.cluster.stores.opening import StoreMissing, open_store
 from kbroker.config import BrokerConfig
 from kbroker.env import AddressInUse, Env, Listener
 from kbroker.groups.coordinator import OFFSETS_TOPIC, GroupCoordinator
@@ -39,7 +39,6 @@ from kbroker.server.memory import AnswerMemory, RequestMemory
 from kbroker.transactions.coordinator import TRANSACTIONS_TOPIC, TransactionCoordinator
 
 WILDCARDS = ("", "0.0.0.0", "::")
-STORE_FILE = "coord.db"
 ANSWER_BYTES_MAX = 128 << 20  # of answers that are made and not read by their clients, all connections together
 
 log = logging.getLogger("kbroker")
@@ -210,7 +209,7 @@ async def run_broker(
     Args:
         env: the world; its disk is the data directory.
         config: checked already.
-        store: the coordination store; None for one SQLite file in the data directory.
+        store: the coordination store; None for the one that the config names (kbroker.coordination).
         topics: (name, partitions) to be there from the start; present ones are left as they are.
         on_ready: called once, when clients are served.
 
@@ -225,9 +224,7 @@ async def run_broker(
         env.net.when_short(logs.release_least_used)
         try:
             home = identify(env, config.node_id, is_used=logs.has_logs())
-            if store is None and (home.cluster_id or logs.has_logs()) and not _has_content(env, STORE_FILE):
-                raise wrong_store(env, home.cluster_id, "", STORE_FILE)  # before there is a new one in its place
-            async with _store(env, store) as opened:
+            async with _store(env, config, store, home, is_used=logs.has_logs()) as opened:
                 await broker.serve(logs, home, opened, topics, on_ready)
         finally:
             with trio.CancelScope(shield=True):
@@ -236,18 +233,20 @@ async def run_broker(
         await broker.unbind()
 
 
-def _has_content(env: Env, path: str) -> bool:
-    return env.disk.exists(path) and env.disk.size(path) > 0
-
-
 @asynccontextmanager
-async def _store(env: Env, store: CoordinationStore | None) -> AsyncIterator[CoordinationStore]:
+async def _store(
+    env: Env, config: BrokerConfig, store: CoordinationStore | None, home: Home, *, is_used: bool
+) -> AsyncIterator[CoordinationStore]:
+    """The store that is given, or the one that config names, open. Raises StartFailed."""
     if store is not None:
         yield store
         return
-    path = f"{env.disk.root}/{STORE_FILE}"
-    try:
-        async with open_sqlite(path, clock=env.clock, offload=env.offload, boot_id=env.disk.boot_id) as opened:
-            yield opened
-    except Unavailable as error:
-        raise StartFailed(f"{path} cannot be used: {error}") from error
+    async with AsyncExitStack() as stack:
+        is_expected = bool(home.cluster_id) or is_used
+        try:
+            opened = await stack.enter_async_context(open_store(config.store, env, is_expected=is_expected))
+        except StoreMissing as error:
+            raise wrong_store(env, home.cluster_id, "", error.place) from error
+        except Unavailable as error:
+            raise StartFailed(str(error)) from error
+        yield opened

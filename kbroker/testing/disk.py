@@ -137,6 +137,7 @@ class MemoryDisk:
         self.volume = volume or Volume(random.Random(f"{seed}/disk"), capacity=capacity)
         self.root = "memory"
         self.boot_id = f"boot-{self.volume.boots}"
+        self.machine_id = ""
         self.holder = holder
         self.alive = alive
 
@@ -178,6 +179,14 @@ class MemoryDisk:
         return self.volume.used
 
     # -- Disk ---------------------------------------------------------------------------------------------------------
+
+    def elsewhere(self, directory: str) -> MemoryDisk:
+        """There is nothing but this tree."""
+        raise os_error(errno.EOPNOTSUPP, directory)
+
+    def filesystem(self) -> str:
+        """None that a machine has."""
+        return ""
 
     def open(self, path: str, *, create: bool = False) -> MemoryFile:
         """Open for reading and appending."""

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
@@ -16,6 +17,8 @@ from kbroker.cluster.store import Ambiguous, Guard, Op, TxnResult, Unavailable
 from kbroker.cluster.stores.memory import MemoryStore
 from kbroker.cluster.stores.sqlite import SqliteStore, open_sqlite
 from kbroker.env import Clock
+from kbroker.env.features import Features
+from kbroker.env.real_disk import RealDisk
 from kbroker.turns import at_once
 
 T = TypeVar("T")
@@ -213,6 +216,9 @@ async def running(registration: Registration) -> AsyncIterator[Registration]:
 
 @asynccontextmanager
 async def sqlite_at(path: Any, clock: Any, **options: Any) -> AsyncIterator[SqliteStore]:
-    options = {"offload": Threads(), "boot_id": "boot-1", "poll_s": 0.01, **options}
-    async with open_sqlite(str(path), clock=clock, **options) as store:
+    """boot_id, machine_id: where the file is opened."""
+    options = {"offload": Threads(), "poll_s": 0.01, **options}
+    disk = RealDisk(str(Path(path).parent), Features.detect())
+    disk.boot_id, disk.machine_id = options.pop("boot_id", "boot-1"), options.pop("machine_id", "machine-1")
+    async with open_sqlite(disk, Path(path).name, clock=clock, **options) as store:
         yield store

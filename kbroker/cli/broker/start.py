@@ -30,6 +30,11 @@ second one at once, with 130. Status 2: bad configuration, port or data director
 @click.option("--listen", metavar="HOST:PORT", help="Where to listen; port 0 picks one.  [default: 127.0.0.1:9092]")
 @click.option("--advertise", metavar="HOST:PORT", help="The address clients are told, where it differs.")
 @click.option("--data-dir", metavar="DIR", help="Where data is kept, made if absent.  [default: ./kbroker-data]")
+@click.option(
+    "--coordination",
+    metavar="STORE",
+    help="Where brokers agree: sqlite:PATH, a file that the brokers of one machine share.  [default: coord.db in DIR]",
+)
 @click.option("--memory", is_flag=True, help="Keep data in memory: everything is lost on exit.")
 @click.option("--override", "overrides", metavar="NAME=VALUE", multiple=True, help="Set a config. Repeatable.")
 @click.option(
@@ -56,6 +61,7 @@ def start(
     listen: str | None,
     advertise: str | None,
     data_dir: str | None,
+    coordination: str | None,
     memory: bool,
     overrides: Sequence[str],
     topics: Sequence[str],
@@ -69,7 +75,11 @@ def start(
 
     if memory and data_dir:
         raise click.UsageError("--memory and --data-dir exclude each other")
-    flags = _flags(listen, advertise, data_dir, overrides)
+    flags = _flags(listen, advertise, overrides)
+    if data_dir is not None:
+        flags["kbroker.data.dir"] = data_dir
+    if coordination is not None:
+        flags["kbroker.coordination"] = coordination
     wanted = [_topic(text) for text in topics]
     try:
         config = load(read_config_file(file) if file else {}, os.environ, flags, file_name=str(file))
@@ -89,7 +99,7 @@ def host_and_port(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _flags(listen: str | None, advertise: str | None, data_dir: str | None, overrides: Sequence[str]) -> dict[str, str]:
+def _flags(listen: str | None, advertise: str | None, overrides: Sequence[str]) -> dict[str, str]:
     flags: dict[str, str] = {}
     for text in overrides:
         name, equals, value = text.partition("=")
@@ -100,8 +110,6 @@ def _flags(listen: str | None, advertise: str | None, data_dir: str | None, over
         flags["listeners"] = _listener(listen)
     if advertise is not None:
         flags["advertised.listeners"] = _listener(advertise)
-    if data_dir is not None:
-        flags["kbroker.data.dir"] = data_dir
     return flags
 
 

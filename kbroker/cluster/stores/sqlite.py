@@ -40,7 +40,7 @@ from kbroker.cluster.stores.feed import Changes, Feed, follow
 from kbroker.cluster.stores.heartbeats import Heartbeat
 from kbroker.cluster.stores.session import alongside, hold
 from kbroker.cluster.stores.sqlite_file import RECENT_MAX, SqliteFile, Txn
-from kbroker.env import Clock, Offload
+from kbroker.env import Clock, Disk, Offload
 
 T = TypeVar("T")
 
@@ -48,44 +48,68 @@ POLL_ALONE_S = 0.5  # how often to look for another process's changes while none
 POLL_SHARED_S = 0.05
 CALL_S = 8.0  # wait for an answer, at most: what has begun by then goes on, and may still happen
 COMMITS_MAX = 64  # transactions that share an fsync
+STRANGERS_S = 3.0  # a session of another machine that is kept alive shows it by then (every 2 s)
+
+# File systems between machines (or between a virtual one and its host), as mountinfo names them.
+# fmt: off
+NOT_LOCAL = frozenset((
+    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "fuse.ceph", "fuse.davfs2", "fuse.gcsfuse",
+    "fuse.glusterfs", "fuse.juicefs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs", "gfs2", "glusterfs", "gpfs", "lustre",
+    "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "panfs", "pvfs2", "smb3", "smbfs",
+))
+# fmt: on
 
 
 @asynccontextmanager
 async def open_sqlite(
-    path: str, *, clock: Clock, offload: Offload, boot_id: str = "", poll_s: float = POLL_ALONE_S
+    disk: Disk, name: str, *, clock: Clock, offload: Offload, poll_s: float = POLL_ALONE_S
 ) -> AsyncIterator[SqliteStore]:
-    """The store in the file at path (created with mode 0600 when absent), open while the block runs.
+    """The store in a file (created with mode 0600 when absent), open while the block runs.
 
     Args:
-        path: of the operating system, on a local disk.
+        disk: of the directory that the file lies in; the operating system's.
+        name: of the file.
         clock: its liveness clock must be the machine's, the same in all processes that share the file.
         offload: a worker thread.
-        boot_id: this run of the operating system; "" when unknown.
         poll_s: how often, in seconds, to look for changes by other processes while none is known to live.
 
-    Raises Unavailable when the file cannot be opened or is not a store.
+    Raises Unavailable when the file cannot be opened, is not a store, or belongs to another machine.
     """
-
+    if (filesystem := disk.filesystem()) in NOT_LOCAL:
+        raise Unavailable(f"it lies on a network file system ({filesystem}), where processes cannot lock it safely")
     beating: set[int] = set()
-
-    def connect() -> tuple[SqliteFile, int]:
-        try:
-            file = SqliteFile(path, clock, boot_id, beating)
-            return file, file.revision
-        except (sqlite3.Error, OSError) as error:
-            raise Unavailable(str(error)) from error
-
-    file, revision = await offload(connect)
-    store = SqliteStore(file, Feed(revision, RECENT_MAX), clock, offload, poll_s, beating)
+    file = await offload(lambda: _do(lambda: SqliteFile(f"{disk.root}/{name}", clock, beating)))
     try:
+        revision = await _take_over(file, disk, clock, offload)
+        store = SqliteStore(file, Feed(revision, RECENT_MAX), clock, offload, poll_s, beating)
         async with alongside(store._work):
             try:
                 yield store
             finally:
-                store._working.cancel()
+                store._stop()
     finally:
         with trio.CancelScope(shield=True):
-            await store._close()
+            await offload(file.close)
+
+
+async def _take_over(file: SqliteFile, disk: Disk, clock: Clock, offload: Offload) -> int:
+    """End the sessions of an earlier boot of this machine; the revision. Raises Unavailable while others' live."""
+    before = await offload(lambda: _do(lambda: file.foreign(disk.boot_id, disk.machine_id)))
+    if before:
+        await clock.sleep(STRANGERS_S)
+        if before != await offload(lambda: _do(lambda: file.foreign(disk.boot_id, disk.machine_id))):
+            raise Unavailable(
+                "brokers of another machine are using it: one machine can share a file, several need etcd"
+            )
+    return await offload(lambda: _do(lambda: file.take_over(disk.boot_id, disk.machine_id)))
+
+
+def _do(work: Callable[[], T]) -> T:
+    """In a worker: what goes wrong as the file is opened."""
+    try:
+        return work()
+    except (sqlite3.Error, OSError) as error:
+        raise Unavailable(str(error)) from error
 
 
 class _Job(Generic[T]):
@@ -260,7 +284,7 @@ class SqliteStore:
     async def _past(self, revision: int) -> Changes:
         return await self._call(lambda: self._file.history(revision))
 
-    async def _close(self) -> None:
+    def _stop(self) -> None:
+        self._working.cancel()
         for heartbeat, _ in self._held.values():
             heartbeat.close()
-        await self._offload(self._file.close)

@@ -1,6 +1,6 @@
 """The file of the SQLite store: what lies in it, and how it changes. Everything here blocks, on one thread at a time.
 
-    meta    name -> value: store id, revision, compacted, boot id
+    meta    name -> value: store id, revision, compacted; boot and machine: whose clock the ends of sessions are of
     kv      key -> value, mod (revision), lease (session that owns it, or 0)
     log     revision -> its events, packed: (key length u32, value length i32 or -1 for deleted, key, value)...
     session id -> TTL, owner (which open store); when it ends is in a file of its own: heartbeats.py
@@ -60,7 +60,7 @@ SCHEMA = (
     "create index kv_lease on kv(lease) where lease <> 0",
     "create table log(revision integer primary key, events blob not null)",
     "create table session(id integer primary key autoincrement, ttl real not null, owner text not null)",
-    "insert into meta values ('id', lower(hex(randomblob(16)))), ('revision', 0), ('compacted', 0), ('boot', '')",
+    "insert into meta values ('id', lower(hex(randomblob(16)))), ('revision', 0), ('compacted', 0)",
     f"pragma application_id = {APPLICATION_ID}",
     f"pragma user_version = {VERSION}",
 )
@@ -71,13 +71,12 @@ UPSERT = """insert into kv values (?, ?, ?, ?)
 class SqliteFile:
     """The store's file, open."""
 
-    def __init__(self, path: str, clock: Clock, boot_id: str, beating: Collection[int]) -> None:
+    def __init__(self, path: str, clock: Clock, beating: Collection[int]) -> None:
         """Opens the file at path, which is created when absent.
 
         Args:
             path: of the operating system.
             clock: its liveness clock is the one sessions are measured by.
-            boot_id: this run of the operating system; another one has ended all sessions.
             beating: sessions whose keepalive is on its way: not over, however late it is.
 
         Raises sqlite3.Error, OSError, StoreError.
@@ -89,12 +88,12 @@ class SqliteFile:
         self._heartbeats = Heartbeats(f"{path}-sessions")
         self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         try:
-            self._prepare(boot_id)
+            self._prepare()
         except BaseException:
             self.close()
             raise
 
-    def _prepare(self, boot_id: str) -> None:
+    def _prepare(self) -> None:
         self._db.execute("pragma journal_mode = wal")
         self._db.execute("pragma synchronous = full")
         with self._transaction():
@@ -107,12 +106,33 @@ class SqliteFile:
         self.id = self._meta("id")
         (self._owner,) = self._db.execute("select lower(hex(randomblob(8)))").fetchone()
         self._make_reserve()
+
+    def foreign(self, boot_id: str, machine_id: str) -> dict[int, float]:
+        """Sessions with their ends that began under another boot, and not certainly on this machine.
+
+        Their ends are of another clock, so only by their keepalives it shows whether they live.
+
+        Args:
+            boot_id: this run of the operating system; "" when unknown.
+            machine_id: whichever boot; "" when unknown.
+        """
+        is_this_boot = self._meta("boot") == boot_id
+        if is_this_boot or machine_id and self._meta("machine") == machine_id:
+            return {}
+        return {session: self._heartbeats.end_of(session) for session, _ in self._sessions()}
+
+    def take_over(self, boot_id: str, machine_id: str) -> int:
+        """End what is over, and all sessions of another boot; the revision. Nobody else is using the file, or this
+        machine."""
         with self._transaction():
             if self._meta("boot") != boot_id:
                 for session, _ in self._sessions():
                     self._end(session)
-                self._set_meta("boot", boot_id)
+            for name, value in (("boot", boot_id), ("machine", machine_id)):
+                if self._meta(name) != value:
+                    self._set_meta(name, value)
             self._reap()
+            return self.revision
 
     def _is_ours(self) -> bool:
         """Whether there is a store; False for a new file. Raises Unavailable for what is something else."""
@@ -168,7 +188,8 @@ class SqliteFile:
             pass  # no room for one, or another process is reading: what there is will do
 
     def _meta(self, name: str) -> Any:
-        return self._db.execute("select value from meta where name = ?", (name,)).fetchone()[0]
+        row = self._db.execute("select value from meta where name = ?", (name,)).fetchone()
+        return row[0] if row else ""
 
     @property
     def revision(self) -> int:
@@ -177,7 +198,7 @@ class SqliteFile:
         return revision
 
     def _set_meta(self, name: str, value: int | str) -> None:
-        self._db.execute("update meta set value = ? where name = ?", (value, name))
+        self._db.execute("insert or replace into meta values (?, ?)", (name, value))
 
     @contextmanager
     def _transaction(self, *, durable: bool = True) -> Iterator[None]:

@@ -18,10 +18,13 @@ from kbroker.cluster.store import Compacted, Delete, Guard, Put, StoreError, Una
 from kbroker.cluster.stores import sqlite, sqlite_file
 from kbroker.cluster.stores.feed import Changes
 from kbroker.cluster.stores.heartbeats import Heartbeat
+from kbroker.cluster.stores.sqlite import open_sqlite
 from kbroker.cluster.stores.sqlite_file import SqliteFile
+from kbroker.env.features import Features
 from kbroker.env.real import RealClock
+from kbroker.env.real_disk import RealDisk
 from tests.cluster.stores.test_conformance import collect, put
-from tests.cluster.tools import PATIENCE_S, HandClock, MortalSqlite, Stuck, eventually, sqlite_at
+from tests.cluster.tools import PATIENCE_S, HandClock, Inline, MortalSqlite, Stuck, eventually, sqlite_at
 from tests.volumes import fill_up
 
 ROOT = Path(__file__).parents[2]
@@ -45,8 +48,9 @@ async def test_no_database_is_an_error(tmp_path: Path, clock: HandClock) -> None
     with pytest.raises(Unavailable):
         async with sqlite_at(tmp_path / "coord.db", clock):
             pass
+    (tmp_path / "directory.db").mkdir()
     with pytest.raises(Unavailable):
-        async with sqlite_at(tmp_path / "absent" / "coord.db", clock):
+        async with sqlite_at(tmp_path / "directory.db", clock):
             pass
 
 
@@ -250,6 +254,47 @@ async def test_another_boot_ends_every_session(tmp_path: Path, clock: HandClock)
         assert await store.get(b"s") is not None
     async with sqlite_at(path, clock, boot_id="boot-2") as store:
         assert await store.get(b"s") is None
+
+
+@pytest.mark.parametrize("lives", [True, False])
+async def test_a_file_that_live_brokers_of_another_machine_use_is_refused(
+    tmp_path: Path, clock: HandClock, lives: bool
+) -> None:
+    """It does not look at the clock, which is another one there: only at whether keepalives come."""
+    path = tmp_path / "coord.db"
+    there, here = HandClock(), clock
+    async with trio.open_nursery() as nursery, sqlite_at(path, there) as store:
+        lease = await store.grant(6)
+        await put(store, b"s", b"x", lease=lease)
+        told: list[str] = []
+
+        async def open_here() -> None:
+            try:
+                async with sqlite_at(path, here, boot_id="boot-7", machine_id="machine-7") as mine:
+                    assert await mine.get(b"s") is None
+                    told.append("opened")
+            except Unavailable as error:
+                told.append(str(error))
+
+        here.now = 500.0
+        nursery.start_soon(open_here)
+        await eventually(lambda: here.sleepers == 1)
+        if lives:
+            there.advance(2)
+            assert await store.refresh(lease)
+        here.advance(sqlite.STRANGERS_S)
+        await eventually(lambda: bool(told))
+        assert ("brokers of another machine are using it" in told[0]) == lives
+        assert (await store.get(b"s") is not None) == lives
+
+
+async def test_a_network_file_system_is_refused(tmp_path: Path, clock: HandClock) -> None:
+    disk = RealDisk(str(tmp_path), Features.detect())
+    disk.filesystem = lambda: "nfs4"  # type: ignore[method-assign]
+    with pytest.raises(Unavailable, match=r"it lies on a network file system \(nfs4\)"):
+        async with open_sqlite(disk, "coord.db", clock=clock, offload=Inline()):
+            pass
+    assert not list(tmp_path.iterdir())
 
 
 async def test_sessions_of_a_clock_that_began_anew_are_over(tmp_path: Path, clock: HandClock) -> None:
