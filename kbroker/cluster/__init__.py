@@ -8,7 +8,7 @@
     isr_changes.py     changes of ISRs, by the leaders of partitions
     writer.py      guarded transactions, lost replies       admin.py    topics, configurations
     features.py    feature levels, and who may change them how   (pure)
-    brokers.py         Brokers: how one broker asks another, or itself
+    brokers.py         Brokers: how one broker asks another, or itself       links.py   connections to the others
     producer_ids.py    ProducerIds: one by one, from blocks of the cluster's
     registration.py    a broker's part in the cluster: its session, leaderships taken, the image kept up to date
 

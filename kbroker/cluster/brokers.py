@@ -10,9 +10,14 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
+import trio
+
 
 class Brokers(Protocol):
     """The brokers of the cluster, this one included."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep what it takes to reach them, until cancelled. started() when they may be asked."""
 
     def ask(self, broker_id: int, request: Any, version: int, timeout_s: float) -> Any | Coroutine[Any, Any, Any]:
         """What a broker answers: the response if it is there at once, else a coroutine of it.

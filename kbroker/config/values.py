@@ -12,7 +12,7 @@ It never changes: the `with_` methods return a new one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -155,6 +155,14 @@ class BrokerConfig:
         addresses = [parse_listener(item) for item in self.get_list("advertised.listeners")]
         used = {address.name for address in self.listeners}
         return {address.name: (address.host, address.port) for address in addresses if address.name in used}
+
+    def inter_broker_listener(self, names: Collection[str]) -> str:
+        """Which of a broker's listeners brokers use among themselves: inter.broker.listener.name, else the one named
+        after security.inter.broker.protocol, else the first.
+        """
+        configured = self.get_str("inter.broker.listener.name").upper()
+        wanted = (configured, self.get_str("security.inter.broker.protocol"), next(iter(names)))
+        return next(name for name in wanted if name in names)
 
     @property
     def topic_defaults(self) -> TopicConfig:

@@ -18,11 +18,12 @@ import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.api import registry
+from kbroker.api.brokers import ClusterBrokers
 from kbroker.api.context import Services
 from kbroker.api.fetch_sessions import FetchSessions
-from kbroker.api.local_brokers import LocalBrokers
-from kbroker.cluster.brokers import Brokers
 from kbroker.cluster.features import FeatureTooNew
+from kbroker.cluster.image import ClusterImage
+from kbroker.cluster.links import Links
 from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.producer_ids import ProducerIds
 from kbroker.cluster.registration import BrokerIdentity, BrokerIdInUse, OtherCluster, Registration
@@ -104,6 +105,7 @@ class Broker:
         services = self._assemble(logs, home, store)
         apis = registry.load()
         async with trio.open_nursery() as nursery:
+            await nursery.start(services.brokers.run)
             try:
                 await nursery.start(services.registration.run)
             except (BrokerIdInUse, FeatureTooNew) as error:
@@ -128,16 +130,22 @@ class Broker:
     def _assemble(self, logs: LogDirectory, home: Home, store: CoordinationStore) -> Services:
         """The parts; who is told of what. Nothing runs yet, so what is made later is there when it is called."""
         config, env = self.config, self.env
-        brokers: Brokers = LocalBrokers(lambda: services)
+
+        def on_image(old: ClusterImage, new: ClusterImage) -> None:
+            links.on_image(old, new)
+            replicas.on_image(old, new)
+
         registration = Registration(
             store,
             env.clock,
             self._identity(home, logs),
-            lambda old, new: replicas.on_image(old, new),
+            on_image,
             on_lost=lambda: replicas.on_lost(),
             rng=env.rng,
             topic_defaults=lambda: _topic_defaults(replicas.config),
         )
+        links = Links(env, registration, lambda: replicas.config)
+        brokers = ClusterBrokers(lambda: services, links)
         groups = GroupCoordinator(env, registration, logs, lambda: replicas.config)
         producer_ids = ProducerIds(registration.admin)
         transactions = TransactionCoordinator(env, registration, logs, lambda: replicas.config, producer_ids, brokers)

@@ -15,9 +15,9 @@ from typing import Any
 
 import trio
 
-from kafka_wire.api import ApiKey, request_header_version, response_class, response_header_version
+from kafka_wire.api import ApiKey, response_class
 from kafka_wire.codegen import decode, encode
-from kafka_wire.primitives import uvarint
+from kafka_wire.frames import read_response_header, request_header
 from kafka_wire.schema import layout
 from kbroker.env import Net, Stream
 
@@ -55,8 +55,7 @@ class BareClient:
     async def receive(self, key: ApiKey, version: int) -> Any:
         """The next response, which has to be of that API and version."""
         frame = await self.receive_frame()
-        tagged = response_header_version(key, version) >= 1
-        return decode(response_class(key), version, frame, 5 if tagged else 4)
+        return decode(response_class(key), version, frame, read_response_header(frame, key, version)[1])
 
     async def receive_frame(self) -> bytes:
         """The next frame without its length. Raises trio.EndOfChannel when the broker hung up."""
@@ -73,13 +72,6 @@ class BareClient:
         taken = bytes(self._received[:size])
         del self._received[:size]
         return taken
-
-
-def request_header(key: int, version: int, correlation_id: int, client_id: str | None) -> bytes:
-    """A request header as clients write it: version 2 (with an empty tag section) for flexible versions."""
-    name = b"\xff\xff" if client_id is None else struct.pack(">h", len(client_id)) + client_id.encode()
-    tags = uvarint(0) if request_header_version(key, version) >= 2 else b""
-    return struct.pack(">hhi", key, version, correlation_id) + name + tags
 
 
 @asynccontextmanager

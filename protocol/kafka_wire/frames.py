@@ -18,7 +18,7 @@ import struct
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from kafka_wire.api import APIS, is_flexible, response_class, response_header_version
+from kafka_wire.api import APIS, is_flexible, request_header_version, response_class, response_header_version
 from kafka_wire.codegen import encode_in_slices, encoder, part_encoder
 from kafka_wire.encoding import has_records
 from kafka_wire.errors import ProtocolError
@@ -228,6 +228,33 @@ def _look_up_flexible(key: int, version: int) -> bool:
     if key in APIS and APIS[key].version_min <= version <= APIS[key].version_max:
         _flexible[key << 16 | version] = flexible
     return flexible
+
+
+def request_header(key: int, version: int, correlation_id: int, client_id: str | None) -> bytes:
+    """A request's header, as whoever asks writes it; without the size in front of it."""
+    name = None if client_id is None else client_id.encode()
+    head = _request.pack(key, version, correlation_id, -1 if name is None else len(name))
+    return head + (name or b"") + (b"\0" if request_header_version(key, version) >= 2 else b"")
+
+
+def request_parts(key: int, version: int, correlation_id: int, client_id: str | None, body: Sequence[Any]) -> Parts:
+    """A request as it goes out, size and header included. body: its parts, see codegen.encode_parts."""
+    head = request_header(key, version, correlation_id, client_id)
+    head = _size.pack(len(head) + sum(map(len, body))) + head
+    first = body[0]
+    return (head + first, *body[1:]) if type(first) is bytes and len(first) <= JOIN_MAX else (head, *body)
+
+
+def read_response_header(frame: Buffer, key: int, version: int) -> tuple[int, int]:
+    """The correlation id of a response, and where its body begins. Raises ProtocolError when it is not one."""
+    try:
+        (correlation_id,) = _size.unpack_from(frame)
+        pos = 4
+        if response_header_version(key, version):
+            pos = _skip_tags(frame, pos)
+    except (struct.error, IndexError):
+        raise ProtocolError("the frame ends inside the response header") from None
+    return correlation_id, pos
 
 
 def response_parts(key: int, version: int, correlation_id: int, response: object) -> Parts:

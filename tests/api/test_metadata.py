@@ -10,6 +10,7 @@ import trio
 from kafka_wire.api import ApiKey
 from kafka_wire.codegen import decode
 from kafka_wire.errors import ErrorCode
+from kafka_wire.frames import request_header
 from kafka_wire.messages.metadata import (
     ApiVersionsRequest,
     ApiVersionsResponse,
@@ -22,7 +23,6 @@ from kafka_wire.messages.metadata import (
 )
 from kbroker.api.registry import APIS, load
 from kbroker.testing.broker import HOST, Machine, memory_broker
-from kbroker.testing.client import request_header
 
 
 def asked(*names: str) -> list[MetadataRequestTopic]:

@@ -14,7 +14,7 @@ from kafka_wire.messages.metadata import MetadataRequest, MetadataRequestTopic
 from kafka_wire.messages.produce_fetch import PartitionProduceData, ProduceRequest, TopicProduceData
 from kafka_wire.messages.transactions import AddPartitionsToTxnRequest
 from kafka_wire.records import build_batch
-from kbroker.api.local_brokers import LocalBrokers
+from kbroker.api.brokers import ClusterBrokers
 from kbroker.testing.broker import memory_broker
 from kbroker.testing.client import BareClient
 from tests.api.transaction_tools import NEW, OLD, Producer, committed
@@ -32,10 +32,10 @@ class Word:
         self.codes: list[ErrorCode] = []  # said of all partitions in place of the true ones, one question each
         self.error: KafkaError | None = None
         self.whole = True
-        ask = LocalBrokers.ask
+        ask = ClusterBrokers.ask
         word = self
 
-        def asked(brokers: LocalBrokers, broker_id: int, request: Any, version: int, timeout_s: float) -> Any:
+        def asked(brokers: ClusterBrokers, broker_id: int, request: Any, version: int, timeout_s: float) -> Any:
             if not isinstance(request, AddPartitionsToTxnRequest):
                 return ask(brokers, broker_id, request, version, timeout_s)
             (transaction,) = request.transactions
@@ -46,7 +46,7 @@ class Word:
             answer = ask(brokers, broker_id, request, version, timeout_s)
             return word.told(answer) if word.gate is None else word.later(answer, word.gate)
 
-        monkeypatch.setattr(LocalBrokers, "ask", asked)
+        monkeypatch.setattr(ClusterBrokers, "ask", asked)
 
     def told(self, answer: Any) -> Any:
         code = self.codes.pop(0) if self.codes else None

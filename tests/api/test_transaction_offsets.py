@@ -17,7 +17,7 @@ from kafka_wire.messages.transactions import (
     TxnOffsetCommitRequestPartition,
     TxnOffsetCommitRequestTopic,
 )
-from kbroker.api.local_brokers import LocalBrokers
+from kbroker.api.brokers import ClusterBrokers
 from kbroker.testing.broker import memory_broker
 from kbroker.testing.client import BareClient
 from tests.api.group_tools import commit, committed, enter, find, join
@@ -260,7 +260,7 @@ async def test_a_coordinator_that_does_not_answer_is_asked_again_by_the_client(
     async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
         producer = await begun(client)
         with monkeypatch.context() as broken:
-            broken.setattr(LocalBrokers, "ask", fail)
+            broken.setattr(ClusterBrokers, "ask", fail)
             assert await commit_offset(producer, 8, version=2) == ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
             assert await commit_offset(producer, 8, version=1) == ErrorCode.COORDINATOR_NOT_AVAILABLE
         assert await stable(client) == (-1, 0)

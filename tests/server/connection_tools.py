@@ -11,14 +11,13 @@ import trio
 
 from kafka_wire.api import ApiKey
 from kafka_wire.codegen import decode, encode
-from kafka_wire.frames import Scratch
+from kafka_wire.frames import Scratch, request_header
 from kafka_wire.messages.groups import HeartbeatRequest, HeartbeatResponse
 from kafka_wire.messages.metadata import MetadataRequest, MetadataResponse, MetadataResponseBroker
 from kbroker.api.context import Peer
 from kbroker.api.registry import Api, Routes
 from kbroker.config import BrokerConfig
 from kbroker.server.connection import Connection
-from kbroker.testing.client import request_header
 from kbroker.testing.clock import SteeredClock
 
 T = TypeVar("T")

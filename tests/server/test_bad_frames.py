@@ -20,12 +20,13 @@ import trio
 from kafka_wire.api import ApiKey, request_class
 from kafka_wire.codegen import encode
 from kafka_wire.errors import ErrorCode
+from kafka_wire.frames import request_header
 from kafka_wire.messages.produce_fetch import PartitionProduceData, ProduceRequest, TopicProduceData
 from kafka_wire.records import build_batch
 from kbroker.env import Stream
 from kbroker.env.features import Features
 from kbroker.env.real_net import RealNet
-from kbroker.testing.client import BareClient, connect, request_header
+from kbroker.testing.client import BareClient, connect
 from tests.server.process import BrokerProcess
 
 FRAMES = 20_000

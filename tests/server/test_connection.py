@@ -9,12 +9,12 @@ import pytest
 from kafka_wire.api import ApiKey
 from kafka_wire.codegen import decode, encode
 from kafka_wire.errors import ErrorCode, ProtocolError
+from kafka_wire.frames import request_header
 from kafka_wire.messages.group_admin import DeleteGroupsRequest, DeleteGroupsResponse
 from kafka_wire.messages.groups import HeartbeatResponse
 from kafka_wire.messages.metadata import ApiVersionsResponse
 from kbroker.api.registry import Api, CloseConnection, Routes
 from kbroker.server.connection import FRAMES_MAX, LINE_MAX, QUEUED_MAX, SEND_MAX, STEP_S, Connection
-from kbroker.testing.client import request_header
 from tests.server.connection_tools import (
     Handlers,
     answered,

@@ -15,10 +15,11 @@ import trio
 
 from kafka_wire.api import ApiKey
 from kafka_wire.codegen import encode
+from kafka_wire.frames import request_header
 from kafka_wire.messages.metadata import MetadataRequest, MetadataRequestTopic
 from kafka_wire.messages.offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
 from kbroker.testing.broker import MemoryBroker
-from kbroker.testing.client import BareClient, request_header
+from kbroker.testing.client import BareClient
 from tests.server.test_largest_requests import metered_broker
 
 LINES_WAITED = 300_000

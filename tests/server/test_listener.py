@@ -12,9 +12,9 @@ from trio.testing import MockClock
 
 from kafka_wire.api import ApiKey
 from kafka_wire.codegen import encode
+from kafka_wire.frames import request_header
 from kafka_wire.messages.metadata import ApiVersionsRequest, MetadataRequest
 from kbroker.testing.broker import MemoryBroker, memory_broker
-from kbroker.testing.client import request_header
 from tests.api.test_fetch import fetch_request
 from tests.api.test_produce import batch, produce, produce_request
 

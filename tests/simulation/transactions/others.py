@@ -23,7 +23,7 @@ import trio
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.transactions import AddPartitionsToTxnRequest
 from kafka_wire.records import headers
-from kbroker.api.local_brokers import LocalBrokers
+from kbroker.api.brokers import ClusterBrokers
 from kbroker.replication.partition import Partition
 from kbroker.testing.scheduler import replaced
 from kbroker.testing.volume import Directory, Inode, Volume
@@ -106,14 +106,14 @@ def lagging(replica: Replica) -> Iterator[None]:
 @contextmanager
 def distant(world: World) -> Iterator[None]:
     """While the block runs, what a broker asks brokers is on its way for some time, and now and then lost."""
-    chance, ask = world.random("brokers"), LocalBrokers.ask
+    chance, ask = world.random("brokers"), ClusterBrokers.ask
 
     async def way(slow: float = 0.1) -> None:
         await trio.sleep(chance.expovariate(200) if chance.random() >= slow else chance.random())
         if chance.random() < 0.02:
             raise KafkaError(ErrorCode.NETWORK_EXCEPTION, "lost on the way")
 
-    async def ask_from_afar(brokers: LocalBrokers, *question: Any) -> Any:
+    async def ask_from_afar(brokers: ClusterBrokers, *question: Any) -> Any:
         await way()
         answer = ask(brokers, *question)
         answer = await answer if isinstance(answer, CoroutineType) else answer
@@ -121,7 +121,7 @@ def distant(world: World) -> Iterator[None]:
         await way(0.4 if is_verdict else 0.1)
         return answer
 
-    with replaced(LocalBrokers, "ask", ask_from_afar):
+    with replaced(ClusterBrokers, "ask", ask_from_afar):
         yield
 
 

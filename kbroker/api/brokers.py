@@ -1,6 +1,7 @@
-"""LocalBrokers: a cluster of one broker, which asks itself. Requests go straight to their handlers; no bytes are made.
+"""ClusterBrokers: each broker of the cluster may be asked: the others over links, this one by a call.
 
-What is answered at once is answered within the call, so that a transaction on one broker costs no turn of the loop.
+What this broker asks itself goes straight to the handler; no bytes are made. What is answered at once is answered
+within the call, so that a transaction on one broker costs no turn of the loop.
 """
 
 from __future__ import annotations
@@ -15,26 +16,32 @@ import trio
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.api.context import Context, Peer, Services
 from kbroker.api.registry import APIS
+from kbroker.cluster.links import Links, key_of
 from kbroker.turns import Later, is_long, under_way
 
 log = logging.getLogger("kbroker.brokers")
 
 
-class LocalBrokers:
-    """This broker as the only one of its cluster; see `cluster/brokers.py` for what is promised."""
+class ClusterBrokers:
+    """The brokers of the cluster; see `cluster/brokers.py` for what is promised."""
 
-    __slots__ = ("_services",)
+    __slots__ = ("_services", "_links")
 
-    def __init__(self, services: Callable[[], Services]) -> None:
+    def __init__(self, services: Callable[[], Services], links: Links) -> None:
         """services: this broker's, asked for when they are first needed, as they are made after this."""
         self._services = services
+        self._links = links
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the links to the others, until cancelled."""
+        await self._links.run(task_status=task_status)
 
     def ask(self, broker_id: int, request: Any, version: int, timeout_s: float) -> Any | Coroutine[Any, Any, Any]:
-        """The handler's answer. Raises KafkaError."""
+        """What the broker answers. Raises KafkaError."""
         services = self._services()
         if broker_id != services.node_id:
-            raise KafkaError(ErrorCode.BROKER_NOT_AVAILABLE, f"there is no broker {broker_id}")
-        api = APIS[type(request).__wire__.key]
+            return self._links.ask(broker_id, request, version, timeout_s)
+        api = APIS[key_of(request)]
         assert api.version_min <= version <= api.version_max, f"{api.key.name} {version} is not answered here"
         try:
             # A peer of its own: what is asked here is in no order with anything else.

@@ -1,4 +1,4 @@
-"""A broker that asks itself: through the handler that clients are answered by."""
+"""A broker that asks itself: through the handler that clients are answered by; and others: over links."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.metadata import DescribeClusterRequest
 from kbroker.api import registry
+from kbroker.api.brokers import ClusterBrokers
 from kbroker.api.context import Services
-from kbroker.api.local_brokers import LocalBrokers
 from kbroker.api.registry import Api
 from kbroker.turns import PAUSES_A_TURN, Work, answer
 
 SERVICES: Any = SimpleNamespace(node_id=1)
-Handling = Callable[[Callable[[Any, Any], Any]], LocalBrokers]
+Handling = Callable[[Callable[[Any, Any], Any]], ClusterBrokers]
 
 
 @pytest.fixture
 def handled_by(monkeypatch: pytest.MonkeyPatch) -> Handling:
     """Brokers whose DescribeCluster is answered by the handler given."""
 
-    def brokers(handler: Callable[[Any, Any], Any]) -> LocalBrokers:
+    def brokers(handler: Callable[[Any, Any], Any]) -> ClusterBrokers:
         api = Api(ApiKey.DESCRIBE_CLUSTER, 0, 1, 0, handler, False)
         monkeypatch.setitem(registry.APIS, ApiKey.DESCRIBE_CLUSTER, api)
         services: Services = SERVICES
-        return LocalBrokers(lambda: services)
+        links: Any = SimpleNamespace(ask=lambda *question: question)
+        return ClusterBrokers(lambda: services, links)
 
     return brokers
 
 
-def ask(brokers: LocalBrokers, broker_id: int = 1) -> Any:
+def ask(brokers: ClusterBrokers, broker_id: int = 1) -> Any:
     return brokers.ask(broker_id, DescribeClusterRequest(), 1, timeout_s=5)
 
 
@@ -72,10 +73,9 @@ async def test_long_work_that_then_waits_is_answered(handled_by: Handling) -> No
     assert await ask(handled_by(lambda request, context: answer(work()))) == "at last"
 
 
-def test_another_broker_is_not_there(handled_by: Handling) -> None:
-    with pytest.raises(KafkaError) as refused:
-        ask(handled_by(lambda request, context: None), broker_id=2)
-    assert refused.value.code is ErrorCode.BROKER_NOT_AVAILABLE
+def test_another_broker_is_asked_over_a_link(handled_by: Handling) -> None:
+    brokers = handled_by(lambda request, context: None)
+    assert ask(brokers, broker_id=2) == (2, DescribeClusterRequest(), 1, 5)
 
 
 async def test_an_answer_that_does_not_come_is_not_waited_for(handled_by: Handling, autojump_clock: MockClock) -> None:

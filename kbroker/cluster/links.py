@@ -1,0 +1,470 @@
+"""Links: connections to the other brokers, one for each broker and API, so that nothing waits behind a long poll.
+
+    ask ─▶ a place ─▶ connected ─▶ sent ─▶ in flight, in order ─▶ the answer, decoded by who asked
+           │          │                    └─ broken off, malformed, not the one expected ─▶ NETWORK_EXCEPTION
+           │          └─ refused, unreachable ─▶ NETWORK_EXCEPTION, and a pause before the next attempt
+           └─ anywhere: the deadline of who asked ─▶ REQUEST_TIMED_OUT
+
+A link belongs to one registration of a broker: one that has registered anew is another one, so what is in flight to the
+old one fails. It connects when it is asked, and is closed when the broker is gone or nobody has asked for a while.
+
+Answers come in the order of the requests. Who gives up leaves its request in flight, and its place stays taken until
+the answer is there; a broker from which nothing at all came until a deadline is taken to be unreachable, and the
+connection is closed. A long answer is received into memory of its own and decoded as views of that, in turns.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from types import CoroutineType
+from typing import Any
+
+import trio
+
+from kafka_wire.api import response_class
+from kafka_wire.codegen import decode, decode_in_slices, encode_in_slices
+from kafka_wire.errors import ErrorCode, KafkaError, ProtocolError
+from kafka_wire.frames import FrameBuffer, Parts, Scratch, read_response_header, request_parts
+from kafka_wire.schema import layout
+from kbroker.cluster.image import BrokerImage, ClusterImage
+from kbroker.cluster.registration import Registration
+from kbroker.config import BrokerConfig
+from kbroker.env import Env, Stream
+from kbroker.turns import answer as in_turns
+
+IN_FLIGHT_MAX = 64  # requests of one link; a broker handles no more of one connection at a time
+WAITING_MAX = 1024  # more, that wait for a place
+UNSENT_MAX = 1 << 20  # bytes that the connection has not taken yet; the last request may go beyond
+CONNECT_S = 5.0  # for connecting and being introduced
+PAUSE_S_MIN, PAUSE_S_MAX = 0.05, 1.0  # between two attempts
+LOOK_ROUND_S = 10.0
+IDLE_S = 240.0  # before the other end would, after connections.max.idle.ms
+LONG_FRAME = 16384  # bytes; beyond, decoding is done in turns
+STRANGERS_BYTES_MAX = 65536  # of an answer of somebody who has not been introduced
+IDLE = "nobody has used it for a while"
+ANSWER_BYTES_MAX = 128 << 20  # of an answer, or as much as two of the largest requests
+
+Ask = Callable[[Any, int], Coroutine[Any, Any, Any]]  # (request, version) to the response
+
+log = logging.getLogger("kbroker.links")
+
+
+class Question:
+    """A request on its way. It may hold one of the places of its link until it has arrived."""
+
+    __slots__ = ("correlation_id", "heard", "arrived", "frame", "_places")
+
+    def __init__(self) -> None:
+        self.correlation_id = -1
+        self.heard = 0  # times that something had arrived on the connection before this was sent
+        self.arrived = trio.Event()
+        self.frame: bytearray | None = None  # the answer; None when it has arrived: there will be none
+        self._places: trio.CapacityLimiter | None = None
+
+    async def take_place(self, places: trio.CapacityLimiter) -> None:
+        """Wait for a place, first come, first served."""
+        await places.acquire_on_behalf_of(self)
+        self._places = places
+
+    def arrive(self, frame: bytearray | None) -> None:
+        """The answer is there, or there will be none."""
+        self.frame = frame
+        self.arrived.set()
+        if self._places is not None:
+            self._places.release_on_behalf_of(self)
+
+
+class Wire:
+    """One connection: requests out, answers in. Nothing here waits, but for a task while not all of a request is sent.
+
+    Owns the stream. Whatever is wrong with what arrives closes it.
+    """
+
+    __slots__ = (
+        "unsent", "drained", "heard", "answers", "failure", "_stream", "_key", "_client_id", "_frames", "_scratch",
+        "_in_flight", "_nursery", "_rest", "_is_sending", "_correlation_id", "_closed",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        stream: Stream,
+        scratch: Scratch,
+        client_id: str,
+        nursery: trio.Nursery,
+        closed: Callable[[Wire], None],
+    ) -> None:
+        """closed: called once."""
+        self.unsent = 0  # bytes
+        self.drained = trio.lowlevel.ParkingLot()  # woken when there is less of that, and at the end
+        self.heard = 0  # times that something has arrived
+        self.answers = 0  # since it is trusted
+        self.failure = ""  # why it is closed
+        self._stream = stream
+        self._client_id = client_id
+        self._scratch = scratch
+        self._frames = FrameBuffer(STRANGERS_BYTES_MAX, scratch)
+        self._in_flight: deque[Question] = deque()
+        self._nursery = nursery
+        self._rest: list[Any] = []  # parts not sent
+        self._is_sending = False  # there is a task for them
+        self._correlation_id = 0
+        self._closed = closed
+        stream.watch(self._step, nursery)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no answer is to come."""
+        return not self._in_flight
+
+    def trust(self, bytes_max: int) -> None:
+        """The other end is who it should be: its answers may be long."""
+        self._frames = FrameBuffer(bytes_max, self._scratch)
+        self.answers = 0
+
+    def put(self, question: Question, key: int, version: int, body: Sequence[Any]) -> None:
+        """Send a request. Its question is in flight until it has arrived."""
+        assert not self.failure
+        self._correlation_id = question.correlation_id = (self._correlation_id + 1) & 0x7FFFFFFF
+        question.heard = self.heard
+        self._in_flight.append(question)
+        parts: Parts = request_parts(key, version, question.correlation_id, self._client_id, body)
+        try:
+            if not self._rest:
+                parts = self._stream.send_now(parts)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.close("it has broken off")
+            return
+        if parts:
+            self._rest += parts
+            self.unsent += sum(map(len, parts))
+            if not self._is_sending:
+                self._is_sending = True
+                self._nursery.start_soon(self._send_rest)
+
+    def close(self, why: str) -> None:
+        """Close at once; every question in flight arrives without an answer. Idempotent."""
+        if self.failure:
+            return
+        self.failure = why
+        self._stream.close()
+        self._rest, self.unsent = [], 0
+        self.drained.unpark_all()
+        while self._in_flight:
+            self._in_flight.popleft().arrive(None)
+        self._closed(self)
+
+    def _step(self) -> bool:
+        """Something may have arrived."""
+        try:
+            received = self._stream.receive_now(self._frames.space())
+            if received == 0:
+                self.close("it has hung up")
+            elif received is not None:
+                self.heard += 1
+                self._frames.received(received)
+                while (frame := self._frames.next_frame()) is not None:
+                    self._take(frame)
+                self._frames.settle()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.close("it has broken off")
+        except ProtocolError as error:
+            self.close(f"it has answered with {error}")
+        except Exception:
+            log.exception("a connection to a broker failed")
+            self.close("a failure of our own")
+        return False
+
+    def _take(self, frame: bytearray) -> None:
+        correlation_id = int.from_bytes(frame[:4], "big")
+        if not self._in_flight or correlation_id != self._in_flight[0].correlation_id:
+            raise ProtocolError(f"the correlation id {correlation_id}, which is not the one expected")
+        self.answers += 1
+        self._in_flight.popleft().arrive(frame)
+
+    async def _send_rest(self) -> None:
+        """Send what did not go at once, and what has been added to it meanwhile."""
+        try:
+            while self._rest:
+                parts, self._rest = self._rest, []
+                size = sum(map(len, parts))
+                await self._stream.send(parts)
+                self.unsent = max(0, self.unsent - size)
+                self.drained.unpark_all()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.close("it has broken off")
+        except Exception:
+            log.exception("a request to a broker could not be sent")
+            self.close("a failure of our own")
+        finally:
+            self._is_sending = False
+
+
+class Opening:
+    """An attempt to connect."""
+
+    __slots__ = ("scope", "over", "failure")
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.over = trio.Event()
+        self.failure = ""
+
+
+class Link:
+    """One broker, as it has registered, asked for one API."""
+
+    def __init__(self, house: Links, broker: BrokerImage, address: tuple[str, int]) -> None:
+        self.broker = broker
+        self.used_at = trio.current_time()
+        self._house = house
+        self._address = address
+        self._places = trio.CapacityLimiter(IN_FLIGHT_MAX)
+        self._wire: Wire | None = None
+        self._opening: Opening | None = None
+        self._pause_s = 0.0
+        self._retry_at = 0.0
+        self._is_told_of = False  # people know that it cannot be reached
+        self._retired = ""  # why it is not used any more
+
+    async def ask(self, request: Any, version: int, timeout_s: float) -> Any:
+        """The response. Raises KafkaError, see `Brokers.ask`."""
+        self.used_at = trio.current_time()
+        if self._places.available_tokens == 0 and self._places.statistics().tasks_waiting >= WAITING_MAX:
+            raise self._unavailable("too much is in flight to it")
+        question, wire = Question(), None
+        with trio.move_on_after(timeout_s):
+            wire = await self._put(question, request, version)
+            return await self._answer(wire, question, key_of(request), version)
+        if wire is not None and wire.heard == question.heard:
+            wire.close(f"nothing came from it for {timeout_s:g} s")
+        raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, f"broker {self.broker.id} did not answer within {timeout_s:g} s")
+
+    def retire(self, why: str) -> None:
+        """Be of no more use: the broker is gone, or we are."""
+        self._retired = why
+        if self._opening is not None:
+            self._opening.scope.cancel()
+        if self._wire is not None:
+            self._wire.close(why)
+
+    def look(self) -> None:
+        """Close the connection if nobody has used it for a while."""
+        wire = self._wire
+        if wire is not None and wire.is_idle and trio.current_time() - self.used_at >= IDLE_S:
+            wire.close(IDLE)
+
+    # -- asking -------------------------------------------------------------------------------------------------------
+
+    async def _put(self, question: Question, request: Any, version: int) -> Wire:
+        """Send a request as soon as there is a place for it, and a connection."""
+        body = await _encoded(request, version)
+        await question.take_place(self._places)
+        try:
+            wire = await self._wait_wire()
+        except BaseException:
+            question.arrive(None)
+            raise
+        wire.put(question, key_of(request), version, body)
+        return wire
+
+    async def _wait_wire(self) -> Wire:
+        """Until there is a connection that takes more."""
+        while True:
+            wire = self._wire
+            if self._retired:
+                raise self._unavailable(self._retired)
+            if wire is None:
+                opening = self._opening or self._open_soon()
+                await opening.over.wait()
+                if opening.failure:
+                    raise self._unavailable(opening.failure)
+            elif wire.unsent > UNSENT_MAX:
+                await wire.drained.park()
+            else:
+                return wire
+
+    async def _answer(self, wire: Wire, question: Question, key: int, version: int) -> Any:
+        await question.arrived.wait()
+        frame = question.frame
+        if frame is None:
+            raise self._unavailable(wire.failure)
+        try:
+            _, pos = read_response_header(frame, key, version)
+            if len(frame) < LONG_FRAME:
+                return decode(response_class(key), version, frame, pos)
+            made = in_turns(decode_in_slices(response_class(key), version, frame, pos))
+            return await made if isinstance(made, CoroutineType) else made
+        except ProtocolError as error:
+            wire.close(f"it has answered with {error}")
+            raise self._unavailable(wire.failure) from error
+
+    def _unavailable(self, why: str) -> KafkaError:
+        return KafkaError(ErrorCode.NETWORK_EXCEPTION, f"broker {self.broker.id}: {why}")
+
+    # -- connecting ---------------------------------------------------------------------------------------------------
+
+    def _open_soon(self) -> Opening:
+        opening = self._opening = Opening()
+        self._house.nursery.start_soon(self._open, opening)
+        return opening
+
+    async def _open(self, opening: Opening) -> None:
+        """Connect, after a pause where the last attempt has failed."""
+        opening.failure = "the connection was given up"
+        try:
+            with opening.scope:
+                await self._house.env.clock.sleep(max(0.0, self._retry_at - trio.current_time()))
+                opening.failure = await self._connect()
+        except Exception:
+            log.exception("broker %d could not be connected to", self.broker.id)
+            opening.failure = "a failure of our own"
+        finally:
+            self._opening = None
+            opening.over.set()
+
+    async def _connect(self) -> str:
+        """Why there is no connection; "" if there is."""
+        host, port = self._address
+        why, wire = f"{host}:{port} did not answer within {CONNECT_S:g} s", None
+        try:
+            with trio.move_on_after(CONNECT_S):
+                stream = await self._house.env.net.connect(host, port)
+                wire = self._house.wire(stream, self._lost)
+                await self._house.introduce(self.broker, partial(self._ask_stranger, wire))
+                if not wire.failure:
+                    wire.trust(self._house.answer_bytes_max)
+                    self._wire, wire = wire, None
+                    return ""
+        except (OSError, ValueError) as error:  # ValueError: a name that cannot be one of a host
+            why = f"{host}:{port} cannot be reached: {error}"
+        except KafkaError as error:
+            why = error.message
+        finally:
+            if wire is not None:
+                wire.close(why)
+        self._note_failure(why)
+        return why
+
+    async def _ask_stranger(self, wire: Wire, request: Any, version: int) -> Any:
+        """The answer on a connection that is not in use yet."""
+        question, body = Question(), await _encoded(request, version)
+        if wire.failure:
+            raise self._unavailable(wire.failure)
+        wire.put(question, key_of(request), version, body)
+        return await self._answer(wire, question, key_of(request), version)
+
+    def _lost(self, wire: Wire) -> None:
+        """A connection is closed. One that was of use may be made again at once."""
+        if wire is not self._wire:
+            return
+        self._wire = None
+        if wire.answers:
+            self._pause_s, self._is_told_of = 0.0, False
+        if wire.failure != IDLE and not self._retired:
+            self._note_failure(wire.failure)
+
+    def _note_failure(self, why: str) -> None:
+        self._pause_s = min(max(2 * self._pause_s, PAUSE_S_MIN), PAUSE_S_MAX)
+        self._retry_at = trio.current_time() + self._pause_s
+        log.log(logging.DEBUG if self._is_told_of else logging.INFO, "broker %d: %s", self.broker.id, why)
+        self._is_told_of = True
+
+
+class Links:
+    """All links of this broker. `run` first: their tasks live in its nursery."""
+
+    def __init__(self, env: Env, registration: Registration, config: Callable[[], BrokerConfig]) -> None:
+        """config: the broker's, as it is now."""
+        self.env = env
+        self.scratch = Scratch()
+        self._registration = registration
+        self._config = config
+        self._nursery: trio.Nursery | None = None
+        self._links: dict[tuple[int, int], Link] = {}  # by broker and API
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled; then nobody is asked any more."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                while True:
+                    await self.env.clock.sleep(LOOK_ROUND_S)
+                    for link in self._links.values():
+                        link.look()
+        finally:
+            self._nursery = None
+            self._retire_all("this broker stops")
+
+    def ask(self, broker_id: int, request: Any, version: int, timeout_s: float) -> Coroutine[Any, Any, Any]:
+        """See `Brokers.ask`, for another broker than this one."""
+        broker = self._registration.image.brokers.get(broker_id)
+        if broker is None or self._nursery is None:
+            raise KafkaError(ErrorCode.BROKER_NOT_AVAILABLE, f"there is no broker {broker_id}")
+        place = broker_id, key_of(request)
+        link = self._links.get(place)
+        if link is None:
+            link = self._links[place] = Link(self, broker, self._address(broker))
+        return link.ask(request, version, timeout_s)
+
+    def on_image(self, old: ClusterImage, new: ClusterImage) -> None:
+        """A new picture of the cluster: links to whom it does not show any more, as it was, are of no use."""
+        own = self._registration.broker.id
+        if old.brokers is new.brokers:
+            return
+        if _epoch(old, own) != _epoch(new, own):
+            self._retire_all("this broker has registered anew")
+        for place, link in list(self._links.items()):
+            if _epoch(new, link.broker.id) != link.broker.epoch:
+                del self._links[place]
+                link.retire("it is gone" if link.broker.id not in new.brokers else "it has registered anew")
+
+    # -- for links ----------------------------------------------------------------------------------------------------
+
+    @property
+    def nursery(self) -> trio.Nursery:
+        """Of the links' tasks."""
+        assert self._nursery is not None
+        return self._nursery
+
+    @property
+    def answer_bytes_max(self) -> int:
+        """How long an answer may be."""
+        return max(ANSWER_BYTES_MAX, 2 * self._config().get_int("socket.request.max.bytes"))
+
+    def wire(self, stream: Stream, closed: Callable[[Wire], None]) -> Wire:
+        """A new connection."""
+        return Wire(stream, self.scratch, f"broker-{self._registration.broker.id}", self.nursery, closed)
+
+    async def introduce(self, broker: BrokerImage, ask: Ask) -> None:
+        """Prove to each other who we are. Raises KafkaError."""
+
+    def _address(self, broker: BrokerImage) -> tuple[str, int]:
+        name = self._config().inter_broker_listener(broker.endpoints)
+        host, port = broker.endpoints[name]
+        return host or "127.0.0.1", port  # nothing advertised for a wildcard address: it can only be on this machine
+
+    def _retire_all(self, why: str) -> None:
+        links, self._links = self._links, {}
+        for link in links.values():
+            link.retire(why)
+
+
+def key_of(request: Any) -> int:
+    """The API that a request is for."""
+    key = layout(type(request)).key
+    assert key is not None, f"{type(request).__name__} is no request"
+    return key
+
+
+def _epoch(image: ClusterImage, broker_id: int) -> int:
+    broker = image.brokers.get(broker_id)
+    return broker.epoch if broker is not None else -1
+
+
+async def _encoded(request: Any, version: int) -> list[Any]:
+    made = in_turns(encode_in_slices(request, version))
+    body: list[Any] = (await made) if isinstance(made, CoroutineType) else made  # type: ignore[assignment]
+    return body
