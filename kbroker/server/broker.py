@@ -10,7 +10,7 @@ Everything that runs, runs in the nursery of `run_broker`.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -40,6 +40,8 @@ from kbroker.server.memory import AnswerMemory, RequestMemory
 from kbroker.transactions.coordinator import TRANSACTIONS_TOPIC, TransactionCoordinator
 
 WILDCARDS = ("", "0.0.0.0", "::")
+BROKERS_WAIT_S = 60.0
+LOOK_AGAIN_S = 0.02
 ANSWER_BYTES_MAX = 128 << 20  # of answers that are made and not read by their clients, all connections together
 
 log = logging.getLogger("kbroker")
@@ -98,7 +100,8 @@ class Broker:
         logs: LogDirectory,
         home: Home,
         store: CoordinationStore,
-        topics: Iterable[tuple[str, int]],
+        topics: Sequence[tuple[str, int]],
+        brokers_min: int,
         on_ready: Callable[[Ready], None],
     ) -> None:
         """Come up and serve until cancelled."""
@@ -119,7 +122,9 @@ class Broker:
             await nursery.start(services.transactions.run)
             await nursery.start(services.replicas.run)
             await nursery.start(logs.run)
-            await _create(topics, services)
+            if topics:
+                await _wait_brokers(brokers_min, services)
+                await _create(topics, services)
             requests, answers = RequestMemory(_request_bytes_max(self.config)), AnswerMemory(ANSWER_BYTES_MAX)
             for name, listener in self.listeners.items():
                 nursery.start_soon(Server(name, listener, services, apis, requests, answers).run)
@@ -192,6 +197,16 @@ def host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+async def _wait_brokers(number: int, services: Services) -> None:
+    """Until so many brokers live."""
+    with trio.move_on_after(BROKERS_WAIT_S) as scope:
+        while len(services.image.brokers) < number:
+            await services.env.clock.sleep(LOOK_AGAIN_S)
+    if scope.cancelled_caught:
+        there = ", ".join(map(str, services.image.brokers))
+        raise StartFailed(f"of {number} brokers only {there} came up within {BROKERS_WAIT_S:g} s")
+
+
 async def _create(topics: Iterable[tuple[str, int]], services: Services) -> None:
     """Create the topics asked for at start; those that are there stay as they are."""
     wishes = [NewTopic(name, partitions) for name, partitions in topics]
@@ -210,6 +225,7 @@ async def run_broker(
     *,
     store: CoordinationStore | None = None,
     topics: Iterable[tuple[str, int]] = (),
+    brokers_min: int = 1,
     on_ready: Callable[[Ready], None] = lambda ready: None,
 ) -> None:
     """Run a broker until cancelled; it then stops cleanly.
@@ -219,6 +235,7 @@ async def run_broker(
         config: checked already.
         store: the coordination store; None for the one that the config names (kbroker.coordination).
         topics: (name, partitions) to be there from the start; present ones are left as they are.
+        brokers_min: so many are to live before topics are created.
         on_ready: called once, when clients are served.
 
     Raises StartFailed, AddressInUse, DirectoryLocked or OSError when it cannot start.
@@ -233,7 +250,7 @@ async def run_broker(
         try:
             home = identify(env, config.node_id, is_used=logs.has_logs())
             async with _store(env, config, store, home, is_used=logs.has_logs()) as opened:
-                await broker.serve(logs, home, opened, topics, on_ready)
+                await broker.serve(logs, home, opened, list(topics), brokers_min, on_ready)
         finally:
             with trio.CancelScope(shield=True):
                 await logs.close()

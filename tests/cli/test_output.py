@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from kbroker.cli.broker import logs
-from kbroker.cli.broker.serve import _banner, seconds_since_start, why
+from kbroker.cli.broker.banner import banner, seconds_since_start
+from kbroker.cli.broker.serve import why
 from kbroker.cli.errors import Failed
 from kbroker.cli.tables import json_text, plural, table, visible_lines
 from kbroker.env import AddressInUse, DirectoryLocked
@@ -103,15 +104,15 @@ def test_set_up(root_logger: logging.Logger) -> None:
 
 def test_banner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
-    lines = _banner(1, "in memory: lost on exit", ["127.0.0.1:9092"], "ready in 0.21 s").splitlines()
+    lines = banner("node 1", "in memory: lost on exit", ["127.0.0.1:9092"], "ready in 0.21 s").splitlines()
     assert len(lines) <= 8
     assert lines[-1] == "ready in 0.21 s (CTRL+C to quit)"
     assert "  try        echo hi | kbroker topic produce demo" in lines
     assert "in memory: lost on exit" in lines[1]
-    assert "-b 127.0.0.1:19092 demo" in _banner(1, "d", ["127.0.0.1:19092"], "ready")
-    assert "-b localhost:19092 demo" in _banner(1, "d", ["[::]:19092"], "ready")
+    assert "-b 127.0.0.1:19092 demo" in banner("node 1", "d", ["127.0.0.1:19092"], "ready")
+    assert "-b localhost:19092 demo" in banner("node 1", "d", ["[::]:19092"], "ready")
     monkeypatch.delenv("NO_COLOR")
-    assert "\x1b[1m" in _banner(1, "d", ["127.0.0.1:9092"], "ready")
+    assert "\x1b[1m" in banner("node 1", "d", ["127.0.0.1:9092"], "ready")
 
 
 def test_why_is_one_line_or_nothing() -> None:

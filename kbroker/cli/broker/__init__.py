@@ -1,1 +1,8 @@
-"""The process of a broker: start.py, serve.py, logs.py (its log lines), memory_directory.py; `config`: settings.py."""
+"""The process of a broker, or of several.
+
+start.py    `start`: flags, file and environment     serve.py        a broker's process
+logs.py     its log lines                            memory_directory.py, layout.py    where the data is
+signals.py  what ends it                             banner.py       what it says when it is ready
+supervisor.py, supervised.py    `start --brokers N`: who starts brokers, and what one that is started so tells
+settings.py                     `config`
+"""

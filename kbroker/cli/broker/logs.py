@@ -14,16 +14,18 @@ LEVELS = ("debug", "info", "warning", "error")
 _COLOURS = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31m", "DEBUG": "\x1b[2m"}
 
 
-def set_up(level: str, style: str, stream: TextIO | None = None) -> None:
-    """Send the log of this process to stream (stderr). style: "auto" (a terminal or a file) or "json"."""
+def set_up(level: str, style: str, stream: TextIO | None = None, *, node_id: int | None = None) -> None:
+    """Send the log of this process to stream (stderr). style: "auto" (a terminal or a file) or "json".
+
+    node_id: whose lines these are, where several brokers write to one stream.
+    """
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
     if style == "json":
-        handler.setFormatter(JsonFormatter())
-    elif is_terminal(stream):
-        handler.setFormatter(TerminalFormatter(colour="NO_COLOR" not in os.environ))
+        handler.setFormatter(JsonFormatter(node_id))
     else:
-        handler.setFormatter(FileFormatter())
+        lines = TerminalFormatter(colour="NO_COLOR" not in os.environ) if is_terminal(stream) else FileFormatter()
+        handler.setFormatter(lines if node_id is None else PrefixFormatter(f"[{node_id}] ", lines))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -59,19 +61,38 @@ class FileFormatter(logging.Formatter):
         )
 
 
+class PrefixFormatter(logging.Formatter):
+    """`[2] 2026-11-22T12:03:04.567Z INFO kbroker.log: what happened`: each line of another format, and whose it is."""
+
+    def __init__(self, prefix: str, lines: logging.Formatter) -> None:
+        super().__init__()
+        self.prefix = prefix
+        self.lines = lines
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The lines."""
+        return "\n".join(self.prefix + line for line in self.lines.format(record).splitlines())
+
+
 class JsonFormatter(logging.Formatter):
-    """`{"time": ..., "level": "info", "logger": "kbroker.log", "message": ...}`"""
+    """`{"time": ..., "level": "info", "logger": "kbroker.log", "message": ...}`, and "node" where there are several."""
+
+    def __init__(self, node_id: int | None = None) -> None:
+        super().__init__()
+        self.node_id = node_id
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, whatever is in the message."""
         import json
 
-        fields = {
+        fields: dict[str, object] = {
             "time": utc(record),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if self.node_id is not None:
+            fields["node"] = self.node_id
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return json.dumps(fields, ensure_ascii=False)

@@ -7,29 +7,26 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
-import signal
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import click
 import trio
 
 from kbroker import __version__
+from kbroker.cli.broker.banner import address_text, banner, seconds_since_start
 from kbroker.cli.broker.logs import is_terminal
 from kbroker.cli.broker.memory_directory import memory_directory
-from kbroker.cli.errors import EXIT_INTERRUPTED, Misconfigured
+from kbroker.cli.broker.signals import Signals, signal_name
+from kbroker.cli.errors import Misconfigured
 from kbroker.config import BrokerConfig
 
-# SIGHUP: the terminal is gone. Windows has none.
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-SAME_SIGNAL_S = 1.0  # signals so close together are one
-WILDCARDS = ("0.0.0.0:", "[::]:")
+if TYPE_CHECKING:
+    from kbroker.cli.broker.supervised import Supervised
+
 GC_THRESHOLDS = (20_000, 20, 50)  # a broker makes few cycles; Python's 700 would go through its state all the time
-_IMPORTED_AT = time.monotonic()
 
 log = logging.getLogger("kbroker")
 
@@ -46,15 +43,23 @@ class Ready(Protocol):
         """Listener name to the address bound."""
 
 
-def serve(config: BrokerConfig, *, topics: Sequence[tuple[str, int]], memory: bool, plain: bool) -> int:
+def serve(
+    config: BrokerConfig,
+    *,
+    topics: Sequence[tuple[str, int]],
+    memory: bool,
+    plain: bool,
+    supervised: Supervised | None = None,
+) -> int:
     """Run a broker until a signal; returns the exit status. plain: no banner, even on a terminal.
 
-    topics: (name, partitions; -1 for num.partitions) to create if absent. Raises Misconfigured when it cannot start.
+    topics: (name, partitions; -1 for num.partitions) to create if absent. supervised: set where a supervisor started
+    this broker; it speaks for all. Raises Misconfigured when it cannot start.
     """
-    for warning in config.warnings:
+    for warning in () if supervised else config.warnings:
         log.warning("%s", warning)
     with memory_directory() if memory else nullcontext((config.data_dir, config.data_dir)) as (data_dir, place):
-        process = _Process(config, data_dir, place, banner=is_terminal(sys.stderr) and not plain)
+        process = _Process(config, data_dir, place, supervised, banner=is_terminal(sys.stderr) and not plain)
         try:
             trio.run(process.run, topics)
         except Exception as error:
@@ -69,17 +74,29 @@ def serve(config: BrokerConfig, *, topics: Sequence[tuple[str, int]], memory: bo
 class _Process:
     """A broker and the signals that end it."""
 
-    def __init__(self, config: BrokerConfig, data_dir: str, place: str, *, banner: bool) -> None:
+    def __init__(
+        self, config: BrokerConfig, data_dir: str, place: str, supervised: Supervised | None, *, banner: bool
+    ) -> None:
         self.config = config
         self.data_dir = data_dir
         self.place = place  # data_dir in words
+        self.supervised = supervised
         self.banner = banner
         self.ready = False
 
     async def run(self, topics: Sequence[tuple[str, int]]) -> None:
         """The broker, in a scope that the first signal cancels."""
+        token = trio.lowlevel.current_trio_token()
         with trio.CancelScope() as scope:
-            _Signals(scope.cancel).watch()
+
+            def stop(reason: str) -> None:
+                log.info("%s: stopping", reason)
+                scope.cancel()
+
+            # Not trio's own receiver of signals: at its end it would raise again what had come twice.
+            Signals(lambda number: token.run_sync_soon(stop, signal_name(number))).watch()
+            if self.supervised is not None:
+                self.supervised.watch(lambda: token.run_sync_soon(stop, "the supervisor ends"))
             await self.run_broker(topics)
         log.info("stopped")
 
@@ -96,16 +113,20 @@ class _Process:
                 self._say_ready(ready)
                 nursery.start_soon(trio.to_thread.run_sync, import_the_rest)
 
-            await run_broker(env, self.config, topics=topics, on_ready=on_ready)
+            brokers_min = self.supervised.brokers if self.supervised is not None else 1
+            await run_broker(env, self.config, topics=topics, brokers_min=brokers_min, on_ready=on_ready)
 
     def _say_ready(self, ready: Ready) -> None:
         self.ready = True
         gc.freeze()  # what is there now stays: no collection need look at it again
         gc.set_threshold(*GC_THRESHOLDS)
-        addresses = [_address(*address) for address in ready.listeners.values()]
+        if self.supervised is not None:
+            self.supervised.tell_ready(ready.listeners)
+            return
+        addresses = [address_text(*address) for address in ready.listeners.values()]
         took = f"ready in {seconds_since_start():.2f} s"
         if self.banner:
-            click.echo(_banner(ready.node_id, self.place, addresses, took), err=True)
+            click.echo(banner(f"node {ready.node_id}", self.place, addresses, took), err=True)
         else:
             about = f"kbroker {__version__}, node {ready.node_id}, data {self.place}"
             log.info("%s, listening on %s", about, ", ".join(addresses))
@@ -119,37 +140,6 @@ def import_the_rest() -> None:
     primitives.crc32c(b"")
     for codec in (compression.GZIP, compression.SNAPPY, compression.LZ4, compression.ZSTD):
         compression.compress(codec, b"")
-
-
-class _Signals:
-    """The first signal stops the broker; another one, later, ends the process at once: the next start recovers.
-
-    One that comes within a second belongs to the first: `timeout` and many a supervisor send it to the process and to
-    its group, a terminal to everyone in the foreground. What was set to be ignored (`nohup`, `kbroker &` in a script)
-    stays so. trio's own receiver would raise again, at its end, what had come twice.
-    """
-
-    def __init__(self, stop: Callable[[], None]) -> None:
-        self._stop = stop
-        self._token = trio.lowlevel.current_trio_token()
-        self._first_at: float | None = None
-
-    def watch(self) -> None:
-        """From now on, until the process ends."""
-        for number in SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, _frame: object) -> None:
-        if self._first_at is None:
-            self._first_at = time.monotonic()
-            self._token.run_sync_soon(self._begin_stop, number)
-        elif time.monotonic() - self._first_at > SAME_SIGNAL_S:
-            os._exit(EXIT_INTERRUPTED)
-
-    def _begin_stop(self, number: int) -> None:
-        log.info("%s: stopping", signal.Signals(number).name)
-        self._stop()
 
 
 def why(error: BaseException) -> str | None:
@@ -169,32 +159,3 @@ def why(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         return f"cannot use {error.filename or 'the data directory'}: {error.strerror or error}"
     return None
-
-
-def seconds_since_start() -> float:
-    """How long this process has run: since the system started it where that can be known, else since the import."""
-    try:
-        with open("/proc/self/stat", encoding="ascii") as file:
-            ticks = int(file.read().rpartition(")")[2].split()[19])  # starttime, field 22, after the command's name
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, AttributeError, ValueError, IndexError):
-        return time.monotonic() - _IMPORTED_AT
-
-
-def _banner(node_id: int, place: str, addresses: Sequence[str], took: str) -> str:
-    bold, plain = ("", "") if "NO_COLOR" in os.environ else ("\x1b[1m", "\x1b[0m")
-    port = addresses[0].rpartition(":")[2]
-    near = f"localhost:{port}" if addresses[0].startswith(WILDCARDS) else addresses[0]
-    port_option = "" if port == "9092" else f" -b {near}"
-    lines = [
-        f"{bold}kbroker {__version__}{plain}, node {node_id}",
-        f"  data       {place}",
-        f"  listening  {', '.join(addresses)}",
-        f"  try        echo hi | kbroker topic produce{port_option} demo",
-        f"{bold}{took}{plain} (CTRL+C to quit)",
-    ]
-    return "\n".join(lines)
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

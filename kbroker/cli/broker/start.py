@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
 
+from kbroker.cli.broker.layout import BROKERS_MAX, refuse_several
 from kbroker.cli.broker.logs import LEVELS
-from kbroker.cli.errors import Misconfigured
+from kbroker.cli.errors import EXIT_FAILED, Misconfigured
 
 _EPILOG = """\b
 Precedence: flag > KBROKER_* > KAFKA_* > file > default. Names are Kafka's: NUM_PARTITIONS in the environment is
@@ -36,6 +39,14 @@ second one at once, with 130. Status 2: bad configuration, port or data director
     help="Where brokers agree: sqlite:PATH, a file that the brokers of one machine share.  [default: coord.db in DIR]",
 )
 @click.option("--memory", is_flag=True, help="Keep data in memory: everything is lost on exit.")
+@click.option(
+    "--brokers",
+    type=click.IntRange(1, BROKERS_MAX),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="A cluster of N brokers on this machine, ports and node ids counting up.",
+)
 @click.option("--override", "overrides", metavar="NAME=VALUE", multiple=True, help="Set a config. Repeatable.")
 @click.option(
     "--topic", "topics", metavar="NAME[:PARTITIONS]", multiple=True, help="A topic to have from the start. Repeatable."
@@ -56,6 +67,7 @@ second one at once, with 130. Status 2: bad configuration, port or data director
     show_default=True,
     help="auto: for people on a terminal, dated lines into a file.",
 )
+@click.option("--supervised", type=int, hidden=True)  # said by `--brokers` to each broker: how many they are
 def start(
     file: Path | None,
     listen: str | None,
@@ -63,14 +75,15 @@ def start(
     data_dir: str | None,
     coordination: str | None,
     memory: bool,
+    brokers: int,
     overrides: Sequence[str],
     topics: Sequence[str],
     log_level: str,
     log_format: str,
+    supervised: int | None,
 ) -> int:
-    """Start a broker. No setup step: it is ready when it says so."""
+    """Start a broker, or several. No setup step: it is ready when it says so."""
     from kbroker.cli.broker.logs import set_up
-    from kbroker.cli.broker.serve import serve
     from kbroker.config import ConfigError, load
 
     if memory and data_dir:
@@ -85,8 +98,36 @@ def start(
         config = load(read_config_file(file) if file else {}, os.environ, flags, file_name=str(file))
     except ConfigError as error:
         raise Misconfigured(str(error)) from None
-    set_up(log_level, log_format)
-    return serve(config, topics=wanted, memory=memory, plain=log_format == "json")
+    set_up(log_level, log_format, node_id=config.node_id if supervised else None)
+    plain = log_format == "json"
+    if brokers > 1:
+        from kbroker.cli.broker.supervisor import Orders, supervise
+
+        options = ["--log-level", log_level, "--log-format", log_format, *(["--config", str(file)] if file else [])]
+        options += [f"--override={text}" for text in overrides]
+        return supervise(config, Orders(brokers, options, topics, memory, plain))
+    from kbroker.cli.broker.serve import serve
+
+    if supervised:
+        return _serve_supervised(partial(serve, config, topics=wanted, memory=False, plain=plain), supervised)
+    if not memory:
+        refuse_several(config.data_dir)
+    return serve(config, topics=wanted, memory=memory, plain=plain)
+
+
+def _serve_supervised(serve: Callable[..., int], brokers: int) -> int:
+    """As one of so many brokers that were started together: what goes wrong is told to the supervisor, and it tells."""
+    from kbroker.cli.broker.supervised import Supervised
+
+    supervised = Supervised(brokers)
+    try:
+        return serve(supervised=supervised)
+    except Misconfigured as error:
+        supervised.tell_failed(error.message)
+        return error.exit_code
+    except Exception:
+        logging.getLogger("kbroker").critical("the broker failed", exc_info=True)
+        return EXIT_FAILED
 
 
 def host_and_port(text: str) -> tuple[str, int]:

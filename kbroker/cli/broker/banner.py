@@ -1,0 +1,50 @@
+"""What is said when a broker, or several, are ready: a few lines for people on a terminal."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+
+from kbroker import __version__
+
+WILDCARDS = ("0.0.0.0:", "[::]:")
+_IMPORTED_AT = time.monotonic()
+
+
+def banner(who: str, place: str, addresses: Sequence[str], took: str, further: Sequence[str] = ()) -> str:
+    """The lines. who: "node 1"; place: the data directory in words; further: commands to try besides the first."""
+    bold, plain = ("", "") if "NO_COLOR" in os.environ else ("\x1b[1m", "\x1b[0m")
+    option = bootstrap_option(addresses)
+    tries = [f"echo hi | kbroker topic produce{option} demo", *(f"{command}{option}" for command in further)]
+    lines = [
+        f"{bold}kbroker {__version__}{plain}, {who}",
+        f"  data       {place}",
+        f"  listening  {', '.join(addresses)}",
+        f"  try        {tries[0]}",
+        *(f"             {command}" for command in tries[1:]),
+        f"{bold}{took}{plain} (CTRL+C to quit)",
+    ]
+    return "\n".join(lines)
+
+
+def bootstrap_option(addresses: Sequence[str]) -> str:
+    """ " -b HOST:PORT" for a client on this machine; "" where it finds the broker by itself."""
+    port = addresses[0].rpartition(":")[2]
+    near = f"localhost:{port}" if addresses[0].startswith(WILDCARDS) else addresses[0]
+    return "" if port == "9092" else f" -b {near}"
+
+
+def address_text(host: str, port: int) -> str:
+    """As a client is given it: an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def seconds_since_start() -> float:
+    """How long this process has run: since the system started it where that can be known, else since the import."""
+    try:
+        with open("/proc/self/stat", encoding="ascii") as file:
+            ticks = int(file.read().rpartition(")")[2].split()[19])  # starttime, field 22, after the command's name
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError, IndexError):
+        return time.monotonic() - _IMPORTED_AT

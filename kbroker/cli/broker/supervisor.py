@@ -1,0 +1,363 @@
+"""`kbroker start --brokers N`: a cluster on one machine. A small process that starts N brokers and looks after them.
+
+                      ┌─▶ broker-1   127.0.0.1:9092   ─┐
+    supervisor ───────┼─▶ broker-2   127.0.0.1:9093   ─┼──  coord.db, the store they share
+                      └─▶ broker-3   127.0.0.1:9094   ─┘
+
+Each broker is a process of its own, so each has a core of its own. Ids and ports count up from the configured ones.
+One that dies is started again, later each time it dies soon; one that cannot start at all ends the whole, with its
+reason. All stop when the supervisor is told to, or when it dies: each sees its stdin end (`supervised.py`).
+
+A broker is   starting ──ready──▶ serving ──process ends──▶ waiting ──delay over──▶ starting ...
+              and in any of them, once the whole stops: stopping ──process ends──▶ gone
+
+Owns the processes. Few imports: it lives as long as they do, and its memory counts as theirs does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple, TypeAlias
+
+import click
+
+from kbroker import __version__
+from kbroker.cli.broker.banner import address_text, banner, seconds_since_start
+from kbroker.cli.broker.layout import LOCK, STORE_FILE, directory_of, named, refuse_others
+from kbroker.cli.broker.logs import is_terminal
+from kbroker.cli.broker.signals import Signals, signal_name
+from kbroker.cli.errors import EXIT_USAGE, Failed, Misconfigured
+from kbroker.config import BrokerConfig
+
+PORT_MAX = 65535
+DELAY_S, DELAY_S_MAX = 0.5, 30.0  # before a broker that died is started again: doubled each time
+STEADY_S = 60.0  # who has served for so long has not died soon
+ATTEMPTS_MAX = 3  # to start, of a broker that never served
+STOP_S = 60.0  # that brokers may take to stop
+
+log = logging.getLogger("kbroker")
+
+Listeners: TypeAlias = Mapping[str, tuple[str, int]]
+
+
+class Orders(NamedTuple):
+    """What was asked for on the command line."""
+
+    brokers: int
+    options: Sequence[str]  # those of `kbroker start` that every broker is given as they are
+    topics: Sequence[str]  # NAME[:PARTITIONS], created by the first when all are there
+    memory: bool
+    plain: bool  # no banner, even on a terminal
+
+
+def supervise(config: BrokerConfig, orders: Orders) -> int:
+    """Run the brokers until a signal; returns the exit status. Raises Misconfigured when one of them cannot start."""
+    for warning in config.warnings:
+        log.warning("%s", warning)
+    plans = plan(config, orders.brokers)
+    with _directory(config, orders.memory) as (data_dir, place):
+        refuse_others(data_dir, [each.id for each in plans])
+        with _locked(data_dir):
+            return _Supervisor(orders, plans, config, data_dir, place).run()
+
+
+def _directory(config: BrokerConfig, memory: bool) -> AbstractContextManager[tuple[str, str]]:
+    """Where all brokers' data is, as a path and in words."""
+    if not memory:
+        return nullcontext((config.data_dir, config.data_dir))
+    from kbroker.cli.broker.memory_directory import memory_directory
+
+    return memory_directory()
+
+
+class Plan(NamedTuple):
+    """One broker's part."""
+
+    id: int
+    listeners: Listeners
+    advertised: Listeners  # as far as it is configured
+    overrides: Mapping[str, str]
+
+
+def plan(config: BrokerConfig, count: int) -> list[Plan]:
+    """Ids and ports, counted up from those of config. Raises Misconfigured where the ports do not suffice."""
+    configured = {each.name: (each.host, each.port) for each in config.listeners}
+    _check_ports([port for _, port in configured.values()], count)
+    given: dict[str, str] = {}
+    if not config.is_set("default.replication.factor"):
+        given["default.replication.factor"] = str(min(3, count))
+    plans = []
+    for n in range(count):
+        own_id = config.node_id + n
+        overrides = {**given, "node.id": str(own_id)}
+        if config.is_set("broker.id"):
+            overrides["broker.id"] = str(own_id)
+        plans.append(Plan(own_id, _moved(configured, n), _moved(config.advertised_listeners, n), overrides))
+    return plans
+
+
+def _moved(listeners: Listeners, by: int) -> Listeners:
+    """Further ports; 0 stays, as each picks its own."""
+    return {name: (host, port and port + by) for name, (host, port) in listeners.items()}
+
+
+def _check_ports(ports: Sequence[int], count: int) -> None:
+    taken: dict[int, int] = {}
+    for first in filter(None, ports):
+        if first + count - 1 > PORT_MAX:
+            raise Misconfigured(f"--brokers {count} needs the ports {first} to {first + count - 1}; the last is 65535")
+        for port in range(first, first + count):
+            if port in taken:
+                raise Misconfigured(
+                    f"listeners: --brokers {count} needs {count} ports in a row for each listener, "
+                    f"and those from {taken[port]} and from {first} overlap"
+                )
+            taken[port] = first
+
+
+@contextmanager
+def _locked(data_dir: str) -> Iterator[None]:
+    """Hold the directory that the brokers' directories are in. Raises Misconfigured."""
+    from kbroker.env import DirectoryLocked
+    from kbroker.env.features import Features
+    from kbroker.env.real_lock import take_lock
+
+    try:
+        os.makedirs(data_dir, exist_ok=True)
+        lock = take_lock(os.path.join(data_dir, LOCK), Features.detect())
+    except DirectoryLocked as error:
+        raise Misconfigured(
+            f"the data directory is in use by {error.holder}. Another directory: kbroker --data-dir DIR"
+        ) from None
+    except OSError as error:
+        raise Misconfigured(f"cannot use {error.filename or data_dir}: {error.strerror or error}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+# -- what happens, told by other threads and by signals ---------------------------------------------------------------
+
+
+class Signalled(NamedTuple):
+    """A signal asks for the end."""
+
+    number: int
+
+
+class Told(NamedTuple):
+    """A broker tells of itself."""
+
+    broker: _Broker
+    message: Mapping[str, Any]
+
+
+class Ended(NamedTuple):
+    """A broker's process has ended. status: as Popen.returncode."""
+
+    broker: _Broker
+    status: int
+
+
+Event: TypeAlias = "Signalled | Told | Ended"
+
+
+class _Broker:
+    """One of the brokers, as its supervisor sees it."""
+
+    def __init__(self, part: Plan) -> None:
+        self.plan = part
+        self.id = part.id
+        self.process: subprocess.Popen[str] | None = None
+        self.listeners: Listeners = {}  # where it serves; {}: it does not
+        self.has_served = False
+        self.attempts = 0  # to start it, since it last served
+        self.started_at = 0.0
+        self.delay_s = DELAY_S  # until the next start, should it die
+        self.start_at: float | None = None  # when it is to be started
+        self.reason = ""  # why it cannot start, in its own words
+
+
+class _Supervisor:
+    """The brokers' processes, from the first start to the last end."""
+
+    def __init__(self, orders: Orders, plans: Sequence[Plan], config: BrokerConfig, data_dir: str, place: str) -> None:
+        self._orders = orders
+        self._data_dir = data_dir
+        self._place = place
+        self._brokers = [_Broker(part) for part in plans]
+        shared = f"sqlite:{os.path.join(os.path.abspath(data_dir), STORE_FILE)}"
+        self._store = config.get_str("kbroker.coordination") or shared
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._announced = False  # all have served, and it was said
+        self._kill_at: float | None = None  # set: the whole stops, and until then nobody is killed
+        self._failure: Failed | None = None  # why the whole stops
+
+    def run(self) -> int:
+        """Until a signal, or a broker that cannot start: then raises Failed."""
+        Signals(lambda number: self._events.put(Signalled(number)), self._kill).watch()
+        try:
+            for broker in self._brokers:
+                self._start(broker)
+            while self._kill_at is None or any(broker.process for broker in self._brokers):
+                self._take(self._next())
+                self._see_to_time()
+        finally:
+            self._kill()
+        if self._failure is not None:
+            raise self._failure
+        log.info("all brokers have stopped")
+        return 0
+
+    def _next(self) -> Event | None:
+        """What happens next; None when it is time for something."""
+        times = [broker.start_at for broker in self._brokers if broker.start_at is not None]
+        times += [self._kill_at] if self._kill_at is not None else []
+        wait_s = max(0.0, min(times) - time.monotonic()) if times else None
+        if sys.platform == "win32":
+            wait_s = min(0.5, wait_s or 0.5)  # there, no signal interrupts the wait
+        try:
+            return self._events.get(timeout=wait_s)
+        except queue.Empty:
+            return None
+
+    def _take(self, event: Event | None) -> None:
+        match event:
+            case Signalled(number):
+                log.info("%s: stopping", signal_name(number))
+                self._stop()
+            case Told(broker, {"ready": listeners}):
+                self._note_ready(broker, {name: (host, port) for name, (host, port) in listeners.items()})
+            case Told(broker, {"failed": reason}):
+                broker.reason = str(reason)
+            case Ended(broker, status):
+                self._note_end(broker, status)
+
+    def _see_to_time(self) -> None:
+        now = time.monotonic()
+        for broker in self._brokers:
+            if broker.start_at is not None and broker.start_at <= now:
+                self._start(broker)
+        if self._kill_at is not None and self._kill_at <= now:
+            log.error("brokers that have not stopped within %d s are killed", STOP_S)
+            self._kill()
+            self._kill_at = now + STOP_S
+
+    # ---- a broker's life
+
+    def _start(self, broker: _Broker) -> None:
+        broker.start_at, broker.reason = None, ""
+        broker.started_at = time.monotonic()
+        broker.attempts += 1
+        broker.process = subprocess.Popen(
+            self._command(broker),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,  # the terminal signals this process alone, and this process the brokers
+        )
+        threading.Thread(target=self._listen, args=(broker, broker.process), daemon=True).start()
+
+    def _command(self, broker: _Broker) -> list[str]:
+        orders, part = self._orders, broker.plan
+        settings = {**part.overrides, "listeners": _text(part.listeners), "kbroker.coordination": self._store}
+        if part.advertised:
+            settings["advertised.listeners"] = _text(part.advertised)
+        command = [sys.executable, "-m", "kbroker", "start", *orders.options]
+        command += [f"--override={name}={value}" for name, value in settings.items()]
+        command += ["--data-dir", directory_of(self._data_dir, broker.id), "--supervised", str(orders.brokers)]
+        if broker is self._brokers[0] and not self._announced:
+            command += [f"--topic={topic}" for topic in orders.topics]
+        return command
+
+    def _listen(self, broker: _Broker, process: subprocess.Popen[str]) -> None:
+        """In a thread: pass on what the broker tells, and its end."""
+        assert process.stdout is not None
+        for line in process.stdout:
+            try:
+                message = json.loads(line)
+            except ValueError:
+                continue  # not the broker's words
+            if isinstance(message, dict):
+                self._events.put(Told(broker, message))
+        self._events.put(Ended(broker, process.wait()))
+
+    def _note_ready(self, broker: _Broker, listeners: Listeners) -> None:
+        came_back, broker.has_served, broker.attempts = broker.has_served, True, 0
+        broker.listeners = listeners
+        broker.plan = broker.plan._replace(listeners=listeners)  # what was picked is kept: clients know it
+        if self._announced and self._kill_at is None:
+            said = "serves again" if came_back else "serves"
+            log.info("broker %d %s on %s", broker.id, said, ", ".join(_addresses(broker)))
+        elif all(each.listeners for each in self._brokers):
+            self._announced = True
+            self._say_ready()
+
+    def _note_end(self, broker: _Broker, status: int) -> None:
+        assert broker.process is not None
+        for pipe in (broker.process.stdin, broker.process.stdout):
+            if pipe is not None:
+                pipe.close()
+        broker.process, broker.listeners = None, {}
+        if self._kill_at is not None:
+            return
+        how = broker.reason or _how(status)
+        if not broker.has_served and (status == EXIT_USAGE or broker.attempts >= ATTEMPTS_MAX):
+            kind = Misconfigured if status == EXIT_USAGE else Failed
+            self._failure = kind(f"broker {broker.id} cannot start: {how}")
+            self._stop()
+            return
+        if time.monotonic() - broker.started_at >= STEADY_S:
+            broker.delay_s = DELAY_S
+        log.warning("broker %d is down: %s; it is started again in %g s", broker.id, how, broker.delay_s)
+        broker.start_at = time.monotonic() + broker.delay_s
+        broker.delay_s = min(DELAY_S_MAX, 2 * broker.delay_s)
+
+    # ---- all of them
+
+    def _stop(self) -> None:
+        """Have everybody stop."""
+        self._kill_at = time.monotonic() + STOP_S
+        for broker in self._brokers:
+            broker.start_at = None
+            if broker.process is not None and broker.process.stdin is not None:
+                broker.process.stdin.close()
+
+    def _kill(self) -> None:
+        for broker in self._brokers:
+            if broker.process is not None:
+                broker.process.kill()
+
+    def _say_ready(self) -> None:
+        who = named([broker.id for broker in self._brokers])
+        addresses = [_addresses(broker)[0] for broker in self._brokers]
+        took = f"ready in {seconds_since_start():.2f} s"
+        if is_terminal(sys.stderr) and not self._orders.plain:
+            click.echo(banner(who, self._place, addresses, took, ["kbroker cluster info"]), err=True)
+            return
+        log.info("kbroker %s, %s, data %s, listening on %s", __version__, who, self._place, ", ".join(addresses))
+        pids = ", ".join(f"{each.id} is process {each.process.pid}" for each in self._brokers if each.process)
+        log.info("broker %s", pids)
+        log.info("%s", took)
+
+
+def _text(listeners: Listeners) -> str:
+    return ",".join(f"{name}://{address_text(*address)}" for name, address in listeners.items())
+
+
+def _addresses(broker: _Broker) -> list[str]:
+    return [address_text(*address) for address in broker.listeners.values()]
+
+
+def _how(status: int) -> str:
+    return f"killed by {signal_name(-status)}" if status < 0 else f"it ended with status {status}"
