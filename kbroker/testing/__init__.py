@@ -6,7 +6,8 @@
     broker      memory_broker(), memory_cluster(): a whole broker on these, or several
     world       simulate(): nodes on such disks and such a network, decided by one seed (scheduler: trio's part in it;
                 workers: threads that take turns with it)
-    store       ProcessStore: one process's way to the coordination store, to be cut
+    store       ProcessStore: one process's way to the coordination store, to be cut; StoreServer (store_server): the
+                store of such a world, far away, slow, down, forgetful
     client      a bare Kafka client
 
 Import what you need from its module: this package itself imports nothing.

@@ -65,14 +65,20 @@ class Trace:
 
 
 def simulate(
-    seed: int | str, main: Callable[[World], Awaitable[None]], *, keep_lines: bool = False, **options: float
+    seed: int | str,
+    main: Callable[[World], Awaitable[None]],
+    *,
+    keep_lines: bool = False,
+    on_line: Callable[[str], None] | None = None,
+    **options: float,
 ) -> Trace:
     """Run main in a new world. It ends, with all its processes, when main returns.
 
-    keep_lines: keep the events in `Trace.lines`, to see where two runs part. options: of World. Raises what main or a
-    process raises, with the seed in a note; Deadlock when nothing can ever happen again.
+    keep_lines: keep the events in `Trace.lines`, to see where two runs part. on_line: called with each of them, also in
+    a run that fails. options: of World. Raises what main or a process raises, with the seed in a note; Deadlock when
+    nothing can ever happen again.
     """
-    world = World(seed, keep_lines=keep_lines, **options)
+    world = World(seed, keep_lines=keep_lines, on_line=on_line, **options)
     try:
         with deterministic_trio(f"{seed}/scheduler"):
             trio.run(world._run, main, clock=world.clock)
@@ -92,7 +98,13 @@ class World:
     """
 
     def __init__(
-        self, seed: int | str, *, keep_lines: bool = False, latency_s: float = 0.001, offload_s: float = 0.002
+        self,
+        seed: int | str,
+        *,
+        keep_lines: bool = False,
+        on_line: Callable[[str], None] | None = None,
+        latency_s: float = 0.001,
+        offload_s: float = 0.002,
     ) -> None:
         self.seed = seed
         self.clock = JumpClock()
@@ -102,7 +114,7 @@ class World:
         self.lines: list[str] = []
         self.deadlocked = False
         self.offload_s = offload_s
-        self._keep_lines = keep_lines
+        self._on_line = on_line or (self.lines.append if keep_lines else None)
         self._randoms: dict[str, random.Random] = {}
         self._nodes: dict[str, Node] = {}
         self._queue: FreezableQueue
@@ -136,8 +148,8 @@ class World:
         line = f"{self.now()!r} {event!r}"
         self.digest.update(line.encode())
         self.events += 1
-        if self._keep_lines:
-            self.lines.append(line)
+        if self._on_line is not None:
+            self._on_line(line)
 
     async def _run(self, main: Callable[[World], Awaitable[None]]) -> None:
         self._queue = install_queue(_is_frozen)

@@ -90,11 +90,15 @@ class Client:
         """Pause, as people do."""
         await trio.sleep(self.random.expovariate(12 if self.finishing else 4))
 
-    async def call(self, request: Any, version: int, seconds: float = CALL_SECONDS) -> Any:
-        """Ask and be answered, or Doubt."""
-        return (await self.call_all([request], version, seconds))[0]
+    async def call(
+        self, request: Any, version: int, seconds: float = CALL_SECONDS, *, about: PartitionHistory | None = None
+    ) -> Any:
+        """Ask and be answered, or Doubt. about: the partition, for those who ask its leader."""
+        return (await self.call_all([request], version, seconds, about=about))[0]
 
-    async def call_all(self, requests: list[Any], version: int, seconds: float = CALL_SECONDS) -> list[Any]:
+    async def call_all(
+        self, requests: list[Any], version: int, seconds: float = CALL_SECONDS, *, about: PartitionHistory | None = None
+    ) -> list[Any]:
         """Send requests one after the other, then await all answers. Doubt when one is missing."""
         answers: list[Any] = []
         with trio.move_on_after(seconds):
@@ -146,7 +150,7 @@ class Client:
         for timestamp in (-2, -1):
             partition = ListOffsetsPartition(partition_index=history.index, timestamp=timestamp)
             topic = ListOffsetsTopic(name=history.topic, partitions=[partition])
-            response = await self.call(ListOffsetsRequest(replica_id=-1, topics=[topic]), 7)
+            response = await self.call(ListOffsetsRequest(replica_id=-1, topics=[topic]), 7, about=history)
             answer = response.topics[0].partitions[0]
             if answer.error_code:
                 self.expect(history, answer.error_code)
@@ -211,7 +215,7 @@ class IdempotentProducer(Client):
             if not lane.queue:
                 self._fill(lane, batches)
             requests = [produce_request(lane.history.topic, lane.history.index, each.data, -1) for each in lane.queue]
-            answers = await self.call_all(requests, 9)
+            answers = await self.call_all(requests, 9, about=lane.history)
         except Doubt:
             return False
         return all(self._take(lane, answer.responses[0].partition_responses[0]) for answer in answers)
@@ -278,7 +282,8 @@ class PlainProducer(Client):
     async def _produce(self, history: PartitionHistory, number: int) -> bool:
         values, losses = self.new_values(history.topic, self.name, number), history.losses
         try:
-            response = await self.call(produce_request(history.topic, history.index, self.batch(values), self.acks), 8)
+            request = produce_request(history.topic, history.index, self.batch(values), self.acks)
+            response = await self.call(request, 8, about=history)
         except Doubt:
             return False
         answer = response.responses[0].partition_responses[0]
@@ -286,9 +291,13 @@ class PlainProducer(Client):
         if answer.error_code:
             self.expect(history, answer.error_code)
             return False
-        history.acknowledged(answer.base_offset, values, losses)
+        self.take_promise(history, answer.base_offset, values, losses)
         self.checker.acks += 1
         return True
+
+    def take_promise(self, history: PartitionHistory, base_offset: int, values: list[bytes], losses: int) -> None:
+        """Values are acknowledged: here that means that they stay."""
+        history.acknowledged(base_offset, values, losses)
 
 
 class Consumer(Client):

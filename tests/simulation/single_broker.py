@@ -16,7 +16,7 @@ flushes, checkpoints, snapshots and retention happen all the time.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import trio
@@ -129,10 +129,11 @@ async def _contend(
 
 
 @contextmanager
-def must_end(what: str) -> Iterator[None]:
-    """What the block waits for has to come in time."""
+def must_end(what: str | Callable[[], str], seconds: float = HEAL_SECONDS) -> Iterator[None]:
+    """What the block waits for has to come in time. what: what is wrong otherwise."""
     try:
-        with trio.fail_after(HEAL_SECONDS):
+        with trio.fail_after(seconds):
             yield
     except trio.TooSlowError:
-        raise Violation(f"no convergence: {what} {HEAL_SECONDS:g} s after everything healed") from None
+        told = what if isinstance(what, str) else what()
+        raise Violation(f"no convergence: {told} {seconds:g} s after everything healed") from None

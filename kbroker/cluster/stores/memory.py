@@ -50,6 +50,15 @@ class MemoryStore:
         self._leases: dict[int, tuple[float, float]] = {}  # id -> (TTL, end on the liveness clock)
         self._leases_made = 0
 
+    @property
+    def revision(self) -> int:
+        """The latest."""
+        return self._feed.last
+
+    def peek(self, key: bytes) -> Entry | None:
+        """The key as of this moment; for who looks from outside, so sessions that are over are not ended by it."""
+        return self._entries.get(key)
+
     async def get(self, key: bytes) -> Entry | None:
         """See CoordinationStore."""
         await trio.lowlevel.checkpoint()

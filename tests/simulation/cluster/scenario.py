@@ -1,0 +1,149 @@
+"""A cluster of real brokers in the simulated world: clients, faults, healing, judgement.
+
+    trace = simulate(7, cluster)              # raises Violation when the cluster broke a promise
+
+    topic       partitions     replicas 3, min.insync.replicas 2
+    orders      2              idempotent writers with acks=all; readers
+    mixed       1              the same, and writers with acks=1, so that logs diverge
+
+Segments and index intervals are tiny, a session lasts 2 s and a follower may lag 1.2 s, so elections, changes of ISRs,
+rolls, flushes and checkpoints happen all the time. Within HEAL_SECONDS after everything healed all writers have to get
+through, every replica has to be in sync, and all logs have to be the same to the last byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+
+from kbroker.testing.world import World
+from tests.simulation.checker import Violation
+from tests.simulation.clients import SMALL, Client
+from tests.simulation.cluster.clients import HastyWriter, Judge, Reader, Routed, Writer, create_topics
+from tests.simulation.cluster.history import ClusterChecker, ReplicatedHistory
+from tests.simulation.cluster.log_files import content
+from tests.simulation.cluster.nemesis import ClusterNemesis
+from tests.simulation.cluster.nodes import Cluster, Place
+from tests.simulation.cluster.watch import Watch
+from tests.simulation.single_broker import must_end, watched_log
+
+FAULT_SECONDS = 8.0
+HEAL_SECONDS = 40.0
+START_SECONDS = 20.0
+TOPICS = {"orders": 2, "mixed": 1}
+WRITERS = ("writer-0", "writer-1", "hasty-0", "reader-0", "reader-1")
+
+
+async def cluster(
+    world: World, *, seconds: float = FAULT_SECONDS, faults: Sequence[str] | None = None, size: int = 3, factor: int = 3
+) -> None:
+    """Faults for so many seconds, then healing, then judgement. Raises Violation.
+
+    faults: kinds of the nemesis; a random selection, if not given. size: brokers. factor: replicas of a partition.
+    """
+    checker = ClusterChecker()
+    with watched_log(checker) as failures:
+        nodes = Cluster(world, size)
+        watch = Watch(nodes, checker)
+        with watch.installed():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(checker.raise_when_broken)
+                nursery.start_soon(nodes.keep_up)
+                nodes.start()
+                play = Play(world, nodes, watch, checker, factor)
+                await play.prepare()
+                await play.run(seconds, faults)
+                nursery.cancel_scope.cancel()
+        if failures.found:
+            raise Violation(f"a broker failed inside: {failures.found[0]!r}") from failures.found[0]
+        world.trace("done", checker.acks, checker.reads)
+
+
+class Play:
+    """The clients, from the first fault to the judgement."""
+
+    def __init__(self, world: World, nodes: Cluster, watch: Watch, checker: ClusterChecker, factor: int) -> None:
+        self.world = world
+        self.nodes = nodes
+        self.watch = watch
+        self.checker = checker
+        self.factor = factor
+        self.places: dict[str, Place] = {}
+
+    async def prepare(self) -> None:
+        """Topics, before the faults begin."""
+        with must_end("the cluster does not come up", START_SECONDS):
+            while not all(node.is_ready for node in self.nodes.nodes.values()):
+                await trio.sleep(0.1)
+            admin = Routed(self.world, "admin", self.checker, self.nodes.names)
+            configs = {**SMALL, "min.insync.replicas": str(min(2, self.factor))}
+            ids = await create_topics(admin, TOPICS, configs, self.factor)
+        for topic, partitions in TOPICS.items():
+            for index in range(partitions):
+                history = self.checker.partition(topic, index)
+                self.places[str(history)] = place = ids[topic], index
+                self.watch.histories[place] = history
+
+    async def run(self, seconds: float, faults: Sequence[str] | None) -> None:
+        """Faults for so many seconds, then everything has to end well."""
+        writers, readers = self._writers(), self._readers()
+        nemesis = ClusterNemesis(self.nodes, self.checker, WRITERS, faults)
+        async with trio.open_nursery() as reading:
+            async with trio.open_nursery() as writing:
+                for client in writers:
+                    writing.start_soon(client.run)
+                for client in readers:
+                    reading.start_soon(client.run)
+                await nemesis.rage(seconds)
+                for client in writers:
+                    client.finishing = True
+                with must_end("the writers are not served", HEAL_SECONDS):
+                    while writing.child_tasks:
+                        await trio.sleep(0.1)
+            for client in readers:
+                client.finishing = True
+            with must_end("the readers are not served", HEAL_SECONDS):
+                while reading.child_tasks:
+                    await trio.sleep(0.1)
+        await self._converge()
+        with must_end("the judge is not served", HEAL_SECONDS):
+            await Judge(self.world, "judge", self.checker, self.nodes.names).judge()
+
+    def _writers(self) -> list[Client]:
+        writers: list[Client] = [self._client(Writer, f"writer-{n}") for n in range(2)]
+        hasty = self._client(HastyWriter, "hasty-0", acks=1)
+        hasty.histories = {name: history for name, history in hasty.histories.items() if history.topic == "mixed"}
+        return [*writers, hasty]
+
+    def _readers(self) -> list[Client]:
+        return [self._client(Reader, f"reader-{n}", sessions=n == 0) for n in range(2)]
+
+    def _client(self, kind: type[Routed], name: str, **options: object) -> Routed:
+        return kind(self.world, name, self.checker, self.nodes.names, **options)
+
+    async def _converge(self) -> None:
+        """All replicas in sync, and the same to the last byte."""
+        odd = ""
+        with must_end(lambda: f"the replicas do not become one: {odd}", HEAL_SECONDS):
+            while odd := self._what_is_odd():
+                await trio.sleep(0.25)
+
+    def _what_is_odd(self) -> str:
+        for history in self.checker.histories:
+            assert isinstance(history, ReplicatedHistory)
+            place = self.places[str(history)]
+            stored = self.nodes.partitions[place]
+            if set(stored.isr) != set(stored.replicas) or stored.leader < 0:
+                return f"{history} is {stored}"
+            logs = []
+            for member in stored.replicas:
+                held = self.watch.held.get((member, place))
+                if held is None or not held.node.is_current or held.process is not held.node.node.process:
+                    return f"{history} is not open on {member}"
+                if held.partition.log.end.value != history.end:
+                    return f"{history} ends at {held.partition.log.end.value} on {member}, and {history.end} is shown"
+                logs.append(content(held.node.node.volume, str(history), 0))
+            if len(set(logs)) > 1:
+                return f"{history} is not the same everywhere"
+        return ""
