@@ -10,6 +10,7 @@ This module holds the contracts only, so that importing it costs nothing.
     real_disk.py     files                              real_lock.py     the lock of a data directory
     real_net.py      TCP                                real_poller.py   watching many connections (epoll)
     descriptors.py   when there is none left            procfs.py        which process is in the way
+    real_watch.py    files that others write to
     machine.py       which machine this is, and on what its files lie
 """
 
@@ -130,6 +131,17 @@ class DirectoryLocked(Exception):
         self.holder = holder
 
 
+class FileWatch(Protocol):
+    """An eye on a file that other processes write to."""
+
+    async def wait_written(self) -> None:
+        """Until it may have been written to since the watch began, or since the last time; within milliseconds of that
+        where the system tells, else after a fraction of a second in any case."""
+
+    def close(self) -> None:
+        """Watch it no more; idempotent. Nobody may be waiting."""
+
+
 class Disk(Protocol):
     """A directory tree. Paths are relative to its root, with "/" between names. Methods may raise OSError."""
 
@@ -181,6 +193,9 @@ class Disk(Protocol):
 
     def sync_dir(self, path: str) -> None:
         """Make creations, renames and deletions in a directory durable. Blocks; a no-op where the system has none."""
+
+    def watch(self, path: str) -> FileWatch:
+        """Watch a file that is there. OSError where there are no other processes."""
 
     def lock(self, path: str) -> Lock:
         """Take the lock file; DirectoryLocked when another process has it."""

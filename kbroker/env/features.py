@@ -27,6 +27,7 @@ class Features:
     fdatasync: bool = False  # fsync
     full_sync: bool = False  # fsync; where this is present (macOS), fsync alone stops at the drive's cache
     dir_sync: bool = False  # nothing: the system has no such thing
+    inotify: bool = False  # look again and again
     flock: bool = False  # byte_lock, else a file that holds a pid
     byte_lock: bool = False  # a file that holds a pid
 
@@ -44,6 +45,7 @@ class Features:
             fdatasync=hasattr(os, "fdatasync"),
             full_sync=sys.platform == "darwin",
             dir_sync=posix,
+            inotify=sys.platform == "linux",
             flock=posix,
             byte_lock=sys.platform == "win32",
         )

@@ -17,11 +17,12 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from kbroker.env import Buffer
+from kbroker.env import Buffer, FileWatch
 from kbroker.env.descriptors import Descriptors
 from kbroker.env.features import Features
 from kbroker.env.machine import filesystem_of, read_boot_id, read_machine_id
 from kbroker.env.real_lock import RealLock, take_lock
+from kbroker.env.real_watch import watch_file
 
 if sys.platform == "darwin":
     import fcntl
@@ -291,6 +292,10 @@ class RealDisk:
     def sync_dir(self, path: str) -> None:
         """Make creations, renames and deletions in a directory durable. Blocks."""
         self._sync_full_dir(self._full(path))
+
+    def watch(self, path: str) -> FileWatch:
+        """Watch a file that is there."""
+        return watch_file(self._full(path), self._features)
 
     def lock(self, path: str) -> RealLock:
         """Take the lock file; DirectoryLocked when another process has it."""

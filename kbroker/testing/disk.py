@@ -16,7 +16,7 @@ import random
 import zlib
 from collections.abc import Callable, Sequence
 
-from kbroker.env import Buffer
+from kbroker.env import Buffer, FileWatch
 from kbroker.testing.volume import CAPACITY, Change, Directory, Inode, Volume, os_error, split
 
 TEMPORARY = ".tmp"  # as the real disk names what is about to replace a file
@@ -183,6 +183,10 @@ class MemoryDisk:
     def elsewhere(self, directory: str) -> MemoryDisk:
         """There is nothing but this tree."""
         raise os_error(errno.EOPNOTSUPP, directory)
+
+    def watch(self, path: str) -> FileWatch:
+        """There are no other processes."""
+        raise os_error(errno.EOPNOTSUPP, path)
 
     def filesystem(self) -> str:
         """None that a machine has."""

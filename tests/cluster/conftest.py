@@ -1,4 +1,4 @@
-"""Every test that takes `store` runs on both engines."""
+"""Every test that takes `store` runs on every engine that needs no server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from kbroker.cluster.store import CoordinationStore
 from kbroker.cluster.stores.memory import MemoryStore
-from tests.cluster.tools import HandClock, sqlite_at
+from tests.cluster.tools import HandClock, InTurn, sqlite_at
 
 
 @pytest.fixture
@@ -17,10 +17,14 @@ def clock() -> HandClock:
     return HandClock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "sqlite-shared"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: HandClock) -> AsyncIterator[CoordinationStore]:
     if request.param == "memory":
         yield MemoryStore(clock)
-    else:
+    elif request.param == "sqlite":
         async with sqlite_at(tmp_path / "coord.db", clock) as opened:
             yield opened
+    else:
+        path = tmp_path / "coord.db"
+        async with sqlite_at(path, clock) as one, sqlite_at(path, clock) as two:
+            yield InTurn(one, two)

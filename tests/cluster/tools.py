@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -13,7 +14,7 @@ import trio
 
 from kbroker.cluster.image import BrokerImage, Changes, ClusterImage, PartitionImage, TopicImage, compared
 from kbroker.cluster.registration import BrokerIdentity, Registration
-from kbroker.cluster.store import Ambiguous, Guard, Op, TxnResult, Unavailable
+from kbroker.cluster.store import Ambiguous, CoordinationStore, Guard, Op, TxnResult, Unavailable
 from kbroker.cluster.stores.memory import MemoryStore
 from kbroker.cluster.stores.sqlite import SqliteStore, open_sqlite
 from kbroker.env import Clock
@@ -168,6 +169,22 @@ class MortalSqlite(SqliteStore):
     async def revoke(self, lease: int) -> None:
         if not self.killed:
             await super().revoke(lease)
+
+
+class InTurn:
+    """One file that several have open: each thing that is asked for is asked of the next one."""
+
+    def __init__(self, *stores: CoordinationStore) -> None:
+        self._stores = stores
+        self._next = itertools.cycle(stores)
+
+    async def compact(self, before_revision: int) -> None:
+        """Of all: what a process has seen lately it knows from memory, whatever another one deletes in the file."""
+        for store in self._stores:
+            await store.compact(before_revision)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(next(self._next), name)
 
 
 class Watcher:

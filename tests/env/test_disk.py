@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 from kbroker.env import DirectoryLocked, Disk, FileSlice
-from tests.env.worlds import DISK_WORLDS, make_disk
+from tests.env.worlds import DISK_WORLDS, MEMORY, make_disk
 
 
 @pytest.fixture(params=DISK_WORLDS)
@@ -214,3 +216,24 @@ def test_the_lock_has_one_holder(disk: Disk) -> None:
 
 def test_space_is_finite(disk: Disk) -> None:
     assert 0 < disk.free_bytes() <= disk.total_bytes()
+
+
+@pytest.mark.parametrize("world", [world for world in DISK_WORLDS if world != MEMORY])
+async def test_a_watch_tells_that_somebody_has_written_to_a_file(world: str, tmp_path: Path) -> None:
+    disk = make_disk(world, tmp_path)
+    with pytest.raises(FileNotFoundError):
+        disk.watch("bell")
+    path = tmp_path / "bell"
+    path.write_bytes(b"0")
+    watch = disk.watch("bell")
+    with trio.fail_after(10), path.open("r+b", buffering=0) as other:
+        for number in range(3):
+            other.seek(0)
+            other.write(b"%d" % number)
+            await watch.wait_written()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch.wait_written)
+            await trio.testing.wait_all_tasks_blocked()
+            other.write(b"1")
+    watch.close()
+    watch.close()

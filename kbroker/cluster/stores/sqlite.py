@@ -7,8 +7,9 @@ together share one commit and one fsync, each with its own revision.
 A keepalive is no transaction and stands in no queue: a few bytes, written by the event loop (heartbeats.py). So neither
 a slow disk nor a full one ends a session.
 
-Changes of this process are fed to its watchers directly; those of other processes are found with the next piece of
-work, or by polling: often while another process has a session here, rarely otherwise.
+Changes of this process are fed to its watchers directly. Those of other processes are found with the next piece of
+work, and when they ring (bell.py), which costs nothing while nobody does. In any case a worker looks twice a second,
+and ends the sessions that are over.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import sqlite3
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -44,8 +45,7 @@ from kbroker.env import Clock, Disk, Offload
 
 T = TypeVar("T")
 
-POLL_ALONE_S = 0.5  # how often to look for another process's changes while none is known to live
-POLL_SHARED_S = 0.05
+POLL_S = 0.5  # how often to look for changes that nobody rang for, and for dead sessions
 CALL_S = 8.0  # wait for an answer, at most: what has begun by then goes on, and may still happen
 COMMITS_MAX = 64  # transactions that share an fsync
 STRANGERS_S = 3.0  # a session of another machine that is kept alive shows it by then (every 2 s)
@@ -62,7 +62,7 @@ NOT_LOCAL = frozenset((
 
 @asynccontextmanager
 async def open_sqlite(
-    disk: Disk, name: str, *, clock: Clock, offload: Offload, poll_s: float = POLL_ALONE_S
+    disk: Disk, name: str, *, clock: Clock, offload: Offload, poll_s: float = POLL_S
 ) -> AsyncIterator[SqliteStore]:
     """The store in a file (created with mode 0600 when absent), open while the block runs.
 
@@ -71,7 +71,7 @@ async def open_sqlite(
         name: of the file.
         clock: its liveness clock must be the machine's, the same in all processes that share the file.
         offload: a worker thread.
-        poll_s: how often, in seconds, to look for changes by other processes while none is known to live.
+        poll_s: how often, in seconds, to look for changes by other processes that did not ring.
 
     Raises Unavailable when the file cannot be opened, is not a store, or belongs to another machine.
     """
@@ -82,7 +82,7 @@ async def open_sqlite(
     try:
         revision = await _take_over(file, disk, clock, offload)
         store = SqliteStore(file, Feed(revision, RECENT_MAX), clock, offload, poll_s, beating)
-        async with alongside(store._work):
+        async with alongside(store._listen, disk, f"{name}-bell"), alongside(store._work):
             try:
                 yield store
             finally:
@@ -135,8 +135,8 @@ class SqliteStore:
         self._file = file  # only the worker touches it
         self._clock = clock
         self._offload = offload
-        self._poll_alone_s = poll_s
-        self._poll_shared_s = min(poll_s, POLL_SHARED_S)
+        self._poll_s = poll_s
+        self._is_shared = trio.Event()  # another process has had a session here
         self._jobs: deque[_Job[Any]] = deque()  # bounded by the callers, each of whom waits for one
         self._bell = trio.Event()
         # Who is cancelled has to give his session back: the work goes on until the store is closed.
@@ -279,7 +279,25 @@ class SqliteStore:
             self._feed.skip_to(last)
 
     async def _tick(self) -> float:
-        return self._poll_shared_s if await self._call(self._file.poll) else self._poll_alone_s
+        if await self._call(self._file.poll):
+            self._is_shared.set()
+        return self._poll_s
+
+    async def _listen(self, disk: Disk, bell_path: str) -> None:
+        """Have looked at once for what other processes ring for."""
+        await self._is_shared.wait()
+        try:
+            watch = disk.watch(bell_path)
+        except OSError:
+            return  # somebody has removed the file: then as if nobody rang
+        try:
+            while True:
+                if self._file.bell.has_rung():
+                    with suppress(Unavailable):
+                        await self._call(lambda: None)  # with any work come the news
+                await watch.wait_written()
+        finally:
+            watch.close()
 
     async def _past(self, revision: int) -> Changes:
         return await self._call(lambda: self._file.history(revision))

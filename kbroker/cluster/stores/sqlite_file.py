@@ -40,6 +40,7 @@ from kbroker.cluster.store import (
     Unavailable,
     prefix_end,
 )
+from kbroker.cluster.stores.bell import Bell
 from kbroker.cluster.stores.feed import REVISIONS_MAX, Changes
 from kbroker.cluster.stores.heartbeats import Heartbeat, Heartbeats
 from kbroker.env import Clock
@@ -87,6 +88,8 @@ class SqliteFile:
         Path(path).touch(mode=0o600)
         self._heartbeats = Heartbeats(f"{path}-sessions")
         self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        (self._owner,) = self._db.execute("select lower(hex(randomblob(8)))").fetchone()
+        self.bell = Bell(f"{path}-bell", bytes.fromhex(self._owner))  # its ear is the event loop's
         try:
             self._prepare()
         except BaseException:
@@ -104,7 +107,6 @@ class SqliteFile:
         if told != "ok":
             raise Unavailable(f"it is damaged: {told.splitlines()[-1]}")
         self.id = self._meta("id")
-        (self._owner,) = self._db.execute("select lower(hex(randomblob(8)))").fetchone()
         self._make_reserve()
 
     def foreign(self, boot_id: str, machine_id: str) -> dict[int, float]:
@@ -151,6 +153,7 @@ class SqliteFile:
     def close(self) -> None:
         """Close the files; idempotent."""
         self._heartbeats.close()
+        self.bell.close()
         self._db.close()
 
     def do(self, work: Callable[[], T]) -> T:
@@ -221,6 +224,7 @@ class SqliteFile:
             if is_full(error):
                 raise
             raise Ambiguous(f"commit failed: {error}") from error
+        self.bell.ring()
 
     def commit(self, txns: Sequence[Txn]) -> list[TxnResult | StoreError]:
         """Do transactions that share a commit; what came of each."""
