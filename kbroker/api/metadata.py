@@ -12,7 +12,7 @@ that a client that reached us can reach us again.
 from __future__ import annotations
 
 import re
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Container, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -39,12 +39,12 @@ from kafka_wire.messages.metadata import (
     MetadataResponseTopic,
     SupportedFeatureKey,
 )
-from kbroker.api.addresses import reachable
+from kbroker.api.addresses import address_of, reachable
 from kbroker.api.context import Context
 from kbroker.api.registry import APIS, handles
 from kbroker.api.topics import create_missing
 from kbroker.cluster.features import FEATURES
-from kbroker.cluster.image import NO_TOPIC_ID, ClusterImage, PartitionImage, TopicImage
+from kbroker.cluster.image import NO_LEADER, NO_TOPIC_ID, BrokerImage, ClusterImage, PartitionImage, TopicImage
 from kbroker.cluster.placement import check_topic_name
 from kbroker.turns import STRIDE, Work, answer, each, finish
 
@@ -159,11 +159,12 @@ def _metadata(
     wanted: _Wanted, request: MetadataRequest, context: Context, failed: dict[str, ErrorCode]
 ) -> Work[MetadataResponse]:
     image = context.services.image
+    partition = partial(_partition if context.version else _partition_0, image.brokers)
     topics: list[MetadataResponseTopic] = []
     for topic, found in _asked_topics(wanted, image, failed):
         topics.append(found)
         if topic is not None:
-            found.partitions = yield from each(_partition, topic.partitions)
+            found.partitions = yield from each(partition, topic.partitions)
         if not len(topics) % TOPICS_A_PAUSE:
             yield
     if context.version >= 8 and request.include_topic_authorized_operations:
@@ -223,15 +224,28 @@ def _why_absent(name: str) -> ErrorCode:
     return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
 
 
-def _partition(p: PartitionImage) -> MetadataResponsePartition:
+def _partition(alive: Container[int], p: PartitionImage) -> MetadataResponsePartition:
+    """A leader that is gone is none, whatever the image still says: nobody could be told where it is."""
+    is_led = p.leader in alive
     return MetadataResponsePartition(
-        error_code=ErrorCode.NONE if p.leader >= 0 else ErrorCode.LEADER_NOT_AVAILABLE,
+        error_code=ErrorCode.NONE if is_led else ErrorCode.LEADER_NOT_AVAILABLE,
         partition_index=p.index,
-        leader_id=p.leader,
+        leader_id=p.leader if is_led else NO_LEADER,
         leader_epoch=p.leader_epoch,
         replica_nodes=list(p.replicas),
         isr_nodes=list(p.isr),
+        offline_replicas=[replica for replica in p.replicas if replica not in alive],
     )
+
+
+def _partition_0(alive: Container[int], p: PartitionImage) -> MetadataResponsePartition:
+    """For clients of version 0, who know no broker that is not listed (KRaftMetadataCache.getPartitionMetadata)."""
+    described = _partition(alive, p)
+    if described.offline_replicas:
+        described.replica_nodes = [replica for replica in p.replicas if replica in alive]
+        described.isr_nodes = [replica for replica in p.isr if replica in alive]
+        described.error_code = described.error_code or ErrorCode.REPLICA_NOT_AVAILABLE
+    return described
 
 
 # -- DescribeCluster, DescribeTopicPartitions -------------------------------------------------------------------------
@@ -239,7 +253,10 @@ def _partition(p: PartitionImage) -> MetadataResponsePartition:
 
 @handles(ApiKey.DESCRIBE_CLUSTER, 0, 2)
 def describe_cluster(request: DescribeClusterRequest, context: Context) -> DescribeClusterResponse:
-    """Brokers, controller and cluster id (KIP-700); controllers have no endpoints of their own (KIP-919)."""
+    """Brokers, controller and cluster id (KIP-700); controllers have no endpoints of their own (KIP-919).
+
+    A fenced broker has registered and is not there: listed for who asks for those, too (KIP-1073).
+    """
     image = context.services.image
     if context.version >= 1 and request.endpoint_type != BROKER_ENDPOINTS:
         mismatched = request.endpoint_type == CONTROLLER_ENDPOINTS
@@ -249,17 +266,21 @@ def describe_cluster(request: DescribeClusterRequest, context: Context) -> Descr
             if mismatched
             else f"Unsupported endpoint type {request.endpoint_type}: only brokers (1) can be described here.",
         )
+    described = image.registrations if request.include_fenced_brokers else image.brokers
     return DescribeClusterResponse(
         cluster_id=image.cluster_id,
-        controller_id=image.controller_id,
-        brokers=[
-            DescribeClusterBroker(broker_id=broker.id, host=host, port=port, rack=broker.rack)
-            for broker, (host, port) in reachable(context)
-        ],
+        controller_id=image.controller_id if image.controller_id in described else -1,
+        brokers=[_described_broker(broker, context) for broker in described.values()],
         cluster_authorized_operations=(
             CLUSTER_OPERATIONS if request.include_cluster_authorized_operations else NOT_ASKED
         ),
     )
+
+
+def _described_broker(broker: BrokerImage, context: Context) -> DescribeClusterBroker:
+    host, port = address_of(broker, context)
+    is_fenced = broker.id not in context.services.image.brokers
+    return DescribeClusterBroker(broker_id=broker.id, host=host, port=port, rack=broker.rack, is_fenced=is_fenced)
 
 
 @handles(ApiKey.DESCRIBE_TOPIC_PARTITIONS, 0, 0)
@@ -303,28 +324,31 @@ def _partitions_described(
             continue
         shown = topic.partitions[start : start + room]
         room -= len(shown)
-        response.topics.append(_described_topic(topic, shown))
+        response.topics.append(_described_topic(topic, shown, image.brokers))
         if start + len(shown) < len(topic.partitions):
             response.next_cursor = DescribeTopicPartitionsCursor(topic_name=name, partition_index=start + len(shown))
             break
     return response
 
 
-def _described_topic(topic: TopicImage, shown: Iterable[PartitionImage]) -> DescribeTopicPartitionsResponseTopic:
+def _described_topic(
+    topic: TopicImage, shown: Iterable[PartitionImage], alive: Container[int]
+) -> DescribeTopicPartitionsResponseTopic:
     return DescribeTopicPartitionsResponseTopic(
         name=topic.name,
         topic_id=topic.id,
         is_internal=topic.internal,
         partitions=[
             DescribeTopicPartitionsResponsePartition(
-                error_code=ErrorCode.NONE if p.leader >= 0 else ErrorCode.LEADER_NOT_AVAILABLE,
+                error_code=ErrorCode.NONE if p.leader in alive else ErrorCode.LEADER_NOT_AVAILABLE,
                 partition_index=p.index,
-                leader_id=p.leader,
+                leader_id=p.leader if p.leader in alive else NO_LEADER,
                 leader_epoch=p.leader_epoch,
                 replica_nodes=list(p.replicas),
                 isr_nodes=list(p.isr),
-                eligible_leader_replicas=[],
-                last_known_elr=[],
+                eligible_leader_replicas=list(p.elr),
+                last_known_elr=[p.last_leader] if p.last_leader != NO_LEADER else [],
+                offline_replicas=[replica for replica in p.replicas if replica not in alive],
             )
             for p in shown
         ],

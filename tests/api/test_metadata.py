@@ -22,7 +22,7 @@ from kafka_wire.messages.metadata import (
     MetadataRequestTopic,
 )
 from kbroker.api.registry import APIS, load
-from kbroker.testing.broker import HOST, Machine, memory_broker
+from kbroker.testing.broker import HOST, Machine, memory_broker, memory_cluster
 
 
 def asked(*names: str) -> list[MetadataRequestTopic]:
@@ -167,6 +167,37 @@ async def test_describe_cluster(version: int) -> None:
         if version:
             request = DescribeClusterRequest(include_cluster_authorized_operations=False, endpoint_type=2)
             assert (await client.call(request, version)).error_code == ErrorCode.MISMATCHED_ENDPOINT_TYPE
+
+
+async def test_a_fenced_broker_is_described_to_those_who_ask_for_it() -> None:
+    async with memory_cluster(2) as cluster:
+        await cluster.stop(2)
+        async with cluster.client(1) as client:
+            for version, include, expected in [
+                (1, True, [(1, False)]),
+                (2, False, [(1, False)]),
+                (2, True, [(1, False), (2, True)]),
+            ]:
+                request = DescribeClusterRequest(
+                    include_cluster_authorized_operations=False, include_fenced_brokers=include
+                )
+                brokers = (await client.call(request, version)).brokers
+                assert sorted((each.broker_id, each.is_fenced) for each in brokers) == expected
+
+
+async def test_a_leader_that_is_gone_is_none_and_its_replicas_are_offline() -> None:
+    async with memory_cluster(2, topics={"t": 2}) as cluster:
+        await cluster.stop(2)
+        async with cluster.client(1) as client:
+            for version in (0, 5, 13):
+                answer = await client.call(MetadataRequest(topics=asked("t")), version)
+                by_code = {each.error_code: each for each in answer.topics[0].partitions}
+                assert by_code[ErrorCode.NONE].leader_id == 1
+                gone = by_code[ErrorCode.LEADER_NOT_AVAILABLE]
+                assert (gone.leader_id, gone.replica_nodes) == (-1, [] if version == 0 else [2])
+                assert gone.offline_replicas == ([] if version < 5 else [2])
+            described = await client.call(DescribeTopicPartitionsRequest(topics=[], response_partition_limit=9), 0)
+            assert sorted(each.offline_replicas for each in described.topics[0].partitions) == [[], [2]]
 
 
 async def test_describe_topic_partitions_goes_on_from_its_cursor() -> None:

@@ -16,7 +16,13 @@ import trio
 
 from kafka_wire.api import ApiKey, request_class
 from kafka_wire.errors import ErrorCode
-from kafka_wire.messages.admin import FeatureUpdateKey, UpdateFeaturesRequest
+from kafka_wire.messages.admin import (
+    DescribeQuorumPartition,
+    DescribeQuorumRequest,
+    DescribeQuorumTopic,
+    FeatureUpdateKey,
+    UpdateFeaturesRequest,
+)
 from kafka_wire.messages.configs import (
     AlterableConfig,
     AlterConfigsRequest,
@@ -76,6 +82,9 @@ from kafka_wire.messages.produce_fetch import (
     TopicProduceData,
 )
 from kafka_wire.messages.topics import (
+    AlterReplicaLogDir,
+    AlterReplicaLogDirsRequest,
+    AlterReplicaLogDirTopic,
     CreatableTopic,
     CreatePartitionsRequest,
     CreatePartitionsTopic,
@@ -431,6 +440,14 @@ ROWS = [
     Row("DescribeLogDirs, all", 4, lambda: DescribeLogDirsRequest(topics=None)),
     Row("DescribeLogDirs, absent", 4, lambda: DescribeLogDirsRequest(
         topics=[DescribableLogDirTopic(topic="wide", partitions=list(range(COUNT)))])),
+    Row("AlterReplicaLogDirs", 2, lambda: AlterReplicaLogDirsRequest(dirs=[AlterReplicaLogDir(
+        path="memory", topics=[AlterReplicaLogDirTopic(name="wide", partitions=list(range(COUNT)))])])),
+    Row("AlterReplicaLogDirs, many directories", 2, lambda: AlterReplicaLogDirsRequest(dirs=[AlterReplicaLogDir(
+        path=name, topics=[AlterReplicaLogDirTopic(name=name, partitions=[0])]) for name in names()])),
+    Row("DescribeQuorum", 2, lambda: DescribeQuorumRequest(topics=[DescribeQuorumTopic(
+        topic_name="absent", partitions=[DescribeQuorumPartition(partition_index=n) for n in range(COUNT)])])),
+    Row("DescribeQuorum, many topics", 2, lambda: DescribeQuorumRequest(topics=[DescribeQuorumTopic(
+        topic_name=name, partitions=[DescribeQuorumPartition(partition_index=0)]) for name in names()])),
 ]  # fmt: skip
 
 
