@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 for source in (ROOT, ROOT / "protocol"):
     sys.path.insert(0, str(source))
 
+from kafka_wire.api import OWN_KEY_MIN  # noqa: E402
 from kbroker.api.registry import load  # noqa: E402
 from kbroker.config.broker_keys import BROKER_KEYS  # noqa: E402
 from kbroker.config.docs import documentation  # noqa: E402
@@ -80,6 +81,8 @@ def apis() -> str:
     """docs/reference/apis.md."""
     rows = []
     for key, api in sorted(load().items()):
+        if key >= OWN_KEY_MIN:
+            continue
         name = "".join(word.capitalize() for word in api.key.name.split("_"))
         what = (api.handle.__doc__ or "").strip().partition("\n")[0]
         rows.append(f"| {name} | {key} | {api.advertised_min} | {api.version_min} | {api.version_max} | {what} |\n")

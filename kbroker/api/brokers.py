@@ -43,9 +43,10 @@ class ClusterBrokers:
             return self._links.ask(broker_id, request, version, timeout_s)
         api = APIS[key_of(request)]
         assert api.version_min <= version <= api.version_max, f"{api.key.name} {version} is not answered here"
+        # A peer of its own: what is asked here is in no order with anything else.
+        peer = Peer(("", 0), ("", 0), "", broker_id, services.registration.broker_epoch)
         try:
-            # A peer of its own: what is asked here is in no order with anything else.
-            answer = api.handle(request, Context(services, Peer(("", 0), ("", 0), ""), version, None))
+            answer = api.handle(request, Context(services, peer, version, None))
         except Exception as error:
             raise _broke_off(error) from error
         return _arrive(Later(answer), timeout_s) if isinstance(answer, CoroutineType) else answer

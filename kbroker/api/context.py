@@ -17,6 +17,7 @@ from kbroker.api.fetch_sessions import FetchSessions
 from kbroker.cluster.admin import Admin
 from kbroker.cluster.brokers import Brokers
 from kbroker.cluster.image import ClusterImage
+from kbroker.cluster.introductions import Meeting
 from kbroker.cluster.producer_ids import ProducerIds
 from kbroker.cluster.registration import Registration
 from kbroker.config import BrokerConfig
@@ -29,6 +30,7 @@ from kbroker.replication.partition import Partition
 from kbroker.transactions.coordinator import TransactionCoordinator
 
 APPLY_WAIT_S = 60.0
+NO_BROKER = -1
 
 T = TypeVar("T")
 
@@ -129,13 +131,31 @@ class Services:
         """This broker's id."""
         return self.registration.broker.id
 
+    @property
+    def inter_broker_listener(self) -> str:
+        """The listener that other brokers come in on."""
+        return self.config.inter_broker_listener([listener.name for listener in self.config.listeners])
+
 
 class Peer:
-    """The client at the other end of a connection."""
+    """Who is at the other end of a connection: a client, or a broker that has proven to be one (see internal.py)."""
 
-    __slots__ = ("address", "local", "listener", "software_name", "software_version", "appending")
+    __slots__ = (
+        "address", "local", "listener", "broker_id", "broker_epoch", "meeting", "software_name", "software_version",
+        "appending",
+    )  # fmt: skip
 
-    def __init__(self, address: tuple[str, int], local: tuple[str, int], listener: str) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        local: tuple[str, int],
+        listener: str,
+        broker_id: int = NO_BROKER,
+        broker_epoch: int = NO_BROKER,
+    ) -> None:
+        self.broker_id = broker_id  # NO_BROKER: a client
+        self.broker_epoch = broker_epoch  # of the registration in which it introduced itself
+        self.meeting: Meeting | None = None  # an introduction that has begun
         self.address = address
         self.local = local  # the address it came in on: what it can reach us by, where nothing else is configured
         self.listener = listener
@@ -144,6 +164,8 @@ class Peer:
         self.appending = 0  # produce requests that are not appended yet: those behind them must not overtake
 
     def __str__(self) -> str:
+        if self.broker_id != NO_BROKER:
+            return f"{self.address[0]}:{self.address[1]} (broker {self.broker_id})"
         software = f" ({self.software_name} {self.software_version})" if self.software_name else ""
         return f"{self.address[0]}:{self.address[1]}{software}"
 

@@ -16,7 +16,7 @@ from collections.abc import Container, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from kafka_wire.api import ApiKey
+from kafka_wire.api import OWN_KEY_MIN, ApiKey
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.metadata import (
     ApiVersion,
@@ -97,6 +97,7 @@ def _advertised() -> list[ApiVersion]:
     return [
         ApiVersion(api_key=api.key, min_version=api.advertised_min, max_version=api.version_max)
         for _, api in sorted(APIS.items())
+        if api.key < OWN_KEY_MIN
     ]
 
 

@@ -24,7 +24,7 @@ from kafka_wire.frames import Writer, response_writer
 FAMILIES = (
     "produce", "fetch", "offsets", "metadata", "topics", "configs", "log_dirs", "features", "quorum",
     "transactions", "transaction_admin", "transaction_markers", "partition_producers", "transaction_offsets",
-    "groups", "group_offsets", "group_admin", "consumer_groups",
+    "groups", "group_offsets", "group_admin", "consumer_groups", "internal",
 )  # fmt: skip
 
 Handler = Callable[[Any, Any], "Any | Coroutine[Any, Any, Any] | None"]

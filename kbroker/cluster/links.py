@@ -30,6 +30,7 @@ from kafka_wire.errors import ErrorCode, KafkaError, ProtocolError
 from kafka_wire.frames import FrameBuffer, Parts, Scratch, read_response_header, request_parts
 from kafka_wire.schema import layout
 from kbroker.cluster.image import BrokerImage, ClusterImage
+from kbroker.cluster.introductions import NONCE_BYTES, Ask, Meeting, introduce
 from kbroker.cluster.registration import Registration
 from kbroker.config import BrokerConfig
 from kbroker.env import Env, Stream
@@ -46,8 +47,6 @@ LONG_FRAME = 16384  # bytes; beyond, decoding is done in turns
 STRANGERS_BYTES_MAX = 65536  # of an answer of somebody who has not been introduced
 IDLE = "nobody has used it for a while"
 ANSWER_BYTES_MAX = 128 << 20  # of an answer, or as much as two of the largest requests
-
-Ask = Callable[[Any, int], Coroutine[Any, Any, Any]]  # (request, version) to the response
 
 log = logging.getLogger("kbroker.links")
 
@@ -440,6 +439,13 @@ class Links:
 
     async def introduce(self, broker: BrokerImage, ask: Ask) -> None:
         """Prove to each other who we are. Raises KafkaError."""
+        registration, image = self._registration, self._registration.image
+        if registration.broker_epoch < 0 or not image.secret:
+            raise KafkaError(ErrorCode.BROKER_NOT_AVAILABLE, "this broker is not registered itself")
+        own = registration.broker.id, registration.broker_epoch
+        nonce = self.env.rng.token(NONCE_BYTES)
+        meeting = Meeting(image.cluster_id, *own, broker.id, broker.epoch, nonce, b"")
+        await introduce(ask, meeting, image.secret)
 
     def _address(self, broker: BrokerImage) -> tuple[str, int]:
         name = self._config().inter_broker_listener(broker.endpoints)

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 
 class ApiKey(IntEnum):
-    """Every API of Kafka 4.3, those between its own brokers included."""
+    """Every API of Kafka 4.3, those between its own brokers included; and those between brokers of kbroker."""
 
     PRODUCE = 0
     FETCH = 1
@@ -107,6 +107,11 @@ class ApiKey(IntEnum):
     DESCRIBE_SHARE_GROUP_OFFSETS = 90
     ALTER_SHARE_GROUP_OFFSETS = 91
     DELETE_SHARE_GROUP_OFFSETS = 92
+    INTRODUCE = 31_000
+    WAIT_APPLIED = 31_001
+
+
+OWN_KEY_MIN: Final = 31_000  # from here up: between brokers of kbroker alone, no client is told of it
 
 
 class Api(NamedTuple):
@@ -183,6 +188,8 @@ APIS: Final[dict[int, Api]] = {
     ApiKey.DESCRIBE_SHARE_GROUP_OFFSETS: Api("DescribeShareGroupOffsets", "share_groups", 0, 1, 0),
     ApiKey.ALTER_SHARE_GROUP_OFFSETS: Api("AlterShareGroupOffsets", "share_groups", 0, 0, 0),
     ApiKey.DELETE_SHARE_GROUP_OFFSETS: Api("DeleteShareGroupOffsets", "share_groups", 0, 0, 0),
+    ApiKey.INTRODUCE: Api("Introduce", "internal", 0, 0, 0),
+    ApiKey.WAIT_APPLIED: Api("WaitApplied", "internal", 0, 0, 0),
 }
 
 _classes: dict[str, type] = {}

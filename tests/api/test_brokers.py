@@ -21,7 +21,7 @@ from kbroker.api.context import Services
 from kbroker.api.registry import Api
 from kbroker.turns import PAUSES_A_TURN, Work, answer
 
-SERVICES: Any = SimpleNamespace(node_id=1)
+SERVICES: Any = SimpleNamespace(node_id=1, registration=SimpleNamespace(broker_epoch=7))
 Handling = Callable[[Callable[[Any, Any], Any]], ClusterBrokers]
 
 

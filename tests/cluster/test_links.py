@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,9 +15,11 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from kafka_wire.codegen import encode
+from kafka_wire.api import ApiKey
+from kafka_wire.codegen import decode, encode
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.frames import read_request_header
+from kafka_wire.messages.internal import IntroduceRequest, IntroduceResponse
 from kafka_wire.messages.metadata import DescribeClusterRequest, DescribeClusterResponse
 from kafka_wire.messages.produce_fetch import (
     FetchableTopicResponse,
@@ -25,6 +28,7 @@ from kafka_wire.messages.produce_fetch import (
     FetchResponse,
 )
 from kbroker.cluster.image import BrokerImage, ClusterImage
+from kbroker.cluster.introductions import ASKED, ASKING, NONCE_BYTES, Meeting
 from kbroker.cluster.links import IDLE_S, IN_FLIGHT_MAX, LOOK_ROUND_S, PAUSE_S_MAX, WAITING_MAX, Links
 from kbroker.config import BrokerConfig
 from kbroker.env import Env
@@ -36,6 +40,8 @@ from kbroker.testing.world import SeededRng
 
 Answer = Callable[["Other", int, int, int], "bytes | None"]  # (other, correlation id, key, version) to a frame's body
 TEN_MB = 10 << 20
+SECRET = b"s" * 32
+CLUSTER = "cluster"
 
 
 def cluster_id(text: str) -> Answer:
@@ -60,6 +66,9 @@ class Other:
         self.waiting: deque[tuple[MemoryStream, int, int, int]] = deque()
         self.is_silent = False
         self.streams: list[MemoryStream] = []
+        self.secret = SECRET
+        self.registered = (2, 2)  # id and epoch
+        self.met: list[tuple[int, int]] = []  # who has proven to be a broker
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         listener = await self.net.listen("", self.port)
@@ -82,8 +91,12 @@ class Other:
             while count := await stream.receive_into(chunk):
                 received += chunk[:count]
                 while len(received) >= 4 and len(received) >= 4 + (size := struct.unpack_from(">i", received)[0]):
-                    header = read_request_header(bytes(received[4 : 4 + size]))
+                    frame = bytes(received[4 : 4 + size])
+                    header = read_request_header(frame)
                     del received[: 4 + size]
+                    if header.key == ApiKey.INTRODUCE:
+                        await self._introduce(stream, header.correlation_id, frame[header.body :])
+                        continue
                     self.requests += 1
                     self.waiting.append((stream, header.correlation_id, header.key, header.version))
                     if not self.is_silent:
@@ -92,6 +105,19 @@ class Other:
             pass
         finally:
             stream.close()
+
+    async def _introduce(self, stream: MemoryStream, correlation_id: int, body: bytes) -> None:
+        said = decode(IntroduceRequest, 0, body)
+        if said.proof:
+            assert self.meeting.is_proven(ASKING, self.secret, said.proof)
+            self.met.append((self.meeting.broker_id, self.meeting.broker_epoch))
+            answer = IntroduceResponse()
+        else:
+            claim = said.broker_id, said.broker_epoch
+            self.meeting = Meeting(CLUSTER, *claim, *self.registered, bytes(said.nonce), b"n" * NONCE_BYTES)
+            answer = IntroduceResponse(nonce=self.meeting.asked_nonce, proof=self.meeting.proof(ASKED, self.secret))
+        frame = struct.pack(">ix", correlation_id) + encode(answer, 0)
+        await stream.send([struct.pack(">i", len(frame)) + frame])
 
     async def answer_next(self) -> None:
         stream, *question = self.waiting.popleft()
@@ -109,15 +135,16 @@ class Us:
 
     def __init__(self, network: MemoryNetwork) -> None:
         self.network = network
-        image = ClusterImage(brokers={1: broker(1, 1, "b1"), 2: broker(2, 2)})
-        self.registration: Any = SimpleNamespace(image=image, broker=SimpleNamespace(id=1))
-        env = Env(SteeredClock(), MemoryDisk(), network.host("b1"), SeededRng(0), inline)
+        image = ClusterImage(CLUSTER, brokers={1: broker(1, 1, "b1"), 2: broker(2, 2)}, secret=SECRET)
+        self.registration: Any = SimpleNamespace(image=image, broker=SimpleNamespace(id=1), broker_epoch=1)
+        env = Env(SteeredClock(), MemoryDisk(), network.host("b1"), SeededRng(Random(0)), inline)
         self.links = Links(env, self.registration, lambda: BrokerConfig())
 
     def see(self, *brokers: BrokerImage) -> None:
         """A new image, with these brokers."""
         old = self.registration.image
         new = self.registration.image = replace(old, brokers={each.id: each for each in brokers})
+        self.registration.broker_epoch = new.brokers[1].epoch
         self.links.on_image(old, new)
 
     async def ask(self, timeout_s: float = 5.0, broker_id: int = 2) -> str:
@@ -209,6 +236,7 @@ async def test_silence_of_one_broker_costs_another_nothing(autojump_clock: MockC
     network = MemoryNetwork()
     async with linked(network) as (us, other), trio.open_nursery() as nursery:
         third = Other(network, "b3")
+        third.registered = (3, 3)
         await nursery.start(third.run)
         us.see(*us.registration.image.brokers.values(), broker(3, 3, "b3"))
         other.is_silent = True
@@ -343,7 +371,7 @@ async def test_a_way_that_is_cut_costs_no_more_than_the_timeout(autojump_clock: 
 async def test_a_broker_that_registers_anew_is_another_one(autojump_clock: MockClock) -> None:
     async with linked() as (us, other), trio.open_nursery() as nursery:
         anew = Other(us.network, "b2", 9093)
-        anew.answer = cluster_id("anew")
+        anew.answer, anew.registered = cluster_id("anew"), (2, 5)
         await nursery.start(anew.run)
         other.is_silent = True
         async with trio.open_nursery() as asking:
@@ -461,3 +489,36 @@ async def test_a_broker_that_does_not_read_is_sent_the_rest_later(autojump_clock
             for _ in range(10):
                 nursery.start_soon(us.ask)
         assert (other.requests, other.connections) == (10, 1)
+
+
+async def test_brokers_introduce_themselves_before_anything_is_asked(autojump_clock: MockClock) -> None:
+    async with linked() as (us, other):
+        assert await us.ask() == "theirs"
+        assert other.met == [(1, 1)]
+        us.see(broker(1, 9, "b1"), broker(2, 2))
+        assert await us.ask() == "theirs"
+        assert other.met == [(1, 1), (1, 9)]
+
+
+@pytest.mark.parametrize("registered", [(2, 1), (2, 3), (3, 2)])
+async def test_who_proves_to_be_somebody_else_is_asked_nothing(
+    registered: tuple[int, int], autojump_clock: MockClock
+) -> None:
+    async with linked() as (us, other):
+        other.registered = registered
+        assert await us.refusal() is ErrorCode.NETWORK_EXCEPTION
+        assert (other.met, other.requests) == ([], 0)
+
+
+async def test_who_does_not_know_the_secret_is_asked_nothing(autojump_clock: MockClock) -> None:
+    async with linked() as (us, other):
+        other.secret = b"x" * 32
+        assert await us.refusal() is ErrorCode.NETWORK_EXCEPTION
+        assert (other.met, other.requests) == ([], 0)
+
+
+async def test_who_is_not_registered_introduces_itself_to_nobody(autojump_clock: MockClock) -> None:
+    async with linked() as (us, other):
+        us.registration.broker_epoch = -1
+        assert await us.refusal() is ErrorCode.NETWORK_EXCEPTION
+        assert (other.met, other.requests) == ([], 0)

@@ -26,7 +26,7 @@ from kio.serial import entity_reader, entity_writer
 from kio.static.constants import EntityType
 from wire_samples import all_messages, is_own, sample
 
-from kafka_wire.api import APIS, request_class, response_class
+from kafka_wire.api import APIS, OWN_KEY_MIN, request_class, response_class
 from kafka_wire.codegen import decode, encode
 from kafka_wire.messages.group_admin import DescribeGroupsRequest, DescribeGroupsResponse
 from kafka_wire.messages.internal import ConsumerProtocolAssignment, ConsumerProtocolSubscription
@@ -202,7 +202,7 @@ def test_kafka_python_reads_and_writes_the_same_bytes() -> None:
 @pytest.mark.slow
 def test_kio_reads_and_writes_the_same_bytes() -> None:
     for cls, version in all_messages():
-        if (cls.__name__, version) in NOT_IN_KIO:
+        if (cls.__name__, version) in NOT_IN_KIO or (layout(cls).key or 0) >= OWN_KEY_MIN:
             continue
         entity: Any = EntityType.request if cls.__name__.endswith("Request") else EntityType.response
         judge = getattr(load_entity_module(api_key_map[layout(cls).key or 0], version, entity), cls.__name__)

@@ -1,7 +1,9 @@
 """What brokers tell each other, and what consumers tell each other through a group.
 
-WriteTxnMarkers ends a transaction in the partitions that took part. The consumer protocol's two values travel inside
-JoinGroup and SyncGroup, opaque to a broker that need not look; each begins with its version as int16."""
+WriteTxnMarkers ends a transaction in the partitions that took part. Introduce and WaitApplied are kbroker's own:
+brokers prove to each other who they are, and wait for each other to have carried out a change. The consumer protocol's
+two values travel inside JoinGroup and SyncGroup, opaque to a broker that need not look; each begins with its version as
+int16."""
 
 from __future__ import annotations
 
@@ -55,6 +57,42 @@ class WriteTxnMarkersResponse:
     """What became of each marker."""
 
     markers: list[WritableTxnMarkerResult] = array(WritableTxnMarkerResult, default=[])
+
+
+@message(key=31000, versions=(0, 0), flexible=0)
+class IntroduceRequest:
+    """A broker says who it is and whom it takes the other for; then, in a second request, proves it."""
+
+    broker_id: int = int32(default=-1)
+    broker_epoch: int = int64(default=-1)
+    asked_id: int = int32(default=-1)
+    asked_epoch: int = int64(default=-1)
+    nonce: Buffer = bytes_(default=b"")
+    proof: Buffer = bytes_(default=b"")  # of the second request, in which all else has its default
+
+
+@message(key=31000, versions=(0, 0), flexible=0)
+class IntroduceResponse:
+    """The other broker's nonce and proof; nothing but the code in answer to the second request."""
+
+    error_code: int = int16(default=0)
+    nonce: Buffer = bytes_(default=b"")
+    proof: Buffer = bytes_(default=b"")
+
+
+@message(key=31001, versions=(0, 0), flexible=0)
+class WaitAppliedRequest:
+    """Answer when this revision of the cluster's store is carried out."""
+
+    revision: int = int64()
+    timeout_ms: int = int32()
+
+
+@message(key=31001, versions=(0, 0), flexible=0)
+class WaitAppliedResponse:
+    """REQUEST_TIMED_OUT when it took too long."""
+
+    error_code: int = int16(default=0)
 
 
 @struct
