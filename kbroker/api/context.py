@@ -180,3 +180,7 @@ class Context:
         self.peer = peer
         self.version = version
         self.client_id = client_id
+
+    def is_replica(self, replica_id: int) -> bool:
+        """Whether who asks is the broker of that id, which may read as a replica does (R12)."""
+        return replica_id >= 0 and self.peer.broker_id == replica_id

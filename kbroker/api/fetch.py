@@ -175,9 +175,9 @@ class FetchJob:
     """One fetch under way. What it found is what the last reading of all partitions found."""
 
     __slots__ = (
-        "context", "services", "by_id", "isolation", "replica_id", "bytes_max", "bytes_min", "max_wait_ms", "opens",
-        "session", "epoch", "wanted", "found", "unknown", "left", "size", "failed", "answer", "topic", "copied", "cold",
-        "lacking", "broken", "now", "grew",
+        "context", "services", "by_id", "isolation", "replica_id", "is_refused", "bytes_max", "bytes_min",
+        "max_wait_ms", "opens", "session", "epoch", "wanted", "found", "unknown", "left", "size", "failed", "answer",
+        "topic", "copied", "cold", "lacking", "broken", "now", "grew",
     )  # fmt: skip
 
     def __init__(self, request: FetchRequest, context: Context, asked: dict[PartitionKey, Wanted]) -> None:
@@ -187,6 +187,7 @@ class FetchJob:
         self.by_id = context.version >= TOPIC_IDS_SINCE
         state = request.replica_state
         self.replica_id = request.replica_id if state is None else state.replica_id
+        self.is_refused = self.replica_id >= 0 and not context.is_replica(self.replica_id)
         self.isolation = request.isolation_level if self.replica_id < 0 else READ_UNCOMMITTED  # replicas copy it all
         self.bytes_max = min(request.max_bytes, self.services.config.get_int("fetch.max.bytes"))
         self.bytes_min = min(request.min_bytes, self.bytes_max)
@@ -283,6 +284,8 @@ class FetchJob:
         """Read partitions, in order, within the limits that those before them left."""
         for key, (offset, bytes_max, leader_epoch, fetched_epoch) in wanted:
             try:
+                if self.is_refused:  # as Kafka refuses whoever may not act for the cluster (R12)
+                    raise KafkaError(ErrorCode.TOPIC_AUTHORIZATION_FAILED)
                 partition = self._find(key)
                 if self.replica_id >= 0:
                     partition.check_follower(self.replica_id, leader_epoch)

@@ -183,8 +183,6 @@ async def test_a_partition_that_is_not_there_does_not_end_the_wait_for_others(
         ({"leader_epoch": 5}, [ErrorCode.UNKNOWN_LEADER_EPOCH, 0], False),
         ({"leader_epoch": -5}, [0, 0], True),
         ({"fetched_epoch": 5}, [ErrorCode.OFFSET_OUT_OF_RANGE, 0], False),
-        ({"replica_id": 5}, [ErrorCode.NOT_LEADER_OR_FOLLOWER] * 2, False),
-        ({"replica_id": 5, "leader_epoch": 0}, [ErrorCode.UNKNOWN_LEADER_EPOCH, 6], False),
         ({"replica_id": -2}, [0, 0], True),
         ({"min_bytes": 0}, [0, 0], False),
         ({"min_bytes": -7}, [0, 0], False),

@@ -11,6 +11,7 @@ from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
 from kafka_wire.messages.produce_fetch import FetchRequest, FetchResponse
 from kafka_wire.records import headers
+from kbroker.cluster.introductions import introduce
 from kbroker.log import rediscovery
 from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, Partition
 from kbroker.testing.broker import memory_broker
@@ -19,6 +20,7 @@ from kbroker.testing.clock import EPOCH_MS
 from tests.api.partitions import Find, Producer, led
 from tests.api.test_fetch import fetch_request, values
 from tests.api.test_fetch_cold import SMALL_SEGMENTS, Watched
+from tests.api.test_internal import image_of, meeting
 from tests.api.test_produce import batch, produce
 from tests.api.test_topics import topic_id_of
 from tests.log.committed import shown
@@ -175,6 +177,8 @@ async def test_a_session_is_told_when_a_transaction_ends(led: Find, autojump_clo
 async def test_a_replica_copies_what_is_open_too(led: Find) -> None:
     async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
         Producer(7, EPOCH_MS).write(led("t", 0), b"open")
+        image = await image_of(broker.machine)
+        await introduce(client.call, meeting(image, broker_id=5), image.secret)
         response = await client.call(fetch_request({("t", 0): 0}, replica_id=5, **COMMITTED), 11)
         code = response.responses[0].partitions[0].error_code
         assert code == ErrorCode.NOT_LEADER_OR_FOLLOWER, "no other broker has a replica here; levels are for consumers"

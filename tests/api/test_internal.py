@@ -21,7 +21,7 @@ from kafka_wire.messages.metadata import ApiVersionsRequest
 from kbroker.cluster.image import ClusterImage, loaded
 from kbroker.cluster.introductions import ASKED, ASKING, NONCE_BYTES, Meeting, introduce
 from kbroker.cluster.store import load
-from kbroker.testing.broker import MemoryCluster, memory_cluster
+from kbroker.testing.broker import Machine, MemoryCluster, memory_cluster
 from kbroker.testing.client import BareClient
 from kbroker.turns import at_once
 
@@ -29,7 +29,8 @@ PREFIX = b"/kb/kbroker/"
 NONCE = b"n" * NONCE_BYTES
 
 
-async def image_of(cluster: MemoryCluster) -> ClusterImage:
+async def image_of(cluster: MemoryCluster | Machine) -> ClusterImage:
+    """The picture of a cluster, as its store has it."""
     page = await load(cluster.store, PREFIX)
     return at_once(loaded(page.entries, PREFIX, page.revision))
 

@@ -7,7 +7,7 @@ import struct
 import pytest
 import trio
 
-from kafka_wire.api import ApiKey
+from kafka_wire.api import OWN_KEY_MIN, ApiKey
 from kafka_wire.codegen import decode
 from kafka_wire.errors import ErrorCode
 from kafka_wire.frames import request_header
@@ -35,7 +35,7 @@ async def test_api_versions_tells_what_is_registered(version: int) -> None:
     async with memory_broker() as broker, broker.client() as client:
         response = await client.call(ApiVersionsRequest(client_software_name="t", client_software_version="1"), version)
         told = {key.api_key: (key.min_version, key.max_version) for key in response.api_keys}
-        assert told == {key: (api.advertised_min, api.version_max) for key, api in APIS.items()}
+        assert told == {key: (api.advertised_min, api.version_max) for key, api in APIS.items() if key < OWN_KEY_MIN}
         assert told[ApiKey.PRODUCE] == (0, 13)
 
 
