@@ -7,9 +7,10 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 PYTEST := $(BIN)/python -m pytest
+SEEDS ?= 0-99
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test test-fast test-pythons check fix compat compat-odd compat-streams compat-suites test-eos bench bench-codec fuzz docs wheel clean
+.PHONY: help run test test-fast test-pythons check fix compat compat-odd compat-streams compat-suites test-eos simulate bench bench-codec fuzz docs wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +54,9 @@ compat-suites: $(VENV)/run.stamp  ## kafka-python's own integration tests
 test-eos: $(VENV)/run.stamp  ## exactly once: 100,000 messages copied in transactions, broker and copier killed 10 times
 	-$(INSTALL) confluent-kafka
 	$(BIN)/python compat/exactly_once/run.py $(ARGS)
+
+simulate: $(VENV)/test.stamp  ## clusters in the deterministic simulator (SEEDS=0-99, ARGS="--seconds 60")
+	$(BIN)/python -m tests.simulation $(SEEDS) $(ARGS)
 
 bench: $(VENV)/run.stamp  ## measure beside Apache Kafka
 	-$(INSTALL) confluent-kafka

@@ -6,6 +6,7 @@ log_files   the batches in a log's files, for the moments in which no client can
 nodes       brokers on nodes of their own, and how they start, stop, die and lose power
 watch       sees every partition and every commit of the store at the moment it happens
 clients     they find the leaders, as real ones do
+admins      clients that make and delete topics, move replicas and leaders
 nemesis     faults
 macros      faults one after the other, aimed at what is rare
 scenario    all of it together

@@ -54,6 +54,7 @@ class Routed(Client):
         """hosts: of the brokers, all of them."""
         super().__init__(world, name, checker, **options)
         self.hosts = list(hosts)
+        self.is_naive = False  # knows no leader epochs (KIP-320), and often just asks anybody
         self.leaders: dict[str, str] = {}  # partition -> host
         self.epochs: dict[str, int] = {}  # partition -> the newest leader epoch that was told
         self._connections: dict[str, BareClient] = {}
@@ -63,7 +64,7 @@ class Routed(Client):
     ) -> list[Any]:
         """Send requests one after the other, then await all answers. Doubt when one is missing."""
         host = self.random.choice(self.hosts)
-        if about is not None:
+        if about is not None and (not self.is_naive or self.random.random() < 0.7):
             host = self.leaders.get(str(about)) or await self.look_up(about)
         return await self.call_at(host, requests, version, seconds)
 
@@ -93,8 +94,8 @@ class Routed(Client):
         for topic in answer.topics:
             for partition in topic.partitions:
                 name = f"{topic.name}-{partition.partition_index}"
-                if partition.leader_epoch < self.epochs.get(name, -1):
-                    continue  # of the past (KIP-320)
+                if partition.leader_epoch < self.epochs.get(name, -1) and not self.is_naive:
+                    continue  # of the past
                 self.epochs[name] = partition.leader_epoch
                 if partition.leader_id in hosts:
                     self.leaders[name] = hosts[partition.leader_id]

@@ -5,6 +5,7 @@
     topic       partitions     replicas 3, min.insync.replicas 2
     orders      2              idempotent writers with acks=all; readers
     mixed       1              the same, and writers with acks=1, so that logs diverge
+    temp        1              made, filled, read and deleted again and again under one name
 
 Segments and index intervals are tiny, a session lasts 2 s and a follower may lag 1.2 s, so elections, changes of ISRs,
 rolls, flushes and checkpoints happen all the time. Within HEAL_SECONDS after everything healed all writers have to get
@@ -20,10 +21,11 @@ import trio
 from kbroker.testing.world import World
 from tests.simulation.checker import Violation
 from tests.simulation.clients import SMALL, Client
+from tests.simulation.cluster.admins import Churn
 from tests.simulation.cluster.clients import HastyWriter, Judge, Reader, Routed, Writer, create_topics
 from tests.simulation.cluster.history import ClusterChecker, ReplicatedHistory
 from tests.simulation.cluster.log_files import content
-from tests.simulation.cluster.nemesis import ClusterNemesis
+from tests.simulation.cluster.macros import AimingNemesis
 from tests.simulation.cluster.nodes import Cluster, Place
 from tests.simulation.cluster.watch import Watch
 from tests.simulation.single_broker import must_end, watched_log
@@ -70,6 +72,7 @@ class Play:
         self.checker = checker
         self.factor = factor
         self.places: dict[str, Place] = {}
+        self.histories: list[ReplicatedHistory] = []
 
     async def prepare(self) -> None:
         """Topics, before the faults begin."""
@@ -81,14 +84,14 @@ class Play:
             ids = await create_topics(admin, TOPICS, configs, self.factor)
         for topic, partitions in TOPICS.items():
             for index in range(partitions):
-                history = self.checker.partition(topic, index)
+                self.histories.append(history := self.checker.partition(topic, index))
                 self.places[str(history)] = place = ids[topic], index
                 self.watch.histories[place] = history
 
     async def run(self, seconds: float, faults: Sequence[str] | None) -> None:
         """Faults for so many seconds, then everything has to end well."""
         writers, readers = self._writers(), self._readers()
-        nemesis = ClusterNemesis(self.nodes, self.checker, WRITERS, faults)
+        nemesis = AimingNemesis(self.nodes, self.checker, WRITERS, faults)
         async with trio.open_nursery() as reading:
             async with trio.open_nursery() as writing:
                 for client in writers:
@@ -111,10 +114,14 @@ class Play:
             await Judge(self.world, "judge", self.checker, self.nodes.names).judge()
 
     def _writers(self) -> list[Client]:
-        writers: list[Client] = [self._client(Writer, f"writer-{n}") for n in range(2)]
+        writers = [self._client(Writer, f"writer-{n}") for n in range(2)]
+        writers[1].is_naive = True
         hasty = self._client(HastyWriter, "hasty-0", acks=1)
         hasty.histories = {name: history for name, history in hasty.histories.items() if history.topic == "mixed"}
-        return [*writers, hasty]
+        churn = self._client(Churn, "churn")
+        assert isinstance(churn, Churn)
+        churn.watch, churn.factor = self.watch, self.factor
+        return [*writers, hasty, churn]
 
     def _readers(self) -> list[Client]:
         return [self._client(Reader, f"reader-{n}", sessions=n == 0) for n in range(2)]
@@ -130,8 +137,7 @@ class Play:
                 await trio.sleep(0.25)
 
     def _what_is_odd(self) -> str:
-        for history in self.checker.histories:
-            assert isinstance(history, ReplicatedHistory)
+        for history in self.histories:
             place = self.places[str(history)]
             stored = self.nodes.partitions[place]
             if set(stored.isr) != set(stored.replicas) or stored.leader < 0:

@@ -174,8 +174,9 @@ class Watch:
             if log.offline is None:
                 found = identities(node.node.volume, log.directory, log.start_offset, log.end.value)
                 ghost.check_complete(f"{node} {why}", found, log.start_offset)
-        else:
-            ghost.check_complete(f"{node} {why}", sound_identities(node.node.volume, ghost.name), 0)
+        else:  # its log is not open yet: what a process before has left of it, if one had it
+            found = sound_identities(node.node.volume, ghost.name) if held is not None else []
+            ghost.check_complete(f"{node} {why}", found, 0)
 
     # -- hooks
 
