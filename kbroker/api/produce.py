@@ -6,7 +6,7 @@ transaction before (KIP-890), 13 names topics by ID (KIP-516).
 
     acks=0    nothing is answered; a failure closes the connection, which is the only thing the client can notice
     acks=1    answered once the leader has it (and has flushed it, where flush.messages asks for that)
-    acks=-1   answered once the high watermark has passed it: every in-sync replica has it (R6)
+    acks=-1   answered once the high watermark has passed it: every in-sync replica has it, and they are enough (R6)
 
 Nearly every request is appended at once. One of many partitions, or whose records have to be read and are many, is
 appended in turns, as a coroutine; requests of the same connection that come behind it then wait, too, and are appended
@@ -43,7 +43,7 @@ from kbroker.api.registry import CloseConnection, handles
 from kbroker.cluster.image import INTERNAL_TOPICS
 from kbroker.log.content.validation import BadRecords, NoBatch, check_batch, first_batch
 from kbroker.log.derived.producers import TRANSACTIONAL
-from kbroker.log.log import Appended
+from kbroker.log.writing import Appended
 from kbroker.replication.partition import ACKS_ALL, Partition
 from kbroker.turns import PAUSES_A_TURN, Errand, Errands, Later, Work, advance, finish, finish_errands
 from kbroker.watermark import Watermark
@@ -354,6 +354,8 @@ async def _when_safe(under_way: _Produce, response: ProduceResponse) -> ProduceR
             if one.high_watermark is not None and not scope.cancelled_caught:
                 with trio.CancelScope(deadline=answer_by) as scope:
                     await one.high_watermark.wait_past(one.last_offset)
+                    if not one.partition.has_min_isr:
+                        raise KafkaError(ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND)
         except KafkaError as error:
             services.tell_of_disk(one.partition.topic, one.partition.index, error)
             one.answer.error_code = error.code

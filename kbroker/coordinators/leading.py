@@ -85,7 +85,7 @@ class Leading(Generic[S]):
         index = partition_of(name, len(topic.partitions))
         found = self._shards.get(index)
         if found is not None:
-            if not found.partition.is_proven:
+            if not found.partition.is_heard:
                 raise KafkaError(ErrorCode.NOT_COORDINATOR)  # there may be another one by now (R14)
             if found.is_active:
                 return found
@@ -101,7 +101,7 @@ class Leading(Generic[S]):
         Raises KafkaError: NOT_LEADER_OR_FOLLOWER, COORDINATOR_LOAD_IN_PROGRESS.
         """
         found = self._shards.get(index)
-        if found is None or not found.partition.is_proven:
+        if found is None or not found.partition.is_heard:
             raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER)
         if not found.is_active:
             raise KafkaError(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)

@@ -1,7 +1,8 @@
 """The log: partitions as segments of record batches on a disk, in Kafka's file formats (drawn in docs/formats.md).
 
 directory.py    LogDirectory: all logs of a broker; lock, crash marker, checkpoints, duties in the background
-log.py          PartitionLog: append, read, truncate, delete, flush; nobody else changes what follows
+log.py          PartitionLog: read, truncate, delete, flush; nobody else changes what follows
+writing.py      WritableLog, its base: append, roll    replicated.py   judging what a leader sends
 segment.py      a file of batches and its indexes   scan.py         walking batches
 reading.py      from an offset to slices of segments rediscovery.py  which transactions were aborted, if lost
 derived/        what can be made anew from them     content/        what is in them

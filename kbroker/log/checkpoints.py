@@ -28,6 +28,7 @@ from kbroker.env import Disk, Offload
 RECOVERY_POINTS = "recovery-point-offset-checkpoint"
 LOG_STARTS = "log-start-offset-checkpoint"
 METADATA = "partition.metadata"
+DELETED_DIRECTORY = "-delete"  # what the name of a partition's directory ends with that is about to go
 FSYNC_FAILED = "fsync-failed"  # empty, in a partition's directory: the page cache cannot be trusted
 
 Key = tuple[str, int]

@@ -40,18 +40,27 @@ import trio
 from kafka_wire.errors import KafkaError
 from kbroker.config import BrokerConfig, TopicConfig
 from kbroker.env import Env, Lock
-from kbroker.log.checkpoints import LOG_STARTS, METADATA, RECOVERY_POINTS, Key, OffsetCheckpoint, read_topic_id
+from kbroker.log.checkpoints import (
+    DELETED_DIRECTORY,
+    LOG_STARTS,
+    METADATA,
+    RECOVERY_POINTS,
+    Key,
+    OffsetCheckpoint,
+    read_topic_id,
+)  # fmt: skip
 from kbroker.log.content.scrubber import Scrubber
 from kbroker.log.errors import LogOffline
-from kbroker.log.log import LONG_MAX, PartitionLog
+from kbroker.log.log import PartitionLog
 from kbroker.log.opening import Opening, Outcome, run_some
 from kbroker.log.recovery import Crash, End
 from kbroker.log.troubles import Troubles
+from kbroker.log.writing import LONG_MAX
 
 LOCK = ".lock"
 CLEAN_MARKER = ".kafka_cleanshutdown"
 BOOT_ID = "boot-id"
-DELETE, STRAY = "-delete", "-stray"
+DELETE, STRAY = DELETED_DIRECTORY, "-stray"
 FINISH_SECONDS = 0.5  # how long an orderly stop may spend on small files
 SYNC_SECONDS = 1.0  # and after that on fsyncs
 SYNC_TASKS = 16

@@ -84,7 +84,10 @@ class Flush(NamedTuple):
             finally:
                 file.close()
         if self.sync_directory:
-            self.disk.sync_dir(self.directory)
+            try:
+                self.disk.sync_dir(self.directory)
+            except FileNotFoundError as error:  # the log has started over meanwhile, or was deleted
+                return error
         if self.sync_parent:
             self.disk.sync_dir("")
         return None

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from functools import partial
 from typing import NamedTuple, TypeAlias
@@ -24,7 +24,7 @@ from typing import NamedTuple, TypeAlias
 from kafka_wire import primitives
 from kafka_wire.records import HEADER_SIZE, LENGTH_OFFSET, BatchHeader, read_header
 from kbroker.config.topic import TopicConfig
-from kbroker.env import Disk, File, Handle
+from kbroker.env import Buffer, Disk, File, Handle
 from kbroker.log import scan
 from kbroker.log.cold import NotInMemory, read_now
 from kbroker.log.derived.aborted import AbortedIndex, KnownAborted
@@ -140,13 +140,16 @@ class Segment:
 
     # appending
 
-    def is_full(self, config: TopicConfig, header: BatchHeader, base_offset: int, now_ms: int) -> bool:
+    def is_full(
+        self, config: TopicConfig, header: BatchHeader, base_offset: int, now_ms: int, pending: int = 0
+    ) -> bool:
         """Whether a batch that begins at base_offset must go into a new segment; this one holds something.
 
+        pending: bytes that are about to be written before it.
         Age counts from the first batch's timestamp to this one's; where there is none, the clock takes its place.
         May raise OSError. (Kafka: LogSegment.shouldRoll.)
         """
-        if self.size + header.length + LENGTH_OFFSET > config.segment_bytes:
+        if self.size + pending + header.length + LENGTH_OFFSET > config.segment_bytes:
             return True
         first_ms = self.first_timestamp_ms
         if first_ms is None:
@@ -184,6 +187,21 @@ class Segment:
         indexes.note(header, base_offset, position, interval)
         if position - indexes.saved_position > INDEX_SAVE_BYTES:
             indexes.save(self.disk, self.size)
+            self.aborted.save()
+
+    def append_run(self, batches: Buffer, headers: Iterable[BatchHeader], interval: int) -> None:
+        """Write batches that lie back to back and have their offsets. Otherwise like `append`."""
+        indexes = self.indexes or self.tail or self._resume(interval)
+        self.used = tick()
+        file = self.open_file or self.file
+        file.append((batches,))
+        position = self.size
+        for header in headers:
+            indexes.note(header, header.base_offset, position, interval)
+            position += header.length + LENGTH_OFFSET
+        self.size, self.next_offset = position, header.next_offset
+        if position - indexes.saved_position > INDEX_SAVE_BYTES:
+            indexes.save(self.disk, position)
             self.aborted.save()
 
     def _resume(self, interval: int) -> Indexes:

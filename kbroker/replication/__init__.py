@@ -2,6 +2,7 @@
 
 isr.py         what a set of in-sync replicas means: arithmetic
 partition.py   Partition: role, leader epoch, ISR and high watermark around a log
+followers.py   what a leader knows of each follower
 stable.py      the last stable offset, to wait for
 manager.py     ReplicaManager: which partitions are here, kept in step with the picture of the cluster
 """

@@ -26,6 +26,11 @@ def high_watermark(members: Iterable[int], ends: Mapping[int, int], current: int
     return max(current, min((ends.get(member, 0) for member in members), default=current))
 
 
+def effective_min(min_insync_replicas: int, replicas: int) -> int:
+    """How many must be in sync: a partition of fewer replicas can do with all it has (Kafka: effectiveMinIsr)."""
+    return min(min_insync_replicas, replicas)
+
+
 def may_acknowledge(agreed: Iterable[int], min_insync_replicas: int) -> bool:
     """Whether acks=all may succeed: enough agreed members (R6)."""
     return len(frozenset(agreed)) >= min_insync_replicas

@@ -295,9 +295,9 @@ class ReplicaManager:
     def _assume(self, partition: Partition, image: PartitionImage) -> None:
         """Take the role that an image gives this broker."""
         if image.leader == self.node_id:
-            partition.lead(image.leader_epoch, image.isr)
+            partition.lead(image)
         else:
-            partition.resign()
+            partition.follow(image)
         self._tell_coordinator(partition)
 
     def _tell_coordinator(self, partition: Partition) -> None:

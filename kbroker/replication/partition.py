@@ -1,36 +1,53 @@
 """One partition as this broker holds it: its role, leader epoch, in-sync replicas and high watermark, around a log.
 
-    absent ──lead(epoch 7)──▶ leading epoch 7 ──lead(epoch 8)──▶ leading epoch 8 ──resign()──▶ absent
+    absent ──lead(epoch 7)──▶ leading epoch 7 ──follow(epoch 8)──▶ following epoch 8 ──resign()──▶ absent
                                    │ every change of epoch closes the old high watermark: its waiters answer
                                    └ NOT_LEADER_OR_FOLLOWER, and nothing of the old epoch is acknowledged any more
 
-A partition whose only replica is here has the ISR {self}; its high watermark follows its own log. With followers the
-same arithmetic (`isr.py`) takes their progress into account. The log owns bytes and offsets, this class all the rest.
+A partition whose only replica is here has the ISR {self}; its high watermark follows its own log. With followers it is
+the smallest log end in the maximal ISR, which has the members agreed on and those of a proposal whose outcome is not
+known (R5); it stands still while too few are in sync. A follower's is what its leader tells it, up to its own end.
+The log owns bytes and offsets, this class all the rest.
+
+    wanted_isr ──▶ propose ──▶ maximal ISR: agreed and proposed ──settle(WRITTEN)──▶ proposed
+                                                    │   └──settle(REFUSED)──▶ agreed
+                                                    └──an image with another mod_revision──▶ what it says
 
 A broker that the cluster took for dead may have a successor and not know it. What it then appends with acks=all is
-never acknowledged, as its followers have gone; but what it says of itself might be false. So every other answer, a
-refusal as well as a success, needs a leadership that is proven (R14).
+never acknowledged, as its followers have gone; but what it says of itself might be false (R14). So what clients act on
+for good, a refusal, needs a leadership that is proven: by a valid session with the cluster, or as nobody else can have
+been elected. For all else it is enough to be heard: each member of the maximal ISR followed this leader a moment ago,
+so none has led since. Data flows while the cluster's store is silent.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.produce_fetch import AbortedTransaction
 from kafka_wire.records import BatchHeader
+from kbroker.cluster.image import NO_LEADER, PartitionImage
+from kbroker.cluster.isr_changes import IsrChange, IsrOutcome
 from kbroker.env import FileSlice
 from kbroker.log.derived.epochs import NO_EPOCH
 from kbroker.log.derived.producers import Guard
 from kbroker.log.derived.transactions import ALL_STABLE, Marker
-from kbroker.log.log import Appended, PartitionLog
+from kbroker.log.log import PartitionLog
+from kbroker.log.writing import Appended
 from kbroker.replication import isr
+from kbroker.replication.followers import NEVER, Follower, FollowerSession
 from kbroker.replication.stable import StableOffset
 from kbroker.watermark import Watermark
 
 ACKS_ALL = -1
 READ_UNCOMMITTED, READ_COMMITTED = 0, 1  # isolation levels
+LOG_END = 2  # in place of an isolation level: what a follower sees
+HEARD_S = 1.0  # how long the word of the followers holds
+JOIN_S = 1.0  # how long the high watermark waits for one that is about to join the ISR
+RETRY_S = 1.0  # after a change of the ISR was refused
 # What an append says of the partition, not of the batch: clients act on it for good (R14).
 DEFINITIVE = frozenset(
     {
@@ -42,6 +59,9 @@ DEFINITIVE = frozenset(
         ErrorCode.TRANSACTION_COORDINATOR_FENCED,
     }
 )
+
+
+log = logging.getLogger(__name__)
 
 
 class ReadResult(NamedTuple):
@@ -66,8 +86,9 @@ class Partition:
     """A partition of the local broker. Every method is a `def`: what it changes, it changes at once."""
 
     __slots__ = (
-        "topic", "index", "topic_id", "log", "node_id", "leader_epoch", "leading", "isr", "high_watermark",
-        "_epoch_start_offset", "_alone", "_is_session_proven", "_stable",
+        "topic", "index", "topic_id", "log", "node_id", "leader_epoch", "leader_id", "leading", "isr", "image",
+        "proposal", "followers", "high_watermark", "_epoch_start_offset", "_alone", "_is_sole", "_maximal",
+        "_is_outdated", "_is_unknown", "_retry_s", "_is_session_proven", "_liveness", "_on_isr_news", "_stable",
     )  # fmt: skip
 
     def __init__(
@@ -78,39 +99,123 @@ class Partition:
         log: PartitionLog,
         node_id: int,
         is_session_proven: Callable[[], bool] = lambda: True,
+        *,
+        liveness: Callable[[], float] = lambda: 0.0,
+        on_isr_news: Callable[[Partition], None] | None = None,
+        high_watermark: int = 0,
     ) -> None:
-        """is_session_proven: whether the cluster certainly still takes this broker for alive (Registration)."""
+        """
+        Args:
+            is_session_proven: whether the cluster certainly still takes this broker for alive (Registration).
+            liveness: the liveness clock, in seconds.
+            on_isr_news: told when there may be somebody to join the ISR, for `wanted_isr` to be asked soon.
+            high_watermark: as it was kept by an earlier process.
+        """
         self.topic = topic
         self.index = index
         self.topic_id = topic_id
         self.log = log
         self.node_id = node_id
         self.leader_epoch = -1
+        self.leader_id = NO_LEADER
         self.leading = False
-        self.isr: tuple[int, ...] = ()
+        self.isr: tuple[int, ...] = ()  # as agreed
+        self.image: PartitionImage | None = None  # the newest told
+        self.proposal: IsrChange | None = None  # its outcome is not known
+        self.followers: dict[int, Follower] = {}  # of a leader: all other replicas
         self._epoch_start_offset = 0  # the log's end when the leadership began
         self._alone = (node_id,)  # the ISR when no other is in it
+        self._is_sole = False  # leading, and there is no other replica
+        self._maximal = frozenset[int]()  # ISR (R5)
+        self._is_outdated = False  # the ISR was written, and the image is still the one before
+        self._is_unknown = False  # whether the proposal was, or will be, carried out
+        self._retry_s = NEVER
         self._is_session_proven = is_session_proven
-        self.high_watermark = Watermark(log.start_offset)
+        self._liveness = liveness
+        self._on_isr_news = on_isr_news
+        self.high_watermark = Watermark(max(log.start_offset, min(high_watermark, log.end.value)))
         self._stable: StableOffset | None = None  # of this high watermark; None: nobody has asked for it
         log.guard(self.high_watermark)
 
-    def lead(self, leader_epoch: int, isr: tuple[int, ...]) -> None:
-        """Become (or go on as) leader in leader_epoch with the agreed ISR. An epoch that is not newer changes no epoch.
+    # roles
+
+    def lead(self, image: PartitionImage) -> None:
+        """Become leader in the image's epoch, or take its news. What is older than what is known changes nothing.
 
         The log notes the epoch with the first batch of it (KIP-101).
         """
-        if leader_epoch > self.leader_epoch:
-            self._end_epoch()
-            self.leader_epoch = leader_epoch
-            self.high_watermark = Watermark(self.high_watermark.value)
-            self._stable = None
-            self.log.guard(self.high_watermark)
+        if not self._is_news(image):
+            return
+        if image.leader_epoch > self.leader_epoch:
+            self._begin_epoch(image)
             self._epoch_start_offset = self.log.end.value
             self.leading = True
-        self.isr = isr
-        self.follow_log()
+            self.log.keep()
+        self._take(image)
         self.log.producers.transactions.settle(self.high_watermark.value)
+
+    def follow(self, image: PartitionImage) -> None:
+        """Become a follower of the image's leader, in its epoch, or of none if it has none. Older ones change nothing.
+
+        Who has led an epoch and resigned comes back in a later one (R8).
+        """
+        if not self._is_news(image):
+            return
+        if image.leader_epoch > self.leader_epoch or (not self.leading and image.leader != self.leader_id):
+            self._begin_epoch(image)
+        self._take(image)
+
+    def resign(self) -> None:
+        """Neither lead nor follow: waiters answer NOT_LEADER_OR_FOLLOWER."""
+        self._end_epoch()
+        self.leader_id = NO_LEADER
+
+    def _is_news(self, image: PartitionImage) -> bool:
+        known = self.image
+        return image.leader_epoch >= self.leader_epoch and (known is None or image.mod_revision >= known.mod_revision)
+
+    def _begin_epoch(self, image: PartitionImage) -> None:
+        self._end_epoch()
+        self.leader_epoch, self.leader_id = image.leader_epoch, image.leader
+        self._replace_high_watermark(self.high_watermark.value)
+
+    def _end_epoch(self) -> None:
+        self.leading = self._is_sole = False
+        self.proposal = None
+        self.followers.clear()
+        self.high_watermark.close(NotLeader())
+
+    def _replace_high_watermark(self, value: int) -> None:
+        self.high_watermark = Watermark(value)
+        self._stable = None
+        self.log.guard(self.high_watermark)
+
+    def _take(self, image: PartitionImage) -> None:
+        """Have the newest image: it tells what became of a proposal (R5)."""
+        if self.image is None or image.mod_revision != self.image.mod_revision or image.isr != self.image.isr:
+            self.proposal = None
+        self._is_outdated = False
+        self.image, self.isr = image, image.isr
+        if self.leading:
+            self._have_followers(image)
+            self._count_members()
+
+    def _have_followers(self, image: PartitionImage) -> None:
+        others = [id for id in image.replicas if id != self.node_id]
+        for gone in [id for id in self.followers if id not in others]:
+            del self.followers[gone]
+        for id in others:
+            if id not in self.followers:
+                self.followers[id] = Follower(self._liveness() if id in image.isr else NEVER)
+
+    def _count_members(self) -> None:
+        """Who may be in sync has changed."""
+        proposed = self.proposal.isr if self.proposal is not None else ()
+        self._maximal = isr.maximal(self.isr, proposed)
+        self._is_sole = not self.followers and self.isr == self._alone and not proposed
+        self._advance()
+
+    # of a leader: what is proven
 
     @property
     def is_catching_up(self) -> bool:
@@ -120,53 +225,305 @@ class Partition:
         """
         return self.high_watermark.value < self._epoch_start_offset
 
-    def resign(self) -> None:
-        """Stop leading: waiters answer NOT_LEADER_OR_FOLLOWER."""
-        self._end_epoch()
-
-    def _end_epoch(self) -> None:
-        self.leading = False
-        self.high_watermark.close(NotLeader())
-
     @property
     def is_proven(self) -> bool:
         """Whether certainly no other broker leads this partition at this moment, if this one does (R14).
 
-        When no other is in sync, nobody can have been elected (R9). Otherwise the broker's session has to be certain.
+        When nobody else is eligible, nobody can have been elected (R9). Otherwise the broker's session has to be
+        certain.
         """
-        return self.isr == self._alone or self._is_session_proven()
+        return self._is_sole or self._is_last or self._is_session_proven()
+
+    @property
+    def _is_last(self) -> bool:
+        """Whether no other can be elected: none is in the ISR, or eligible, and who is not in sync must not lead."""
+        image = self.image
+        return (
+            image is not None and image.isr == self._alone == self.isr and self.proposal is None and not image.elr
+            and not self.log.config.unclean_leader_election_enable
+        )  # fmt: skip
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether no other broker has led this partition but in the last moment, if this one does (R14).
+
+        So it is when the leadership is proven, or when all who could have been elected have followed this leader since.
+        """
+        return self.is_proven or self._are_followers_heard()
+
+    def _are_followers_heard(self) -> bool:
+        image = self.image
+        if image is None or image.elr or self.log.config.unclean_leader_election_enable:
+            return False
+        since_s = self._liveness() - HEARD_S
+        return all(
+            id in self.followers and self.followers[id].proven_s >= since_s
+            for id in self._maximal
+            if id != self.node_id
+        )
 
     def check_leader(self, current_leader_epoch: int = NO_EPOCH) -> None:
-        """Raise unless this broker certainly leads (R14), in the epoch the client believes in; -1: none (KIP-320, R11).
+        """Raise unless this broker leads, and is heard (R14), in the epoch the client believes in; -1: none.
 
-        Raises KafkaError FENCED_LEADER_EPOCH, UNKNOWN_LEADER_EPOCH, NOT_LEADER_OR_FOLLOWER, KAFKA_STORAGE_ERROR.
+        Raises KafkaError FENCED_LEADER_EPOCH, UNKNOWN_LEADER_EPOCH (KIP-320, R11), NOT_LEADER_OR_FOLLOWER,
+        KAFKA_STORAGE_ERROR.
         """
+        if current_leader_epoch != NO_EPOCH:
+            self._check_epoch(current_leader_epoch)
+        if not self.leading or not (self._is_sole or self.is_heard):
+            raise NotLeader
+        if self.log.offline is not None:
+            raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR)
+
+    def check_proven(self, current_leader_epoch: int = NO_EPOCH) -> None:
+        """The same for what is said for good: raise unless this broker certainly leads (R14)."""
+        self.check_leader(current_leader_epoch)
+        if not self.is_proven:
+            raise NotLeader
+
+    def _check_epoch(self, current_leader_epoch: int) -> None:
         if current_leader_epoch not in (self.leader_epoch, NO_EPOCH):
             if current_leader_epoch < self.leader_epoch:
                 raise KafkaError(ErrorCode.FENCED_LEADER_EPOCH)
             raise KafkaError(ErrorCode.UNKNOWN_LEADER_EPOCH)
-        if not self.leading or not self.is_proven:
-            raise NotLeader
-        if self.log.offline is not None:
-            raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR)
+
+    def _refusal(self, code: ErrorCode) -> KafkaError:
+        """A definitive error, unless another broker might know better (R14)."""
+        return KafkaError(code) if self.is_proven else NotLeader()
+
+    # of a leader: its followers
 
     def check_follower(self, replica_id: int, current_leader_epoch: int) -> None:
         """Raise unless another broker of that id has a replica. One that knows the epoch may know more than we do yet.
 
         (Kafka: Partition.followerReplicaOrThrow.)
         """
-        if replica_id == self.node_id or replica_id not in self.isr:
+        if replica_id not in self.followers:
             is_old = current_leader_epoch == NO_EPOCH
             raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER if is_old else ErrorCode.UNKNOWN_LEADER_EPOCH)
+
+    def note_fetch(
+        self, replica_id: int, broker_epoch: int, offset: int, now_s: float, session: FollowerSession
+    ) -> None:
+        """Note that a follower has everything below offset: it moves the high watermark, and may bring it into the ISR.
+
+        To be called after check_follower, and after `parting` has said that its log is a part of this one: who diverges
+        must not count (R1). What the session hears from now on it hears for this partition, until note_gone.
+
+        Raises KafkaError NOT_LEADER_OR_FOLLOWER, also for an earlier registration of the follower (KIP-903);
+        OFFSET_OUT_OF_RANGE.
+        """
+        follower = self.followers.get(replica_id)
+        if not self.leading or follower is None or broker_epoch < follower.broker_epoch:
+            raise NotLeader
+        end = self.log.end.value
+        if not self.log.start_offset <= offset <= end:
+            raise KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE)
+        moved = offset != follower.end
+        follower.note(session, broker_epoch, offset, end, now_s)
+        if replica_id not in self._maximal:
+            self._await(follower, now_s)
+        elif moved:
+            self._advance()
+
+    def note_gone(self, replica_id: int) -> None:
+        """A follower does not fetch this partition any more, or not through that session."""
+        follower = self.followers.get(replica_id)
+        if follower is not None:
+            follower.leave()
+
+    def _await(self, follower: Follower, now_s: float) -> None:
+        """A follower out of the ISR fetches. One that has all there was when it last asked is about to join: were the
+        high watermark to run ahead meanwhile, it would never be level with it under load.
+        """
+        follower.is_awaited = now_s - follower.caught_up(self.log.end.value) <= JOIN_S
+        if self._on_isr_news is not None and (follower.is_awaited or self._may_join(follower)):
+            self._on_isr_news(self)
+
+    def read_as_replica(
+        self,
+        offset: int,
+        bytes_max: int,
+        current_leader_epoch: int = NO_EPOCH,
+        *,
+        at_least_one: bool = True,
+        now: bool = False,
+    ) -> ReadResult:
+        """What a follower may have from offset on: everything up to the log's end. See `read`.
+
+        It is served whatever is proven: its leader epoch keeps it from following who was deposed.
+        """
+        return self.read(offset, bytes_max, current_leader_epoch, isolation=LOG_END, at_least_one=at_least_one, now=now)
+
+    # of a leader: the ISR
+
+    @property
+    def has_min_isr(self) -> bool:
+        """Whether enough replicas are in sync for acks=all (R6)."""
+        image = self.image
+        if self._is_sole or image is None:
+            return self._is_sole
+        return isr.may_acknowledge(
+            self.isr, isr.effective_min(self.log.config.min_insync_replicas, len(image.replicas))
+        )
+
+    def wanted_isr(self, now_s: float, lag_max_s: float) -> IsrChange | None:
+        """The ISR there should be; None: as it is, or a proposal is under way. One in doubt is to be made again.
+
+        Who has not had all there was for lag_max_s leaves; who has everything committed, and all of earlier epochs,
+        joins (R7). To be asked now and then: it also ends waiting for a follower that was about to join.
+        """
+        if self._is_sole or not self.leading or self.image is None:
+            return None
+        end = self.log.end.value
+        for follower in self.followers.values():
+            if follower.is_awaited and now_s - follower.caught_up(end) > JOIN_S:
+                follower.is_awaited = False
+        self._advance()
+        if self.proposal is not None:
+            return self.proposal if self._is_unknown else None
+        if self._is_outdated or now_s < self._retry_s:
+            return None
+        stay = [id for id in self.isr if id == self.node_id or not self._lags(id, end, now_s - lag_max_s)]
+        joining = {
+            id: follower.broker_epoch
+            for id, follower in self.followers.items()
+            if id not in self.isr and self._may_join(follower)
+        }
+        if not joining and len(stay) == len(self.isr):
+            return None
+        return IsrChange(self.image, (*stay, *joining), joining, self.log.config.min_insync_replicas)
+
+    def _lags(self, replica_id: int, end: int, since_s: float) -> bool:
+        follower = self.followers.get(replica_id)
+        return follower is None or follower.caught_up(end) < since_s
+
+    def _may_join(self, follower: Follower) -> bool:
+        """R7, as far as it shows here; that it is registered is a guard of the change."""
+        return follower.session is not None and follower.end >= max(self.high_watermark.value, self._epoch_start_offset)
+
+    def propose(self, change: IsrChange) -> None:
+        """A change of the ISR is about to be asked for, if it is still `wanted_isr`: count its members, too (R5)."""
+        if self.leading and change.partition is self.image:
+            self.proposal, self._is_unknown = change, False
+            self._count_members()
+
+    def settle(self, change: IsrChange, outcome: IsrOutcome) -> None:
+        """Learn what became of a proposal. Nothing, if an image has told it already."""
+        if self.proposal is not change:
+            return
+        if outcome is IsrOutcome.UNKNOWN:
+            self._is_unknown = True
+            return
+        self.proposal = None
+        if outcome is IsrOutcome.WRITTEN:
+            self.isr, self._is_outdated = change.isr, True
+        else:
+            self._retry_s = self._liveness() + RETRY_S
+        self._count_members()
+
+    def follow_log(self) -> None:
+        """Let the high watermark follow the log, which grew, if no follower can hold it back."""
+        if self._is_sole:
+            self.high_watermark.advance(self.log.end.value)
+        elif self.leading and len(self._maximal) == 1:
+            self._advance()
+
+    def _advance(self) -> None:
+        """Let the high watermark follow what the replicas have, unless too few are in sync (R6)."""
+        if not self.leading:
+            return
+        if not self.has_min_isr or (self.image is not None and self.image.elr):
+            return
+        ends = {id: each.end for id, each in self.followers.items() if id in self._maximal or each.is_awaited}
+        ends[self.node_id] = self.log.end.value
+        members = self._maximal.union(ends)
+        self.high_watermark.advance(isr.high_watermark(members, ends, self.high_watermark.value))
+
+    # of a follower
+
+    @property
+    def following(self) -> bool:
+        """Whether there is a leader, which is another broker."""
+        return not self.leading and self.leader_id not in (NO_LEADER, self.node_id)
+
+    def fetch_position(self) -> tuple[int, int]:
+        """What is to be fetched next: the offset, and the epoch of the record before it; -1: there is none."""
+        return self.log.end.value, self.log.epochs.latest
+
+    def append_from_leader(
+        self,
+        records: bytes | bytearray | memoryview,
+        leader_epoch: int,
+        high_watermark: int,
+        log_start: int,
+        now_ms: int,
+    ) -> None:
+        """Take what the leader has behind this log's end: whole batches, as they are.
+
+        Args:
+            records: may be empty, and may end with a batch cut short, which is left out.
+            leader_epoch: in which it was fetched. Batches of later epochs are left out, too.
+            high_watermark, log_start: the leader's.
+            now_ms: data time.
+
+        Raises KafkaError NOT_LEADER_OR_FOLLOWER unless still following in that epoch, CORRUPT_MESSAGE (B4), those of
+        PartitionLog.append_replicated; LogOffline.
+        """
+        self._check_following(leader_epoch)
+        log = self.log
+        if len(records):
+            log.append_replicated(records, leader_epoch=leader_epoch, now_ms=now_ms)
+        self.high_watermark.advance(min(high_watermark, log.end.value))
+        log.producers.transactions.settle(self.high_watermark.value)
+        if log_start > log.start_offset:
+            log.advance_start(min(log_start, self.high_watermark.value))
+
+    def _check_following(self, leader_epoch: int) -> None:
+        if not self.following or leader_epoch != self.leader_epoch:
+            raise NotLeader
+
+    def diverged(self, leader_epoch: int, epoch: int, end_offset: int) -> None:
+        """The leader's history is another: epoch is the last in common, as far as it knows, and ends at end_offset.
+
+        Cuts the log to what may be common (KIP-101, KIP-279, R4). `log.settle` must follow. The next fetch tells
+        whether that was all. (Kafka: AbstractFetcherThread.getOffsetTruncationState.)
+        """
+        self._check_following(leader_epoch)
+        end = self.log.end.value
+        known_end = self.log.epochs.end_offset_for(epoch, end)[1]
+        offset = min(end, end_offset, known_end if known_end >= 0 else end)
+        self._lower_high_watermark(offset)
+        self.log.truncate_to(offset)
+
+    def start_over(self, leader_epoch: int, offset: int) -> None:
+        """The leader's log begins at offset, above the end of this one: begin anew there."""
+        self._check_following(leader_epoch)
+        self.log.start_over(offset)
+        self.high_watermark.close(NotLeader())
+        self._replace_high_watermark(offset)
+
+    def _lower_high_watermark(self, offset: int) -> None:
+        """The log is to be cut below what was committed: only an unclean election can ask for that."""
+        if offset < self.high_watermark.value:
+            text = "%s-%d is cut to %d, below its high watermark %d: records that were acknowledged are given up"
+            log.warning(text, self.topic, self.index, offset, self.high_watermark.value)
+            self.high_watermark.close(NotLeader())
+            self._replace_high_watermark(offset)
+
+    # appending
 
     def check_append(self, acks: int) -> None:
         """Raise unless a client may append: those of check_leader, NOT_ENOUGH_REPLICAS.
 
         acks: -1, 0 or 1; -1 demands min.insync.replicas in the ISR before anything is written (R6).
         """
-        if not self.leading or self.log.offline is not None or (acks != ACKS_ALL and not self.is_proven):
+        if self._is_sole and self.log.offline is None:
+            return
+        if not self.leading or self.log.offline is not None or (acks != ACKS_ALL and not self.is_heard):
             self.check_leader()
-        if acks == ACKS_ALL and not isr.may_acknowledge(self.isr, self.log.config.min_insync_replicas):
+            raise NotLeader
+        if acks == ACKS_ALL and not self.has_min_isr:
             raise KafkaError(ErrorCode.NOT_ENOUGH_REPLICAS)
 
     def append(self, batch: bytearray | memoryview, acks: int, now_ms: int) -> Appended:
@@ -237,17 +594,6 @@ class Partition:
         self.log.producers.transactions.settle(self.high_watermark.value)  # nobody else may ever ask
         return appended
 
-    def follow_log(self) -> None:
-        """Let the high watermark follow what the replicas have; to be called when the log grew or was flushed."""
-        if not self.leading:
-            return
-        end = self.log.end.value
-        if self.isr == self._alone:  # who asks nobody need not reckon
-            self.high_watermark.advance(end)
-        else:
-            ends = {self.node_id: end}
-            self.high_watermark.advance(isr.high_watermark(isr.maximal(self.isr), ends, self.high_watermark.value))
-
     @property
     def last_stable_offset(self) -> int:
         """The bound of read_committed readers: what is below it is decided, and committed itself."""
@@ -282,6 +628,7 @@ class Partition:
         isolation: int = READ_UNCOMMITTED,
         at_least_one: bool = True,
         now: bool = False,
+        only_leader: bool = True,
     ) -> ReadResult:
         """What a consumer may see from offset on: whole batches below the bound of its isolation level; nothing beyond.
 
@@ -289,24 +636,31 @@ class Partition:
             offset: first offset wanted; the first batch may begin before it.
             bytes_max: stop before exceeding it.
             current_leader_epoch: what the client believes, or -1.
-            isolation: READ_UNCOMMITTED or READ_COMMITTED.
+            isolation: READ_UNCOMMITTED, READ_COMMITTED, or LOG_END for a follower.
             at_least_one: let the first batch exceed bytes_max.
             now: raise NotInMemory rather than wait for the disk.
+            only_leader: not where another leads (KIP-392).
 
         Raises KafkaError OFFSET_OUT_OF_RANGE, KAFKA_STORAGE_ERROR, UNKNOWN_SERVER_ERROR for a negative bytes_max where
-        there is something to read (as Kafka), or those of check_leader.
+        there is something to read (as Kafka), or those of check_leader. A follower, who may be behind, does not know
+        of what is above its end: OFFSET_NOT_AVAILABLE.
         """
-        self.check_leader(current_leader_epoch)
+        if isolation == LOG_END or not only_leader:
+            self._check_reader(current_leader_epoch, is_consumer=isolation != LOG_END)
+        else:
+            self.check_leader(current_leader_epoch)
         log, aborted = self.log, None
+        end = log.end.value
         bound = last_stable = high_watermark = self.high_watermark.value
         if log.producers.transactions.first_unstable < high_watermark:
             last_stable = self._stable_below(high_watermark)
-        if isolation != READ_UNCOMMITTED:
+        if isolation == LOG_END:
+            bound = end
+        elif isolation != READ_UNCOMMITTED:
             bound, aborted = last_stable, list[AbortedTransaction]()
         slices: list[FileSlice] = []
-        end = log.end.value
         if not log.start_offset <= offset <= end:
-            raise KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE)
+            raise self._out_of_range(offset, isolation)
         if offset < bound:
             assert bound <= end
             if bytes_max < 0:
@@ -321,6 +675,24 @@ class Partition:
         length = slices[0].length if len(slices) == 1 else sum(map(len, slices))
         return ReadResult(slices, high_watermark, last_stable, log.start_offset, length, aborted)
 
+    def _check_reader(self, current_leader_epoch: int, *, is_consumer: bool) -> None:
+        """Raise unless a follower may read here, or a consumer who reads from followers, too."""
+        if self.leading and is_consumer:
+            self.check_leader(current_leader_epoch)
+        self._check_epoch(current_leader_epoch)
+        if not self.leading and not (is_consumer and self.following):
+            raise NotLeader
+        if self.log.offline is not None:
+            raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR)
+
+    def _out_of_range(self, offset: int, isolation: int) -> KafkaError:
+        if isolation == LOG_END:
+            return KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE)
+        if self.leading:
+            return self._refusal(ErrorCode.OFFSET_OUT_OF_RANGE)
+        is_below = offset < self.log.start_offset
+        return KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE if is_below else ErrorCode.OFFSET_NOT_AVAILABLE)
+
     def available(self, offset: int, most: int, isolation: int = READ_UNCOMMITTED) -> int:
         """About how many bytes read would find from offset on, counted no further than `most`; at once, from memory.
 
@@ -334,38 +706,56 @@ class Partition:
         except OSError as error:
             raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, str(error)) from error
 
-    def parting(self, offset: int, current_leader_epoch: int, last_fetched_epoch: int) -> tuple[int, int] | None:
+    def parting(
+        self, offset: int, current_leader_epoch: int, last_fetched_epoch: int, *, as_replica: bool = False
+    ) -> tuple[int, int] | None:
         """Where a reader's history leaves this log's: the last common epoch, and where it ends here; None: it does not.
 
         Args:
             offset: the next the reader wants; the record before it was of last_fetched_epoch.
             current_leader_epoch: what the reader believes, or -1.
+            as_replica: a follower asks, who is told whatever is proven.
 
         Raises KafkaError OFFSET_OUT_OF_RANGE when the epoch is unknown here or offset is below the log start, or those
-        of check_leader. (KIP-595; Kafka: Partition.readRecords.)
+        of check_proven. (KIP-595; Kafka: Partition.readRecords.)
         """
-        self.check_leader(current_leader_epoch)
-        epoch, end_offset = self.epoch_end(last_fetched_epoch)
+        if as_replica:
+            self._check_reader(current_leader_epoch, is_consumer=False)
+        else:
+            self.check_leader(current_leader_epoch)
+        epoch, end_offset = self._epoch_end(last_fetched_epoch)
         if end_offset < 0 or offset < self.log.start_offset:
-            raise KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE)
-        return (epoch, end_offset) if epoch < last_fetched_epoch or end_offset < offset else None
+            raise self._out_of_range(offset, LOG_END if as_replica else READ_UNCOMMITTED)
+        if epoch >= last_fetched_epoch and end_offset >= offset:
+            return None
+        if not as_replica:
+            self.check_proven()
+        return epoch, end_offset
 
     def epoch_end(self, epoch: int) -> tuple[int, int]:
         """The last epoch of this log at or before epoch, and where it ends; (-1, -1) when there is none (R4).
 
-        The current epoch ends at the log end. Raises those of check_leader.
+        The current epoch ends at the log end. Raises those of check_proven.
         """
-        self.check_leader()
+        self.check_proven()
+        return self._epoch_end(epoch)
+
+    def _epoch_end(self, epoch: int) -> tuple[int, int]:
+        """Epochs that left no record count: what was written in one of them elsewhere is no part of this log."""
+        log, end = self.log, self.log.end.value
         if epoch == self.leader_epoch:
-            return epoch, self.log.end.value
-        return self.log.epochs.end_offset_for(epoch, self.log.end.value)
+            return epoch, end
+        latest = log.epochs.latest
+        if latest < epoch < self.leader_epoch:
+            return (latest if latest != NO_EPOCH else epoch), self._epoch_start_offset
+        return log.epochs.end_offset_for(epoch, end if latest == self.leader_epoch else self._epoch_start_offset)
 
     def deletable_to(self, offset: int) -> int:
         """Where the log would start if everything below offset (-1: the high watermark) were given up.
 
         Raises KafkaError OFFSET_OUT_OF_RANGE above the high watermark, POLICY_VIOLATION for a compacted-only topic.
         """
-        self.check_leader()
+        self.check_proven()
         if "delete" not in self.log.config.cleanup_policy:
             raise KafkaError(ErrorCode.POLICY_VIOLATION)
         bound = self.high_watermark.value

@@ -10,6 +10,7 @@ from kbroker.api.fetch_waits import COUNTS_A_TURN, Hearing
 from kbroker.log.errors import LogOffline
 from kbroker.replication.partition import Partition
 from tests.replication.test_partition import NODE, batch, leader
+from tests.replication.tools import image
 
 SIZE = len(batch())
 
@@ -63,7 +64,7 @@ async def test_the_end_of_a_leadership_ends_the_wait(end: str, nursery: trio.Nur
     if end == "resign":
         partition.resign()
     elif end == "new epoch":
-        partition.lead(1, (NODE,))
+        partition.lead(image(1, (NODE,)))
     else:
         partition.log.fail(LogOffline("gone"))
     await wait_all_tasks_blocked()

@@ -37,6 +37,7 @@ from kbroker.testing.broker import memory_broker
 from kbroker.testing.client import BareClient
 from kbroker.testing.clock import EPOCH_MS
 from kbroker.turns import PAUSES_A_TURN
+from tests.replication.tools import add_replica
 
 
 def produce_request(
@@ -129,8 +130,10 @@ async def test_zstd_needs_version_7() -> None:
 
 async def test_R6_acks_all_needs_min_isr() -> None:
     async with memory_broker(topics={"t": 1}, config={"min.insync.replicas": "2"}) as broker, broker.client() as client:
+        assert (await produce(client, batch(b"a"))).error_code == ErrorCode.NONE  # all replicas there are
+        await add_replica(broker, 7)
         assert (await produce(client, batch(b"a"))).error_code == ErrorCode.NOT_ENOUGH_REPLICAS
-        assert (await produce(client, batch(b"a"), acks=1)).base_offset == 0
+        assert (await produce(client, batch(b"a"), acks=1)).base_offset == 1
 
 
 async def test_P1_a_retried_batch_is_acknowledged_with_its_first_offset() -> None:

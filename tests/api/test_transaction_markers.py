@@ -25,6 +25,7 @@ from kbroker.testing.clock import SteeredClock
 from tests.api.test_produce import produce
 from tests.replication.test_partition import NODE, Session, shared
 from tests.replication.test_stable import begin
+from tests.replication.tools import image
 
 
 def marker(
@@ -163,7 +164,7 @@ async def test_T3_a_marker_is_answered_when_it_is_committed() -> None:
         nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()
         assert not done
-        services.held.lead(services.held.leader_epoch, (NODE,))  # the other falls out of the ISR
+        services.held.lead(image(services.held.leader_epoch, (NODE,)))  # the other falls out of the ISR
         await trio.testing.wait_all_tasks_blocked()
     assert done == [{(5, "t", 0): 0}]
 

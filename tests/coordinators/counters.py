@@ -29,6 +29,7 @@ from kbroker.testing.broker import Machine
 from kbroker.turns import Work
 from tests.coordinators.running import running
 from tests.log.tools import log_for
+from tests.replication.tools import image
 
 TOPIC = "__counters"
 TOPIC_ID = b"counter-topic-id"
@@ -138,7 +139,7 @@ class Rig:
         yield
 
     def lead(self, epoch: int) -> None:
-        self.partition.lead(epoch, (1,))
+        self.partition.lead(image(epoch, (1,)))
         self.runtime.leading.lead(self.partition)
 
     @property

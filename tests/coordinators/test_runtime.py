@@ -138,7 +138,7 @@ async def test_B1_very_many_answers_that_are_committed_together_go_out_in_turns(
 async def test_R14_a_coordinator_in_doubt_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     async with rig() as made:
         assert made.add("a", 1) == 1
-        monkeypatch.setattr(Partition, "is_proven", False)  # another broker may have been given its partition
+        monkeypatch.setattr(Partition, "is_heard", False)  # another broker may have been given its partition
         assert made.add("a", 1) == ErrorCode.NOT_COORDINATOR
         monkeypatch.undo()
         assert made.add("a", 1) == 2

@@ -267,15 +267,15 @@ async def test_G5_offsets_expire_in_groups_without_members_only() -> None:
                 value.expire_timestamp = now_ms + 60_000
             made.commit(group, (group, "t", 0, value))
         enter(made, "members")
-        made.env.clock.jump_data(5 * 60_000)  # type: ignore[attr-defined]
+        made.machine.clock.jump_data(5 * 60_000)
         await finish(made.coordinator.housekeeping.expire(made.shard))
         assert [made.offset(g) for g in ("members", "simple", "stated", "young")] == [5, 5, -1, 5]
-        made.env.clock.jump_data(4 * 60_000)  # type: ignore[attr-defined]
+        made.machine.clock.jump_data(4 * 60_000)
         late = change("young", 6)[3]
         assert late is not None
         late.commit_timestamp = made.env.clock.data_ms()
         made.commit("young", ("young", "t", 0, late))
-        made.env.clock.jump_data(60_000)  # type: ignore[attr-defined]
+        made.machine.clock.jump_data(60_000)
         await finish(made.coordinator.housekeeping.expire(made.shard))
         assert [made.offset(g) for g in ("members", "simple", "young")] == [5, -1, 6]
         assert made.shard.groups.keys() == {"members", "young"}

@@ -26,6 +26,7 @@ from kbroker.replication.partition import Partition
 from kbroker.testing.broker import Machine
 from tests.coordinators.running import running
 from tests.log.tools import log_for
+from tests.replication.tools import image
 
 TOPIC_ID = b"offsets-topic-id"
 Change: TypeAlias = "tuple[str, str, int, OffsetCommitValue | None]"  # group, topic, partition, value
@@ -51,7 +52,7 @@ class Rig:
         self.partition = Partition(OFFSETS_TOPIC, 0, TOPIC_ID, log, 1)
 
     def lead(self, epoch: int) -> None:
-        self.partition.lead(epoch, (1,))
+        self.partition.lead(image(epoch, (1,)))
         self.coordinator.lead(self.partition)
 
     @property

@@ -12,8 +12,9 @@ from kafka_wire import records
 from kbroker.config import TopicConfig
 from kbroker.env import Disk
 from kbroker.log.directory import LogDirectory
-from kbroker.log.log import Appended, PartitionLog
+from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash, End
+from kbroker.log.writing import Appended
 from kbroker.testing.clock import EPOCH_MS
 from kbroker.testing.disk import MemoryDisk
 from kbroker.turns import do_errands

@@ -21,6 +21,7 @@ from kbroker.replication.partition import ACKS_ALL, Partition
 from kbroker.testing.disk import MemoryDisk
 from tests.log.committed import read_committed
 from tests.log.tools import NOW, Worker, batch, open_log
+from tests.replication.tools import image
 
 CONFIG = {"segment_bytes": 500, "index_interval_bytes": 100}
 NODE = 1
@@ -67,7 +68,7 @@ class CommittedMachine(RuleBasedStateMachine):
         self.epoch += 1
         self.stable = 0
         self.partition = Partition("orders", 0, b"i" * 16, self.log, NODE)
-        self.partition.lead(self.epoch, (NODE, 2))
+        self.partition.lead(image(self.epoch, (NODE, 2)))
 
     def ongoing(self, producer: int) -> Transaction | None:
         return next((t for t in self.transactions if t.producer == producer and t.marker is None), None)

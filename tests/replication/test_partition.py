@@ -15,6 +15,7 @@ from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.replication.partition import ACKS_ALL, NotLeader, Partition
 from kbroker.testing.broker import Machine
+from tests.replication.tools import image
 
 NODE = 1
 
@@ -40,7 +41,7 @@ def shared(session: Session) -> Partition:
     """Led here, another broker being in sync."""
     log = make().log
     partition = Partition("t", 0, b"i" * 16, log, NODE, session)
-    partition.lead(0, (NODE, 2))
+    partition.lead(image(0, (NODE, 2)))
     return partition
 
 
@@ -50,7 +51,7 @@ def numbered(sequence: int) -> bytearray:
 
 def leader(epoch: int = 0, **config: int) -> Partition:
     partition = make(**config)
-    partition.lead(epoch, (NODE,))
+    partition.lead(image(epoch, (NODE,)))
     return partition
 
 
@@ -128,7 +129,7 @@ def test_a_log_that_goes_offline_ends_the_waits_for_it() -> None:
 def test_a_reader_of_another_history_is_told_where_they_part() -> None:
     partition = leader(epoch=1)
     partition.append(batch(), 1, 0)
-    partition.lead(4, (NODE,))
+    partition.lead(image(4, (NODE,)))
     partition.append(batch(), 1, 0)
     assert partition.parting(1, 4, 1) is None
     assert partition.parting(2, -1, 4) is None
@@ -143,7 +144,7 @@ def test_a_reader_of_another_history_is_told_where_they_part() -> None:
 @pytest.mark.parametrize("replica", [1, 2, 7])
 def test_only_another_replica_may_say_it_is_one(replica: int) -> None:
     partition = make()
-    partition.lead(3, (NODE, 2))
+    partition.lead(image(3, (NODE, 2)))
     if replica == 2:
         partition.check_follower(2, 3)
         return
@@ -184,7 +185,7 @@ async def test_a_new_epoch_ends_the_waits_of_the_old(nursery: trio.Nursery) -> N
 
     nursery.start_soon(wait)
     await trio.testing.wait_all_tasks_blocked()
-    partition.lead(1, (NODE,))
+    partition.lead(image(1, (NODE,)))
     await ended.wait()
     assert partition.append(batch(), ACKS_ALL, 0).base_offset == 0
 
@@ -192,42 +193,52 @@ async def test_a_new_epoch_ends_the_waits_of_the_old(nursery: trio.Nursery) -> N
 def test_R1_the_high_watermark_survives_a_new_epoch() -> None:
     partition = leader()
     partition.append(batch(), 1, 0)
-    partition.lead(1, (NODE,))
+    partition.lead(image(1, (NODE,)))
     assert partition.high_watermark.value == 1
 
 
 def test_R5_a_follower_never_heard_from_holds_the_high_watermark() -> None:
     partition = make()
-    partition.lead(0, (NODE, 2))
+    partition.lead(image(0, (NODE, 2)))
     partition.append(batch(), 1, 0)
     assert partition.high_watermark.value == 0
 
 
 def test_a_new_leader_is_catching_up_until_what_came_before_it_is_committed() -> None:
     partition = make()
-    partition.lead(0, (NODE,))
+    partition.lead(image(0, (NODE,)))
     for _ in range(3):
         partition.append(batch(), 1, 0)
     assert not partition.is_catching_up
     partition.log.append(batch(), leader_epoch=0, now_ms=0)  # copied from the leader before, and not known as committed
-    partition.lead(1, (NODE, 2))
+    partition.lead(image(1, (NODE, 2)))
     assert partition.high_watermark.value == 3 and partition.is_catching_up
-    partition.lead(1, (NODE,))
+    partition.lead(image(1, (NODE,)))
     assert partition.high_watermark.value == 4 and not partition.is_catching_up
 
 
 def test_R6_acks_all_needs_min_isr() -> None:
-    partition = leader(min_insync_replicas=2)
+    partition = make(min_insync_replicas=2)
+    partition.lead(image(0, (NODE,), replicas=(NODE, 2)))
     with pytest.raises(KafkaError) as error:
         partition.append(batch(), ACKS_ALL, 0)
     assert code(error) == ErrorCode.NOT_ENOUGH_REPLICAS
     assert partition.log.end.value == 0
+    partition.append(batch(), 1, 0)
+    assert partition.high_watermark.value == 0  # not committed, though no other is in sync
+
+
+def test_R6_a_partition_needs_no_more_than_its_replicas() -> None:
+    """(Kafka: Partition.effectiveMinIsr.)"""
+    partition = leader(min_insync_replicas=2)
+    assert partition.append(batch(), ACKS_ALL, 0).base_offset == 0
+    assert partition.high_watermark.value == 1
 
 
 def test_R4_an_epoch_ends_where_the_next_begins() -> None:
     partition = leader(epoch=1)
     partition.append(batch(), 1, 0)
-    partition.lead(4, (NODE,))
+    partition.lead(image(4, (NODE,)))
     assert partition.epoch_end(4) == (4, 1)
     partition.append(batch(), 1, 0)
     assert [partition.epoch_end(epoch) for epoch in (1, 2, 4, 5)] == [(1, 1), (1, 1), (4, 2), (-1, -1)]
@@ -248,7 +259,7 @@ def test_delete_records_stays_at_or_below_the_high_watermark() -> None:
 def test_a_disk_that_cannot_be_read_is_the_disks_fault() -> None:
     machine = Machine()
     partition = make(machine)
-    partition.lead(0, (NODE,))
+    partition.lead(image(0, (NODE,)))
     partition.append(batch(), 1, 0)
     partition.append(batch(), 1, 0)
     machine.disk.fail("pread", times=100)
@@ -301,7 +312,7 @@ def test_R14_acks_all_needs_no_proof_but_that_of_its_replicas() -> None:
 def test_R14_a_partition_with_nobody_else_in_sync_is_always_proven() -> None:
     session = Session()
     partition = shared(session)
-    partition.lead(0, (NODE,))
+    partition.lead(image(0, (NODE,)))
     session.proven = False
     assert partition.append(batch(), 1, 0).base_offset == 0
     assert partition.read(0, 1 << 20).length > 0

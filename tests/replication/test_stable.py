@@ -16,6 +16,7 @@ from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, NotL
 from kbroker.testing.broker import Machine
 from tests.log.tools import Worker
 from tests.replication.test_partition import NODE, Session, batch, leader, make, shared
+from tests.replication.tools import image
 
 
 def transactional(sequence: int, producer: int = 5, epoch: int = 0) -> bytearray:
@@ -69,7 +70,7 @@ def test_T1_what_is_stable_is_read_though_a_later_transaction_is_open() -> None:
 
 def test_T1_a_marker_counts_when_it_is_below_the_high_watermark_not_when_it_is_appended() -> None:
     partition = make()
-    partition.lead(0, (NODE, 2))
+    partition.lead(image(0, (NODE, 2)))
     begin(partition)
     end(partition)
     partition.high_watermark.advance(1)  # the follower has the record, and not yet the marker
@@ -82,13 +83,13 @@ def test_T1_what_ended_before_the_snapshot_of_a_restart_counts_when_it_is_commit
     """A snapshot does not tell of it, and a new leader's high watermark begins far behind it."""
     machine = Machine()
     partition = make(machine)
-    partition.lead(0, (NODE,))
+    partition.lead(image(0, (NODE,)))
     begin(partition)
     end(partition, commit=False)
     trio.run(partition.log.close, Worker())
     log = PartitionLog.open(machine.env().disk, "t-0", config=TopicConfig(), topic_id=b"i" * 16, crash=Crash.PROCESS)
     again = Partition("t", 0, b"i" * 16, log, NODE)
-    again.lead(1, (NODE, 2))
+    again.lead(image(1, (NODE, 2)))
     again.high_watermark.advance(1)
     assert again.last_stable_offset == 0 and offsets(again) == []
     again.high_watermark.advance(2)
@@ -97,7 +98,7 @@ def test_T1_what_ended_before_the_snapshot_of_a_restart_counts_when_it_is_commit
 
 def test_the_last_stable_offset_never_goes_back_and_never_is_above_the_high_watermark() -> None:
     partition = make()
-    partition.lead(0, (NODE, 2))
+    partition.lead(image(0, (NODE, 2)))
     stable, sequences = 0, [0] * 5
     for number in range(30):
         producer = number % 5
@@ -171,7 +172,7 @@ def test_the_wait_for_stable_records_ends_with_the_leadership(how: str) -> None:
             case "resigned":
                 partition.resign()
             case "new epoch":
-                partition.lead(1, (NODE,))
+                partition.lead(image(1, (NODE,)))
             case _:
                 partition.log.fail(LogOffline("gone"))
         assert bell.is_set()
@@ -186,7 +187,8 @@ def test_a_marker_needs_the_leader_and_enough_replicas() -> None:
     partition = make()
     with pytest.raises(NotLeader):
         end(partition)
-    partition = leader(min_insync_replicas=2)
+    partition = make(min_insync_replicas=2)
+    partition.lead(image(0, (NODE,), replicas=(NODE, 2)))
     with pytest.raises(KafkaError) as caught:
         end(partition)
     assert caught.value.code is ErrorCode.NOT_ENOUGH_REPLICAS and partition.log.end.value == 0
@@ -234,14 +236,14 @@ def test_T4_a_batch_that_was_verified_before_an_abort_is_not_appended_after_it()
 def test_P2_open_transactions_hold_readers_after_a_restart_too() -> None:
     machine = Machine()
     partition = make(machine)
-    partition.lead(0, (NODE,))
+    partition.lead(image(0, (NODE,)))
     begin(partition, producer=1)
     begin(partition, producer=2)
     end(partition, producer=1)
     partition.log.abandon()
     log = PartitionLog.open(machine.env().disk, "t-0", config=TopicConfig(), topic_id=b"i" * 16, crash=Crash.PROCESS)
     again = Partition("t", 0, b"i" * 16, log, NODE)
-    again.lead(1, (NODE,))
+    again.lead(image(1, (NODE,)))
     assert again.last_stable_offset == 1
     end(again, producer=2)
     assert again.last_stable_offset == 4

@@ -37,6 +37,7 @@ from kbroker.testing.broker import MemoryBroker, memory_broker
 from kbroker.testing.client import BareClient
 from tests.api.group_tools import find
 from tests.api.transaction_tools import Producer
+from tests.replication.tools import add_replica
 
 HOUR_MS = 3_600_000
 SETTINGS = {"log.retention.check.interval.ms": "10000"}
@@ -135,6 +136,8 @@ async def has_append_time(scene: Scene) -> bool:
 
 
 async def code_of_acks_all(scene: Scene) -> ErrorCode:
+    """Of a partition of two replicas, only one of which is in sync."""
+    await add_replica(scene.broker, 7)
     return await scene.code(acks=-1)
 
 

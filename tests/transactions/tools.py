@@ -36,6 +36,7 @@ from kbroker.transactions.transaction import Producer, Transaction
 from kbroker.turns import at_once
 from tests.coordinators.running import running
 from tests.log.tools import log_for
+from tests.replication.tools import image
 
 TOPIC_ID = b"transaction-stat"
 
@@ -144,7 +145,7 @@ class Rig:
         self.partition = Partition(TRANSACTIONS_TOPIC, 0, TOPIC_ID, log, 1)
 
     def lead(self, epoch: int) -> None:
-        self.partition.lead(epoch, (1,))
+        self.partition.lead(image(epoch, (1,)))
         self.coordinator.lead(self.partition)
 
     def add_topic(self, name: str, leaders: tuple[int, ...]) -> None:

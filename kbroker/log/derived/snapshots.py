@@ -38,9 +38,9 @@ class Snapshots:
         """The newest one's offset; -1 when there is none."""
         return self.offsets[-1] if self.offsets else -1
 
-    def grow(self, size: int) -> bool:
-        """A batch of that size was appended: whether it is time for a snapshot."""
-        self._budget -= size + BATCH_COST
+    def grow(self, size: int, batches: int = 1) -> bool:
+        """Batches of that size in all were appended: whether it is time for a snapshot."""
+        self._budget -= size + batches * BATCH_COST
         return self._budget < 0
 
     def write(self, offset: int, content: bytes, producers: int, bases: Container[int]) -> None:

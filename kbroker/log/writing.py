@@ -1,0 +1,500 @@
+"""WritableLog: the state of a partition's log, and what writes to it: appending, following a leader, rolling.
+
+What each append notes is all derived from the batches, so a log that is opened anew finds the same. The rest of what
+PartitionLog does (reading, cutting, flushing) is in log.py.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Self
+
+import trio
+
+from kafka_wire.errors import ErrorCode, KafkaError
+from kafka_wire.records import LENGTH_OFFSET, BatchHeader, assign, read_header, set_log_append_time
+from kbroker.config.topic import TopicConfig
+from kbroker.env import Clock, Disk
+from kbroker.log import recovery, replicated
+from kbroker.log.checkpoints import METADATA, metadata_content
+from kbroker.log.content.validation import Rules
+from kbroker.log.derived.producers import CONTROL, Guard
+from kbroker.log.derived.snapshots import Snapshots
+from kbroker.log.derived.transactions import Marker, read_marker
+from kbroker.log.errors import LogOffline, LogTruncated
+from kbroker.log.reading import Reading
+from kbroker.log.recovery import Crash, End, Progress, Recovered
+from kbroker.log.rediscovery import Rediscovery
+from kbroker.log.segment import Segment, WritableBuffer, file_stem
+from kbroker.watermark import Watermark
+
+LONG_MAX = 2**63 - 1
+NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+class Appended(NamedTuple):
+    """Where a batch stands in the log."""
+
+    base_offset: int
+    last_offset: int
+    append_time_ms: int  # -1 unless the topic has LogAppendTime
+    duplicate: bool  # it was there already; nothing was written
+
+
+class WritableLog:
+    """One partition's records, on one disk, as far as they are written."""
+
+    __slots__ = (
+        "disk", "directory", "topic_id", "config", "start_offset", "end", "flushed", "epochs", "producers", "segments",
+        "size", "offline", "high_watermark", "is_created", "_on_due", "_snapshots", "_deleted", "_released", "rules",
+        "reading", "rediscovery", "flushes", "unread", "_flushing", "_dirty_since_ms", "_cuts", "_unsettled", "_named",
+        "_is_metadata_synced",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        disk: Disk,
+        directory: str,
+        found: Recovered,
+        *,
+        config: TopicConfig,
+        topic_id: bytes | None,
+        recovery_point: int,
+        on_due: Callable[[Any], None] | None = None,
+    ) -> None:
+        """A log whose files are in order. on_due: told when there is something to flush in the background."""
+        self.disk = disk
+        self.directory = directory
+        self.topic_id = topic_id
+        self.start_offset = found.start_offset  # the first offset that may be read; only rises (L8)
+        self.segments = found.segments  # at least one, by base offset; the last is active
+        self.size = sum([segment.size for segment in found.segments])  # bytes
+        self.end = Watermark(found.segments[-1].next_offset)  # another one after a truncation
+        self.flushed = Watermark(min(recovery_point, self.end.value))  # everything below is durable; like `end`
+        self.epochs = found.epochs
+        self.producers = found.producers
+        self.offline: LogOffline | None = None  # why nothing is served any more
+        self.high_watermark: Watermark | None = None  # the partition's; what is at or above it is never deleted (L8)
+        self.is_created = found.is_created  # the directory is there
+        self._on_due = on_due
+        self._snapshots = Snapshots(disk, directory, found.snapshots)
+        self._deleted: list[str] = []  # paths of files to be removed
+        self.reading = Reading(self.segments)
+        self.rediscovery = Rediscovery(disk, directory, self.segments)
+        self._released = 0  # the tick of the last `release_idle`
+        self._flushing: trio.Event | None = None  # rings when the flush under way ends; None: none is
+        self._dirty_since_ms: int | None = None  # when the oldest batch came that no flush covers
+        self._cuts = 0  # truncations so far: a flush that one overtook proves nothing
+        self._unsettled = 0  # the number of the truncation that `settle` has yet to finish; 0: none
+        self._named = -1  # base offset of the newest segment whose directory entry is durable
+        # an empty log that begins above 0 has yet to make its first segment's name durable
+        self._is_metadata_synced = recovery_point > 0 and found.is_created
+        for segment in found.segments[:-1]:
+            segment.is_synced = segment.next_offset < recovery_point
+        self.unread = -1  # from where on nobody has read the records field by field; -1: nothing new to be read
+        self.reconfigure(config)
+
+    @classmethod
+    def open(
+        cls,
+        disk: Disk,
+        directory: str,
+        *,
+        config: TopicConfig,
+        clock: Clock | None = None,
+        topic_id: bytes | None,
+        crash: Crash,
+        recovery_point: int = 0,
+        start_offset: int = 0,
+        leader_epoch_max: int | None = None,
+        on_due: Callable[[Any], None] | None = None,
+        clean_end: End | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Open a log, or begin one (nothing is written before it must be).
+
+        crash: how the process that wrote it ended. recovery_point: everything below is durable. start_offset: from the
+        log-start checkpoint. leader_epoch_max: the leader epoch the cluster is at; None: not known. clock: producers
+        read back count as seen now; without it, from their first expiry check. on_due: told when a flush is due.
+        clean_end: what `finish` told at a clean stop. progress: to be kept up to date.
+        Raises CorruptLog when durable bytes are wrong (L4) or of a leader the cluster has yet to elect (R11), OSError.
+        """
+        found = recovery.recover(
+            disk, directory,
+            crash=crash, recovery_point=recovery_point, start_offset=start_offset, interval=config.index_interval_bytes,
+            leader_epoch_max=LONG_MAX if leader_epoch_max is None else leader_epoch_max,
+            clean_end=clean_end, progress=progress or Progress(),
+        )  # fmt: skip
+        log = cls(
+            disk, directory, found, config=config, topic_id=topic_id, recovery_point=recovery_point, on_due=on_due
+        )
+        if clock is not None:
+            log.producers.touch(clock.data_ms())
+        return log
+
+    def reconfigure(self, config: TopicConfig) -> None:
+        """Take a topic's changed settings."""
+        self.config = config
+        self.rules = Rules(config, self.directory.rpartition("/")[2])
+        self.flushes = min(config.flush_messages, config.flush_ms) < LONG_MAX  # whether needs_flush is worth asking
+
+    def guard(self, high_watermark: Watermark) -> None:
+        """Delete nothing at or above this, the partition's high watermark, from now on (L8)."""
+        self.high_watermark = high_watermark
+
+    @property
+    def active(self) -> Segment:
+        """The segment that grows."""
+        return self.segments[-1]
+
+    # appending
+
+    def append(
+        self,
+        batch: WritableBuffer,
+        header: BatchHeader | None = None,
+        *,
+        leader_epoch: int,
+        now_ms: int,
+        guard: Guard | None = None,
+    ) -> Appended:
+        """Take one batch from a client, who must not use the buffer meanwhile: offset and epoch are patched into it.
+
+        header: of a batch that `rules` has let pass; without it the batch is checked here, records and all.
+        guard: of a transactional batch, as `producers.verification` gave it.
+        Raises KafkaError for what is wrong with the batch or its sequence, KAFKA_STORAGE_ERROR when the disk is full
+        (the log goes on when there is space), LogTruncated while a truncation is not settled, LogOffline for any other
+        trouble with the disk.
+        """
+        if self.offline is not None:
+            raise self.offline.again()
+        if self._unsettled:
+            self.check_settled()
+        if header is None:
+            batch, header = self.rules.check(batch, now_ms)
+        append_time_ms = -1
+        if self.rules.stamps:
+            set_log_append_time(batch, 0, header, now_ms)
+            header, append_time_ms = read_header(batch), now_ms
+        if header.producer_id >= 0:
+            seen = self.producers.check(header, guard)
+            if seen is not None:
+                at = seen.timestamp_ms if append_time_ms >= 0 else -1
+                return Appended(seen.base_offset, seen.last_offset, at, True)
+        base_offset = self.end.value
+        assign(batch, 0, header, base_offset, leader_epoch)
+        self._write(batch, header, base_offset, leader_epoch, now_ms)
+        if self.unread < 0 and self.rules.leaves_unread:
+            self.unread = base_offset
+        return Appended(base_offset, base_offset + header.last_offset_delta, append_time_ms, False)
+
+    def append_marker(self, marker: Marker, *, leader_epoch: int, now_ms: int) -> Appended:
+        """End a producer's transaction, whether or not one is known here.
+
+        Raises KafkaError INVALID_PRODUCER_EPOCH for an epoch below the producer's, TRANSACTION_COORDINATOR_FENCED for a
+        coordinator that has a successor, and what append does.
+        """
+        self.check_online()
+        self.check_settled()
+        self.producers.check_marker(marker)
+        batch = marker.batch(now_ms)
+        header = read_header(batch)
+        append_time_ms = -1
+        if self.rules.stamps:
+            set_log_append_time(batch, 0, header, now_ms)
+            header, append_time_ms = read_header(batch), now_ms
+        if self.active.aborted.size >= self.config.segment_index_bytes:
+            self.roll()
+        base_offset = self.end.value
+        assign(batch, 0, header, base_offset, leader_epoch)
+        self._write(batch, header, base_offset, leader_epoch, now_ms, marker)
+        return Appended(base_offset, base_offset, append_time_ms, False)
+
+    def refuse(self, header: BatchHeader) -> None:
+        """Note that a batch was refused for now: those its producer sent behind it must not come first."""
+        self.producers.refused(header)
+
+    def expire_producers(self, now_ms: int, expiration_ms: int) -> int:
+        """Forget producers that wrote nothing for expiration_ms. Returns how many."""
+        return self.producers.expire(now_ms, expiration_ms)
+
+    def looked_through(self, offset: int) -> None:
+        """Everything below an offset has been read field by field (or is given up)."""
+        self.unread = offset if offset < self.end.value else -1
+
+    def _write(
+        self,
+        batch: WritableBuffer,
+        header: BatchHeader,
+        base_offset: int,
+        leader_epoch: int,
+        now_ms: int,
+        marker: Marker | None = None,
+    ) -> None:
+        """Append a batch whose offsets are assigned, and note all that follows from it."""
+        segment = self.segments[-1]
+        if not segment.size:
+            self._begin(segment, header, now_ms)
+        elif segment.is_full(self.config, header, base_offset, now_ms):
+            segment = self.roll()
+            self._begin(segment, header, now_ms)
+        epochs = self.epochs
+        latest_epoch = epochs.latest
+        if leader_epoch != latest_epoch:
+            if leader_epoch < latest_epoch:  # R11
+                text = f"leader epoch {leader_epoch} is older than the log's, {latest_epoch}"
+                raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER, text)
+            epochs.assign(leader_epoch, base_offset)
+        if epochs.is_dirty:
+            epochs.save(self.disk, self.directory)
+        if segment.open_file is None:
+            self._open_file(segment)
+        try:
+            if marker is not None:  # first, so that no crash leaves it without a trace in the index
+                segment.aborted.note(self.producers.transactions.aborted_by(marker, base_offset))
+            segment.append(batch, header, base_offset, self.config.index_interval_bytes)
+        except OSError as error:
+            raise self._write_failed(segment, error) from error
+        except LogOffline as error:
+            raise self.fail(error) from error
+        # The batch is in the log. From here on nothing may fail (L1).
+        size = header.length + LENGTH_OFFSET
+        self.size += size
+        if header.producer_id >= 0:
+            self.producers.update(header, base_offset, now_ms, marker)
+        if self._snapshots.grow(size):
+            self._take_snapshot()
+        if self._dirty_since_ms is None:
+            self._dirty(now_ms)
+        self.end.advance(base_offset + header.last_offset_delta + 1)
+
+    def _dirty(self, now_ms: int) -> None:
+        """The first batch came that no flush covers."""
+        self._dirty_since_ms = now_ms
+        if self.config.flush_ms < LONG_MAX:
+            self.flush_later()
+
+    def _begin(self, segment: Segment, header: BatchHeader, now_ms: int) -> None:
+        """The first batch of a segment: there must be files."""
+        segment.first_timestamp_ms = header.max_timestamp if header.max_timestamp >= 0 else now_ms
+        try:
+            self.create()
+        except OSError as error:
+            raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, f"{self.directory} cannot be made: {error}") from error
+        self._open_file(segment)
+        if segment.indexes is None:
+            segment.reset_indexes()
+
+    def _open_file(self, segment: Segment) -> None:
+        """Have a descriptor. That there is none left, or no space, is answered; nothing has happened then."""
+        try:
+            _ = segment.file
+        except OSError as error:
+            raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, f"{segment.path} cannot be opened: {error}") from error
+
+    def create(self) -> None:
+        """Make the directory and write whose data it holds. May raise OSError."""
+        if not self.is_created:
+            self.disk.make_dirs(self.directory)
+            if self.topic_id is not None:
+                file = self.disk.open(f"{self.directory}/{METADATA}", create=True)
+                file.truncate(0)
+                file.append([metadata_content(self.topic_id)])
+                file.close()
+            self.is_created = True
+
+    def _write_failed(self, segment: Segment, error: OSError) -> KafkaError:
+        """Undo what a failed write may have left. A full disk is answered and forgotten, anything else ends service."""
+        try:
+            segment.aborted.cut(segment.next_offset)
+            segment.file.truncate(segment.size)
+        except OSError as second:
+            return self.fail(LogOffline(f"{segment.path}: cannot be cut back to {segment.size} bytes: {second}"))
+        if error.errno in NO_SPACE:
+            return KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, f"no space left for {segment.path}")
+        return self.fail(LogOffline(f"{segment.path}: write failed: {error}"))
+
+    def check_online(self) -> None:
+        """Raise LogOffline if the log is."""
+        if self.offline is not None:
+            raise self.offline.again()
+
+    def fail(self, error: LogOffline) -> LogOffline:
+        """Go offline (L2): nothing is served, and whoever waits for this log learns why. Returns what to raise."""
+        if self.offline is None:
+            self.offline = error
+            self.end.close(error)
+            self.flushed.close(error)
+            if self.high_watermark is not None:
+                self.high_watermark.close(error)
+        return self.offline.again()
+
+    def lose(self, why: str) -> None:
+        """Go offline: the files are not what they were."""
+        self.fail(LogOffline(f"{self.directory}: {why}"))
+
+    # following
+
+    def append_replicated(self, data: bytes | bytearray | memoryview, *, leader_epoch: int, now_ms: int) -> int:
+        """Take batches from the leader, as they are: with their offsets, epochs and timestamps. Returns how many.
+
+        What is checked is that they are whole, continue this log (compaction leaves gaps), and are of no later epoch
+        than leader_epoch, in which they were fetched: at the first that is cut short, or later, it ends. Producers are
+        noted as they come, since the leader has judged them. Everything up to a roll, or to a marker, is written at
+        once: such a run is in the log as a whole, or has left no trace (L1).
+
+        Raises KafkaError CORRUPT_MESSAGE where the leader sent what is no batch (B4) or one that does not continue this
+        log, NOT_LEADER_OR_FOLLOWER for an epoch older than the log's (R11): then nothing was appended; what `append`
+        does: then what came before the trouble was.
+        """
+        self.check_online()
+        self.check_settled()
+        headers = replicated.check(data, self.end.value, self.epochs.latest, leader_epoch, self._may_begin_below)
+        if not headers:
+            return 0
+        if headers[0].base_offset < self.end.value:
+            self._begin_inside(headers[0])
+        view, position = memoryview(data), 0
+        for run in self._runs(headers, now_ms):
+            size = sum([header.length for header in run]) + LENGTH_OFFSET * len(run)
+            self._write_run(view[position : position + size], run, now_ms)
+            position += size
+        return len(headers)
+
+    def _runs(self, headers: list[BatchHeader], now_ms: int) -> Iterator[list[BatchHeader]]:
+        """What can be written at once: a marker begins a run, as what it aborts depends on what was noted before."""
+        config, run, pending = self.config, list[BatchHeader](), 0
+        for header in headers:
+            segment = self.segments[-1]
+            is_marker = header.attributes & CONTROL
+            is_full = (run or segment.size) and (
+                segment.is_full(config, header, header.base_offset, now_ms, pending)
+                or (is_marker and segment.aborted.size >= config.segment_index_bytes)
+            )
+            if run and (is_full or is_marker):
+                yield run
+                run, pending = [], 0
+            if is_full:
+                segment = self.roll()
+            if not run and not segment.size:
+                self._begin(segment, header, now_ms)
+            run.append(header)
+            pending += header.length + LENGTH_OFFSET
+        yield run
+
+    def _write_run(self, data: memoryview, run: list[BatchHeader], now_ms: int) -> None:
+        """Append batches that go into the active segment, and note all that follows from it."""
+        segment, first, epochs = self.segments[-1], run[0], self.epochs
+        marker = read_marker(data[: first.size]) if first.attributes & CONTROL else None
+        latest_epoch = epochs.latest
+        for header in run:
+            if header.leader_epoch != latest_epoch:
+                epochs.assign(header.leader_epoch, header.base_offset)
+                latest_epoch = header.leader_epoch
+        if epochs.is_dirty:
+            epochs.save(self.disk, self.directory)
+        if segment.open_file is None:
+            self._open_file(segment)
+        try:
+            if marker is not None:
+                segment.aborted.note(self.producers.transactions.aborted_by(marker, first.base_offset))
+            segment.append_run(data, run, self.config.index_interval_bytes)
+        except OSError as error:
+            epochs.truncate_end(self.end.value)
+            raise self._write_failed(segment, error) from error
+        except LogOffline as error:
+            raise self.fail(error) from error
+        # The batches are in the log. From here on nothing may fail (L1).
+        self.size += len(data)
+        for header in run:
+            if header.producer_id >= 0:
+                self.producers.update(header, header.base_offset, now_ms, marker if header is first else None)
+        if self.unread < 0 and self.rules.leaves_unread:
+            self.unread = first.base_offset
+        if self._snapshots.grow(len(data), len(run)):
+            self._take_snapshot()
+        if self._dirty_since_ms is None:
+            self._dirty(now_ms)
+        self.end.advance(run[-1].next_offset)
+
+    @property
+    def _may_begin_below(self) -> bool:
+        """Whether a batch may begin before the end: the leader's log may start inside of its first batch."""
+        return not self.size and self.start_offset == self.end.value
+
+    def _begin_inside(self, header: BatchHeader) -> None:
+        """Have an empty log take a batch that begins below its start. May raise LogOffline."""
+        self.reading.forget()
+        try:
+            self._rename_empty(self.active, header.base_offset)
+        except OSError as error:
+            raise self._cut_failed(error) from error
+
+    # rolling
+
+    def roll(self) -> Segment:
+        """Close the active segment and begin the next at the log's end. An empty one stays.
+
+        The closed one is made durable by the next flush. Raises KafkaError when the disk refuses, LogTruncated while a
+        truncation is not settled; nothing changes then.
+        """
+        self.check_settled()
+        old = self.segments[-1]
+        if not old.size:
+            return old
+        new = Segment(self.disk, file_stem(self.directory, self.end.value), self.end.value)
+        try:
+            old.finish()
+            _ = new.file
+        except OSError as error:
+            raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, f"{new.path} cannot be made: {error}") from error
+        new.reset_indexes()
+        old.is_closed = True
+        old.aborted.lowest_open = self.producers.transactions.first_ongoing
+        self.segments.append(new)
+        self.reading.forget()
+        self._take_snapshot()
+        self.flush_later()  # at least the closed one is to become durable soon
+        return new
+
+    def _take_snapshot(self) -> None:
+        """Write a snapshot of the producers now. If the disk refuses, a restart replays more: nothing is lost."""
+        try:
+            self._write_snapshot()
+        except OSError:
+            self._snapshots.postpone()
+
+    def _write_snapshot(self) -> None:
+        bases = {segment.base_offset for segment in self.segments}
+        self._snapshots.write(self.active.next_offset, self.producers.snapshot(), len(self.producers), bases)
+
+    # what the rest shares
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it may grow: no truncation is waiting for the disk."""
+        return not self._unsettled
+
+    def check_settled(self) -> None:
+        """Raise LogTruncated while a truncation is not settled."""
+        if self._unsettled:
+            raise LogTruncated(f"{self.directory} was cut to {self.end.value}, and that is not durable yet")
+
+    def flush_later(self) -> None:
+        """Have what is due flushed in the background."""
+        if self._on_due is not None:
+            self._on_due(self)
+
+    def _cut_failed(self, error: OSError) -> LogOffline:
+        return self.fail(LogOffline(f"{self.directory} cannot be cut: {error}"))
+
+    def _rename_empty(self, segment: Segment, base_offset: int) -> None:
+        """Let the only segment, which is empty, begin at another offset."""
+        segment.close()
+        files = segment.files()
+        for path in files[1:]:
+            self.disk.remove(path)
+        self.segments[:] = [Segment(self.disk, file_stem(self.directory, base_offset), base_offset)]
+        if files:
+            self.disk.rename(segment.path, self.active.path)
