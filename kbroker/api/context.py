@@ -15,6 +15,7 @@ import trio
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.api.fetch_sessions import FetchSessions
 from kbroker.cluster.admin import Admin
+from kbroker.cluster.applying import wait_for_others
 from kbroker.cluster.brokers import Brokers
 from kbroker.cluster.image import ClusterImage
 from kbroker.cluster.introductions import Meeting
@@ -70,10 +71,16 @@ class Services:
         return self.replicas.partitions
 
     async def wait_applied(self) -> None:
-        """Wait until `partitions` has caught up with the image as it is now.
+        """Wait until this broker, and every other that is there, has carried out the image as it is now.
 
-        Raises KafkaError REQUEST_TIMED_OUT when that takes longer than any client waits.
+        Raises KafkaError REQUEST_TIMED_OUT when this one takes longer than any client waits; see cluster/applying.py
+        for the others.
         """
+        await self.wait_applied_here()
+        await wait_for_others(self.registration, self.brokers)
+
+    async def wait_applied_here(self) -> None:
+        """The same, of this broker alone: until `partitions` has caught up with the image."""
         with trio.move_on_after(APPLY_WAIT_S):
             await self.replicas.wait_applied()
             return
@@ -86,17 +93,23 @@ class Services:
         timeout_s: float,
         late: ErrorCode = ErrorCode.REQUEST_TIMED_OUT,
     ) -> Sequence[T | KafkaError]:
-        """What became of so many changes of the cluster, once `partitions` has caught up with them.
+        """What became of so many changes of the cluster, once they are carried out.
 
-        Those of which that cannot be told in time are answered late; they may still happen.
+        Those of which that cannot be told in time are answered late; they may still happen. Other brokers are waited
+        for as long as there is time, but what is carried out here is not late for their sake.
         """
         outcomes: Sequence[T | KafkaError] | None = None
+        is_here, before = False, self.image.revision
         with trio.move_on_after(min(timeout_s, APPLY_WAIT_S)):
             outcomes = await change
             await self.replicas.wait_applied()
-            return outcomes
+            is_here = True
+            if self.image.revision != before:
+                await wait_for_others(self.registration, self.brokers)
         if outcomes is None:
             return [KafkaError(late)] * count
+        if is_here:
+            return outcomes
         return [outcome if isinstance(outcome, KafkaError) else KafkaError(late) for outcome in outcomes]
 
     def partition(self, topic: str, index: int) -> Partition:

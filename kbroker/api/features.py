@@ -33,6 +33,7 @@ async def update_features(request: UpdateFeaturesRequest, context: Context) -> U
     results = await finish(each(note, request.feature_updates))
     try:
         await context.services.admin.update_features(list(updates.values()), request.validate_only)
+        await context.services.wait_applied()
     except KafkaError as error:
         return UpdateFeaturesResponse(error_code=error.code, error_message=error.message)
     return UpdateFeaturesResponse(results=results if context.version <= 1 else [])

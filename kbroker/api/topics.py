@@ -194,28 +194,32 @@ async def create_partitions(request: CreatePartitionsRequest, context: Context) 
     times = Counter(topic.name for topic in request.topics)
     wanted = [topic for topic in request.topics if times[topic.name] == 1]
     results = [_grown(name, DUPLICATE_NAME) for name, number in times.items() if number > 1]
-    refused = len(results)
-    with trio.move_on_after(_timeout_s(request.timeout_ms)):
+    outcomes: list[KafkaError | None] = []
+
+    async def grow() -> Sequence[KafkaError | None]:
         for number, topic in enumerate(wanted):
             if number % STRIDE == STRIDE - 1:
                 await trio.lowlevel.checkpoint()  # a refusal makes none
-            results.append(await _grow(topic, request.validate_only, context.services))
-    for topic in wanted[len(results) - refused :]:
-        results.append(_grown(topic.name, KafkaError(ErrorCode.REQUEST_TIMED_OUT)))
+            outcomes.append(await _grow(topic, request.validate_only, context.services))
+        return outcomes
+
+    done = await context.services.carry_out(grow(), len(wanted), _timeout_s(request.timeout_ms))
+    refusals = [*outcomes, *[None] * (len(wanted) - len(outcomes))]  # what is certain is told, whatever is late
+    results += [_grown(topic.name, *told) for topic, *told in zip(wanted, refusals, done, strict=True)]
     return CreatePartitionsResponse(results=results)
 
 
-async def _grow(topic: CreatePartitionsTopic, validate_only: bool, services: Services) -> CreatePartitionsTopicResult:
+async def _grow(topic: CreatePartitionsTopic, validate_only: bool, services: Services) -> KafkaError | None:
     assignments = None if topic.assignments is None else [tuple(a.broker_ids) for a in topic.assignments]
     try:
         await services.admin.create_partitions(topic.name, topic.count, assignments, validate_only=validate_only)
-        await services.wait_applied()
     except KafkaError as error:
-        return _grown(topic.name, error)
-    return _grown(topic.name, None)
+        return error
+    return None
 
 
-def _grown(name: str, error: KafkaError | None) -> CreatePartitionsTopicResult:
+def _grown(name: str, *errors: KafkaError | None) -> CreatePartitionsTopicResult:
+    error = next(filter(None, errors), None)
     return CreatePartitionsTopicResult(
         name=name,
         error_code=error.code if error else ErrorCode.NONE,

@@ -9,6 +9,7 @@
     writer.py      guarded transactions, lost replies       admin.py    topics, configurations
     features.py    feature levels, and who may change them how   (pure)
     brokers.py         Brokers: how one broker asks another, or itself       links.py   connections to the others
+    applying.py        waiting for all of them to have carried out a change
     introductions.py   how two brokers prove to each other who they are   (pure)
     producer_ids.py    ProducerIds: one by one, from blocks of the cluster's
     registration.py    a broker's part in the cluster: its session, leaderships taken, the image kept up to date

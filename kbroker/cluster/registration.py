@@ -187,10 +187,9 @@ class Registration:
             log.warning("broker %d lost its session and registers again", self.broker.id)
 
     async def wait_applied(self, revision: int) -> None:
-        """Until the change of this revision is visible wherever a client may ask; KafkaError REQUEST_TIMED_OUT if not.
+        """Until the image shows the change of this revision; KafkaError REQUEST_TIMED_OUT if that takes too long.
 
-        With one broker that is its own image. With more, each will write the revision it has applied beside its
-        registration, and this waits for the live ones too.
+        Other brokers are waited for before a client is answered, see applying.py.
         """
         if not await self._wait_shown(revision):
             raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, "The change was written, but is not yet visible here.")

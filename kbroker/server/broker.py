@@ -214,7 +214,7 @@ async def _create(topics: Iterable[tuple[str, int]], services: Services) -> None
         if isinstance(result, KafkaError) and result.code != ErrorCode.TOPIC_ALREADY_EXISTS:
             raise StartFailed(f"topic {wish.name} cannot be created: {result.message}")
     try:
-        await services.wait_applied()
+        await services.wait_applied_here()  # others may be starting, too, and ask us
     except KafkaError as error:
         raise StartFailed(error.message) from error
 
