@@ -1,6 +1,5 @@
 # kbroker: everything a developer does, one word each; `make help` lists them. Needs Python 3.11+ with venv; uv is used
-# when present. PYTHON chooses the interpreter, JOBS how many tests run at once (one a core if not said), ARGS passes
-# arguments on: make test ARGS=tests/log
+# when present. PYTHON chooses the interpreter, ARGS passes arguments on: make run ARGS="--listen 127.0.0.1:19092"
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,8 +8,6 @@ UV := $(shell command -v uv 2>/dev/null)
 INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 PYTEST := $(BIN)/python -m pytest
 SEEDS ?= 0-99
-JOBS ?= auto
-AT_ONCE := -n $(JOBS) --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help run test test-fast test-pythons check fix compat compat-odd compat-streams compat-suites test-eos simulate bench bench-codec fuzz docs wheel clean
@@ -22,10 +19,10 @@ run: $(VENV)/run.stamp  ## start a broker
 	$(BIN)/kbroker start $(ARGS)
 
 test: $(VENV)/test.stamp  ## all tests (below 5 minutes)
-	$(PYTEST) $(AT_ONCE) --durations 25 $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-fast: $(VENV)/test.stamp  ## the tests that take less than a second each
-	$(PYTEST) $(AT_ONCE) -m "not slow and not java" $(ARGS)
+	$(PYTEST) -m "not slow and not java" $(ARGS)
 
 test-pythons:  ## test-fast on every Python from 3.11 on that is found here
 	tools/every_python.sh $(MAKE) test-fast

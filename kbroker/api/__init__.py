@@ -5,7 +5,8 @@ addresses.py   how a client reaches a broker            brokers.py   how this on
 
 produce.py            whose transactions produce_transactions.py judges, transaction_verification.py asks about
 fetch.py, with its sessions (fetch_sessions.py) and its waiting (fetch_waits.py)   offsets.py
-metadata.py           topics.py   configs.py   features.py   log_dirs.py   quorum.py
+metadata.py           topics.py   configs.py   features.py   log_dirs.py
+reassignments.py      quorum.py: who decides
 transactions.py       producer ids, too        transaction_admin.py   transactions seen from outside
 transaction_markers.py    how they ended, in each partition
 transaction_offsets.py    what they commit for groups

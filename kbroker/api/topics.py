@@ -50,7 +50,8 @@ DUPLICATE_NAME = KafkaError(ErrorCode.INVALID_REQUEST, "Duplicate topic name.")
 DELETE_RECORDS_TIMEOUT_S = 5.0  # at least: noting the new start takes an fsync, which Kafka does not wait for
 
 
-def _timeout_s(timeout_ms: int) -> float:
+def timeout_s(timeout_ms: int) -> float:
+    """How long a client says that it waits for a change of the cluster."""
     return max(0, min(timeout_ms, TIMEOUT_MS_MAX)) / 1000
 
 
@@ -63,7 +64,7 @@ async def create_topics(request: CreateTopicsRequest, context: Context) -> Creat
     services = context.services
     wishes = await finish(each(_new_topic, request.topics))
     creation = services.admin.create_topics(wishes, validate_only=request.validate_only)
-    results = await services.carry_out(creation, len(wishes), _timeout_s(request.timeout_ms))
+    results = await services.carry_out(creation, len(wishes), timeout_s(request.timeout_ms))
     by_name = {topic.name: (topic, result) for topic, result in zip(request.topics, results, strict=True)}
     describe = partial(_created, services=services)
     return CreateTopicsResponse(  # a name given twice is answered once, as in Kafka
@@ -134,7 +135,7 @@ async def delete_topics(request: DeleteTopicsRequest, context: Context) -> Delet
     results: Sequence[TopicImage | KafkaError] = [KafkaError(ErrorCode.TOPIC_DELETION_DISABLED)] * len(wanted)
     if services.config.get_bool("delete.topic.enable"):
         deletion = services.admin.delete_topics(wanted)
-        results = await services.carry_out(deletion, len(wanted), _timeout_s(request.timeout_ms))
+        results = await services.carry_out(deletion, len(wanted), timeout_s(request.timeout_ms))
     pairs = zip(wanted, results, strict=True)
     return DeleteTopicsResponse(responses=responses + await finish(each(lambda pair: _deleted(*pair), pairs)))
 
@@ -203,7 +204,7 @@ async def create_partitions(request: CreatePartitionsRequest, context: Context) 
             outcomes.append(await _grow(topic, request.validate_only, context.services))
         return outcomes
 
-    done = await context.services.carry_out(grow(), len(wanted), _timeout_s(request.timeout_ms))
+    done = await context.services.carry_out(grow(), len(wanted), timeout_s(request.timeout_ms))
     refusals = [*outcomes, *[None] * (len(wanted) - len(outcomes))]  # what is certain is told, whatever is late
     results += [_grown(topic.name, *told) for topic, *told in zip(wanted, refusals, done, strict=True)]
     return CreatePartitionsResponse(results=results)
@@ -237,8 +238,7 @@ async def delete_records(request: DeleteRecordsRequest, context: Context) -> Del
     starts: dict[PartitionLog, int] = {}
     results = await finish(_starts(request, services, starts))
     failed = None
-    timeout_s = max(_timeout_s(request.timeout_ms), DELETE_RECORDS_TIMEOUT_S)
-    with trio.move_on_after(timeout_s) as scope:
+    with trio.move_on_after(max(timeout_s(request.timeout_ms), DELETE_RECORDS_TIMEOUT_S)) as scope:
         try:
             if starts:
                 await services.logs.move_starts(starts)

@@ -3,7 +3,7 @@
     broker/      `start`: flags to a BrokerConfig; the process: env, signals, banner, log lines; `config docs|check`
     topics/      `topic ...`, produce and consume among them
     groups/      `group ...`; bridge.py: requests that kafka-python does not have
-    transactions/, features/    `transaction ...`, `feature ...`
+    transactions/, features/, cluster/    `transaction ...`, `feature ...`, `cluster ...`
     log_files/   `log ...`: segment files
     client.py    connecting with kafka-python                  errors.py   how a command fails; exit codes
     lazy.py      commands imported when they are called        tables.py   aligned text and JSON    times.py   durations
@@ -49,6 +49,10 @@ cli = LazyGroup(
         "transaction": (
             "kbroker.cli.transactions.transaction:transaction",
             "List and describe transactions, find and abort those that hang.",
+        ),
+        "cluster": (
+            "kbroker.cli.cluster.cluster:cluster",
+            "Look at a cluster of brokers, move its partitions and leaders.",
         ),
         "feature": ("kbroker.cli.features.feature:feature", "Show and change the feature levels of a cluster."),
         "log": ("kbroker.cli.log_files.log:log", "Look into a broker's log files, without a broker."),

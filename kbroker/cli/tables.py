@@ -56,6 +56,17 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("" if count == 1 else "es" if noun.endswith("ch") else "s")
 
 
+def bytes_text(count: int | None) -> str | None:
+    """ "812 B", "1.4 KB", "37.0 GB"; None for an unknown number."""
+    if count is None:
+        return None
+    size, units = float(count), ["B", "KB", "MB", "GB", "TB", "PB"]
+    while size >= 1000 and len(units) > 1:
+        size /= 1000
+        units.pop(0)
+    return f"{count} B" if count < 1000 else f"{size:.1f} {units[0]}"
+
+
 def format_option(command: Any) -> Any:
     """The --format option of commands that print something."""
     return click.option(

@@ -174,6 +174,7 @@ APIS: Final[dict[int, Api]] = {
     ApiKey.DESCRIBE_QUORUM: Api("DescribeQuorum", "admin", 0, 2, 0),
     ApiKey.UPDATE_FEATURES: Api("UpdateFeatures", "admin", 0, 2, 0),
     ApiKey.DESCRIBE_CLUSTER: Api("DescribeCluster", "metadata", 0, 2, 0),
+    ApiKey.UNREGISTER_BROKER: Api("UnregisterBroker", "admin", 0, 0, 0),
     ApiKey.DESCRIBE_PRODUCERS: Api("DescribeProducers", "transactions", 0, 0, 0),
     ApiKey.DESCRIBE_TRANSACTIONS: Api("DescribeTransactions", "transactions", 0, 0, 0),
     ApiKey.LIST_TRANSACTIONS: Api("ListTransactions", "transactions", 0, 2, 0),

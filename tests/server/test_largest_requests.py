@@ -21,6 +21,8 @@ from kafka_wire.messages.admin import (
     DescribeQuorumRequest,
     DescribeQuorumTopic,
     FeatureUpdateKey,
+    ListPartitionReassignmentsRequest,
+    ListPartitionReassignmentsTopics,
     UpdateFeaturesRequest,
 )
 from kafka_wire.messages.configs import (
@@ -444,6 +446,9 @@ ROWS = [
         path="memory", topics=[AlterReplicaLogDirTopic(name="wide", partitions=list(range(COUNT)))])])),
     Row("AlterReplicaLogDirs, many directories", 2, lambda: AlterReplicaLogDirsRequest(dirs=[AlterReplicaLogDir(
         path=name, topics=[AlterReplicaLogDirTopic(name=name, partitions=[0])]) for name in names()])),
+    Row("ListPartitionReassignments", 0, lambda: ListPartitionReassignmentsRequest(topics=[
+        ListPartitionReassignmentsTopics(name="wide", partition_indexes=list(range(COUNT)))])),
+    Row("ListPartitionReassignments, all", 0, lambda: ListPartitionReassignmentsRequest(topics=None)),
     Row("DescribeQuorum", 2, lambda: DescribeQuorumRequest(topics=[DescribeQuorumTopic(
         topic_name="absent", partitions=[DescribeQuorumPartition(partition_index=n) for n in range(COUNT)])])),
     Row("DescribeQuorum, many topics", 2, lambda: DescribeQuorumRequest(topics=[DescribeQuorumTopic(

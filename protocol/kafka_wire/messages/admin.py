@@ -1,4 +1,4 @@
-"""The cluster as a whole: ElectLeaders, partition reassignments, DescribeQuorum, UpdateFeatures."""
+"""The cluster as a whole: ElectLeaders, partition reassignments, DescribeQuorum, UnregisterBroker, UpdateFeatures."""
 
 from __future__ import annotations
 
@@ -193,6 +193,22 @@ class DescribeQuorumResponse:
     error_message: str | None = string(since=2, nullable=0, default=None)
     topics: list[DescribeQuorumTopicResult] = array(DescribeQuorumTopicResult, default=[])
     nodes: list[QuorumNode] = array(QuorumNode, since=2, default=[])
+
+
+@message(key=64, versions=(0, 0), flexible=0)
+class UnregisterBrokerRequest:
+    """Forget a broker that will not come back (KIP-631)."""
+
+    broker_id: int = int32()
+
+
+@message(key=64, versions=(0, 0), flexible=0)
+class UnregisterBrokerResponse:
+    """Whether it is forgotten."""
+
+    throttle_time_ms: int = int32(default=0)
+    error_code: int = int16(default=0)
+    error_message: str | None = string(nullable=0, default=None)
 
 
 @struct

@@ -1,0 +1,252 @@
+"""What the brokers tell of their cluster: who is there, where the partitions are, what moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from kafka_wire.api import ApiKey
+from kbroker.cli.client import check_code, error_text
+from kbroker.cli.errors import Failed
+from kbroker.cli.groups import bridge
+
+TopicPartition: TypeAlias = tuple[str, int]
+NOBODY = -1
+FENCED_SINCE = 2  # version of DescribeCluster that tells of brokers that are registered and not there
+TOPICS_AT_ONCE = 200  # in a request for configs
+ANY_TIMEOUT_MS = 10_000
+
+
+class Broker(NamedTuple):
+    """A registered broker. fenced: it is not there."""
+
+    id: int
+    host: str
+    port: int
+    rack: str | None
+    fenced: bool
+
+
+class Members(NamedTuple):
+    """Who belongs to the cluster."""
+
+    cluster_id: str
+    controller: int  # NOBODY: there is none just now
+    brokers: tuple[Broker, ...]  # by id
+
+    @property
+    def live(self) -> list[Broker]:
+        """Those that are there."""
+        return [broker for broker in self.brokers if not broker.fenced]
+
+    @property
+    def fenced(self) -> list[Broker]:
+        """Those that are not."""
+        return [broker for broker in self.brokers if broker.fenced]
+
+
+class Partition(NamedTuple):
+    """A partition as the cluster has agreed on it."""
+
+    topic: str
+    partition: int
+    leader: int  # NOBODY: none
+    replicas: tuple[int, ...]  # the first is the one preferred to lead
+    isr: tuple[int, ...]
+    internal: bool = False
+
+    @property
+    def key(self) -> TopicPartition:
+        """Which it is."""
+        return self.topic, self.partition
+
+
+class Move(NamedTuple):
+    """A reassignment that is under way. replicas: the old ones and the new ones."""
+
+    topic: str
+    partition: int
+    replicas: tuple[int, ...]
+    adding: tuple[int, ...]
+    removing: tuple[int, ...]
+
+    @property
+    def key(self) -> TopicPartition:
+        """Of which partition."""
+        return self.topic, self.partition
+
+
+class Usage(NamedTuple):
+    """A broker's log directory. sizes: bytes by partition."""
+
+    sizes: Mapping[TopicPartition, int]
+    free: int | None
+    total: int | None
+
+
+def members(client: Any) -> Members:
+    """The brokers, the fenced ones among them where the cluster can tell. Raises Failed."""
+    from kafka_wire.messages.metadata import DescribeClusterRequest
+
+    version = bridge.supported_version(client, ApiKey.DESCRIBE_CLUSTER)
+    if version is None:
+        raise Failed("this broker does not describe its cluster (KIP-700)")
+    request = DescribeClusterRequest(
+        include_cluster_authorized_operations=False, include_fenced_brokers=version >= FENCED_SINCE
+    )
+    told = bridge.send(client, None, request, ApiKey.DESCRIBE_CLUSTER, version)
+    check_code(told.error_code, "the cluster was not described", told.error_message)
+    brokers = [Broker(each.broker_id, each.host, each.port, each.rack, each.is_fenced) for each in told.brokers]
+    return Members(told.cluster_id, told.controller_id, tuple(sorted(brokers)))
+
+
+def partitions(client: Any, topics: Sequence[str] | None = None) -> list[Partition]:
+    """Partitions in order, of all topics or of these. Raises Failed for a topic that is not there."""
+    from kafka_wire.messages.metadata import MetadataRequest, MetadataRequestTopic
+
+    version = _version(client, ApiKey.METADATA)
+    asked = None if topics is None else [MetadataRequestTopic(name=name) for name in dict.fromkeys(topics)]
+    request = MetadataRequest(topics=asked, allow_auto_topic_creation=False)
+    told = bridge.send(client, None, request, ApiKey.METADATA, version)
+    for topic in told.topics:
+        check_code(topic.error_code, topic.name or "a topic")
+    found = [
+        Partition(
+            topic.name,
+            each.partition_index,
+            each.leader_id,
+            tuple(each.replica_nodes),
+            tuple(each.isr_nodes),
+            topic.is_internal,
+        )
+        for topic in told.topics
+        for each in topic.partitions
+    ]
+    return sorted(found)
+
+
+def min_isr(client: Any, topics: Iterable[str]) -> dict[str, int]:
+    """min.insync.replicas of each of these topics."""
+    from kafka_wire.messages.configs import DescribeConfigsRequest, DescribeConfigsResource
+
+    names, found = sorted(set(topics)), dict[str, int]()
+    version = _version(client, ApiKey.DESCRIBE_CONFIGS)
+    for start in range(0, len(names), TOPICS_AT_ONCE):
+        resources = [
+            DescribeConfigsResource(resource_type=2, resource_name=name, configuration_keys=["min.insync.replicas"])
+            for name in names[start : start + TOPICS_AT_ONCE]
+        ]
+        told = bridge.send(client, None, DescribeConfigsRequest(resources=resources), ApiKey.DESCRIBE_CONFIGS, version)
+        for result in told.results:
+            found.update((result.resource_name, int(config.value)) for config in result.configs if config.value)
+    return found
+
+
+def moves(client: Any) -> list[Move]:
+    """The reassignments that are under way, in order."""
+    from kafka_wire.messages.admin import ListPartitionReassignmentsRequest
+
+    version = _version(client, ApiKey.LIST_PARTITION_REASSIGNMENTS)
+    request = ListPartitionReassignmentsRequest(timeout_ms=ANY_TIMEOUT_MS, topics=None)
+    told = bridge.send(client, None, request, ApiKey.LIST_PARTITION_REASSIGNMENTS, version)
+    check_code(told.error_code, "reassignments were not listed", told.error_message)
+    return sorted(
+        Move(
+            topic.name,
+            each.partition_index,
+            tuple(each.replicas),
+            tuple(each.adding_replicas),
+            tuple(each.removing_replicas),
+        )
+        for topic in told.topics
+        for each in topic.partitions
+    )
+
+
+def usage(client: Any, broker_id: int) -> Usage | None:
+    """What a broker's partitions take on its disk; None when it does not say."""
+    from kafka_wire.messages.topics import DescribeLogDirsRequest
+
+    version = bridge.supported_version(client, ApiKey.DESCRIBE_LOG_DIRS)
+    if version is None:
+        return None
+    told = bridge.send(client, broker_id, DescribeLogDirsRequest(topics=None), ApiKey.DESCRIBE_LOG_DIRS, version)
+    good = [result for result in told.results if not result.error_code]
+    if told.error_code or not good:
+        return None
+    sizes = {
+        (topic.name, each.partition_index): each.partition_size
+        for result in good
+        for topic in result.topics
+        for each in topic.partitions
+        if not each.is_future_key
+    }
+    volumes = [(result.usable_bytes, result.total_bytes) for result in good if result.total_bytes >= 0]
+    free, total = (sum(column) for column in zip(*volumes, strict=True)) if volumes else (None, None)
+    return Usage(sizes, free, total)
+
+
+def elect(client: Any, wanted: Sequence[TopicPartition] | None, *, unclean: bool) -> dict[TopicPartition, str | None]:
+    """Hold elections; None: everywhere. Why not, by partition that an election was for; None: it was held."""
+    from kafka_wire.errors import ErrorCode
+    from kafka_wire.messages.admin import ElectLeadersRequest, ElectLeadersTopic
+
+    version = _version(client, ApiKey.ELECT_LEADERS)
+    if unclean and version < 1:
+        raise Failed("this broker holds no unclean elections (KIP-460)")
+    by_topic: dict[str, list[int]] = {}
+    for topic, index in wanted or ():
+        by_topic.setdefault(topic, []).append(index)
+    asked = [ElectLeadersTopic(topic=topic, partitions=indexes) for topic, indexes in by_topic.items()]
+    request = ElectLeadersRequest(
+        election_type=int(unclean), topic_partitions=None if wanted is None else asked, timeout_ms=ANY_TIMEOUT_MS
+    )
+    told = bridge.send(client, None, request, ApiKey.ELECT_LEADERS, version)
+    check_code(told.error_code, "no election was held")
+    return {
+        (topic.topic, each.partition_id): error_text(each.error_code, each.error_message) if each.error_code else None
+        for topic in told.replica_election_results
+        for each in topic.partition_result
+        if each.error_code != ErrorCode.ELECTION_NOT_NEEDED
+    }
+
+
+def reassign(client: Any, targets: Mapping[TopicPartition, tuple[int, ...] | None]) -> dict[TopicPartition, str | None]:
+    """Begin reassignments, or cancel those with None. Why not, by partition; None: it is done."""
+    from kafka_wire.messages.admin import (
+        AlterPartitionReassignmentsRequest,
+        ReassignablePartition,
+        ReassignableTopic,
+    )
+
+    version = _version(client, ApiKey.ALTER_PARTITION_REASSIGNMENTS)
+    by_topic: dict[str, list[ReassignablePartition]] = {}
+    for (topic, index), replicas in targets.items():
+        wanted = ReassignablePartition(partition_index=index, replicas=None if replicas is None else list(replicas))
+        by_topic.setdefault(topic, []).append(wanted)
+    topics = [ReassignableTopic(name=topic, partitions=wanted) for topic, wanted in by_topic.items()]
+    request = AlterPartitionReassignmentsRequest(timeout_ms=ANY_TIMEOUT_MS, topics=topics)
+    told = bridge.send(client, None, request, ApiKey.ALTER_PARTITION_REASSIGNMENTS, version)
+    check_code(told.error_code, "nothing was reassigned", told.error_message)
+    return {
+        (topic.name, each.partition_index): error_text(each.error_code, each.error_message) if each.error_code else None
+        for topic in told.responses
+        for each in topic.partitions
+    }
+
+
+def unregister(client: Any, broker_id: int) -> None:
+    """Have the cluster forget a broker. Raises Failed."""
+    from kafka_wire.messages.admin import UnregisterBrokerRequest
+
+    version = _version(client, ApiKey.UNREGISTER_BROKER)
+    request = UnregisterBrokerRequest(broker_id=broker_id)
+    told = bridge.send(client, None, request, ApiKey.UNREGISTER_BROKER, version)
+    check_code(told.error_code, f"broker {broker_id}", told.error_message)
+
+
+def _version(client: Any, key: ApiKey) -> int:
+    version = bridge.supported_version(client, key)
+    if version is None:
+        raise Failed(f"this broker does not have {key.name}")
+    return version
