@@ -1,7 +1,8 @@
 """One handler for each API of Kafka, registered where it is written.
 
 registry.py    which handlers there are        context.py   what a handler is given: Services, Peer, Context
-addresses.py   how a client reaches a broker            brokers.py   how this one asks itself and others
+addresses.py   how a client reaches a broker            leaders.py   whom to ask instead of this one
+brokers.py     how this broker asks itself and others
 
 produce.py            whose transactions produce_transactions.py judges, transaction_verification.py asks about
 fetch.py, with its sessions (fetch_sessions.py) and its waiting (fetch_waits.py)   offsets.py

@@ -33,13 +33,11 @@ from kafka_wire.messages.produce_fetch import (
     FetchPartitionData,
     FetchRequest,
     FetchResponse,
-    LeaderIdAndEpoch,
-    NodeEndpoint,
 )
-from kbroker.api.addresses import address_of
 from kbroker.api.context import Context
 from kbroker.api.fetch_sessions import FINAL, FULL, NO_SESSION, PartitionKey, Session, Wanted
 from kbroker.api.fetch_waits import Hearing
+from kbroker.api.leaders import current_leader
 from kbroker.api.registry import handles
 from kbroker.env import Buffer, FileSlice
 from kbroker.log.cold import ATTEMPTS, NotInMemory
@@ -391,14 +389,7 @@ class FetchJob:
         """Say who leads the partition, and where that broker is reached (KIP-951)."""
         image = self.services.image
         topic = image.topics_by_id.get(key[0]) if isinstance(key[0], bytes) else image.topics.get(key[0])
-        if topic is None or not 0 <= key[1] < len(topic.partitions):
-            return
-        partition = topic.partitions[key[1]]
-        data.current_leader = LeaderIdAndEpoch(leader_id=partition.leader, leader_epoch=partition.leader_epoch)
-        broker = image.brokers.get(partition.leader) if self.replica_id < 0 else None  # followers know where
-        if broker is not None and all(each.node_id != broker.id for each in self.answer.node_endpoints):
-            host, port = address_of(broker, self.context)
-            self.answer.node_endpoints.append(NodeEndpoint(node_id=broker.id, host=host, port=port, rack=broker.rack))
+        data.current_leader = current_leader(topic, key[1], self.context, self.answer.node_endpoints)
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 

@@ -107,12 +107,12 @@ def _coordinator(key: str, key_type: int, context: Context) -> Coordinator:
         if topic is None:
             raise _no_coordinator(key_type)
         broker = context.services.image.brokers.get(topic.leader_of(key))
-        if broker is None:
+        address = None if broker is None else address_of(broker, context)
+        if broker is None or address is None:
             raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE)
     except KafkaError as error:
         return Coordinator(key=key, node_id=-1, host="", port=-1, error_code=error.code, error_message=error.message)
-    host, port = address_of(broker, context)
-    return Coordinator(key=key, node_id=broker.id, host=host, port=port, error_message="")
+    return Coordinator(key=key, node_id=broker.id, host=address[0], port=address[1], error_message="")
 
 
 def _no_coordinator(key_type: int) -> KafkaError:

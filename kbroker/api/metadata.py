@@ -5,8 +5,8 @@ asked for by name are created on the way where `auto.create.topics.enable` allow
 can be written to. v0 means "all" with an empty list, later versions with null. Leader epochs (v7) and topic IDs (v10)
 never go back.
 
-A broker is named by the address its listener advertises; without one, by the address this connection came in on, so
-that a client that reached us can reach us again.
+A broker is named by the address its listener advertises, see addresses.py. Every broker carries out what clients ask of
+the controller: where there is none for the moment, they are told of this one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from kbroker.api.context import Context
 from kbroker.api.registry import APIS, handles
 from kbroker.api.topics import create_missing
 from kbroker.cluster.features import FEATURES
-from kbroker.cluster.image import NO_LEADER, NO_TOPIC_ID, BrokerImage, ClusterImage, PartitionImage, TopicImage
+from kbroker.cluster.image import NO_LEADER, NO_TOPIC_ID, ClusterImage, PartitionImage, TopicImage
 from kbroker.cluster.placement import check_topic_name
 from kbroker.turns import STRIDE, Work, answer, each, finish
 
@@ -52,6 +52,7 @@ NOT_ASKED = -(2**31)  # authorized operations were not requested
 # Bit n stands for AclOperation n: what an open broker lets everyone do (KIP-430).
 TOPIC_OPERATIONS = sum(1 << n for n in (3, 4, 5, 6, 7, 8, 10, 11))  # read write create delete alter describe configs
 CLUSTER_OPERATIONS = sum(1 << n for n in (5, 7, 8, 9, 10, 11, 12))
+LISTENER_NOT_FOUND_SINCE = 6
 BROKER_ENDPOINTS, CONTROLLER_ENDPOINTS = 1, 2
 SOFTWARE = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?")  # a client's name and version (KIP-511)
 TOPICS_A_PAUSE = 8  # topics described between two pauses, most of them of few partitions
@@ -159,8 +160,8 @@ async def _create_and_describe(
 def _metadata(
     wanted: _Wanted, request: MetadataRequest, context: Context, failed: dict[str, ErrorCode]
 ) -> Work[MetadataResponse]:
-    image = context.services.image
-    partition = partial(_partition if context.version else _partition_0, image.brokers)
+    image, alive = context.services.image, reachable(context)
+    partition = partial(_partition if context.version else _partition_0, alive, _unheard(alive, context))
     topics: list[MetadataResponseTopic] = []
     for topic, found in _asked_topics(wanted, image, failed):
         topics.append(found)
@@ -173,11 +174,11 @@ def _metadata(
             described.topic_authorized_operations = TOPIC_OPERATIONS
     return MetadataResponse(
         brokers=[
-            MetadataResponseBroker(node_id=broker.id, host=host, port=port, rack=broker.rack)
-            for broker, (host, port) in reachable(context)
+            MetadataResponseBroker(node_id=id, host=host, port=port, rack=image.brokers[id].rack)
+            for id, (host, port) in alive.items()
         ],
         cluster_id=image.cluster_id,
-        controller_id=image.controller_id,
+        controller_id=image.controller_id if image.controller_id in alive else context.services.node_id,
         topics=topics,
         cluster_authorized_operations=(
             CLUSTER_OPERATIONS
@@ -225,11 +226,22 @@ def _why_absent(name: str) -> ErrorCode:
     return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
 
 
-def _partition(alive: Container[int], p: PartitionImage) -> MetadataResponsePartition:
-    """A leader that is gone is none, whatever the image still says: nobody could be told where it is."""
+def _unheard(alive: Container[int], context: Context) -> Container[int]:
+    """Brokers that are there, but not on the client's listener, where it can be told so."""
+    if context.version < LISTENER_NOT_FOUND_SINCE:
+        return ()
+    return {id for id in context.services.image.brokers if id not in alive}
+
+
+def _partition(alive: Container[int], unheard: Container[int], p: PartitionImage) -> MetadataResponsePartition:
+    """A leader that is gone is none, whatever the image still says: nobody could be told where it is.
+
+    alive: brokers that the client can reach.
+    """
     is_led = p.leader in alive
+    why_not = ErrorCode.LISTENER_NOT_FOUND if p.leader in unheard else ErrorCode.LEADER_NOT_AVAILABLE
     return MetadataResponsePartition(
-        error_code=ErrorCode.NONE if is_led else ErrorCode.LEADER_NOT_AVAILABLE,
+        error_code=ErrorCode.NONE if is_led else why_not,
         partition_index=p.index,
         leader_id=p.leader if is_led else NO_LEADER,
         leader_epoch=p.leader_epoch,
@@ -239,9 +251,9 @@ def _partition(alive: Container[int], p: PartitionImage) -> MetadataResponsePart
     )
 
 
-def _partition_0(alive: Container[int], p: PartitionImage) -> MetadataResponsePartition:
+def _partition_0(alive: Container[int], unheard: Container[int], p: PartitionImage) -> MetadataResponsePartition:
     """For clients of version 0, who know no broker that is not listed (KRaftMetadataCache.getPartitionMetadata)."""
-    described = _partition(alive, p)
+    described = _partition(alive, unheard, p)
     if described.offline_replicas:
         described.replica_nodes = [replica for replica in p.replicas if replica in alive]
         described.isr_nodes = [replica for replica in p.isr if replica in alive]
@@ -271,17 +283,21 @@ def describe_cluster(request: DescribeClusterRequest, context: Context) -> Descr
     return DescribeClusterResponse(
         cluster_id=image.cluster_id,
         controller_id=image.controller_id if image.controller_id in described else -1,
-        brokers=[_described_broker(broker, context) for broker in described.values()],
+        brokers=[
+            DescribeClusterBroker(
+                broker_id=broker.id,
+                host=address[0],
+                port=address[1],
+                rack=broker.rack,
+                is_fenced=broker.id not in image.brokers,
+            )
+            for broker in described.values()
+            if (address := address_of(broker, context)) is not None
+        ],
         cluster_authorized_operations=(
             CLUSTER_OPERATIONS if request.include_cluster_authorized_operations else NOT_ASKED
         ),
     )
-
-
-def _described_broker(broker: BrokerImage, context: Context) -> DescribeClusterBroker:
-    host, port = address_of(broker, context)
-    is_fenced = broker.id not in context.services.image.brokers
-    return DescribeClusterBroker(broker_id=broker.id, host=host, port=port, rack=broker.rack, is_fenced=is_fenced)
 
 
 @handles(ApiKey.DESCRIBE_TOPIC_PARTITIONS, 0, 0)
@@ -303,7 +319,7 @@ def describe_topic_partitions(
 def _partitions_described(
     request: DescribeTopicPartitionsRequest, context: Context
 ) -> Work[DescribeTopicPartitionsResponse]:
-    image, cursor = context.services.image, request.cursor
+    image, cursor, alive = context.services.image, request.cursor, reachable(context)
     names = sorted({t.name for t in request.topics} or image.topics)
     most = context.services.config.get_int("max.request.partition.size.limit")
     room = max(1, min(request.response_partition_limit, most))
@@ -325,7 +341,7 @@ def _partitions_described(
             continue
         shown = topic.partitions[start : start + room]
         room -= len(shown)
-        response.topics.append(_described_topic(topic, shown, image.brokers))
+        response.topics.append(_described_topic(topic, shown, alive))
         if start + len(shown) < len(topic.partitions):
             response.next_cursor = DescribeTopicPartitionsCursor(topic_name=name, partition_index=start + len(shown))
             break
@@ -341,7 +357,7 @@ def _described_topic(
         is_internal=topic.internal,
         partitions=[
             DescribeTopicPartitionsResponsePartition(
-                error_code=ErrorCode.NONE if p.leader in alive else ErrorCode.LEADER_NOT_AVAILABLE,
+                error_code=ErrorCode.NONE,  # whether it is led or not
                 partition_index=p.index,
                 leader_id=p.leader if p.leader in alive else NO_LEADER,
                 leader_epoch=p.leader_epoch,

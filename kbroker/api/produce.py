@@ -29,6 +29,7 @@ from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.produce_fetch import (
     BatchIndexAndErrorMessage,
+    NodeEndpoint,
     PartitionProduceData,
     PartitionProduceResponse,
     ProduceRequest,
@@ -38,6 +39,7 @@ from kafka_wire.messages.produce_fetch import (
 from kafka_wire.records import HEADER_SIZE, BatchHeader, check_crc, read_header
 from kafka_wire.schema import maker
 from kbroker.api.context import Context, Services
+from kbroker.api.leaders import current_leader
 from kbroker.api.produce_transactions import NotVerified, Verdicts
 from kbroker.api.registry import CloseConnection, handles
 from kbroker.cluster.image import INTERNAL_TOPICS
@@ -60,6 +62,7 @@ WITH_LOG_START = (
     ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, ErrorCode.INVALID_PRODUCER_EPOCH, ErrorCode.UNKNOWN_PRODUCER_ID,
     ErrorCode.INVALID_RECORD,
 )  # fmt: skip
+LEADERS_SINCE = 10  # version (KIP-951)
 TOPIC_IDS_SINCE = 13  # version (KIP-516)
 UNITS_A_PAUSE = 3  # a unit is a partition, or so many of its records:
 RECORDS_A_UNIT = 16
@@ -86,13 +89,14 @@ class Pending(NamedTuple):
 class _Produce:
     """One request under way: what was appended, and what has to happen before the client may be told."""
 
-    __slots__ = ("request", "context", "responses", "pending", "record_errors", "units", "verdicts")
+    __slots__ = ("request", "context", "responses", "pending", "nodes", "record_errors", "units", "verdicts")
 
     def __init__(self, request: ProduceRequest, context: Context) -> None:
         self.request = request
         self.context = context
         self.responses: list[TopicProduceResponse] = []
         self.pending: list[Pending] = []
+        self.nodes: list[NodeEndpoint] = []  # brokers that the responses name as leaders
         self.record_errors = 0  # named in the responses
         self.units = 0  # of work since the last pause
         self.verdicts: Verdicts | None = None  # of a request with a transactional id
@@ -277,7 +281,7 @@ def _refuse(
         log_start = partition.log.start_offset
     bad = bad[: RECORD_ERRORS_MAX - under_way.record_errors]
     under_way.record_errors += len(bad)
-    return PartitionProduceResponse(
+    answer = PartitionProduceResponse(
         index=data.index,
         error_code=error.code,
         base_offset=-1,
@@ -287,6 +291,16 @@ def _refuse(
             BatchIndexAndErrorMessage(batch_index=index, batch_index_error_message=why) for index, why in bad
         ],
     )
+    _name_leader(topic, answer, under_way)
+    return answer
+
+
+def _name_leader(topic: str, answer: PartitionProduceResponse, under_way: _Produce) -> None:
+    """Tell a client that is refused for asking the wrong broker which is the right one (KIP-951)."""
+    context = under_way.context
+    if answer.error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER and context.version >= LEADERS_SINCE:
+        image = context.services.image.topics.get(topic)
+        answer.current_leader = current_leader(image, answer.index, context, under_way.nodes)
 
 
 def _note_refusal(batch: Any, note: Callable[[BatchHeader], None]) -> None:
@@ -329,6 +343,7 @@ def _note_pending(
 def _conclude(under_way: _Produce) -> ProduceResponse | Coroutine[Any, Any, ProduceResponse] | None:
     """The answer to a request that is appended as far as it can be."""
     response = _new_response(under_way.responses)
+    response.node_endpoints = under_way.nodes
     if under_way.request.acks == 0:
         _check_unanswered(response)
         return None
@@ -360,6 +375,7 @@ async def _when_safe(under_way: _Produce, response: ProduceResponse) -> ProduceR
             services.tell_of_disk(one.partition.topic, one.partition.index, error)
             one.answer.error_code = error.code
             one.answer.base_offset = -1
+            _name_leader(one.partition.topic, one.answer, under_way)
         if scope.cancelled_caught:  # it is in the log all the same: its offset stays in the answer, as in Kafka
             one.answer.error_code = ErrorCode.REQUEST_TIMED_OUT
     return response

@@ -68,10 +68,9 @@ def _partition(controller: BrokerImage, context: Context) -> DescribeQuorumParti
 
 
 def _node(controller: BrokerImage, context: Context) -> QuorumNode:
-    host, port = address_of(controller, context)
-    return QuorumNode(
-        node_id=controller.id, listeners=[QuorumListener(name=context.peer.listener, host=host, port=port)]
-    )
+    address, listener = address_of(controller, context), context.peer.listener
+    listeners = [] if address is None else [QuorumListener(name=listener, host=address[0], port=address[1])]
+    return QuorumNode(node_id=controller.id, listeners=listeners)
 
 
 def _refused(request: DescribeQuorumRequest, code: ErrorCode) -> Work[DescribeQuorumResponse]:
