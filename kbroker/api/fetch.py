@@ -9,6 +9,10 @@ Records are never decoded: the answer carries slices of segments, or a copy of t
 batch of an answer is sent even when it is bigger than every limit, so that a client always gets on (KIP-74). Version 13
 and later name topics by ID (KIP-516). What is not in memory is brought there by workers (kbroker.log.cold).
 
+Consumers of version 11 and later may read from followers, up to the high watermark these know of. Where brokers have a
+rack and `replica.selector.class` asks for it, the leader names a replica in the consumer's rack instead of sending
+records, in each answer anew (read_replicas.py, KIP-392). What followers ask is answered by replica_fetch.py.
+
 A partition that cannot be read ends the wait for all; one that the cluster does not have is only told, at the end of
 the answer, as long as there is another one to wait for (Kafka: KafkaApis.handleFetchRequest, DelayedFetch). While it
 waits, a fetch looks only at partitions whose high watermark moved, and only counts (fetch_waits.py); a fetch of many
@@ -38,7 +42,9 @@ from kbroker.api.context import Context
 from kbroker.api.fetch_sessions import FINAL, FULL, NO_SESSION, PartitionKey, Session, Wanted
 from kbroker.api.fetch_waits import Hearing
 from kbroker.api.leaders import current_leader
+from kbroker.api.read_replicas import NO_REPLICA, is_rack_aware, preferred
 from kbroker.api.registry import handles
+from kbroker.api.replica_fetch import replica_fetch
 from kbroker.env import Buffer, FileSlice
 from kbroker.log.cold import ATTEMPTS, NotInMemory
 from kbroker.log.derived.epochs import NO_EPOCH
@@ -46,6 +52,7 @@ from kbroker.log.errors import LogOffline
 from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, Partition
 from kbroker.turns import Work, answer, each, finish
 
+RACKS_SINCE = 11  # consumers may be sent to followers, and these serve them (KIP-392)
 TOPIC_IDS_SINCE = 13
 LEADERS_SINCE = 16  # the answer says who leads instead (KIP-951)
 STORAGE_ERRORS_SINCE = 6  # clients before it know no KAFKA_STORAGE_ERROR
@@ -69,6 +76,8 @@ def fetch(request: FetchRequest, context: Context) -> FetchResponse | Coroutine[
     by_id = context.version >= TOPIC_IDS_SINCE
     if request.isolation_level not in (READ_UNCOMMITTED, READ_COMMITTED):
         return answer(_refused(request, by_id))
+    if request.replica_state is not None and context.is_replica(request.replica_state.replica_id):
+        return replica_fetch(request, context)
     if _entries(request) > LONG:
         return _fetch_many(request, context)
     try:
@@ -86,6 +95,10 @@ def fetch(request: FetchRequest, context: Context) -> FetchResponse | Coroutine[
     if job.is_settled():
         return job.response()
     return job.wait()
+
+
+def _replica_id_of(request: FetchRequest) -> int:
+    return request.replica_id if request.replica_state is None else request.replica_state.replica_id
 
 
 def _entries(request: FetchRequest) -> int:
@@ -173,9 +186,9 @@ class FetchJob:
     """One fetch under way. What it found is what the last reading of all partitions found."""
 
     __slots__ = (
-        "context", "services", "by_id", "isolation", "replica_id", "is_refused", "bytes_max", "bytes_min",
-        "max_wait_ms", "opens", "session", "epoch", "wanted", "found", "unknown", "left", "size", "failed", "answer",
-        "topic", "copied", "cold", "lacking", "broken", "now", "grew",
+        "context", "services", "by_id", "isolation", "is_refused", "bytes_max", "bytes_min", "max_wait_ms", "opens",
+        "session", "epoch", "wanted", "found", "unknown", "left", "size", "failed", "answer", "topic", "copied", "cold",
+        "lacking", "broken", "now", "grew", "rack", "only_leader",
     )  # fmt: skip
 
     def __init__(self, request: FetchRequest, context: Context, asked: dict[PartitionKey, Wanted]) -> None:
@@ -183,10 +196,10 @@ class FetchJob:
         self.context = context
         self.services = context.services
         self.by_id = context.version >= TOPIC_IDS_SINCE
-        state = request.replica_state
-        self.replica_id = request.replica_id if state is None else state.replica_id
-        self.is_refused = self.replica_id >= 0 and not context.is_replica(self.replica_id)
-        self.isolation = request.isolation_level if self.replica_id < 0 else READ_UNCOMMITTED  # replicas copy it all
+        self.is_refused = _replica_id_of(request) >= 0  # a client that says it is a broker
+        self.isolation = request.isolation_level
+        self.only_leader = context.version < RACKS_SINCE
+        self.rack = request.rack_id if not self.only_leader and is_rack_aware(self.services.config) else ""
         self.bytes_max = min(request.max_bytes, self.services.config.get_int("fetch.max.bytes"))
         self.bytes_min = min(request.min_bytes, self.bytes_max)
         self.max_wait_ms = request.max_wait_ms
@@ -226,7 +239,7 @@ class FetchJob:
         self.unknown: list[Row] = []  # partitions that the cluster does not have
         self.left = self.bytes_max  # of the limit
         self.size = 0  # of all records found
-        self.failed = False  # a partition cannot be read: there is no use in waiting
+        self.failed = False  # a partition cannot be read here: there is no use in waiting
         self.answer = FetchResponse()
         self.topic: FetchableTopicResponse | None = None  # the last one of the answer
         self.copied = 0  # bytes of records that the answer holds itself
@@ -285,16 +298,17 @@ class FetchJob:
                 if self.is_refused:  # as Kafka refuses whoever may not act for the cluster (R12)
                     raise KafkaError(ErrorCode.TOPIC_AUTHORIZATION_FAILED)
                 partition = self._find(key)
-                if self.replica_id >= 0:
-                    partition.check_follower(self.replica_id, leader_epoch)
+                if self.rack and self._is_sent_elsewhere(key, partition, offset, leader_epoch):
+                    continue
                 if fetched_epoch >= 0 and self._has_diverged(key, partition, offset, leader_epoch, fetched_epoch):
                     continue
                 limit = bytes_max if bytes_max < self.left else self.left
                 if self.left < 0:
                     self.left = 0  # only the first partition is held to a negative limit, as in Kafka
                 slices, high_watermark, last_stable, log_start, length, aborted = partition.read(
-                    offset, limit, leader_epoch, isolation=self.isolation, at_least_one=not self.size, now=self.now
-                )
+                    offset, limit, leader_epoch, isolation=self.isolation, at_least_one=not self.size, now=self.now,
+                    only_leader=self.only_leader,
+                )  # fmt: skip
                 records = self._copied(slices, length) if length else b""
             except (OSError, KafkaError) as error:
                 self._note_failure(key, error)
@@ -351,6 +365,25 @@ class FetchJob:
             last_stable_offset=partition.last_stable_offset,
             log_start_offset=partition.log.start_offset,
             diverging_epoch=EpochEndOffset(epoch=parting[0], end_offset=parting[1]),
+            aborted_transactions=[] if self.isolation == READ_COMMITTED else None,
+        )
+        self.found.append((key, data, 0))
+        self.failed = True
+        return True
+
+    def _is_sent_elsewhere(self, key: PartitionKey, partition: Partition, offset: int, leader_epoch: int) -> bool:
+        """Whether a replica in the reader's rack is to be read from: then it is told so, and gets nothing here."""
+        listener = self.context.peer.listener
+        replica_id = preferred(partition, offset, self.rack, listener, self.services.image)
+        if replica_id == NO_REPLICA:
+            return False
+        partition.check_leader(leader_epoch)
+        data = FetchPartitionData(
+            partition_index=key[1],
+            high_watermark=partition.high_watermark.value,
+            last_stable_offset=partition.last_stable_offset,
+            log_start_offset=partition.log.start_offset,
+            preferred_read_replica=replica_id,
             aborted_transactions=[] if self.isolation == READ_COMMITTED else None,
         )
         self.found.append((key, data, 0))
@@ -460,7 +493,10 @@ class FetchJob:
                 pass
             elif opens:
                 session.add(key, self.wanted[key], data.high_watermark, data.log_start_offset)
-            elif not session.is_news(key, data.high_watermark, data.log_start_offset, length, data.error_code):
+            elif not session.is_news(
+                key, data.high_watermark, data.log_start_offset, length,
+                must_tell=data.error_code != 0 or data.preferred_read_replica >= 0,
+            ):  # fmt: skip
                 continue
             name = key[0]
             if topic is None or name != (topic.topic_id if self.by_id else topic.topic):

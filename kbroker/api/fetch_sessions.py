@@ -61,14 +61,19 @@ class Session:
             if self.wanted.pop(key, None) is not None:
                 self.told.pop(key, None)
 
-    def is_news(self, key: PartitionKey, high_watermark: int, log_start: int, length: int, error: int) -> bool:
-        """Whether the client has to be told; from now on it knows. length: bytes of records. error: its code, or 0."""
+    def is_news(
+        self, key: PartitionKey, high_watermark: int, log_start: int, length: int, *, must_tell: bool = False
+    ) -> bool:
+        """Whether the client has to be told; from now on it knows.
+
+        length: bytes of records. must_tell: there is an error, or another replica to read from.
+        """
         news = (high_watermark, log_start)
         if length:
             wanted = self.wanted.pop(key, None)
             if wanted is not None:
                 self.wanted[key] = wanted
-        elif not error and self.told.get(key) == news:
+        elif not must_tell and self.told.get(key) == news:
             return False
         self.told[key] = news
         return True

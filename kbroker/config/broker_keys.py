@@ -28,6 +28,8 @@ STRING = ConfigType.STRING
 CLUSTER_WIDE = Update.CLUSTER_WIDE
 
 DOUBLE_MAX = 1.7976931348623157e308
+RACK_AWARE_SELECTOR = "org.apache.kafka.common.replica.RackAwareReplicaSelector"
+LEADER_SELECTOR = "org.apache.kafka.common.replica.LeaderSelector"  # the same as none
 
 BROKER_KEYS = (
     # Who this broker is, and where it listens
@@ -53,7 +55,7 @@ BROKER_KEYS = (
     ConfigKey("default.replication.factor", INT, 1),
     ConfigKey("auto.create.topics.enable", BOOLEAN, True),
     ConfigKey("delete.topic.enable", BOOLEAN, True),
-    ConfigKey("unclean.leader.election.enable", BOOLEAN, False, update=CLUSTER_WIDE, effect=False),
+    ConfigKey("unclean.leader.election.enable", BOOLEAN, False, update=CLUSTER_WIDE),
     ConfigKey("min.insync.replicas", INT, 1, low=1, update=CLUSTER_WIDE),
     # What topics inherit
     ConfigKey(
@@ -134,12 +136,14 @@ BROKER_KEYS = (
     ConfigKey("max.request.partition.size.limit", INT, 2000, low=1),
     ConfigKey("request.timeout.ms", INT, 30000),
     # Replication and membership
-    ConfigKey("replica.lag.time.max.ms", LONG, 30000, effect=False),
-    ConfigKey("replica.fetch.max.bytes", INT, 1_048_576, low=0, effect=False),
-    ConfigKey("replica.fetch.wait.max.ms", INT, 500, effect=False),
-    ConfigKey("replica.fetch.min.bytes", INT, 1, effect=False),
-    ConfigKey("replica.fetch.backoff.ms", INT, 1000, low=0, effect=False),
-    ConfigKey("replica.fetch.response.max.bytes", INT, 10_485_760, low=0, effect=False),
+    ConfigKey("replica.lag.time.max.ms", LONG, 30000),
+    ConfigKey("replica.fetch.max.bytes", INT, 1_048_576, low=0),
+    ConfigKey("replica.fetch.wait.max.ms", INT, 500),
+    ConfigKey("replica.fetch.min.bytes", INT, 1),
+    ConfigKey("replica.fetch.backoff.ms", INT, 1000, low=0),
+    ConfigKey("replica.fetch.response.max.bytes", INT, 10_485_760, low=0),
+    ConfigKey("replica.socket.timeout.ms", INT, 30000),
+    ConfigKey("replica.selector.class", STRING, None, choices=(RACK_AWARE_SELECTOR, LEADER_SELECTOR)),
     ConfigKey("replica.high.watermark.checkpoint.interval.ms", LONG, 5000, effect=False),
     ConfigKey("broker.session.timeout.ms", INT, 9000, effect=False),
     ConfigKey("broker.heartbeat.interval.ms", INT, 2000, effect=False),
@@ -147,7 +151,7 @@ BROKER_KEYS = (
     ConfigKey("auto.leader.rebalance.enable", BOOLEAN, True, effect=False),
     ConfigKey("leader.imbalance.check.interval.seconds", LONG, 300, low=1, effect=False),
     ConfigKey("inter.broker.listener.name", STRING, None),
-    ConfigKey("security.inter.broker.protocol", STRING, "PLAINTEXT", choices=("PLAINTEXT",), effect=False),
+    ConfigKey("security.inter.broker.protocol", STRING, "PLAINTEXT", choices=("PLAINTEXT",)),
     # Consumer groups and their offsets
     ConfigKey("offsets.topic.replication.factor", SHORT, 3, low=1),
     ConfigKey("offsets.topic.num.partitions", INT, 50, low=1),

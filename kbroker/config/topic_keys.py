@@ -128,7 +128,7 @@ TOPIC_KEYS = (
     _topic("segment.index.bytes", INT, 10_485_760, low=4, broker="log.index.size.max.bytes"),
     _topic("segment.jitter.ms", LONG, 0, low=0, broker="log.roll.jitter.ms log.roll.jitter.hours*HOURS"),
     _topic("segment.ms", LONG, 604_800_000, low=1, broker="log.roll.ms log.roll.hours*HOURS"),
-    _topic("unclean.leader.election.enable", BOOLEAN, False, broker="unclean.leader.election.enable", effect=False),
+    _topic("unclean.leader.election.enable", BOOLEAN, False, broker="unclean.leader.election.enable"),
     # Kafka's own way around the minimum of segment.bytes, for tests that want many segments.
     _topic("internal.segment.bytes", INT, None, low=1, internal=True),
 )

@@ -3,6 +3,9 @@
 isr.py         what a set of in-sync replicas means: arithmetic
 partition.py   Partition: role, leader epoch, ISR and high watermark around a log
 followers.py   what a leader knows of each follower
+isr_updates.py when a leader has its ISR changed
+fetcher.py     the fetch session of a follower with one leader broker: what to ask, what answers mean
+fetchers.py    carries that out: what this broker follows, fetched from its leaders
 stable.py      the last stable offset, to wait for
 manager.py     ReplicaManager: which partitions are here, kept in step with the picture of the cluster
 """

@@ -9,7 +9,7 @@ answers then.
     following ── on_lost ──▶ nothing is led, a catch-up under way ends where it is ── on_image ──▶ following
                                                             (it brings later leader epochs, R8)
 
-    absent ──▶ opening, in a worker ──▶ held: led or not ──▶ removed
+    absent ──▶ opening, in a worker ──▶ held: led here, or followed (fetchers.py), or neither ──▶ removed
                        └──▶ offline: its log cannot be opened; its clients are told KAFKA_STORAGE_ERROR
 
 What a log needs before it can serve (a look at its files, or after a crash a scan of gigabytes) happens in workers, a
@@ -18,24 +18,31 @@ and come back. What becomes of it is decided when it is open, by the image as it
 new is made at once.
 
 Who leads a partition of an internal topic coordinates what is kept there: its `Coordinator` is told.
+
+A partition is removed, and its log with it, when the image says that its topic is gone or that it has its replicas
+elsewhere, and for no other reason.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import trio
 
 from kafka_wire.errors import KafkaError
 from kafka_wire.records import BatchHeader
+from kbroker.cluster.brokers import Brokers
 from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage, compared
+from kbroker.cluster.isr_changes import IsrChange, IsrOutcome
 from kbroker.config import BrokerConfig, TopicConfig, topic_config
 from kbroker.log.directory import LogDirectory
 from kbroker.log.opening import TURN_LOGS, Opening, Outcome
 from kbroker.log.recovery import Stopped
+from kbroker.replication.fetchers import Fetchers
+from kbroker.replication.isr_updates import IsrUpdates
 from kbroker.replication.partition import Partition
 from kbroker.watermark import Watermark
 
@@ -66,6 +73,21 @@ class Coordinator(Protocol):
         """The configs of these groups are others; None: the broker's are."""
 
 
+class Membership(Protocol):
+    """This broker's part in the cluster: its Registration."""
+
+    @property
+    def broker_epoch(self) -> int:
+        """Of the registration; -1 when there is none."""
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the cluster certainly still takes this broker for alive."""
+
+    async def alter_isr(self, changes: Sequence[IsrChange]) -> list[IsrOutcome]:
+        """Change ISRs of partitions that this broker leads; what became of each."""
+
+
 class ReplicaManager:
     """The owner of this broker's partitions and of its configs, as far as the cluster's metadata decides on them."""
 
@@ -75,20 +97,28 @@ class ReplicaManager:
         logs: LogDirectory,
         config: BrokerConfig,
         coordinators: Mapping[str, Coordinator],
-        is_session_proven: Callable[[], bool],
+        registration: Membership,
+        brokers: Brokers,
     ) -> None:
         """
         Args:
             coordinators: by the name of their topic.
-            is_session_proven: whether the cluster certainly still takes this broker for alive.
+            registration: this broker's part in the cluster.
+            brokers: to fetch from.
         """
         self.node_id = node_id
         self.logs = logs
         self.config = config  # as the cluster's dynamic configs have it now
         self.partitions: dict[tuple[str, int], Partition] = {}
         self.offline: set[tuple[str, int]] = set()  # should be in `partitions`; the disk says no
+        self.fetchers = Fetchers(
+            node_id, logs, brokers, lambda: self.config, lambda: registration.broker_epoch, self._on_failure
+        )
+        self.isr_updates = IsrUpdates(
+            registration.alter_isr, lambda: self.partitions.values(), lambda: self.config, logs.env.clock
+        )
         self._coordinators = coordinators
-        self._is_session_proven = is_session_proven
+        self._registration = registration
         self._newest_config: tuple[object, BrokerConfig, TopicConfig] = (None, config, TopicConfig())
         self._wanted: ClusterImage | None = None  # to be carried out; None: this broker is not registered
         self._target: ClusterImage | None = None  # being carried out, or the last that was, in this registration
@@ -147,10 +177,12 @@ class ReplicaManager:
                 nursery.start_soon(self._open_logs)
             nursery.start_soon(self._tell_progress)
             nursery.start_soon(self._stop_at_the_end)
+            nursery.start_soon(self.isr_updates.run)
+            await nursery.start(self.fetchers.run)
             while not await self._catch_up():
                 await self._news.wait()
             task_status.started()
-            nursery.start_soon(self._report_strays)
+            nursery.start_soon(self._see_to_strays)
             while True:
                 await self._news.wait()
                 await self._catch_up()
@@ -181,21 +213,31 @@ class ReplicaManager:
     async def _resign_all(self) -> None:
         """A registration ended: its leaderships do."""
         self._is_lost = False
+        self.fetchers.leave_all()
         for done, partition in enumerate(tuple(self.partitions.values()), start=1):
             partition.resign()
             self._tell_coordinator(partition)
             if done % CHUNK == 0:
                 await trio.lowlevel.checkpoint()
 
-    async def _report_strays(self) -> None:
-        """Logs of topics the cluster does not know are left alone: deleting data needs more than a missing name."""
+    async def _see_to_strays(self) -> None:
+        """Remove the logs of partitions that went elsewhere while this broker was down.
+
+        Logs of topics the cluster does not know are left alone: deleting data needs more than a missing name.
+        """
         try:
             found = await self.logs.env.offload(self.logs.on_disk)
         except OSError as error:
             log.warning("logs that belong to no topic were not looked for: %s", error)
             return
-        known = self._carried_out.topics_by_id
-        strays = [f"{topic}-{index}" for topic, index, id in found if id not in known]
+        strays = []
+        for topic, index, id in found:
+            await trio.lowlevel.checkpoint()
+            known = self._carried_out.topics_by_id.get(id) if id is not None else None
+            if known is None:
+                strays.append(f"{topic}-{index}")
+            elif index < len(known.partitions) and self.node_id not in known.partitions[index].replicas:
+                self._remove_log(topic, index)
         if strays:
             log.warning("%d logs belong to no topic and are left alone: %s", len(strays), ", ".join(strays[:5]))
 
@@ -263,6 +305,7 @@ class ReplicaManager:
         partition = self.partitions.pop((topic, index), None)
         if partition is not None:
             partition.resign()
+            self.fetchers.leave(partition)
             self._tell_coordinator(partition)
         if partition is not None or (topic, index) in self.offline:
             self.offline.discard((topic, index))
@@ -298,6 +341,10 @@ class ReplicaManager:
             partition.lead(image)
         else:
             partition.follow(image)
+        if partition.following and partition.log.offline is None:
+            self.fetchers.follow(partition)
+        else:
+            self.fetchers.leave(partition)
         self._tell_coordinator(partition)
 
     def _tell_coordinator(self, partition: Partition) -> None:
@@ -366,8 +413,9 @@ class ReplicaManager:
         else:
             self.offline.discard(key)
             self.partitions[key] = Partition(
-                topic, index, opening.topic_id, opened, self.node_id, self._is_session_proven
-            )
+                topic, index, opening.topic_id, opened, self.node_id, lambda: self._registration.is_proven,
+                liveness=self.logs.env.clock.liveness, on_isr_news=self.isr_updates.note,
+            )  # fmt: skip
         if self._target is not None:  # else the next image decides
             self._settle(opening, self._target)
 
@@ -390,6 +438,11 @@ class ReplicaManager:
         elif key in self.partitions:
             self.partitions[key].log.reconfigure(self._config_of(topic))
             self._assume(self.partitions[key], wanted)
+
+    # failing
+
+    def _on_failure(self, partition: Partition, error: KafkaError) -> None:
+        self.logs.troubles.tell(partition.topic, partition.index, error)
 
     async def _tell_progress(self) -> None:
         """While logs are being opened, say now and then how far that has come."""

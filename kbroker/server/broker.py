@@ -21,6 +21,7 @@ from kbroker.api import registry
 from kbroker.api.brokers import ClusterBrokers
 from kbroker.api.context import Services
 from kbroker.api.fetch_sessions import FetchSessions
+from kbroker.api.replica_sessions import ReplicaSessions
 from kbroker.cluster.features import FeatureTooNew
 from kbroker.cluster.image import ClusterImage
 from kbroker.cluster.links import Links
@@ -155,7 +156,7 @@ class Broker:
         producer_ids = ProducerIds(registration.admin)
         transactions = TransactionCoordinator(env, registration, logs, lambda: replicas.config, producer_ids, brokers)
         coordinators: dict[str, Coordinator] = {OFFSETS_TOPIC: groups, TRANSACTIONS_TOPIC: transactions}
-        replicas = ReplicaManager(config.node_id, logs, config, coordinators, lambda: registration.is_proven)
+        replicas = ReplicaManager(config.node_id, logs, config, coordinators, registration, brokers)
         slots = config.get_int("max.incremental.fetch.session.cache.slots")
         services = Services(
             env=env,
@@ -165,6 +166,7 @@ class Broker:
             groups=groups,
             transactions=transactions,
             fetch_sessions=FetchSessions(slots, first_id=1 + env.rng.below(2**30)),
+            replica_sessions=ReplicaSessions(first_id=1 + env.rng.below(2**30)),
             producer_ids=producer_ids,
             brokers=brokers,
         )

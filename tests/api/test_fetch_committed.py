@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
-from kafka_wire.messages.produce_fetch import FetchRequest, FetchResponse
+from kafka_wire.messages.produce_fetch import FetchRequest, FetchResponse, ReplicaState
 from kafka_wire.records import headers
 from kbroker.cluster.introductions import introduce
 from kbroker.log import rediscovery
@@ -179,7 +179,9 @@ async def test_a_replica_copies_what_is_open_too(led: Find) -> None:
         Producer(7, EPOCH_MS).write(led("t", 0), b"open")
         image = await image_of(broker.machine)
         await introduce(client.call, meeting(image, broker_id=5), image.secret)
-        response = await client.call(fetch_request({("t", 0): 0}, replica_id=5, **COMMITTED), 11)
+        who = ReplicaState(replica_id=5, replica_epoch=1)
+        topic_id = image.topics["t"].id
+        response = await client.call(fetch_request({(topic_id, 0): 0}, replica_state=who, **COMMITTED), 17)
         code = response.responses[0].partitions[0].error_code
         assert code == ErrorCode.NOT_LEADER_OR_FOLLOWER, "no other broker has a replica here; levels are for consumers"
 

@@ -97,15 +97,15 @@ def test_what_is_forgotten_is_news_when_it_comes_again() -> None:
     session.forget([("a", 0), ("never", 0)])
     assert session.wanted == {}
     session.wanted[("a", 0)] = WANTED
-    assert session.is_news(("a", 0), 0, 0, 0, 0)
+    assert session.is_news(("a", 0), 0, 0, 0)
 
 
 def test_a_busy_partition_goes_to_the_end_of_the_line() -> None:
     session = Session(1, False, 0)
     session.wanted.update({("a", i): WANTED for i in range(3)})
-    assert session.is_news(("a", 0), 5, 0, 100, 0)
+    assert session.is_news(("a", 0), 5, 0, 100)
     assert list(session.wanted) == [("a", 1), ("a", 2), ("a", 0)]
-    assert session.is_news(("gone", 0), 5, 0, 100, 0)
+    assert session.is_news(("gone", 0), 5, 0, 100)
     assert ("gone", 0) not in session.wanted
 
 
@@ -113,10 +113,10 @@ def test_only_news_is_news() -> None:
     session = Session(1, False, 0)
     key: PartitionKey = ("a", 0)
     session.add(key, WANTED, 5, 0)
-    assert not session.is_news(key, 5, 0, 0, 0)
-    assert session.is_news(key, 6, 0, 0, 0)
-    assert session.is_news(key, 6, 1, 0, 0)
-    assert not session.is_news(key, 6, 1, 0, 0)
-    assert session.is_news(key, 6, 1, 10, 0)
-    assert all(session.is_news(key, -1, -1, 0, 3) for _ in range(3))  # an error is, every time
-    assert session.is_news(key, 6, 1, 0, 0)  # and its end
+    assert not session.is_news(key, 5, 0, 0)
+    assert session.is_news(key, 6, 0, 0)
+    assert session.is_news(key, 6, 1, 0)
+    assert not session.is_news(key, 6, 1, 0)
+    assert session.is_news(key, 6, 1, 10)
+    assert all(session.is_news(key, -1, -1, 0, must_tell=True) for _ in range(3))  # an error is, every time
+    assert session.is_news(key, 6, 1, 0)  # and its end

@@ -108,6 +108,6 @@ async def test_R12_a_broker_fetches_as_itself_alone(autojump_clock: MockClock) -
         image = await image_of(cluster)
         await introduce(client.call, meeting(image), image.secret)
         for replica_id, is_refused in ((2, False), (1, True), (3, True)):
-            answer = await client.call(forged(13, image.topics["t"].id, replica_id, (0, 0)), 13)
+            answer = await client.call(forged(17, image.topics["t"].id, replica_id, (0, 0)), 17)
             codes = [row.error_code for topic in answer.responses for row in topic.partitions]
             assert [code == REFUSED for code in codes] == [is_refused]

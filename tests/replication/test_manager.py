@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -11,8 +11,10 @@ import pytest
 import trio
 import trio.testing
 
+from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import build_batch
 from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage
+from kbroker.cluster.isr_changes import IsrChange, IsrOutcome
 from kbroker.config import BrokerConfig
 from kbroker.env import Disk
 from kbroker.log import recovery
@@ -51,6 +53,29 @@ class Audience:
         pass
 
 
+class Member:
+    """A part in a cluster in which nothing happens."""
+
+    broker_epoch = 1
+    is_proven = True
+
+    def __init__(self) -> None:
+        self.handed_over: list[tuple[str, int]] = []
+
+    async def alter_isr(self, changes: Sequence[IsrChange]) -> list[IsrOutcome]:
+        return [IsrOutcome.WRITTEN for _ in changes]
+
+    async def hand_over(self, partitions: Collection[tuple[str, int]] | None = None) -> None:
+        self.handed_over += partitions or ()
+
+
+class Unreachable:
+    """Brokers that answer nobody."""
+
+    def ask(self, broker_id: int, request: Any, version: int, timeout_s: float) -> Any:
+        raise KafkaError(ErrorCode.BROKER_NOT_AVAILABLE)
+
+
 class Rig:
     """A manager whose images are made by hand: what a member does, without a store."""
 
@@ -61,7 +86,8 @@ class Rig:
         self.logs = LogDirectory(replace(env, offload=worker or env.offload), settings)
         self.logs.open()
         self.audience = Audience()
-        self.manager = ReplicaManager(NODE, self.logs, settings, {"t": self.audience}, lambda: True)
+        self.member = Member()
+        self.manager = ReplicaManager(NODE, self.logs, settings, {"t": self.audience}, self.member, Unreachable())
         self.image = ClusterImage()
 
     def publish(self, *topics: TopicImage, **configs: str) -> None:
