@@ -6,7 +6,7 @@ fetch sessions, and they reach those through here.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -157,7 +157,7 @@ class Peer:
 
     __slots__ = (
         "address", "local", "listener", "broker_id", "broker_epoch", "meeting", "software_name", "software_version",
-        "appending",
+        "appending", "_is_broker",
     )  # fmt: skip
 
     def __init__(
@@ -167,7 +167,9 @@ class Peer:
         listener: str,
         broker_id: int = NO_BROKER,
         broker_epoch: int = NO_BROKER,
+        is_broker: Callable[[Peer], None] = lambda peer: None,
     ) -> None:
+        """is_broker: told if it turns out to be one."""
         self.broker_id = broker_id  # NO_BROKER: a client
         self.broker_epoch = broker_epoch  # of the registration in which it introduced itself
         self.meeting: Meeting | None = None  # an introduction that has begun
@@ -176,7 +178,13 @@ class Peer:
         self.listener = listener
         self.software_name = ""  # KIP-511
         self.software_version = ""
+        self._is_broker = is_broker
         self.appending = 0  # produce requests that are not appended yet: those behind them must not overtake
+
+    def introduce(self, broker_id: int, broker_epoch: int) -> None:
+        """It has proven to be a broker, in this registration."""
+        self.broker_id, self.broker_epoch = broker_id, broker_epoch
+        self._is_broker(self)
 
     def __str__(self) -> str:
         if self.broker_id != NO_BROKER:

@@ -37,7 +37,7 @@ def introduce(request: IntroduceRequest, context: Context) -> IntroduceResponse:
         return _meet(request, context)
     if not meeting.is_proven(ASKING, services.image.secret, request.proof):
         raise CloseConnection(f"it said it was broker {meeting.broker_id}, and has not proven it")
-    peer.broker_id, peer.broker_epoch = meeting.broker_id, meeting.broker_epoch
+    peer.introduce(meeting.broker_id, meeting.broker_epoch)
     return IntroduceResponse()
 
 

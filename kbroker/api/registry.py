@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
 from importlib import import_module
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from kafka_wire.api import ApiKey, request_class
 from kafka_wire.codegen import decoder
@@ -55,6 +55,13 @@ class Route(NamedTuple):
     version: int
     decode: Callable[[bytearray, int], Any]  # a frame and where its body begins, to the request
     write: Writer
+
+
+class RouteTable(Protocol):
+    """Routes by `key << 16 | version`."""
+
+    def __getitem__(self, pair: int) -> Route:
+        """Raises KeyError for what is not answered, CloseConnection for what may not be asked."""
 
 
 class Routes(dict[int, Route]):

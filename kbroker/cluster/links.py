@@ -42,7 +42,7 @@ UNSENT_MAX = 1 << 20  # bytes that the connection has not taken yet; the last re
 CONNECT_S = 5.0  # for connecting and being introduced
 PAUSE_S_MIN, PAUSE_S_MAX = 0.05, 1.0  # between two attempts
 LOOK_ROUND_S = 10.0
-IDLE_S = 240.0  # before the other end would, after connections.max.idle.ms
+IDLE_S = 240.0
 LONG_FRAME = 16384  # bytes; beyond, decoding is done in turns
 STRANGERS_BYTES_MAX = 65536  # of an answer of somebody who has not been introduced
 IDLE = "nobody has used it for a while"
@@ -252,7 +252,7 @@ class Link:
     def look(self) -> None:
         """Close the connection if nobody has used it for a while."""
         wire = self._wire
-        if wire is not None and wire.is_idle and trio.current_time() - self.used_at >= IDLE_S:
+        if wire is not None and wire.is_idle and trio.current_time() - self.used_at >= self._house.idle_s:
             wire.close(IDLE)
 
     # -- asking -------------------------------------------------------------------------------------------------------
@@ -427,6 +427,11 @@ class Links:
         """Of the links' tasks."""
         assert self._nursery is not None
         return self._nursery
+
+    @property
+    def idle_s(self) -> float:
+        """After which a connection is closed, before the other end would."""
+        return min(IDLE_S, self._config().get_int("connections.max.idle.ms") / 2000)
 
     @property
     def answer_bytes_max(self) -> int:

@@ -95,7 +95,8 @@ BROKER_DOCS = {
     "group.max.session.timeout.ms": "The longest session timeout a member may ask for (classic protocol).",
     "group.max.size": "The most members in one group (classic protocol).",
     "group.min.session.timeout.ms": "The shortest session timeout a member may ask for (classic protocol).",
-    "inter.broker.listener.name": "The listener brokers use among themselves.",
+    "inter.broker.listener.name": "The listener brokers use among themselves. Unset: the one that is named after "
+    "`security.inter.broker.protocol`, else the first.",
     "kbroker.coordination": "The store by which brokers agree: empty for the file coord.db in the data directory, "
     "for one broker; sqlite:PATH for a file that several brokers of one machine share, each with a data directory of "
     "its own.",
@@ -125,8 +126,8 @@ BROKER_DOCS = {
     "log.retention.minutes": "The value of log.retention.ms, in minutes, when that is not set.",
     "log.roll.hours": "The value of log.roll.ms, in hours, when that is not set.",
     "log.roll.jitter.hours": "The value of log.roll.jitter.ms, in hours, when that is not set.",
-    "max.connections": "The most connections at one time; more are closed at once.",
-    "max.connections.per.ip": "The most connections at one time from one address.",
+    "max.connections": "The most connections of clients on a listener at one time; more are closed at once.",
+    "max.connections.per.ip": "The most connections of clients on a listener at one time from one address.",
     "max.incremental.fetch.session.cache.slots": "How many fetch sessions are remembered (KIP-227).",
     "max.request.partition.size.limit": "The most partitions in one answer to DescribeTopicPartitions.",
     "node.id": "This broker's number. Kafka demands one; kbroker's default is 1.",

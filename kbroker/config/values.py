@@ -221,6 +221,10 @@ def _check_advertised(config: BrokerConfig, names: set[str]) -> None:
         if address.host in ("", "0.0.0.0", "::"):
             raise ConfigError(f'advertised.listeners: "{address.host}" is no address that a client can connect to')
     inter_broker = config.get_str("inter.broker.listener.name").upper()
+    if inter_broker and config.is_set("security.inter.broker.protocol"):
+        raise ConfigError(
+            "inter.broker.listener.name and security.inter.broker.protocol are both set: one chooses the listener"
+        )
     if inter_broker and inter_broker not in names:
         raise ConfigError(f"inter.broker.listener.name: {inter_broker} is not one of listeners")
 

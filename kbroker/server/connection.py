@@ -36,7 +36,7 @@ from kafka_wire.frames import (
 from kafka_wire.source import SLICE
 from kbroker.api.context import Context, Peer, Services
 from kbroker.api.metadata import unsupported_version
-from kbroker.api.registry import Route, Routes
+from kbroker.api.registry import Route, RouteTable
 from kbroker.env import FileSlice
 from kbroker.turns import Work, finish, is_long, under_way
 from kbroker.turns import answer as in_turns
@@ -99,7 +99,7 @@ class Connection:
     )  # fmt: skip
 
     def __init__(
-        self, services: Services, routes: Routes, peer: Peer, scratch: Scratch, now: Callable[[], float]
+        self, services: Services, routes: RouteTable, peer: Peer, scratch: Scratch, now: Callable[[], float]
     ) -> None:
         """now: seconds, for the budget of a step."""
         self.peer = peer

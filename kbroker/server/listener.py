@@ -1,9 +1,13 @@
 """A listener: accepts connections, bounds their number, and closes those that have gone quiet.
 
 The limits are per listener: so many connections in all, so many from one address; whoever comes beyond is hung up on
-at once, as Kafka does. The reaper looks round every few seconds: a connection that has begun a frame, or is sent
-answers, and has not moved for half a minute, or that has done nothing for `connections.max.idle.ms`, is closed; never
-one that waits for our answer. It compares counters, so a busy connection pays nothing for it.
+at once, as Kafka does. They are limits for clients: brokers are not counted, and on the listener that brokers use a few
+more connections are let in on trial. Who is on trial may do nothing but prove to be a broker, and has little time for
+it, so that no crowd of clients keeps a cluster apart.
+
+The reaper looks round every few seconds: a connection that has begun a frame, or is sent answers, and has not moved for
+half a minute, or that has done nothing for `connections.max.idle.ms`, is closed; never one that waits for our answer.
+It compares counters, so a busy connection pays nothing for it.
 """
 
 from __future__ import annotations
@@ -14,18 +18,36 @@ from collections.abc import Mapping
 
 import trio
 
+from kafka_wire.api import ApiKey
 from kafka_wire.frames import Scratch
-from kbroker.api.context import Peer, Services
-from kbroker.api.registry import Api, Routes
+from kbroker.api.context import NO_BROKER, Peer, Services
+from kbroker.api.registry import Api, CloseConnection, Route, Routes, RouteTable
 from kbroker.env import Listener, Stream
 from kbroker.server.connection import Connection
 from kbroker.server.driver import Driver, House
 from kbroker.server.memory import AnswerMemory, RequestMemory
 
 REAPER_INTERVAL_S = 10.0
+TRIALS_MAX = 32  # connections beyond the limits; one more, and the oldest has to go
+TRIAL_S = 5.0
 COMPLAINTS_MAX = 10  # log lines of one level between two rounds of the reaper
 
 log = logging.getLogger("kbroker.listener")
+
+
+class TrialRoutes(RouteTable):
+    """What a connection on trial may ask: to be introduced; then, as a broker, everything."""
+
+    __slots__ = ("_routes", "_peer")
+
+    def __init__(self, routes: Routes, peer: Peer) -> None:
+        self._routes = routes
+        self._peer = peer
+
+    def __getitem__(self, pair: int) -> Route:
+        if self._peer.broker_id == NO_BROKER and pair >> 16 != ApiKey.INTRODUCE:
+            raise CloseConnection("there are too many connections, and it is no broker's")
+        return self._routes[pair]
 
 
 class Server:
@@ -48,7 +70,9 @@ class Server:
         self.answers = answers
         self.drivers: dict[Driver, None] = {}
         self._scratch = Scratch()
+        self._clients = 0  # connections that are counted, also
         self._per_address: Counter[str] = Counter()
+        self._trials: dict[Peer, tuple[Driver, float]] = {}  # with the time until which they have to be introduced
         self._complaints: Counter[int] = Counter()  # by level, since the reaper's last round
 
     async def run(self) -> None:
@@ -58,40 +82,67 @@ class Server:
                 nursery.start_soon(self._reap)
                 house = House(nursery, self.requests, self.answers, self._complain, self._forget)
                 while True:
-                    stream = await self.listener.accept()
-                    if self._has_room(stream):
-                        self._serve(stream, house)
-                    else:
-                        stream.close()
+                    self._take(await self.listener.accept(), house)
         finally:
             for driver in list(self.drivers):
                 driver.close()
             await self.listener.aclose()
 
-    def _has_room(self, stream: Stream) -> bool:
-        config, address = self.services.config, stream.peer[0]
+    def _take(self, stream: Stream, house: House) -> None:
+        """Serve a new connection, if there is room for it."""
+        limit = self._limit(stream.peer[0])
+        if limit is None:
+            peer = Peer(stream.peer, stream.local, self.name, is_broker=self._uncount)
+            self._clients += 1
+            self._per_address[peer.address[0]] += 1
+            self._serve(stream, peer, self.routes, house)
+        elif self.name == self.services.inter_broker_listener and len(self.services.image.registrations) > 1:
+            self._try(stream, house)
+        else:
+            self._complain(f"refusing a connection from {stream.peer[0]}: {limit}")
+            stream.close()
+
+    def _limit(self, address: str) -> str | None:
+        """The limit that one more client from there would be beyond, if any."""
+        config = self.services.config
         for limit, used in (
-            ("max.connections", len(self.drivers)),
+            ("max.connections", self._clients),
             ("max.connections.per.ip", self._per_address[address]),
         ):
             if used >= config.get_int(limit):
-                self._complain(f"refusing a connection from {address}: {limit} is {config.get_int(limit)}")
-                return False
-        return True
+                return f"{limit} is {config.get_int(limit)}"
+        return None
 
-    def _serve(self, stream: Stream, house: House) -> None:
-        peer = Peer(stream.peer, stream.local, self.name)
-        driver = Driver(stream, Connection(self.services, self.routes, peer, self._scratch, house.now), house)
+    def _serve(self, stream: Stream, peer: Peer, routes: RouteTable, house: House) -> None:
+        driver = Driver(stream, Connection(self.services, routes, peer, self._scratch, house.now), house)
         self.drivers[driver] = None
-        self._per_address[peer.address[0]] += 1
+        if isinstance(routes, TrialRoutes):
+            self._trials[peer] = driver, trio.current_time() + TRIAL_S
         driver.start()
 
-    def _forget(self, driver: Driver) -> None:
-        address = driver.core.peer.address[0]
-        del self.drivers[driver]
+    def _try(self, stream: Stream, house: House) -> None:
+        """Let one more in, as it may be a broker."""
+        if len(self._trials) >= TRIALS_MAX:
+            oldest, _ = next(iter(self._trials.values()))
+            oldest.close()
+        peer = Peer(stream.peer, stream.local, self.name, is_broker=self._uncount)
+        self._serve(stream, peer, TrialRoutes(self.routes, peer), house)
+
+    def _uncount(self, peer: Peer) -> None:
+        """A client turns out to be a broker, or is gone."""
+        if self._trials.pop(peer, None) is not None:
+            return
+        address = peer.address[0]
+        self._clients -= 1
         self._per_address[address] -= 1
         if not self._per_address[address]:
             del self._per_address[address]
+
+    def _forget(self, driver: Driver) -> None:
+        del self.drivers[driver]
+        peer = driver.core.peer
+        if peer.broker_id == NO_BROKER:
+            self._uncount(peer)
 
     def _complain(self, line: str, level: int = logging.INFO, failure: BaseException | None = None) -> None:
         """Log what a client did wrong, or what failed here, but not the ten-thousandth time in a row.
@@ -118,5 +169,9 @@ class Server:
             reason = driver.look(elapsed_s, idle_max_s)
             if reason is not None:
                 self._complain(f"closing the connection from {driver.core.peer}: {reason}")
+                driver.close()
+        now = trio.current_time()
+        for driver, until in [*self._trials.values()]:
+            if now >= until:
                 driver.close()
         self.requests.look_round()

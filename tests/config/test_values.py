@@ -121,6 +121,7 @@ def test_data_dir() -> None:
         ({"advertised.listeners": "OTHER://h:1"}, "OTHER is not one of listeners"),
         ({"advertised.listeners": "PLAINTEXT://0.0.0.0:1"}, "no address that a client can connect to"),
         ({"inter.broker.listener.name": "X"}, "X is not one of listeners"),
+        ({"inter.broker.listener.name": "PLAINTEXT", "security.inter.broker.protocol": "PLAINTEXT"}, "are both set"),
     ],
 )
 def test_inconsistent(values: dict[str, str], message: str) -> None:
@@ -152,3 +153,16 @@ def test_internal_topics_fit_the_cluster() -> None:
 def test_a_list_of_choices_has_no_empty_items(text: str) -> None:
     with pytest.raises(ConfigError):
         parse(TABLE[Scope.TOPIC]["cleanup.policy"], text)
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "listener"),
+    [
+        ({}, ["OUTSIDE", "INSIDE"], "OUTSIDE"),
+        ({}, ["OUTSIDE", "PLAINTEXT"], "PLAINTEXT"),
+        ({"inter.broker.listener.name": "inside"}, ["PLAINTEXT", "INSIDE"], "INSIDE"),
+        ({"inter.broker.listener.name": "INSIDE"}, ["OUTSIDE"], "OUTSIDE"),  # of a broker that lacks it
+    ],
+)
+def test_which_listener_brokers_use_among_themselves(values: dict[str, str], names: list[str], listener: str) -> None:
+    assert BrokerConfig().with_values(values).inter_broker_listener(names) == listener
