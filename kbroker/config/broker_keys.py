@@ -144,7 +144,7 @@ BROKER_KEYS = (
     ConfigKey("replica.fetch.response.max.bytes", INT, 10_485_760, low=0),
     ConfigKey("replica.socket.timeout.ms", INT, 30000),
     ConfigKey("replica.selector.class", STRING, None, choices=(RACK_AWARE_SELECTOR, LEADER_SELECTOR)),
-    ConfigKey("replica.high.watermark.checkpoint.interval.ms", LONG, 5000, effect=False),
+    ConfigKey("replica.high.watermark.checkpoint.interval.ms", LONG, 5000),
     ConfigKey("broker.session.timeout.ms", INT, 9000, effect=False),
     ConfigKey("broker.heartbeat.interval.ms", INT, 2000, effect=False),
     ConfigKey("controlled.shutdown.enable", BOOLEAN, True, effect=False),

@@ -1,6 +1,7 @@
 """The small text files beside the logs: offset checkpoints and partition metadata. Owns their formats.
 
-`recovery-point-offset-checkpoint` and `log-start-offset-checkpoint`, in the data directory, replaced whole:
+`recovery-point-offset-checkpoint`, `log-start-offset-checkpoint` and `replication-offset-checkpoint`, in the data
+directory, replaced whole:
 
     0                   version
     2                   number of entries
@@ -8,7 +9,9 @@
     orders 1 92
 
 Everything below a recovery point is fsynced. A log start is noted when it lies inside a segment (DeleteRecords), or
-when no durable segment tells it. These files carry no checksum, so they are only ever replaced durably.
+when no durable segment tells it; the high watermark (replication-offset-checkpoint) of a partition with more replicas
+than one, as that of another follows from the log. These files carry no checksum, so they are only ever replaced
+durably. What they say of a log that is to be cut is lowered before: see `Witness`.
 
 `partition.metadata`, in a partition's directory, says whose data this is (R13); the id is base64url without padding:
 
@@ -19,6 +22,7 @@ when no durable segment tells it. These files carry no checksum, so they are onl
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from functools import partial
 
 import trio
@@ -27,6 +31,7 @@ from kbroker.env import Disk, Offload
 
 RECOVERY_POINTS = "recovery-point-offset-checkpoint"
 LOG_STARTS = "log-start-offset-checkpoint"
+HIGH_WATERMARKS = "replication-offset-checkpoint"
 METADATA = "partition.metadata"
 DELETED_DIRECTORY = "-delete"  # what the name of a partition's directory ends with that is about to go
 FSYNC_FAILED = "fsync-failed"  # empty, in a partition's directory: the page cache cannot be trusted
@@ -37,14 +42,15 @@ Key = tuple[str, int]
 class OffsetCheckpoint:
     """One offset for each of some partitions, in a file that is replaced whole."""
 
-    __slots__ = ("disk", "name", "offsets", "is_dirty", "_saved", "_writing")
+    __slots__ = ("disk", "name", "offsets", "is_dirty", "_saved", "_saving", "_writing")
 
     def __init__(self, disk: Disk, name: str) -> None:
         self.disk = disk
         self.name = name
         self.offsets: dict[Key, int] = {}
         self.is_dirty = False
-        self._saved: set[Key] = set()  # partitions the file speaks of, or may speak of
+        self._saved: dict[Key, int] = {}  # what the file says,
+        self._saving: dict[Key, int] = {}  # or this, which is being written
         self._writing = trio.Lock()
 
     def load(self) -> bool:
@@ -57,7 +63,7 @@ class OffsetCheckpoint:
                 return False
         except (FileNotFoundError, ValueError, IndexError):
             return False
-        self.offsets, self._saved = offsets, set(offsets)
+        self.offsets, self._saved = offsets, dict(offsets)
         return True
 
     def set(self, key: Key, offset: int | None) -> None:
@@ -69,14 +75,18 @@ class OffsetCheckpoint:
             else:
                 self.offsets[key] = offset
 
+    def told(self, key: Key) -> int:
+        """The largest offset that the file may hold for a partition; -1: none."""
+        return max(self._saved.get(key, -1), self._saving.get(key, -1))
+
     def is_stale_on_disk(self, key: Key) -> bool:
-        """Whether the file speaks of a partition that has no offset any more."""
-        return key in self._saved and key not in self.offsets
+        """Whether the file speaks, or may speak, of a partition that has no offset any more."""
+        return self.told(key) >= 0 and key not in self.offsets
 
     @property
     def is_stale(self) -> bool:
         """Whether the file speaks of any such partition."""
-        return not self._saved <= self.offsets.keys()
+        return not (self._saved.keys() | self._saving.keys()) <= self.offsets.keys()
 
     def _write(self, offsets: dict[Key, int]) -> None:
         lines = "".join(f"{topic} {partition} {offset}\n" for (topic, partition), offset in offsets.items())
@@ -89,10 +99,9 @@ class OffsetCheckpoint:
         """
         self.is_dirty = True
         if not self._writing.locked():
-            saved = set(self.offsets)
-            self._saved |= saved
-            self._write(self.offsets)
-            self._saved, self.is_dirty = saved, False
+            self._begin_saving()
+            self._write(self._saving)
+            self._saved, self._saving, self.is_dirty = self._saving, {}, False
 
     async def save_in(self, offload: Offload) -> None:
         """Wait until a worker has replaced the file, if there is news. Those who ask meanwhile share the next write.
@@ -101,16 +110,48 @@ class OffsetCheckpoint:
         """
         async with self._writing:
             while self.is_dirty:
-                offsets = dict(self.offsets)
-                saved = set(offsets)
-                self._saved |= saved
+                self._begin_saving()
                 self.is_dirty = False
                 try:
-                    await offload(partial(self._write, offsets))
+                    await offload(partial(self._write, self._saving))
                 except BaseException:
                     self.is_dirty = True
                     raise
-                self._saved = saved
+                self._saved, self._saving = self._saving, {}
+
+    def _begin_saving(self) -> None:
+        for key, offset in self._saving.items():  # of a write that failed, or was cancelled: it may be there
+            self._saved[key] = max(offset, self._saved.get(key, -1))
+        self._saving = dict(self.offsets)
+
+
+class Witness:
+    """What checkpoints say of the length of one log. It has to be no more than the length, at any moment.
+
+    A log that is cut is shorter than it was when they were written, so they are lowered first: were the broker killed
+    in between, the log would count as one that lost records.
+    """
+
+    __slots__ = ("_key", "_checkpoints")
+
+    def __init__(self, key: Key, checkpoints: Iterable[OffsetCheckpoint]) -> None:
+        self._key = key
+        self._checkpoints = tuple(checkpoints)
+
+    def tells_above(self, offset: int) -> bool:
+        """Whether a file may speak of more than that."""
+        return any(checkpoint.told(self._key) > offset for checkpoint in self._checkpoints)
+
+    async def lower(self, offset: int, offload: Offload) -> None:
+        """Wait until no file speaks of more. May raise OSError.
+
+        Meanwhile nobody may `set` more.
+        """
+        for checkpoint in self._checkpoints:
+            if checkpoint.told(self._key) > offset:
+                checkpoint.set(self._key, min(checkpoint.offsets.get(self._key, 0), offset) or None)
+                checkpoint.is_dirty = True
+                await checkpoint.save_in(offload)
 
 
 def metadata_content(topic_id: bytes) -> bytes:

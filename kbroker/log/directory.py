@@ -5,6 +5,7 @@
     boot-id                             the operating system's run in which the directory was last used; see below
     recovery-point-offset-checkpoint    what is durable, per partition     (drawn in checkpoints.py)
     log-start-offset-checkpoint         what DeleteRecords gave up
+    replication-offset-checkpoint       high watermarks of partitions with several replicas
     <topic>-<partition>/                a log                              (drawn in log.py)
     <topic>-<partition>.<id>-delete/    of a deleted topic, about to go
     <topic>-<partition>.<id>-stray/     of a topic with another id (R13): kept for people, never served
@@ -42,13 +43,15 @@ from kbroker.config import BrokerConfig, TopicConfig
 from kbroker.env import Env, Lock
 from kbroker.log.checkpoints import (
     DELETED_DIRECTORY,
+    HIGH_WATERMARKS,
     LOG_STARTS,
     METADATA,
     RECOVERY_POINTS,
     Key,
     OffsetCheckpoint,
+    Witness,
     read_topic_id,
-)  # fmt: skip
+)
 from kbroker.log.content.scrubber import Scrubber
 from kbroker.log.errors import LogOffline
 from kbroker.log.log import PartitionLog
@@ -85,6 +88,8 @@ class LogDirectory:
         self._is_gone = False  # somebody removed the directory
         self._recovery_points = OffsetCheckpoint(env.disk, RECOVERY_POINTS)
         self._log_starts = OffsetCheckpoint(env.disk, LOG_STARTS)
+        self._high_watermarks = OffsetCheckpoint(env.disk, HIGH_WATERMARKS)
+        self._checkpoints = (self._log_starts, self._recovery_points, self._high_watermarks)
         self._due: dict[PartitionLog, None] = {}  # to be flushed in the background
         self._due_bell = trio.Event()
         self._doomed: deque[tuple[int, list[str]]] = deque()  # (not before, data clock ms; paths), in no strict order
@@ -121,7 +126,7 @@ class LogDirectory:
         if self.crash is Crash.POWER:
             self._unsynced = self._names_on_disk()
         self._note_boot()
-        for checkpoint in (self._recovery_points, self._log_starts):
+        for checkpoint in self._checkpoints:
             if not checkpoint.load() and disk.exists(checkpoint.name):
                 log.error("%s is damaged: what it said is not known any more", checkpoint.name)
         self._remove_deleted()
@@ -174,6 +179,7 @@ class LogDirectory:
                 ends = await self._finish_logs()
                 synced = await self._sync_logs(ends)
                 await self._for_each(self._note_offsets)
+                await self._for_each(self._note_high_watermark)
                 await self._save_checkpoints()
                 self._note_boot()
                 await self.env.offload(partial(self._mark_clean, ends, synced))
@@ -267,6 +273,7 @@ class LogDirectory:
             leader_epoch_max=leader_epoch_max,
             clean_end=clean_end,
             on_due=self._flush_is_due,
+            witness=Witness(key, (self._recovery_points, self._high_watermarks)),
         )  # fmt: skip
 
     async def run_openings(self, openings: Sequence[Opening]) -> list[tuple[Opening, Outcome]]:
@@ -300,12 +307,12 @@ class LogDirectory:
         elif (lost := max(opening.recovery_point, opening.clean_end.offset if opening.clean_end else 0)) > 0:
             log.error("%s is gone, which had records up to offset %d: it begins anew", opening.directory, lost - 1)
         self._forget(opening.key)
-        for checkpoint in (self._recovery_points, self._log_starts):
+        for checkpoint in self._checkpoints:
             if checkpoint.is_stale_on_disk(opening.key):
                 checkpoint.save()
         return PartitionLog.open(
             self.env.disk, opening.directory, config=opening.config, topic_id=opening.topic_id, crash=opening.crash,
-            on_due=opening.on_due,
+            on_due=opening.on_due, witness=opening.witness,
         )  # fmt: skip
 
     def _make_way(self, opening: Opening) -> None:
@@ -329,8 +336,8 @@ class LogDirectory:
         )
 
     def _forget(self, key: Key) -> None:
-        self._recovery_points.set(key, None)
-        self._log_starts.set(key, None)
+        for checkpoint in self._checkpoints:
+            checkpoint.set(key, None)
 
     def remove(self, topic: str, partition: int) -> None:
         """Delete a partition's log, open or not. Its files go later. May raise OSError."""
@@ -382,6 +389,7 @@ class LogDirectory:
             nursery.start_soon(self._flush_when_due)
             nursery.start_soon(self._every, "log.retention.check.interval.ms", self._housekeeping)
             nursery.start_soon(self._every, "log.flush.offset.checkpoint.interval.ms", self._checkpoint)
+            nursery.start_soon(self._every, "replica.high.watermark.checkpoint.interval.ms", self._keep_high_watermarks)
             nursery.start_soon(self._release_idle)
             nursery.start_soon(self.scrubber.run)
             task_status.started()
@@ -412,6 +420,7 @@ class LogDirectory:
         """Flush what a log owes; whether that was all of it."""
         del self._due[due]
         try:
+            await due.settle(self.env.offload)
             await due.flush_closed(self.env.offload)
             if due.needs_flush(self.env.clock.data_ms()):
                 await due.flush(self.env.offload)
@@ -539,8 +548,20 @@ class LogDirectory:
         self._log_starts.set(key, None if is_told else start)
 
     def _note_offsets(self, key: Key, each: PartitionLog) -> None:
-        self._recovery_points.set(key, each.flushed.value or None)
+        self._recovery_points.set(key, each.recovery_point or None)
         self._note_start(key, each)
+
+    def _note_high_watermark(self, key: Key, each: PartitionLog) -> None:
+        shown = each.high_watermark if each.is_shared else None
+        self._high_watermarks.set(key, None if shown is None else shown.value or None)
+
+    def high_watermark(self, topic: str, partition: int) -> int:
+        """Of a partition as an earlier process has left it, or as it was noted last; 0: not known."""
+        return self._high_watermarks.offsets.get((topic, partition), 0)
+
+    async def _keep_high_watermarks(self) -> None:
+        await self._for_each(self._note_high_watermark)
+        await self._high_watermarks.save_in(self.env.offload)
 
     async def _checkpoint(self) -> None:
         """Write down recovery points and log starts, if they moved."""
@@ -553,10 +574,10 @@ class LogDirectory:
 
         May raise OSError; beginning it then tries again.
         """
-        for checkpoint in (self._log_starts, self._recovery_points):
+        for checkpoint in self._checkpoints:
             if checkpoint.is_stale:
                 await checkpoint.save_in(self.env.offload)
 
     async def _save_checkpoints(self) -> None:
-        for checkpoint in (self._log_starts, self._recovery_points):
+        for checkpoint in self._checkpoints:
             await checkpoint.save_in(self.env.offload)

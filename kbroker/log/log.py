@@ -24,7 +24,7 @@ does. Files are written by the event loop alone; workers sync and read.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from itertools import count
 from operator import attrgetter
 
@@ -44,7 +44,7 @@ from kbroker.log.errors import CorruptLog, LogClosed, LogOffline, LogTruncated
 from kbroker.log.flushing import Flush, Settling, paths_of
 from kbroker.log.recovery import End
 from kbroker.log.segment import Segment, file_stem, tick
-from kbroker.log.writing import WritableLog
+from kbroker.log.writing import NO_CUT, WritableLog
 from kbroker.turns import Errands
 from kbroker.watermark import Watermark
 
@@ -118,7 +118,8 @@ class PartitionLog(WritableLog):
     # shrinking
 
     def truncate_to(self, offset: int) -> None:
-        """Cut everything at and above an offset: a follower that diverged. `settle` must follow.
+        """Cut everything at and above an offset: a follower that diverged. `settle` must follow, which may have to do
+        some of it, or all; nothing is appended before it is done.
 
         Slices may change under their readers. Whoever waits for `end` or `flushed` gets LogTruncated, and finds new
         ones here. Raises LogOffline when the disk refuses.
@@ -126,6 +127,20 @@ class PartitionLog(WritableLog):
         if offset >= self.end.value:
             self.epochs.truncate_end(self.end.value)  # one may have begun there of which nothing was written
             return
+        self._cuts += 1
+        self._unsettled, self._cut_to, self._restart_at = self._cuts, offset, NO_CUT
+        self.flush_later()  # should the follower not come to settle it
+        if self._witness is None or not self._witness.tells_above(offset):
+            self._cut_some()
+
+    def _cut_some(self) -> None:
+        """Cut as much as one turn of the event loop may take: at any moment the log is in order, if longer."""
+        offset, gone = self._cut_to, len(self.segments) - bisect_left(self.segments, self._cut_to, key=_base_offset)
+        if gone > DELETED_AT_ONCE:
+            offset = self.segments[-DELETED_AT_ONCE].base_offset
+        else:
+            self._cut_to = NO_CUT
+        self._has_cut = True
         self.reading.forget()
         try:
             self._snapshots.truncate(offset)  # first: what they tell of, and is not there, a later start takes for lost
@@ -133,22 +148,27 @@ class PartitionLog(WritableLog):
             self._cut_derived(self.active.next_offset)
         except OSError as error:
             raise self._cut_failed(error) from error
-
-    def keep(self) -> None:
-        """Cut nothing more: this log is the leader's now."""
+        self._unsettled = self._cuts
 
     def start_over(self, offset: int) -> None:
-        """Give up everything, and begin at an offset: the leader's log begins above the end of this one.
+        """Give up everything, and begin at an offset above the end: where the leader's log begins.
 
-        The directory goes as a whole, so that a kill leaves the log as it was or none; `take_deleted` has it. Whoever
-        waits for `end` or `flushed` gets LogTruncated. Raises LogOffline when the disk refuses.
+        `settle` must follow, which may have to do it. The directory goes as a whole; `take_deleted` has it. For the
+        rest see truncate_to.
         """
         self.check_online()
-        aside = next(
-            name
-            for n in count()
-            if not self.disk.exists(name := f"{self.directory}.{offset:x}-{n:x}{DELETED_DIRECTORY}")
-        )
+        assert offset > self.end.value, f"{self.directory} ends at {self.end.value}, it need not start over at {offset}"
+        self._cuts += 1
+        self._unsettled, self._cut_to, self._restart_at = self._cuts, 0, offset
+        self.flush_later()
+        if self._witness is None or not self._witness.tells_above(0):
+            self._restart()
+
+    def _restart(self) -> None:
+        """Begin anew. Nothing tells that anything was here: at every step a kill leaves the log as it was, or none."""
+        offset, self._restart_at, self._cut_to = self._restart_at, NO_CUT, NO_CUT
+        stem = f"{self.directory[:200]}.{offset:x}-"  # names have an end
+        aside = next(name for n in count() if not self.disk.exists(name := f"{stem}{n:x}{DELETED_DIRECTORY}"))
         for segment in self.segments:
             segment.close()
         try:
@@ -164,36 +184,76 @@ class PartitionLog(WritableLog):
         self._snapshots = Snapshots(self.disk, self.directory, [])
         self.is_created = self._is_metadata_synced = False
         self._named, self.size, self.unread, self.start_offset = -1, 0, -1, offset
-        self._unsettled = 0
         self._replace_ends(offset)
+        self._unsettled, self._has_cut = 0, False
+
+    def keep(self) -> None:
+        """Cut nothing more: others are to follow this log now."""
+        self._cut_to = self._restart_at = NO_CUT
+        if not self._has_cut:
+            self._unsettled = 0
+
+    @property
+    def recovery_point(self) -> int:
+        """Everything below is durable, and is to stay."""
+        return self.flushed.value if self._cut_to < 0 else min(self.flushed.value, self._cut_to)
 
     async def settle(self, offload: Offload) -> None:
         """Finish a truncation, after which the log may grow again: what was cut stays so, and the producers are those
         of the batches that are left (P2). Wait for a worker that reads and syncs. Nothing to do: returns at once.
 
-        Raises LogOffline when the disk refuses. One that is cancelled is to be called again.
+        Raises LogOffline when the disk refuses, KAFKA_STORAGE_ERROR when it does so for now (nothing was cut). One that
+        failed, or is cancelled, is to be called again.
         """
         while self._unsettled:
-            self.check_online()
-            cut, settling = self._unsettled, self._settling()
-            seen_ms = max((producer.seen_ms for producer in self.producers.by_id.values()), default=-1)
+            if self._settling is not None:
+                await self._settling.wait()
+                continue
+            self._settling = trio.Event()
             try:
-                producers, snapshots = await offload(settling.run)
-            except CorruptLog as error:  # or it was cut again meanwhile
-                if cut == self._unsettled:
-                    raise self.fail(error) from error
-                continue
-            except OSError as error:
-                if cut == self._unsettled:
-                    raise self._cut_failed(error) from error
-                continue
-            if cut == self._unsettled:
-                producers.touch(seen_ms)
-                self.producers = producers
-                self._snapshots.adopt(snapshots)
-                self._unsettled = 0
+                await (self._cut_on(offload) if self._cut_to >= 0 else self._settle_once(offload))
+            finally:
+                self._settling.set()
+                self._settling = None
 
-    def _settling(self) -> Settling:
+    async def _cut_on(self, offload: Offload) -> None:
+        """Cut a part of what is left to cut, once no other file tells of it."""
+        self.check_online()
+        try:
+            if self._witness is not None:
+                await self._witness.lower(self._cut_to, offload)
+        except OSError as error:
+            raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, f"{self.directory} cannot be cut yet: {error}") from error
+        await trio.lowlevel.checkpoint()
+        self.check_online()
+        if self._cut_to < 0 or (self._witness is not None and self._witness.tells_above(self._cut_to)):
+            return  # it was decided otherwise meanwhile
+        if self._restart_at >= 0:
+            self._restart()
+        else:
+            self._cut_some()
+
+    async def _settle_once(self, offload: Offload) -> None:
+        self.check_online()
+        cut, settling = self._unsettled, self._settling_work()
+        seen_ms = max((producer.seen_ms for producer in self.producers.by_id.values()), default=-1)
+        try:
+            producers, snapshots = await offload(settling.run)
+        except CorruptLog as error:  # or it was cut again meanwhile
+            if cut == self._unsettled:
+                raise self.fail(error) from error
+            return
+        except OSError as error:
+            if cut == self._unsettled:
+                raise self._cut_failed(error) from error
+            return
+        if cut == self._unsettled and self._cut_to < 0:
+            producers.touch(seen_ms)
+            self.producers = producers
+            self._snapshots.adopt(snapshots)
+            self._unsettled, self._has_cut = 0, False
+
+    def _settling_work(self) -> Settling:
         try:
             handle = self.active.file.handle
         except OSError as error:
@@ -216,7 +276,6 @@ class PartitionLog(WritableLog):
     def _cut_derived(self, end: int) -> None:
         """The segments end lower now: let all else follow, but for the producers, for which batches must be read."""
         self._replace_ends(end)
-        self._unsettled = self._cuts
         self.unread = min(self.unread, end)
         self.start_offset = min(self.start_offset, end)  # it may have been inside the batch that is cut
         self.epochs.truncate_end(end)

@@ -16,7 +16,7 @@ from kafka_wire.errors import KafkaError
 from kafka_wire.records import BatchHeader
 from kbroker.config import TopicConfig
 from kbroker.env import Clock, Disk
-from kbroker.log.checkpoints import METADATA, Key, read_topic_id
+from kbroker.log.checkpoints import METADATA, Key, Witness, read_topic_id
 from kbroker.log.errors import LogOffline
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash, End, Progress, Stopped
@@ -45,6 +45,7 @@ class Opening:
     leader_epoch_max: int | None
     clean_end: End | None  # if crash is CLEAN
     on_due: Callable[[PartitionLog], None]  # see PartitionLog.open
+    witness: Witness
     progress: Progress = field(default_factory=Progress)
     refused: dict[int, BatchHeader] = field(default_factory=dict)  # by producer id: a first batch that came too early
 
@@ -87,6 +88,7 @@ class Opening:
             leader_epoch_max=self.leader_epoch_max,
             clean_end=self.clean_end,
             on_due=self.on_due,
+            witness=self.witness,
             progress=self.progress,
         )
 

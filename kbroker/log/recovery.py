@@ -40,7 +40,7 @@ from kbroker.log.derived.snapshots import snapshot_path
 from kbroker.log.derived.transactions import read_marker
 from kbroker.log.errors import CorruptLog
 from kbroker.log.retention import DELETED
-from kbroker.log.segment import Segment, file_stem
+from kbroker.log.segment import RELATIVE_OFFSET_MAX, Segment, file_stem
 
 OFFSET_DIGITS = 20  # in the names of files
 
@@ -122,6 +122,7 @@ def recover(
     leader_epoch_max: int,
     clean_end: End | None,
     progress: Progress,
+    has_gaps: bool,  # above the recovery point, too: of a follower, whose leader's log is compacted
 ) -> Recovered:
     """Bring a log's files into order. Blocks. Raises CorruptLog, OSError, Stopped."""
     epochs, producers = LeaderEpochs(), ProducerStates()
@@ -141,7 +142,7 @@ def recover(
     in_file = epochs.entries if is_known else None
     if not found.bases:
         epochs.clear()
-    tail = _Tail(leader_epoch_max, progress)
+    tail = _Tail(leader_epoch_max, progress, has_gaps)
     if crash is Crash.CLEAN and clean_end is not None:
         _trust_end(directory, segments, clean_end)
     else:
@@ -184,14 +185,15 @@ def recover(
 class _Tail:
     """What the scan of a log's end came across: from which offset on, and the epochs it saw begin."""
 
-    __slots__ = ("start", "epochs", "epoch_max", "too_new", "progress")
+    __slots__ = ("start", "epochs", "epoch_max", "too_new", "progress", "has_gaps")
 
-    def __init__(self, epoch_max: int, progress: Progress) -> None:
+    def __init__(self, epoch_max: int, progress: Progress, has_gaps: bool) -> None:
         self.start: int | None = None  # None: nothing was scanned
         self.epochs: list[tuple[int, int]] = []
         self.epoch_max = epoch_max
         self.too_new: int | None = None  # the epoch that ended the scan, being above epoch_max
         self.progress = progress
+        self.has_gaps = has_gaps
 
     def watch(self, batches: Iterator[tuple[int, BatchHeader]]) -> Iterator[tuple[int, BatchHeader]]:
         """The same batches up to one whose epoch cannot be, with a note made of each change of epoch."""
@@ -351,7 +353,8 @@ def _recover_segment(segment: Segment, interval: int, recovery_point: int, crash
         segment.aborted.distrust()
     segment.next_offset = start = segment.base_of(position) if position else base
     tail.start = start if tail.start is None else tail.start
-    batches = scan.scan(segment.file, position, segment.size, start, recovery_point)
+    gaps_below = base + RELATIVE_OFFSET_MAX if tail.has_gaps else recovery_point
+    batches = scan.scan(segment.file, position, segment.size, start, gaps_below)
     end = segment.index_batches(tail.watch(batches), position, interval)
     if segment.next_offset < proven:
         raise _too_short(segment, proven, f"{segment.stem}.index")
@@ -360,7 +363,9 @@ def _recover_segment(segment: Segment, interval: int, recovery_point: int, crash
             raise _too_new(segment, tail.too_new, tail.epoch_max)
         if segment.next_offset < recovery_point:
             raise CorruptLog(f"{segment.path}: damage at byte {end}, offset {segment.next_offset}, which was durable")
-        if crash is Crash.PROCESS and not scan.is_torn(segment.file, end, segment.size, segment.next_offset):
+        if crash is Crash.PROCESS and not scan.is_torn(
+            segment.file, end, segment.size, segment.next_offset, gaps_below
+        ):
             raise CorruptLog(f"{segment.path}: damage at byte {end}, offset {segment.next_offset}, in a finished write")
         text = "%s is cut at byte %d, offset %d: no whole batch is in the %d bytes behind that"
         log.warning(text, segment.path, end, segment.next_offset, segment.size - end)

@@ -40,11 +40,12 @@ def walk(
         position = after
 
 
-def scan(file: Handle, position: int, end: int, offset: int, durable: int) -> Iterator[tuple[int, BatchHeader]]:
+def scan(file: Handle, position: int, end: int, offset: int, gaps_below: int) -> Iterator[tuple[int, BatchHeader]]:
     """Like walk, but each batch is read whole, has the right CRC, and continues the one before it.
 
     offset is what the first batch begins with. Base offset and leader epoch lie outside the CRC, so they are judged by
-    what came before: offsets have no gap but where compaction made one, which is only below durable; epochs never fall.
+    what came before: offsets have no gap but where compaction made one, which is only below gaps_below; epochs never
+    fall.
     """
     buffer, start = b"", position
     epoch = -1
@@ -60,7 +61,7 @@ def scan(file: Handle, position: int, end: int, offset: int, durable: int) -> It
         size = header.length + LENGTH_OFFSET
         if header.magic != MAGIC or position + size > end or header.last_offset_delta < 0:
             return
-        if header.base_offset != offset and not offset < header.base_offset < durable:
+        if header.base_offset != offset and not offset < header.base_offset < gaps_below:
             return
         if header.leader_epoch < epoch or header.leader_epoch - epoch > EPOCH_STEP_MAX:
             return
@@ -74,14 +75,16 @@ def scan(file: Handle, position: int, end: int, offset: int, durable: int) -> It
         position += size
 
 
-def is_torn(file: Handle, position: int, end: int, offset: int) -> bool:
-    """Whether what lies between position and end can be a batch that begins at offset, cut short: all that a write
-    which was not finished leaves. Neither a whole batch nor anything else is that."""
+def is_torn(file: Handle, position: int, end: int, offset: int, gaps_below: int = 0) -> bool:
+    """Whether what lies between position and end can be a batch that begins at offset (or later, but below gaps_below),
+    cut short: all that a write which was not finished leaves. Neither a whole batch nor anything else is that."""
     head = file.pread(min(_HEAD.size, end - position), position)
     if len(head) < _HEAD.size:
-        return offset.to_bytes(8).startswith(head[:8])
+        first, last = (offset.to_bytes(8)[: len(head)], max(offset, gaps_below - 1).to_bytes(8)[: len(head)])
+        return first <= head[:8] <= last
     base_offset, length, _, magic = _HEAD.unpack(head)
-    return bool(base_offset == offset and magic == MAGIC and position + LENGTH_OFFSET + length > end)
+    is_next = base_offset == offset or offset < base_offset < gaps_below
+    return bool(is_next and magic == MAGIC and position + LENGTH_OFFSET + length > end)
 
 
 _HEAD = struct.Struct(">qiib")  # base offset, length, leader epoch, magic

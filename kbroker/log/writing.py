@@ -17,7 +17,7 @@ from kafka_wire.records import LENGTH_OFFSET, BatchHeader, assign, read_header, 
 from kbroker.config.topic import TopicConfig
 from kbroker.env import Clock, Disk
 from kbroker.log import recovery, replicated
-from kbroker.log.checkpoints import METADATA, metadata_content
+from kbroker.log.checkpoints import METADATA, Witness, metadata_content
 from kbroker.log.content.validation import Rules
 from kbroker.log.derived.producers import CONTROL, Guard
 from kbroker.log.derived.snapshots import Snapshots
@@ -30,6 +30,7 @@ from kbroker.log.segment import Segment, WritableBuffer, file_stem
 from kbroker.watermark import Watermark
 
 LONG_MAX = 2**63 - 1
+NO_CUT = -1  # in place of an offset
 NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -49,7 +50,8 @@ class WritableLog:
         "disk", "directory", "topic_id", "config", "start_offset", "end", "flushed", "epochs", "producers", "segments",
         "size", "offline", "high_watermark", "is_created", "_on_due", "_snapshots", "_deleted", "_released", "rules",
         "reading", "rediscovery", "flushes", "unread", "_flushing", "_dirty_since_ms", "_cuts", "_unsettled", "_named",
-        "_is_metadata_synced",
+        "_is_metadata_synced", "is_shared", "_witness", "_cut_to", "_restart_at", "_has_cut",
+        "_settling",
     )  # fmt: skip
 
     def __init__(
@@ -62,8 +64,12 @@ class WritableLog:
         topic_id: bytes | None,
         recovery_point: int,
         on_due: Callable[[Any], None] | None = None,
+        witness: Witness | None = None,
     ) -> None:
-        """A log whose files are in order. on_due: told when there is something to flush in the background."""
+        """A log whose files are in order. on_due: told when there is something to do in the background.
+
+        witness: what is to be lowered before the log is cut; None: nothing else tells how long it is.
+        """
         self.disk = disk
         self.directory = directory
         self.topic_id = topic_id
@@ -76,6 +82,7 @@ class WritableLog:
         self.producers = found.producers
         self.offline: LogOffline | None = None  # why nothing is served any more
         self.high_watermark: Watermark | None = None  # the partition's; what is at or above it is never deleted (L8)
+        self.is_shared = False  # others have replicas: the high watermark does not follow from the log
         self.is_created = found.is_created  # the directory is there
         self._on_due = on_due
         self._snapshots = Snapshots(disk, directory, found.snapshots)
@@ -87,6 +94,11 @@ class WritableLog:
         self._dirty_since_ms: int | None = None  # when the oldest batch came that no flush covers
         self._cuts = 0  # truncations so far: a flush that one overtook proves nothing
         self._unsettled = 0  # the number of the truncation that `settle` has yet to finish; 0: none
+        self._witness = witness
+        self._cut_to = NO_CUT  # where that is to cut yet
+        self._restart_at = NO_CUT  # where it is to begin anew, instead
+        self._has_cut = False  # it has cut something
+        self._settling: trio.Event | None = None  # rings when the settling under way ends; None: none is
         self._named = -1  # base offset of the newest segment whose directory entry is durable
         # an empty log that begins above 0 has yet to make its first segment's name durable
         self._is_metadata_synced = recovery_point > 0 and found.is_created
@@ -111,24 +123,27 @@ class WritableLog:
         on_due: Callable[[Any], None] | None = None,
         clean_end: End | None = None,
         progress: Progress | None = None,
+        witness: Witness | None = None,
     ) -> Self:
         """Open a log, or begin one (nothing is written before it must be).
 
         crash: how the process that wrote it ended. recovery_point: everything below is durable. start_offset: from the
         log-start checkpoint. leader_epoch_max: the leader epoch the cluster is at; None: not known. clock: producers
         read back count as seen now; without it, from their first expiry check. on_due: told when a flush is due.
-        clean_end: what `finish` told at a clean stop. progress: to be kept up to date.
+        clean_end: what `finish` told at a clean stop. progress: to be kept up to date. witness: see the constructor.
         Raises CorruptLog when durable bytes are wrong (L4) or of a leader the cluster has yet to elect (R11), OSError.
         """
         found = recovery.recover(
             disk, directory,
             crash=crash, recovery_point=recovery_point, start_offset=start_offset, interval=config.index_interval_bytes,
+            has_gaps=config.compacts,
             leader_epoch_max=LONG_MAX if leader_epoch_max is None else leader_epoch_max,
             clean_end=clean_end, progress=progress or Progress(),
         )  # fmt: skip
         log = cls(
-            disk, directory, found, config=config, topic_id=topic_id, recovery_point=recovery_point, on_due=on_due
-        )
+            disk, directory, found, config=config, topic_id=topic_id, recovery_point=recovery_point, on_due=on_due,
+            witness=witness,
+        )  # fmt: skip
         if clock is not None:
             log.producers.touch(clock.data_ms())
         return log
@@ -139,9 +154,12 @@ class WritableLog:
         self.rules = Rules(config, self.directory.rpartition("/")[2])
         self.flushes = min(config.flush_messages, config.flush_ms) < LONG_MAX  # whether needs_flush is worth asking
 
-    def guard(self, high_watermark: Watermark) -> None:
-        """Delete nothing at or above this, the partition's high watermark, from now on (L8)."""
-        self.high_watermark = high_watermark
+    def guard(self, high_watermark: Watermark, *, is_shared: bool = False) -> None:
+        """Delete nothing at or above this, the partition's high watermark, from now on (L8).
+
+        is_shared: whether it is to be kept for the next process, as other replicas have their part in it.
+        """
+        self.high_watermark, self.is_shared = high_watermark, is_shared
 
     @property
     def active(self) -> Segment:

@@ -415,6 +415,7 @@ class ReplicaManager:
             self.partitions[key] = Partition(
                 topic, index, opening.topic_id, opened, self.node_id, lambda: self._registration.is_proven,
                 liveness=self.logs.env.clock.liveness, on_isr_news=self.isr_updates.note,
+                high_watermark=self.logs.high_watermark(topic, index),
             )  # fmt: skip
         if self._target is not None:  # else the next image decides
             self._settle(opening, self._target)

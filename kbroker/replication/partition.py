@@ -188,7 +188,7 @@ class Partition:
     def _replace_high_watermark(self, value: int) -> None:
         self.high_watermark = Watermark(value)
         self._stable = None
-        self.log.guard(self.high_watermark)
+        self.log.guard(self.high_watermark, is_shared=self.log.is_shared)
 
     def _take(self, image: PartitionImage) -> None:
         """Have the newest image: it tells what became of a proposal (R5)."""
@@ -196,6 +196,7 @@ class Partition:
             self.proposal = None
         self._is_outdated = False
         self.image, self.isr = image, image.isr
+        self.log.guard(self.high_watermark, is_shared=len(image.replicas) > 1)
         if self.leading:
             self._have_followers(image)
             self._count_members()
@@ -336,7 +337,8 @@ class Partition:
         """A follower out of the ISR fetches. One that has all there was when it last asked is about to join: were the
         high watermark to run ahead meanwhile, it would never be level with it under load.
         """
-        follower.is_awaited = now_s - follower.caught_up(self.log.end.value) <= JOIN_S
+        is_near = now_s - follower.caught_up(self.log.end.value) <= JOIN_S
+        follower.is_awaited = is_near and now_s >= self._retry_s
         if self._on_isr_news is not None and (follower.is_awaited or self._may_join(follower)):
             self._on_isr_news(self)
 
@@ -420,6 +422,8 @@ class Partition:
             self.isr, self._is_outdated = change.isr, True
         else:
             self._retry_s = self._liveness() + RETRY_S
+            for id in change.joining.keys() & self.followers.keys():
+                self.followers[id].is_awaited = False
         self._count_members()
 
     def follow_log(self) -> None:
@@ -497,11 +501,9 @@ class Partition:
         self.log.truncate_to(offset)
 
     def start_over(self, leader_epoch: int, offset: int) -> None:
-        """The leader's log begins at offset, above the end of this one: begin anew there."""
+        """The leader's log begins at offset, above the end of this one: begin anew there. `log.settle` must follow."""
         self._check_following(leader_epoch)
         self.log.start_over(offset)
-        self.high_watermark.close(NotLeader())
-        self._replace_high_watermark(offset)
 
     def _lower_high_watermark(self, offset: int) -> None:
         """The log is to be cut below what was committed: only an unclean election can ask for that."""
@@ -707,7 +709,13 @@ class Partition:
             raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, str(error)) from error
 
     def parting(
-        self, offset: int, current_leader_epoch: int, last_fetched_epoch: int, *, as_replica: bool = False
+        self,
+        offset: int,
+        current_leader_epoch: int,
+        last_fetched_epoch: int,
+        *,
+        as_replica: bool = False,
+        only_leader: bool = True,
     ) -> tuple[int, int] | None:
         """Where a reader's history leaves this log's: the last common epoch, and where it ends here; None: it does not.
 
@@ -715,12 +723,13 @@ class Partition:
             offset: the next the reader wants; the record before it was of last_fetched_epoch.
             current_leader_epoch: what the reader believes, or -1.
             as_replica: a follower asks, who is told whatever is proven.
+            only_leader: a consumer who does not read where another leads (KIP-392).
 
         Raises KafkaError OFFSET_OUT_OF_RANGE when the epoch is unknown here or offset is below the log start, or those
         of check_proven. (KIP-595; Kafka: Partition.readRecords.)
         """
-        if as_replica:
-            self._check_reader(current_leader_epoch, is_consumer=False)
+        if as_replica or not only_leader:
+            self._check_reader(current_leader_epoch, is_consumer=not as_replica)
         else:
             self.check_leader(current_leader_epoch)
         epoch, end_offset = self._epoch_end(last_fetched_epoch)
@@ -728,7 +737,7 @@ class Partition:
             raise self._out_of_range(offset, LOG_END if as_replica else READ_UNCOMMITTED)
         if epoch >= last_fetched_epoch and end_offset >= offset:
             return None
-        if not as_replica:
+        if self.leading and not as_replica:
             self.check_proven()
         return epoch, end_offset
 
@@ -743,6 +752,8 @@ class Partition:
     def _epoch_end(self, epoch: int) -> tuple[int, int]:
         """Epochs that left no record count: what was written in one of them elsewhere is no part of this log."""
         log, end = self.log, self.log.end.value
+        if not self.leading:
+            return log.epochs.end_offset_for(epoch, end)
         if epoch == self.leader_epoch:
             return epoch, end
         latest = log.epochs.latest

@@ -345,6 +345,7 @@ ELSEWHERE = {
     "kbroker.scrub.bytes.per.second": "nobody sees how fast a log is read behind the scenes; test_dynamic_configs.py",
     "consumer.assignment.interval.ms": "assignments of small groups are made at once, whatever it is",
     "group.consumer.assignment.interval.ms": "as the group's",
+    "unclean.leader.election.enable": "tests/replication/test_proven.py, and the tests of elections",
 }
 
 
