@@ -1,0 +1,149 @@
+"""Transactions whose coordinators and partitions are on different brokers: questions and markers go between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from kafka_wire.errors import ErrorCode
+from kafka_wire.messages.transactions import AddOffsetsToTxnRequest, DescribeTransactionsRequest
+from kbroker.testing.broker import MemoryCluster, memory_cluster
+from tests.api.anywhere import TRANSACTION, anywhere
+from tests.api.test_internal import image_of
+from tests.api.transaction_tools import NEW, OLD, Producer, committed
+
+CONFIG = {
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "6",
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "6",
+    "min.insync.replicas": "1",
+}
+PARTITIONS = range(3)
+
+
+async def names_by_coordinator(client: Any, count: int = 60) -> dict[int, str]:
+    """A transactional id for each broker to coordinate."""
+    found: dict[int, str] = {}
+    for n in range(count):
+        with trio.fail_after(60):
+            while (broker_id := await client.coordinator(f"tx{n}", TRANSACTION)) is None:
+                await trio.sleep(0.1)
+        found.setdefault(broker_id, f"tx{n}")
+    assert sorted(found) == [1, 2, 3]
+    return found
+
+
+async def leaders(cluster: MemoryCluster) -> dict[int, int]:
+    return {each.index: each.leader for each in (await image_of(cluster)).topics["t"].partitions}
+
+
+async def wait_committed(client: Any, expected: dict[int, list[int]]) -> None:
+    """Until that is what readers of committed records are given of each partition."""
+    with trio.fail_after(60):
+        while {index: await committed(client, index=index) for index in expected} != expected:
+            await trio.sleep(0.1)
+
+
+@pytest.mark.parametrize("version", [NEW, OLD])
+async def test_T2_markers_reach_every_broker(version: int, autojump_clock: MockClock) -> None:
+    async with memory_cluster(3, topics={"t": 3}, config=CONFIG) as cluster, anywhere(cluster) as client:
+        assert sorted((await leaders(cluster)).values()) == [1, 2, 3]
+        for number, name in enumerate((await names_by_coordinator(client)).values()):
+            producer = await Producer(client, name).init()
+            if version == OLD:
+                assert await producer.add(*PARTITIONS) == [0, 0, 0]
+            for index in PARTITIONS:
+                assert (await producer.produce(index=index, version=version)).error_code == 0
+            assert [len(await committed(client, index=index)) for index in PARTITIONS] == [number] * 3
+            assert await producer.end(version=5 if version == NEW else 3) == 0
+            await wait_committed(client, {index: [2 * n for n in range(number + 1)] for index in PARTITIONS})
+
+
+async def test_T4_a_batch_that_was_not_added_is_refused_by_the_word_of_another_broker(
+    autojump_clock: MockClock,
+) -> None:
+    async with memory_cluster(3, topics={"t": 3}, config=CONFIG) as cluster, anywhere(cluster) as client:
+        for name in (await names_by_coordinator(client)).values():
+            producer = await Producer(client, name).init()
+            await producer.add(0)
+            codes = [(await producer.produce(index=index, version=OLD)).error_code for index in PARTITIONS]
+            assert codes == [0, ErrorCode.TRANSACTION_ABORTABLE, ErrorCode.TRANSACTION_ABORTABLE]
+            assert await producer.end(commit=False) == 0
+
+
+async def test_T2_a_partition_whose_broker_is_dead_has_its_marker_when_it_is_back(autojump_clock: MockClock) -> None:
+    async with memory_cluster(3, topics={"t": 3}, config=CONFIG) as cluster, anywhere(cluster) as client:
+        name = (await names_by_coordinator(client))[1]
+        led = await leaders(cluster)
+        producer = await Producer(client, name).init()
+        for index in PARTITIONS:
+            assert (await producer.produce(index=index, version=NEW)).error_code == 0
+        cluster.kill(2)
+        assert await producer.end(version=5) == 0  # it is decided, and will come true
+        await wait_committed(client, {index: [0] for index, leader in led.items() if leader != 2})
+        await trio.sleep(20)  # its session ends: the partition has no leader for a while
+        await cluster.start(2)
+        await wait_committed(client, {index: [0] for index in PARTITIONS})
+
+
+async def test_T2_a_coordinator_that_dies_before_its_markers_are_written_goes_on_when_it_is_back(
+    autojump_clock: MockClock,
+) -> None:
+    async with memory_cluster(3, topics={"t": 3}, config=CONFIG) as cluster, anywhere(cluster) as client:
+        name = (await names_by_coordinator(client))[1]
+        led = await leaders(cluster)
+        producer = await Producer(client, name).init()
+        for index in PARTITIONS:
+            assert (await producer.produce(index=index, version=NEW)).error_code == 0
+        for other in (2, 3):
+            cluster.network.cut("b1", f"b{other}")  # what it has to say does not get through
+        assert await producer.end(version=5) == 0
+        cluster.kill(1)
+        cluster.network.heal()
+        await trio.sleep(20)
+        far = {index: [] for index, leader in led.items() if leader != 1}
+        await wait_committed(client, far)
+        await cluster.start(1)
+        await wait_committed(client, {index: [0] for index in PARTITIONS})
+
+
+async def test_a_coordinator_that_cannot_be_asked_is_asked_again(autojump_clock: MockClock) -> None:
+    async with memory_cluster(3, topics={"t": 3}, config=CONFIG) as cluster, anywhere(cluster) as client:
+        name = (await names_by_coordinator(client))[1]
+        (far,) = [index for index, leader in (await leaders(cluster)).items() if leader == 2]
+        producer = await Producer(client, name).init()
+        cluster.kill(1)
+
+        async def come_back() -> None:
+            await trio.sleep(3)
+            await cluster.start(1)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(come_back)
+            assert (await producer.produce(index=far, version=NEW)).error_code == 0
+        assert ErrorCode.NOT_ENOUGH_REPLICAS in client.refusals
+        assert await producer.end(version=5) == 0
+        await wait_committed(client, {far: [0]})
+
+
+async def test_a_group_of_another_broker_has_its_marker(autojump_clock: MockClock) -> None:
+    async with memory_cluster(3, topics={"t": 3}, config=CONFIG) as cluster, anywhere(cluster) as client:
+        name = (await names_by_coordinator(client))[1]
+        producer = await Producer(client, name).init()
+        for n in range(8):
+            request = AddOffsetsToTxnRequest(
+                transactional_id=name, producer_id=producer.id, producer_epoch=producer.epoch, group_id=f"group {n}"
+            )
+            assert (await client.call(request, 3)).error_code == 0
+        assert await producer.end() == 0
+        with trio.fail_after(60):
+            state = ""
+            while state != "CompleteCommit":
+                answer = await client.ask(1, DescribeTransactionsRequest(transactional_ids=[name]), 0)
+                state = answer.transaction_states[0].transaction_state
+                await trio.sleep(0.1)
