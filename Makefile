@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest
 SEEDS ?= 0-99
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test test-fast test-pythons check fix compat compat-odd compat-streams compat-suites test-eos simulate bench bench-codec fuzz docs wheel clean
+.PHONY: help run test test-fast test-pythons test-etcd check fix compat compat-odd compat-streams compat-suites test-eos simulate bench bench-codec fuzz docs wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ test-eos: $(VENV)/run.stamp  ## exactly once: 100,000 messages copied in transac
 
 simulate: $(VENV)/test.stamp  ## clusters in the deterministic simulator (SEEDS=0-99, ARGS="--seconds 60")
 	$(BIN)/python -m tests.simulation $(SEEDS) $(ARGS)
+
+test-etcd: $(VENV)/test.stamp  ## the coordination store in real etcd servers: the contract, and what befalls them
+	$(BIN)/python tools/etcd_servers.py
+	KBROKER_TEST_ETCD=1 $(PYTEST) tests/cluster/stores -k etcd $(ARGS)
 
 bench: $(VENV)/run.stamp  ## measure beside Apache Kafka
 	-$(INSTALL) confluent-kafka

@@ -28,6 +28,7 @@ from base64 import urlsafe_b64encode
 from binascii import a2b_base64
 from typing import Any, NamedTuple
 
+CLUSTER = "kbroker"  # its name in the store, unless told otherwise
 BROKER_DEFAULT = "default"  # in config/brokers/: what Kafka calls the resource ""
 
 

@@ -31,7 +31,7 @@ from kbroker.cluster.elections import take_up
 from kbroker.cluster.features import INITIAL, SUPPORTED, check_supported
 from kbroker.cluster.image import BrokerImage, ClusterImage, PartitionImage, loaded
 from kbroker.cluster.isr_changes import IsrChange, IsrOutcome, IsrWriter
-from kbroker.cluster.keys import Keys, decode, id_text
+from kbroker.cluster.keys import CLUSTER, Keys, decode, id_text
 from kbroker.cluster.store import (
     Batch,
     Compacted,
@@ -113,7 +113,7 @@ class Registration:
         rng: Rng,
         on_lost: Callable[[], None] = lambda: None,
         topic_defaults: Callable[[], tuple[int, int]] = lambda: (1, 1),
-        cluster: str = "kbroker",
+        cluster: str = CLUSTER,
         session_ttl_s: float = SESSION_TTL_S,
     ) -> None:
         """Nothing is done before `run`.

@@ -178,7 +178,7 @@ class CoordinationStore(Protocol):
         """A session kept alive while the block runs, and revoked (its keys deleted) when it ends."""
 
     async def compact(self, before_revision: int) -> None:
-        """Forget the history before this revision. For the controller only."""
+        """Forget the history before this revision, or all but the last of it. For the controller only."""
 
     async def info(self) -> StoreInfo:
         """What store this is, and its revision."""

@@ -23,6 +23,7 @@ DOUBLE = ConfigType.DOUBLE
 INT = ConfigType.INT
 LIST = ConfigType.LIST
 LONG = ConfigType.LONG
+PASSWORD = ConfigType.PASSWORD
 SHORT = ConfigType.SHORT
 STRING = ConfigType.STRING
 CLUSTER_WIDE = Update.CLUSTER_WIDE
@@ -50,6 +51,11 @@ BROKER_KEYS = (
     ConfigKey("kbroker.data.dir", STRING, None),
     # What the brokers of a cluster agree on
     ConfigKey("kbroker.coordination", STRING, "", check=check_store),
+    ConfigKey("kbroker.etcd.user", STRING, ""),
+    ConfigKey("kbroker.etcd.password", PASSWORD, ""),
+    ConfigKey("kbroker.etcd.tls.ca", STRING, ""),
+    ConfigKey("kbroker.etcd.tls.certificate", STRING, ""),
+    ConfigKey("kbroker.etcd.tls.key", STRING, ""),
     # Topics
     ConfigKey("num.partitions", INT, 1, low=1),
     ConfigKey("default.replication.factor", INT, 1),

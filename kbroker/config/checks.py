@@ -10,12 +10,23 @@ from typing import NamedTuple
 
 from kbroker.config.keys import split_list
 
+ETCD_PORT = 2379
+
 
 class StoreAddress(NamedTuple):
-    """Where the coordination store is. path: of sqlite, "" for the file in the data directory."""
+    """Where the coordination store is."""
 
-    engine: str  # "sqlite"
-    path: str = ""
+    engine: str  # "sqlite" or "etcd"
+    path: str = ""  # of sqlite's file, "" for the one in the data directory
+    members: tuple[str, ...] = ()  # of etcd, host:port
+    is_tls: bool = False
+
+    @property
+    def text(self) -> str:
+        """As it is configured."""
+        if self.engine == "etcd":
+            return f"etcd{'s' if self.is_tls else ''}://{','.join(self.members)}"
+        return f"sqlite:{self.path}" if self.path else ""
 
 
 class ListenerAddress(NamedTuple):
@@ -30,6 +41,7 @@ class ListenerAddress(NamedTuple):
 _LISTENER = re.compile(
     r"(?P<name>[A-Za-z0-9_.-]+)://(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[^:/\[\]\s]*)):(?P<port>-?\d{1,5})"
 )
+_MEMBER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)(:(?P<port>\d{1,5}))?")
 _DURATION = re.compile(r"by_duration:P(?=\d|T\d)(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+(\.\d+)?S)?)?")
 _THROTTLED = re.compile(r"\*|\d+:\d+(,\d+:\d+)*")
 
@@ -66,13 +78,26 @@ def check_protocol_map(text: str) -> str:
 def parse_store(text: str) -> StoreAddress:
     """`kbroker.coordination` as an address; ValueError when it is none."""
     engine, _, rest = text.partition(":")
+    if engine in ("etcd", "etcds") and rest.startswith("//"):
+        members = tuple(_member(item) for item in rest[2:].split(","))
+        if len(set(members)) < len(members):
+            raise ValueError(text)
+        return StoreAddress("etcd", members=members, is_tls=engine == "etcds")
     if text and (engine != "sqlite" or not rest or rest.endswith("/")):
         raise ValueError(text)
-    return StoreAddress("sqlite", rest)
+    return StoreAddress("sqlite", path=rest)
+
+
+def _member(text: str) -> str:
+    """One member of etcd, HOST:PORT."""
+    match = _MEMBER.fullmatch(text.strip())
+    if match is None or not 0 < int(match["port"] or ETCD_PORT) <= 65535:
+        raise ValueError(text)
+    return f"{match['host']}:{match['port'] or ETCD_PORT}"
 
 
 def check_store(text: str) -> str:
-    """nothing (a file in the data directory) or sqlite:PATH"""
+    """nothing (a file in the data directory), sqlite:PATH, or etcd://HOST:PORT,HOST:PORT (etcds:// with TLS)"""
     parse_store(text)
     return text
 

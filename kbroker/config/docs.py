@@ -99,8 +99,15 @@ BROKER_DOCS = {
     "`security.inter.broker.protocol`, else the first.",
     "kbroker.coordination": "The store by which brokers agree: empty for the file coord.db in the data directory, "
     "for one broker; sqlite:PATH for a file that several brokers of one machine share, each with a data directory of "
-    "its own.",
+    "its own; etcd://HOST:PORT,HOST:PORT,HOST:PORT for brokers of several machines (needs kbroker[etcd]), etcds:// to "
+    "reach it by TLS.",
     "kbroker.data.dir": "Where kbroker keeps its data. Goes before log.dirs and log.dir.",
+    "kbroker.etcd.password": "The password of kbroker.etcd.user.",
+    "kbroker.etcd.tls.ca": "A PEM file with the authorities that vouch for etcd's certificate. Empty for those that "
+    "grpcio brings.",
+    "kbroker.etcd.tls.certificate": "A PEM file with the certificate by which etcd recognises this broker.",
+    "kbroker.etcd.tls.key": "A PEM file with the private key that belongs to it.",
+    "kbroker.etcd.user": "The user of etcd. Empty where etcd asks for none, or takes it from the certificate.",
     "kbroker.scrub.bytes.per.second": "How fast records are read afterwards that kbroker.produce.validate let in "
     "without reading every field. A batch that would stop consumers is told of in the log. 0: not at all.",
     "leader.imbalance.check.interval.seconds": "How often the balance of leaders is looked at.",

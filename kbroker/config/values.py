@@ -211,6 +211,16 @@ def check_consistent(config: BrokerConfig) -> None:
         if protocol != "PLAINTEXT":
             raise ConfigError(f"listeners: {name} would speak {protocol}; kbroker speaks only PLAINTEXT so far")
     _check_advertised(config, {address.name for address in listeners})
+    _check_etcd(config)
+
+
+def _check_etcd(config: BrokerConfig) -> None:
+    for one, other in (("user", "password"), ("tls.certificate", "tls.key")):
+        if bool(config.get_str(f"kbroker.etcd.{one}")) != bool(config.get_str(f"kbroker.etcd.{other}")):
+            raise ConfigError(f"kbroker.etcd.{one} and kbroker.etcd.{other} belong together: set both, or none")
+    tls = next((name for name in ("ca", "certificate") if config.get_str(f"kbroker.etcd.tls.{name}")), None)
+    if tls and config.store.engine == "etcd" and not config.store.is_tls:
+        raise ConfigError(f"kbroker.etcd.tls.{tls} is set, and {config.store.text} is without TLS: write etcds://")
 
 
 def _check_advertised(config: BrokerConfig, names: set[str]) -> None:

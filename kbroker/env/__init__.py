@@ -9,6 +9,7 @@ This module holds the contracts only, so that importing it costs nothing.
     real.py          an Env of the operating system     features.py      which system calls it has
     real_disk.py     files                              real_lock.py     the lock of a data directory
     real_net.py      TCP                                real_poller.py   watching many connections (epoll)
+    real_grpc.py     remote calls, where an extra is installed
     descriptors.py   when there is none left            procfs.py        which process is in the way
     real_watch.py    files that others write to
     machine.py       which machine this is, and on what its files lie
@@ -18,12 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     import trio
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
+Metadata: TypeAlias = "Sequence[tuple[str, str]]"  # of a remote call: names and values
 T = TypeVar("T")
 
 
@@ -273,6 +275,49 @@ class AddressInUse(OSError):
         self.host, self.port, self.holder = host, port, holder
 
 
+class CallFailed(Exception):
+    """A remote call was refused, or not answered."""
+
+    def __init__(self, code: int, text: str, is_unsent: bool = False) -> None:
+        """code: gRPC's status; 0: a stream has ended in good order. is_unsent: the peer has certainly not seen it."""
+        super().__init__(f"{text or 'no reason given'} (gRPC code {code})")
+        self.code, self.text, self.is_unsent = code, text, is_unsent
+
+
+class Tls(NamedTuple):
+    """Whom to trust and how to show who we are: paths of PEM files, "" for none (ca: for those the library brings)."""
+
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+
+
+class RpcStream(Protocol):
+    """A remote call in which both sides send when they like."""
+
+    def send(self, message: bytes) -> None:
+        """Have a message sent, soon."""
+
+    async def receive(self) -> bytes:
+        """The next message. CallFailed when there will be none, each time it is asked."""
+
+    def close(self) -> None:
+        """End it; idempotent. Nobody may be receiving."""
+
+
+class RpcChannel(Protocol):
+    """A connection to one server of remote calls (gRPC), made when it is needed and again after it broke."""
+
+    async def call(self, method: str, message: bytes, timeout_s: float, metadata: Metadata = ()) -> bytes:
+        """Ask and have the answer; CallFailed."""
+
+    def stream(self, method: str, metadata: Metadata = ()) -> RpcStream:
+        """Begin a call in which both sides send."""
+
+    def close(self) -> None:
+        """Disconnect; idempotent."""
+
+
 class Net(Protocol):
     """Connections to others and from others."""
 
@@ -285,6 +330,9 @@ class Net(Protocol):
 
     async def connect(self, host: str, port: int) -> Stream:
         """Open a connection; OSError when refused."""
+
+    def rpc_channel(self, address: str, tls: Tls | None) -> RpcChannel:
+        """A channel to "host:port", without TLS if that is None. OSError where there is none, or tls cannot be read."""
 
 
 class Rng(Protocol):

@@ -23,7 +23,7 @@ from typing import TypeAlias
 
 import trio
 
-from kbroker.env import AddressInUse, Buffer, FileSlice, Handle
+from kbroker.env import AddressInUse, Buffer, FileSlice, Handle, RpcChannel, Tls
 from kbroker.env.descriptors import EXHAUSTED, Descriptors
 from kbroker.env.features import Features
 from kbroker.env.procfs import port_holder
@@ -509,6 +509,14 @@ class RealNet:
             finally:
                 attempt.close()  # nothing left to close when detached
         raise failure
+
+    def rpc_channel(self, address: str, tls: Tls | None) -> RpcChannel:
+        """A channel of grpcio."""
+        try:
+            from kbroker.env.real_grpc import GrpcChannel
+        except ImportError as error:
+            raise OSError(f"{error.name or 'grpcio'} is missing: pip install 'kbroker[etcd]'") from error
+        return GrpcChannel(address, tls)
 
     async def _resolve(self, host: str, port: int, flags: int) -> list[tuple[int, tuple[str, int]]]:
         """Families and addresses of a host, IPv4 first: a listener binds one, and most clients try that one first."""

@@ -271,7 +271,7 @@ async def _store(
     async with AsyncExitStack() as stack:
         is_expected = bool(home.cluster_id) or is_used
         try:
-            opened = await stack.enter_async_context(open_store(config.store, env, is_expected=is_expected))
+            opened = await stack.enter_async_context(open_store(config.store, config, env, is_expected=is_expected))
         except StoreMissing as error:
             raise wrong_store(env, home.cluster_id, "", error.place) from error
         except Unavailable as error:

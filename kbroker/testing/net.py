@@ -27,7 +27,7 @@ from typing import TypeAlias
 
 import trio
 
-from kbroker.env import AddressInUse, Buffer, FileSlice
+from kbroker.env import AddressInUse, Buffer, FileSlice, RpcChannel, Tls
 from kbroker.testing.clock import JumpClock
 
 Address: TypeAlias = "tuple[str, int]"
@@ -361,6 +361,10 @@ class MemoryNet:
         if stream is None:
             raise ConnectionRefusedError(errno.ECONNREFUSED, f"nobody listens on {host}:{port}")
         return stream
+
+    def rpc_channel(self, address: str, tls: Tls | None) -> RpcChannel:
+        """There are no such servers in memory."""
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), address)
 
     def abort(self, mark: Mark | None) -> None:
         """The process is gone: everything it had open closes. mark: see `MemoryStream.hang_up`."""

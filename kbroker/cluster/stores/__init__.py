@@ -4,6 +4,7 @@ opening.py       which of them a configuration asks for
 memory.py        in this process (tests, simulation)
 sqlite.py        one file, shared by the processes of a machine
 sqlite_file.py   what lies in that file                  heartbeats.py   when its sessions end
+etcd/            in etcd, for brokers of several machines
 bell.py          how its processes tell each other that something is new
 feed.py          recent changes and their watchers       session.py      keeping a session alive
 """

@@ -1,19 +1,21 @@
 """The store that a configuration names, opened by the engine for it (`kbroker.coordination`).
 
-(nothing)      coord.db in the data directory: one broker's own
-sqlite:PATH    one file, shared by the broker processes of one machine
+(nothing)                  coord.db in the data directory: one broker's own
+sqlite:PATH                one file, shared by the broker processes of one machine
+etcd://HOST:PORT,...       etcd, for brokers of several machines; etcds:// by TLS
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import PurePath
 
+from kbroker.cluster.keys import CLUSTER, Keys
 from kbroker.cluster.store import CoordinationStore, Unavailable
 from kbroker.cluster.stores.sqlite import open_sqlite
-from kbroker.config import StoreAddress
-from kbroker.env import Disk, Env
+from kbroker.config import BrokerConfig, StoreAddress
+from kbroker.env import Disk, Env, Tls
 
 OWN_FILE = "coord.db"
 
@@ -27,27 +29,42 @@ class StoreMissing(Exception):
 
 
 @asynccontextmanager
-async def open_store(address: StoreAddress, env: Env, *, is_expected: bool = False) -> AsyncIterator[CoordinationStore]:
+async def open_store(
+    address: StoreAddress, config: BrokerConfig, env: Env, *, is_expected: bool = False
+) -> AsyncIterator[CoordinationStore]:
     """The store, open while the block runs.
 
     Args:
         address: which one.
+        config: how to get into an etcd.
         env: its disk is the data directory.
-        is_expected: there is data that goes with it, so a new one would be the wrong one.
+        is_expected: there is data that goes with it, so a new file would be the wrong one.
 
     Raises Unavailable, which names the store, when it cannot be used; StoreMissing.
     """
+    place = address.path or address.text or f"{env.disk.root}/{OWN_FILE}"
     async with AsyncExitStack() as stack:
-        place = address.path or f"{env.disk.root}/{OWN_FILE}"
         try:
-            disk, name = _file(address, env)
-            if is_expected and not (disk.exists(name) and disk.size(name)):
-                raise StoreMissing(place)
-            store = await stack.enter_async_context(open_sqlite(disk, name, clock=env.clock, offload=env.offload))
-        except (Unavailable, OSError) as error:
-            why = error.strerror if isinstance(error, OSError) else None
-            raise Unavailable(f"{place} cannot be used: {why or error}") from error
+            if address.engine == "etcd":
+                opening = _etcd(address, config, env)
+            else:
+                opening = _sqlite(address, env, StoreMissing(place) if is_expected else None)
+            store = await stack.enter_async_context(opening)
+        except Unavailable as error:
+            raise Unavailable(f"{place} cannot be used: {error}") from error
+        except OSError as error:
+            of = f"{error.filename}: " if error.filename and address.engine == "etcd" else ""
+            raise Unavailable(f"{place} cannot be used: {of}{error.strerror or error}") from error
         yield store
+
+
+def _sqlite(
+    address: StoreAddress, env: Env, if_missing: StoreMissing | None
+) -> AbstractAsyncContextManager[CoordinationStore]:
+    disk, name = _file(address, env)
+    if if_missing is not None and not (disk.exists(name) and disk.size(name)):
+        raise if_missing
+    return open_sqlite(disk, name, clock=env.clock, offload=env.offload)
 
 
 def _file(address: StoreAddress, env: Env) -> tuple[Disk, str]:
@@ -56,3 +73,20 @@ def _file(address: StoreAddress, env: Env) -> tuple[Disk, str]:
         return env.disk, OWN_FILE
     path = PurePath(address.path)
     return env.disk.elsewhere(str(path.parent)), path.name
+
+
+def _etcd(address: StoreAddress, config: BrokerConfig, env: Env) -> AbstractAsyncContextManager[CoordinationStore]:
+    try:
+        from kbroker.cluster.stores.etcd.opening import open_etcd
+    except ImportError as error:
+        raise Unavailable(f"the package {error.name} is missing: pip install 'kbroker[etcd]'") from error
+    names = ("kbroker.etcd.tls.ca", "kbroker.etcd.tls.certificate", "kbroker.etcd.tls.key")
+    tls = Tls(*map(config.get_str, names)) if address.is_tls else None
+    return open_etcd(
+        address.members,
+        dial=lambda member: env.net.rpc_channel(member, tls),
+        clock=env.clock,
+        prefix=Keys(CLUSTER).prefix,
+        user=config.get_str("kbroker.etcd.user"),
+        password=config.get_str("kbroker.etcd.password"),
+    )

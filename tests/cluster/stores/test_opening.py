@@ -18,15 +18,15 @@ def configured(text: str) -> BrokerConfig:
 
 
 async def test_without_a_word_the_store_is_a_file_in_the_data_directory(tmp_path: Path) -> None:
-    async with open_store(load({}).store, real_env(str(tmp_path))) as store:
+    async with open_store(load({}).store, load({}), real_env(str(tmp_path))) as store:
         assert (await store.info()).engine == "sqlite"
     assert (tmp_path / "coord.db").stat().st_size > 0
 
 
 async def test_two_data_directories_share_a_file(tmp_path: Path) -> None:
     address = configured(f"sqlite:{tmp_path}/shared/agreed.db").store
-    async with open_store(address, real_env(str(tmp_path / "1"))) as one:
-        async with open_store(address, real_env(str(tmp_path / "2"))) as two:
+    async with open_store(address, load({}), real_env(str(tmp_path / "1"))) as one:
+        async with open_store(address, load({}), real_env(str(tmp_path / "2"))) as two:
             revision = await put(one, b"a", b"1")
             entry = await two.get(b"a")
             assert entry is not None and entry.mod_revision == revision
@@ -40,7 +40,9 @@ async def test_a_store_that_should_be_there_is_not_made_anew(tmp_path: Path, pla
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(StoreMissing, match=f"{file} is lost or empty"):
-        async with open_store(configured(place.format(tmp_path)).store, real_env(str(tmp_path)), is_expected=True):
+        async with open_store(
+            configured(place.format(tmp_path)).store, load({}), real_env(str(tmp_path)), is_expected=True
+        ):
             pass
     assert file.exists() == (content is not None) and len(list(tmp_path.iterdir())) == int(file.exists())
 
@@ -50,7 +52,7 @@ async def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     for path, why in (("notes", "file is not a database"), ("notes/coord.db", "File exists|Not a directory")):
         address = configured(f"sqlite:{tmp_path}/{path}").store
         with pytest.raises(Unavailable, match=f"^{tmp_path}/{path} cannot be used: ({why})"):
-            async with open_store(address, real_env(str(tmp_path / "data"))):
+            async with open_store(address, load({}), real_env(str(tmp_path / "data"))):
                 pass
 
 
