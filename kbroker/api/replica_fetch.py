@@ -123,6 +123,7 @@ class ReplicaFetch:
         partition: Partition | None = None
         try:
             partition = self._partition(key)
+            partition.check_follower(session.replica_id, epoch)
             parting = partition.parting(offset, epoch, last_epoch, as_replica=True) if last_epoch >= 0 else None
             if parting is None:
                 followed = session.put(key, partition)

@@ -63,9 +63,8 @@ class Followed:
         """Something rings: there is more to be read, the high watermark has moved, or this epoch is over."""
         session = self._session
         if self._end.value > self.offset or self._high_watermark.error is not None or self._end.error is not None:
-            if self not in session.news:
-                session.news[self] = None
-                session.bell.set()
+            session.news[self] = None  # where it stands already, if it does
+            session.bell.set()
         else:
             session.stale[self] = None
             if session.wakes_early:

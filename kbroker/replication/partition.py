@@ -295,10 +295,12 @@ class Partition:
     # of a leader: its followers
 
     def check_follower(self, replica_id: int, current_leader_epoch: int) -> None:
-        """Raise unless another broker of that id has a replica. One that knows the epoch may know more than we do yet.
+        """Raise unless this broker leads in the epoch that the follower believes in, and that one has a replica.
 
-        (Kafka: Partition.followerReplicaOrThrow.)
+        A follower that knows the epoch may know more than we do yet. (Kafka: Partition.followerReplicaOrThrow.) Raises
+        KafkaError FENCED_LEADER_EPOCH, UNKNOWN_LEADER_EPOCH, NOT_LEADER_OR_FOLLOWER, KAFKA_STORAGE_ERROR.
         """
+        self._check_reader(current_leader_epoch, is_consumer=False)
         if replica_id not in self.followers:
             is_old = current_leader_epoch == NO_EPOCH
             raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER if is_old else ErrorCode.UNKNOWN_LEADER_EPOCH)
