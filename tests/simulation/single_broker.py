@@ -45,15 +45,18 @@ class Failures(logging.Handler):
         super().__init__(logging.ERROR)
         self.checker = checker
         self.found: list[BaseException] = []
+        self.on_found: Callable[[BaseException], None] = lambda error: None
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
         found = [] if error is None else list(_leaves(error))
         if self.checker.disk_is_sound:
-            self.found += [each for each in record.args or () if isinstance(each, OSError)]
+            found += [each for each in record.args or () if isinstance(each, OSError)]
         else:
             found = [each for each in found if not isinstance(each, OSError | LogOffline)]
         self.found += found
+        for each in found:
+            self.on_found(each)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import trio
 
-from tests.simulation.checker import Checker, PartitionHistory, Records, Value
+from tests.simulation.checker import Checker, PartitionHistory, Records, Value, Violation
 
 
 class ReplicatedHistory(PartitionHistory):
@@ -90,6 +90,12 @@ class ClusterChecker(Checker):
         if self.violation is None:
             self.violation = violation
             self._is_broken.set()
+
+    def report_failure(self, error: BaseException) -> None:
+        """Note what a broker takes for a failure of its own."""
+        violation = Violation(f"a broker failed inside: {error!r}")
+        violation.__cause__ = error
+        self.report(violation)
 
     async def raise_when_broken(self) -> None:
         """Raise what is reported, when it is."""

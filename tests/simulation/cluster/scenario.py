@@ -14,12 +14,13 @@ through, every replica has to be in sync, and all logs have to be the same to th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import trio
 
-from kbroker.testing.world import World
-from tests.simulation.checker import Violation
+from kbroker.testing.world import World, current_process
 from tests.simulation.clients import SMALL, Client
 from tests.simulation.cluster.admins import Churn
 from tests.simulation.cluster.clients import HastyWriter, Judge, Reader, Routed, Writer, create_topics
@@ -45,7 +46,8 @@ async def cluster(
     faults: kinds of the nemesis; a random selection, if not given. size: brokers. factor: replicas of a partition.
     """
     checker = ClusterChecker()
-    with watched_log(checker) as failures:
+    with watched_log(checker) as failures, traced_log(world):
+        failures.on_found = checker.report_failure
         nodes = Cluster(world, size)
         watch = Watch(nodes, checker)
         with watch.installed():
@@ -57,9 +59,35 @@ async def cluster(
                 await play.prepare()
                 await play.run(seconds, faults)
                 nursery.cancel_scope.cancel()
-        if failures.found:
-            raise Violation(f"a broker failed inside: {failures.found[0]!r}") from failures.found[0]
         world.trace("done", checker.acks, checker.reads)
+
+
+class TracedLog(logging.Handler):
+    """What brokers say goes into the trace."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.INFO)
+        self.world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        process = current_process.get()
+        who = process.node.name if process is not None else ""
+        error = record.exc_info[1] if record.exc_info else None
+        self.world.trace("says", who, record.getMessage(), *([repr(error)] if error is not None else []))
+
+
+@contextmanager
+def traced_log(world: World) -> Iterator[None]:
+    """While the block runs, what brokers say is a part of the trace."""
+    logger, handler = logging.getLogger("kbroker"), TracedLog(world)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 class Play:
