@@ -267,11 +267,15 @@ class ReplicaManager:
                 coordinator.on_topics_changed(deleted)
 
     def _realign(self, image: ClusterImage) -> Iterator[None]:
-        """Undo what an image did that was carried out in part, as far as this one does not want it."""
+        """Have everything in the role that an image gives it, of whatever a lost registration and a catch-up that was
+        broken off have left. What is the same in both images is resigned all the same.
+        """
         for (name, index), partition in tuple(self.partitions.items()):
             topic = image.topics.get(name)
             if topic is None or topic.id != partition.topic_id or index >= len(topic.partitions):
                 self._remove(name, index)
+            else:
+                self._apply(topic, topic.partitions[index])
             yield
         yield from self._reconfigure_all(image)
         self._tell_configs()

@@ -168,6 +168,20 @@ async def test_R8_only_the_epochs_of_the_next_registration_are_led_after_a_loss(
         assert {partition.leader_epoch for partition in rig.manager.partitions.values()} == {2}
 
 
+async def test_what_did_not_change_is_followed_again_after_a_loss() -> None:
+    """Its image is the same before and after: the role is to be taken again all the same."""
+    async with running(Rig()) as rig:
+        rig.publish(topic("t", 3, leader=OTHER))
+        await applied(rig)
+        assert all(partition.following for partition in rig.manager.partitions.values())
+        rig.manager.on_lost()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not any(partition.following for partition in rig.manager.partitions.values())
+        rig.publish(topic("t", 3, leader=OTHER))
+        await applied(rig)
+        assert all(partition.following for partition in rig.manager.partitions.values())
+
+
 async def test_a_loss_before_anything_was_carried_out_waits_for_the_next_registration() -> None:
     rig = Rig()
     rig.publish(topic("t", 3))
