@@ -108,10 +108,12 @@ def in_order(probes: list[Probe]) -> list[Probe]:
 
 
 def served() -> dict[int, tuple[int, int]]:
-    """The lowest and highest version of each API that kbroker answers."""
+    """The lowest and highest version of each API that kbroker tells clients of."""
+    from kafka_wire.api import OWN_KEY_MIN
     from kbroker.api import registry
 
-    return {int(key): (api.version_min, api.version_max) for key, api in registry.load().items()}
+    apis = {int(key): api for key, api in registry.load().items()}
+    return {key: (api.version_min, api.version_max) for key, api in apis.items() if key < OWN_KEY_MIN}
 
 
 def on_broker(kind: Any, probes: list[Probe], settles_s: float) -> Answers:
