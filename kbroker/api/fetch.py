@@ -186,7 +186,7 @@ class FetchJob:
     """One fetch under way. What it found is what the last reading of all partitions found."""
 
     __slots__ = (
-        "context", "services", "by_id", "isolation", "is_refused", "bytes_max", "bytes_min", "max_wait_ms", "opens",
+        "context", "services", "by_id", "isolation", "claimed_id", "bytes_max", "bytes_min", "max_wait_ms", "opens",
         "session", "epoch", "wanted", "found", "unknown", "left", "size", "failed", "answer", "topic", "copied", "cold",
         "lacking", "broken", "now", "grew", "rack", "only_leader",
     )  # fmt: skip
@@ -196,7 +196,7 @@ class FetchJob:
         self.context = context
         self.services = context.services
         self.by_id = context.version >= TOPIC_IDS_SINCE
-        self.is_refused = _replica_id_of(request) >= 0  # a client that says it is a broker
+        self.claimed_id = _replica_id_of(request)  # of a client that says it is a broker; else negative
         self.isolation = request.isolation_level
         self.only_leader = context.version < RACKS_SINCE
         self.rack = request.rack_id if not self.only_leader and is_rack_aware(self.services.config) else ""
@@ -295,9 +295,10 @@ class FetchJob:
         """Read partitions, in order, within the limits that those before them left."""
         for key, (offset, bytes_max, leader_epoch, fetched_epoch) in wanted:
             try:
-                if self.is_refused:  # as Kafka refuses whoever may not act for the cluster (R12)
-                    raise KafkaError(ErrorCode.TOPIC_AUTHORIZATION_FAILED)
                 partition = self._find(key)
+                if self.claimed_id >= 0:
+                    partition.check_follower(self.claimed_id, leader_epoch)
+                    raise KafkaError(ErrorCode.TOPIC_AUTHORIZATION_FAILED)  # as who may not act for the cluster (R12)
                 if self.rack and self._is_sent_elsewhere(key, partition, offset, leader_epoch):
                     continue
                 if fetched_epoch >= 0 and self._has_diverged(key, partition, offset, leader_epoch, fetched_epoch):
@@ -422,7 +423,8 @@ class FetchJob:
         """Say who leads the partition, and where that broker is reached (KIP-951)."""
         image = self.services.image
         topic = image.topics_by_id.get(key[0]) if isinstance(key[0], bytes) else image.topics.get(key[0])
-        data.current_leader = current_leader(topic, key[1], self.context, self.answer.node_endpoints)
+        nodes = self.answer.node_endpoints if self.claimed_id < 0 else []  # brokers know where others are
+        data.current_leader = current_leader(topic, key[1], self.context, nodes)
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 

@@ -35,11 +35,11 @@ async def image_of(cluster: MemoryCluster | Machine) -> ClusterImage:
     return at_once(loaded(page.entries, PREFIX, page.revision))
 
 
-def meeting(image: ClusterImage, broker_id: int = 2, **different: Any) -> Meeting:
-    """What broker 2 would tell broker 1."""
+def meeting(image: ClusterImage, broker_id: int = 2, asked: int = 1, **different: Any) -> Meeting:
+    """What that broker would tell another one."""
     epoch = image.brokers[broker_id].epoch if broker_id in image.brokers else 1
-    asked = image.brokers[1]
-    return Meeting(image.cluster_id, broker_id, epoch, asked.id, asked.epoch, NONCE, b"")._replace(**different)
+    told = Meeting(image.cluster_id, broker_id, epoch, asked, image.brokers[asked].epoch, NONCE, b"")
+    return told._replace(**different)
 
 
 def claim(said: Meeting) -> IntroduceRequest:
