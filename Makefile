@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest
 SEEDS ?= 0-99
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test test-fast test-pythons test-etcd check fix compat compat-odd compat-streams compat-suites test-eos simulate bench bench-codec fuzz docs wheel clean
+.PHONY: help run test test-fast test-pythons test-etcd check fix compat compat-odd compat-streams compat-tools compat-suites test-eos simulate bench bench-codec fuzz docs wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ compat-odd: $(VENV)/run.stamp  ## odd requests, each answered as Apache Kafka an
 
 compat-streams: $(VENV)/run.stamp  ## a Kafka Streams application under kills, exactly once
 	$(BIN)/python compat/streams/run.py $(ARGS)
+
+compat-tools: $(VENV)/run.stamp  ## Kafka's own tools for operators, against a cluster of three
+	$(BIN)/python compat/kafka_tools.py $(ARGS)
 
 compat-suites: $(VENV)/run.stamp  ## kafka-python's own integration tests
 	$(BIN)/python compat/suites/run.py $(if $(TARGET),--target $(TARGET)) $(ARGS)

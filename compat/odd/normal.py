@@ -19,6 +19,7 @@ from exchange import Answer
 
 from kafka_wire import records as r
 from kafka_wire.errors import ErrorCode, KafkaError
+from kafka_wire.messages.admin import ReplicaElectionResult
 from kafka_wire.messages.transactions import ListedTransaction
 from kafka_wire.schema import OWN_TAG_MIN, Field, layout
 
@@ -40,6 +41,11 @@ WORDS = {
     "producer_id": "<producer>",
     "session_id": "<session>",
     "log_append_time_ms": "<now>",
+}
+OF_QUORUM = {  # where its log is, and where its controllers listen, is each broker's own
+    "DescribeQuorumPartitionResult": {"leader_epoch", "high_watermark"},
+    "QuorumReplicaState": {"log_end_offset", "replica_directory_id"},
+    "QuorumListener": {"name"},
 }
 # What identifies an element of a list: its name, or else its ID, and its numbers; of a broker its number.
 NAMES = ("name", "topic", "topic_name", "group_id", "resource_name", "key")
@@ -69,8 +75,12 @@ class _Normal:
 
     def message(self, message: Any) -> Plain:
         found: Plain = {}
+        own = OF_QUORUM.get(type(message).__name__, ())
         for field in layout(type(message)).fields:
             value = getattr(message, field.name)
+            if field.name in own and field.has(self.version):
+                found[field.name] = "<its own>"
+                continue
             if not field.has(self.version) or field.name in DROPPED or (field.tag or 0) >= OWN_TAG_MIN:
                 continue
             if field.name in IDENTITY or value != field.fresh_default():
@@ -97,6 +107,8 @@ class _Normal:
             plain = self.message(each)
             if isinstance(each, ListedTransaction) and each.transactional_id not in STAGED:
                 continue  # which others have begun depends on the probes before
+            if isinstance(each, ReplicaElectionResult) and not each.partition_result:
+                continue  # of all topics: which others there are depends on the probes before
             if name == "api_keys" and plain["api_key"] != API_VERSIONS:
                 continue  # which other APIs there are is no oddity
             if TRANSACTIONS in (plain.get("name"), plain.get("resource_name")):

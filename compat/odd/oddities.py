@@ -33,6 +33,7 @@ LIMITED = {
     "producer_id": (-(2**63), -1, 2**40, 2**63 - 1),  # smaller ones may be somebody's
     "count": (-(2**31), -1, 0, 1, 100),
     "num_partitions": (-(2**31), -2, 0, 100),
+    "broker_id": (-(2**31), -1, 0, 100, 2**31 - 1),  # not the one there is: it would be forgotten
 }
 UNKNOWN_ID = b"\x11" * 16
 UNENCODABLE = (ValueError, TypeError, AttributeError, OverflowError, struct.error)

@@ -310,6 +310,38 @@ def _update_features(version: int) -> Any:
     return f.UpdateFeaturesRequest(timeout_ms=5000, feature_updates=[update], validate_only=version > 0)
 
 
+def _alter_replica_log_dirs(version: int) -> Any:
+    topic = t.AlterReplicaLogDirTopic(name="one", partitions=[0])
+    return t.AlterReplicaLogDirsRequest(dirs=[t.AlterReplicaLogDir(path=Ref("log directory"), topics=[topic])])  # type: ignore[arg-type]
+
+
+def _elect_leaders(version: int) -> Any:
+    asked = [f.ElectLeadersTopic(topic="own-@", partitions=[0])]
+    return f.ElectLeadersRequest(topic_partitions=asked, timeout_ms=5000)
+
+
+def _alter_partition_reassignments(version: int) -> Any:
+    wanted = f.ReassignablePartition(partition_index=0, replicas=[1])
+    topic = f.ReassignableTopic(name="own-@", partitions=[wanted])
+    return f.AlterPartitionReassignmentsRequest(timeout_ms=5000, topics=[topic])
+
+
+def _list_partition_reassignments(version: int) -> Any:
+    asked = f.ListPartitionReassignmentsTopics(name="one", partition_indexes=[0])
+    return f.ListPartitionReassignmentsRequest(timeout_ms=5000, topics=[asked])
+
+
+def _describe_quorum(version: int) -> Any:
+    metadata = f.DescribeQuorumTopic(
+        topic_name="__cluster_metadata", partitions=[f.DescribeQuorumPartition(partition_index=0)]
+    )
+    return f.DescribeQuorumRequest(topics=[metadata])
+
+
+def _unregister_broker(version: int) -> Any:
+    return f.UnregisterBrokerRequest(broker_id=77)
+
+
 def _describe_transactions(version: int) -> Any:
     return x.DescribeTransactionsRequest(transactional_ids=["open", "idle"])
 
@@ -356,6 +388,12 @@ SENSIBLE: dict[int, Sensible] = {
     ApiKey.ALTER_CONFIGS: Sensible(_alter_configs, (CONFIGS_OF_OWN,)),
     ApiKey.INCREMENTAL_ALTER_CONFIGS: Sensible(_incremental_alter_configs, (CONFIGS_OF_OWN,)),
     ApiKey.DESCRIBE_LOG_DIRS: Sensible(_describe_log_dirs),
+    ApiKey.ALTER_REPLICA_LOG_DIRS: Sensible(_alter_replica_log_dirs),
+    ApiKey.ELECT_LEADERS: Sensible(_elect_leaders, (look_at_topics("own-@"),)),
+    ApiKey.ALTER_PARTITION_REASSIGNMENTS: Sensible(_alter_partition_reassignments, (look_at_topics("own-@"),)),
+    ApiKey.LIST_PARTITION_REASSIGNMENTS: Sensible(_list_partition_reassignments),
+    ApiKey.DESCRIBE_QUORUM: Sensible(_describe_quorum),
+    ApiKey.UNREGISTER_BROKER: Sensible(_unregister_broker),
     ApiKey.CREATE_PARTITIONS: Sensible(_create_partitions, (look_at_topics("own-@"),)),
     ApiKey.DELETE_GROUPS: Sensible(_delete_groups, (look_at_commits("group-@"),)),
     ApiKey.OFFSET_DELETE: Sensible(_offset_delete, (look_at_commits("group-@"),)),

@@ -87,6 +87,8 @@ class Stage:
         """Make what the names without `@` stand for."""
         self._await_producer_ids()
         self._raise_level()
+        directories = self.ask(topics.DescribeLogDirsRequest(topics=[]), 4).results
+        self.known["log directory"] = directories[0].log_dir
         for name in ("one", "three"):
             self._make_topic(name, name)
         for make, name in (

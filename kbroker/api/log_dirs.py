@@ -86,7 +86,8 @@ def _altered(request: AlterReplicaLogDirsRequest, services: Services) -> Work[Al
     effort = Effort()
     for directory in request.dirs:
         for topic in directory.topics:
-            wanted.setdefault(topic.name, {}).update(dict.fromkeys(topic.partitions, directory.path))
+            if topic.partitions:
+                wanted.setdefault(topic.name, {}).update(dict.fromkeys(topic.partitions, directory.path))
             if effort.spent(5 + len(topic.partitions) // 4):
                 yield
     results = []

@@ -46,7 +46,7 @@ def describe_quorum(
     if controller is None:
         return answer(_refused(request, ErrorCode.NOT_LEADER_OR_FOLLOWER))
     result = DescribeQuorumTopicResult(topic_name=CLUSTER_METADATA, partitions=[_partition(controller, context)])
-    return DescribeQuorumResponse(topics=[result], nodes=[_node(controller, context)])
+    return DescribeQuorumResponse(error_message="", topics=[result], nodes=[_node(controller, context)])
 
 
 def _partition(controller: BrokerImage, context: Context) -> DescribeQuorumPartitionResult:
@@ -60,6 +60,7 @@ def _partition(controller: BrokerImage, context: Context) -> DescribeQuorumParti
     )
     return DescribeQuorumPartitionResult(
         partition_index=0,
+        error_message="",  # as Kafka writes that there is none
         leader_id=controller.id,
         leader_epoch=image.controller_epoch,
         high_watermark=image.revision,
@@ -86,4 +87,4 @@ def _refused(request: DescribeQuorumRequest, code: ErrorCode) -> Work[DescribeQu
         rows = yield from each(row, topic.partitions)
         topics.append(DescribeQuorumTopicResult(topic_name=topic.topic_name, partitions=rows))
         yield
-    return DescribeQuorumResponse(topics=topics)
+    return DescribeQuorumResponse(error_message="", topics=topics)

@@ -79,7 +79,7 @@ def health(connection: Connection, wait: bool, timeout_ms: int, live: int | None
 def look(client: Any, live_min: int = 0) -> list[Problem]:
     """What is wrong now, the worst first. live_min: so many brokers are to live."""
     partitions = reads.partitions(client)
-    behind = {each.topic for each in partitions if len(each.isr) < len(each.replicas)}
+    behind = {each.topic for each in partitions if each.leader < 0 or len(each.isr) < len(each.replicas)}
     joining = {each.key: len(each.adding) for each in reads.moves(client)} if behind else {}
     return problems(reads.members(client), partitions, reads.min_isr(client, behind), joining, live_min)
 
