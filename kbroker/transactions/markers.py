@@ -107,6 +107,7 @@ class Markers:
         self._timeout_s = timeout_s
         self._queues: dict[int, deque[Piece]] = {}
         self._asked: set[int] = set()  # brokers that are being asked
+        self._silent: set[int] = set()  # brokers that have not answered the last time, as people were told
         self._later: list[Piece] = []
         self._bell = trio.Event()  # there is something in _later
 
@@ -179,7 +180,7 @@ class Markers:
         """Wait for an answer, and ask for what has queued up, until nothing has."""
         try:
             while True:
-                self._settle(pieces, await self._awaited(answer) if isinstance(answer, Later) else answer)
+                self._settle(pieces, await self._awaited(broker, answer) if isinstance(answer, Later) else answer)
                 await trio.lowlevel.checkpoint()
                 pieces = self._take(broker)
                 if not pieces:
@@ -206,22 +207,30 @@ class Markers:
             if isinstance(answer, CoroutineType):
                 return Later(answer)
             assert isinstance(answer, WriteTxnMarkersResponse)
+            self._silent.discard(broker)
             return answer
         except KafkaError as error:
-            log.info("broker %d was not asked for markers, and will be again: %s", broker, error)
+            self._note_silence(broker, error)
         except Exception:
             log.exception("broker %d could not be asked for markers", broker)
         return None
 
-    async def _awaited(self, later: Later) -> WriteTxnMarkersResponse | None:
+    async def _awaited(self, broker: int, later: Later) -> WriteTxnMarkersResponse | None:
         try:
             answer: WriteTxnMarkersResponse = await later
+            self._silent.discard(broker)
             return answer
         except KafkaError as error:
-            log.info("a broker did not answer about markers, and will be asked again: %s", error)
+            self._note_silence(broker, error)
         except Exception:
-            log.exception("a broker could not answer about markers")
+            log.exception("broker %d could not answer about markers", broker)
         return None
+
+    def _note_silence(self, broker: int, error: KafkaError) -> None:
+        """Tell people once, however often it is asked again."""
+        level = logging.DEBUG if broker in self._silent else logging.INFO
+        log.log(level, "broker %d did not answer about markers, and will be asked again: %s", broker, error)
+        self._silent.add(broker)
 
     def _settle(self, pieces: list[Piece], answer: WriteTxnMarkersResponse | None) -> None:
         """Take note of what became of each partition."""

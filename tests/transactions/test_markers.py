@@ -62,7 +62,10 @@ async def test_a_partition_that_cannot_take_it_now_is_asked_again(code: ErrorCod
         assert made.transaction().entry.state is S.COMPLETE_COMMIT
 
 
-async def test_a_broker_that_cannot_be_asked_is_asked_again(autojump_clock: MockClock) -> None:
+async def test_a_broker_that_cannot_be_asked_is_asked_again(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "kbroker.transactions")
     async with rig() as made:
         producer = await made.begin()
         await made.add(producer)
@@ -71,6 +74,8 @@ async def test_a_broker_that_cannot_be_asked_is_asked_again(autojump_clock: Mock
         await trio.sleep(5)
         assert made.transaction().entry.state is S.PREPARE_COMMIT
         assert 4 < len(made.brokers.requests) < 20, "soon at first, then less often"
+        told = [each.getMessage() for each in caplog.records]
+        assert len([line for line in told if "did not answer" in line]) == 1, "and people are told once"
         made.brokers.error = None
         await trio.sleep(2)
         assert made.transaction().entry.state is S.COMPLETE_COMMIT
