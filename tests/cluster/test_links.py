@@ -20,7 +20,14 @@ from kafka_wire.codegen import decode, encode
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.frames import read_request_header
 from kafka_wire.messages.internal import IntroduceRequest, IntroduceResponse
-from kafka_wire.messages.metadata import DescribeClusterRequest, DescribeClusterResponse
+from kafka_wire.messages.metadata import (
+    DescribeClusterBroker,
+    DescribeClusterRequest,
+    DescribeClusterResponse,
+    MetadataRequest,
+    MetadataRequestTopic,
+    MetadataResponse,
+)
 from kafka_wire.messages.produce_fetch import (
     FetchableTopicResponse,
     FetchPartitionData,
@@ -37,6 +44,7 @@ from kbroker.testing.clock import SteeredClock
 from kbroker.testing.disk import MemoryDisk
 from kbroker.testing.net import MemoryNetwork, MemoryStream
 from kbroker.testing.world import SeededRng
+from tests.server.loop_meter import LINES_MAX, LoopMeter
 
 Answer = Callable[["Other", int, int, int], "bytes | None"]  # (other, correlation id, key, version) to a frame's body
 TEN_MB = 10 << 20
@@ -522,3 +530,25 @@ async def test_who_is_not_registered_introduces_itself_to_nobody(autojump_clock:
         us.registration.broker_epoch = -1
         assert await us.refusal() is ErrorCode.NETWORK_EXCEPTION
         assert (other.met, other.requests) == ([], 0)
+
+
+async def test_long_requests_and_answers_hold_nobody_up() -> None:
+    brokers = [DescribeClusterBroker(broker_id=n, host="h", port=1, rack=None) for n in range(20_000)]
+    told = encode(DescribeClusterResponse(cluster_id="c", controller_id=1, brokers=brokers), 1)
+    request = MetadataRequest(topics=[MetadataRequestTopic(name=f"topic {n}") for n in range(20_000)])
+    empty = encode(MetadataResponse(brokers=[], topics=[], cluster_id=None), 12)
+    async with linked() as (us, other):
+        other.answer = lambda other, id, key, version: struct.pack(">ix", id) + (told if key == 60 else empty)
+        meter = LoopMeter()
+        answers: list[Any] = []
+
+        async def ask() -> None:
+            answers.append(await us.links.ask(2, DescribeClusterRequest(), 1, 60))
+            answers.append(await us.links.ask(2, request, 12, 60))
+
+        with meter.running(), trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask)
+        assert len(answers[0].brokers) == 20_000
+        assert meter.lines > 4 * LINES_MAX, "there was much to do"
+        assert meter.worst <= LINES_MAX, meter.report()
