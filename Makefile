@@ -1,5 +1,6 @@
 # kbroker: everything a developer does, one word each; `make help` lists them. Needs Python 3.11+ with venv; uv is used
-# when present. PYTHON chooses the interpreter, ARGS passes arguments on: make run ARGS="--listen 127.0.0.1:19092"
+# when present. PYTHON chooses the interpreter, JOBS how many tests run at once (one a core if not said), ARGS passes
+# arguments on: make test ARGS=tests/log
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,9 +9,11 @@ UV := $(shell command -v uv 2>/dev/null)
 INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 PYTEST := $(BIN)/python -m pytest
 SEEDS ?= 0-99
+JOBS ?= auto
+AT_ONCE := -n $(JOBS) --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test test-fast test-pythons test-etcd check fix compat compat-odd compat-streams compat-tools compat-suites test-eos simulate bench bench-codec fuzz docs wheel clean
+.PHONY: help run test test-fast test-pythons test-etcd check fix compat compat-odd compat-streams compat-tools compat-suites test-eos test-faults simulate bench bench-codec fuzz docs wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,10 +22,10 @@ run: $(VENV)/run.stamp  ## start a broker
 	$(BIN)/kbroker start $(ARGS)
 
 test: $(VENV)/test.stamp  ## all tests (below 5 minutes)
-	$(PYTEST) $(ARGS)
+	$(PYTEST) $(AT_ONCE) --durations 25 $(ARGS)
 
 test-fast: $(VENV)/test.stamp  ## the tests that take less than a second each
-	$(PYTEST) -m "not slow and not java" $(ARGS)
+	$(PYTEST) $(AT_ONCE) -m "not slow and not java" $(ARGS)
 
 test-pythons:  ## test-fast on every Python from 3.11 on that is found here
 	tools/every_python.sh $(MAKE) test-fast
@@ -64,6 +67,10 @@ simulate: $(VENV)/test.stamp  ## clusters in the deterministic simulator (SEEDS=
 test-etcd: $(VENV)/test.stamp  ## the coordination store in real etcd servers: the contract, and what befalls them
 	$(BIN)/python tools/etcd_servers.py
 	KBROKER_TEST_ETCD=1 $(PYTEST) tests/cluster/stores -k etcd $(ARGS)
+
+test-faults: $(VENV)/run.stamp  ## three brokers under load, killed, stopped, cut off, on failing disks (ARGS="--only F2 --repeat 3")
+	-$(INSTALL) confluent-kafka
+	$(BIN)/python compat/faults/run.py $(ARGS)
 
 bench: $(VENV)/run.stamp  ## measure beside Apache Kafka
 	-$(INSTALL) confluent-kafka

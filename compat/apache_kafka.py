@@ -9,7 +9,8 @@
 
 Owns: the jars (`.compat/apache-kafka-<version>/` in the checkout, fetched once) and, per instance, one directory with
 `server.properties`, `data/` and `broker.log`. One node, broker and controller in one process (KRaft), loopback only,
-the same heap and collector flags as Kafka's own start script, one replica for the internal topics.
+the same heap and collector flags as Kafka's own start script, one replica for the internal topics. `clusters.py` makes
+several of them one cluster.
 """
 
 from __future__ import annotations
@@ -131,7 +132,9 @@ class ApacheKafka:
         self.directory.mkdir(parents=True, exist_ok=True)
         draft = self.directory / "server.properties.new"
         draft.write_text("".join(f"{name}={value}\n" for name, value in self._settings().items()))
-        command = ["format", "--standalone", "--cluster-id", CLUSTER_ID, "--config", str(draft)]
+        command = ["format", "--cluster-id", CLUSTER_ID, "--config", str(draft)]
+        if "controller.quorum.voters" not in self.properties:  # one node that is all there is
+            command.append("--standalone")
         for name, level in self.features.items():
             command += ["--feature", f"{name}={level}"]
         done = subprocess.run(
@@ -142,14 +145,11 @@ class ApacheKafka:
         draft.rename(self._properties_file)
 
     def _settings(self) -> dict[str, str]:
-        controller = wire.free_port(avoid=(self.port,))
+        alone = {} if "controller.quorum.voters" in self.properties else self._alone()
         return {
             "process.roles": "broker,controller",
-            "node.id": "1",
-            "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller}",
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller}",
             "controller.listener.names": "CONTROLLER",
+            **alone,
             "log.dirs": str(self.directory / "data"),
             "offsets.topic.replication.factor": "1",
             "transaction.state.log.replication.factor": "1",
@@ -158,6 +158,17 @@ class ApacheKafka:
             "share.coordinator.state.topic.min.isr": "1",
             "group.initial.rebalance.delay.ms": "0",
             **self.properties,
+        }
+
+    def _alone(self) -> dict[str, str]:
+        """As the only node, with a port more."""
+        controller = wire.free_port(avoid=(self.port,))
+        listeners = f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller}"
+        return {
+            "node.id": "1",
+            "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller}",
+            "listeners": listeners,
+            "advertised.listeners": listeners,
         }
 
     def _serves(self) -> bool:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,12 +25,21 @@ class Kbroker:
         port: int,
         properties: dict[str, str] | None = None,
         features: dict[str, int] | None = None,
+        options: Sequence[str] = (),
     ) -> None:
+        """`options` are further words of the command. `listeners` among the properties take the place of the port."""
         self.directory, self.port = Path(directory), port
         self.properties = properties or {}
         self.features = features or {}
+        self.options = options
         self.bootstrap = f"127.0.0.1:{port}"
         self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        if self.process is None:
+            raise RuntimeError("kbroker is not running")
+        return self.process.pid
 
     @property
     def log_file(self) -> Path:
@@ -40,7 +50,8 @@ class Kbroker:
         first = not (self.directory / "data").exists()
         self.directory.mkdir(parents=True, exist_ok=True)
         began, said = time.monotonic(), self._said_so_far()
-        command = [*find(), "start", "--listen", self.bootstrap, "--data-dir", str(self.directory / "data")]
+        command = [*find(), "start", "--data-dir", str(self.directory / "data"), *self.options]
+        command += [] if "listeners" in self.properties else ["--listen", self.bootstrap]
         command += [part for name, value in self.properties.items() for part in ("--override", f"{name}={value}")]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)

@@ -4,7 +4,9 @@ Owns: nothing. Each function opens a connection, asks once, closes it. Only the 
 client is installed and tells what the broker put on the wire without a client's opinion in between. The versions are
 old ones without tagged fields, all inside the range that Kafka 4 still serves:
 
-    Metadata v1 · CreateTopics v2 · Fetch v4 · ListOffsets v1
+    Metadata v1, v7 · CreateTopics v2 · Fetch v4 · ListOffsets v1
+
+What is asked of a partition is asked of its leader, whichever broker of the cluster `bootstrap` is.
 
 A request is `size key version correlation client_id body`, a response `size correlation body`; integers are big endian.
 """
@@ -15,7 +17,7 @@ import random
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
@@ -38,15 +40,67 @@ class Batch:
     records: int
 
 
+@dataclass(frozen=True)
+class Partition:
+    """A partition as the metadata of one broker has it."""
+
+    topic: str
+    index: int
+    leader: int  # -1: none
+    leader_epoch: int
+    replicas: tuple[int, ...]
+    isr: tuple[int, ...]
+
+
+def partitions(bootstrap: str, *topics: str) -> list[Partition]:
+    """The partitions of these topics, as the broker at `bootstrap` sees them, without those that it does not know."""
+    return cluster(bootstrap, *topics)[1]
+
+
+def cluster(bootstrap: str, *topics: str) -> tuple[dict[int, str], list[Partition]]:
+    """The brokers' addresses by id, and the partitions of these topics, or of all."""
+    body = struct.pack(">i", len(topics) or -1) + b"".join(map(text, topics)) + b"\0"
+    reply = Reader(ask(bootstrap, METADATA, 7, body))
+    reply.skip(4)
+    brokers = dict(reply.broker() for _ in range(reply.int32()))
+    reply.string()
+    reply.skip(4)
+    found = []
+    for _ in range(reply.int32()):
+        reply.skip(2)
+        topic = reply.string()
+        reply.skip(1)
+        found += [reply.partition(topic) for _ in range(reply.int32())]
+    return brokers, found
+
+
+def leader_of(bootstrap: str, topic: str, partition: int) -> str:
+    """The address of its leader; the broker that was asked, where it knows none."""
+    brokers, found = cluster(bootstrap, topic)
+    return next(
+        (brokers[each.leader] for each in found if each.index == partition and each.leader in brokers), bootstrap
+    )
+
+
 def broker_ids(bootstrap: str) -> list[int]:
     """Node ids of the brokers that the broker at `bootstrap` knows."""
     reply = Reader(ask(bootstrap, METADATA, 1, struct.pack(">i", 0)))
-    return [reply.broker() for _ in range(reply.int32())]
+    return [reply.broker()[0] for _ in range(reply.int32())]
 
 
-def create_topic(bootstrap: str, name: str, partitions: int, configs: dict[str, str] | None = None) -> None:
-    """Create a topic with one replica; RuntimeError carries the error code."""
-    body = struct.pack(">i", 1) + text(name) + struct.pack(">ihi", partitions, 1, 0)
+def create_topic(
+    bootstrap: str,
+    name: str,
+    partitions: int | Sequence[Sequence[int]],
+    configs: dict[str, str] | None = None,
+    replicas: int = 1,
+) -> None:
+    """Create a topic of so many partitions, or of these, as the replicas of each. RuntimeError has the error code."""
+    placed = [] if isinstance(partitions, int) else partitions
+    count, replicas = (-1, -1) if placed else (partitions, replicas)
+    body = struct.pack(">i", 1) + text(name) + struct.pack(">ihi", count, replicas, len(placed))
+    for index, brokers in enumerate(placed):
+        body += struct.pack(">ii", index, len(brokers)) + b"".join(struct.pack(">i", broker) for broker in brokers)
     body += struct.pack(">i", len(configs or {})) + b"".join(text(k) + text(v) for k, v in (configs or {}).items())
     reply = Reader(ask(bootstrap, CREATE_TOPICS, 2, body + struct.pack(">i?", 10_000, False)))
     reply.skip(4 + 4)
@@ -60,7 +114,7 @@ def offset(bootstrap: str, topic: str, partition: int, timestamp: int = LATEST) 
     body = struct.pack(">ii", -1, 1) + text(topic) + struct.pack(">iiq", 1, partition, timestamp)
 
     def once() -> tuple[int, int]:
-        reply = Reader(ask(bootstrap, LIST_OFFSETS, 1, body))
+        reply = Reader(ask(leader_of(bootstrap, topic, partition), LIST_OFFSETS, 1, body))
         reply.skip(4)
         reply.string()
         reply.skip(4 + 4)
@@ -78,7 +132,7 @@ def batches(bootstrap: str, topic: str, partition: int, at: int = 0) -> list[Bat
     body += struct.pack(">i", 1) + text(topic) + struct.pack(">iiqi", 1, partition, at, limit)
 
     def once() -> tuple[int, list[Batch]]:
-        reply = Reader(ask(bootstrap, FETCH, 4, body))
+        reply = Reader(ask(leader_of(bootstrap, topic, partition), FETCH, 4, body))
         reply.skip(4 + 4)
         reply.string()
         reply.skip(4 + 4)
@@ -117,20 +171,30 @@ def split(data: bytes) -> Iterator[Batch]:
 
 
 def ask(bootstrap: str, key: int, version: int, body: bytes, timeout: float = 10.0) -> bytes:
-    """One request on its own connection; the body of the response."""
-    host, port = address(bootstrap)
+    """One request on its own connection, to the first of these addresses that can be reached; the response's body."""
     header = struct.pack(">hhi", key, version, 1) + text("compat")
-    with socket.create_connection((host, port), timeout) as connection:
+    with connected(bootstrap, timeout) as connection:
         connection.sendall(struct.pack(">i", len(header) + len(body)) + header + body)
         with connection.makefile("rb") as stream:
             size = struct.unpack(">i", exactly(stream, 4))[0]
             return exactly(stream, size)[4:]
 
 
+def connected(bootstrap: str, timeout: float) -> socket.socket:
+    """A connection to one of `HOST:PORT,HOST:PORT`. Raises OSError."""
+    *others, last = bootstrap.split(",")
+    for server in others:
+        try:
+            return socket.create_connection(address(server), timeout)
+        except OSError:
+            continue
+    return socket.create_connection(address(last), timeout)
+
+
 def ask_all(bootstrap: str, key: int, version: int, bodies: list[bytes], in_flight: int = 50) -> list[bytes]:
     """Many requests on one connection, some of them under way at a time; the bodies of the responses, in order."""
     header, answers = struct.pack(">hhi", key, version, 1) + text("compat"), []
-    with socket.create_connection(address(bootstrap), 60.0) as connection, connection.makefile("rb") as stream:
+    with connected(bootstrap, 60.0) as connection, connection.makefile("rb") as stream:
         for start in range(0, len(bodies), in_flight):
             some = bodies[start : start + in_flight]
             connection.sendall(b"".join(struct.pack(">i", len(header) + len(each)) + header + each for each in some))
@@ -187,12 +251,19 @@ class Reader:
     def string(self) -> str:
         return self.take(max(0, self.int16())).decode()
 
-    def broker(self) -> int:
-        node = self.int32()
+    def int32s(self) -> tuple[int, ...]:
+        return tuple(self.int32() for _ in range(self.int32()))
+
+    def broker(self) -> tuple[int, str]:
+        node, host, port = self.int32(), self.string(), self.int32()
         self.string()
-        self.skip(4)
-        self.string()
-        return node
+        return node, f"{host}:{port}"
+
+    def partition(self, topic: str) -> Partition:
+        self.skip(2)
+        index, leader, epoch, replicas, isr = self.int32(), self.int32(), self.int32(), self.int32s(), self.int32s()
+        self.int32s()
+        return Partition(topic, index, leader, epoch, replicas, isr)
 
 
 def text(value: str) -> bytes:

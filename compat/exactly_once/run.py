@@ -78,6 +78,7 @@ class Plan:
     records: int = 750  # in a transaction, at most
     level: int | None = None  # of transaction.version; None: the broker's default
     seed: int = 1
+    replicas: int = 1
 
     def kills(self) -> list[tuple[int, str]]:
         """After how many transactions which of the two is killed; maybe both at once, or while one heals."""
@@ -259,7 +260,7 @@ def carry_out(plan: Plan, broker: Broker, log: Path) -> Seen:
     """A whole run, on a broker that is up. Raises Failed."""
     seen, began = Seen(), time.monotonic()
     finalize(broker.bootstrap, plan.level)
-    source = fill(broker.bootstrap, plan.messages)
+    source = fill(broker.bootstrap, plan.messages, plan.replicas)
     expected = [[copier.transformed(value) for value in values] for values in source]
     process, reader = Copier(plan, broker.bootstrap, seen, log), Reader(broker.bootstrap, expected, seen)
     reader.start()
@@ -307,10 +308,12 @@ def progress(is_enough: Callable[[], bool], reader: Reader, process: Copier) -> 
         time.sleep(0.001)
 
 
-def fill(bootstrap: str, messages: int) -> Values:
+def fill(bootstrap: str, messages: int, replicas: int) -> Values:
     """Write the source, and make the target; the values that lie in each partition."""
     for topic in (SOURCE, TARGET):
-        wire.create_topic(bootstrap, topic, PARTITIONS)
+        wire.create_topic(
+            bootstrap, topic, PARTITIONS, {"min.insync.replicas": "2"} if replicas > 2 else None, replicas
+        )
     producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=5)
     values: Values = [[] for _ in range(PARTITIONS)]
     for number in range(messages):
