@@ -25,6 +25,7 @@ from kbroker.config.topic import TopicConfig
 _BROKER_KEYS = TABLE[Scope.BROKER]
 _TOPIC_KEYS = TABLE[Scope.TOPIC]
 _DEFAULTS: Mapping[str, Value] = {name: key.default for name, key in _BROKER_KEYS.items()}
+WILDCARDS = ("", "0.0.0.0", "::")  # hosts to listen on that stand for every address of the machine
 
 
 class Source(IntEnum):
@@ -228,8 +229,15 @@ def _check_advertised(config: BrokerConfig, names: set[str]) -> None:
     for address in (parse_listener(item) for item in config.get_list("advertised.listeners")):
         if address.name not in names and address.name not in controllers:
             raise ConfigError(f"advertised.listeners: {address.name} is not one of listeners")
-        if address.host in ("", "0.0.0.0", "::"):
+        if address.host in WILDCARDS:
             raise ConfigError(f'advertised.listeners: "{address.host}" is no address that a client can connect to')
+    told = config.advertised_listeners
+    for name, host, _ in config.listeners if config.store.engine == "etcd" else ():
+        if host in WILDCARDS and name not in told:
+            raise ConfigError(
+                f"advertised.listeners: brokers of other machines cannot be told where {name} is: "
+                f'its address in listeners, "{host}", stands for every one of this machine'
+            )
     inter_broker = config.get_str("inter.broker.listener.name").upper()
     if inter_broker and config.is_set("security.inter.broker.protocol"):
         raise ConfigError(

@@ -31,6 +31,7 @@ from kbroker.cluster.registration import BrokerIdentity, BrokerIdInUse, OtherClu
 from kbroker.cluster.store import CoordinationStore, StoreError, Unavailable
 from kbroker.cluster.stores.opening import StoreMissing, open_store
 from kbroker.config import BrokerConfig
+from kbroker.config.values import WILDCARDS
 from kbroker.env import AddressInUse, Env, Listener
 from kbroker.groups.coordinator import OFFSETS_TOPIC, GroupCoordinator
 from kbroker.log.directory import LogDirectory
@@ -40,7 +41,6 @@ from kbroker.server.listener import Server
 from kbroker.server.memory import AnswerMemory, RequestMemory
 from kbroker.transactions.coordinator import TRANSACTIONS_TOPIC, TransactionCoordinator
 
-WILDCARDS = ("", "0.0.0.0", "::")
 BROKERS_WAIT_S = 60.0
 LOOK_AGAIN_S = 0.02
 ANSWER_BYTES_MAX = 128 << 20  # of answers that are made and not read by their clients, all connections together

@@ -6,8 +6,8 @@
 
 Requests are handled in order and answered in the same order. Nearly all are answered at once. An answer that has to
 wait begins the line; while there is a line every answer joins it. It either holds up the connection (a long-polling
-Fetch, as in Kafka), or, where the API allows overlap (Produce waiting for replicas), requests behind it are handled
-meanwhile.
+Fetch, as in Kafka), or, where the API allows overlap (Produce waiting for replicas) or a broker asks, requests behind
+it are handled meanwhile.
 
 What one call of `handle` does is bounded in frames, bytes and time, and so is all that waits here. A frame that breaks
 the protocol, or a failure of our own, ends the connection only when everything before it is answered: `failure` is
@@ -34,7 +34,7 @@ from kafka_wire.frames import (
     response_parts,
 )
 from kafka_wire.source import SLICE
-from kbroker.api.context import Context, Peer, Services
+from kbroker.api.context import NO_BROKER, Context, Peer, Services
 from kbroker.api.metadata import unsupported_version
 from kbroker.api.registry import Route, RouteTable
 from kbroker.env import FileSlice
@@ -173,7 +173,9 @@ class Connection:
         if answer is None:
             return
         if isinstance(answer, CoroutineType):
-            self._wait(Waiting(header, answer, overlaps=route.api.overlaps, is_long=is_long(answer)))
+            # A broker asks for many of its clients, in no order: none of them waits for another's answer.
+            overlaps = route.api.overlaps or self.peer.broker_id != NO_BROKER
+            self._wait(Waiting(header, answer, overlaps=overlaps, is_long=is_long(answer)))
         else:
             self._put(route.write(correlation_id, answer))
 

@@ -121,6 +121,7 @@ def test_data_dir() -> None:
         ({"advertised.listeners": "OTHER://h:1"}, "OTHER is not one of listeners"),
         ({"advertised.listeners": "PLAINTEXT://0.0.0.0:1"}, "no address that a client can connect to"),
         ({"inter.broker.listener.name": "X"}, "X is not one of listeners"),
+        ({"listeners": "PLAINTEXT://:1", "kbroker.coordination": "etcd://h:2379"}, "cannot be told where PLAINTEXT is"),
         ({"inter.broker.listener.name": "PLAINTEXT", "security.inter.broker.protocol": "PLAINTEXT"}, "are both set"),
     ],
 )

@@ -97,6 +97,21 @@ class TestOrder:
         assert answered(connection.take()) == [4, 5]
         assert not connection.line and connection.queued == 0
 
+    def test_a_broker_asks_for_many_and_none_waits_for_another(self) -> None:
+        handlers = open_bells(Handlers())
+        connection = core(handlers)
+        receive(connection, heartbeat(1))
+        connection.handle()
+        connection.peer.introduce(2, 7)
+        receive(connection, heartbeat(2, "wait") + heartbeat(3, "wait") + heartbeat(4))
+        assert not connection.handle()
+        assert len(handlers.handled) == 4 and not connection.blocked
+        assert answered(connection.take()) == [1]
+        arrive(connection)
+        assert answered(connection.take()) == [2]
+        arrive(connection)
+        assert answered(connection.take()) == [3, 4]
+
     def test_a_request_without_an_answer(self) -> None:
         connection = core(Handlers())
         receive(connection, heartbeat(1) + heartbeat(2, "none") + heartbeat(3))
