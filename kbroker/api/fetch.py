@@ -357,7 +357,7 @@ class FetchJob:
         self, key: PartitionKey, partition: Partition, offset: int, leader_epoch: int, fetched_epoch: int
     ) -> bool:
         """Whether the reader has another history than this log: then it is told where they part, and gets nothing."""
-        parting = partition.parting(offset, leader_epoch, fetched_epoch)
+        parting = partition.parting(offset, leader_epoch, fetched_epoch, only_leader=self.only_leader)
         if parting is None:
             return False
         data = FetchPartitionData(

@@ -37,6 +37,7 @@ from kbroker.api.replica_sessions import Followed, Key, ReplicaSession
 from kbroker.env import FileSlice
 from kbroker.log.cold import told
 from kbroker.replication.partition import Partition, ReadResult
+from kbroker.replication.throttles import is_throttled
 from kbroker.turns import PAUSES_A_TURN, Errand, Errands, finish_errands
 
 COPY_MAX = 64 * 1024  # bytes of records that an answer holds itself; more are sent from the file
@@ -200,10 +201,26 @@ class ReplicaFetch:
         self.rows.append((followed.key, data))
         self.read.append(followed)
         self.size += result.length
+        throttle = self.services.replicas.leader_throttle
+        if throttle.is_set and self._is_throttled(followed.partition):
+            throttle.record(result.length)
 
     def _is_held_back(self, followed: Followed, session: ReplicaSession) -> bool:
-        """Whether what there is has to wait, so that replication leaves room for others (KIP-73)."""
-        return False
+        """Whether what there is has to wait, so that replication leaves room for others (KIP-73).
+
+        Only of a replica that is not in sync. (Kafka: ReplicaManager.shouldLeaderThrottle.)
+        """
+        throttle = self.services.replicas.leader_throttle
+        return (
+            throttle.is_set
+            and session.replica_id not in followed.partition.isr
+            and self._is_throttled(followed.partition)
+            and throttle.wait_s() > 0
+        )
+
+    def _is_throttled(self, partition: Partition) -> bool:
+        replicas = partition.log.config.leader_replication_throttled_replicas
+        return is_throttled(replicas, partition.index, self.services.node_id)
 
     def _tell_parting(self, key: Key, partition: Partition, parting: tuple[int, int]) -> None:
         self.rows.append(
@@ -250,7 +267,8 @@ class ReplicaFetch:
         with trio.move_on_after(self.request.max_wait_ms / 1000):
             while not self._is_overtaken() and not self._is_enough(session):
                 session.bell = trio.Event()
-                await session.bell.wait()
+                with trio.move_on_after(self._held_s(session)):
+                    await session.bell.wait()
         if not self._is_overtaken():
             await finish_errands(self._read_news(session), None, self.services.env.offload)
         return self.answer()
@@ -260,6 +278,10 @@ class ReplicaFetch:
         if self.read:
             session.news = {**dict.fromkeys(self.read), **session.news}
             self.rows, self.read, self.size, self.copied = [], [], 0, 0
+
+    def _held_s(self, session: ReplicaSession) -> float:
+        """How long what there is may be held back, seconds."""
+        return (self.services.replicas.leader_throttle.wait_s() if session.news else 0) or float("inf")
 
     def _is_enough(self, session: ReplicaSession) -> bool:
         """Whether to wait no longer: there are bytes_min to be read, or something that cannot be."""

@@ -26,7 +26,7 @@ LONG = ConfigType.LONG
 PASSWORD = ConfigType.PASSWORD
 SHORT = ConfigType.SHORT
 STRING = ConfigType.STRING
-CLUSTER_WIDE = Update.CLUSTER_WIDE
+CLUSTER_WIDE, PER_BROKER = Update.CLUSTER_WIDE, Update.PER_BROKER
 
 DOUBLE_MAX = 1.7976931348623157e308
 RACK_AWARE_SELECTOR = "org.apache.kafka.common.replica.RackAwareReplicaSelector"
@@ -151,6 +151,8 @@ BROKER_KEYS = (
     ConfigKey("replica.socket.timeout.ms", INT, 30000),
     ConfigKey("replica.selector.class", STRING, None, choices=(RACK_AWARE_SELECTOR, LEADER_SELECTOR)),
     ConfigKey("replica.high.watermark.checkpoint.interval.ms", LONG, 5000),
+    ConfigKey("leader.replication.throttled.rate", LONG, LONG_MAX, low=0, update=PER_BROKER),
+    ConfigKey("follower.replication.throttled.rate", LONG, LONG_MAX, low=0, update=PER_BROKER),
     ConfigKey("broker.session.timeout.ms", INT, 9000, effect=False),
     ConfigKey("broker.heartbeat.interval.ms", INT, 2000, effect=False),
     ConfigKey("controlled.shutdown.enable", BOOLEAN, True, effect=False),

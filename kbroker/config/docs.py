@@ -22,7 +22,7 @@ TOPIC_DOCS = {
     "flush.messages": "Force data to disk after this many records. Kafka's default leaves it to the operating system: "
     "replication, not fsync, protects acknowledged data.",
     "flush.ms": "Force data to disk at least this often. See flush.messages.",
-    "follower.replication.throttled.replicas": "Replicas whose following is throttled.",
+    "follower.replication.throttled.replicas": "Replicas whose following is throttled: `*`, or PARTITION:BROKER,...",
     "index.interval.bytes": "Bytes of log between two entries of its offset index.",
     "internal.segment.bytes": "Overrides segment.bytes without its minimum. For tests.",
     "kbroker.produce.validate": "How closely a producer's batch is looked at before it is stored, where it is not "
@@ -32,7 +32,7 @@ TOPIC_DOCS = {
     "docs/performance.md.",
     "kbroker.produce.validate.compressed": "The same for compressed batches. full: they are decompressed, and every "
     "field of every record is read; their payload may turn out not to be what the codec makes.",
-    "leader.replication.throttled.replicas": "Replicas whose leading is throttled.",
+    "leader.replication.throttled.replicas": "Replicas whose leading is throttled: `*`, or PARTITION:BROKER,...",
     "local.retention.bytes": "Bytes kept locally of a tiered topic. kbroker has no tiered storage yet.",
     "local.retention.ms": "How long a tiered topic's data stays local. kbroker has no tiered storage yet.",
     "max.compaction.lag.ms": "A record is compacted at the latest this long after it was written.",
@@ -95,6 +95,8 @@ BROKER_DOCS = {
     "group.max.session.timeout.ms": "The longest session timeout a member may ask for (classic protocol).",
     "group.max.size": "The most members in one group (classic protocol).",
     "group.min.session.timeout.ms": "The shortest session timeout a member may ask for (classic protocol).",
+    "follower.replication.throttled.rate": "Bytes per second that a broker fetches, as a follower, of replicas that "
+    "are named by `follower.replication.throttled.replicas`. Those in sync are never held back.",
     "inter.broker.listener.name": "The listener brokers use among themselves. Unset: the one that is named after "
     "`security.inter.broker.protocol`, else the first.",
     "kbroker.coordination": "The store by which brokers agree: empty for the file coord.db in the data directory, "
@@ -110,6 +112,8 @@ BROKER_DOCS = {
     "kbroker.etcd.user": "The user of etcd. Empty where etcd asks for none, or takes it from the certificate.",
     "kbroker.scrub.bytes.per.second": "How fast records are read afterwards that kbroker.produce.validate let in "
     "without reading every field. A batch that would stop consumers is told of in the log. 0: not at all.",
+    "leader.replication.throttled.rate": "Bytes per second that a broker sends, as a leader, of replicas named by "
+    "`leader.replication.throttled.replicas`. Those in sync are never held back.",
     "leader.imbalance.check.interval.seconds": "How often the balance of leaders is looked at.",
     "listener.security.protocol.map": "Which protocol each listener speaks. kbroker speaks PLAINTEXT so far; entries "
     "for listeners that are not used do no harm.",

@@ -316,7 +316,5 @@ INERT_KEYS = (
     _key("delegation.token.expiry.time.ms", LONG, 86_400_000, low=1),
     _key("delegation.token.expiry.check.interval.ms", LONG, 3_600_000, low=1),
     # Dynamic throttles, which Kafka keeps in a table of its own.
-    _key("leader.replication.throttled.rate", LONG, LONG_MAX, low=0, update=PER_BROKER),
-    _key("follower.replication.throttled.rate", LONG, LONG_MAX, low=0, update=PER_BROKER),
     _key("replica.alter.log.dirs.io.max.bytes.per.second", LONG, LONG_MAX, low=0, update=PER_BROKER),
 )

@@ -77,7 +77,7 @@ TOPIC_KEYS = (
     _topic("file.delete.delay.ms", LONG, 60000, low=0, broker="log.segment.delete.delay.ms"),
     _topic("flush.messages", LONG, LONG_MAX, low=1, broker="log.flush.interval.messages"),
     _topic("flush.ms", LONG, LONG_MAX, low=0, broker="log.flush.interval.ms log.flush.scheduler.interval.ms"),
-    _topic("follower.replication.throttled.replicas", LIST, "", check=check_throttled, effect=False),
+    _topic("follower.replication.throttled.replicas", LIST, "", check=check_throttled),
     _topic("index.interval.bytes", INT, 4096, low=0, broker="log.index.interval.bytes"),
     _topic(
         "kbroker.produce.validate",
@@ -93,7 +93,7 @@ TOPIC_KEYS = (
         choices=("header", "full"),
         broker="kbroker.produce.validate.compressed",
     ),
-    _topic("leader.replication.throttled.replicas", LIST, "", check=check_throttled, effect=False),
+    _topic("leader.replication.throttled.replicas", LIST, "", check=check_throttled),
     _topic("local.retention.bytes", LONG, -2, low=-2, broker="log.local.retention.bytes", effect=False),
     _topic("local.retention.ms", LONG, -2, low=-2, broker="log.local.retention.ms", effect=False),
     _topic("max.compaction.lag.ms", LONG, LONG_MAX, low=1, broker="log.cleaner.max.compaction.lag.ms", effect=False),

@@ -133,11 +133,13 @@ class Fetcher:
 
     def delay(self, key: Key, now_s: float, delay_s_max: float) -> None:
         """Something is wrong with a partition that is wanted: it waits a while, longer each time."""
-        position = self._wanted[key]
         refusals = self._refusals[key] = self._refusals.get(key, 0) + 1
-        due = now_s + min(DELAY_S_MIN * 2 ** min(refusals - 1, 20), delay_s_max)
-        self._delayed[key] = due, position
-        heapq.heappush(self._due, (due, key))
+        self.hold(key, now_s + min(DELAY_S_MIN * 2 ** min(refusals - 1, 20), delay_s_max))
+
+    def hold(self, key: Key, until_s: float) -> None:
+        """Do not want a partition for a while."""
+        self._delayed[key] = until_s, self._wanted[key]
+        heapq.heappush(self._due, (until_s, key))
         self._drop(key)
 
     def position(self, key: Key) -> Position | None:

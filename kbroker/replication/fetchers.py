@@ -39,6 +39,7 @@ from kbroker.replication.fetcher import (
     pieces,
 )
 from kbroker.replication.partition import Partition
+from kbroker.replication.throttles import Throttle, is_throttled
 
 SETTLING_MAX = 4  # truncations finished at once
 SMALL_A_TURN = 16  # answers about partitions with few records or none, between two checkpoints
@@ -71,6 +72,7 @@ class Fetchers:
         brokers: Brokers,
         config: Callable[[], BrokerConfig],
         broker_epoch: Callable[[], int],
+        throttle: Throttle,
         on_offline: Callable[[Partition, KafkaError], None],
     ) -> None:
         """
@@ -79,6 +81,7 @@ class Fetchers:
             brokers: to be asked.
             config: of this broker, as it is now.
             broker_epoch: of its registration.
+            throttle: for what followers fetch.
             on_offline: told when the log of a partition has failed.
         """
         self._node_id = node_id
@@ -87,6 +90,7 @@ class Fetchers:
         self._brokers = brokers
         self._config = config
         self._broker_epoch = broker_epoch
+        self._throttle = throttle
         self._on_offline = on_offline
         self._leaders: dict[int, Leader] = {}
         self._leader_of: dict[Partition, tuple[Leader, int]] = {}  # and in which epoch
@@ -247,7 +251,18 @@ class Fetchers:
             self._perform_one(leader, key, partition, position, step._replace(records=piece), more=True)
             await trio.lowlevel.checkpoint()
         if leader.session.position(key) is position:
-            leader.session.moved(key, position_of(partition))
+            self._moved(leader, key, partition, step)
+
+    def _moved(self, leader: Leader, key: Key, partition: Partition, step: Append) -> None:
+        """Everything of an answer is appended: the next is asked for, unless a throttle holds it back (KIP-73)."""
+        position = position_of(partition)
+        leader.session.moved(key, position)
+        if self._throttle.is_set:
+            replicas = partition.log.config.follower_replication_throttled_replicas
+            if is_throttled(replicas, partition.index, self._node_id):
+                self._throttle.record(len(step.records))
+                if position.offset < step.high_watermark and (wait_s := self._throttle.wait_s()):
+                    leader.session.hold(key, self._env.clock.liveness() + wait_s)
 
     def _perform_one(
         self, leader: Leader, key: Key, partition: Partition, position: Position, step: Step, *, more: bool = False
@@ -259,7 +274,7 @@ class Fetchers:
                 now_ms = self._env.clock.data_ms()
                 partition.append_from_leader(step.records, epoch, step.high_watermark, step.log_start, now_ms)
                 if step.records and not more:
-                    leader.session.moved(key, position_of(partition))
+                    self._moved(leader, key, partition, step)
             elif isinstance(step, Truncate):
                 partition.diverged(epoch, step.epoch, step.end_offset)
                 self._want(partition, leader)

@@ -44,6 +44,7 @@ from kbroker.log.recovery import Stopped
 from kbroker.replication.fetchers import Fetchers
 from kbroker.replication.isr_updates import IsrUpdates
 from kbroker.replication.partition import Partition
+from kbroker.replication.throttles import Throttle
 from kbroker.watermark import Watermark
 
 CHUNK = 32  # partitions between two checkpoints
@@ -111,9 +112,12 @@ class ReplicaManager:
         self.config = config  # as the cluster's dynamic configs have it now
         self.partitions: dict[tuple[str, int], Partition] = {}
         self.offline: set[tuple[str, int]] = set()  # should be in `partitions`; the disk says no
+        self.leader_throttle = self._throttle("leader.replication.throttled.rate")
+        self.follower_throttle = self._throttle("follower.replication.throttled.rate")
         self.fetchers = Fetchers(
-            node_id, logs, brokers, lambda: self.config, lambda: registration.broker_epoch, self._on_failure
-        )
+            node_id, logs, brokers, lambda: self.config, lambda: registration.broker_epoch, self.follower_throttle,
+            self._on_failure,
+        )  # fmt: skip
         self.isr_updates = IsrUpdates(
             registration.alter_isr, lambda: self.partitions.values(), lambda: self.config, logs.env.clock
         )
@@ -136,6 +140,9 @@ class ReplicaManager:
         self._announced = 0  # revision of the newest image
         self._applied = Watermark()  # revision of _carried_out
         self._news = trio.Event()
+
+    def _throttle(self, name: str) -> Throttle:
+        return Throttle(lambda: self.config.get_int(name), self.logs.env.clock.liveness)
 
     def on_image(self, old: ClusterImage, new: ClusterImage) -> None:
         """Be told of a new image."""

@@ -12,6 +12,11 @@ import trio
 from trio.testing import MockClock
 
 from kafka_wire.errors import ErrorCode
+from kafka_wire.messages.configs import (
+    IncrementalAlterableConfig,
+    IncrementalAlterConfigsRequest,
+    IncrementalAlterConfigsResource,
+)
 from kafka_wire.messages.produce_fetch import (
     FetchableTopicResponse,
     FetchPartition,
@@ -34,6 +39,7 @@ from tests.api.test_produce import batch, produce
 from tests.replication.tools import add_replica
 
 REPLICA = 5
+TOPIC, BROKER = 2, 4  # config resources
 LIMITS = Limits(0, 1, 10_000_000, 1_000_000)
 __all__ = ["led"]
 
@@ -92,8 +98,9 @@ def rows(response: FetchResponse) -> dict[int, FetchPartitionData]:
 
 @asynccontextmanager
 async def followed(partitions: int = 1, **config: str) -> AsyncIterator[tuple[MemoryBroker, BareClient, Follower]]:
-    """A leader, one of its clients, and its follower."""
-    async with memory_broker(topics={"t": partitions}, config=config) as broker:
+    """A leader, one of its clients, and its follower. config: dots as `__`."""
+    settings = {name.replace("__", "."): value for name, value in config.items()}
+    async with memory_broker(topics={"t": partitions}, config=settings) as broker:
         await add_replica(broker, REPLICA)
         image = await image_of(broker.machine)
         async with broker.client() as client, broker.client() as theirs:
@@ -246,6 +253,41 @@ async def test_what_is_forgotten_is_heard_of_no_more(led: Find) -> None:
         assert led("t", 0).followers[REPLICA].session is None
         await produce(client, batch(b"a"), acks=1)
         assert rows(await follower.fetch()) == {}
+
+
+async def throttle(broker: MemoryBroker, client: BareClient, replicas: str, rate: int) -> None:
+    resources = [(BROKER, str(broker.ready.node_id), "leader.replication.throttled.rate", str(rate))]
+    resources += [(TOPIC, "t", "leader.replication.throttled.replicas", replicas)]
+    wishes = [
+        IncrementalAlterConfigsResource(
+            resource_type=type,
+            resource_name=name,
+            configs=[IncrementalAlterableConfig(name=key, config_operation=0, value=value)],
+        )
+        for type, name, key, value in resources
+    ]
+    answer = await client.call(IncrementalAlterConfigsRequest(resources=wishes), 1)
+    assert [each.error_code for each in answer.responses] == [0, 0]
+
+
+@pytest.mark.parametrize(("replicas", "seconds"), [("*", 20), ("0:1", 20), ("0:5", 0), ("1:1", 0), ("", 0)])
+async def test_a_throttle_holds_back_replicas_that_are_not_in_sync(
+    replicas: str, seconds: int, autojump_clock: MockClock
+) -> None:
+    async with followed() as (broker, client, follower):
+        await throttle(broker, client, replicas, 1000)
+        began = trio.current_time()
+        for _ in range(11):
+            await produce(client, batch(b"x" * 2000), acks=1)
+        offset = 0
+        named = [at(0, bytes_max=2000)]
+        while offset < 11:
+            found = rows(await follower.fetch(*named, max_wait_ms=500))
+            named = []
+            if found and found[0].records:
+                offset += 1
+                named = [at(offset, last_epoch=0, bytes_max=2000)]
+        assert trio.current_time() - began == pytest.approx(seconds, abs=2.5)
 
 
 def calls_made(function: Any, *arguments: Any) -> tuple[int, Any]:

@@ -22,10 +22,12 @@ from kafka_wire.messages.produce_fetch import (
 from kafka_wire.records import assign, build_batch, read_header
 from kbroker.cluster.image import NO_LEADER, PartitionImage
 from kbroker.config import BrokerConfig, TopicConfig
+from kbroker.config.keys import LONG_MAX
 from kbroker.log.directory import LogDirectory
 from kbroker.replication.fetcher import PIECE_BATCHES
 from kbroker.replication.fetchers import Fetchers
 from kbroker.replication.partition import Partition
+from kbroker.replication.throttles import Throttle
 from kbroker.testing.broker import Machine
 
 ID = b"t" * 16
@@ -97,18 +99,22 @@ class Rig:
         self.logs.open()
         self.leaders = Leaders()
         self.offline: list[int] = []
+        self.rate = LONG_MAX
         self.fetchers = Fetchers(
             NODE,
             self.logs,
             self.leaders,
             lambda: CONFIG,
             lambda: 77,
+            Throttle(lambda: self.rate, trio.current_time),
             lambda partition, _: self.offline.append(partition.index),
         )
 
-    def partition(self, index: int, *batches: bytes, epoch: int = 5, leader: int = LEADER) -> Partition:
+    def partition(
+        self, index: int, *batches: bytes, epoch: int = 5, leader: int = LEADER, config: TopicConfig | None = None
+    ) -> Partition:
         """A partition with these batches, that follows."""
-        opening = self.logs.opening("t", index, ID, TopicConfig())
+        opening = self.logs.opening("t", index, ID, config or TopicConfig())
         partition = Partition("t", index, ID, self.logs.adopt(opening, None), NODE)
         if batches:
             self.follow(partition, epoch - 1)
@@ -311,3 +317,34 @@ async def test_nothing_is_fetched_once_all_is_left() -> None:
         rig.leaders.tell(0, data(0, records=stored(0, 5, b"v"), high_watermark=1))
         await wait_all_tasks_blocked()
         assert len(rig.leaders.requests) == count
+
+
+async def test_a_throttle_holds_back_who_lags_and_nobody_else(autojump_clock: MockClock) -> None:
+    throttled = TopicConfig(follower_replication_throttled_replicas=f"0:{NODE},1:{OTHER}")
+    async with running() as rig:
+        rig.rate = 1000
+        lagging, other = rig.partition(0, config=throttled), rig.partition(1, config=throttled)
+
+        def lags(wanted: FetchPartition) -> FetchPartitionData:
+            records = stored(wanted.fetch_offset, 5, b"x" * 2000)
+            return data(wanted.partition, records=records, high_watermark=100)
+
+        for index in (0, 1):
+            for _ in range(20):
+                rig.leaders.tell(index, lags)
+        await trio.sleep(9)
+        assert lagging.log.end.value == 5  # 2 KB each, 1 KB a second
+        assert other.log.end.value == 20
+
+
+async def test_a_throttle_takes_nobody_out_of_sync(autojump_clock: MockClock) -> None:
+    throttled = TopicConfig(follower_replication_throttled_replicas="*")
+    async with running() as rig:
+        rig.rate = 1
+        partition = rig.partition(0, config=throttled)
+        for _ in range(10):
+            rig.leaders.tell(
+                0, lambda wanted: data(0, records=stored(wanted.fetch_offset, 5, b"x" * 2000), high_watermark=0)
+            )
+        await trio.sleep(1)
+        assert partition.log.end.value == 10
