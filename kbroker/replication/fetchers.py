@@ -1,8 +1,8 @@
 """Fetchers: what this broker follows, fetched from its leaders. One task and one session a leader broker.
 
-    follow ──▶ settling: a truncation is finished first ──▶ wanted ── asked ──▶ the answer, piece by piece
+    follow ──▶ prepared: a truncation is finished first ──▶ wanted ── asked ──▶ the answer, piece by piece
                   ▲                                           ▲                   │ append, truncate, start over,
-                  └─────────────── cut ───────────────────────┴───────────────────┘ or wait a while
+                  └──────── cut, or to be flushed ────────────┴───────────────────┘ or wait a while
 
 A partition that goes wrong waits by itself, longer each time, up to replica.fetch.backoff.ms: the leader does not know
 of its role yet, a batch is damaged (B4), the disk is full (F10). One whose log is offline is given up. A leader that
@@ -41,7 +41,7 @@ from kbroker.replication.fetcher import (
 from kbroker.replication.partition import Partition
 from kbroker.replication.throttles import Throttle, is_throttled
 
-SETTLING_MAX = 4  # truncations finished at once
+PREPARING_MAX = 8  # truncations finished and logs flushed at once
 SMALL_A_TURN = 16  # answers about partitions with few records or none, between two checkpoints
 SMALL_BYTES = 4096
 
@@ -94,8 +94,8 @@ class Fetchers:
         self._on_offline = on_offline
         self._leaders: dict[int, Leader] = {}
         self._leader_of: dict[Partition, tuple[Leader, int]] = {}  # and in which epoch
-        self._settling: set[Partition] = set()
-        self._settlers = trio.CapacityLimiter(SETTLING_MAX)
+        self._preparing: set[Partition] = set()
+        self._places = trio.CapacityLimiter(PREPARING_MAX)
         self._nursery: trio.Nursery
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -147,25 +147,35 @@ class Fetchers:
         leader.scope.cancel()
 
     def _want(self, partition: Partition, leader: Leader) -> None:
-        """Ask for a partition next, from its log's end on; when its log is settled, if it is not."""
-        if not partition.log.is_settled:
+        """Ask for a partition next, from its log's end on; when its log is as it has to be, if it is not."""
+        if self._is_unready(partition):
             leader.session.leave(key_of(partition))
-            if partition not in self._settling:
-                self._settling.add(partition)
-                self._nursery.start_soon(self._settle, partition)
+            if partition not in self._preparing:
+                self._preparing.add(partition)
+                self._nursery.start_soon(self._prepare, partition)
             return
         leader.session.follow(key_of(partition), position_of(partition))
         leader.news.set()
 
-    async def _settle(self, partition: Partition) -> None:
-        """Finish a truncation; whatever the partition's role has become meanwhile."""
+    def _is_unready(self, partition: Partition) -> bool:
+        """Whether a truncation is to be finished, or a flush is due: what a follower asks for tells what it has."""
+        log = partition.log
+        return not log.is_settled or (log.flushes and log.needs_flush(self._env.clock.data_ms()))
+
+    async def _prepare(self, partition: Partition) -> None:
+        """Have a log ready; whatever the partition's role has become meanwhile."""
         try:
-            async with self._settlers:
+            async with self._places:
                 await partition.log.settle(self._env.offload)
-        except KafkaError as error:
+                if self._is_unready(partition):
+                    await partition.log.flush(self._env.offload)
+        except LogOffline as error:
             self._give_up(partition, error)
+        except KafkaError as error:  # the disk is full
+            self._troubles.tell(partition.topic, partition.index, error)
+            await self._env.clock.sleep(self._delay_s_max())
         finally:
-            self._settling.discard(partition)
+            self._preparing.discard(partition)
         leader, _ = self._leader_of.get(partition, (None, -1))
         if leader is not None:
             self._want(partition, leader)
@@ -254,7 +264,12 @@ class Fetchers:
             self._moved(leader, key, partition, step)
 
     def _moved(self, leader: Leader, key: Key, partition: Partition, step: Append) -> None:
-        """Everything of an answer is appended: the next is asked for, unless a throttle holds it back (KIP-73)."""
+        """Everything of an answer is appended: the next is asked for; not before it is flushed, where that is due, and
+        not yet, where a throttle holds it back (KIP-73).
+        """
+        if partition.log.flushes and self._is_unready(partition):
+            self._want(partition, leader)
+            return
         position = position_of(partition)
         leader.session.moved(key, position)
         if self._throttle.is_set:

@@ -1,7 +1,7 @@
 """IsrUpdates: has the in-sync replicas of what is led here written as they should be.
 
     a follower has caught up ──▶ noted ─┐                         ┌─ WRITTEN, it shrank ─▶ settled
-    each lag max / 2: all that is led ──┴▶ wanted_isr? ─▶ proposed ┤
+    once a second: all that is led ─────┴▶ wanted_isr? ─▶ proposed ┤
                                                  ▲                └─ it grew; REFUSED; UNKNOWN ─▶ held for a second
                                                  └────────────────────────────────────────────────┘
 
@@ -23,6 +23,7 @@ from kbroker.replication.partition import Partition
 
 BATCH_MAX = 360  # changes asked for at once: eight transactions
 PARTITIONS_A_TURN = 64
+LOOK_S, LOOKED_AT_MAX = 1.0, 1000  # between two looks for laggards; partitions looked at each time, if that will do
 HOLD_S = 1.0  # a partition whose ISR grew, or did not change as it should, is asked again after that
 
 
@@ -60,14 +61,23 @@ class IsrUpdates:
                 await self._update()
 
     async def _look_for_laggards(self) -> None:
-        """Ask all partitions, in turns, often enough for one that lags to be found in time."""
+        """Ask all partitions in turn: each once a second, or where there are very many, often enough to find who lags
+        not much later than he does.
+        """
         while True:
-            await self._clock.sleep(self._lag_max_s() / 2)
-            for number, partition in enumerate(tuple(self._partitions()), start=1):
-                if partition.leading and partition.followers:
-                    self.note(partition)
-                if not number % PARTITIONS_A_TURN:
-                    await trio.lowlevel.checkpoint()
+            partitions = tuple(self._partitions())
+            rounds = min(-(-len(partitions) // LOOKED_AT_MAX) or 1, max(1, int(self._lag_max_s() / 2 / LOOK_S)))
+            size = -(-len(partitions) // rounds)
+            for first in range(0, max(len(partitions), 1), max(size, 1)):
+                await self._clock.sleep(LOOK_S)
+                await self._look_at(partitions[first : first + size])
+
+    async def _look_at(self, partitions: Sequence[Partition]) -> None:
+        for number, partition in enumerate(partitions, start=1):
+            if partition.leading and partition.followers:
+                self.note(partition)
+            if not number % PARTITIONS_A_TURN:
+                await trio.lowlevel.checkpoint()
 
     async def _wait_news(self) -> None:
         """Wait until there is somebody to ask."""
@@ -98,6 +108,8 @@ class IsrUpdates:
         changes: list[tuple[Partition, IsrChange]] = []
         for number, partition in enumerate(tuple(self._news), start=1):
             del self._news[partition]
+            if partition.log.offline is not None:
+                continue  # it is of no use to anybody: its followers have to lead, not to leave
             change = partition.wanted_isr(now_s, lag_max_s)
             if change is not None:
                 partition.propose(change)

@@ -348,3 +348,20 @@ async def test_a_throttle_takes_nobody_out_of_sync(autojump_clock: MockClock) ->
             )
         await trio.sleep(1)
         assert partition.log.end.value == 10
+
+
+async def test_what_must_be_flushed_is_flushed_before_a_follower_says_that_it_has_it() -> None:
+    flushing = TopicConfig(flush_messages=1)
+    async with running() as rig:
+        partition = rig.partition(0, config=flushing)
+        flushed: list[tuple[int, int]] = []
+
+        def lags(wanted: FetchPartition) -> FetchPartitionData:
+            flushed.append((wanted.fetch_offset, partition.log.flushed.value))
+            return data(0, records=stored(wanted.fetch_offset, 5, b"v"), high_watermark=9)
+
+        for _ in range(3):
+            rig.leaders.tell(0, lags)
+        await wait_all_tasks_blocked()
+        assert partition.log.end.value == 3
+        assert flushed == [(0, 0), (1, 1), (2, 2)]

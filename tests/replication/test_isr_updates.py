@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.cluster.image import PartitionImage
 from kbroker.cluster.isr_changes import IsrChange, IsrOutcome
 from kbroker.config import BrokerConfig
@@ -19,6 +20,12 @@ from kbroker.testing.clock import SteeredClock
 CONFIG = BrokerConfig().with_values({"replica.lag.time.max.ms": "30000"})
 
 
+class Log:
+    """One that is online, until it is said not to be."""
+
+    offline: object = None
+
+
 class Wishing:
     """A partition that wants what it is told to want."""
 
@@ -26,6 +33,7 @@ class Wishing:
         self.wishes = list(wishes)
         self.leading = True
         self.followers = {2: None}
+        self.log = Log()
         self.asked: list[float] = []
         self.told: list[str] = []
 
@@ -129,6 +137,26 @@ async def test_all_that_is_led_is_looked_at_often_enough_to_find_who_lags(
     task = updates(Store(), led, alone, followed)
     began = trio.current_time()
     nursery.start_soon(task.run)
-    await trio.sleep(50)
-    assert [round(at - began) for at in led.asked] == [15, 30, 45]
+    await trio.sleep(4.5)
+    assert [round(at - began) for at in led.asked] == [1, 2, 3, 4]
     assert alone.asked == followed.asked == []
+
+
+async def test_very_many_are_looked_at_a_part_at_a_time(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    partitions = [Wishing() for _ in range(4000)]
+    task = updates(Store(), *partitions)
+    nursery.start_soon(task.run)
+    for second in range(1, 9):
+        await trio.sleep(1 if second > 1 else 1.5)
+        assert sum(len(partition.asked) for partition in partitions) == second * 1000
+    assert {len(partition.asked) for partition in partitions} == {2}
+
+
+async def test_F11_a_log_that_failed_shrinks_no_isr(nursery: trio.Nursery) -> None:
+    store, partition = Store(), Wishing(change())
+    partition.log.offline = KafkaError(ErrorCode.KAFKA_STORAGE_ERROR)
+    task = updates(store)
+    nursery.start_soon(task.run)
+    task.note(partition)
+    await wait_all_tasks_blocked()
+    assert store.batches == [] and partition.asked == []
