@@ -19,7 +19,7 @@ from kafka_wire.messages.internal import (
     WaitAppliedRequest,
     WaitAppliedResponse,
 )
-from kbroker.api.context import Context
+from kbroker.api.context import NO_BROKER, Context
 from kbroker.api.registry import CloseConnection, handles
 from kbroker.cluster.introductions import ASKED, ASKING, NONCE_BYTES, Meeting
 
@@ -30,8 +30,10 @@ APPLY_WAIT_MS_MAX = 60_000
 def introduce(request: IntroduceRequest, context: Context) -> IntroduceResponse:
     """Have a broker prove who it is, and prove who this one is (between brokers)."""
     services, peer = context.services, context.peer
-    if peer.broker_id >= 0 or peer.listener != services.inter_broker_listener:
-        raise CloseConnection("Introduce out of place")
+    if peer.broker_id != NO_BROKER:
+        raise CloseConnection("a broker introduces itself once")
+    if peer.listener != services.inter_broker_listener:
+        raise CloseConnection(f"brokers come in on listener {services.inter_broker_listener}, not on {peer.listener}")
     meeting, peer.meeting = peer.meeting, None
     if meeting is None:
         return _meet(request, context)
@@ -66,7 +68,7 @@ def _meet(request: IntroduceRequest, context: Context) -> IntroduceResponse:
 @handles(ApiKey.WAIT_APPLIED, 0, 0)
 def wait_applied(request: WaitAppliedRequest, context: Context) -> Coroutine[Any, Any, WaitAppliedResponse]:
     """Wait until this broker has carried out a revision of the cluster's store (between brokers)."""
-    if context.peer.broker_id < 0:
+    if context.peer.broker_id == NO_BROKER:
         raise CloseConnection("WaitApplied, which is for brokers only")
     return _wait_applied(request, context)
 
