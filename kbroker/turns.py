@@ -37,7 +37,7 @@ Work: TypeAlias = Generator[None, None, T]
 Errand: TypeAlias = Callable[[], Any]
 Errands: TypeAlias = Generator["Errand | None", Any, T]  # work that sends for something now and then
 
-_places: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("long requests under way")
+_places: trio.lowlevel.RunVar[dict[bool, trio.CapacityLimiter]] = trio.lowlevel.RunVar("long requests under way")
 _locks: trio.lowlevel.RunVar[dict[str, trio.Lock]] = trio.lowlevel.RunVar("what is done one at a time")
 
 
@@ -97,16 +97,17 @@ def is_long(answer: object) -> bool:
     return isinstance(answer, CoroutineType) and answer.cr_code is _answer_of.__code__
 
 
-def under_way() -> trio.CapacityLimiter:
+def under_way(*, of_broker: bool = False) -> trio.CapacityLimiter:
     """Who answers a long request holds one of LONG_MAX places, to its end: what is half done takes memory.
 
-    Not while it waits for something else than its turn.
+    Not while it waits for something else than its turn. Brokers have places of their own: no crowd of clients keeps
+    them from each other.
     """
     try:
-        return _places.get()
+        return _places.get()[of_broker]
     except LookupError:
-        _places.set(trio.CapacityLimiter(LONG_MAX))
-        return _places.get()
+        _places.set({each: trio.CapacityLimiter(LONG_MAX) for each in (False, True)})
+        return _places.get()[of_broker]
 
 
 def advance(work: Work[T], pauses: int) -> tuple[T] | None:

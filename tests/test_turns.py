@@ -140,6 +140,15 @@ async def test_B5_a_few_long_requests_are_under_way_at_a_time() -> None:
     assert most == LONG_MAX
 
 
+async def test_brokers_do_not_stand_in_line_with_clients() -> None:
+    for number in range(LONG_MAX):
+        await under_way().acquire_on_behalf_of(number)
+    assert under_way().available_tokens == 0
+    with trio.fail_after(1):
+        async with under_way(of_broker=True):
+            await trio.lowlevel.checkpoint()
+
+
 async def test_an_answer_that_waits_is_not_long() -> None:
     async def wait() -> None:
         await trio.lowlevel.checkpoint()

@@ -53,12 +53,12 @@ class ClusterBrokers:
 
 
 async def _arrive(later: Later, timeout_s: float) -> Any:
-    """The response. Long work takes its place among that of clients."""
+    """The response. Long work takes its place among that of other brokers."""
     answer: Any = later.coroutine
     try:
         with trio.move_on_after(timeout_s):
             if is_long(answer):
-                async with under_way():
+                async with under_way(of_broker=True):
                     while is_long(answer):
                         answer = await answer
             while isinstance(answer, CoroutineType):

@@ -55,12 +55,13 @@ LONG_FRAME = 16384  # bytes; may have so many entries that decoding them is done
 class Waiting:
     """A place in the line: an answer still to come."""
 
-    __slots__ = ("header", "answer", "overlaps", "is_long")
+    __slots__ = ("header", "peer", "answer", "overlaps", "is_long")
 
     def __init__(
-        self, header: RequestHeader, answer: Coroutine[Any, Any, Any], *, overlaps: bool, is_long: bool
+        self, header: RequestHeader, peer: Peer, answer: Coroutine[Any, Any, Any], *, overlaps: bool, is_long: bool
     ) -> None:
         self.header = header
+        self.peer = peer
         self.answer = answer
         self.overlaps = overlaps  # requests behind it are handled meanwhile
         self.is_long = is_long  # it is work that goes on, see turns.py
@@ -72,7 +73,7 @@ class Waiting:
         """
         response = self.answer
         if self.is_long:
-            async with under_way():
+            async with under_way(of_broker=self.peer.broker_id != NO_BROKER):
                 response = await response
                 while is_long(response):
                     response = await response
@@ -167,7 +168,7 @@ class Connection:
             if isinstance(request, CoroutineType):
                 request.close()  # the rest of the decoding is awaited together with the handler
                 later = _decode_and_handle(decoding, route, context)
-                self._wait(Waiting(header, later, overlaps=False, is_long=True))
+                self._wait(Waiting(header, self.peer, later, overlaps=False, is_long=True))
                 return
         answer = route.api.handle(request, context)
         if answer is None:
@@ -175,7 +176,7 @@ class Connection:
         if isinstance(answer, CoroutineType):
             # A broker asks for many of its clients, in no order: none of them waits for another's answer.
             overlaps = route.api.overlaps or self.peer.broker_id != NO_BROKER
-            self._wait(Waiting(header, answer, overlaps=overlaps, is_long=is_long(answer)))
+            self._wait(Waiting(header, self.peer, answer, overlaps=overlaps, is_long=is_long(answer)))
         else:
             self._put(route.write(correlation_id, answer))
 
