@@ -36,7 +36,7 @@ second one at once, with 130. Status 2: bad configuration, port or data director
 @click.option(
     "--coordination",
     metavar="STORE",
-    help="Where brokers agree: sqlite:PATH, a file that the brokers of one machine share.  [default: coord.db in DIR]",
+    help="Where brokers agree: sqlite:PATH (for one machine) or etcd://HOST:PORT,...  [default: coord.db in DIR]",
 )
 @click.option("--memory", is_flag=True, help="Keep data in memory: everything is lost on exit.")
 @click.option(

@@ -33,12 +33,12 @@ message TxnResponse { ResponseHeader header = 1; bool succeeded = 2; }
 message CompactionRequest { int64 revision = 1; }
 message CompactionResponse { ResponseHeader header = 1; }
 
-message WatchCreateRequest { bytes key = 1; bytes range_end = 2; int64 start_revision = 3; bool fragment = 8; }
+message WatchCreateRequest { bytes key = 1; bytes range_end = 2; int64 start_revision = 3; }
 message WatchProgressRequest { }
 message WatchRequest { WatchCreateRequest create_request = 1; WatchProgressRequest progress_request = 3; }
 message WatchResponse {
     ResponseHeader header = 1; bool created = 3; bool canceled = 4; int64 compact_revision = 5;
-    string cancel_reason = 6; bool fragment = 7; repeated Event events = 11;
+    string cancel_reason = 6; repeated Event events = 11;
 }
 
 message LeaseGrantRequest { int64 TTL = 1; }
@@ -69,7 +69,7 @@ _SCALARS = {
 _PACKAGE = "kbroker.etcd"
 
 
-def _classes(proto: str) -> dict[str, Any]:
+def classes(proto: str) -> dict[str, Any]:
     """The message classes of a text like the one above, by name."""
     file = descriptor_pb2.FileDescriptorProto(name="kbroker/etcd.proto", package=_PACKAGE, syntax="proto3")
     for name, body in re.findall(r"message (\w+) \{(.*?)\}", proto, re.DOTALL):
@@ -90,7 +90,7 @@ def _classes(proto: str) -> dict[str, Any]:
     }
 
 
-pb = SimpleNamespace(**_classes(PROTO))
+pb = SimpleNamespace(**classes(PROTO))
 
 
 class Method(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,9 +17,10 @@ import pytest
 import trio
 
 from kbroker.cluster.keys import CLUSTER, Keys
+from kbroker.cluster.stores.etcd.messages import STATUS
 from kbroker.cluster.stores.etcd.opening import open_etcd
 from kbroker.cluster.stores.etcd.store import EtcdStore
-from kbroker.env import Clock, Tls
+from kbroker.env import CallFailed, Clock, Tls
 from kbroker.env.features import Features
 from kbroker.env.real_net import RealNet
 
@@ -84,6 +86,10 @@ class Member:
             self._process.wait()
             self._process = None
 
+    def forget(self) -> None:
+        """Lose all data."""
+        shutil.rmtree(self.directory / "data")
+
     async def wait_healthy(self) -> None:
         """Until it has a leader. Not for TLS."""
         with trio.fail_after(HEALTH_S):
@@ -111,6 +117,23 @@ async def etcd(program: Path, directory: Path, members: int = 1) -> AsyncIterato
     finally:
         for member in cluster:
             member.kill()
+
+
+async def leader_of(members: Sequence[Member]) -> Member:
+    """The one that leads, as they say themselves."""
+    with trio.fail_after(HEALTH_S):
+        while True:
+            for member in members:
+                channel = RealNet(Features.detect()).rpc_channel(member.address, None)
+                try:
+                    status = STATUS.answer.FromString(await channel.call(STATUS.path, b"", 1.0))
+                    if status.leader == status.header.member_id:
+                        return member
+                except CallFailed:
+                    pass
+                finally:
+                    channel.close()
+            await trio.sleep(0.05)
 
 
 @asynccontextmanager
