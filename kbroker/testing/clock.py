@@ -11,6 +11,7 @@ import trio
 from kbroker.testing.scheduler import someone_waits_for_idleness
 
 EPOCH_MS = 1_700_000_000_000  # where data time begins in a test: a date people recognise, 2023-11-14
+TICK_S = 2**-20  # exact in binary
 IDLE_TURNS_MAX = 10  # turns of the scheduler with nothing to run and nothing to wait for, before it is a deadlock
 
 
@@ -23,6 +24,7 @@ class JumpClock(trio.abc.Clock):
 
     def __init__(self) -> None:
         self.on_deadlock: Callable[[], None] = _stuck
+        self.on_idle: Callable[[], None] = lambda: None  # nothing is runnable, so time is about to move
         self._now = 0.0
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timers_set = 0
@@ -42,6 +44,7 @@ class JumpClock(trio.abc.Clock):
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
         """Nothing is runnable: jump. 0, as nobody has to wait; but who waits for just this idleness comes first."""
+        self.on_idle()
         if someone_waits_for_idleness():
             return math.inf
         if self._timers and self._timers[0][0] <= deadline:
@@ -94,8 +97,13 @@ class SteeredClock:
         return self.epoch_ms + int(self._elapsed() * 1000) + self._data_ahead_ms
 
     def liveness(self) -> float:
-        """Seconds on a clock that never goes back."""
-        return self._elapsed() + self._liveness_ahead
+        """Seconds on a clock that never goes back.
+
+        A clock that drifts ticks: else who waits for a time of this clock on the run's could come ever closer to it, by
+        less each time than a float can tell, and never reach it.
+        """
+        seconds = self._elapsed() + self._liveness_ahead
+        return seconds if self.drift == 1.0 else math.ceil(seconds / TICK_S) * TICK_S
 
     async def sleep(self, seconds: float) -> None:
         """Wait in the I/O domain, which nobody jumps."""

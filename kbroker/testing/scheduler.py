@@ -18,16 +18,21 @@ import trio
 from trio._core import _run
 from trio.lowlevel import Task
 
+TURNS_MAX = 100_000  # with something runnable, before it is a livelock
+
 
 class FreezableQueue(deque[Task]):
     """trio's queue of runnable tasks; those for which is_frozen holds look absent, and stay.
 
-    is_frozen is asked only while `freezing` is true, as it is asked for every step of every task.
+    is_frozen is asked only while `freezing` is true, as it is asked for every step of every task. on_livelock is called
+    when there is something runnable turn after turn, so many times that it will never end.
     """
 
-    def __init__(self, tasks: deque[Task], is_frozen: Callable[[Task], bool]) -> None:
+    def __init__(self, tasks: deque[Task], is_frozen: Callable[[Task], bool], on_livelock: Callable[[], None]) -> None:
         super().__init__(tasks)
         self.freezing = False
+        self.on_livelock = on_livelock
+        self._turns = 0  # since nothing was runnable
         self._is_frozen = is_frozen
 
     def __iter__(self) -> Iterator[Task]:
@@ -37,17 +42,25 @@ class FreezableQueue(deque[Task]):
     def __bool__(self) -> bool:
         return any(True for _ in self) if self.freezing else len(self) > 0
 
+    def note_idle(self) -> None:
+        """Nothing is runnable."""
+        self._turns = 0
+
     def clear(self) -> None:
-        """Forget the tasks that `__iter__` shows."""
+        """Forget the tasks that `__iter__` shows: the scheduler has taken them for a turn."""
+        self._turns += 1
+        if self._turns > TURNS_MAX:
+            self._turns = 0
+            self.on_livelock()
         frozen = [task for task in super().__iter__() if self._is_frozen(task)] if self.freezing else []
         super().clear()
         self.extend(frozen)
 
 
-def install_queue(is_frozen: Callable[[Task], bool]) -> FreezableQueue:
+def install_queue(is_frozen: Callable[[Task], bool], on_livelock: Callable[[], None]) -> FreezableQueue:
     """Replace the run queue of the trio run that we are in."""
     runner = _run.GLOBAL_RUN_CONTEXT.runner
-    queue = runner.runq = FreezableQueue(runner.runq, is_frozen)
+    queue = runner.runq = FreezableQueue(runner.runq, is_frozen, on_livelock)
     return queue
 
 

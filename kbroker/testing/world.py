@@ -50,7 +50,7 @@ class Killed(BaseException):
 
 
 class Deadlock(Exception):
-    """Every task waits for another, for ever."""
+    """Every task waits for another, for ever; or some keep each other busy, and time does not move."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def simulate(
         cause.add_note(f"in the simulation of seed {seed!r}, after {world.now():.3f} s")
         raise cause from cause.__cause__
     if world.deadlocked:
-        raise Deadlock(f"nothing can happen any more, {world.now():.3f} s into seed {seed!r}")
+        raise Deadlock(f"{world.deadlocked}, {world.now():.3f} s into seed {seed!r}")
     return Trace(seed, world.digest.hexdigest(), world.events, world.now(), world.lines)
 
 
@@ -112,7 +112,7 @@ class World:
         self.digest = hashlib.blake2b(digest_size=16)
         self.events = 0
         self.lines: list[str] = []
-        self.deadlocked = False
+        self.deadlocked = ""  # why, if it is
         self.offload_s = offload_s
         self._on_line = on_line or (self.lines.append if keep_lines else None)
         self._randoms: dict[str, random.Random] = {}
@@ -152,7 +152,8 @@ class World:
             self._on_line(line)
 
     async def _run(self, main: Callable[[World], Awaitable[None]]) -> None:
-        self._queue = install_queue(_is_frozen)
+        self._queue = install_queue(_is_frozen, self._end_livelock)
+        self.clock.on_idle = self._queue.note_idle
         async with trio.open_nursery() as self.nursery:
             try:
                 await main(self)
@@ -164,7 +165,12 @@ class World:
     def _end_deadlock(self) -> None:
         if self.deadlocked:
             raise Deadlock(f"cancelled tasks still wait, in the simulation of seed {self.seed!r}")
-        self.deadlocked = True
+        self.deadlocked = "nothing can happen any more"
+        self.nursery.cancel_scope.cancel()
+
+    def _end_livelock(self) -> None:
+        """Tasks keep each other busy. Who they are is seen where they are cancelled."""
+        self.deadlocked = "time does not move any more"
         self.nursery.cancel_scope.cancel()
 
     def _note_freezing(self) -> None:

@@ -225,3 +225,26 @@ def test_nothing_of_trio_stays_changed() -> None:
     simulate(1, main)
     assert trio.to_thread.run_sync is run_sync
     assert trio.run(trio.to_thread.run_sync, os.getpid) == os.getpid()
+
+
+def test_a_livelock_is_reported() -> None:
+    async def main(world: World) -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+
+    with pytest.raises(Deadlock, match="time does not move"):
+        simulate(1, main)
+
+
+def test_who_waits_for_a_time_of_a_drifting_clock_reaches_it() -> None:
+    async def main(world: World) -> None:
+        chance = world.random("test")
+        for n in range(500):
+            clock = world.node(f"n{n}", drift=chance.uniform(0.98, 1.0)).env.clock
+            await trio.sleep(chance.random())
+            due = clock.liveness() + 0.1
+            while (rest := due - clock.liveness()) > 0:
+                with trio.move_on_after(rest):
+                    await trio.sleep_forever()
+
+    simulate(1, main)
