@@ -442,8 +442,12 @@ class Links:
         return max(ANSWER_BYTES_MAX, 2 * self._config().get_int("socket.request.max.bytes"))
 
     def wire(self, stream: Stream, closed: Callable[[Wire], None]) -> Wire:
-        """A new connection."""
-        return Wire(stream, self.scratch, f"broker-{self._registration.broker.id}", self.nursery, closed)
+        """A new connection. OSError where the system cannot watch one more."""
+        try:
+            return Wire(stream, self.scratch, f"broker-{self._registration.broker.id}", self.nursery, closed)
+        except BaseException:
+            stream.close()
+            raise
 
     async def introduce(self, broker: BrokerImage, ask: Ask) -> None:
         """Prove to each other who we are. Raises KafkaError."""

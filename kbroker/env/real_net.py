@@ -19,6 +19,7 @@ import select
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TypeAlias
 
 import trio
@@ -500,7 +501,7 @@ class RealNet:
         """Try the addresses of host in turn; the last failure is raised."""
         failure = OSError(f"{host} has no address")
         for family, address in await self._resolve(host, port, 0):
-            attempt = trio.socket.socket(family, socket.SOCK_STREAM)
+            attempt = self._descriptors.retry(partial(trio.socket.socket, family, socket.SOCK_STREAM))
             try:
                 await attempt.connect(address)
                 return RealStream(socket.socket(fileno=attempt.detach()), as_address(address), self._features)

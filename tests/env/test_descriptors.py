@@ -64,6 +64,14 @@ async def test_more_files_than_the_reserve_are_opened_at_once_if_others_are_clos
     assert len(files) == 5 * RESERVE
 
 
+async def test_another_broker_is_connected_to_with_one_of_the_reserve(tmp_path: Path) -> None:
+    env = real_env(str(tmp_path))
+    await env.net.listen("127.0.0.1", 0)
+    other = await real_env(str(tmp_path)).net.listen("127.0.0.1", 0)
+    with none_left():
+        (await env.net.connect(*other.address)).close()
+
+
 async def test_without_a_reserve_the_error_is_the_systems(tmp_path: Path) -> None:
     env = real_env(str(tmp_path))
     with none_left(), pytest.raises(OSError) as failure:
