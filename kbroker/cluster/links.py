@@ -86,7 +86,7 @@ class Wire:
     """
 
     __slots__ = (
-        "unsent", "drained", "heard", "answers", "failure", "_stream", "_key", "_client_id", "_frames", "_scratch",
+        "unsent", "drained", "heard", "answers", "lost", "failure", "_stream", "_client_id", "_frames", "_scratch",
         "_in_flight", "_nursery", "_rest", "_is_sending", "_correlation_id", "_closed",
     )  # fmt: skip
 
@@ -103,6 +103,7 @@ class Wire:
         self.drained = trio.lowlevel.ParkingLot()  # woken when there is less of that, and at the end
         self.heard = 0  # times that something has arrived
         self.answers = 0  # since it is trusted
+        self.lost = 0  # questions in flight when it was closed
         self.failure = ""  # why it is closed
         self._stream = stream
         self._client_id = client_id
@@ -154,6 +155,7 @@ class Wire:
         self._stream.close()
         self._rest, self.unsent = [], 0
         self.drained.unpark_all()
+        self.lost = len(self._in_flight)
         while self._in_flight:
             self._in_flight.popleft().arrive(None)
         self._closed(self)
@@ -228,7 +230,6 @@ class Link:
         self._opening: Opening | None = None
         self._pause_s = 0.0
         self._retry_at = 0.0
-        self._is_told_of = False  # people know that it cannot be reached
         self._retired = ""  # why it is not used any more
 
     async def ask(self, request: Any, version: int, timeout_s: float) -> Any:
@@ -338,6 +339,7 @@ class Link:
                 await self._house.introduce(self.broker, partial(self._ask_stranger, wire))
                 if not wire.failure:
                     wire.trust(self._house.answer_bytes_max)
+                    self._house.note_reached(self.broker.id)
                     self._wire, wire = wire, None
                     return ""
         except (OSError, ValueError) as error:  # ValueError: a name that cannot be one of a host
@@ -364,15 +366,14 @@ class Link:
             return
         self._wire = None
         if wire.answers:
-            self._pause_s, self._is_told_of = 0.0, False
+            self._pause_s = 0.0
         if wire.failure != IDLE and not self._retired:
-            self._note_failure(wire.failure)
+            self._note_failure(wire.failure, is_harmless=not wire.lost)
 
-    def _note_failure(self, why: str) -> None:
+    def _note_failure(self, why: str, *, is_harmless: bool = False) -> None:
         self._pause_s = min(max(2 * self._pause_s, PAUSE_S_MIN), PAUSE_S_MAX)
         self._retry_at = trio.current_time() + self._pause_s
-        log.log(logging.DEBUG if self._is_told_of else logging.INFO, "broker %d: %s", self.broker.id, why)
-        self._is_told_of = True
+        self._house.tell_of(self.broker.id, why, is_harmless=is_harmless)
 
 
 class Links:
@@ -386,6 +387,7 @@ class Links:
         self._config = config
         self._nursery: trio.Nursery | None = None
         self._links: dict[tuple[int, int], Link] = {}  # by broker and API
+        self._told_of: set[int] = set()  # brokers of which people know that they cannot be reached
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled; then nobody is asked any more."""
@@ -421,6 +423,7 @@ class Links:
         for place, link in list(self._links.items()):
             if _epoch(new, link.broker.id) != link.broker.epoch:
                 del self._links[place]
+                self._told_of.discard(link.broker.id)
                 link.retire("it is gone" if link.broker.id not in new.brokers else "it has registered anew")
 
     # -- for links ----------------------------------------------------------------------------------------------------
@@ -458,6 +461,21 @@ class Links:
         nonce = self.env.rng.token(NONCE_BYTES)
         meeting = Meeting(image.cluster_id, *own, broker.id, broker.epoch, nonce, b"")
         await introduce(ask, meeting, image.secret)
+
+    def note_reached(self, broker_id: int) -> None:
+        """A broker has been connected to."""
+        self._told_of.discard(broker_id)
+
+    def tell_of(self, broker_id: int, why: str, *, is_harmless: bool) -> None:
+        """Tell people once that a broker cannot be reached, however many links there are and often they try.
+
+        is_harmless: nobody lost anything.
+        """
+        if is_harmless or broker_id in self._told_of:
+            log.debug("broker %d: %s", broker_id, why)
+        else:
+            self._told_of.add(broker_id)
+            log.info("broker %d: %s", broker_id, why)
 
     def _address(self, broker: BrokerImage) -> tuple[str, int]:
         name = self._config().inter_broker_listener(broker.endpoints)

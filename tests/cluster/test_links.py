@@ -351,7 +351,10 @@ async def test_a_connection_that_breaks_fails_what_is_in_flight(autojump_clock: 
         assert await us.ask() == "theirs"
 
 
-async def test_a_broker_that_cannot_be_reached_is_tried_less_and_less_often(autojump_clock: MockClock) -> None:
+async def test_a_broker_that_cannot_be_reached_is_tried_less_and_less_often(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "kbroker.links")
     us = Us(MemoryNetwork())
     us.network.host("b2")
     async with trio.open_nursery() as nursery:
@@ -362,6 +365,7 @@ async def test_a_broker_that_cannot_be_reached_is_tried_less_and_less_often(auto
             at.append(trio.current_time())
         waits = [round(after - before, 2) for before, after in zip(at, at[1:], strict=False)]
         assert waits == [0.05, 0.1, 0.2, 0.4, 0.8, PAUSE_S_MAX, PAUSE_S_MAX, PAUSE_S_MAX]
+        assert len(caplog.records) == 1, "people are told once"
         other = Other(us.network)
         await nursery.start(other.run)
         assert await us.ask() == "theirs"
