@@ -141,6 +141,17 @@ async def finish(work: Work[T]) -> T:
                     return stop.value  # type: ignore[no-any-return]
 
 
+async def finish_unqueued(work: Work[T]) -> T:
+    """Like finish, for work of the broker's own, such as a new picture of the cluster: it stands in no queue with that
+    of clients.
+    """
+    while True:
+        done = advance(work, PAUSES_A_TURN)
+        if done is not None:
+            return done[0]
+        await trio.lowlevel.checkpoint()
+
+
 async def finish_errands(work: Errands[T], errand: Errand | None, offload: Offload) -> T:
     """Like finish, for work that yields callables. errand: the one it waits for already."""
     floor = one_at_a_time("turns of long work")

@@ -12,7 +12,9 @@
     applying.py        waiting for all of them to have carried out a change
     introductions.py   how two brokers prove to each other who they are   (pure)
     producer_ids.py    ProducerIds: one by one, from blocks of the cluster's
-    registration.py    a broker's part in the cluster: its session, leaderships taken, the image kept up to date
+    internal_topics.py     what internal topics gain when there are brokers for it   (pure)
+    registration.py    a broker's part in the cluster: its session, the image kept up to date, a farewell
+    joining.py         how it becomes a part of it      controller.py   the one that sees to every partition
 
 Offsets, groups and transactions are not here: they live in replicated internal topics.
 """

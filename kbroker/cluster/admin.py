@@ -27,7 +27,8 @@ from kbroker.cluster.image import NO_TOPIC_ID, ClusterImage, PartitionImage, Top
 from kbroker.cluster.keys import Keys, decode, id_text
 from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.store import CoordinationStore, Delete, Entry, Guard, Op, StoreError, load
-from kbroker.cluster.writer import Txn, Writer, for_each
+from kbroker.cluster.writer import TXN_PARTITIONS, PartitionWriter, Txn, Writer, for_each
+from kbroker.config import BrokerConfig
 from kbroker.config.keys import Scope
 from kbroker.env import Rng
 from kbroker.turns import Work, each, finish
@@ -35,7 +36,6 @@ from kbroker.turns import Work, each, finish
 PRODUCER_ID_BLOCK = 1000
 ATTEMPTS_MAX = 10
 CHANGES_AT_ONCE = 64  # of all clients together: they share commits
-TXN_OPS = 96  # partitions in a transaction: leaves room for the keys that go with them
 CLUSTER_METADATA = "__cluster_metadata"  # Kafka's own log of its controllers: no client's topic has its name
 
 S = TypeVar("S")
@@ -62,15 +62,16 @@ class Admin:
         writer: Writer,
         keys: Keys,
         rng: Rng,
-        topic_defaults: Callable[[], tuple[int, int]],
+        config: Callable[[], BrokerConfig],
     ) -> None:
-        """topic_defaults: partitions and replication factor of a topic that asks for -1."""
+        """config: this broker's configuration, as it is now."""
         self._home = home
         self._store = store
         self._writer = writer
         self._keys = keys
         self._rng = rng
-        self._topic_defaults = topic_defaults
+        self._partitions = PartitionWriter(writer, keys)
+        self._config = config
         self._being_created: dict[str, str] = {}  # unified name -> name
         self._limiter = trio.CapacityLimiter(CHANGES_AT_ONCE)
 
@@ -153,7 +154,7 @@ class Admin:
 
     def _plan_all(self, wishes: Sequence[NewTopic], reserved: list[str]) -> Work[list[TopicImage | KafkaError]]:
         """The topics as they will be; their names are taken from now on, and noted in reserved."""
-        default, _ = self._topic_defaults()
+        default = self._config().get_int("num.partitions")
         times = Counter((yield from each(lambda wish: wish.name, wishes)))
         asked = yield from each(lambda wish: placement.partitions_asked(wish, default), wishes)
         if sum(asked) > placement.PARTITIONS_PER_REQUEST_MAX:
@@ -181,13 +182,14 @@ class Admin:
         if name in image.topics or unified(name) in self._being_created:
             raise _exists(name)
         configs = config_changes.check_configs(wish.configs)
-        partitions, factor = self._topic_defaults()
+        partitions = self._config().get_int("num.partitions")
+        factor = self._config().get_int("default.replication.factor")
         start = self._rng.below(max(1, len(image.brokers)))
         assignments = placement.plan_topic(wish, image, partitions=partitions, replication_factor=factor, start=start)
         topic_id = self._rng.token(16)
         while topic_id in (NO_TOPIC_ID, NO_TOPIC_ID[:15] + b"\1") or id_text(topic_id).startswith("-"):
             topic_id = self._rng.token(16)  # Kafka's reserved ids; a leading dash looks like an option to its tools
-        new = yield from placement.new_partitions(topic_id, assignments)
+        new = yield from placement.new_partitions(topic_id, assignments, image)
         return TopicImage(name, topic_id, new, configs)
 
     async def _create(self, topic: TopicImage) -> TopicImage:
@@ -212,20 +214,20 @@ class Admin:
         self, topic_id: bytes, partitions: Sequence[PartitionImage], guards: list[Guard], ops: list[Op]
     ) -> tuple[bool, int]:
         """Write new partitions and, last, the topic's keys. Whether the guards held, and the revision to wait for."""
-        *chunks, last = [partitions[i : i + TXN_OPS] for i in range(0, len(partitions), TXN_OPS)]
-        last_guards, last_ops = self._partition_txn(last)
+        *chunks, last = [partitions[i : i + TXN_PARTITIONS] for i in range(0, len(partitions), TXN_PARTITIONS)]
+        last_guards, last_ops = self._partitions.txn(last)
         if not chunks:
             return await self._writer.commit(last_guards + guards, last_ops + ops)
         first, *middle = chunks
         mark = self._keys.pending(topic_id)
-        first_guards, first_ops = self._partition_txn(first)
+        first_guards, first_ops = self._partitions.txn(first)
         marked = await self._writer.commit(
             [*first_guards, Guard(mark, 0)], [*first_ops, self._writer.put(mark, {}, self._home.lease)]
         )
         if not marked.succeeded:
             return False, marked.revision
         held = Guard(mark, marked.revision)
-        results = await self._writer.commit_all(self._partition_txn(chunk, held) for chunk in middle)
+        results = await self._writer.commit_all(self._partitions.txn(chunk, held) for chunk in middle)
         succeeded, revision = False, max(result.revision for result in [marked, *results])
         if all(result.succeeded for result in results):
             succeeded, revision = await self._writer.commit(
@@ -235,12 +237,6 @@ class Admin:
             # The mark was still there, so the topic was not completed: nobody sees these partitions.
             await self._delete_partitions(topic_id, first=partitions[0].index)
         return succeeded, revision
-
-    def _partition_txn(self, partitions: Sequence[PartitionImage], *held: Guard) -> Txn:
-        keys = [self._keys.partition(partition.topic_id, partition.index) for partition in partitions]
-        puts = [self._writer.put(key, partition.fields()) for key, partition in zip(keys, partitions, strict=True)]
-        guards = [Guard(key, partition.mod_revision) for key, partition in zip(keys, partitions, strict=True)]
-        return [*guards, *held], [*puts]
 
     async def _delete(self, name_or_id: str | bytes) -> TopicImage:
         tried: TopicImage | None = None
@@ -254,7 +250,7 @@ class Admin:
             guards = [Guard(self._keys.topic(topic.name), topic.mod_revision)]
             guards.append(Guard(config, entry.mod_revision if entry else 0))
             ops: list[Op] = [Delete(self._keys.topic(topic.name)), Delete(config)]
-            if small := len(topic.partitions) <= TXN_OPS:
+            if small := len(topic.partitions) <= TXN_PARTITIONS:
                 for partition in topic.partitions:
                     key = self._keys.partition(topic.id, partition.index)
                     guards.append(Guard(key, partition.mod_revision))
@@ -286,10 +282,10 @@ class Admin:
 
     async def _delete_entries(self, entries: Sequence[Entry]) -> None:
         def deletion(start: int) -> Txn:
-            chunk = entries[start : start + TXN_OPS]
+            chunk = entries[start : start + TXN_PARTITIONS]
             return [Guard(entry.key, entry.mod_revision) for entry in chunk], [Delete(entry.key) for entry in chunk]
 
-        await self._writer.commit_all(map(deletion, range(0, len(entries), TXN_OPS)))
+        await self._writer.commit_all(map(deletion, range(0, len(entries), TXN_PARTITIONS)))
 
     async def _grow(
         self, name: str, total: int, assignments: Sequence[Sequence[int]] | None, validate_only: bool
@@ -300,7 +296,7 @@ class Admin:
                 return topic  # a lost reply, or someone with the same wish
             start = self._rng.below(max(1, len(image.brokers)))
             planned = placement.plan_growth(topic, total, assignments, image, start)
-            gained = await finish(placement.new_partitions(topic.id, planned, first=len(topic.partitions)))
+            gained = await finish(placement.new_partitions(topic.id, planned, image, first=len(topic.partitions)))
             grown = replace(topic, partitions=(*topic.partitions, *gained))
             if validate_only:
                 return grown
@@ -345,7 +341,7 @@ class Admin:
     def _check_broker_name(self, name: str) -> None:
         if name and not (name.isascii() and name.isdigit() and str(int(name)) == name):
             raise KafkaError(ErrorCode.INVALID_REQUEST, f"Broker id '{name}' is not a number.")
-        if name and int(name) not in self._home.image.brokers:
+        if name and int(name) not in self._home.image.registrations:
             raise KafkaError(ErrorCode.BROKER_ID_NOT_REGISTERED, f"No broker with id {name} found.")
 
     async def _update_features(self, updates: Sequence[FeatureUpdate], validate_only: bool) -> None:
@@ -356,7 +352,7 @@ class Admin:
             await self._home.wait_applied(epochs.mod_revision if epochs else 0)
             image = self._home.image
             current = decode(entry.value)["levels"] if entry else BEFORE.levels
-            ranges = {broker.id: broker.features for broker in image.brokers.values()}
+            ranges = {broker.id: broker.features for broker in {**image.registrations, **image.brokers}.values()}
             levels = features.updated(current, updates, ranges, image.controller_id)
             if validate_only or levels == {name: level for name, level in current.items() if level}:
                 return

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from kafka_wire.errors import ErrorCode, KafkaError
 
 METADATA, TRANSACTION, GROUP = "metadata.version", "transaction.version", "group.version"
+ELIGIBLE = "eligible.leader.replicas.version"
 
 
 class Feature(NamedTuple):
@@ -38,6 +39,7 @@ FEATURES: Mapping[str, Feature] = {
         Feature(METADATA, 7, 30, initial=30, before=30),  # which release of Apache Kafka this is like; 30: 4.3
         Feature(TRANSACTION, 0, 2, initial=2, before=0),  # 1: flexible records; 2: an epoch a transaction (KIP-890)
         Feature(GROUP, 0, 1, initial=1, before=1),  # 1: the consumer protocol (KIP-848)
+        Feature(ELIGIBLE, 0, 1, initial=1, before=0),  # 1: who leaves too small an ISR may still lead (KIP-966)
     )
 }
 SUPPORTED: Mapping[str, tuple[int, int]] = {name: (feature.low, feature.high) for name, feature in FEATURES.items()}
@@ -61,6 +63,11 @@ class Finalized:
     def group_version(self) -> int:
         """1 where the consumer protocol of KIP-848 may be used."""
         return self.levels.get(GROUP, 0)
+
+    @property
+    def has_eligible_replicas(self) -> bool:
+        """Whether a replica that leaves an ISR too small for acks=all may still be elected (KIP-966)."""
+        return self.levels.get(ELIGIBLE, 0) >= 1
 
 
 BEFORE = Finalized(MappingProxyType({name: f.before for name, f in FEATURES.items() if f.before}), 0)

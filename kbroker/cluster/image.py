@@ -129,6 +129,7 @@ class ClusterImage:
     cluster_id: str = ""
     controller_id: int = -1
     controller_epoch: int = -1
+    controller_revision: int = 0  # guard of what the controller decides
     brokers: Mapping[int, BrokerImage] = field(default_factory=nothing)  # the live ones
     registrations: Mapping[int, BrokerImage] = field(default_factory=nothing)  # all, as they last registered
     topics: Mapping[str, TopicImage] = field(default_factory=nothing)
@@ -209,6 +210,7 @@ class _Edit:
             _put(self.copy(kind), int(rest), None if fields is None else _broker(int(rest), fields, mod_revision))
         elif kind == "controller":
             self.new["controller_id"] = -1 if fields is None else fields["broker"]
+            self.new["controller_revision"] = 0 if fields is None else mod_revision
             if fields is not None:
                 self.new["controller_epoch"] = fields["epoch"]
         elif kind == "features":

@@ -18,8 +18,8 @@ from typing import NamedTuple
 from kbroker.cluster.elections import with_isr
 from kbroker.cluster.image import ClusterImage, PartitionImage
 from kbroker.cluster.keys import Keys
-from kbroker.cluster.store import Guard, Op, StoreError
-from kbroker.cluster.writer import IN_FLIGHT_MAX, Txn, Writer, for_each
+from kbroker.cluster.store import Guard, StoreError
+from kbroker.cluster.writer import IN_FLIGHT_MAX, PartitionWriter, Txn, Writer, for_each
 
 BATCH = 45  # partitions in a transaction
 MEMBERS_MAX = 50  # brokers that join them, and this one
@@ -56,6 +56,7 @@ class IsrWriter:
         """wait_shown: until the image shows a revision of the store; False if that does not happen in time."""
         self._id = broker_id
         self._writer = writer
+        self._partitions = PartitionWriter(writer, keys)
         self._keys = keys
         self._image = image
         self._wait_shown = wait_shown
@@ -92,15 +93,9 @@ class IsrWriter:
         return dict.fromkeys(numbers, IsrOutcome.WRITTEN if result.succeeded else IsrOutcome.REFUSED)
 
     def _txn(self, image: ClusterImage, changes: Sequence[IsrChange]) -> Txn:
-        guards: list[Guard] = []
-        ops: list[Op] = []
-        for change in changes:
-            key = self._keys.partition(change.partition.topic_id, change.partition.index)
-            guards.append(Guard(key, change.partition.mod_revision))
-            ops.append(self._writer.put(key, with_isr(change.partition, change.isr, change.min_isr).fields()))
         members = {self._id: None, **{id: None for change in changes for id in change.joining}}
-        guards += [Guard(self._keys.broker(id), image.brokers[id].mod_revision) for id in members]
-        return guards, ops
+        held = [Guard(self._keys.broker(id), image.brokers[id].mod_revision) for id in members]
+        return self._partitions.txn([with_isr(c.partition, c.isr, c.min_isr) for c in changes], *held)
 
 
 def _is_possible(change: IsrChange, own_id: int, image: ClusterImage) -> bool:

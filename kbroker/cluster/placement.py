@@ -10,10 +10,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage, unified
-from kbroker.turns import Work, each
+from kbroker.turns import STRIDE, Work, each
 
 TOPIC_NAME_LENGTH_MAX = 249
 PARTITIONS_PER_REQUEST_MAX = 10_000  # ReplicationControlManager.MAX_PARTITIONS_PER_BATCH
@@ -97,38 +98,82 @@ def too_many_partitions() -> KafkaError:
 
 
 def place(count: int, factor: int, image: ClusterImage, start: int, first: int = 0) -> Iterator[Assignment]:
-    """Replicas for count partitions, round robin over the brokers as in Kafka's AdminUtils.
+    """Replicas for count partitions, round robin over the brokers as in Kafka's AdminUtils: racks alternate.
 
     The leaders go round; each time they have gone round, the distance of the followers from their leader grows by one,
-    so that the followers of one broker's partitions lie on all others.
+    so that the followers of one broker's partitions lie on all others. No rack has two replicas of a partition before
+    each has one. Brokers that are fenced (registered, but not alive or about to stop) are taken only where there are
+    not enough others, and never come first (Kafka: StripedReplicaPlacer).
 
     Args:
         count: how many partitions.
         factor: replicas of each.
         image: which brokers there are.
-        start: the broker (its place in order of id, modulo their number) of partition 0, and the first distance.
+        start: the broker (its place among them, modulo their number) of partition 0, and the first distance.
         first: index of the first new partition.
 
     Raises INVALID_REPLICATION_FACTOR when there are too few brokers.
     """
-    brokers = sorted(image.brokers)
-    number = len(brokers)
-    if factor > number:
-        text = (
-            f"Unable to replicate the partition {factor} time(s): The target replication factor of {factor} cannot be "
-            f"reached because only {number} broker(s) are registered."
+    order = arranged(image)
+    fenced = sorted(image.registrations.keys() - order.keys())
+    problem = ""
+    if not order:
+        problem = "All brokers are currently fenced, or have all their log directories cordoned."
+    elif factor > len(order) + len(fenced):
+        problem = (
+            f"The target replication factor of {factor} cannot be reached because only {len(order) + len(fenced)} "
+            "broker(s) are registered or some brokers have all their log directories cordoned."
         )
+    if problem:
+        text = f"Unable to replicate the partition {factor} time(s): {problem}"
         raise KafkaError(ErrorCode.INVALID_REPLICATION_FACTOR, text)
-    return _round_robin(brokers, count, factor, start, first)
+    return _round_robin(order, fenced, count, factor, start, first)
 
 
-def _round_robin(brokers: list[int], count: int, factor: int, start: int, first: int) -> Iterator[Assignment]:
-    number = len(brokers)
+def arranged(image: ClusterImage) -> dict[int, str | None]:
+    """The brokers that take new replicas, and their racks, such that racks alternate."""
+    racks: dict[str | None, list[int]] = {}
+    for broker in sorted(image.brokers.values(), key=lambda broker: (broker.rack or "", broker.id)):
+        if not broker.leaving:
+            racks.setdefault(broker.rack, []).append(broker.id)
+    rows = zip_longest(*racks.values())
+    return {id: rack for row in rows for id, rack in zip(row, racks, strict=True) if id is not None}
+
+
+def _round_robin(
+    order: Mapping[int, str | None], fenced: list[int], count: int, factor: int, start: int, first: int
+) -> Iterator[Assignment]:
+    brokers = list(order)
+    number, racks = len(brokers), len({*order.values()})
     for index in range(first, first + count):
         leader = start + index
-        distance = start // number + index // number
-        followers = ((leader + 1 + (distance + i) % (number - 1)) % number for i in range(factor - 1))
-        yield (brokers[leader % number], *(brokers[follower] for follower in followers))
+        distance = (start // number + index // number) * (racks if racks < number else 1)
+        far = factor - 1 if racks == 1 else number - 1
+        followers = ((leader + 1 + (distance + i) % (number - 1)) % number for i in range(min(far, number - 1)))
+        candidates = [brokers[leader % number], *(brokers[follower] for follower in followers)]
+        more = (fenced[(index + i) % len(fenced)] for i in range(factor - number))
+        yield (*spread(candidates, order, min(factor, number)), *more)
+
+
+def spread(
+    candidates: Sequence[int], racks: Mapping[int, str | None], wanted: int, has: Iterable[int] = ()
+) -> Assignment:
+    """The first so many candidates, passing over racks that have a replica as long as there are others.
+
+    has: brokers that have a replica already.
+    """
+    if len({*racks.values()}) == 1:
+        return tuple(candidates[:wanted])
+    taken: list[int] = []
+    times = Counter(racks.get(id) for id in has)
+    left = list(candidates)
+    while len(taken) < wanted:
+        fewest = min(times[racks[id]] for id in left)
+        broker = next(id for id in left if times[racks[id]] == fewest)
+        taken.append(broker)
+        left.remove(broker)
+        times[racks[broker]] += 1
+    return tuple(taken)
 
 
 def _manual(new: NewTopic, image: ClusterImage) -> list[Assignment]:
@@ -159,7 +204,7 @@ def check_assignments(assignments: Iterable[Assignment], image: ClusterImage, fa
         if not replicas:
             problem = "includes an empty replica list."
         for place_, broker in enumerate(replicas):
-            if broker not in image.brokers:
+            if broker not in image.registrations:
                 problem = problem or f"includes broker {broker}, but no such broker is registered."
             if broker in replicas[:place_]:
                 problem = problem or f"includes the broker {broker} more than once."
@@ -201,12 +246,20 @@ def plan_growth(
 
 
 def new_partitions(
-    topic_id: bytes, assignments: Iterable[Assignment], first: int = 0
+    topic_id: bytes, assignments: Iterable[Assignment], image: ClusterImage, first: int = 0
 ) -> Work[tuple[PartitionImage, ...]]:
-    """Partitions as they begin: the first replica leads, all are in sync."""
+    """Partitions as they begin: replicas on brokers that live are in sync, the first of them leads.
+
+    Raises KafkaError INVALID_REPLICA_ASSIGNMENT where there is none.
+    """
+    active = frozenset(arranged(image))
 
     def begin(numbered: tuple[int, Assignment]) -> PartitionImage:
         index, replicas = numbered
-        return PartitionImage(topic_id, index, replicas, replicas, replicas[0], 0, 0)
+        isr = replicas if active.issuperset(replicas) else tuple(id for id in replicas if id in active)
+        if not isr:
+            text = f"All brokers specified in the manual partition assignment for partition {index} are fenced or in "
+            raise KafkaError(ErrorCode.INVALID_REPLICA_ASSIGNMENT, text + "controlled shutdown.")
+        return PartitionImage(topic_id, index, replicas, isr, isr[0], 0, 0)
 
-    return tuple((yield from each(begin, enumerate(assignments, first))))
+    return tuple((yield from each(begin, enumerate(assignments, first), STRIDE // 2)))

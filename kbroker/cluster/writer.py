@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import trio
 
-from kbroker.cluster.keys import Stamp, encode
+from kbroker.cluster.image import PartitionImage
+from kbroker.cluster.keys import Keys, Stamp, encode
 from kbroker.cluster.store import Ambiguous, CoordinationStore, Guard, Op, Put, StoreError, TxnResult, Unavailable
 from kbroker.env import Clock
 
@@ -22,6 +23,7 @@ ATTEMPTS_MAX = 6
 COMMIT_S = 12.0  # after that no further attempt is made; the store bounds each
 PAUSE_S = 0.05  # before the second attempt, twice as long before each further one
 IN_FLIGHT_MAX = 8  # transactions of one big change
+TXN_PARTITIONS = 96  # in a transaction: leaves room for the keys that go with them
 
 Txn = tuple[list[Guard], list[Op]]
 T = TypeVar("T")
@@ -106,3 +108,31 @@ class Writer:
                     return TxnResult(True, entry.mod_revision)
                 break
         return refused  # also when our bytes are overwritten by now, or there were only deletes: the caller looks again
+
+
+class PartitionWriter:
+    """Writes partitions, each guarded by what it was decided on."""
+
+    __slots__ = ("_writer", "_keys")
+
+    def __init__(self, writer: Writer, keys: Keys) -> None:
+        self._writer = writer
+        self._keys = keys
+
+    def txn(self, partitions: Sequence[PartitionImage], *held: Guard) -> Txn:
+        """A transaction of these partitions. held: guards of what else must still be so."""
+        keys = [self._keys.partition(partition.topic_id, partition.index) for partition in partitions]
+        puts = [self._writer.put(key, partition.fields()) for key, partition in zip(keys, partitions, strict=True)]
+        guards = [Guard(key, partition.mod_revision) for key, partition in zip(keys, partitions, strict=True)]
+        return [*guards, *held], [*puts]
+
+    async def write(
+        self, partitions: Sequence[PartitionImage], *held: Guard, at_once: int = TXN_PARTITIONS
+    ) -> tuple[int, bool]:
+        """Write partitions, in independent transactions of at most `at_once`. The last revision, and whether all were.
+
+        Where one did not, somebody was faster: what is to be written has to be decided anew. May raise StoreError.
+        """
+        chunks = (partitions[i : i + at_once] for i in range(0, len(partitions), at_once))
+        results = await self._writer.commit_all(self.txn(chunk, *held) for chunk in chunks)
+        return max((result.revision for result in results), default=0), all(result.succeeded for result in results)

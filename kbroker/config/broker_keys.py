@@ -156,8 +156,8 @@ BROKER_KEYS = (
     ConfigKey("broker.session.timeout.ms", INT, 9000, effect=False),
     ConfigKey("broker.heartbeat.interval.ms", INT, 2000, effect=False),
     ConfigKey("controlled.shutdown.enable", BOOLEAN, True, effect=False),
-    ConfigKey("auto.leader.rebalance.enable", BOOLEAN, True, effect=False),
-    ConfigKey("leader.imbalance.check.interval.seconds", LONG, 300, low=1, effect=False),
+    ConfigKey("auto.leader.rebalance.enable", BOOLEAN, True),
+    ConfigKey("leader.imbalance.check.interval.seconds", LONG, 300, low=1),
     ConfigKey("inter.broker.listener.name", STRING, None),
     ConfigKey("security.inter.broker.protocol", STRING, "PLAINTEXT", choices=("PLAINTEXT",)),
     # Consumer groups and their offsets

@@ -24,10 +24,11 @@ from kbroker.api.fetch_sessions import FetchSessions
 from kbroker.api.replica_sessions import ReplicaSessions
 from kbroker.cluster.features import FeatureTooNew
 from kbroker.cluster.image import ClusterImage
+from kbroker.cluster.joining import BrokerIdentity, BrokerIdInUse, OtherCluster
 from kbroker.cluster.links import Links
 from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.producer_ids import ProducerIds
-from kbroker.cluster.registration import BrokerIdentity, BrokerIdInUse, OtherCluster, Registration
+from kbroker.cluster.registration import Registration
 from kbroker.cluster.store import CoordinationStore, StoreError, Unavailable
 from kbroker.cluster.stores.opening import StoreMissing, open_store
 from kbroker.config import BrokerConfig
@@ -35,6 +36,7 @@ from kbroker.config.values import WILDCARDS
 from kbroker.env import AddressInUse, Env, Listener
 from kbroker.groups.coordinator import OFFSETS_TOPIC, GroupCoordinator
 from kbroker.log.directory import LogDirectory
+from kbroker.log.recovery import Crash
 from kbroker.replication.manager import Coordinator, ReplicaManager
 from kbroker.server.identity import Home, StartFailed, identify, note_cluster, refuse_foreign, wrong_store
 from kbroker.server.listener import Server
@@ -148,7 +150,7 @@ class Broker:
             on_image,
             on_lost=lambda: replicas.on_lost(),
             rng=env.rng,
-            topic_defaults=lambda: _topic_defaults(replicas.config),
+            config=lambda: replicas.config,
         )
         links = Links(env, registration, lambda: replicas.config)
         brokers = ClusterBrokers(lambda: services, links)
@@ -180,12 +182,8 @@ class Broker:
             self.config.get_str("broker.rack") or None,
             cluster_id=home.cluster_id,
             has_logs=logs.has_logs(),
+            is_lossy=logs.crash is Crash.POWER,
         )
-
-
-def _topic_defaults(config: BrokerConfig) -> tuple[int, int]:
-    """Partitions and replication factor of a topic that asks for none."""
-    return config.get_int("num.partitions"), config.get_int("default.replication.factor")
 
 
 def _request_bytes_max(config: BrokerConfig) -> int:

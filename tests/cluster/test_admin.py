@@ -15,8 +15,11 @@ from kbroker.cluster.image import TopicImage
 from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.registration import Registration
 from kbroker.cluster.store import Delete, Guard, Op, TxnResult
+from kbroker.config import BrokerConfig
 from kbroker.config.keys import Scope
 from tests.cluster.tools import FaultyStore, HandClock, RunClock, Watcher, eventually, make_registration, running
+
+SEVEN = BrokerConfig().with_values({"num.partitions": 7})
 
 
 def only(results: Sequence[Any]) -> TopicImage:
@@ -72,7 +75,7 @@ async def test_refusals(store: Any, clock: HandClock) -> None:
 
 
 async def test_defaults_are_asked_for(store: Any, clock: HandClock) -> None:
-    async with running(make_registration(store, clock, topic_defaults=lambda: (7, 1))) as broker:
+    async with running(make_registration(store, clock, config=lambda: SEVEN)) as broker:
         assert len(only(await broker.admin.create_topics([NewTopic("t")])).partitions) == 7
 
 
@@ -89,7 +92,7 @@ async def test_validating_only_changes_nothing(store: Any, clock: HandClock) -> 
 
 async def test_a_request_makes_ten_thousand_partitions_at_most(store: Any, clock: HandClock) -> None:
     """Counted over the whole request, all of which is refused (ReplicationControlManager)."""
-    async with running(make_registration(store, clock, topic_defaults=lambda: (7, 1))) as broker:
+    async with running(make_registration(store, clock, config=lambda: SEVEN)) as broker:
         for wishes in (
             [NewTopic("t", 10_001)],
             [NewTopic("t", 9_994), NewTopic("u")],
@@ -115,7 +118,7 @@ async def test_a_large_topic_is_seen_whole_or_not_at_all(store: Any, clock: Hand
         assert only(await broker.admin.delete_topics(["t"])).id == topic.id
         await eventually(lambda: not broker.image.strays)
         assert (await store.range(b"/kb/kbroker/p/")).entries == []
-        assert (await store.range(b"/kb/kbroker/config/")).entries == []
+        assert (await store.range(b"/kb/kbroker/config/topics/")).entries == []
 
 
 async def test_many_topics_in_one_request(store: Any, clock: HandClock) -> None:
@@ -192,7 +195,9 @@ async def test_broker_configs(store: Any, clock: HandClock) -> None:
         results = await broker.admin.alter_configs([everyone, own, absent, nonsense])
         codes = [r.code if r is not None else None for r in results]
         assert codes == [None, None, ErrorCode.BROKER_ID_NOT_REGISTERED, ErrorCode.INVALID_REQUEST]
-        assert broker.image.broker_configs == {"": {"log.retention.ms": "5"}, "0": {"log.retention.ms": "5"}}
+        min_isr = {"min.insync.replicas": "1"}  # a new cluster begins with it
+        both = {"": {**min_isr, "log.retention.ms": "5"}, "0": {"log.retention.ms": "5"}}
+        assert broker.image.broker_configs == both
 
 
 async def test_P4_producer_ids_are_unique_for_ever(store: Any, clock: HandClock) -> None:
@@ -321,10 +326,10 @@ async def test_what_a_dead_broker_left_unfinished_is_reaped(clock: HandClock, mo
     store.killed = False
     async with running(make_registration(store, clock, seed=1)) as broker:
         assert {name: len(topic.partitions) for name, topic in broker.image.topics.items()} == {"grown": 2}
-        await eventually(lambda: clock.sleepers == 2)  # keepalive and housekeeping
+        await eventually(lambda: clock.sleepers == 3)  # keepalive, housekeeping, tick
         assert set(broker.image.strays) == broker.image.pending  # the dead one's session still guards them
         clock.advance(5)
-        await eventually(lambda: clock.sleepers == 2)
+        await eventually(lambda: clock.sleepers == 3)
         clock.advance(5)
         await eventually(lambda: not broker.image.pending)
         await broker.admin.reap_strays()

@@ -11,6 +11,7 @@ from kbroker.cluster.keys import Keys, Stamp, decode, encode, id_bytes, id_text
 from kbroker.cluster.placement import new_partitions
 from kbroker.cluster.store import Entry, Event
 from kbroker.turns import at_once
+from tests.cluster.tools import cluster
 
 KEYS = Keys("test")
 T1, T2 = bytes([1]) * 16, bytes([2]) * 16
@@ -25,7 +26,7 @@ def in_any_order(found: Changes) -> list[list[str]]:
 
 
 def begun(topic_id: bytes, replicas: list[tuple[int, ...]], first: int = 0) -> tuple[PartitionImage, ...]:
-    return at_once(new_partitions(topic_id, replicas, first))
+    return at_once(new_partitions(topic_id, replicas, cluster(0, 1, 2), first))
 
 
 def value(**fields: object) -> bytes:

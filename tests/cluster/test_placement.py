@@ -79,7 +79,7 @@ def test_dots_and_underscores_collide() -> None:
             {"replication_factor": 3},
             ErrorCode.INVALID_REPLICATION_FACTOR,
             "Unable to replicate the partition 3 time(s): The target replication factor of 3 cannot be reached because "
-            "only 1 broker(s) are registered.",
+            "only 1 broker(s) are registered or some brokers have all their log directories cordoned.",
         ),
         (
             {"assignments": [(0, [0])], "partitions": 1},
@@ -157,7 +157,7 @@ def test_placement_is_even(start: int) -> None:
 
 
 def test_growing() -> None:
-    image = cluster(0, 1, partitions=list(at_once(placement.new_partitions(T, [(0,), (1,)]))))
+    image = cluster(0, 1, partitions=list(at_once(placement.new_partitions(T, [(0,), (1,)], cluster(0, 1)))))
     topic = image.topics["t"]
     assert list(placement.plan_growth(topic, 5, None, image, 0)) == [(0,), (1,), (0,)]
     assert placement.plan_growth(topic, 3, [[1]], image, 0) == [(1,)]

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import trio
 
 from kbroker.cluster.image import BrokerImage, Changes, ClusterImage, PartitionImage, TopicImage, compared
-from kbroker.cluster.registration import BrokerIdentity, Registration
+from kbroker.cluster.joining import BrokerIdentity
+from kbroker.cluster.registration import Registration
 from kbroker.cluster.store import Ambiguous, CoordinationStore, Guard, Op, TxnResult, Unavailable
 from kbroker.cluster.stores.memory import MemoryStore
 from kbroker.cluster.stores.sqlite import SqliteStore, open_sqlite
@@ -208,14 +209,19 @@ class Watcher:
 def cluster(*brokers: int, partitions: list[PartitionImage] | None = None) -> ClusterImage:
     """A picture of live brokers and, if given, of a topic "t"."""
     topics = {"t": TopicImage("t", T, tuple(partitions), {})} if partitions else {}
-    return ClusterImage(brokers={id: BrokerImage(id, 1, None, {}, f"d{id}", "i") for id in brokers}, topics=topics)
+    live = {id: BrokerImage(id, 1, None, {}, f"d{id}", "i") for id in brokers}
+    return ClusterImage(brokers=live, registrations=live, topics=topics)
 
 
 def make_registration(store: Any, clock: Any, watcher: Watcher | None = None, **options: Any) -> Registration:
     """A broker with id 0, unless told otherwise."""
     watcher = watcher or Watcher()
     broker = BrokerIdentity(
-        options.pop("id", 0), options.pop("directory", "dir-0"), {"PLAINTEXT": ("localhost", options.pop("port", 9092))}
+        options.pop("id", 0),
+        options.pop("directory", "dir-0"),
+        {"PLAINTEXT": ("localhost", options.pop("port", 9092))},
+        rack=options.pop("rack", None),
+        is_lossy=options.pop("is_lossy", False),
     )
     rng = SeededRng(options.pop("seed", 0))
     return Registration(store, clock, broker, watcher.on_image, rng=rng, on_lost=watcher.on_lost, **options)
