@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import trio
 
+from kbroker.cluster.image import ClusterImage, PartitionImage
 from kbroker.cluster.isr_changes import IsrChange, IsrOutcome
 from kbroker.config import BrokerConfig
 from kbroker.env import Clock
@@ -33,12 +34,14 @@ class IsrUpdates:
     def __init__(
         self,
         alter_isr: Callable[[Sequence[IsrChange]], Awaitable[list[IsrOutcome]]],
+        image: Callable[[], ClusterImage],
         partitions: Callable[[], Iterable[Partition]],
         config: Callable[[], BrokerConfig],
         clock: Clock,
     ) -> None:
-        """alter_isr: of the Registration. partitions: all that this broker holds. clock: its liveness is asked."""
+        """alter_isr, image: of the Registration. partitions: all that are here. clock: its liveness is asked."""
         self._alter_isr = alter_isr
+        self._image = image
         self._partitions = partitions
         self._config = config
         self._clock = clock
@@ -98,7 +101,7 @@ class IsrUpdates:
         outcomes = await self._alter_isr([change for _, change in changes]) if changes else []
         now_s = self._clock.liveness()
         for (partition, change), outcome in zip(changes, outcomes, strict=True):
-            partition.settle(change, outcome)
+            partition.settle(change, outcome, _newest(partition, self._image()))
             if outcome is not IsrOutcome.WRITTEN or change.joining:
                 self._held[partition] = now_s + HOLD_S
 
@@ -122,3 +125,9 @@ class IsrUpdates:
 
     def _lag_max_s(self) -> float:
         return self._config().get_int("replica.lag.time.max.ms") / 1000
+
+
+def _newest(partition: Partition, image: ClusterImage) -> PartitionImage | None:
+    """A partition as the cluster has it; None: it is gone."""
+    topic = image.topics_by_id.get(partition.topic_id)
+    return topic.partitions[partition.index] if topic is not None and partition.index < len(topic.partitions) else None

@@ -85,6 +85,10 @@ class Membership(Protocol):
     def is_proven(self) -> bool:
         """Whether the cluster certainly still takes this broker for alive."""
 
+    @property
+    def image(self) -> ClusterImage:
+        """The cluster as this broker knows it."""
+
     async def alter_isr(self, changes: Sequence[IsrChange]) -> list[IsrOutcome]:
         """Change ISRs of partitions that this broker leads; what became of each."""
 
@@ -119,7 +123,11 @@ class ReplicaManager:
             self._on_failure,
         )  # fmt: skip
         self.isr_updates = IsrUpdates(
-            registration.alter_isr, lambda: self.partitions.values(), lambda: self.config, logs.env.clock
+            registration.alter_isr,
+            lambda: registration.image,
+            lambda: self.partitions.values(),
+            lambda: self.config,
+            logs.env.clock,
         )
         self._coordinators = coordinators
         self._registration = registration

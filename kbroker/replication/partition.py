@@ -9,9 +9,9 @@ the smallest log end in the maximal ISR, which has the members agreed on and tho
 known (R5); it stands still while too few are in sync. A follower's is what its leader tells it, up to its own end.
 The log owns bytes and offsets, this class all the rest.
 
-    wanted_isr ──▶ propose ──▶ maximal ISR: agreed and proposed ──settle(WRITTEN)──▶ proposed
-                                                    │   └──settle(REFUSED)──▶ agreed
-                                                    └──an image with another mod_revision──▶ what it says
+    wanted_isr ──▶ propose ──▶ maximal ISR: agreed and proposed ──an image with another mod_revision──▶ what it says
+                      ▲                                 │   └──settle(REFUSED), the image is the same──▶ agreed
+                      └─────────────────────────settle(UNKNOWN): again
 
 A broker that the cluster took for dead may have a successor and not know it. What it then appends with acks=all is
 never acknowledged, as its followers have gone; but what it says of itself might be false (R14). So what clients act on
@@ -88,7 +88,7 @@ class Partition:
     __slots__ = (
         "topic", "index", "topic_id", "log", "node_id", "leader_epoch", "leader_id", "leading", "isr", "image",
         "proposal", "followers", "high_watermark", "_epoch_start_offset", "_alone", "_is_sole", "_maximal",
-        "_is_outdated", "_is_unknown", "_retry_s", "_is_session_proven", "_liveness", "_on_isr_news", "_stable",
+        "_is_unknown", "_retry_s", "_is_session_proven", "_liveness", "_on_isr_news", "_stable",
     )  # fmt: skip
 
     def __init__(
@@ -127,7 +127,6 @@ class Partition:
         self._alone = (node_id,)  # the ISR when no other is in it
         self._is_sole = False  # leading, and there is no other replica
         self._maximal = frozenset[int]()  # ISR (R5)
-        self._is_outdated = False  # the ISR was written, and the image is still the one before
         self._is_unknown = False  # whether the proposal was, or will be, carried out
         self._retry_s = NEVER
         self._is_session_proven = is_session_proven
@@ -144,7 +143,7 @@ class Partition:
 
         The log notes the epoch with the first batch of it (KIP-101).
         """
-        if not self._is_news(image):
+        if not self._is_news(image) or image.leader != self.node_id:
             return
         if image.leader_epoch > self.leader_epoch:
             self._begin_epoch(image)
@@ -194,7 +193,6 @@ class Partition:
         """Have the newest image: it tells what became of a proposal (R5)."""
         if self.image is None or image.mod_revision != self.image.mod_revision or image.isr != self.image.isr:
             self.proposal = None
-        self._is_outdated = False
         self.image, self.isr = image, image.isr
         self.log.guard(self.high_watermark, is_shared=len(image.replicas) > 1)
         if self.leading:
@@ -386,7 +384,7 @@ class Partition:
         self._advance()
         if self.proposal is not None:
             return self.proposal if self._is_unknown else None
-        if self._is_outdated or now_s < self._retry_s:
+        if now_s < self._retry_s:
             return None
         stay = [id for id in self.isr if id == self.node_id or not self._lags(id, end, now_s - lag_max_s)]
         joining = {
@@ -412,21 +410,24 @@ class Partition:
             self.proposal, self._is_unknown = change, False
             self._count_members()
 
-    def settle(self, change: IsrChange, outcome: IsrOutcome) -> None:
-        """Learn what became of a proposal. Nothing, if an image has told it already."""
+    def settle(self, change: IsrChange, outcome: IsrOutcome, image: PartitionImage | None) -> None:
+        """Learn what became of a proposal. Nothing, if an image has told it already.
+
+        image: the partition as the cluster has it when the outcome is certain, be it told here yet or not; None: it is
+        gone.
+        """
         if self.proposal is not change:
             return
         if outcome is IsrOutcome.UNKNOWN:
             self._is_unknown = True
-            return
-        self.proposal = None
-        if outcome is IsrOutcome.WRITTEN:
-            self.isr, self._is_outdated = change.isr, True
-        else:
+        elif image is not None and image.mod_revision != change.partition.mod_revision:
+            self.lead(image)  # which tells what there is now; where another leads, that will be told in time
+        elif outcome is IsrOutcome.REFUSED:  # because of who was to join
+            self.proposal = None
             self._retry_s = self._liveness() + RETRY_S
             for id in change.joining.keys() & self.followers.keys():
                 self.followers[id].is_awaited = False
-        self._count_members()
+            self._count_members()
 
     def follow_log(self) -> None:
         """Let the high watermark follow the log, which grew, if no follower can hold it back."""

@@ -13,6 +13,7 @@ import trio
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import build_batch
 from kbroker.cluster.image import NO_LEADER, PartitionImage
+from kbroker.log.log import PartitionLog
 from kbroker.replication.partition import ACKS_ALL, Partition
 from kbroker.testing.disk import MemoryDisk
 from tests.log.tools import NOW, Worker, batches, open_log
@@ -43,8 +44,11 @@ class Replica:
         self.open(0)
 
     def open(self, high_watermark: int) -> None:
-        """As a process that starts does."""
-        log = open_log(self.disk, **self.config)
+        """As a process that starts for the first time does."""
+        self.begin(open_log(self.disk, **self.config), high_watermark)
+
+    def begin(self, log: PartitionLog, high_watermark: int) -> None:
+        """Hold a log that was opened."""
         self.partition = Partition(
             "orders", 0, TOPIC_ID, log, self.node_id, lambda: self.session_proven,
             liveness=lambda: self.cluster.now_s, on_isr_news=self.news.append, high_watermark=high_watermark,

@@ -93,11 +93,12 @@ def test_R5_a_shrink_counts_when_it_is_known() -> None:
     partition = replicas[1].partition
     partition.propose(change)
     assert replicas[1].high_watermark == 0 and wanted(replicas) is None
-    partition.settle(change, IsrOutcome.UNKNOWN)  # a timeout is not a failure, nor a success
+    partition.settle(change, IsrOutcome.UNKNOWN, replicas.image)  # a timeout is not a failure, nor a success
     assert replicas[1].high_watermark == 0
     assert wanted(replicas) is change  # the very same again
-    partition.settle(change, IsrOutcome.WRITTEN)
-    assert replicas[1].high_watermark == 1
+    replicas.change(isr=(1, 2), tell=False)
+    partition.settle(change, IsrOutcome.WRITTEN, replicas.image)
+    assert replicas[1].high_watermark == 1 and partition.isr == (1, 2)
 
 
 def test_R5_an_image_tells_what_became_of_a_proposal() -> None:
@@ -111,19 +112,50 @@ def test_R5_an_image_tells_what_became_of_a_proposal() -> None:
     replicas[1].partition.propose(change)
     replicas.change(isr=(1, 2))
     assert replicas[1].high_watermark == 1
-    replicas[1].partition.settle(change, IsrOutcome.REFUSED)  # too late to say anything
+    replicas[1].partition.settle(change, IsrOutcome.REFUSED, replicas.image)  # too late to say anything
     assert replicas[1].partition.isr == (1, 2)
 
 
-def test_what_was_refused_is_not_asked_for_again_at_once() -> None:
-    replicas = led()
+def test_R5_a_refusal_is_no_word_on_what_was_asked_before() -> None:
+    """The change was written, and the answer got lost; the same again is refused, as the partition is another now."""
+    replicas = led(1, 2)
+    fetch(replicas, 3)
+    change = wanted(replicas)
+    assert change is not None
+    partition = replicas[1].partition
+    partition.propose(change)
+    replicas.change(isr=(1, 2, 3), tell=False)
+    partition.settle(change, IsrOutcome.UNKNOWN, replicas.image)
+    assert wanted(replicas) is change
+    partition.propose(change)
     replicas[1].append(b"a")
-    replicas.now_s += LAG_S + 1
+    fetch(replicas, 2, 2)
+    partition.settle(change, IsrOutcome.REFUSED, replicas.image)
+    assert partition.isr == (1, 2, 3) and replicas[1].high_watermark == 0
+
+
+def test_R5_where_another_leads_by_now_the_proposal_counts_until_that_is_told() -> None:
+    replicas = led(1, 2)
+    fetch(replicas, 3)
+    change = wanted(replicas)
+    assert change is not None
+    partition = replicas[1].partition
+    partition.propose(change)
+    replicas.change(isr=(1, 2, 3), leader=3, tell=False)
+    partition.settle(change, IsrOutcome.REFUSED, replicas.image)
+    replicas[1].append(b"a")
+    fetch(replicas, 2, 2)
+    assert partition.proposal is change and replicas[1].high_watermark == 0
+
+
+def test_what_was_refused_is_not_asked_for_again_at_once() -> None:
+    replicas = led(1, 2)
+    fetch(replicas, 3)
     change = wanted(replicas)
     assert change is not None
     replicas[1].partition.propose(change)
-    replicas[1].partition.settle(change, IsrOutcome.REFUSED)
-    assert replicas[1].high_watermark == 0 and wanted(replicas) is None
+    replicas[1].partition.settle(change, IsrOutcome.REFUSED, replicas.image)
+    assert wanted(replicas) is None
     replicas.now_s += RETRY_S
     assert wanted(replicas) is not None
 
@@ -179,7 +211,7 @@ def test_a_joiner_is_in_before_it_is_known_to_be() -> None:
     replicas[1].append(b"a")
     fetch(replicas, 2, 2)
     assert replicas[1].high_watermark == 0
-    replicas[1].partition.settle(change, IsrOutcome.REFUSED)
+    replicas[1].partition.settle(change, IsrOutcome.REFUSED, replicas.image)
     assert replicas[1].high_watermark == 1
 
 

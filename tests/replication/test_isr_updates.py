@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.cluster.image import PartitionImage
+from kbroker.cluster.image import ClusterImage, PartitionImage
 from kbroker.cluster.isr_changes import IsrChange, IsrOutcome
 from kbroker.config import BrokerConfig
 from kbroker.replication.isr_updates import BATCH_MAX, IsrUpdates
@@ -32,6 +32,7 @@ class Wishing:
     def __init__(self, *wishes: IsrChange) -> None:
         self.wishes = list(wishes)
         self.leading = True
+        self.topic_id, self.index = b"t" * 16, 0
         self.followers = {2: None}
         self.log = Log()
         self.asked: list[float] = []
@@ -45,7 +46,7 @@ class Wishing:
     def propose(self, change: IsrChange) -> None:
         self.told.append("propose")
 
-    def settle(self, change: IsrChange, outcome: IsrOutcome) -> None:
+    def settle(self, change: IsrChange, outcome: IsrOutcome, image: PartitionImage | None) -> None:
         self.told.append(outcome.name)
 
 
@@ -71,7 +72,10 @@ def change(*joining: int) -> IsrChange:
 
 def updates(store: Store, *partitions: Wishing) -> Any:
     return cast(
-        Any, IsrUpdates(store.alter_isr, lambda: cast(list[Partition], partitions), lambda: CONFIG, SteeredClock())
+        Any,
+        IsrUpdates(
+            store.alter_isr, ClusterImage, lambda: cast(list[Partition], partitions), lambda: CONFIG, SteeredClock()
+        ),
     )
 
 
