@@ -38,7 +38,7 @@ from kafka_wire.messages.transactions import (
     InitProducerIdRequest,
     InitProducerIdResponse,
 )
-from kbroker.api.context import Context
+from kbroker.api.context import NO_BROKER, Context
 from kbroker.api.registry import handles
 from kbroker.cluster.image import TopicImage
 from kbroker.coordinators.routing import partition_of, pauses_for
@@ -51,6 +51,7 @@ INIT_FENCED_SINCE = 4  # versions that know PRODUCER_FENCED
 FENCED_SINCE = 2
 BATCHED_SINCE = 4  # AddPartitionsToTxn: many transactions
 BUMPED_SINCE = 5  # EndTxn: the producer goes by transaction.version 2
+PAUSE_S_MIN = 0.001  # before it is looked again whether a transaction has ended
 SLICE = 1024  # partitions that are looked at between two pauses
 
 InitAnswer: TypeAlias = "InitProducerIdResponse | Coroutine[Any, Any, InitProducerIdResponse]"
@@ -155,8 +156,36 @@ def _asked(transaction: AddPartitionsToTxnTransaction, context: Context) -> Work
         return _Asked(transaction, requests.verify(coordinator, transactional_id, producer))
     size = yield from measured(wanted)
     client_version = EPOCH_BUMP_SINCE if context.version >= BATCHED_SINCE else 0
-    found = requests.add(coordinator, transactional_id, producer, wanted, size, client_version)
-    return _Asked(transaction, found)
+    add = partial(requests.add, coordinator, transactional_id, producer, wanted, size, client_version)
+    return _Asked(transaction, _patiently(add, context))
+
+
+def _patiently(add: Callable[[], Any], context: Context) -> Any:
+    """What add() comes to; again and again, for a short time, while the transaction before is ending.
+
+    With other brokers that takes a few milliseconds, and who is told of it comes again after 20 (Java), 100 or more.
+    """
+    found = add()
+    return _again(add, context) if found is ErrorCode.CONCURRENT_TRANSACTIONS else found
+
+
+async def _again(add: Callable[[], Any], context: Context) -> Any:
+    """A client waits for its own answer, a broker for those of other clients, too: it will ask again anyway."""
+    config = context.services.config
+    if context.peer.broker_id == NO_BROKER:
+        patience_ms = config.get_int("add.partitions.to.txn.retry.backoff.max.ms")
+    else:
+        patience_ms = config.get_int("add.partitions.to.txn.retry.backoff.ms") // 2
+    give_up = trio.current_time() + patience_ms / 1000
+    pause_s = PAUSE_S_MIN
+    while True:
+        await context.services.env.clock.sleep(pause_s)
+        found = add()
+        if isinstance(found, CoroutineType):
+            found = await found
+        if found is not ErrorCode.CONCURRENT_TRANSACTIONS or trio.current_time() >= give_up:
+            return found
+        pause_s *= 2
 
 
 def _gathered(
@@ -268,7 +297,8 @@ def _add_offsets(request: AddOffsetsToTxnRequest, context: Context) -> OffsetsAn
     if not request.transactional_id:
         return AddOffsetsToTxnResponse(error_code=ErrorCode.INVALID_REQUEST)
     added = {topic.name: {partition_of(request.group_id, len(topic.partitions))}}
-    code = requests.add(
+    add = partial(
+        requests.add,
         context.services.transactions,
         request.transactional_id,
         Producer(request.producer_id, request.producer_epoch),
@@ -280,7 +310,7 @@ def _add_offsets(request: AddOffsetsToTxnRequest, context: Context) -> OffsetsAn
     def respond(code: ErrorCode) -> AddOffsetsToTxnResponse:
         return AddOffsetsToTxnResponse(error_code=_for_old_clients(code) if context.version < FENCED_SINCE else code)
 
-    return then(code, respond)
+    return then(_patiently(add, context), respond)
 
 
 # -- EndTxn -----------------------------------------------------------------------------------------------------------

@@ -64,6 +64,41 @@ async def test_T2_markers_reach_every_broker(version: int, autojump_clock: MockC
             await wait_committed(client, {index: [2 * n for n in range(number + 1)] for index in PARTITIONS})
 
 
+@pytest.mark.parametrize("version", [NEW, OLD])
+async def test_a_transaction_may_begin_while_the_one_before_is_ending_elsewhere(
+    version: int, autojump_clock: MockClock
+) -> None:
+    """It waits for that, a few milliseconds here: who is told to come again does so after 20, or 100."""
+    async with memory_cluster(3, topics={"t": 3}, config=CONFIG) as cluster, anywhere(cluster) as client:
+        name = (await names_by_coordinator(client))[1]
+        producer = await Producer(client, name).init()
+        client.refusals.clear()
+        begun = trio.current_time()
+        for _ in range(10):
+            if version == OLD:
+                assert await producer.add(*PARTITIONS) == [0, 0, 0]
+            for index in PARTITIONS:
+                assert (await producer.produce(index=index, version=version)).error_code == 0
+            assert await producer.end(version=5 if version == NEW else 3) == 0
+        assert client.refusals == []
+        assert trio.current_time() - begun < 10 * 0.02
+
+
+async def test_a_transaction_that_does_not_end_is_told_of_after_a_short_time(autojump_clock: MockClock) -> None:
+    async with memory_cluster(3, topics={"t": 3}, config=CONFIG) as cluster, anywhere(cluster) as client:
+        name = (await names_by_coordinator(client))[1]
+        producer = await Producer(client, name).init()
+        assert await producer.add(*PARTITIONS) == [0, 0, 0]
+        for other in (2, 3):
+            cluster.network.cut("b1", f"b{other}")
+        assert await producer.end() == 0
+        async with cluster.client(1) as coordinator:
+            producer.client = coordinator
+            begun = trio.current_time()
+            assert set(await producer.add(0)) == {ErrorCode.CONCURRENT_TRANSACTIONS}
+            assert 0.1 <= trio.current_time() - begun < 0.3
+
+
 async def test_T4_a_batch_that_was_not_added_is_refused_by_the_word_of_another_broker(
     autojump_clock: MockClock,
 ) -> None:
