@@ -4,7 +4,7 @@
     topics/      `topic ...`, produce and consume among them
     groups/      `group ...`; bridge.py: requests that kafka-python does not have
     transactions/, features/, cluster/    `transaction ...`, `feature ...`, `cluster ...`
-    log_files/   `log ...`: segment files
+    log_files/   `log ...`: segment files                     coordination/    `coord ...`: coordination stores
     client.py    connecting with kafka-python                  errors.py   how a command fails; exit codes
     lazy.py      commands imported when they are called        tables.py   aligned text and JSON    times.py   durations
     shell.py     `completion`, `version`
@@ -53,6 +53,10 @@ cli = LazyGroup(
         "cluster": (
             "kbroker.cli.cluster.cluster:cluster",
             "Look at a cluster of brokers, move its partitions and leaders.",
+        ),
+        "coord": (
+            "kbroker.cli.coordination.coord:coord",
+            "Look at a coordination store, and move it to another one.",
         ),
         "feature": ("kbroker.cli.features.feature:feature", "Show and change the feature levels of a cluster."),
         "log": ("kbroker.cli.log_files.log:log", "Look into a broker's log files, without a broker."),

@@ -74,6 +74,13 @@ class OtherCluster(Exception):
         self.home, self.found = home, found
 
 
+class Moved(Exception):
+    """The store was copied to another one, which is to be used."""
+
+    def __init__(self, to: str) -> None:
+        super().__init__(f"the cluster's metadata was moved to {to}: start with --coordination {to}")
+
+
 class Joining:
     """The way of one process into the cluster, again after each session that was lost."""
 
@@ -105,11 +112,13 @@ class Joining:
         """Register and take up leaderships. An image from before, and the revision at which all is done.
 
         cluster_id: of the cluster that this process was part of before; "": of none.
-        Raises BrokerIdInUse, OtherCluster, FeatureTooNew, StoreError.
+        Raises BrokerIdInUse, OtherCluster, Moved, FeatureTooNew, StoreError.
         """
         for _ in range(ATTEMPTS_MAX):
             image, entries = await self.load()
             self._check_identity(image, cluster_id)
+            if moved := entries.get(self._keys.moved):
+                raise Moved(decode(moved.value)["to"])
             if self._may_have_lost(image):
                 image, entries = await self._disown(image, entries)
             guards, ops = self._registration(image, entries, session)
@@ -127,7 +136,7 @@ class Joining:
         keys, own_id = self._keys, self._broker.id
         wanted = (
             keys.broker(own_id), keys.registration(own_id), keys.broker_epochs, keys.cluster, keys.secret,
-            keys.features, keys.controller, keys.controller_epoch, keys.broker_config(""),
+            keys.features, keys.controller, keys.controller_epoch, keys.broker_config(""), keys.moved,
         )  # fmt: skip
         return image, {entry.key: entry for key in wanted for entry in _found(page.entries, key)}
 
@@ -205,7 +214,7 @@ class Joining:
                 writer.put(keys.controller_epoch, {"epoch": controller_epoch}),
             ]
         written = {op.key: None for op in ops}
-        return [_guard(key, entries) for key in {**written, keys.features: None}], ops
+        return [_guard(key, entries) for key in {**written, keys.features: None, keys.moved: None}], ops
 
     def _beginning(self, entries: Mapping[bytes, Entry]) -> list[Op]:
         """A new cluster: its id, feature levels, and min.insync.replicas for all brokers. They have to agree on that

@@ -1,6 +1,7 @@
 """Names and values in the coordination store. docs/coordination.md is the description for people.
 
     /kb/<cluster>/cluster                     id of the cluster, written once
+    /kb/<cluster>/moved                       where all this was copied to: this store is used no more
     /kb/<cluster>/features                    the levels of the cluster's features
     /kb/<cluster>/secret                      by which brokers know each other, written once
     /kb/<cluster>/brokers/<id>                a live broker                                    (goes with its session)
@@ -45,6 +46,7 @@ class Keys:
     __slots__ = (
         "prefix",
         "cluster",
+        "moved",
         "secret",
         "features",
         "controller",
@@ -56,6 +58,7 @@ class Keys:
     def __init__(self, cluster: str) -> None:
         self.prefix = f"/kb/{cluster}/".encode("ascii")
         self.cluster = self.prefix + b"cluster"
+        self.moved = self.prefix + b"moved"
         self.secret = self.prefix + b"secret"
         self.features = self.prefix + b"features"
         self.controller = self.prefix + b"controller"

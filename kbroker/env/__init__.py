@@ -151,10 +151,10 @@ class Disk(Protocol):
     boot_id: str  # of this run of the operating system, "" when unknown; the page cache survives while it is the same
     machine_id: str  # of this machine, whatever its boot; "" when unknown
 
-    def elsewhere(self, directory: str) -> Disk:
-        """Another directory of the same machine as a tree of its own, created if absent. OSError where there is none.
+    def elsewhere(self, directory: str, *, create: bool) -> Disk:
+        """Another directory of the same machine as a tree of its own. OSError where there is none.
 
-        directory: as people write it, relative to where the process was started.
+        directory: as people write it, relative to where the process was started. create: if it is absent.
         """
 
     def filesystem(self) -> str:

@@ -216,8 +216,10 @@ class RealDisk:
         self._features = features
         self._descriptor_class = Descriptor if features.pread else SeekingDescriptor
 
-    def elsewhere(self, directory: str) -> RealDisk:
-        """Another directory as a tree of its own, created if absent."""
+    def elsewhere(self, directory: str, *, create: bool) -> RealDisk:
+        """Another directory as a tree of its own."""
+        if not create:
+            os.listdir(directory)
         return RealDisk(directory, self._features, self._descriptors)
 
     def filesystem(self) -> str:

@@ -24,7 +24,7 @@ from kbroker.api.fetch_sessions import FetchSessions
 from kbroker.api.replica_sessions import ReplicaSessions
 from kbroker.cluster.features import FeatureTooNew
 from kbroker.cluster.image import ClusterImage
-from kbroker.cluster.joining import BrokerIdentity, BrokerIdInUse, OtherCluster
+from kbroker.cluster.joining import BrokerIdentity, BrokerIdInUse, Moved, OtherCluster
 from kbroker.cluster.links import Links
 from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.producer_ids import ProducerIds
@@ -114,7 +114,7 @@ class Broker:
             await nursery.start(services.brokers.run)
             try:
                 await nursery.start(services.registration.run)
-            except (BrokerIdInUse, FeatureTooNew) as error:
+            except (BrokerIdInUse, FeatureTooNew, Moved) as error:
                 raise StartFailed(str(error)) from error
             except OtherCluster as error:
                 raise wrong_store(self.env, error.home, error.found) from error

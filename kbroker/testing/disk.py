@@ -180,7 +180,7 @@ class MemoryDisk:
 
     # -- Disk ---------------------------------------------------------------------------------------------------------
 
-    def elsewhere(self, directory: str) -> MemoryDisk:
+    def elsewhere(self, directory: str, *, create: bool) -> MemoryDisk:
         """There is nothing but this tree."""
         raise os_error(errno.EOPNOTSUPP, directory)
 

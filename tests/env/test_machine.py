@@ -46,4 +46,4 @@ def test_nothing_is_known_without_a_table(tmp_path: Path) -> None:
 def test_a_disk_knows_its_own(tmp_path: Path) -> None:
     disk = RealDisk(str(tmp_path / "data"), Features.detect())
     assert disk.filesystem() == filesystem_of(str(tmp_path)) != ""
-    assert disk.elsewhere(str(tmp_path / "other")).root == str(tmp_path / "other")
+    assert disk.elsewhere(str(tmp_path / "other"), create=True).root == str(tmp_path / "other")

@@ -15,7 +15,7 @@ from kbroker.cluster.keys import CLUSTER, Keys
 from kbroker.cluster.store import CoordinationStore, Unavailable
 from kbroker.cluster.stores.sqlite import open_sqlite
 from kbroker.config import BrokerConfig, StoreAddress
-from kbroker.env import Disk, Env, Tls
+from kbroker.env import Env, Tls
 
 OWN_FILE = "coord.db"
 
@@ -61,18 +61,16 @@ async def open_store(
 def _sqlite(
     address: StoreAddress, env: Env, if_missing: StoreMissing | None
 ) -> AbstractAsyncContextManager[CoordinationStore]:
-    disk, name = _file(address, env)
+    disk, name = env.disk, OWN_FILE
+    if address.path:
+        path = PurePath(address.path)
+        try:
+            disk, name = env.disk.elsewhere(str(path.parent), create=if_missing is None), path.name
+        except FileNotFoundError as error:
+            raise if_missing or error from None
     if if_missing is not None and not (disk.exists(name) and disk.size(name)):
         raise if_missing
     return open_sqlite(disk, name, clock=env.clock, offload=env.offload)
-
-
-def _file(address: StoreAddress, env: Env) -> tuple[Disk, str]:
-    """The disk of the file's directory, and its name there."""
-    if not address.path:
-        return env.disk, OWN_FILE
-    path = PurePath(address.path)
-    return env.disk.elsewhere(str(path.parent)), path.name
 
 
 def _etcd(address: StoreAddress, config: BrokerConfig, env: Env) -> AbstractAsyncContextManager[CoordinationStore]:
