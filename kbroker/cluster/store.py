@@ -107,6 +107,10 @@ class Unavailable(StoreError):
     """The request had no effect (busy, full, unreachable). May be repeated."""
 
 
+class Unreachable(Unavailable):
+    """Nobody answers, for reasons that may pass by themselves."""
+
+
 class Ambiguous(StoreError):
     """The reply is lost: the transaction happened, or not. Repeat it; if a guard fails, read and compare."""
 

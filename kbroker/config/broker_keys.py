@@ -51,6 +51,7 @@ BROKER_KEYS = (
     ConfigKey("kbroker.data.dir", STRING, None),
     # What the brokers of a cluster agree on
     ConfigKey("kbroker.coordination", STRING, "", check=check_store),
+    ConfigKey("initial.broker.registration.timeout.ms", INT, 60_000),
     ConfigKey("kbroker.etcd.user", STRING, ""),
     ConfigKey("kbroker.etcd.password", PASSWORD, ""),
     ConfigKey("kbroker.etcd.tls.ca", STRING, ""),

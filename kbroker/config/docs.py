@@ -97,6 +97,8 @@ BROKER_DOCS = {
     "group.min.session.timeout.ms": "The shortest session timeout a member may ask for (classic protocol).",
     "follower.replication.throttled.rate": "Bytes per second that a broker fetches, as a follower, of replicas that "
     "are named by `follower.replication.throttled.replicas`. Those in sync are never held back.",
+    "initial.broker.registration.timeout.ms": "How long a broker that starts waits for a coordination store that does "
+    "not answer.",
     "inter.broker.listener.name": "The listener brokers use among themselves. Unset: the one that is named after "
     "`security.inter.broker.protocol`, else the first.",
     "kbroker.coordination": "The store by which brokers agree: empty for the file coord.db in the data directory, "

@@ -115,7 +115,6 @@ INERT_KEYS = (
     _key("authorizer.class.name", STRING, "", check=check_unset),
     _key("early.start.listeners", LIST, None),
     _key("process.roles", LIST, "", choices=("broker", "controller")),
-    _key("initial.broker.registration.timeout.ms", INT, 60000),
     _key("controller.listener.names", LIST, ""),
     _key("sasl.mechanism.controller.protocol", STRING, "GSSAPI"),
     _key("metadata.log.max.record.bytes.between.snapshots", LONG, 20_971_520, low=1),

@@ -29,8 +29,8 @@ from kbroker.cluster.links import Links
 from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.producer_ids import ProducerIds
 from kbroker.cluster.registration import Registration
-from kbroker.cluster.store import CoordinationStore, StoreError, Unavailable
-from kbroker.cluster.stores.opening import StoreMissing, open_store
+from kbroker.cluster.store import CoordinationStore, StoreError, Unavailable, Unreachable
+from kbroker.cluster.stores.opening import StoreMissing, open_when_reachable
 from kbroker.config import BrokerConfig
 from kbroker.config.values import WILDCARDS
 from kbroker.env import AddressInUse, Env, Listener
@@ -38,7 +38,15 @@ from kbroker.groups.coordinator import OFFSETS_TOPIC, GroupCoordinator
 from kbroker.log.directory import LogDirectory
 from kbroker.log.recovery import Crash
 from kbroker.replication.manager import Coordinator, ReplicaManager
-from kbroker.server.identity import Home, StartFailed, identify, note_cluster, refuse_foreign, wrong_store
+from kbroker.server.identity import (
+    Home,
+    StartFailed,
+    StoreUnreachable,
+    identify,
+    note_cluster,
+    refuse_foreign,
+    wrong_store,
+)
 from kbroker.server.listener import Server
 from kbroker.server.memory import AnswerMemory, RequestMemory
 from kbroker.transactions.coordinator import TRANSACTIONS_TOPIC, TransactionCoordinator
@@ -268,10 +276,14 @@ async def _store(
         return
     async with AsyncExitStack() as stack:
         is_expected = bool(home.cluster_id) or is_used
+        patience_s = config.get_int("initial.broker.registration.timeout.ms") / 1000
+        opening = open_when_reachable(config.store, config, env, is_expected=is_expected, patience_s=patience_s)
         try:
-            opened = await stack.enter_async_context(open_store(config.store, config, env, is_expected=is_expected))
+            opened = await stack.enter_async_context(opening)
         except StoreMissing as error:
             raise wrong_store(env, home.cluster_id, "", error.place) from error
+        except Unreachable as error:
+            raise StoreUnreachable(str(error)) from error
         except Unavailable as error:
             raise StartFailed(str(error)) from error
         yield opened

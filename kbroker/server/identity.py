@@ -36,6 +36,10 @@ class StartFailed(Exception):
     """The broker cannot start as configured; the message is one line for people."""
 
 
+class StoreUnreachable(StartFailed):
+    """The coordination store does not answer; later it may."""
+
+
 class Home(NamedTuple):
     """What a data directory says of itself."""
 

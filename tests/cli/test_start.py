@@ -200,3 +200,15 @@ def test_nobody_there() -> None:
 )
 def test_host_and_port(text: str, address: tuple[str, int]) -> None:
     assert host_and_port(text) == address
+
+
+@pytest.mark.slow
+def test_a_store_that_does_not_answer_is_no_fault_of_the_configuration(tmp_path: Path) -> None:
+    """Status 1: a supervisor starts it again."""
+    patience = "initial.broker.registration.timeout.ms=0"
+    options = ("--coordination", "etcd://127.0.0.1:1", "--override", patience)
+    process = start("--listen", "127.0.0.1:0", "--data-dir", str(tmp_path), *options)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert said.splitlines()[-1].startswith("kbroker: etcd://127.0.0.1:1 cannot be used: 127.0.0.1:1: ")
+    assert "Traceback" not in said

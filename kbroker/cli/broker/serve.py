@@ -20,7 +20,7 @@ from kbroker.cli.broker.banner import address_text, banner, seconds_since_start
 from kbroker.cli.broker.logs import is_terminal
 from kbroker.cli.broker.memory_directory import memory_directory
 from kbroker.cli.broker.signals import Signals, signal_name
-from kbroker.cli.errors import Misconfigured
+from kbroker.cli.errors import Failed, Misconfigured
 from kbroker.config import BrokerConfig
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def serve(
             reason = None if process.ready else why(error)
             if reason is None:
                 raise  # a bug, or a failure while serving: the traceback is wanted
-            raise Misconfigured(reason) from None
+            raise (Failed if _may_pass(error) else Misconfigured)(reason) from None
     gc.freeze()  # nor need any as the process ends: with thousands of partitions it would take seconds
     return 0
 
@@ -148,8 +148,7 @@ def why(error: BaseException) -> str | None:
     from kbroker.env import AddressInUse, DirectoryLocked
     from kbroker.server.identity import StartFailed
 
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    error = _bare(error)
     if isinstance(error, AddressInUse):
         return f"{error}. Another port: kbroker --listen 127.0.0.1:0"
     if isinstance(error, DirectoryLocked):
@@ -159,3 +158,17 @@ def why(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         return f"cannot use {error.filename or 'the data directory'}: {error.strerror or error}"
     return None
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether to try again, as a supervisor does for status 1, may help."""
+    from kbroker.server.identity import StoreUnreachable
+
+    return isinstance(_bare(error), StoreUnreachable)
+
+
+def _bare(error: BaseException) -> BaseException:
+    """An exception without the groups around it, if it is the only one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -7,17 +7,21 @@ etcd://HOST:PORT,...       etcd, for brokers of several machines; etcds:// by TL
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import PurePath
 
 from kbroker.cluster.keys import CLUSTER, Keys
-from kbroker.cluster.store import CoordinationStore, Unavailable
+from kbroker.cluster.store import CoordinationStore, Unavailable, Unreachable
 from kbroker.cluster.stores.sqlite import open_sqlite
 from kbroker.config import BrokerConfig, StoreAddress
 from kbroker.env import Env, Tls
 
 OWN_FILE = "coord.db"
+RETRY_S = 2.0
+
+log = logging.getLogger("kbroker.cluster")
 
 
 class StoreMissing(Exception):
@@ -26,6 +30,26 @@ class StoreMissing(Exception):
     def __init__(self, place: str) -> None:
         super().__init__(f"{place} is lost or empty")
         self.place = place
+
+
+@asynccontextmanager
+async def open_when_reachable(
+    address: StoreAddress, config: BrokerConfig, env: Env, *, is_expected: bool, patience_s: float
+) -> AsyncIterator[CoordinationStore]:
+    """The same as `open_store`, tried for so long: machines that start together do not start at once."""
+    async with AsyncExitStack() as stack:
+        give_up_at = env.clock.liveness() + patience_s
+        while True:
+            try:
+                opening = open_store(address, config, env, is_expected=is_expected)
+                store = await stack.enter_async_context(opening)
+                break
+            except Unreachable as error:
+                if env.clock.liveness() >= give_up_at:
+                    raise
+                log.warning("%s; trying again", error)
+            await env.clock.sleep(RETRY_S)
+        yield store
 
 
 @asynccontextmanager
@@ -51,7 +75,7 @@ async def open_store(
                 opening = _sqlite(address, env, StoreMissing(place) if is_expected else None)
             store = await stack.enter_async_context(opening)
         except Unavailable as error:
-            raise Unavailable(f"{place} cannot be used: {error}") from error
+            raise type(error)(f"{place} cannot be used: {error}") from error
         except OSError as error:
             of = f"{error.filename}: " if error.filename and address.engine == "etcd" else ""
             raise Unavailable(f"{place} cannot be used: {of}{error.strerror or error}") from error

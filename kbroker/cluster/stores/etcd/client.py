@@ -20,7 +20,7 @@ from typing import Any
 
 import trio
 
-from kbroker.cluster.store import Ambiguous, Unavailable
+from kbroker.cluster.store import Ambiguous, Unavailable, Unreachable
 from kbroker.cluster.stores.etcd.messages import AUTHENTICATE, RANGE, Method, pb
 from kbroker.env import CallFailed, Clock, Metadata, RpcChannel, RpcStream
 
@@ -107,11 +107,12 @@ class Cluster:
         self.token = ""
 
     def unavailable(self, error: CallFailed) -> Unavailable:
-        """A refusal, in words."""
+        """A refusal, or silence, in words."""
         text = next((said for part, said in EXPLANATIONS.items() if part in error.text), "")
         if error.code == PERMISSION_DENIED:
             text += f" what begins with {self.prefix.decode()}"
-        return Unavailable(f"{text} ({error.text})" if text else str(error))
+        kind = Unavailable if error.code in REFUSALS else Unreachable
+        return kind(f"{text} ({error.text})" if text else str(error))
 
 
 class Client:
@@ -152,7 +153,7 @@ class Client:
                     raise Ambiguous(f"{self.cluster.addresses[member]}: {failure}")
                 if number % len(self.cluster.addresses) == 0:
                     await self._clock.sleep(PAUSE_S)
-        what = Ambiguous if is_asking and not is_repeatable else Unavailable
+        what = Ambiguous if is_asking and not is_repeatable else Unreachable
         raise what(f"no member of etcd answers: {self.cluster.addresses[member]}: {failure}")
 
     async def _ask(self, member: int, method: Method, packed: bytes) -> Any:

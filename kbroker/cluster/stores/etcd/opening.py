@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from kbroker.cluster.store import Unavailable
+from kbroker.cluster.store import Unavailable, Unreachable
 from kbroker.cluster.stores.etcd.client import REFUSALS, TRY_S_MAX, Cluster
 from kbroker.cluster.stores.etcd.messages import STATUS
 from kbroker.cluster.stores.etcd.store import EtcdStore
@@ -55,13 +55,13 @@ async def open_etcd(
 async def _look(cluster: Cluster) -> str:
     """Ask every member for its state; the oldest version. Raises Unavailable, OSError."""
     answers: dict[str, tuple[int, str]] = {}  # by member: id of its cluster, version
-    failures: dict[str, str] = {}
+    failures: dict[str, Unavailable] = {}
 
     async def ask(address: str, channel: RpcChannel) -> None:
         try:
             answers[address] = await _status(cluster, channel)
         except CallFailed as error:
-            failures[address] = str(cluster.unavailable(error))
+            failures[address] = cluster.unavailable(error)
         finally:
             channel.close()
 
@@ -70,7 +70,8 @@ async def _look(cluster: Cluster) -> str:
         for address, channel in channels.items():
             nursery.start_soon(ask, address, channel)
     if not answers:
-        raise Unavailable(_listed(failures))
+        is_refused = not all(isinstance(failure, Unreachable) for failure in failures.values())
+        raise (Unavailable if is_refused else Unreachable)(_listed(failures))
     ids = {address: f"cluster {cluster_id:x}" for address, (cluster_id, _) in answers.items() if cluster_id}
     if len(set(ids.values())) > 1:
         raise Unavailable(f"these are members of different clusters: {_listed(ids)}")
@@ -113,5 +114,5 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version.partition("-")[0])[:3])
 
 
-def _listed(told: Mapping[str, str]) -> str:
+def _listed(told: Mapping[str, object]) -> str:
     return "; ".join(f"{address}: {what}" for address, what in told.items())
