@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 import wire
 from apache_kafka import ApacheKafka
-from kbroker_process import Kbroker
+from kbroker_process import Kbroker, Run
 
 Member: TypeAlias = Kbroker | ApacheKafka
 Door = Callable[[str, int, int], int]  # kind, broker id, port listened on -> the port others are told
@@ -103,6 +103,7 @@ def make(
     features: dict[str, int] | None = None,
     store: Callable[[int], str] | None = None,
     doors: Door = direct,
+    run: Run | None = None,
 ) -> Cluster:
     """A cluster that is not started. `store`: what --coordination says to a kbroker; default: SQLite in `directory`."""
     taken: list[int] = []
@@ -139,5 +140,6 @@ def make(
             members[broker] = ApacheKafka(directory / str(broker), clients, settings, features=features)
         else:
             where = store(broker) if store else f"sqlite:{directory / 'cluster.db'}"
-            members[broker] = Kbroker(directory / str(broker), clients, settings, first, ("--coordination", where))
+            options = ("--coordination", where)
+            members[broker] = Kbroker(directory / str(broker), clients, settings, first, options, run)
     return Cluster(members, told)

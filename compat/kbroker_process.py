@@ -6,14 +6,30 @@ treats both alike.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Run:
+    """How the command is called: its words, and the checkout whose sources count, if not those that are installed."""
+
+    command: list[str]
+    checkout: Path | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        if self.checkout is None:
+            return dict(os.environ)
+        return {**os.environ, "PYTHONPATH": os.pathsep.join([str(self.checkout), str(self.checkout / "protocol")])}
 
 
 class Kbroker:
@@ -26,12 +42,14 @@ class Kbroker:
         properties: dict[str, str] | None = None,
         features: dict[str, int] | None = None,
         options: Sequence[str] = (),
+        run: Run | None = None,
     ) -> None:
         """`options` are further words of the command. `listeners` among the properties take the place of the port."""
         self.directory, self.port = Path(directory), port
         self.properties = properties or {}
         self.features = features or {}
         self.options = options
+        self.run = run or Run(find())
         self.bootstrap = f"127.0.0.1:{port}"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -50,11 +68,18 @@ class Kbroker:
         first = not (self.directory / "data").exists()
         self.directory.mkdir(parents=True, exist_ok=True)
         began, said = time.monotonic(), self._said_so_far()
-        command = [*find(), "start", "--data-dir", str(self.directory / "data"), *self.options]
+        command = [*self.run.command, "start", "--data-dir", str(self.directory / "data"), *self.options]
         command += [] if "listeners" in self.properties else ["--listen", self.bootstrap]
         command += [part for name, value in self.properties.items() for part in ("--override", f"{name}={value}")]
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                cwd=self.run.checkout,
+                env=self.run.environment,
+            )
         while time.monotonic() - began < timeout:
             if b"ready in" in self.log_file.read_bytes()[said:]:
                 took = time.monotonic() - began

@@ -6,6 +6,7 @@
     python compat/run.py --kafka --no-kbroker --record      write down anew what is seen on Apache Kafka
     … --clients aiokafka,kcat --only tombstone,headers --json result.json
     … --feature transaction.version=1             the cluster at another level than a new one has
+    … --brokers 3                                 a cluster of three, whose first broker is the one that clients know
 
 A verdict is `ok`, `FAIL`, or `absent`: the client has no such feature and says why. A scenario also fails when `seen`
 differs from what the same client saw on Apache Kafka, in this run (`--kafka`) or as written down in
@@ -40,8 +41,10 @@ from pathlib import Path
 from typing import Protocol
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import clusters
 import wire
 from apache_kafka import CACHE, VERSION, ApacheKafka, Unavailable, find_or_fetch
+from clusters import Cluster
 from kbroker_process import Kbroker
 from toolchains import Client, at_hand, read_clients
 from verdicts import POWERLESS, Line, Lines, Results, Scenarios, counted, details, judge, line, read_scenarios, table
@@ -109,6 +112,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--feature", type=feature, action="append", default=[], metavar="NAME=LEVEL", help="of a new cluster"
     )
+    parser.add_argument("--brokers", type=int, default=1, metavar="N", help="in the cluster; default: 1")
     parser.add_argument("--at-once", type=int, default=3, metavar="N", help="clients side by side; default: 3")
     parser.add_argument("--json", metavar="FILE", help="write everything that was seen")
     options = parser.parse_args()
@@ -165,17 +169,24 @@ def brokers(options: argparse.Namespace) -> Iterator[tuple[str, Broker]]:
         yield options.target, Foreign(options.target)
     elif not options.no_kbroker:
         with scratch() as directory:
-            yield from running("kbroker", Kbroker(directory, wire.free_port(), TIMES, options.feature))
+            yield from running("kbroker", made("kbroker", directory, options, TIMES))
     if options.kafka:
         find_or_fetch()
         with scratch() as directory:
             # After kill -9 Kafka waits for the old session to end before it registers the broker again.
             hurry = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
-            kafka = ApacheKafka(directory, wire.free_port(), hurry | TIMES, features=options.feature)
-            yield from running("kafka", kafka)
+            yield from running("kafka", made("kafka", directory, options, hurry | TIMES))
 
 
-def running(label: str, broker: Kbroker | ApacheKafka) -> Iterator[tuple[str, Broker]]:
+def made(kind: str, directory: Path, options: argparse.Namespace, properties: dict[str, str]) -> Broker:
+    """One broker, or a cluster of them."""
+    if options.brokers > 1:
+        return clusters.make(kind, directory, options.brokers, properties, features=options.feature)
+    single = Kbroker if kind == "kbroker" else ApacheKafka
+    return single(directory, wire.free_port(), properties, features=options.feature)
+
+
+def running(label: str, broker: Broker) -> Iterator[tuple[str, Broker]]:
     try:
         broker.start()
     except RuntimeError as problem:
@@ -213,10 +224,13 @@ def control(broker: Broker) -> Iterator[str]:
 
 
 def again(broker: Broker, kill: bool) -> str | None:
-    """Stop or kill the broker and start it; what went wrong."""
+    """Stop or kill the broker and start it, one of several after the other; what went wrong."""
     try:
-        broker.kill() if kill else broker.stop()
-        broker.start()
+        for each in broker.members.values() if isinstance(broker, Cluster) else [broker]:
+            each.kill() if kill else each.stop()
+            each.start()
+        if isinstance(broker, Cluster):
+            broker.wait_whole()
     except Exception as problem:
         return f"the broker did not come back: {problem}"
     return None

@@ -142,10 +142,11 @@ def create_topic(run: Run) -> Seen:
 @scenario("create-topic-refusals")
 def create_topic_refusals(run: Run) -> Seen:
     create, topic = run.client.create_topics, run.topic("taken")
+    too_many = len(wire.broker_ids(run.client.bootstrap)) + 2
     return {
         "same name again": refusal(lambda: create({topic: 1})),
         "no partitions": refusal(lambda: create({run.name("empty"): 0})),
-        "replication factor 3 of 1": refusal(lambda: create({run.name("wide"): 1}, replication=3)),
+        "more replicas than brokers": refusal(lambda: create({run.name("wide"): 1}, replication=too_many)),
         "a blank in the name": refusal(lambda: create({run.name("a b"): 1})),
         "a name of 250": refusal(lambda: create({"x" * 250: 1})),
         "unknown config": refusal(lambda: create({run.name("odd"): 1}, {"no.such.config": "1"})),

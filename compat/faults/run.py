@@ -78,7 +78,7 @@ def carry_out(fault: Fault, plan: Plan) -> tuple[str, str]:
     """One fault on a new cluster: what became of it, and the words for it."""
     began, measures = time.monotonic(), []
     try:
-        with trial_of(plan, [list(each) for each in fault.placement], proxied=fault.proxied) as trial:
+        with trial_of(fault.name, plan, [list(each) for each in fault.placement], proxied=fault.proxied) as trial:
             measures = trial.measures
             if fault.prepare:
                 fault.prepare(trial)

@@ -83,8 +83,9 @@ class Trial:
     """What a fault works with."""
 
     def __init__(
-        self, plan: Plan, directory: Path, placement: list[list[int]], stack: ExitStack, *, proxied: bool
+        self, name: str, plan: Plan, directory: Path, placement: list[list[int]], stack: ExitStack, *, proxied: bool
     ) -> None:
+        self.name = name
         self.plan, self.directory, self.placement, self.stack = plan, directory, placement, stack
         self.chance = random.Random(plan.seed)
         self.network = stack.enter_context(Network(self._owner_of)) if proxied else None
@@ -232,7 +233,7 @@ class Trial:
             self.resume(broker)
         for client in (*self.producers, *self.readers):
             client.is_over.set()
-        logs = CACHE / "logs" / "faults"
+        logs = CACHE / "logs" / "faults" / self.name
         logs.mkdir(parents=True, exist_ok=True)
         self.cluster.kill()
         for broker in self.cluster:
@@ -274,6 +275,7 @@ def small_file_system(at: Path, size: str) -> Iterator[None]:
 
 
 @contextmanager
-def trial_of(plan: Plan, placement: list[list[int]], *, proxied: bool) -> Iterator[Trial]:
+def trial_of(name: str, plan: Plan, placement: list[list[int]], *, proxied: bool) -> Iterator[Trial]:
+    """Of the fault of this name; the brokers' logs are kept in .compat/logs/faults/NAME."""
     with TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as directory, ExitStack() as stack:
-        yield Trial(plan, Path(directory), placement, stack, proxied=proxied)
+        yield Trial(name, plan, Path(directory), placement, stack, proxied=proxied)

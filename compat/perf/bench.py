@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import mmap
 import os
 import signal
@@ -126,15 +127,19 @@ def measure_all(rows: list[Row], names: list[str], scale: Scale, notes: list[str
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as directory:
         for row in (row for row in present if row.apart):
-            with brokers([name for name in names if name != "bare"], Path(directory, row.name), pythons) as pair:
+            with brokers([name for name in names if name != "bare"], Path(directory, row.name), pythons, row) as pair:
                 outcomes.append(measure(row, pair, scale))
-        shared = [row for row in present if not row.apart]
+        shared = sorted((row for row in present if not row.apart), key=lambda row: row.counts)
         if shared:
             touch_memory()
-            with brokers(names, Path(directory, "shared"), pythons) as pair:
+        for counts, some in itertools.groupby(shared, lambda row: row.counts):
+            rows_together = list(some)
+            able = names if counts == (1, 1) else [name for name in names if name in ("kbroker", "kafka")]
+            place = Path(directory, f"shared-{counts[0]}-{counts[1]}")
+            with brokers(able, place, pythons, rows_together[0]) as pair:
                 for broker in pair:
                     warm(broker, scale)
-                outcomes += [measure(row, pair, scale) for row in shared]
+                outcomes += [measure(row, pair, scale) for row in rows_together]
     return sorted(outcomes, key=lambda outcome: ROWS.index(outcome.row))
 
 
@@ -147,9 +152,10 @@ def touch_memory() -> None:
 
 
 @contextmanager
-def brokers(names: list[str], directory: Path, pythons: Pythons) -> Iterator[list[Broker]]:
-    """The brokers, not yet started; whatever happens, none outlives this block."""
-    pair = [Broker(name, directory / name, pythons) for name in names]
+def brokers(names: list[str], directory: Path, pythons: Pythons, row: Row) -> Iterator[list[Broker]]:
+    """The brokers, or clusters, not yet started; whatever happens, none outlives this block."""
+    ours, kafkas = row.counts
+    pair = [Broker(name, directory / name, pythons, kafkas if name == "kafka" else ours) for name in names]
     try:
         yield pair
     finally:
@@ -160,8 +166,9 @@ def brokers(names: list[str], directory: Path, pythons: Pythons) -> Iterator[lis
 def warm(broker: Broker, scale: Scale) -> None:
     """Some seconds of every kind of work: a JVM compiles what it does often."""
     broker.start()
+    kind = {"partitions": 4, "replicas": 3, "acks": -1} if broker.count > 2 else {}
     for shape in ({}, {"conns": 8, "records_per_batch": 20}):
-        load(broker, "produce", topic="warm", seconds=3 * scale.seconds, max_megabytes=200, **shape)
+        load(broker, "produce", topic="warm", seconds=3 * scale.seconds, max_megabytes=200, **shape, **kind)
     load(broker, "fetch", topic="warm", seconds=scale.seconds)
 
 

@@ -1,6 +1,7 @@
 """The brokers under test, and the load generator that is turned on them.
 
-    Broker     one of kbroker, kafka, bare, before or sink in a directory: launch, stop, kill, wipe, and start again
+    Broker     one of kbroker, kafka, bare, before or sink in a directory: launch, stop, kill, wipe, and start again;
+               of kbroker and kafka also several that are one cluster
     load()     one run of the load generator against it: the generator's figures and the broker's own CPU and memory
 
 A broker's CPU is what the kernel counted for its process between the generator's "start" and "stop" marks
@@ -29,8 +30,11 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 CACHE = ROOT / ".compat" / "perf"
 sys.path.insert(0, str(HERE.parent))
+import clusters  # noqa: E402
 import wire  # noqa: E402
 from apache_kafka import ApacheKafka  # noqa: E402
+from clusters import Cluster  # noqa: E402
+from kbroker_process import Run  # noqa: E402
 
 Sample = dict[str, Any]
 HAS_PROC = Path("/proc/self/stat").exists()
@@ -66,9 +70,7 @@ def build_load() -> None:
 
 
 class Side(Protocol):
-    """What Broker needs of a broker; ApacheKafka is one, Child another."""
-
-    process: subprocess.Popen[bytes] | None
+    """What Broker needs of a broker; ApacheKafka is one, Child another, and a Cluster of any number."""
 
     def start(self, timeout: float) -> object: ...
     def stop(self, timeout: float) -> None: ...
@@ -125,35 +127,58 @@ class Pythons:
     before: Path | None = None
 
 
-def make_side(name: str, directory: Path, port: int, pythons: Pythons) -> Side:
+CLUSTER = {"min.insync.replicas": "2"}
+
+
+def make_side(name: str, directory: Path, port: int, pythons: Pythons, count: int) -> Side:
     listen, data = f"127.0.0.1:{port}", str(directory / "data")
+    python = str(pythons.python)
+    checkout = pythons.before or ROOT if name == "before" else ROOT
+    if count > 1:
+        kind, properties = "kafka" if name == "kafka" else "kbroker", CLUSTER if count > 2 else None
+        return clusters.make(kind, directory, count, properties, run=Run([python, "-m", "kbroker"], checkout))
     if name == "kafka":
         return ApacheKafka(directory, port)
-    python = str(pythons.python)
     if name in ("kbroker", "before"):
         command = [python, "-m", "kbroker", "start", "--listen", listen, "--data-dir", data]
-        return Child(directory, command, b"ready in", pythons.before or ROOT if name == "before" else ROOT)
+        return Child(directory, command, b"ready in", checkout)
     if name == "bare":
         return Child(directory, [python, str(HERE / "bare.py"), "--listen", listen, "--dir", data], b"ready")
     return Child(directory, [str(LOAD), "sink", "-addr", listen, "-records-per-batch", "140"], b"ready")
 
 
-class Broker:
-    """One broker on one port and in one directory. `memo` is where rows keep what they set up in its data."""
+def processes(side: Side) -> list[subprocess.Popen[bytes]]:
+    """Those of it that run."""
+    parts = side.members.values() if isinstance(side, Cluster) else [side]
+    started = (part.process for part in parts)
+    return [process for process in started if process is not None and process.poll() is None]
 
-    def __init__(self, name: str, directory: Path, pythons: Pythons) -> None:
-        self.name, self.directory = name, directory
-        self.port = wire.free_port()
-        self.bootstrap = f"127.0.0.1:{self.port}"
-        self.side = make_side(name, directory, self.port, pythons)
+
+class Broker:
+    """A broker, or `count` that are one cluster, in a directory. CPU and memory are of all its processes together.
+
+    `memo` is where rows keep what they set up in its data.
+    """
+
+    def __init__(self, name: str, directory: Path, pythons: Pythons, count: int = 1) -> None:
+        self.name, self.directory, self.count = name, directory, count
+        port = wire.free_port()
+        self.side = make_side(name, directory, port, pythons, count)
+        self.bootstrap = self.side.servers if isinstance(self.side, Cluster) else f"127.0.0.1:{port}"
         self.memo: Sample = {}
+
+    @property
+    def cluster(self) -> Cluster:
+        if not isinstance(self.side, Cluster):
+            raise Failed(f"{self.name} is no cluster")
+        return self.side
 
     @contextmanager
     def launch(self, timeout: float = 240) -> Iterator[int]:
         """Start it; the body runs while it starts and gets the nanosecond at which its process began."""
         with ThreadPoolExecutor(1) as pool:
             started = pool.submit(self.side.start, timeout=timeout)
-            while self.side.process is None and not started.done():
+            while not processes(self.side) and not started.done():
                 time.sleep(0.0005)
             try:
                 yield time.time_ns()
@@ -178,26 +203,26 @@ class Broker:
 
     @property
     def running(self) -> bool:
-        return self.side.process is not None and self.side.process.poll() is None
+        return bool(processes(self.side))
 
     @property
-    def pid(self) -> int:
-        if self.side.process is None or self.side.process.poll() is not None:
+    def pids(self) -> list[int]:
+        if not self.running:
             raise Failed(f"{self.name} is not running")
-        return self.side.process.pid
+        return [process.pid for process in processes(self.side)]
 
     def cpu_seconds(self) -> float | None:
-        """User and system time of the process since it began, all threads."""
+        """User and system time of its processes since they began, all threads."""
         if not HAS_PROC:
             return None
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self.pids]
+        return sum(int(each[11]) + int(each[12]) for each in fields) / os.sysconf("SC_CLK_TCK")
 
     def rss_mb(self) -> float | None:
         if not HAS_PROC:
             return None
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(status.partition("VmRSS:")[2].split()[0]) * 1024 / 1e6
+        found = [Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2] for pid in self.pids]
+        return sum(int(each.split()[0]) for each in found) * 1024 / 1e6
 
     def watch(self, seconds: float) -> Sample:
         """Its CPU and memory while nobody asks anything."""

@@ -10,6 +10,7 @@ import os
 import struct
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata, util
 from pathlib import Path
 
@@ -74,6 +75,39 @@ def start_up(broker: Broker, scale: Scale) -> Sample:
         sample = load(broker, "first", topic="first", since=began, timeout="60s")
     time.sleep(2 * scale.warmup)
     sample |= broker.watch(2 * scale.seconds)
+    broker.kill()
+    return sample
+
+
+def cluster_idle(broker: Broker, scale: Scale) -> Sample:
+    """A cluster from nothing to all who know each other; then its idleness, with a topic."""
+    broker.wipe()
+    began = time.monotonic()
+    broker.start()
+    sample: Sample = {"first_seconds": time.monotonic() - began}
+    wire.create_topic(broker.bootstrap, "idle", 6, replicas=3)
+    time.sleep(4 * scale.warmup)
+    sample |= broker.watch(4 * scale.seconds)
+    broker.kill()
+    return sample
+
+
+def failover(broker: Broker, scale: Scale) -> Sample:
+    """The longest time between two acknowledgements of a partition, as its leader is restarted, and as it is killed."""
+    broker.wipe()
+    broker.start()
+    shape = {"topic": "outage", "partitions": 6, "replicas": 3, "acks": -1, "record_bytes": 100, "warmup": 1}
+    sample: Sample = {}
+    for name, seconds in (("stop", 6), ("kill", 15)):
+        with ThreadPoolExecutor(1) as pool:
+            under_way = pool.submit(load, broker, "outage", seconds=seconds, **shape)
+            time.sleep(2)
+            leader = next(each.leader for each in wire.partitions(broker.bootstrap, "outage") if each.index == 0)
+            member = broker.cluster[leader]
+            member.stop() if name == "stop" else member.kill()
+            if name == "stop":
+                member.start()
+            sample[f"{name}_seconds"] = under_way.result()["max"] / 1e6
     broker.kill()
     return sample
 

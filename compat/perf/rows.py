@@ -5,6 +5,7 @@ of the sample that are shown, each with a unit and a goal. A ratio is always kbr
 
     shared     the row runs on brokers that live through the whole run, both at once; the one not asked is idle
     apart      the row gets a broker that is not running, starts and stops it itself, and has the machine to itself
+    counts     rows of clusters: so many brokers of each side, all on this machine
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Row:
     apart: bool = False
     repeat: int = 3  # in a full run
     bare: bool = False  # the bare path can do it, too
+    counts: tuple[int, int] = (1, 1)  # brokers of kbroker's cluster, and of Kafka's
     missing: Missing = lambda: None  # why this row cannot run on this machine
 
 
@@ -128,6 +130,8 @@ def greedy(kind: str, what: str) -> Row:
 NO_CONFLUENT = clients.python_missing("confluent_kafka", "confluent-kafka")
 NO_KAFKA_PYTHON = clients.python_missing("kafka", "kafka-python")
 ONE = {"record_bytes": 100}
+THREE, TWO_BESIDE_ONE = (3, 3), (2, 1)
+ALL_OF_THREE = {"acks": -1, "replicas": 3}
 LATENCY_MS = (Figure("p50_ms", "ms, p50"), Figure("p99_ms", "ms, p99", at_most(0.8)))
 
 # fmt: off
@@ -204,6 +208,35 @@ ROWS = (
     greedy("metadata", "7,000 pipelined Metadata about 1,000 topics"),
     greedy("unread", "20 connections that ask as much and read nothing"),
     greedy("offsets", "ListOffsets of 100,000 partitions, over and over"),
+    Row("cluster-start", "three brokers", measures.cluster_idle, (
+        Figure("first_seconds", "s until all three know each other", faster(2)),
+        Figure("rss_mb", "MB of memory, idle, all three", below(150, "MB")),
+        Figure("cpu_percent", "% of a core, idle, all three", below(2, "%")),
+    ), apart=True, repeat=2, counts=THREE),
+    Row("cluster-failover", "three brokers, RF 3, acks=all: longest gap of a partition", measures.failover, (
+        Figure("stop_seconds", "s, the leader is restarted in order", below(1, "s")),
+        Figure("kill_seconds", "s, the leader is killed (kill -9), session 6 s", below(8, "s")),
+    ), apart=True, repeat=1, counts=THREE),
+    Row("cluster-produce-all", "three brokers, RF 3: produce 100 B, 1 connection, ping-pong, acks=all",
+        traffic("produce", **ALL_OF_THREE, **ONE), (
+        rate(at_least(1.0)), Figure("p99", "µs, p99"), cpu_request(),
+    ), counts=THREE),
+    Row("cluster-produce-15k", "three brokers, RF 3: produce 15 KB batches, 6 connections × 4 in flight, acks=all",
+        traffic("produce", conns=6, inflight=4, partitions=6, max_megabytes=500, **ALL_OF_THREE, **BATCH_15_KB), (
+        mb_s(at_least(1.5)), cpu_mb(),
+    ), counts=THREE),
+    Row("two-produce-16", "two brokers beside one: produce 100 B, 16 connections, acks=1",
+        traffic("produce", conns=16, partitions=16, **ONE), (
+        rate(at_least(1.0)), cpu_request(),
+    ), counts=TWO_BESIDE_ONE),
+    Row("two-produce-15k", "two brokers beside one: produce 15 KB batches, 4 connections × 4 in flight",
+        traffic("produce", conns=4, inflight=4, partitions=4, max_megabytes=1500, **BATCH_15_KB), (
+        mb_s(at_least(1.5)), cpu_mb(),
+    ), counts=TWO_BESIDE_ONE),
+    Row("two-fetch-64k", "two brokers beside one: fetch 64 KB, 4 connections",
+        fetch(conns=4, max_bytes=64 << 10, partition_bytes=64 << 10), (
+        mb_s(at_least(1.0)), cpu_request(),
+    ), counts=TWO_BESIDE_ONE),
     Row("group-join", "first member of a new group: FindCoordinator to assignment", measures.group_join, (
         Figure("p50_ms", "ms, p50"), Figure("p99_ms", "ms, p99", below(20, "ms")),
     ), repeat=2),

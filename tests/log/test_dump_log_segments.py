@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import trio
@@ -41,15 +43,18 @@ def classpath() -> str:
 def fetch_jars() -> None:
     if not shutil.which("mvn"):
         pytest.skip("no Maven to fetch kafka-tools with")
-    CACHE.mkdir(parents=True, exist_ok=True)
-    (CACHE / "pom.xml").write_text(POM.replace("{version}", VERSION))
-    copy = ["mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={CACHE}", "-DincludeScope=runtime"]
-    try:
-        done = subprocess.run(copy, cwd=CACHE, capture_output=True, timeout=300)
-    except subprocess.TimeoutExpired:
-        pytest.skip("Maven does not get kafka-tools in time")
-    if done.returncode:
-        pytest.skip("Maven cannot fetch kafka-tools")
+    CACHE.parent.mkdir(exist_ok=True)
+    with TemporaryDirectory(dir=CACHE.parent) as work:  # another run of tests may be at it, too
+        Path(work, "pom.xml").write_text(POM.replace("{version}", VERSION))
+        copy = ["mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={work}/jars"]
+        try:
+            done = subprocess.run([*copy, "-DincludeScope=runtime"], cwd=work, capture_output=True, timeout=300)
+        except subprocess.TimeoutExpired:
+            pytest.skip("Maven does not get kafka-tools in time")
+        if done.returncode:
+            pytest.skip("Maven cannot fetch kafka-tools")
+        with suppress(OSError):  # the other was first
+            Path(work, "jars").rename(CACHE)
 
 
 @pytest.fixture(scope="module")

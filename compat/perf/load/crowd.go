@@ -180,9 +180,9 @@ func firstMode() (*Result, error) {
 
 func readyMode() (*Result, error) {
 	return retry(func(c *conn) error {
-		n, err := c.leaders("")
-		if err == nil && n < *expectPartitions {
-			err = fmt.Errorf("%d partitions have a leader, %d should", n, *expectPartitions)
+		led, err := c.leaders("")
+		if err == nil && len(led) < *expectPartitions {
+			err = fmt.Errorf("%d partitions have a leader, %d should", len(led), *expectPartitions)
 		}
 		return err
 	})

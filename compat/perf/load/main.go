@@ -19,6 +19,7 @@ import (
 
 var modes = map[string]func() (*Result, error){
 	"produce": produceMode, // prebuilt batches, a window of requests in flight on each connection
+	"outage":  outageMode,  // a paced producer for each partition, which goes to the next leader: its longest gap
 	"fetch":   fetchMode,   // read what was produced, around and around
 	"e2e":     e2eMode,     // a paced producer and a long-polling consumer: latency of each record
 	"idle":    idleMode,    // open connections and hold them
@@ -39,9 +40,10 @@ var modes = map[string]func() (*Result, error){
 
 // options of every mode; one that does not apply is ignored.
 var (
-	addr             = flag.String("addr", "127.0.0.1:9092", "broker to load, or address for the sink to listen on")
+	addr             = flag.String("addr", "127.0.0.1:9092", "brokers to load (a,b,c), or address for the sink to listen on")
 	topic            = flag.String("topic", "load", "topic, created where it is missing; prefix of the names in create")
 	partitions       = flag.Int("partitions", 1, "partitions of the topic; connection i uses partition i mod partitions")
+	replicas         = flag.Int("replicas", 1, "of each partition of a topic that is created")
 	conns            = flag.Int("conns", 1, "connections")
 	inflight         = flag.Int("inflight", 1, "requests in flight on each connection")
 	recordBytes      = flag.Int("record-bytes", 100, "bytes of each record's value")

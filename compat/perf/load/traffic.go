@@ -12,7 +12,7 @@ func produceMode() (*Result, error) {
 	}
 	batch, _ := buildBatch(*recordsPerBatch, *recordBytes)
 	return run(*conns, func(i int, t *tally) error {
-		c, err := dial()
+		c, err := dialLeader(*topic, int32(i%*partitions))
 		if err != nil {
 			return err
 		}
@@ -23,6 +23,45 @@ func produceMode() (*Result, error) {
 		}
 		return c.produce(frame, len(batch), t)
 	}), nil
+}
+
+// outageMode writes to each partition, a batch every few milliseconds, and finds its leader again whenever that fails.
+// The latencies are the times between two acknowledgements of a partition.
+func outageMode() (*Result, error) {
+	if err := prepare(*topic, *partitions); err != nil {
+		return nil, err
+	}
+	batch, _ := buildBatch(*recordsPerBatch, *recordBytes)
+	return run(*partitions, func(i int, t *tally) error {
+		frame := produceFrame(int16(*acks), *topic, []int32{int32(i)}, batch)
+		last := time.Now()
+		for !t.w.over.Load() {
+			c, err := dialLeader(*topic, int32(i))
+			if err != nil {
+				time.Sleep(outagePause)
+				continue
+			}
+			for !t.w.over.Load() && c.acknowledged(frame) {
+				now := time.Now()
+				t.done(*recordsPerBatch, len(batch), now.Sub(last))
+				last = now
+				time.Sleep(outagePause)
+			}
+			c.Close()
+		}
+		if gap := time.Since(last); gap > 2*outagePatience {
+			return fmt.Errorf("partition %d has not come back for %s", i, gap)
+		}
+		return nil
+	}), nil
+}
+
+const outagePause, outagePatience = 5 * time.Millisecond, time.Second
+
+func (c *conn) acknowledged(frame []byte) bool {
+	c.SetDeadline(time.Now().Add(outagePatience))
+	d, err := c.call(frame)
+	return err == nil && produceError(d) == 0
 }
 
 // produce keeps a window of requests in flight, and takes its last answers in before it ends.
@@ -75,12 +114,12 @@ func produceError(d *decoder) (code int16) {
 
 func fetchMode() (*Result, error) {
 	return run(*conns, func(i int, t *tally) error {
-		c, err := dial()
+		partition := int32(i % *partitions)
+		c, err := dialLeader(*topic, partition)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		partition := int32(i % *partitions)
 		first, err := c.offset(*topic, partition, -2)
 		if err != nil {
 			return err

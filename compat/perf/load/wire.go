@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -132,13 +134,45 @@ type conn struct {
 	buf        []byte
 }
 
+// dial connects to the first of the addresses that can be reached.
 func dial() (*conn, error) {
-	c, err := net.DialTimeout("tcp", *addr, 10*time.Second)
+	var problem error
+	for _, each := range strings.Split(*addr, ",") {
+		c, err := dialAt(each)
+		if err == nil {
+			return c, nil
+		}
+		problem = err
+	}
+	return nil, problem
+}
+
+func dialAt(address string) (*conn, error) {
+	c, err := net.DialTimeout("tcp", address, 10*time.Second)
 	if err != nil {
 		return nil, err
 	}
 	c.SetDeadline(time.Now().Add(time.Duration((*warmup+*seconds)*1e9) + *timeout))
 	return &conn{Conn: c, r: bufio.NewReaderSize(c, 32<<10)}, nil
+}
+
+// dialLeader connects to the broker that leads this partition of the topic.
+func dialLeader(topic string, partition int32) (*conn, error) {
+	c, err := dial()
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	places, err := c.leaders(topic)
+	if err != nil {
+		return nil, err
+	}
+	for _, each := range places {
+		if each.partition == partition && each.address != "" {
+			return dialAt(each.address)
+		}
+	}
+	return nil, fmt.Errorf("%s-%d has no leader", topic, partition)
 }
 
 func (c *conn) send(frame []byte) error {
@@ -250,7 +284,7 @@ func fetchAnswer(d *decoder) (code int16, records []byte) {
 
 // createTopic asks for one topic and returns the error code of the answer.
 func (c *conn) createTopic(name string, partitions int) (code int16, err error) {
-	d, err := c.call(request(keyCreateTopics, array(1), name, int32(partitions), int16(1), array(0), array(0), tags{},
+	d, err := c.call(request(keyCreateTopics, array(1), name, int32(partitions), int16(*replicas), array(0), array(0), tags{},
 		int32(60000), false, tags{}))
 	if err != nil {
 		return 0, err
@@ -262,18 +296,29 @@ func (c *conn) createTopic(name string, partitions int) (code int16, err error) 
 	return d.i16(), nil
 }
 
-// leaders counts the partitions that metadata shows without error and with a leader; "" asks for all topics.
-func (c *conn) leaders(topic string) (count int, err error) {
+// place is a partition and the address of the broker that leads it.
+type place struct {
+	partition int32
+	address   string
+}
+
+// leaders are the partitions that metadata shows without error and with a leader; "" asks for all topics.
+func (c *conn) leaders(topic string) (places []place, err error) {
 	asked := []any{null{}}
 	if topic != "" {
 		asked = []any{array(1), zeros[:], topic, tags{}}
 	}
 	d, err := c.call(request(keyMetadata, append(asked, false, false, tags{})...))
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	d.i32()
-	d.each(func() { d.i32(); d.str(); d.i32(); d.str() }) // brokers
+	addresses := map[int32]string{}
+	d.each(func() {
+		id, host, port := d.i32(), d.str(), d.i32()
+		addresses[id] = net.JoinHostPort(string(host), strconv.Itoa(int(port)))
+		d.str()
+	})
 	d.str()
 	d.i32()
 	d.each(func() {
@@ -281,9 +326,9 @@ func (c *conn) leaders(topic string) (count int, err error) {
 		d.str()
 		d.take(17)
 		d.each(func() {
-			code, _, leader, _ := d.i16(), d.i32(), d.i32(), d.i32()
+			code, index, leader, _ := d.i16(), d.i32(), d.i32(), d.i32()
 			if code == 0 && topicCode == 0 && leader >= 0 {
-				count++
+				places = append(places, place{index, addresses[leader]})
 			}
 			for range 3 { // replicas, in sync, offline
 				d.take(4 * max(d.array(), 0))
@@ -292,9 +337,9 @@ func (c *conn) leaders(topic string) (count int, err error) {
 		d.i32()
 	})
 	if d.short {
-		return 0, errors.New("metadata ends early")
+		return nil, errors.New("metadata ends early")
 	}
-	return count, nil
+	return places, nil
 }
 
 // offset answers the offset of a partition at a timestamp: -2 the earliest, -1 the end.
@@ -328,7 +373,7 @@ func prepare(topic string, partitions int) error {
 	}
 	end := time.Now().Add(30 * time.Second)
 	for p := 0; p < partitions; {
-		if _, err = c.offset(topic, int32(p), -1); err == nil {
+		if err = answers(topic, int32(p)); err == nil {
 			p++
 		} else if time.Now().After(end) {
 			return err
@@ -337,4 +382,14 @@ func prepare(topic string, partitions int) error {
 		}
 	}
 	return nil
+}
+
+func answers(topic string, partition int32) error {
+	c, err := dialLeader(topic, partition)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.offset(topic, partition, -1)
+	return err
 }
