@@ -98,12 +98,15 @@ class Producer:
         row: PartitionProduceResponse = answer.responses[0].partition_responses[0]
         return row
 
-    async def end(self, *, commit: bool = True, version: int = 3) -> int:
-        """Commit or abort; the code. From version 5 on the producer goes on with a new epoch."""
-        request = EndTxnRequest(
+    def ending(self, *, commit: bool) -> EndTxnRequest:
+        """The request for that."""
+        return EndTxnRequest(
             transactional_id=self.name, producer_id=self.id, producer_epoch=self.epoch, committed=commit
         )
-        answer = await self.client.call(request, version)
+
+    async def end(self, *, commit: bool = True, version: int = 3) -> int:
+        """Commit or abort; the code. From version 5 on the producer goes on with a new epoch."""
+        answer = await self.client.call(self.ending(commit=commit), version)
         if version >= 5 and not answer.error_code:
             self.id, self.epoch = answer.producer_id, answer.producer_epoch
             self.sequences.clear()

@@ -182,3 +182,31 @@ async def test_a_group_of_another_broker_has_its_marker(autojump_clock: MockCloc
                 answer = await client.ask(1, DescribeTransactionsRequest(transactional_ids=[name]), 0)
                 state = answer.transaction_states[0].transaction_state
                 await trio.sleep(0.1)
+
+
+REPLICATED = {"transaction.state.log.num.partitions": "6", "offsets.topic.num.partitions": "6"}
+
+
+@pytest.mark.parametrize("is_decided", [True, False])
+async def test_T2_another_broker_takes_up_the_transactions_of_one_that_dies(
+    is_decided: bool, autojump_clock: MockClock
+) -> None:
+    """Decided ones come true; the producer of one that is open goes on, at the new coordinator."""
+    async with (
+        memory_cluster(3, topics={"t": 3}, replication_factor=3, config=REPLICATED) as cluster,
+        anywhere(cluster) as client,
+    ):
+        name = (await names_by_coordinator(client))[1]
+        producer = await Producer(client, name).init()
+        for index in PARTITIONS:
+            assert (await producer.produce(index=index, version=NEW)).error_code == 0
+        if is_decided:
+            assert (await client.ask(1, producer.ending(commit=True), 5)).error_code == 0
+        cluster.kill(1)
+        assert await producer.end(version=5) == 0  # where it was decided, the same request again
+        await wait_committed(client, {index: [0] for index in PARTITIONS})
+        assert await client.coordinator(name, TRANSACTION) in (2, 3)
+        for index in PARTITIONS:
+            assert (await producer.produce(index=index, version=NEW)).error_code == 0
+        assert await producer.end(version=5) == 0
+        await wait_committed(client, {index: [0, 2] for index in PARTITIONS})
