@@ -21,7 +21,7 @@ import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.cluster import config_changes, features, placement
-from kbroker.cluster.config_changes import ConfigChange
+from kbroker.cluster.config_changes import MIN_ISR, ConfigChange
 from kbroker.cluster.features import BEFORE, FeatureUpdate
 from kbroker.cluster.image import NO_TOPIC_ID, ClusterImage, PartitionImage, TopicImage, unified
 from kbroker.cluster.keys import Keys, decode, id_text
@@ -327,7 +327,8 @@ class Admin:
                 key = self._keys.broker_config(change.name)
             entry = await self._store.get(key)
             current = decode(entry.value)["configs"] if entry else {}
-            altered = config_changes.alter(change, current)
+            has_elr = self._home.image.features.has_eligible_replicas
+            altered = config_changes.alter(change, current, has_eligible_replicas=has_elr)
             if validate_only or altered == current:
                 return
             guards.append(Guard(key, entry.mod_revision if entry else 0))
@@ -360,11 +361,32 @@ class Admin:
                 Guard(keys.features, entry.mod_revision if entry else 0),
                 Guard(keys.broker_epochs, epochs.mod_revision if epochs else 0),
             ]
-            result = await self._writer.commit(guards, [self._writer.put(keys.features, {"levels": levels})])
+            ops: list[Op] = [self._writer.put(keys.features, {"levels": levels})]
+            if levels.get(features.ELIGIBLE) and not current.get(features.ELIGIBLE):
+                await self._agree_on_min_isr(guards, ops)
+            result = await self._writer.commit(guards, ops)
             await self._home.wait_applied(result.revision)
             if result.succeeded:
                 return
         raise _contended()
+
+    async def _agree_on_min_isr(self, guards: list[Guard], ops: list[Op]) -> None:
+        """Have all brokers go by one min.insync.replicas, before replicas may be eligible.
+
+        (Kafka: ConfigurationControlManager.maybeGenerateElrSafetyRecords.)
+        """
+        for name in ("", *(name for name in self._home.image.broker_configs if name)):
+            key = self._keys.broker_config(name)
+            entry = await self._store.get(key)
+            configs = dict(decode(entry.value)["configs"]) if entry else {}
+            if (MIN_ISR in configs) != (name != ""):
+                continue
+            if name:
+                del configs[MIN_ISR]
+            else:
+                configs[MIN_ISR] = str(self._config().get_int(MIN_ISR))
+            guards.append(Guard(key, entry.mod_revision if entry else 0))
+            ops.append(self._writer.put(key, {"configs": configs}) if configs else Delete(key))
 
     async def _allocate(self, count: int) -> range:
         key = self._keys.producer_ids

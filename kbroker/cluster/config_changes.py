@@ -15,6 +15,8 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.config.keys import ConfigError, ConfigType, Scope, Value, format_value, split_list
 from kbroker.config.table import TABLE, check_broker_configs, check_group_configs, check_topic_configs
 
+MIN_ISR = "min.insync.replicas"
+
 
 class ConfigOp(IntEnum):
     """KIP-339; the codes of IncrementalAlterConfigs."""
@@ -35,9 +37,16 @@ class ConfigChange:
     replace: bool = False
 
 
-def alter(change: ConfigChange, current: Mapping[str, str]) -> dict[str, str]:
-    """The configs of a resource after a change. Raises KafkaError INVALID_CONFIG, INVALID_REQUEST."""
+def alter(change: ConfigChange, current: Mapping[str, str], *, has_eligible_replicas: bool = False) -> dict[str, str]:
+    """The configs of a resource after a change.
+
+    has_eligible_replicas: the cluster has agreed on them (KIP-966), so all brokers go by one min.insync.replicas.
+
+    Raises KafkaError INVALID_CONFIG, INVALID_REQUEST.
+    """
     check_ops(change.ops)
+    if has_eligible_replicas and change.scope is Scope.BROKER:
+        _check_min_isr(change, current)
     configs = {} if change.replace else dict(current)
     unknown = next(
         (name for op, name, _ in change.ops if name not in TABLE[change.scope] and op is not ConfigOp.DELETE), None
@@ -54,6 +63,21 @@ def alter(change: ConfigChange, current: Mapping[str, str]) -> dict[str, str]:
         else:
             configs[name] = _edit_list(change.scope, op, name, text, configs.get(name))
     return _checked(change, configs)
+
+
+def _check_min_isr(change: ConfigChange, current: Mapping[str, str]) -> None:
+    kept = {name for op, name, _ in change.ops if op is not ConfigOp.DELETE}
+    deleted = {name for op, name, _ in change.ops if op is ConfigOp.DELETE}
+    if change.replace:
+        deleted |= current.keys() - kept
+    problem = ""
+    if change.name:
+        if MIN_ISR in kept | deleted:
+            problem = "Broker-level min.insync.replicas cannot be altered while ELR is enabled."
+    elif MIN_ISR in deleted:
+        problem = "Cluster-level min.insync.replicas cannot be removed while ELR is enabled."
+    if problem:
+        raise KafkaError(ErrorCode.INVALID_CONFIG, problem)
 
 
 def check_ops(ops: Sequence[tuple[int, str, str | None]]) -> None:

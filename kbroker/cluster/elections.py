@@ -24,11 +24,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from kbroker.cluster.config_changes import MIN_ISR
 from kbroker.cluster.image import NO_LEADER, ClusterImage, PartitionImage, TopicImage
 from kbroker.config import BrokerConfig
 from kbroker.turns import STRIDE, Work
 
-MIN_ISR = "min.insync.replicas"
 UNCLEAN = "unclean.leader.election.enable"
 NO_ELR = 0  # as min_isr: no replica becomes eligible by leaving, and the last member of an ISR stays in it
 

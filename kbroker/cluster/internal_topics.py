@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from kbroker.cluster.config_changes import ConfigChange, ConfigOp
-from kbroker.cluster.elections import MIN_ISR, changed
+from kbroker.cluster.config_changes import MIN_ISR, ConfigChange, ConfigOp
+from kbroker.cluster.elections import changed
 from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage
 from kbroker.cluster.placement import arranged, spread
 from kbroker.config import BrokerConfig

@@ -22,7 +22,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kbroker.cluster.elections import MIN_ISR, Rules, disown, take_up
+from kbroker.cluster.config_changes import MIN_ISR
+from kbroker.cluster.elections import Rules, disown, take_up
 from kbroker.cluster.features import ELIGIBLE, INITIAL, SUPPORTED, check_supported
 from kbroker.cluster.image import NO_LEADER, BrokerImage, ClusterImage, PartitionImage, loaded
 from kbroker.cluster.keys import Keys, decode, id_text

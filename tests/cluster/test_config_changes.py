@@ -56,3 +56,29 @@ def test_broker_configs() -> None:
     with pytest.raises(KafkaError) as raised:
         config_changes.alter(ConfigChange(Scope.BROKER, "0", [(SET, "node.id", "5")]), {})
     assert raised.value.code is ErrorCode.INVALID_REQUEST  # KAFKA-13609
+
+
+@pytest.mark.parametrize(
+    ("name", "ops", "replace", "text"),
+    [
+        ("0", [(SET, "min.insync.replicas", "1")], False, "Broker-level min.insync.replicas cannot be altered"),
+        ("0", [(DELETE, "min.insync.replicas", None)], False, "Broker-level min.insync.replicas cannot be altered"),
+        ("", [(DELETE, "min.insync.replicas", None)], False, "Cluster-level min.insync.replicas cannot be removed"),
+        ("", [(SET, "log.retention.ms", "5")], True, "Cluster-level min.insync.replicas cannot be removed"),
+        ("", [(SET, "min.insync.replicas", "1"), (SET, "log.retention.ms", "5")], True, None),
+        ("", [(SET, "min.insync.replicas", "1")], False, None),
+        ("0", [(SET, "log.retention.ms", "5")], True, None),
+    ],
+)
+def test_KIP_966_all_brokers_have_the_same_min_insync_replicas(
+    name: str, ops: list[tuple[ConfigOp, str, str | None]], replace: bool, text: str | None
+) -> None:
+    change = ConfigChange(Scope.BROKER, name, ops, replace)
+    current = {} if name else {"min.insync.replicas": "2"}
+    config_changes.alter(change, current)
+    if text is None:
+        assert config_changes.alter(change, current, has_eligible_replicas=True)
+    else:
+        with pytest.raises(KafkaError, match=text) as raised:
+            config_changes.alter(change, current, has_eligible_replicas=True)
+        assert raised.value.code is ErrorCode.INVALID_CONFIG

@@ -8,8 +8,10 @@ import pytest
 from trio.testing import MockClock
 
 from kafka_wire.errors import ErrorCode, KafkaError
+from kbroker.cluster.config_changes import MIN_ISR, ConfigChange, ConfigOp
 from kbroker.cluster.features import (
     BEFORE,
+    ELIGIBLE,
     FEATURES,
     GROUP,
     INITIAL,
@@ -24,6 +26,7 @@ from kbroker.cluster.features import (
 from kbroker.cluster.keys import Keys, decode
 from kbroker.cluster.registration import Registration
 from kbroker.cluster.store import Delete, Guard, Put
+from kbroker.config.keys import Scope
 from tests.cluster.tools import FaultyStore, HandClock, RunClock, make_registration, running
 
 KEYS = Keys("kbroker")
@@ -171,3 +174,16 @@ async def test_a_registration_says_what_the_broker_can_do(store: Any, clock: Han
         assert broker.image.brokers[0].features == SUPPORTED
         stored = decode((await store.get(KEYS.broker(0))).value)["features"]
         assert stored == {name: list(levels) for name, levels in SUPPORTED.items()}
+
+
+async def test_with_eligible_replicas_all_brokers_have_one_min_insync_replicas(clock: HandClock) -> None:
+    store = FaultyStore(clock)
+    async with running(make_registration(store, clock)) as broker:
+        own = ConfigChange(Scope.BROKER, "0", [(ConfigOp.SET, MIN_ISR, "3"), (ConfigOp.SET, "log.retention.ms", "5")])
+        (refused,) = await broker.admin.alter_configs([own])
+        assert refused is not None
+        await broker.admin.update_features([FeatureUpdate(ELIGIBLE, 0, DOWN)])
+        removed = ConfigChange(Scope.BROKER, "", [(ConfigOp.DELETE, MIN_ISR, None)])
+        assert await broker.admin.alter_configs([own, removed]) == [None, None]
+        await broker.admin.update_features([FeatureUpdate(ELIGIBLE, 1, UP)])
+        assert broker.image.broker_configs == {"": {MIN_ISR: "1"}, "0": {"log.retention.ms": "5"}}
