@@ -6,7 +6,7 @@ brokers.py     how this broker asks itself and others
 
 produce.py            whose transactions produce_transactions.py judges, transaction_verification.py asks about
 fetch.py, with its sessions (fetch_sessions.py) and its waiting (fetch_waits.py); read_replicas.py says who else has it
-replica_fetch.py      what followers fetch, in sessions of their own (replica_sessions.py)     offsets.py
+replica_fetch.py      what followers fetch                                            offsets.py
 metadata.py           topics.py   configs.py   features.py   log_dirs.py
 reassignments.py      quorum.py: who decides
 transactions.py       producer ids, too        transaction_admin.py   transactions seen from outside

@@ -14,7 +14,6 @@ import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.api.fetch_sessions import FetchSessions
-from kbroker.api.replica_sessions import ReplicaSessions
 from kbroker.cluster.admin import Admin
 from kbroker.cluster.applying import wait_for_others
 from kbroker.cluster.brokers import Brokers
@@ -48,7 +47,6 @@ class Services:
     groups: GroupCoordinator
     transactions: TransactionCoordinator
     fetch_sessions: FetchSessions
-    replica_sessions: ReplicaSessions  # of this broker's followers
     producer_ids: ProducerIds
     brokers: Brokers  # each other broker, and this one
 

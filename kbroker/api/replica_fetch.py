@@ -33,10 +33,10 @@ from kafka_wire.messages.produce_fetch import (
 from kbroker.api.context import Context
 from kbroker.api.fetch_sessions import FINAL, FULL
 from kbroker.api.read_replicas import is_rack_aware
-from kbroker.api.replica_sessions import Followed, Key, ReplicaSession
 from kbroker.env import FileSlice
 from kbroker.log.cold import told
 from kbroker.replication.partition import Partition, ReadResult
+from kbroker.replication.sessions import HURRIED_WAIT_S, Followed, Key, ReplicaSession
 from kbroker.replication.throttles import is_throttled
 from kbroker.turns import PAUSES_A_TURN, Errand, Errands, finish_errands
 
@@ -113,7 +113,7 @@ class ReplicaFetch:
         yield from self._read_news(session)
 
     def _find_session(self) -> Errands[ReplicaSession]:
-        request, peer, sessions = self.request, self.context.peer, self.services.replica_sessions
+        request, peer, sessions = self.request, self.context.peer, self.services.replicas.sessions
         if request.session_epoch in (FULL, FINAL):
             return (yield from sessions.open(peer.broker_id, peer.broker_epoch))
         return sessions.resume(peer.broker_id, peer.broker_epoch, request.session_id, request.session_epoch)
@@ -267,8 +267,12 @@ class ReplicaFetch:
         with trio.move_on_after(self.request.max_wait_ms / 1000):
             while not self._is_overtaken() and not self._is_enough(session):
                 session.bell = trio.Event()
-                with trio.move_on_after(self._held_s(session)):
+                is_hurried = self.services.env.clock.liveness() < session.hurried_until_s
+                seconds = min(self._held_s(session), HURRIED_WAIT_S if is_hurried else float("inf"))
+                with trio.move_on_after(seconds) as scope:
                     await session.bell.wait()
+                if is_hurried and scope.cancelled_caught:
+                    break
         if not self._is_overtaken():
             await finish_errands(self._read_news(session), None, self.services.env.offload)
         return self.answer()

@@ -156,7 +156,7 @@ BROKER_KEYS = (
     ConfigKey("follower.replication.throttled.rate", LONG, LONG_MAX, low=0, update=PER_BROKER),
     ConfigKey("broker.session.timeout.ms", INT, 9000, effect=False),
     ConfigKey("broker.heartbeat.interval.ms", INT, 2000, effect=False),
-    ConfigKey("controlled.shutdown.enable", BOOLEAN, True, effect=False),
+    ConfigKey("controlled.shutdown.enable", BOOLEAN, True),
     ConfigKey("auto.leader.rebalance.enable", BOOLEAN, True),
     ConfigKey("leader.imbalance.check.interval.seconds", LONG, 300, low=1),
     ConfigKey("inter.broker.listener.name", STRING, None),

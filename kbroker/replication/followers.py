@@ -61,6 +61,10 @@ class Follower:
         self._is_behind = self.end < leader_end
         return self.caught_up_s
 
+    def is_heard(self, since_s: float) -> bool:
+        """Whether it still fetches: a word of it has come since then. One that fell silent has what it had."""
+        return self.session is not None and self.session.heard_s >= since_s
+
     def _note_word(self) -> None:
         """Its session speaks for this partition as long as there is no news of it."""
         if self.session is not None and not self._is_behind:

@@ -20,7 +20,8 @@ new is made at once.
 Who leads a partition of an internal topic coordinates what is kept there: its `Coordinator` is told.
 
 A partition is removed, and its log with it, when the image says that its topic is gone or that it has its replicas
-elsewhere, and for no other reason.
+elsewhere, and for no other reason. A replica whose log has failed is of no use to others: this broker hands its part in
+the partition over, where there is somebody to take it (Kafka: ReplicaManager.handleLogDirFailure).
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from kbroker.log.recovery import Stopped
 from kbroker.replication.fetchers import Fetchers
 from kbroker.replication.isr_updates import IsrUpdates
 from kbroker.replication.partition import Partition
+from kbroker.replication.sessions import ReplicaSessions
 from kbroker.replication.throttles import Throttle
 from kbroker.watermark import Watermark
 
@@ -51,6 +53,7 @@ CHUNK = 32  # partitions between two checkpoints
 OPENERS = 4  # logs opened at once: the disk has something to do, and the event loop is not crowded out
 REPORT_SECONDS = 3.0  # between two lines about logs being opened
 LONG_SECONDS = 1.0  # opening that takes longer is told of
+FAILURES_S, FAILURES_A_TURN = 1.0, 1000  # between two looks for logs that have failed; logs looked at in a turn
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +95,9 @@ class Membership(Protocol):
     async def alter_isr(self, changes: Sequence[IsrChange]) -> list[IsrOutcome]:
         """Change ISRs of partitions that this broker leads; what became of each."""
 
+    async def hand_over(self, partitions: Iterable[tuple[str, int]] | None = None) -> None:
+        """Let others have this broker's part in these partitions, where there are any."""
+
 
 class ReplicaManager:
     """The owner of this broker's partitions and of its configs, as far as the cluster's metadata decides on them."""
@@ -116,6 +122,7 @@ class ReplicaManager:
         self.config = config  # as the cluster's dynamic configs have it now
         self.partitions: dict[tuple[str, int], Partition] = {}
         self.offline: set[tuple[str, int]] = set()  # should be in `partitions`; the disk says no
+        self.sessions = ReplicaSessions(first_id=1 + logs.env.rng.below(2**30))  # of this broker's followers
         self.leader_throttle = self._throttle("leader.replication.throttled.rate")
         self.follower_throttle = self._throttle("follower.replication.throttled.rate")
         self.fetchers = Fetchers(
@@ -198,6 +205,7 @@ class ReplicaManager:
                 await self._news.wait()
             task_status.started()
             nursery.start_soon(self._see_to_strays)
+            nursery.start_soon(self._see_to_failures)
             while True:
                 await self._news.wait()
                 await self._catch_up()
@@ -356,8 +364,11 @@ class ReplicaManager:
 
     def _assume(self, partition: Partition, image: PartitionImage) -> None:
         """Take the role that an image gives this broker."""
+        epoch = partition.leader_epoch
         if image.leader == self.node_id:
             partition.lead(image)
+            if partition.leader_epoch != epoch:
+                self.sessions.hurry(partition.followers, self.logs.env.clock.liveness())
         else:
             partition.follow(image)
         if partition.following and partition.log.offline is None:
@@ -463,6 +474,26 @@ class ReplicaManager:
 
     def _on_failure(self, partition: Partition, error: KafkaError) -> None:
         self.logs.troubles.tell(partition.topic, partition.index, error)
+
+    async def _see_to_failures(self) -> None:
+        """Hand over what a log that failed lets this broker serve no more; again, until that has been written."""
+        while True:
+            await self.logs.env.clock.sleep(FAILURES_S)
+            failed = list(self.offline)
+            for number, (key, partition) in enumerate(tuple(self.partitions.items()), start=1):
+                if partition.log.offline is not None and self.partitions.get(key) is partition:
+                    failed.append(key)
+                    self.fetchers.leave(partition)
+                if not number % FAILURES_A_TURN:
+                    await trio.lowlevel.checkpoint()
+            if to_hand_over := [key for key in failed if self._has_others(key)]:
+                await self._registration.hand_over(to_hand_over)
+
+    def _has_others(self, key: tuple[str, int]) -> bool:
+        """Whether this broker is in the ISR of a partition, and not alone."""
+        topic = self._carried_out.topics.get(key[0])
+        isr = topic.partitions[key[1]].isr if topic is not None and key[1] < len(topic.partitions) else ()
+        return self.node_id in isr and len(isr) > 1
 
     async def _tell_progress(self) -> None:
         """While logs are being opened, say now and then how far that has come."""

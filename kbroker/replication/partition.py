@@ -390,7 +390,7 @@ class Partition:
         joining = {
             id: follower.broker_epoch
             for id, follower in self.followers.items()
-            if id not in self.isr and self._may_join(follower)
+            if id not in self.isr and self._may_join(follower) and follower.is_heard(now_s - lag_max_s)
         }
         if not joining and len(stay) == len(self.isr):
             return None

@@ -2,7 +2,8 @@
 
     up:   listeners bound (clients queue) ─▶ data directory locked ─▶ store open ─▶ registered, leaderships taken in a
           new epoch ─▶ topics asked for at start created ─▶ accepting, while logs are opened ─▶ ready
-    down: the nursery is cancelled (connections, then duties) ─▶ logs closed clean ─▶ session given back
+    down: what others can lead is handed over, while clients are served on ─▶ the nursery is cancelled (connections,
+          then duties) ─▶ logs closed clean ─▶ session given back
 
 Everything that runs, runs in the nursery of `run_broker`.
 """
@@ -10,9 +11,10 @@ Everything that runs, runs in the nursery of `run_broker`.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -21,7 +23,6 @@ from kbroker.api import registry
 from kbroker.api.brokers import ClusterBrokers
 from kbroker.api.context import Services
 from kbroker.api.fetch_sessions import FetchSessions
-from kbroker.api.replica_sessions import ReplicaSessions
 from kbroker.cluster.features import FeatureTooNew
 from kbroker.cluster.image import ClusterImage
 from kbroker.cluster.joining import BrokerIdentity, BrokerIdInUse, Moved, OtherCluster
@@ -53,6 +54,8 @@ from kbroker.transactions.coordinator import TRANSACTIONS_TOPIC, TransactionCoor
 
 BROKERS_WAIT_S = 60.0
 LOOK_AGAIN_S = 0.02
+LEAVE_S = 10.0  # a stop does not wait longer for others to take over
+LINGER_S = 0.3  # how long clients are told where to go instead
 ANSWER_BYTES_MAX = 128 << 20  # of answers that are made and not read by their clients, all connections together
 
 log = logging.getLogger("kbroker")
@@ -106,17 +109,43 @@ class Broker:
             for name, listener in self.listeners.items()
         }
 
+    async def live(
+        self, services: Services, hands_over: Callable[[], bool], serve: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Serve until cancelled, and on until others have what they can take."""
+        life = trio.CancelScope(shield=True)  # it ends when this function says so
+        has_failed = False
+
+        async def run() -> None:
+            nonlocal has_failed
+            try:
+                with life:
+                    await serve()
+            except BaseException:
+                has_failed = True
+                raise
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            try:
+                await trio.sleep_forever()
+            finally:
+                try:
+                    if not has_failed and hands_over():
+                        with trio.CancelScope(shield=True):
+                            await _leave(services)
+                finally:
+                    life.cancel()
+
     async def serve(
         self,
-        logs: LogDirectory,
+        services: Services,
         home: Home,
-        store: CoordinationStore,
         topics: Sequence[tuple[str, int]],
         brokers_min: int,
         on_ready: Callable[[Ready], None],
     ) -> None:
         """Come up and serve until cancelled."""
-        services = self._assemble(logs, home, store)
         apis = registry.load()
         async with trio.open_nursery() as nursery:
             await nursery.start(services.brokers.run)
@@ -132,7 +161,7 @@ class Broker:
             await nursery.start(services.groups.run)
             await nursery.start(services.transactions.run)
             await nursery.start(services.replicas.run)
-            await nursery.start(logs.run)
+            await nursery.start(services.logs.run)
             if topics:
                 await _wait_brokers(brokers_min, services)
                 await _create(topics, services)
@@ -143,7 +172,7 @@ class Broker:
             bound = {name: listener.address for name, listener in self.listeners.items()}
             on_ready(Ready(services.image.cluster_id, self.config.node_id, bound, self.advertised()))
 
-    def _assemble(self, logs: LogDirectory, home: Home, store: CoordinationStore) -> Services:
+    def assemble(self, logs: LogDirectory, home: Home, store: CoordinationStore) -> Services:
         """The parts; who is told of what. Nothing runs yet, so what is made later is there when it is called."""
         config, env = self.config, self.env
 
@@ -176,7 +205,6 @@ class Broker:
             groups=groups,
             transactions=transactions,
             fetch_sessions=FetchSessions(slots, first_id=1 + env.rng.below(2**30)),
-            replica_sessions=ReplicaSessions(first_id=1 + env.rng.below(2**30)),
             producer_ids=producer_ids,
             brokers=brokers,
         )
@@ -203,6 +231,22 @@ def _request_bytes_max(config: BrokerConfig) -> int:
 def host_port(host: str, port: int) -> str:
     """As in a listener: an IPv6 address stands in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def _leave(services: Services) -> None:
+    """Controlled shutdown: others lead what they can, and have begun to, before this broker hangs up on its clients.
+
+    For a moment it tells these where to go instead. (Kafka: BrokerServer.shutdown, BrokerLifecycleManager.)
+    """
+    if not services.config.get_bool("controlled.shutdown.enable") or len(services.image.brokers) < 2:
+        return
+    with trio.move_on_after(LEAVE_S):
+        await services.registration.hand_over()
+        try:
+            await services.wait_applied()
+        except KafkaError as error:
+            log.warning("what was handed over may not be led yet: %s", error.message)
+        await services.env.clock.sleep(LINGER_S)
 
 
 async def _wait_brokers(number: int, services: Services) -> None:
@@ -235,8 +279,9 @@ async def run_broker(
     topics: Iterable[tuple[str, int]] = (),
     brokers_min: int = 1,
     on_ready: Callable[[Ready], None] = lambda ready: None,
+    hands_over: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Run a broker until cancelled; it then stops cleanly.
+    """Run a broker until cancelled; it then stops cleanly, having handed over what others can lead.
 
     Args:
         env: the world; its disk is the data directory.
@@ -245,6 +290,7 @@ async def run_broker(
         topics: (name, partitions) to be there from the start; present ones are left as they are.
         brokers_min: so many are to live before topics are created.
         on_ready: called once, when clients are served.
+        hands_over: asked at the end, whether there is anybody to take over.
 
     Raises StartFailed, AddressInUse, DirectoryLocked or OSError when it cannot start.
     """
@@ -258,7 +304,9 @@ async def run_broker(
         try:
             home = identify(env, config.node_id, is_used=logs.has_logs())
             async with _store(env, config, store, home, is_used=logs.has_logs()) as opened:
-                await broker.serve(logs, home, opened, list(topics), brokers_min, on_ready)
+                services = broker.assemble(logs, home, opened)
+                serve = partial(broker.serve, services, home, list(topics), brokers_min, on_ready)
+                await broker.live(services, hands_over, serve)
         finally:
             with trio.CancelScope(shield=True):
                 await logs.close()

@@ -121,7 +121,7 @@ def topic(name: str, partitions: int, epoch: int = 0, leader: int = NODE, mark: 
 
 
 async def applied(rig: Rig) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         await rig.manager.wait_applied()
 
 
@@ -368,6 +368,56 @@ async def test_a_log_of_no_topic_is_left_alone_and_told_of(caplog: pytest.LogCap
         await trio.testing.wait_all_tasks_blocked()
         assert rig.machine.disk.exists("t-0/partition.metadata")
     assert "2 logs belong to no topic and are left alone: t-0, t-1" in caplog.text
+
+
+def elsewhere(name: str, partitions: int, *moved: int) -> TopicImage:
+    """A topic some of whose partitions have their replicas on the other broker."""
+    whole = topic(name, partitions)
+    images = [
+        replace(image, replicas=(OTHER,), isr=(OTHER,), leader=OTHER, leader_epoch=1) if image.index in moved else image
+        for image in whole.partitions
+    ]
+    return replace(whole, partitions=tuple(images))
+
+
+async def test_a_partition_that_is_reassigned_goes_with_its_log_and_no_other_does() -> None:
+    async with running(Rig()) as rig:
+        rig.publish(topic("t", 3))
+        await applied(rig)
+        for index in range(3):
+            rig.manager.partitions["t", index].append(build_batch([(b"k", b"v")]), 1, 0)
+        rig.publish(elsewhere("t", 3, 1))
+        await applied(rig)
+        assert set(rig.manager.partitions) == {("t", 0), ("t", 2)}
+        assert sorted(name for name in rig.machine.disk.list_dir("") if name in ("t-0", "t-1", "t-2")) == ["t-0", "t-2"]
+        assert rig.audience.led.keys() == {0, 2}
+
+
+async def test_a_partition_that_was_reassigned_while_the_broker_was_down_goes_with_its_log() -> None:
+    first = Rig()
+    async with running(first):
+        first.publish(topic("t", 2), topic("u", 1, mark=b"b"))
+        await applied(first)
+        for partition in first.manager.partitions.values():
+            partition.append(build_batch([(b"k", b"v")]), 1, 0)
+    async with running(Rig(first.machine)) as rig:
+        rig.publish(elsewhere("t", 2, 1))
+        await applied(rig)
+        await trio.testing.wait_all_tasks_blocked()
+        names = [name for name in first.machine.disk.list_dir("") if name in ("t-0", "t-1", "u-0")]
+        assert sorted(names) == ["t-0", "u-0"], "u may be unknown because the store has lost it"
+
+
+async def test_F11_what_a_failed_log_lets_nobody_read_is_handed_over(autojump_clock: trio.testing.MockClock) -> None:
+    async with running(Rig()) as rig:
+        whole = topic("t", 3)
+        images = tuple(replace(image, isr=(NODE,) if image.index == 2 else (NODE, OTHER)) for image in whole.partitions)
+        rig.publish(replace(whole, partitions=images))
+        await applied(rig)
+        for index in (1, 2):
+            rig.manager.partitions["t", index].log.lose("the test says so")
+        await trio.sleep(1.5)
+        assert set(rig.member.handed_over) == {("t", 1)}, "of 2 there is no other, 0 is fine"
 
 
 async def test_a_disk_that_cannot_be_searched_for_strays_stops_nothing() -> None:

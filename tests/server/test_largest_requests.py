@@ -81,6 +81,7 @@ from kafka_wire.messages.produce_fetch import (
     FetchTopic,
     PartitionProduceData,
     ProduceRequest,
+    ReplicaState,
     TopicProduceData,
 )
 from kafka_wire.messages.topics import (
@@ -115,11 +116,14 @@ from kafka_wire.messages.transactions import (
 )
 from kafka_wire.records import build_batch
 from kbroker.api.registry import load
+from kbroker.cluster.introductions import introduce
 from kbroker.server import connection
 from kbroker.testing.broker import Machine, MemoryBroker, memory_broker
 from kbroker.testing.client import BareClient
 from kbroker.testing.clock import EPOCH_MS
+from tests.api.test_internal import image_of, meeting
 from tests.log.content.odd_batches import batch_of, record
+from tests.replication.tools import add_replica
 from tests.server.loop_meter import LINES_MAX, LoopMeter
 
 COUNT = 10_000
@@ -151,8 +155,8 @@ def tiny(count: int, codec: int = 0, *, latest: int = EPOCH_MS, delta_ms: int = 
     return bytes(batch_of(payload, count, codec, latest=latest + delta_ms))
 
 
-def produced(batch: bytes) -> ProduceRequest:
-    data = PartitionProduceData(index=0, records=batch)
+def produced(batch: bytes, index: int = 0) -> ProduceRequest:
+    data = PartitionProduceData(index=index, records=batch)
     return ProduceRequest(acks=1, timeout_ms=1000, topic_data=[TopicProduceData(name="wide", partition_data=[data])])
 
 
@@ -481,6 +485,28 @@ async def test_B1_the_largest_request_holds_the_loop_for_a_few_milliseconds_at_a
             await client.receive_frame()
     assert meter.worst <= LINES_MAX, meter.report()
     assert meter.bytes_max <= BYTES_MAX
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("topic", "indexes"), [("wide", range(1000)), ("absent", range(COUNT))])
+async def test_B1_neither_does_that_of_a_follower_nor_the_end_of_its_session(topic: str, indexes: range) -> None:
+    async with metered_broker() as (broker, meter), broker.client() as client, broker.client() as writer:
+        await add_replica(broker, 5)
+        image = await image_of(broker.machine)
+        await introduce(client.call, meeting(image, broker_id=5), image.secret)
+        for index in range(0, 1000, 10):
+            await writer.call(produced(bytes(build_batch([(b"k", b"v")])), index=index), 9)
+        topic_id = image.topics[topic].id if topic in image.topics else bytes(15) + b"x"
+        named = [FetchPartition(partition=index, fetch_offset=0, partition_max_bytes=1000) for index in indexes]
+        request = FetchRequest(
+            replica_state=ReplicaState(replica_id=5, replica_epoch=1), max_wait_ms=0, min_bytes=1, session_epoch=0,
+            topics=[FetchTopic(topic_id=topic_id, partitions=named)],
+        )  # fmt: skip
+        with meter.running(), trio.fail_after(300):
+            for _ in range(2):
+                answer = await client.call(request, 17)
+                assert len(answer.responses[0].partitions) >= 500
+    assert meter.worst <= LINES_MAX, meter.report()
 
 
 @pytest.mark.slow

@@ -11,11 +11,14 @@ high watermark alone wakes no follower that waits (KAFKA-9731), unless consumers
 
 A partition that cannot be served leaves the session when the follower has been told why. (Kafka: FetchSession, which
 looks at each partition of the session in each request.)
+
+Where a leadership begins, its followers are hurried: they hear of it about now, and one that waits for news of other
+partitions could not ask for this one, and have what is appended here acknowledged, before its wait is over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 import trio
@@ -30,6 +33,7 @@ Key: TypeAlias = "tuple[bytes, int]"  # topic id, index
 
 EPOCH_MAX = 2**31 - 1
 LEAVES_A_PAUSE = 32
+HURRY_S, HURRIED_WAIT_S = 1.0, 0.02  # how long followers are hurried, and may wait meanwhile
 
 
 class Followed:
@@ -81,7 +85,7 @@ class ReplicaSession:
 
     __slots__ = (
         "id", "epoch", "replica_id", "broker_epoch", "partitions", "news", "stale", "bell", "heard_s", "proven_s",
-        "wakes_early", "is_over", "_answered_s",
+        "wakes_early", "is_over", "hurried_until_s", "_answered_s",
     )  # fmt: skip
 
     def __init__(self, session_id: int, replica_id: int, broker_epoch: int) -> None:
@@ -97,6 +101,7 @@ class ReplicaSession:
         self.proven_s = NEVER
         self.wakes_early = False  # a high watermark is reason enough to answer
         self.is_over = False  # the follower has another one
+        self.hurried_until_s = NEVER  # no request waits for longer than HURRIED_WAIT_S until then
         self._answered_s = NEVER
 
     def hear(self, now_s: float) -> None:
@@ -162,6 +167,14 @@ class ReplicaSessions:
     def __init__(self, first_id: int) -> None:
         self._sessions: dict[int, ReplicaSession] = {}  # by replica id
         self._next_id = first_id
+
+    def hurry(self, replica_ids: Iterable[int], now_s: float) -> None:
+        """Have these followers ask again soon: there is something new to be followed."""
+        for replica_id in replica_ids:
+            session = self._sessions.get(replica_id)
+            if session is not None:
+                session.hurried_until_s = now_s + HURRY_S
+                session.bell.set()
 
     def resume(self, replica_id: int, broker_epoch: int, session_id: int, epoch: int) -> ReplicaSession:
         """The session that an incremental request means.
