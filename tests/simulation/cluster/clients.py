@@ -55,6 +55,7 @@ class Routed(Client):
         super().__init__(world, name, checker, **options)
         self.hosts = list(hosts)
         self.is_naive = False  # knows no leader epochs (KIP-320), and often just asks anybody
+        self.misled = ""  # the only host that it has heard of
         self.leaders: dict[str, str] = {}  # partition -> host
         self.epochs: dict[str, int] = {}  # partition -> the newest leader epoch that was told
         self._connections: dict[str, BareClient] = {}
@@ -63,8 +64,10 @@ class Routed(Client):
         self, requests: list[Any], version: int, seconds: float = CALL_SECONDS, *, about: PartitionHistory | None = None
     ) -> list[Any]:
         """Send requests one after the other, then await all answers. Doubt when one is missing."""
-        host = self.random.choice(self.hosts)
-        if about is not None and (not self.is_naive or self.random.random() < 0.7):
+        host = self.misled or self.random.choice(self.hosts)
+        if self.misled:
+            pass
+        elif about is not None and (not self.is_naive or self.random.random() < 0.7):
             host = self.leaders.get(str(about)) or await self.look_up(about)
         return await self.call_at(host, requests, version, seconds)
 

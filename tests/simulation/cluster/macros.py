@@ -4,17 +4,18 @@ last_standing   followers are cut off until the leader is alone in sync; it lose
 rejoin          a follower comes back into the ISR, and loses power while that is being written (KIP-903)
 lag_join        a follower is behind, and the others forget where the high watermark was (K-7128)
 lost_shrink     the leader drops a follower from the ISR, and does not hear whether that was written (R5)
-deposed         a leader is cut off until it has a successor, and clients know no other way than to it (R14)
+deposed         a leader is cut off until it has a successor, and some clients know no other than it (R14)
 old_fetch       a follower's fetch is on its way while it restarts (KIP-903), or its leader does (R8)
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
 from kbroker.testing.store_server import STORE
+from tests.simulation.cluster.clients import Routed
 from tests.simulation.cluster.nemesis import ClusterNemesis
 from tests.simulation.cluster.nodes import BrokerNode, Place, Stored
 
@@ -23,6 +24,8 @@ AIM_SECONDS = 6.0
 
 class AimingNemesis(ClusterNemesis):
     """With these kinds, too."""
+
+    naive: Sequence[Routed] = ()  # clients that may be told of one broker only
 
     def choose(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """The kinds there are, by name."""
@@ -176,15 +179,16 @@ class AimingNemesis(ClusterNemesis):
             self.cut_both(leader.name, host)
         elected = await self.wait_until(place, lambda stored: stored.leader not in (-1, leader.id))
         self.world.trace("aimed", "deposed", elected)
-        await self.pause_for(2)
-        for client in self.clients:
-            for follower in followers:
-                self.network.cut(client, follower.name)
+        await self.pause_for(3)
+        for client in self.naive:
+            client.misled = leader.name
         leader.node.resume()
-        await self.pause_for(2)
+        await trio.sleep(self.random.uniform(0.5, 2))
         if self.random.random() < 0.5:
             self.network.heal()
             await self.pause_for(0.5)
+        for client in self.naive:
+            client.misled = ""
         self.network.heal()
 
     async def old_fetch(self) -> None:
@@ -200,3 +204,8 @@ class AimingNemesis(ClusterNemesis):
         victim.start()
         await self.pause_for(2)
         self.network.heal()
+
+    def heal(self) -> None:
+        for client in self.naive:
+            client.misled = ""
+        super().heal()

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 import trio
 
 from kbroker.testing.world import World, current_process
-from tests.simulation.clients import SMALL, Client
+from tests.simulation.clients import SMALL
 from tests.simulation.cluster.admins import Churn
 from tests.simulation.cluster.clients import HastyWriter, Judge, Reader, Routed, Writer, create_topics
 from tests.simulation.cluster.history import ClusterChecker, ReplicatedHistory
@@ -120,6 +120,7 @@ class Play:
         """Faults for so many seconds, then everything has to end well."""
         writers, readers = self._writers(), self._readers()
         nemesis = AimingNemesis(self.nodes, self.checker, WRITERS, faults)
+        nemesis.naive = [client for client in writers if client.is_naive]
         async with trio.open_nursery() as reading:
             async with trio.open_nursery() as writing:
                 for client in writers:
@@ -141,7 +142,7 @@ class Play:
         with must_end("the judge is not served", HEAL_SECONDS):
             await Judge(self.world, "judge", self.checker, self.nodes.names).judge()
 
-    def _writers(self) -> list[Client]:
+    def _writers(self) -> list[Routed]:
         writers = [self._client(Writer, f"writer-{n}") for n in range(2)]
         writers[1].is_naive = True
         hasty = self._client(HastyWriter, "hasty-0", acks=1)
@@ -151,7 +152,7 @@ class Play:
         churn.watch, churn.factor = self.watch, self.factor
         return [*writers, hasty, churn]
 
-    def _readers(self) -> list[Client]:
+    def _readers(self) -> list[Routed]:
         return [self._client(Reader, f"reader-{n}", sessions=n == 0) for n in range(2)]
 
     def _client(self, kind: type[Routed], name: str, **options: object) -> Routed:

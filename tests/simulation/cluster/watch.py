@@ -8,6 +8,8 @@ broker's code it reports, and the scenario raises it. It reads files as they are
     an election, at the commit        the leader has everything that was shown (R3); epochs only grow
     a new member of the ISR           the same (R7)
     a log is truncated                nothing that was shown goes (R4)
+    a broker leads                    no other process has led that epoch (R8)
+    a batch is refused for good       no other broker leads at that moment (R14)
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ from contextlib import ExitStack, contextmanager
 from functools import partial, wraps
 from typing import Any
 
+from kafka_wire.errors import KafkaError
 from kafka_wire.records import read_header, read_records
 from kbroker.log.log import PartitionLog
-from kbroker.replication.partition import Partition
+from kbroker.replication.partition import DEFINITIVE, Partition
 from kbroker.testing.scheduler import replaced
 from kbroker.testing.world import Process, current_process
 from kbroker.watermark import Watermark
@@ -29,6 +32,7 @@ from tests.simulation.cluster.history import ClusterChecker, ReplicatedHistory
 from tests.simulation.cluster.log_files import batches, identities, sound_identities
 from tests.simulation.cluster.nodes import BrokerNode, Cluster, Place, Stored
 
+LOOKS = ("write", "verification")  # methods of Partition that may refuse a batch for good
 ROLES = ("lead", "follow")  # methods of Partition that give it a role
 TRUNCATIONS = ("truncate_to",)  # methods of PartitionLog that cut it at an offset, their first argument
 
@@ -60,6 +64,7 @@ class Watch:
         self.ghosts: dict[Place, Ghost] = {}
         self.histories: dict[Place, ReplicatedHistory] = {}
         self.held: dict[tuple[int, Place], Held] = {}  # the last of each broker
+        self.led: dict[tuple[Place, int], Process] = {}  # by whom, in each leader epoch
         cluster.on_partition = self.on_commit
 
     @contextmanager
@@ -68,6 +73,8 @@ class Watch:
         with ExitStack() as stack:
             for name in filter(partial(hasattr, Partition), ROLES):
                 stack.enter_context(replaced(Partition, name, self._told_after(getattr(Partition, name))))
+            for name in LOOKS:
+                stack.enter_context(replaced(Partition, name, self._told_of_refusals(getattr(Partition, name))))
             for name in TRUNCATIONS:
                 stack.enter_context(replaced(PartitionLog, name, self._told_before(getattr(PartitionLog, name))))
             yield
@@ -97,7 +104,21 @@ class Watch:
             self.held[node.id, place] = held = Held(self, node, process, partition)
             role = "leads" if partition.leading else "follows"
             self.cluster.world.trace(role, node.name, partition.log.directory, partition.leader_epoch)
+            if partition.leading:
+                leader = self.led.setdefault((place, partition.leader_epoch), process)
+                if leader is not process:
+                    what = f"{node} leads in epoch {partition.leader_epoch}, as another process did before it (R8)"
+                    raise self.ghost(place, partition.log.directory).broken(what)
             self.on_high_watermark(held)
+
+    def on_refusal(self, partition: Partition, error: KafkaError) -> None:
+        """A batch is refused for good, if this is a leader."""
+        process, place = current_process.get(), (partition.topic_id, partition.index)
+        assert process is not None
+        node, stored = self.cluster.by_name[process.node.name], self.cluster.partitions.get(place)
+        if error.code in DEFINITIVE and stored is not None and node.id != stored.leader >= 0:
+            what = f"{node} answers {error.code!r} in epoch {partition.leader_epoch}, and the leader is {stored} (R14)"
+            raise self.ghost(place, partition.log.directory).broken(what)
 
     def on_high_watermark(self, held: Held) -> None:
         """Everything below it is shown from now on."""
@@ -186,6 +207,17 @@ class Watch:
             result = method(partition, *args, **options)
             self.guarded(self.on_role, partition)
             return result
+
+        return told
+
+    def _told_of_refusals(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def told(partition: Partition, *args: Any, **options: Any) -> Any:
+            try:
+                return method(partition, *args, **options)
+            except KafkaError as error:
+                self.guarded(self.on_refusal, partition, error)
+                raise
 
         return told
 
