@@ -1,24 +1,63 @@
-"""A cluster of real brokers in the simulated world: it keeps its promises on every seed."""
+"""A cluster of real brokers in the simulated world: it keeps its promises on every seed, and planted bugs are found.
+
+`make simulate SEEDS=0-499 ARGS="--seconds 60"` runs as many seeds, as long, as one likes.
+"""
 
 from __future__ import annotations
 
-from functools import partial
+import os
 
 import pytest
+from pytest import MonkeyPatch
 
-from tests.simulation.cluster.scenario import cluster
-from tests.simulation.runs import check_that_a_seed_is_a_run, last_words, run
+from tests.simulation.checker import Violation
+from tests.simulation.cluster.planted import PLANTED, Bug
+from tests.simulation.cluster.scenario import FAULT_SECONDS, cluster
+from tests.simulation.runs import (
+    check_that_a_run_is_the_same_elsewhere,
+    check_that_a_seed_is_a_run,
+    last_words,
+    run,
+)
+
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "100"))
+SEEDS_IN_A_TEST = 10
+MUTATION_SEEDS = 50
 
 
 @pytest.mark.slow
 def test_one_seed_is_one_run_and_another_is_another() -> None:
-    check_that_a_seed_is_a_run(partial(cluster, factor=1, faults=("kill", "pause", "isolate", "store_loss")), 3, 4)
+    check_that_a_seed_is_a_run(cluster, 4, 5, FAULT_SECONDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hash_seed", ["1", "2"])
+def test_a_run_is_the_same_in_another_process(hash_seed: str) -> None:
+    check_that_a_run_is_the_same_elsewhere(cluster, 7, hash_seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_IN_A_TEST))
+def test_promises_are_kept(first: int) -> None:
+    """Nothing acknowledged is lost, doubled, reordered or changed; R1-R14 hold at every moment; replicas become one."""
+    for seed in range(first, min(first + SEEDS_IN_A_TEST, SEEDS)):
+        run(cluster, seed)
 
 
 @pytest.mark.slow
 def test_work_is_done_without_faults() -> None:
     """A run in which nothing happens would promise little."""
-    trace = run(cluster, 1, faults=("reset",), factor=1, keep_lines=True)
+    trace = run(cluster, 1, faults=("reset",), keep_lines=True)
     acks, reads = last_words(trace).split(", ")
     assert int(acks) > 100
     assert int(reads) > 500
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("bug", "faults"), PLANTED, ids=[bug.__name__ for bug, _ in PLANTED])
+def test_a_planted_bug_is_found(bug: Bug, faults: tuple[str, ...]) -> None:
+    with MonkeyPatch.context() as patch, pytest.raises(Violation) as found:
+        bug(patch)
+        for seed in range(MUTATION_SEEDS):
+            run(cluster, seed, faults=faults)
+    assert "in the simulation of seed" in found.value.__notes__[-1]
