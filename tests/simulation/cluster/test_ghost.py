@@ -27,7 +27,7 @@ def shown() -> Ghost:
     return ghost
 
 
-def test_what_leaders_show_once_they_show_for_ever() -> None:
+def test_R2_what_leaders_show_once_they_show_for_ever() -> None:
     ghost = shown()
     assert ghost.expose("b2", [FIRST], 2) == []  # less, for a while
     assert ghost.expose("b2", [SECOND], 3) == []
@@ -50,7 +50,7 @@ def test_followers_show_what_leaders_showed() -> None:
         ghost.check_shown("b2", [FIRST, OTHER], 3)
 
 
-def test_who_may_lead_has_everything() -> None:
+def test_R3_who_may_lead_has_everything() -> None:
     ghost = shown()
     ghost.check_complete("b2 elected", [FIRST, SECOND, Identity(3, 3, 0, 0)], 0)
     ghost.check_complete("b2 elected", [SECOND], 2)
@@ -60,7 +60,7 @@ def test_who_may_lead_has_everything() -> None:
         ghost.check_complete("b2 elected", [FIRST, OTHER], 0)
 
 
-def test_what_was_shown_is_not_truncated() -> None:
+def test_R4_what_was_shown_is_not_truncated() -> None:
     ghost = shown()
     ghost.check_truncation("b2", [OTHER, Identity(3, 3, 0, 1)], 2)
     with broken("loses"):
