@@ -45,7 +45,7 @@ async def wait_for_others(registration: Registration, brokers: Brokers) -> None:
 
 
 async def _has_applied(other: BrokerImage, revision: int, registration: Registration, brokers: Brokers) -> bool:
-    request = WaitAppliedRequest(revision=revision, timeout_ms=round(OTHERS_WAIT_S * 1000))
+    request = WaitAppliedRequest(revision=revision, timeout_ms=round(OTHERS_WAIT_S * 900))  # it says so itself, then
     for _ in range(ATTEMPTS):
         now = registration.image.brokers.get(other.id)
         if now is None or now.epoch != other.epoch:  # gone, or begun anew with an image as new as this one

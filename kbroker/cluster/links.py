@@ -54,10 +54,11 @@ log = logging.getLogger("kbroker.links")
 class Question:
     """A request on its way. It may hold one of the places of its link until it has arrived."""
 
-    __slots__ = ("correlation_id", "heard", "arrived", "frame", "_places")
+    __slots__ = ("correlation_id", "until", "heard", "arrived", "frame", "_places")
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_s: float) -> None:
         self.correlation_id = -1
+        self.until = trio.current_time() + timeout_s  # the answer is of use
         self.heard = 0  # times that something had arrived on the connection before this was sent
         self.arrived = trio.Event()
         self.frame: bytearray | None = None  # the answer; None when it has arrived: there will be none
@@ -121,6 +122,13 @@ class Wire:
     def is_idle(self) -> bool:
         """Whether no answer is to come."""
         return not self._in_flight
+
+    def close_if_silent(self) -> None:
+        """Close, if nothing at all came while an answer was of use: whoever asked may have given up before."""
+        if self._in_flight:
+            oldest = self._in_flight[0]
+            if trio.current_time() >= oldest.until and self.heard == oldest.heard:
+                self.close("nothing came from it for too long")
 
     def trust(self, bytes_max: int) -> None:
         """The other end is who it should be: its answers may be long."""
@@ -237,12 +245,12 @@ class Link:
         self.used_at = trio.current_time()
         if self._places.available_tokens == 0 and self._places.statistics().tasks_waiting >= WAITING_MAX:
             raise self._unavailable("too much is in flight to it")
-        question, wire = Question(), None
-        with trio.move_on_after(timeout_s):
+        question, wire = Question(timeout_s), None
+        with trio.CancelScope(deadline=question.until):
             wire = await self._put(question, request, version)
             return await self._answer(wire, question, key_of(request), version)
-        if wire is not None and wire.heard == question.heard:
-            wire.close(f"nothing came from it for {timeout_s:g} s")
+        if wire is not None:
+            wire.close_if_silent()
         raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, f"broker {self.broker.id} did not answer within {timeout_s:g} s")
 
     def retire(self, why: str) -> None:
@@ -254,8 +262,10 @@ class Link:
             self._wire.close(why)
 
     def look(self) -> None:
-        """Close the connection if nobody has used it for a while."""
+        """Close the connection if nobody has used it for a while, or the other end does not."""
         wire = self._wire
+        if wire is not None:
+            wire.close_if_silent()
         if wire is not None and wire.is_idle and trio.current_time() - self.used_at >= self._house.idle_s:
             wire.close(IDLE)
 
@@ -354,7 +364,7 @@ class Link:
 
     async def _ask_stranger(self, wire: Wire, request: Any, version: int) -> Any:
         """The answer on a connection that is not in use yet."""
-        question, body = Question(), await _encoded(request, version)
+        question, body = Question(CONNECT_S), await _encoded(request, version)
         if wire.failure:
             raise self._unavailable(wire.failure)
         wire.put(question, key_of(request), version, body)

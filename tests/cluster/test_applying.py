@@ -55,22 +55,27 @@ async def slow_to_see(cluster: MemoryCluster, broker_id: int, seconds: float) ->
         yield
 
 
-async def test_a_change_is_told_when_every_broker_has_carried_it_out(autojump_clock: MockClock) -> None:
-    async with memory_cluster(3) as cluster, cluster.client(1) as client:
-        async with slow_to_see(cluster, 3, 2):
-            begun = trio.current_time()
-            assert await create(client, "t") == 0
-            assert 2 <= trio.current_time() - begun < 3
-            assert [await partitions_seen(cluster, each, "t") for each in (1, 2, 3)] == [3, 3, 3]
-        async with slow_to_see(cluster, 3, 2):
-            grow = CreatePartitionsTopic(name="t", count=5, assignments=None)
-            answer = await client.call(CreatePartitionsRequest(topics=[grow], timeout_ms=30_000), 3)
-            assert answer.results[0].error_code == 0
-            assert [await partitions_seen(cluster, each, "t") for each in (1, 2, 3)] == [5, 5, 5]
-        async with slow_to_see(cluster, 3, 2):
-            delete = DeleteTopicsRequest(topics=[DeleteTopicState(name="t")], timeout_ms=30_000)
-            assert (await client.call(delete, 6)).responses[0].error_code == 0
-            assert [await partitions_seen(cluster, each, "t") for each in (1, 2, 3)] == [0, 0, 0]
+async def test_a_new_topic_is_told_when_every_broker_has_it(autojump_clock: MockClock) -> None:
+    async with memory_cluster(3) as cluster, cluster.client(1) as client, slow_to_see(cluster, 3, 2):
+        begun = trio.current_time()
+        assert await create(client, "t") == 0
+        assert 2 <= trio.current_time() - begun < 3
+        assert [await partitions_seen(cluster, each, "t") for each in (1, 2, 3)] == [3, 3, 3]
+
+
+async def test_new_partitions_are_told_when_every_broker_has_them(autojump_clock: MockClock) -> None:
+    async with memory_cluster(3, topics={"t": 3}) as cluster, cluster.client(1) as client, slow_to_see(cluster, 3, 2):
+        grow = CreatePartitionsTopic(name="t", count=5, assignments=None)
+        answer = await client.call(CreatePartitionsRequest(topics=[grow], timeout_ms=30_000), 3)
+        assert answer.results[0].error_code == 0
+        assert [await partitions_seen(cluster, each, "t") for each in (1, 2, 3)] == [5, 5, 5]
+
+
+async def test_a_deletion_is_told_when_no_broker_has_the_topic_any_more(autojump_clock: MockClock) -> None:
+    async with memory_cluster(3, topics={"t": 3}) as cluster, cluster.client(1) as client, slow_to_see(cluster, 3, 2):
+        delete = DeleteTopicsRequest(topics=[DeleteTopicState(name="t")], timeout_ms=30_000)
+        assert (await client.call(delete, 6)).responses[0].error_code == 0
+        assert [await partitions_seen(cluster, each, "t") for each in (1, 2, 3)] == [0, 0, 0]
 
 
 async def test_what_is_refused_is_told_at_once(autojump_clock: MockClock) -> None:

@@ -274,6 +274,20 @@ async def test_a_late_answer_is_nobody_elses(autojump_clock: MockClock) -> None:
         assert other.connections == 1
 
 
+async def test_silence_costs_the_connection_though_whoever_asked_has_given_up(autojump_clock: MockClock) -> None:
+    async with linked() as (us, other):
+        other.is_silent = True
+        for _ in range(IN_FLIGHT_MAX):
+            with trio.move_on_after(0.01):
+                await us.ask(20)
+        assert other.requests == IN_FLIGHT_MAX
+        await trio.sleep(20 + LOOK_ROUND_S)
+        other.waiting.clear()
+        other.is_silent = False
+        assert await us.ask() == "theirs"
+        assert other.connections == 2
+
+
 async def test_one_slow_answer_does_not_close_a_connection_on_which_others_come(autojump_clock: MockClock) -> None:
     async with linked() as (us, other), trio.open_nursery() as nursery:
         other.is_silent = True
