@@ -8,7 +8,7 @@ produce.py            whose transactions produce_transactions.py judges, transac
 fetch.py, with its sessions (fetch_sessions.py) and its waiting (fetch_waits.py); read_replicas.py says who else has it
 replica_fetch.py      what followers fetch                                            offsets.py
 metadata.py           topics.py   configs.py   features.py   log_dirs.py
-reassignments.py      quorum.py: who decides
+elections.py          reassignments.py   quorum.py: who decides
 transactions.py       producer ids, too        transaction_admin.py   transactions seen from outside
 transaction_markers.py    how they ended, in each partition
 transaction_offsets.py    what they commit for groups

@@ -1,4 +1,4 @@
-"""DescribeQuorum 0-2 (KIP-595, KIP-853): who decides for the cluster.
+"""DescribeQuorum 0-2 (KIP-595, KIP-853), UnregisterBroker 0: who decides for the cluster, who belongs to it.
 
 There is no quorum of controllers and no metadata log: what the cluster has agreed on stands in the coordination store,
 and one broker at a time holds the key of the controller. So the partition `__cluster_metadata-0` is described as that
@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from kafka_wire.api import ApiKey
-from kafka_wire.errors import ErrorCode
+from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.admin import (
     DescribeQuorumPartition,
     DescribeQuorumPartitionResult,
@@ -22,6 +22,8 @@ from kafka_wire.messages.admin import (
     QuorumListener,
     QuorumNode,
     QuorumReplicaState,
+    UnregisterBrokerRequest,
+    UnregisterBrokerResponse,
 )
 from kbroker.api.addresses import address_of
 from kbroker.api.context import Context
@@ -47,6 +49,16 @@ def describe_quorum(
         return answer(_refused(request, ErrorCode.NOT_LEADER_OR_FOLLOWER))
     result = DescribeQuorumTopicResult(topic_name=CLUSTER_METADATA, partitions=[_partition(controller, context)])
     return DescribeQuorumResponse(error_message="", topics=[result], nodes=[_node(controller, context)])
+
+
+@handles(ApiKey.UNREGISTER_BROKER, 0, 0)
+async def unregister_broker(request: UnregisterBrokerRequest, context: Context) -> UnregisterBrokerResponse:
+    """Forget a broker that will not come back."""
+    try:
+        await context.services.admin.unregister(request.broker_id)
+    except KafkaError as error:
+        return UnregisterBrokerResponse(error_code=error.code, error_message=error.message)
+    return UnregisterBrokerResponse()
 
 
 def _partition(controller: BrokerImage, context: Context) -> DescribeQuorumPartitionResult:

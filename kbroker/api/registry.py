@@ -23,7 +23,7 @@ from kafka_wire.frames import Writer, response_writer
 
 FAMILIES = (
     "produce", "fetch", "offsets", "metadata", "topics", "configs", "log_dirs", "features",
-    "quorum", "reassignments",
+    "quorum", "elections", "reassignments",
     "transactions", "transaction_admin", "transaction_markers", "partition_producers", "transaction_offsets",
     "groups", "group_offsets", "group_admin", "consumer_groups", "internal",
 )  # fmt: skip

@@ -5,6 +5,7 @@
     keys.py        names and values of what is stored
     image.py       ClusterImage, immutable
     placement.py   new topics and partitions    elections.py   who leads    config_changes.py   (all pure)
+    reassignments.py   elections and other replicas that clients ask for   (pure)
     isr_changes.py     changes of ISRs, by the leaders of partitions
     writer.py      guarded transactions, lost replies       admin.py    topics, configurations
     features.py    feature levels, and who may change them how   (pure)

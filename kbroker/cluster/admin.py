@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol, TypeVar
 
 import trio
@@ -22,20 +23,23 @@ import trio
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.cluster import config_changes, features, placement
 from kbroker.cluster.config_changes import MIN_ISR, ConfigChange
+from kbroker.cluster.elections import Rules
 from kbroker.cluster.features import BEFORE, FeatureUpdate
 from kbroker.cluster.image import NO_TOPIC_ID, ClusterImage, PartitionImage, TopicImage, unified
 from kbroker.cluster.keys import Keys, decode, id_text
 from kbroker.cluster.placement import NewTopic
+from kbroker.cluster.reassignments import Change, Election, Wish, elections, reassignments
 from kbroker.cluster.store import CoordinationStore, Delete, Entry, Guard, Op, StoreError, load
 from kbroker.cluster.writer import TXN_PARTITIONS, PartitionWriter, Txn, Writer, for_each
 from kbroker.config import BrokerConfig
 from kbroker.config.keys import Scope
 from kbroker.env import Rng
-from kbroker.turns import Work, each, finish
+from kbroker.turns import Effort, Work, each, finish
 
 PRODUCER_ID_BLOCK = 1000
 ATTEMPTS_MAX = 10
 CHANGES_AT_ONCE = 64  # of all clients together: they share commits
+DONE_ALREADY = (ErrorCode.ELECTION_NOT_NEEDED, ErrorCode.NO_REASSIGNMENT_IN_PROGRESS)  # when said of a second attempt
 CLUSTER_METADATA = "__cluster_metadata"  # Kafka's own log of its controllers: no client's topic has its name
 
 S = TypeVar("S")
@@ -114,6 +118,21 @@ class Admin:
 
         return await self._each(changes, one)
 
+    async def elect_leaders(self, asked: Sequence[Election], *, unclean: bool) -> list[None | KafkaError]:
+        """Have partitions led by their preferred replicas, or, unclean, by any that lives if nobody leads."""
+        return await self._change_partitions(asked, partial(elections, unclean=unclean))
+
+    async def alter_reassignments(
+        self, wishes: Sequence[Wish], *, allow_replication_factor_change: bool
+    ) -> list[None | KafkaError]:
+        """Give partitions other replicas, or call that off (None); it is under way when this returns."""
+        change = partial(reassignments, allow_replication_factor_change=allow_replication_factor_change)
+        return await self._change_partitions(wishes, change)
+
+    async def unregister(self, broker_id: int) -> None:
+        """Forget a broker that is not there. Raises KafkaError."""
+        await _theirs(self._unregister(broker_id))
+
     async def update_features(self, updates: Sequence[FeatureUpdate], validate_only: bool = False) -> None:
         """Change levels of features, all or none. Raises KafkaError INVALID_UPDATE_VERSION, REQUEST_TIMED_OUT."""
         await _theirs(self._update_features(updates, validate_only))
@@ -151,6 +170,50 @@ class Admin:
 
         await for_each(one, todo, min(len(todo), CHANGES_AT_ONCE))
         return [outcomes[number] for number in range(len(items))]
+
+    async def _change_partitions(
+        self, wishes: Sequence[S], decide: Callable[[Sequence[S], ClusterImage, Rules], Work[list[Change]]]
+    ) -> list[None | KafkaError]:
+        """Write what is decided about each wish, in the order of the wishes; of two for one partition the last counts.
+
+        What could not be written is decided anew: if it was written all the same, there is nothing left to do.
+        """
+        outcomes: list[None | KafkaError] = [None] * len(wishes)
+        left: Sequence[int] = range(len(wishes))
+        for attempt in range(ATTEMPTS_MAX):
+            image = self._home.image
+            asked = wishes if not attempt else [wishes[number] for number in left]
+            changes = await finish(decide(asked, image, Rules(image, self._config())))
+            last = await finish(_sorted_out(left, changes, outcomes, is_first=not attempt))
+            if not last:
+                return outcomes
+            left = [number for number, _ in last.values()]
+            try:
+                revision, is_done = await self._partitions.write([change for _, change in last.values()])
+                await self._home.wait_applied(revision)
+            except (StoreError, KafkaError) as error:
+                return _refused(outcomes, left, _as_theirs(error))
+            if is_done:
+                return outcomes
+        return _refused(outcomes, left, _contended())
+
+    async def _unregister(self, broker_id: int) -> None:
+        for _ in range(ATTEMPTS_MAX):
+            image = self._home.image
+            known = image.registrations.get(broker_id)
+            if broker_id in image.brokers:
+                text = f"Broker {broker_id} is live: it can be unregistered when it is stopped."
+                raise KafkaError(ErrorCode.INVALID_REQUEST, text)
+            if known is None:
+                text = f"Broker ID {broker_id} is not currently registered"
+                raise KafkaError(ErrorCode.BROKER_ID_NOT_REGISTERED, text)
+            key = self._keys.registration(broker_id)
+            guards = [Guard(key, known.mod_revision), Guard(self._keys.broker(broker_id), 0)]
+            result = await self._writer.commit(guards, [Delete(key)])
+            await self._home.wait_applied(result.revision)
+            if result.succeeded or broker_id not in self._home.image.registrations:
+                return
+        raise _contended()
 
     def _plan_all(self, wishes: Sequence[NewTopic], reserved: list[str]) -> Work[list[TopicImage | KafkaError]]:
         """The topics as they will be; their names are taken from now on, and noted in reserved."""
@@ -405,7 +468,35 @@ async def _theirs(work: Awaitable[T]) -> T:
     try:
         return await work
     except StoreError as error:
-        raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, f"The coordination store failed: {error}") from error
+        raise _as_theirs(error) from error
+
+
+def _sorted_out(
+    numbers: Sequence[int], changes: Sequence[Change], outcomes: list[None | KafkaError], *, is_first: bool
+) -> Work[dict[tuple[bytes, int], tuple[int, PartitionImage]]]:
+    """What is to be written, by partition, with the number of its wish. What is refused is noted in outcomes."""
+    last: dict[tuple[bytes, int], tuple[int, PartitionImage]] = {}
+    effort = Effort()
+    for number, change in zip(numbers, changes, strict=True):
+        if isinstance(change, PartitionImage):
+            last[change.topic_id, change.index] = number, change
+        elif change is not None and (is_first or change.code not in DONE_ALREADY):
+            outcomes[number] = change
+        if effort.spent(4):
+            yield
+    return last
+
+
+def _refused(outcomes: list[None | KafkaError], numbers: Sequence[int], error: KafkaError) -> list[None | KafkaError]:
+    for number in numbers:
+        outcomes[number] = error
+    return outcomes
+
+
+def _as_theirs(error: StoreError | KafkaError) -> KafkaError:
+    if isinstance(error, KafkaError):
+        return error.with_traceback(None)
+    return KafkaError(ErrorCode.REQUEST_TIMED_OUT, f"The coordination store failed: {error}")
 
 
 def _exists(name: str) -> KafkaError:

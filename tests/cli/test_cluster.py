@@ -148,3 +148,46 @@ def test_a_broker_that_is_killed_is_missed_until_it_is_back(tmp_path: Path) -> N
         brokers.wait_said("broker 2 serves again")
         back = run(brokers, "health", "-w", "--live", "2", "--timeout", "20s")
         assert (back.exit_code, back.stdout) == (0, "nothing is wrong\n")
+
+
+@pytest.mark.slow
+def test_partitions_are_moved_off_a_broker_and_spread_again(three: Cluster) -> None:
+    plan = told(three, "reassign", "t", "--to", "1,2", "--replication-factor", "2", "--dry-run")
+    assert {tuple(sorted(row["target"])) for row in plan} == {(1, 2)}
+    assert len(plan) == 6
+    assert run(three, "brokers").exit_code == 0
+    moved = run(three, "reassign", "t", "--to", "1,2", "--replication-factor", "2", "--throttle", "50MB")
+    assert moved.exit_code == 0, moved.output
+    assert "done: 6 partitions reassigned" in moved.stdout
+    assert "the throttle is removed" in moved.stderr
+    assert [row["replicas"] for row in told(three, "brokers")] == [6, 6, 0]
+    assert "nothing to do" in run(three, "reassign", "--from-broker", "3").stderr
+    drained = run(three, "reassign", "--from-broker", "2")
+    assert drained.exit_code == 0, drained.output
+    assert [row["replicas"] for row in told(three, "brokers")] == [6, 0, 6]
+    back = run(three, "reassign", "t", "--to", "1,2,3", "--replication-factor", "3")
+    assert back.exit_code == 0, back.output
+    assert "nothing is under way" in run(three, "reassign", "--status").stderr
+    assert "nothing is under way" in run(three, "reassign", "--cancel").stderr
+    elected = run(three, "elect-leaders")
+    assert elected.exit_code == 0, elected.output
+    assert [row["leaders"] for row in told(three, "brokers")] == [2, 2, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["reassign"], 2, "say one of"),
+        (["reassign", "--to", "1"], 2, "--to needs the topics"),
+        (["reassign", "t", "--to", "1,9"], 1, "broker 9 is not there; those that are: 1, 2, 3"),
+        (["reassign", "t:77", "--to", "1"], 1, "partition t 77 does not exist"),
+        (["reassign", "no", "--to", "1"], 1, "UNKNOWN_TOPIC_OR_PARTITION"),
+        (["reassign", "t", "--to", "1,2"], 1, "needs 3 brokers for its replicas, and there are: 1, 2"),
+        (["elect-leaders", "--unclean"], 2, "name the topics"),
+        (["unregister", "77"], 1, "BROKER_ID_NOT_REGISTERED"),
+    ],
+)
+def test_what_cannot_be_done_is_told(three: Cluster, arguments: list[str], code: int, text: str) -> None:
+    result = run(three, *arguments)
+    assert (result.exit_code, text in result.output) == (code, True), result.output

@@ -193,6 +193,7 @@ def test_brokers_that_are_started_together_are_one_cluster(tmp_path: Path) -> No
         partitions = described(brokers, "t")["partitions"]
         assert [sorted(each["replicas"]) for each in partitions] == [[1, 2, 3]] * 4
         assert {each["leader"] for each in partitions} == {1, 2, 3}
+        brokers.process.send_signal(signal.SIGTERM)  # twice, as from `timeout`: one signal
         assert brokers.end() == 0
         assert not any(map(is_alive, brokers.pids().values()))
         assert "Traceback" not in brokers.said

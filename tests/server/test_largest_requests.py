@@ -17,12 +17,17 @@ import trio
 from kafka_wire.api import ApiKey, request_class
 from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.admin import (
+    AlterPartitionReassignmentsRequest,
     DescribeQuorumPartition,
     DescribeQuorumRequest,
     DescribeQuorumTopic,
+    ElectLeadersRequest,
+    ElectLeadersTopic,
     FeatureUpdateKey,
     ListPartitionReassignmentsRequest,
     ListPartitionReassignmentsTopics,
+    ReassignablePartition,
+    ReassignableTopic,
     UpdateFeaturesRequest,
 )
 from kafka_wire.messages.configs import (
@@ -450,6 +455,25 @@ ROWS = [
         path="memory", topics=[AlterReplicaLogDirTopic(name="wide", partitions=list(range(COUNT)))])])),
     Row("AlterReplicaLogDirs, many directories", 2, lambda: AlterReplicaLogDirsRequest(dirs=[AlterReplicaLogDir(
         path=name, topics=[AlterReplicaLogDirTopic(name=name, partitions=[0])]) for name in names()])),
+    Row("ElectLeaders, present", 2, lambda: ElectLeadersRequest(timeout_ms=60_000, topic_partitions=[
+        ElectLeadersTopic(topic="wide", partitions=list(range(1000)) * (COUNT // 1000))])),
+    Row("ElectLeaders, absent", 2, lambda: ElectLeadersRequest(timeout_ms=60_000, topic_partitions=[
+        ElectLeadersTopic(topic=name, partitions=[0]) for name in names()])),
+    Row("ElectLeaders, all", 2, lambda: ElectLeadersRequest(timeout_ms=60_000, topic_partitions=None)),
+    Row("ElectLeaders, an unknown kind", 2, lambda: ElectLeadersRequest(election_type=7, topic_partitions=[
+        ElectLeadersTopic(topic=name, partitions=[0]) for name in names()])),
+    Row("AlterPartitionReassignments, present", 1, lambda: AlterPartitionReassignmentsRequest(
+        timeout_ms=60_000, topics=[ReassignableTopic(name="wide", partitions=[
+            ReassignablePartition(partition_index=n % 1000, replicas=[1]) for n in range(COUNT)])])),
+    Row("AlterPartitionReassignments, refused", 1, lambda: AlterPartitionReassignmentsRequest(
+        timeout_ms=60_000, topics=[ReassignableTopic(name="wide", partitions=[
+            ReassignablePartition(partition_index=n % 1000, replicas=[7]) for n in range(COUNT)])])),
+    Row("AlterPartitionReassignments, absent", 1, lambda: AlterPartitionReassignmentsRequest(timeout_ms=60_000, topics=[
+        ReassignableTopic(name=name, partitions=[ReassignablePartition(partition_index=0, replicas=[1])])
+        for name in names()])),
+    Row("AlterPartitionReassignments, many replicas", 1, lambda: AlterPartitionReassignmentsRequest(
+        timeout_ms=60_000, topics=[ReassignableTopic(name="wide", partitions=[
+            ReassignablePartition(partition_index=0, replicas=list(range(COUNT)))])])),
     Row("ListPartitionReassignments", 0, lambda: ListPartitionReassignmentsRequest(topics=[
         ListPartitionReassignmentsTopics(name="wide", partition_indexes=list(range(COUNT)))])),
     Row("ListPartitionReassignments, all", 0, lambda: ListPartitionReassignmentsRequest(topics=None)),
@@ -534,7 +558,8 @@ async def test_B5_a_request_of_absurdly_many_entries_costs_its_sender_the_connec
 def test_every_api_has_its_row() -> None:
     """But those whose requests have no lists: nothing in them is long."""
     listless = {
-        ApiKey.HEARTBEAT, ApiKey.INIT_PRODUCER_ID, ApiKey.ADD_OFFSETS_TO_TXN, ApiKey.INTRODUCE, ApiKey.WAIT_APPLIED,
+        ApiKey.HEARTBEAT, ApiKey.INIT_PRODUCER_ID, ApiKey.ADD_OFFSETS_TO_TXN, ApiKey.UNREGISTER_BROKER,
+        ApiKey.INTRODUCE, ApiKey.WAIT_APPLIED,
     }  # fmt: skip
     asked = {type(row.request()) for row in ROWS}
     assert {key for key in map(ApiKey, load()) if request_class(key) not in asked} == listless

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kbroker.cli.broker.layout import LOCK
 from kbroker.env import DirectoryLocked
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -46,7 +47,6 @@ def remove_stale(shared: Path, now_s: float) -> None:
 def _is_free(directory: Path) -> bool:
     from kbroker.env.features import Features
     from kbroker.env.real_lock import take_lock
-    from kbroker.log.directory import LOCK
 
     try:
         take_lock(str(directory / LOCK), Features.detect()).release()

@@ -70,25 +70,24 @@ def throttled_topics(client: Any, topics: Sequence[str]) -> list[str]:
 
 
 def _alter(client: Any, changes: Mapping[tuple[int, str], Mapping[str, str | None]]) -> None:
+    """Topics are any broker's business, a broker's configs its own."""
     from kafka_wire.messages.configs import (
         IncrementalAlterableConfig,
         IncrementalAlterConfigsRequest,
         IncrementalAlterConfigsResource,
     )
 
-    resources = [
-        IncrementalAlterConfigsResource(
-            resource_type=kind,
-            resource_name=name,
-            configs=[
-                IncrementalAlterableConfig(name=key, config_operation=DELETE if value is None else SET, value=value)
-                for key, value in settings.items()
-            ],
-        )
-        for (kind, name), settings in changes.items()
-    ]
     version = bridge.supported_version(client, ApiKey.INCREMENTAL_ALTER_CONFIGS) or 0
-    request = IncrementalAlterConfigsRequest(resources=resources, validate_only=False)
-    told = bridge.send(client, None, request, ApiKey.INCREMENTAL_ALTER_CONFIGS, version)
-    for response in told.responses:
-        check_code(response.error_code, f"the throttle of {response.resource_name}", response.error_message)
+    by_broker: dict[int | None, list[IncrementalAlterConfigsResource]] = {}
+    for (kind, name), settings in changes.items():
+        configs = [
+            IncrementalAlterableConfig(name=key, config_operation=DELETE if value is None else SET, value=value)
+            for key, value in settings.items()
+        ]
+        resource = IncrementalAlterConfigsResource(resource_type=kind, resource_name=name, configs=configs)
+        by_broker.setdefault(int(name) if kind == BROKER else None, []).append(resource)
+    for broker_id, resources in by_broker.items():
+        request = IncrementalAlterConfigsRequest(resources=resources, validate_only=False)
+        told = bridge.send(client, broker_id, request, ApiKey.INCREMENTAL_ALTER_CONFIGS, version)
+        for response in told.responses:
+            check_code(response.error_code, f"the throttle of {response.resource_name}", response.error_message)
