@@ -9,9 +9,15 @@ import trio
 from trio.testing import MockClock
 
 from kafka_wire.errors import ErrorCode
-from kafka_wire.messages.transactions import AddOffsetsToTxnRequest, DescribeTransactionsRequest
+from kafka_wire.messages.group_offsets import OffsetFetchRequest
+from kafka_wire.messages.transactions import (
+    AddOffsetsToTxnRequest,
+    TxnOffsetCommitRequest,
+    TxnOffsetCommitRequestPartition,
+    TxnOffsetCommitRequestTopic,
+)
 from kbroker.testing.broker import MemoryCluster, memory_cluster
-from tests.api.anywhere import TRANSACTION, anywhere
+from tests.api.anywhere import GROUP, TRANSACTION, anywhere, codes_in
 from tests.api.test_internal import image_of
 from tests.api.transaction_tools import NEW, OLD, Producer, committed
 
@@ -166,22 +172,27 @@ async def test_a_coordinator_that_cannot_be_asked_is_asked_again(autojump_clock:
         await wait_committed(client, {far: [0]})
 
 
-async def test_a_group_of_another_broker_has_its_marker(autojump_clock: MockClock) -> None:
+async def test_offsets_of_groups_of_other_brokers_are_committed_with_the_transaction(
+    autojump_clock: MockClock,
+) -> None:
     async with memory_cluster(3, topics={"t": 3}, config=CONFIG) as cluster, anywhere(cluster) as client:
         name = (await names_by_coordinator(client))[1]
         producer = await Producer(client, name).init()
-        for n in range(8):
-            request = AddOffsetsToTxnRequest(
-                transactional_id=name, producer_id=producer.id, producer_epoch=producer.epoch, group_id=f"group {n}"
-            )
-            assert (await client.call(request, 3)).error_code == 0
+        groups = [f"group {n}" for n in range(8)]
+        who = {"transactional_id": name, "producer_id": producer.id, "producer_epoch": producer.epoch}
+        for group_id in groups:
+            answer = await client.call(AddOffsetsToTxnRequest(group_id=group_id, **who), 3)
+            assert answer.error_code == 0
+            offset = TxnOffsetCommitRequestPartition(partition_index=0, committed_offset=7, committed_metadata=None)
+            topics = [TxnOffsetCommitRequestTopic(name="t", partitions=[offset])]
+            answer = await client.call(TxnOffsetCommitRequest(group_id=group_id, topics=topics, **who), 3)
+            assert set(codes_in(answer)) == {ErrorCode.NONE}
+        assert {await client.coordinator(group_id, GROUP) for group_id in groups} == {1, 2, 3}
         assert await producer.end() == 0
         with trio.fail_after(60):
-            state = ""
-            while state != "CompleteCommit":
-                answer = await client.ask(1, DescribeTransactionsRequest(transactional_ids=[name]), 0)
-                state = answer.transaction_states[0].transaction_state
-                await trio.sleep(0.1)
+            for group_id in groups:
+                while (await client.call(OffsetFetchRequest(group_id=group_id, topics=None), 7)).topics == []:
+                    await trio.sleep(0.1)
 
 
 REPLICATED = {"transaction.state.log.num.partitions": "6", "offsets.topic.num.partitions": "6"}
