@@ -121,7 +121,7 @@ class Services:
         partition = self.replicas.partitions.get((topic, index))
         if partition is not None:
             return partition
-        if (topic, index) in self.replicas.offline:
+        if (topic, index) in self.replicas.failures.offline:
             raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR)
         known = self.image.topics.get(topic)
         if known is not None and 0 <= index < len(known.partitions):

@@ -8,7 +8,7 @@
     replication-offset-checkpoint       high watermarks of partitions with several replicas
     <topic>-<partition>/                a log                              (drawn in log.py)
     <topic>-<partition>.<id>-delete/    of a deleted topic, about to go
-    <topic>-<partition>.<id>-stray/     of a topic with another id (R13): kept for people, never served
+    <topic>-<partition>.<id>-stray/     of a topic with another id (R13), or damaged (L4): kept for people, never served
 
 `.kafka_cleanshutdown` absent and boot-id as it is now: the broker was killed, the page cache survived (Crash.PROCESS).
 Another boot-id, or none: Crash.POWER. An orderly stop leaves a marker that says of each log where it ended (offset,
@@ -352,6 +352,18 @@ class LogDirectory:
             self._remove_later([aside])
         self._forget_crash(directory)
         self._forget(key)
+
+    def set_aside(self, topic: str, partition: int) -> str:
+        """Keep a partition's log, which is not open, for people: under another name, which is returned, so that a new
+        one can begin. May raise OSError.
+        """
+        assert (topic, partition) not in self.logs
+        directory = f"{topic}-{partition}"
+        aside = self._aside(directory, STRAY)
+        self.env.disk.rename(directory, aside)
+        self._forget_crash(directory)
+        self._forget((topic, partition))
+        return aside
 
     def has_logs(self) -> bool:
         """Whether there is any on the disk. May raise OSError."""

@@ -7,6 +7,7 @@ isr_updates.py when a leader has its ISR changed
 fetcher.py     the fetch session of a follower with one leader broker: what to ask, what answers mean
 fetchers.py    carries that out: what this broker follows, fetched from its leaders
 sessions.py    the other side: what each follower of this broker has, and what is news to it
+failures.py    logs that fail: handed over, begun anew
 throttles.py   room for others while replicas are filled
 stable.py      the last stable offset, to wait for
 manager.py     ReplicaManager: which partitions are here, kept in step with the picture of the cluster

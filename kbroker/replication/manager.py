@@ -20,8 +20,7 @@ new is made at once.
 Who leads a partition of an internal topic coordinates what is kept there: its `Coordinator` is told.
 
 A partition is removed, and its log with it, when the image says that its topic is gone or that it has its replicas
-elsewhere, and for no other reason. A replica whose log has failed is of no use to others: this broker hands its part in
-the partition over, where there is somebody to take it (Kafka: ReplicaManager.handleLogDirFailure).
+elsewhere, and for no other reason. What becomes of one whose log fails, `failures` says.
 """
 
 from __future__ import annotations
@@ -42,6 +41,7 @@ from kbroker.config import BrokerConfig, TopicConfig, topic_config
 from kbroker.log.directory import LogDirectory
 from kbroker.log.opening import TURN_LOGS, Opening, Outcome
 from kbroker.log.recovery import Stopped
+from kbroker.replication.failures import Failures
 from kbroker.replication.fetchers import Fetchers
 from kbroker.replication.isr_updates import IsrUpdates
 from kbroker.replication.partition import Partition
@@ -53,7 +53,6 @@ CHUNK = 32  # partitions between two checkpoints
 OPENERS = 4  # logs opened at once: the disk has something to do, and the event loop is not crowded out
 REPORT_SECONDS = 3.0  # between two lines about logs being opened
 LONG_SECONDS = 1.0  # opening that takes longer is told of
-FAILURES_S, FAILURES_A_TURN = 1.0, 1000  # between two looks for logs that have failed; logs looked at in a turn
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +120,9 @@ class ReplicaManager:
         self.logs = logs
         self.config = config  # as the cluster's dynamic configs have it now
         self.partitions: dict[tuple[str, int], Partition] = {}
-        self.offline: set[tuple[str, int]] = set()  # should be in `partitions`; the disk says no
+        self.failures = Failures(
+            node_id, logs.env.clock, self.partitions, lambda: self._carried_out, registration.hand_over
+        )
         self.sessions = ReplicaSessions(first_id=1 + logs.env.rng.below(2**30))  # of this broker's followers
         self.leader_throttle = self._throttle("leader.replication.throttled.rate")
         self.follower_throttle = self._throttle("follower.replication.throttled.rate")
@@ -205,7 +206,7 @@ class ReplicaManager:
                 await self._news.wait()
             task_status.started()
             nursery.start_soon(self._see_to_strays)
-            nursery.start_soon(self._see_to_failures)
+            nursery.start_soon(self.failures.run, self._begin_anew)
             while True:
                 await self._news.wait()
                 await self._catch_up()
@@ -334,8 +335,8 @@ class ReplicaManager:
             partition.resign()
             self.fetchers.leave(partition)
             self._tell_coordinator(partition)
-        if partition is not None or (topic, index) in self.offline:
-            self.offline.discard((topic, index))
+        if partition is not None or (topic, index) in self.failures.offline:
+            self.failures.forget((topic, index))
             self._remove_log(topic, index)
 
     async def _forget_removed(self) -> None:
@@ -441,7 +442,7 @@ class ReplicaManager:
         except (OSError, KafkaError) as error:
             self._refuse(key, error)
         else:
-            self.offline.discard(key)
+            self.failures.forget(key)
             self.partitions[key] = Partition(
                 topic, index, opening.topic_id, opened, self.node_id, lambda: self._registration.is_proven,
                 liveness=self.logs.env.clock.liveness, on_isr_news=self.isr_updates.note,
@@ -452,7 +453,7 @@ class ReplicaManager:
 
     def _refuse(self, key: tuple[str, int], error: OSError | KafkaError) -> None:
         log.error("partition %s-%d is offline: %s", *key, error)
-        self.offline.add(key)
+        self.failures.note(key, error)
         coordinator = self._coordinators.get(key[0])
         if coordinator is not None:
             coordinator.lose(key[1])
@@ -475,25 +476,17 @@ class ReplicaManager:
     def _on_failure(self, partition: Partition, error: KafkaError) -> None:
         self.logs.troubles.tell(partition.topic, partition.index, error)
 
-    async def _see_to_failures(self) -> None:
-        """Hand over what a log that failed lets this broker serve no more; again, until that has been written."""
-        while True:
-            await self.logs.env.clock.sleep(FAILURES_S)
-            failed = list(self.offline)
-            for number, (key, partition) in enumerate(tuple(self.partitions.items()), start=1):
-                if partition.log.offline is not None and self.partitions.get(key) is partition:
-                    failed.append(key)
-                    self.fetchers.leave(partition)
-                if not number % FAILURES_A_TURN:
-                    await trio.lowlevel.checkpoint()
-            if to_hand_over := [key for key in failed if self._has_others(key)]:
-                await self._registration.hand_over(to_hand_over)
-
-    def _has_others(self, key: tuple[str, int]) -> bool:
-        """Whether this broker is in the ISR of a partition, and not alone."""
-        topic = self._carried_out.topics.get(key[0])
-        isr = topic.partitions[key[1]].isr if topic is not None and key[1] < len(topic.partitions) else ()
-        return self.node_id in isr and len(isr) > 1
+    def _begin_anew(self, key: tuple[str, int]) -> None:
+        """A partition's log is damaged, and others have all of it: make room for one that its leader fills (L4)."""
+        topic = self._carried_out.topics[key[0]]
+        try:
+            aside = self.logs.set_aside(*key)
+        except OSError as error:
+            self.failures.note(key, error)
+            return
+        log.error("partition %s-%d is filled anew by its leader: its damaged log is kept as %s", *key, aside)
+        self.failures.forget(key)
+        self._apply(topic, topic.partitions[key[1]])
 
     async def _tell_progress(self) -> None:
         """While logs are being opened, say now and then how far that has come."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -14,7 +15,7 @@ from kafka_wire.messages.produce_fetch import PartitionProduceResponse
 from kbroker.testing.broker import MemoryCluster, memory_cluster
 from tests.api.test_fetch import fetch_request, values
 from tests.api.test_produce import batch, produce
-from tests.replication.test_following import CONFIG, have_the_same, in_sync, partition
+from tests.replication.test_following import CONFIG, LOG, have_the_same, in_sync, others, partition
 
 RETRIABLE = {
     ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.LEADER_NOT_AVAILABLE, ErrorCode.REQUEST_TIMED_OUT,
@@ -181,3 +182,39 @@ async def test_a_session_that_is_lost_ends_leaderships_and_following_and_both_be
                 await cluster.store.revoke(lease)
             await producer.run(lambda count=10 * (id + 1): len(producer.acknowledged) >= count)
         await check(cluster, producer)
+
+
+@pytest.mark.parametrize("leads", [True, False])
+async def test_L4_a_replica_that_is_damaged_is_filled_anew_by_the_others(
+    leads: bool, autojump_clock: MockClock
+) -> None:
+    async with three() as (cluster, producer):
+        await producer.run(lambda: len(producer.acknowledged) >= 10)
+        leader = await leader_of(cluster)
+        assert leader is not None
+        damaged = leader if leads else others(leader)[0]
+        cluster.kill(damaged)
+        disk = cluster.machines[damaged].disk
+        disk.volume.inode(f"t-0/{LOG}").data[70] ^= 1
+        await producer.send(b"10")
+        await cluster.start(damaged)
+        await check(cluster, producer)
+        assert any(name.startswith("t-0.") and name.endswith("-stray") for name in disk.list_dir(""))
+
+
+async def test_L4_the_last_replica_that_is_in_sync_is_kept_as_it_is(autojump_clock: MockClock) -> None:
+    async with three(min__insync__replicas="1") as (cluster, producer):
+        leader = await leader_of(cluster)
+        assert leader is not None
+        for id in others(leader):
+            cluster.kill(id)
+        await producer.run(lambda: len(producer.acknowledged) >= 10)
+        cluster.kill(leader)
+        disk = cluster.machines[leader].disk
+        disk.volume.inode(f"t-0/{LOG}").data[70] ^= 1
+        before = disk.read(f"t-0/{LOG}")
+        for id in (1, 2, 3):
+            await cluster.start(id)
+        await trio.sleep(30)
+        assert disk.read(f"t-0/{LOG}") == before
+        assert (await partition(cluster)).isr == (leader,)

@@ -277,7 +277,7 @@ async def test_logs_are_opened_in_workers_while_images_go_on() -> None:
         assert sorted(rig.manager.partitions) == [("new", 0)], "what is new does not wait for what is recovered"
         rig.publish(t, topic("new", 1, mark=b"n"), topic("newer", 1, mark=b"r"))
         await applied(rig)
-        assert sorted(rig.manager.partitions) == [("new", 0), ("newer", 0)] and not rig.manager.offline
+        assert sorted(rig.manager.partitions) == [("new", 0), ("newer", 0)] and not rig.manager.failures.offline
         worker.gate.set()
         await rig.manager.wait_open()
         assert {partition.log.end.value for partition in rig.manager.partitions.values()} == {0, 10}
@@ -445,7 +445,10 @@ async def test_a_log_that_brings_a_bug_to_light_is_offline_alone(monkeypatch: py
         await applied(rig)
         await rig.manager.wait_open()
         assert rig.audience.lost == [1]
-        assert rig.manager.offline == {("t", 1)} and sorted(rig.manager.partitions) == [("t", 0), ("t", 2)]
+        assert set(rig.manager.failures.offline) == {("t", 1)} and sorted(rig.manager.partitions) == [
+            ("t", 0),
+            ("t", 2),
+        ]
 
 
 async def test_a_deleted_topic_whose_log_could_not_be_opened_leaves_no_files() -> None:
@@ -456,10 +459,10 @@ async def test_a_deleted_topic_whose_log_could_not_be_opened_leaves_no_files() -
         rig.publish(t)
         await applied(rig)
         await rig.manager.wait_open()
-        assert rig.manager.offline == {("t", 0)} and not rig.manager.partitions
+        assert set(rig.manager.failures.offline) == {("t", 0)} and not rig.manager.partitions
         rig.publish()
         await applied(rig)
-        assert not rig.manager.offline and not machine.disk.exists("t-0")
+        assert not rig.manager.failures.offline and not machine.disk.exists("t-0")
 
 
 async def test_a_stop_amid_a_recovery_ends_it_like_a_kill() -> None:
@@ -474,7 +477,7 @@ async def test_a_stop_amid_a_recovery_ends_it_like_a_kill() -> None:
         with trio.CancelScope(shield=True):
             await trio.testing.wait_all_tasks_blocked()
             worker.gate.set()
-    assert not rig.manager.partitions and not rig.manager.offline
+    assert not rig.manager.partitions and not rig.manager.failures.offline
     await rig.logs.close()
     assert b'"logs": {}' in rig.machine.disk.read(".kafka_cleanshutdown")
     async with running(Rig(rig.machine)) as again:
