@@ -26,8 +26,9 @@ from kafka_wire.api import ApiKey
 from kafka_wire.messages.admin import FeatureUpdateKey, UpdateFeaturesRequest
 from kafka_wire.messages.metadata import ApiVersionsRequest
 
-OURS = ("metadata.version", "transaction.version", "group.version")
-TXN, GROUP, METADATA, ABSENT = "transaction.version", "group.version", "metadata.version", "no.such"
+OURS = ("metadata.version", "transaction.version", "group.version", "eligible.leader.replicas.version")
+METADATA, TXN, GROUP, ELIGIBLE = OURS
+ABSENT = "no.such"
 UP, DOWN, UNSAFE = 1, 2, 3
 SEEN_S = 0.5  # a broker may take so long to hear of a change that was answered
 
@@ -67,6 +68,9 @@ CASES: list[tuple[int, list[tuple[str, int, int]], bool]] = [
     (1, [(TXN, 1, DOWN), (TXN, 2, UP)], False),
     (1, [(TXN, 2, UP), (TXN, 1, DOWN)], False),
     (1, [(TXN, 2, UP), (GROUP, 1, UP)], False),
+    *((2, [(ELIGIBLE, level, kind)], False) for level in (2, 0, 1) for kind in (UP, DOWN)),
+    (2, [(ELIGIBLE, 0, UNSAFE)], False),
+    (1, [(ELIGIBLE, 1, UP), (GROUP, 1, UP)], False),
 ]
 
 
