@@ -118,7 +118,7 @@ def test_exit_codes(error: BaseException, code: int, monkeypatch: pytest.MonkeyP
     assert run(fails) == code
 
 
-CLIENTS = {"kafka", "rich", "cryptography", "grpc", "httpx", "http", "email"}
+CLIENTS = {"kafka", "rich", "cryptography", "grpc", "google.protobuf", "httpx", "http", "email"}
 NOT_FOR_START = CLIENTS | {"asyncio", "tomllib", "difflib", "unittest"}
 MODULES_MAX = 450  # the least that is needed, and a few; a room of its own, as transactions are, is some ten more
 
