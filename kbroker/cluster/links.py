@@ -179,7 +179,6 @@ class Wire:
                 self._frames.received(received)
                 while (frame := self._frames.next_frame()) is not None:
                     self._take(frame)
-                self._frames.settle()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.close("it has broken off")
         except ProtocolError as error:
@@ -187,6 +186,8 @@ class Wire:
         except Exception:
             log.exception("a connection to a broker failed")
             self.close("a failure of our own")
+        finally:
+            self._frames.settle()
         return False
 
     def _take(self, frame: bytearray) -> None:

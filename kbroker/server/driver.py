@@ -178,6 +178,7 @@ class Driver:
         if received:
             self.core.frames.received(received)
             return True
+        self.core.frames.settle()  # what has begun to arrive must not stay where others receive
         if received == 0:
             self._leaving = True
         return False

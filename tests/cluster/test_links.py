@@ -329,6 +329,37 @@ async def test_an_answer_that_is_none_ends_the_connection(wrong: Answer, autojum
         assert other.connections == 2
 
 
+async def test_a_look_that_finds_nothing_leaves_an_answer_that_has_begun_as_it_is(autojump_clock: MockClock) -> None:
+    """All links receive into the same memory, one after the other."""
+    network = MemoryNetwork()
+    async with linked(network) as (us, other), trio.open_nursery() as nursery:
+        third = Other(network, "b3")
+        third.registered, third.answer = (3, 3), cluster_id("x" * 500)
+        await nursery.start(third.run)
+        us.see(*us.registration.image.brokers.values(), broker(3, 3, "b3"))
+        answers: list[str] = []
+
+        async def ask() -> None:
+            answers.append(await us.ask())
+
+        other.is_silent = True
+        async with trio.open_nursery() as asking:
+            asking.start_soon(ask)
+            await wait_all_tasks_blocked()
+            stream, *question = other.waiting.popleft()
+            body = cluster_id("y" * 500)(other, *question) or b""
+            frame = struct.pack(">i", len(body)) + body
+            await stream.send([frame[:300]])
+            await wait_all_tasks_blocked()
+            for ours in us.links.env.net.streams:
+                ours.resume(True)
+            await wait_all_tasks_blocked()
+            assert await us.ask(broker_id=3) == "x" * 500
+            await stream.send([frame[300:]])
+        assert answers == ["y" * 500]
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("size", [-1, 1 << 30])
 async def test_an_answer_of_impossible_size_ends_the_connection(size: int, autojump_clock: MockClock) -> None:
     async with linked() as (us, other):

@@ -117,6 +117,24 @@ async def test_B5_a_connection_whose_answers_are_not_read_is_not_read_from(world
 
 
 @pytest.mark.parametrize("world", WORLDS)
+async def test_a_look_that_finds_nothing_leaves_a_frame_that_has_begun_as_it_is(world: str) -> None:
+    """All connections receive into the same memory, one after the other."""
+    handlers = Handlers()
+    async with house(make_net(world), handlers.apis()) as home:
+        first, second = await home.client(), await home.client()
+        frame = heartbeat(1, "a" * 1000)
+        await first.stream.send([frame[:700]])
+        await home.settle()
+        for driver in home.server.drivers:
+            driver.step()
+        await second.stream.send([heartbeat(2, "b" * 1000)])
+        assert await ids(second, 1) == [2]
+        await first.stream.send([frame[700:]])
+        assert await ids(first, 1) == [1]
+        assert handlers.handled == ["b" * 1000, "a" * 1000]
+
+
+@pytest.mark.parametrize("world", WORLDS)
 async def test_B5_of_many_who_do_not_read_some_are_hung_up_on(world: str) -> None:
     handlers = Handlers(answer_size=10_000_000)  # more than any kernel buffers
     bound = 2 * handlers.answer_size + 1000
