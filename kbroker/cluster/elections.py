@@ -27,9 +27,10 @@ from typing import NamedTuple
 from kbroker.cluster.config_changes import MIN_ISR
 from kbroker.cluster.image import NO_LEADER, ClusterImage, PartitionImage, TopicImage
 from kbroker.config import BrokerConfig
-from kbroker.turns import STRIDE, Work
+from kbroker.turns import Work
 
 UNCLEAN = "unclean.leader.election.enable"
+CHUNK = 8  # partitions between two pauses
 NO_ELR = 0  # as min_isr: no replica becomes eligible by leaving, and the last member of an ISR stays in it
 
 
@@ -336,5 +337,5 @@ def _chunks(image: ClusterImage, names: Iterable[str]) -> Iterator[tuple[TopicIm
     for name in names:
         topic = image.topics.get(name)
         if topic is not None:
-            for start in range(0, len(topic.partitions), STRIDE):
-                yield topic, topic.partitions[start : start + STRIDE]
+            for start in range(0, len(topic.partitions), CHUNK):
+                yield topic, topic.partitions[start : start + CHUNK]

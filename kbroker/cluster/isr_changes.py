@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from enum import Enum, auto
 from typing import NamedTuple
 
-from kbroker.cluster.elections import with_isr
+from kbroker.cluster.elections import NO_ELR, with_isr
 from kbroker.cluster.image import ClusterImage, PartitionImage
 from kbroker.cluster.keys import Keys
 from kbroker.cluster.store import Guard, StoreError
@@ -95,7 +95,9 @@ class IsrWriter:
     def _txn(self, image: ClusterImage, changes: Sequence[IsrChange]) -> Txn:
         members = {self._id: None, **{id: None for change in changes for id in change.joining}}
         held = [Guard(self._keys.broker(id), image.brokers[id].mod_revision) for id in members]
-        return self._partitions.txn([with_isr(c.partition, c.isr, c.min_isr) for c in changes], *held)
+        has_elr = image.features.has_eligible_replicas
+        made = [with_isr(c.partition, c.isr, c.min_isr if has_elr else NO_ELR) for c in changes]
+        return self._partitions.txn(made, *held)
 
 
 def _is_possible(change: IsrChange, own_id: int, image: ClusterImage) -> bool:

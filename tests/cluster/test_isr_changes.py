@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from kafka_wire.errors import KafkaError
+from kbroker.cluster.features import ELIGIBLE, FeatureUpdate, UpgradeType
 from kbroker.cluster.image import PartitionImage
 from kbroker.cluster.isr_changes import BATCH, MEMBERS_MAX, IsrChange, IsrOutcome, _batches
 from kbroker.cluster.placement import NewTopic
@@ -139,6 +140,15 @@ async def test_R5_what_became_of_an_unknown_change_is_shown_before_it_is_told(
         store.lose_replies = 0
         assert await one.alter_isr([shrunk(partition)]) == [REFUSED]
         assert one.image.topics["t"].partitions[0].isr == (0,)
+
+
+async def test_who_leaves_is_eligible_only_where_the_cluster_has_agreed_on_that(clock: HandClock) -> None:
+    async with two_brokers(FaultyStore(clock), clock) as (one, _):
+        first, second = await led_by_0(one, 2)
+        await one.alter_isr([shrunk(first)._replace(min_isr=2)])
+        await one.admin.update_features([FeatureUpdate(ELIGIBLE, 0, UpgradeType.SAFE_DOWNGRADE)])
+        await one.alter_isr([shrunk(second)._replace(min_isr=2)])
+        assert one.image.topics["t"].partitions[1].elr == ()
 
 
 @pytest.mark.parametrize("each_joins", [1, 20, MEMBERS_MAX - 1])

@@ -6,11 +6,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import pytest
+import trio
+from trio.testing import MockClock
 
 from kafka_wire.errors import KafkaError
 from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.registration import Registration
 from kbroker.cluster.stores.memory import MemoryStore
+from tests.cluster.test_controller import NOTICED_S, TICK_S, brokers
 from tests.cluster.tools import HandClock, make_registration, running
 from tests.server.loop_meter import LoopMeter
 
@@ -79,3 +82,27 @@ async def test_registering_in_a_large_cluster(clock: HandClock) -> None:
     with in_short_steps():
         async with broker(clock, store, seed=1) as again:
             assert again.image.topics["wide"].partitions[-1].leader_epoch == 1
+
+
+@pytest.mark.slow
+async def test_a_broker_of_a_large_cluster_dies(autojump_clock: MockClock) -> None:
+    async with brokers(0, 1, 2) as cluster:
+        assert none_failed([*await cluster.any.admin.create_topics([NewTopic("wide", PARTITIONS, 3)])])
+        await trio.sleep(NOTICED_S)
+        before = cluster.store.txns
+        with in_short_steps():
+            await cluster.kill(1)
+            await trio.sleep(NOTICED_S)
+        assert all(p.leader in (0, 2) and len(p.isr) == 2 for p in cluster.partitions("wide"))
+        assert cluster.store.txns - before <= PARTITIONS // 96 + 5
+
+
+@pytest.mark.slow
+async def test_a_broker_of_a_large_cluster_leaves(autojump_clock: MockClock) -> None:
+    async with brokers(0, 1, 2) as cluster:
+        assert none_failed([*await cluster.any.admin.create_topics([NewTopic("wide", PARTITIONS, 3)])])
+        await trio.sleep(NOTICED_S)
+        with in_short_steps():
+            await cluster.up[1].hand_over()
+            await trio.sleep(TICK_S)
+        assert all(p.leader in (0, 2) and len(p.isr) == 2 for p in cluster.partitions("wide"))
