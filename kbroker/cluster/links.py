@@ -143,7 +143,7 @@ class Wire:
         self._in_flight.append(question)
         parts: Parts = request_parts(key, version, question.correlation_id, self._client_id, body)
         try:
-            if not self._rest:
+            if not self._is_sending:
                 parts = self._stream.send_now(parts)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.close("it has broken off")
