@@ -16,7 +16,7 @@ from kafka_wire.errors import KafkaError
 from kafka_wire.records import read_header
 from kbroker.log.derived.transactions import Marker
 from kbroker.log.errors import LogOffline
-from kbroker.log.recovery import Crash
+from kbroker.log.recovery import Crash, End
 from kbroker.replication.partition import ACKS_ALL, Partition
 from kbroker.testing.disk import MemoryDisk
 from tests.log.committed import read_committed
@@ -51,13 +51,14 @@ class CommittedMachine(RuleBasedStateMachine):
         self.open_partition(Crash.CLEAN)
         self.work(steps)
 
-    def open_partition(self, crash: Crash) -> None:
+    def open_partition(self, crash: Crash, clean_end: End | None = None) -> None:
         log = open_log(
             self.disk,
             crash,
             recovery_point=self.durable,
             start_offset=self.start,
             leader_epoch_max=self.epoch,
+            clean_end=clean_end,
             **CONFIG,
         )
         self.log = log
@@ -147,15 +148,16 @@ class CommittedMachine(RuleBasedStateMachine):
 
     @rule(clean=st.booleans(), lost=st.sets(st.sampled_from([".txnindex", ".snapshot", ".index", ".timeindex"])))
     def restart(self, clean: bool, lost: set[str]) -> None:
+        end = None
         if clean:
-            trio.run(self.log.close, Worker())
+            end = trio.run(self.log.close, Worker())
             self.durable = self.end
         self.disk.kill()
         if self.start == 0:  # else a snapshot may be the only trace of what was deleted
             for name in self.disk.list_dir("orders-0") if self.disk.exists("orders-0") else []:
                 if name.endswith(tuple(lost)) and lost:
                     self.disk.remove(f"orders-0/{name}")
-        self.open_partition(Crash.PROCESS if lost or not clean else Crash.CLEAN)
+        self.open_partition(Crash.PROCESS if lost or not clean else Crash.CLEAN, end)
         assert self.log.end.value == self.end
 
     @rule(is_flushed=st.sampled_from([True, True, False]))
