@@ -8,6 +8,10 @@ Which shard there is, is decided by the leader epoch alone: an epoch that is led
 starts over from the log (G3). Until the replay has reached the log's end and all of that is committed, requests are
 answered COORDINATOR_LOAD_IN_PROGRESS.
 
+It is enough that the partition's leader is heard by its followers (R14): what a coordinator decides counts when it is
+written with acks=all, and what it tells is at most a moment old. So groups and transactions go on while the store is
+silent.
+
 A load that fails, and a partition whose log cannot be opened, are told once, and answered NOT_COORDINATOR: clients
 look elsewhere, and other partitions are unharmed. (Kafka: CoordinatorRuntime, FAILED.) The load is tried again as long
 as the partition is led, since damage can be mended while the broker runs: by DeleteRecords up to behind it.
