@@ -193,7 +193,14 @@ async def memory_broker(
 class MemoryCluster:
     """Brokers of one cluster, by id: 1, 2 …; their machines stay while their processes come and go."""
 
-    def __init__(self, size: int, config: Mapping[str, str], seed: int, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        size: int,
+        config: Mapping[str, str],
+        own_config: Callable[[int], Mapping[str, str]],
+        seed: int,
+        nursery: trio.Nursery,
+    ) -> None:
         self.network = MemoryNetwork(seed=seed)
         self.store = MemoryStore(SteeredClock())
         self.machines = {
@@ -202,6 +209,7 @@ class MemoryCluster:
         self.ways: dict[int, ProcessStore] = {}  # of the latest process of each, to the store
         self.brokers: dict[int, MemoryBroker] = {}  # those that run
         self._config = config
+        self._own_config = own_config
         self._clients: MemoryNet = self.network.host("client")
         self._nursery = nursery
 
@@ -218,7 +226,11 @@ class MemoryCluster:
         way = self.ways[broker_id] = ProcessStore(self.store, broker.env.clock, broker.life.check)
         own = {"node.id": str(broker_id), "listeners": f"PLAINTEXT://{machine.name}:{PORT}"}
         differing = {name.replace("__", "."): value for name, value in config.items()}
-        self._nursery.start_soon(broker.run, BrokerConfig().with_values({**own, **self._config, **differing}), way)
+        self._nursery.start_soon(
+            broker.run,
+            BrokerConfig().with_values({**own, **self._config, **self._own_config(broker_id), **differing}),
+            way,
+        )
         await broker.wait_serving()
         return broker
 
@@ -253,14 +265,16 @@ async def memory_cluster(
     topics: Mapping[str, int] | None = None,
     replication_factor: int = 1,
     config: Mapping[str, str] | None = None,
+    own_config: Callable[[int], Mapping[str, str]] = lambda broker_id: {},
     seed: int = 0,
 ) -> AsyncIterator[MemoryCluster]:
     """Brokers 1..size that serve while the block runs. All are killed after it.
 
-    topics: name -> partitions, created when all brokers serve. config: Kafka's names, for all brokers.
+    topics: name -> partitions, created when all brokers serve. config: Kafka's names, for all brokers. own_config: the
+    same for a broker of an id.
     """
     async with trio.open_nursery() as nursery:
-        cluster = MemoryCluster(size, config or {}, seed, nursery)
+        cluster = MemoryCluster(size, config or {}, own_config, seed, nursery)
         async with trio.open_nursery() as starting:
             for broker_id in cluster.machines:
                 starting.start_soon(cluster.start, broker_id)
