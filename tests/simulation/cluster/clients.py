@@ -2,8 +2,7 @@
 
 Writer        idempotent, acks=-1; three batches in flight, everything again after any doubt
 HastyWriter   acks=1 or acks=0, never again: what it was acknowledged may go with the leader
-Reader        follows the leaders, with fetch sessions or without; its epochs and watermarks never go back
-Churn         makes topics, writes to them, reads, deletes them, makes them anew under their names
+Reader        follows the leaders, or reads from who is near (KIP-392); what it is told of an epoch never goes back
 """
 
 from __future__ import annotations
@@ -57,6 +56,7 @@ class Routed(Client):
         self.is_naive = False  # knows no leader epochs (KIP-320), and often just asks anybody
         self.misled = ""  # the only host that it has heard of
         self.leaders: dict[str, str] = {}  # partition -> host
+        self.near: dict[str, str] = {}  # partition -> the host that its leader has named to read from
         self.epochs: dict[str, int] = {}  # partition -> the newest leader epoch that was told
         self._connections: dict[str, BareClient] = {}
 
@@ -113,7 +113,9 @@ class Routed(Client):
             await self._hang_up_on(host)
 
     async def _hang_up_on(self, host: str) -> None:
-        self.leaders = {name: leader for name, leader in self.leaders.items() if leader != host}
+        for known in (self.leaders, self.near):
+            for name in [name for name, place in known.items() if place == host]:
+                del known[name]
         connection = self._connections.pop(host, None)
         if connection is not None:
             await connection.stream.aclose()
@@ -138,13 +140,14 @@ class HastyWriter(Routed, PlainProducer):
 
 
 class Reader(Routed):
-    """Reads some partitions where they are led, from positions it keeps."""
+    """Reads some partitions where they are led, from positions it keeps. rack: where it would rather read from."""
 
-    def __init__(self, *args: Any, sessions: bool = False, **options: Any) -> None:
+    def __init__(self, *args: Any, sessions: bool = False, rack: str = "", **options: Any) -> None:
         super().__init__(*args, **options)
         self.sessions = sessions
+        self.rack = rack
         self.positions = dict.fromkeys(self.histories, 0)
-        self.watermarks: dict[tuple[str, int], int] = {}  # (partition, leader epoch) -> the last that was told
+        self.watermarks: dict[tuple[str, int, str], int] = {}  # (partition, leader epoch, host) -> the last told
         self._sessions: dict[str, tuple[int, int]] = {}  # host -> session id and epoch
 
     async def run(self) -> None:
@@ -161,8 +164,9 @@ class Reader(Routed):
         for history in self.histories.values():
             if str(history) not in self.leaders:
                 await self.look_up(history)
-        host = self.random.choice(sorted(set(self.leaders.values())))
-        names = [name for name in self.histories if self.leaders.get(name) == host]
+        places = {**self.leaders, **self.near}
+        host = self.random.choice(sorted(set(places.values())))
+        names = [name for name in self.histories if places.get(name) == host]
         positions = {name: self.positions[name] for name in names}
         epochs = {name: self.epochs[name] for name in names}
         response = (await self.call_at(host, [self._request(host, positions)], 12))[0]
@@ -177,7 +181,7 @@ class Reader(Routed):
             for answer in topic.partitions:
                 name = f"{topic.topic}-{answer.partition_index}"
                 if name in positions:  # else of a session that knows more
-                    self._take(self.histories[name], answer, positions[name], epochs[name], into)
+                    self._take(host, self.histories[name], answer, positions[name], epochs[name], into)
 
     def _request(self, host: str, positions: dict[str, int]) -> FetchRequest:
         topics: dict[str, list[FetchPartition]] = {}
@@ -199,21 +203,34 @@ class Reader(Routed):
             isolation_level=self.random.choice([0, 1]),
             session_id=session_id,
             session_epoch=session_epoch,
+            rack_id=self.rack,
             topics=[FetchTopic(topic=topic, partitions=partitions) for topic, partitions in topics.items()],
         )
 
     def _take(
-        self, history: PartitionHistory, answer: Any, position: int, epoch: int, into: dict[str, Records] | None
+        self,
+        host: str,
+        history: PartitionHistory,
+        answer: Any,
+        position: int,
+        epoch: int,
+        into: dict[str, Records] | None,
     ) -> None:
         name = str(history)
         if answer.error_code:
-            self.expect(history, answer.error_code)
+            is_follower = self.near.pop(name, None) is not None
+            if not (is_follower and answer.error_code == ErrorCode.OFFSET_OUT_OF_RANGE):  # a follower may be behind
+                self.expect(history, answer.error_code)
             return
-        told = self.watermarks.get((name, epoch), 0)
+        if answer.preferred_read_replica >= 0:
+            self.near[name] = f"b{answer.preferred_read_replica}"
+        elif name in self.near and self.random.random() < 0.02:  # as consumers do when they renew their metadata
+            del self.near[name]
+        told = self.watermarks.get((name, epoch, host), 0)
         if answer.high_watermark < told:
             what = f"{self.name} was told the high watermark {answer.high_watermark} after {told}"
             raise history.broken(f"{what}, both in leader epoch {epoch} (R1)")
-        self.watermarks[name, epoch] = answer.high_watermark
+        self.watermarks[name, epoch, host] = answer.high_watermark
         records = read_batches(bytes(answer.records), position)
         self.checker.reads += len(records)
         history.read(position, records, answer.high_watermark, max(answer.log_start_offset, 0), (0, 0, 0))

@@ -35,6 +35,7 @@ SETTINGS = {
     "replica.fetch.backoff.ms": "100",
     "leader.imbalance.check.interval.seconds": "3",
     "min.insync.replicas": "2",
+    "replica.selector.class": "org.apache.kafka.common.replica.RackAwareReplicaSelector",
     "default.replication.factor": "3",
     "offsets.topic.replication.factor": "3",
     "offsets.topic.num.partitions": "2",

@@ -35,7 +35,7 @@ FAULT_SECONDS = 8.0
 HEAL_SECONDS = 40.0
 START_SECONDS = 20.0
 TOPICS = {"orders": 2, "mixed": 1}
-WRITERS = ("writer-0", "writer-1", "hasty-0", "reader-0", "reader-1")
+CLIENTS = ("writer-0", "writer-1", "hasty-0", "churn", "reader-0", "reader-1", "reader-2")
 
 
 async def cluster(
@@ -119,7 +119,7 @@ class Play:
     async def run(self, seconds: float, faults: Sequence[str] | None) -> None:
         """Faults for so many seconds, then everything has to end well."""
         writers, readers = self._writers(), self._readers()
-        nemesis = AimingNemesis(self.nodes, self.checker, WRITERS, faults)
+        nemesis = AimingNemesis(self.nodes, self.checker, CLIENTS, faults)
         nemesis.naive = [client for client in writers if client.is_naive]
         async with trio.open_nursery() as reading:
             async with trio.open_nursery() as writing:
@@ -153,7 +153,11 @@ class Play:
         return [*writers, hasty, churn]
 
     def _readers(self) -> list[Routed]:
-        return [self._client(Reader, f"reader-{n}", sessions=n == 0) for n in range(2)]
+        return [
+            self._client(Reader, "reader-0", sessions=True),
+            self._client(Reader, "reader-1"),
+            self._client(Reader, "reader-2", sessions=True, rack="rack-2"),
+        ]
 
     def _client(self, kind: type[Routed], name: str, **options: object) -> Routed:
         return kind(self.world, name, self.checker, self.nodes.names, **options)
