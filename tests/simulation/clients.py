@@ -114,6 +114,10 @@ class Client:
         await self.hang_up()
         raise Doubt
 
+    def host_of(self, history: PartitionHistory) -> str:
+        """Who leads a partition, as far as is known."""
+        return HOST
+
     async def hang_up(self) -> None:
         """Close the connection, if there is one."""
         client, self._client = self._client, None

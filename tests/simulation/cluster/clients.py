@@ -58,6 +58,7 @@ class Routed(Client):
         self.leaders: dict[str, str] = {}  # partition -> host
         self.near: dict[str, str] = {}  # partition -> the host that its leader has named to read from
         self.epochs: dict[str, int] = {}  # partition -> the newest leader epoch that was told
+        self._topic_ids: dict[str, bytes] = {}  # topic -> the id of which the epochs are
         self._connections: dict[str, BareClient] = {}
 
     async def call_all(
@@ -97,6 +98,9 @@ class Routed(Client):
         for topic in answer.topics:
             for partition in topic.partitions:
                 name = f"{topic.name}-{partition.partition_index}"
+                if self._topic_ids.setdefault(topic.name, topic.topic_id) != topic.topic_id:
+                    self._topic_ids[topic.name] = topic.topic_id
+                    self.epochs.pop(name, None)
                 if partition.leader_epoch < self.epochs.get(name, -1) and not self.is_naive:
                     continue  # of the past
                 self.epochs[name] = partition.leader_epoch
@@ -217,8 +221,9 @@ class Reader(Routed):
         into: dict[str, Records] | None,
     ) -> None:
         name = str(history)
+        is_follower = self.near.get(name) == host
         if answer.error_code:
-            is_follower = self.near.pop(name, None) is not None
+            self.near.pop(name, None)
             if not (is_follower and answer.error_code == ErrorCode.OFFSET_OUT_OF_RANGE):  # a follower may be behind
                 self.expect(history, answer.error_code)
             return
@@ -227,7 +232,7 @@ class Reader(Routed):
         elif name in self.near and self.random.random() < 0.02:  # as consumers do when they renew their metadata
             del self.near[name]
         told = self.watermarks.get((name, epoch, host), 0)
-        if answer.high_watermark < told:
+        if answer.high_watermark < told and not is_follower:  # a follower that starts again may forget it
             what = f"{self.name} was told the high watermark {answer.high_watermark} after {told}"
             raise history.broken(f"{what}, both in leader epoch {epoch} (R1)")
         self.watermarks[name, epoch, host] = answer.high_watermark

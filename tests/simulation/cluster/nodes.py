@@ -164,6 +164,11 @@ class Cluster:
         for node in self.nodes.values():
             node.start()
 
+    def kill(self) -> None:
+        """All brokers at once."""
+        for node in self.nodes.values():
+            node.kill()
+
     async def keep_up(self) -> None:
         """Start again what ended by itself, as a supervisor does."""
         while True:

@@ -24,10 +24,9 @@ from kbroker.testing.world import World, current_process
 from tests.simulation.clients import SMALL
 from tests.simulation.cluster.admins import Churn
 from tests.simulation.cluster.clients import HastyWriter, Judge, Reader, Routed, Writer, create_topics
-from tests.simulation.cluster.history import ClusterChecker, ReplicatedHistory
-from tests.simulation.cluster.log_files import content
+from tests.simulation.cluster.history import ClusterChecker
 from tests.simulation.cluster.macros import AimingNemesis
-from tests.simulation.cluster.nodes import Cluster, Place
+from tests.simulation.cluster.nodes import Cluster
 from tests.simulation.cluster.watch import Watch
 from tests.simulation.single_broker import must_end, watched_log
 
@@ -99,8 +98,6 @@ class Play:
         self.watch = watch
         self.checker = checker
         self.factor = factor
-        self.places: dict[str, Place] = {}
-        self.histories: list[ReplicatedHistory] = []
 
     async def prepare(self) -> None:
         """Topics, before the faults begin."""
@@ -112,9 +109,7 @@ class Play:
             ids = await create_topics(admin, TOPICS, configs, self.factor)
         for topic, partitions in TOPICS.items():
             for index in range(partitions):
-                self.histories.append(history := self.checker.partition(topic, index))
-                self.places[str(history)] = place = ids[topic], index
-                self.watch.histories[place] = history
+                self.watch.histories[ids[topic], index] = self.checker.partition(topic, index)
 
     async def run(self, seconds: float, faults: Sequence[str] | None) -> None:
         """Faults for so many seconds, then everything has to end well."""
@@ -138,7 +133,7 @@ class Play:
             with must_end("the readers are not served", HEAL_SECONDS):
                 while reading.child_tasks:
                     await trio.sleep(0.1)
-        await self._converge()
+        await converge(self.watch)
         with must_end("the judge is not served", HEAL_SECONDS):
             await Judge(self.world, "judge", self.checker, self.nodes.names).judge()
 
@@ -162,27 +157,10 @@ class Play:
     def _client(self, kind: type[Routed], name: str, **options: object) -> Routed:
         return kind(self.world, name, self.checker, self.nodes.names, **options)
 
-    async def _converge(self) -> None:
-        """All replicas in sync, and the same to the last byte."""
-        odd = ""
-        with must_end(lambda: f"the replicas do not become one: {odd}", HEAL_SECONDS):
-            while odd := self._what_is_odd():
-                await trio.sleep(0.25)
 
-    def _what_is_odd(self) -> str:
-        for history in self.histories:
-            place = self.places[str(history)]
-            stored = self.nodes.partitions[place]
-            if set(stored.isr) != set(stored.replicas) or stored.leader < 0:
-                return f"{history} is {stored}"
-            logs = []
-            for member in stored.replicas:
-                held = self.watch.held.get((member, place))
-                if held is None or not held.node.is_current or held.process is not held.node.node.process:
-                    return f"{history} is not open on {member}"
-                if held.partition.log.end.value != history.end:
-                    return f"{history} ends at {held.partition.log.end.value} on {member}, and {history.end} is shown"
-                logs.append(content(held.node.node.volume, str(history), 0))
-            if len(set(logs)) > 1:
-                return f"{history} is not the same everywhere"
-        return ""
+async def converge(watch: Watch) -> None:
+    """Until all replicas are in sync, and the same to the last byte."""
+    odd = ""
+    with must_end(lambda: f"the replicas do not become one: {odd}", HEAL_SECONDS):
+        while odd := watch.oddity():
+            await trio.sleep(0.25)

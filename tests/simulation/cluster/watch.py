@@ -29,7 +29,7 @@ from kbroker.watermark import Watermark
 from tests.simulation.checker import Records, Violation
 from tests.simulation.cluster.ghost import Ghost, Identity
 from tests.simulation.cluster.history import ClusterChecker, ReplicatedHistory
-from tests.simulation.cluster.log_files import batches, identities, sound_identities
+from tests.simulation.cluster.log_files import batches, content, identities, sound_identities
 from tests.simulation.cluster.nodes import BrokerNode, Cluster, Place, Stored
 
 LOOKS = ("write", "verification")  # methods of Partition that may refuse a batch for good
@@ -165,6 +165,30 @@ class Watch:
                 self.cluster.world.trace("truncates", node.name, log.directory, to)
                 going = identities(node.node.volume, log.directory, to)
                 self.ghost(place, log.directory).check_truncation(str(node), going, to)
+
+    # -- in the end
+
+    def oddity(self) -> str:
+        """Why not all replicas of all partitions are in sync, and the same to the last byte; "" if they are."""
+        for place, stored in self.cluster.partitions.items():
+            if set(stored.isr) != set(stored.replicas) or stored.leader < 0:
+                return f"{self.ghost(place).name or place} is {stored}"
+            odd = self._difference(place, stored)
+            if odd:
+                return odd
+        return ""
+
+    def _difference(self, place: Place, stored: Stored) -> str:
+        end, contents = self.ghost(place).end, set()
+        for member in stored.replicas:
+            held = self.held.get((member, place))
+            if held is None or not held.node.is_current or held.process is not held.node.node.process:
+                return f"{self.ghost(place).name or place} is not open on {member}"
+            log = held.partition.log
+            if log.end.value != end:
+                return f"{log.directory} ends at {log.end.value} on {member}, and {end} is shown"
+            contents.add(content(held.node.node.volume, log.directory, 0))
+        return f"{self.ghost(place).name} is not the same everywhere" if len(contents) > 1 else ""
 
     # -- at a commit of the store
 

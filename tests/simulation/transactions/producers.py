@@ -33,7 +33,7 @@ from kafka_wire.messages.transactions import (
 from kbroker.testing.client import BareClient
 from kbroker.testing.world import World
 from tests.simulation.checker import Violation
-from tests.simulation.clients import BROKEN, HOST, PORT, Client, Doubt
+from tests.simulation.clients import BROKEN, PORT, Client, Doubt
 from tests.simulation.transactions.ledger import Ledger, StableHistory, Transaction
 
 NEW_RULES = 2  # transaction.version
@@ -347,17 +347,18 @@ class TransactionalClient(Client):
     async def send_late(self, sent: Sent) -> None:
         """Send a batch over a connection that is very slow, and do not wait for an answer."""
         late_s = self.random.uniform(0, self.random.choice([0.1, LATE_S_MAX]))
-        self.world.network.slow(self.late_host, HOST, late_s)
+        host = self.host_of(sent.history)
+        self.world.network.slow(self.late_host, host, late_s)
         env, has_begun = self.world.client_env(self.late_host), trio.Event()
-        self.background.start_soon(self._send_late, env, self._produce(sent), has_begun)
+        self.background.start_soon(self._send_late, env, host, self._produce(sent), has_begun)
         await has_begun.wait()
         self.has_doubt = True
 
-    async def _send_late(self, env: Any, request: ProduceRequest, has_begun: trio.Event) -> None:
+    async def _send_late(self, env: Any, host: str, request: ProduceRequest, has_begun: trio.Event) -> None:
         has_begun.set()
         with trio.move_on_after(4 * LATE_S_MAX):
             try:
-                client = BareClient(await env.net.connect(HOST, PORT), self.late_host)
+                client = BareClient(await env.net.connect(host, PORT), self.late_host)
                 await client.send(request, 12 if self.is_new else 11)
                 await client.receive(ApiKey.PRODUCE, 12 if self.is_new else 11)
             except BROKEN:
