@@ -29,6 +29,7 @@ SCENARIOS = {
     "cluster": "tests.simulation.cluster.scenario:cluster",
     "single": "tests.simulation.single_broker:single_broker",
     "transactions": "tests.simulation.transactions.scenario:transactions",
+    "cluster-transactions": "tests.simulation.cluster.transactions:cluster_transactions",
 }
 TRACES = Path(".simulation")
 

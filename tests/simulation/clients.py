@@ -554,4 +554,4 @@ class Admin(Client):
 def creatable(name: str, partitions: int, configs: dict[str, str]) -> CreatableTopic:
     """A topic to be created."""
     settings = [CreatableTopicConfig(name=key, value=value) for key, value in configs.items()]
-    return CreatableTopic(name=name, num_partitions=partitions, replication_factor=1, assignments=[], configs=settings)
+    return CreatableTopic(name=name, num_partitions=partitions, replication_factor=-1, assignments=[], configs=settings)

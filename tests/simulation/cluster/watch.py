@@ -90,7 +90,9 @@ class Watch:
         """The ghost of a partition."""
         if place not in self.ghosts:
             self.ghosts[place] = Ghost(name)
-        return self.ghosts[place]
+        ghost = self.ghosts[place]
+        ghost.name = ghost.name or name
+        return ghost
 
     # -- in the midst of a broker
 

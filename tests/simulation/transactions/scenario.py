@@ -81,7 +81,7 @@ async def transactions(
         stack.enter_context(aiming(nemesis))
         world.trace("rules", version, durable, lags, is_distant)
         cluster.start()
-        await _prepare(Client(world, "first", ledger), version)
+        await prepare(Client(world, "first", ledger), version)
         for topic, count in TOPICS.items():
             for index in range(count):
                 ledger.partition(topic, index, durable=durable)
@@ -92,7 +92,7 @@ async def transactions(
         world.trace("done", ledger.acks, ledger.reads, {name: states.count(name) for name in sorted(set(states))})
 
 
-async def _prepare(admin: Client, version: int) -> None:
+async def prepare(admin: Client, version: int) -> None:
     """Topics and the transaction version, before the faults begin."""
     topics = [creatable(name, partitions, SMALL) for name, partitions in TOPICS.items()]
     kind = UpgradeType.UPGRADE if version == INITIAL[TRANSACTION] else UpgradeType.SAFE_DOWNGRADE
