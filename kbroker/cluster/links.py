@@ -353,6 +353,7 @@ class Link:
                     self._house.note_reached(self.broker.id)
                     self._wire, wire = wire, None
                     return ""
+                why = wire.failure
         except (OSError, ValueError) as error:  # ValueError: a name that cannot be one of a host
             why = f"{host}:{port} cannot be reached: {error}"
         except KafkaError as error:
