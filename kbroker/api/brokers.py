@@ -16,14 +16,14 @@ import trio
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.api.context import Context, Peer, Services
 from kbroker.api.registry import APIS
-from kbroker.cluster.links import Links, key_of
+from kbroker.cluster.peers.links import Links, key_of
 from kbroker.turns import Later, is_long, under_way
 
 log = logging.getLogger("kbroker.brokers")
 
 
 class ClusterBrokers:
-    """The brokers of the cluster; see `cluster/brokers.py` for what is promised."""
+    """The brokers of the cluster; see `cluster/peers/brokers.py` for what is promised."""
 
     __slots__ = ("_services", "_links")
 

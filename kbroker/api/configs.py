@@ -35,9 +35,9 @@ from kafka_wire.messages.configs import (
 )
 from kbroker.api.context import Context, Services
 from kbroker.api.registry import handles
-from kbroker.cluster.config_changes import ConfigChange, ConfigOp, check_ops
+from kbroker.cluster.changes.config_changes import ConfigChange, ConfigOp, check_ops
+from kbroker.cluster.changes.placement import check_topic_name
 from kbroker.cluster.image import ClusterImage
-from kbroker.cluster.placement import check_topic_name
 from kbroker.config import (
     ConfigRow,
     Scope,

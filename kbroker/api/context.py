@@ -15,10 +15,10 @@ import trio
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.api.fetch_sessions import FetchSessions
 from kbroker.cluster.admin import Admin
-from kbroker.cluster.applying import wait_for_others
-from kbroker.cluster.brokers import Brokers
 from kbroker.cluster.image import ClusterImage
-from kbroker.cluster.introductions import Meeting
+from kbroker.cluster.peers.applying import wait_for_others
+from kbroker.cluster.peers.brokers import Brokers
+from kbroker.cluster.peers.introductions import Meeting
 from kbroker.cluster.producer_ids import ProducerIds
 from kbroker.cluster.registration import Registration
 from kbroker.config import BrokerConfig
@@ -73,8 +73,8 @@ class Services:
     async def wait_applied(self) -> None:
         """Wait until this broker, and every other that is there, has carried out the image as it is now.
 
-        Raises KafkaError REQUEST_TIMED_OUT when this one takes longer than any client waits; see cluster/applying.py
-        for the others.
+        Raises KafkaError REQUEST_TIMED_OUT when this one takes longer than any client waits; for the others see
+        cluster/peers/applying.py.
         """
         await self.wait_applied_here()
         await wait_for_others(self.registration, self.brokers)

@@ -16,7 +16,7 @@ from kafka_wire.messages.admin import (
 )
 from kbroker.api.context import Context
 from kbroker.api.registry import handles
-from kbroker.cluster.features import FeatureUpdate
+from kbroker.cluster.changes.features import FeatureUpdate
 from kbroker.turns import each, finish
 
 

@@ -21,7 +21,7 @@ from kafka_wire.messages.internal import (
 )
 from kbroker.api.context import NO_BROKER, Context
 from kbroker.api.registry import CloseConnection, handles
-from kbroker.cluster.introductions import ASKED, ASKING, NONCE_BYTES, Meeting
+from kbroker.cluster.peers.introductions import ASKED, ASKING, NONCE_BYTES, Meeting
 
 APPLY_WAIT_MS_MAX = 60_000
 

@@ -43,9 +43,9 @@ from kbroker.api.addresses import address_of, reachable
 from kbroker.api.context import Context
 from kbroker.api.registry import APIS, handles
 from kbroker.api.topics import create_missing
-from kbroker.cluster.features import FEATURES
+from kbroker.cluster.changes.features import FEATURES
+from kbroker.cluster.changes.placement import check_topic_name
 from kbroker.cluster.image import NO_LEADER, NO_TOPIC_ID, ClusterImage, PartitionImage, TopicImage
-from kbroker.cluster.placement import check_topic_name
 from kbroker.turns import STRIDE, Work, answer, each, finish
 
 NOT_ASKED = -(2**31)  # authorized operations were not requested

@@ -21,7 +21,7 @@ from kafka_wire.messages.transactions import (
 from kafka_wire.schema import maker
 from kbroker.api.context import Context, Services
 from kbroker.api.registry import handles
-from kbroker.cluster.placement import check_topic_name
+from kbroker.cluster.changes.placement import check_topic_name
 from kbroker.log.derived.producers import ProducerStates
 from kbroker.turns import Work, answer, each
 

@@ -37,8 +37,8 @@ from kafka_wire.messages.topics import (
 )
 from kbroker.api.context import Context, Services
 from kbroker.api.registry import handles
+from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.image import NO_TOPIC_ID, ClusterImage, TopicImage
-from kbroker.cluster.placement import NewTopic
 from kbroker.config import describe_topic
 from kbroker.groups.coordinator import OFFSETS_TOPIC
 from kbroker.log.log import PartitionLog

@@ -21,14 +21,14 @@ from typing import Protocol, TypeVar
 import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.cluster import config_changes, features, placement
-from kbroker.cluster.config_changes import MIN_ISR, ConfigChange
+from kbroker.cluster.changes import config_changes, features, placement
+from kbroker.cluster.changes.config_changes import MIN_ISR, ConfigChange
+from kbroker.cluster.changes.features import BEFORE, FeatureUpdate
+from kbroker.cluster.changes.placement import NewTopic
+from kbroker.cluster.changes.reassignments import Change, Election, Wish, elections, reassignments
 from kbroker.cluster.elections import Rules
-from kbroker.cluster.features import BEFORE, FeatureUpdate
 from kbroker.cluster.image import NO_TOPIC_ID, ClusterImage, PartitionImage, TopicImage, unified
 from kbroker.cluster.keys import Keys, decode, id_text
-from kbroker.cluster.placement import NewTopic
-from kbroker.cluster.reassignments import Change, Election, Wish, elections, reassignments
 from kbroker.cluster.store import CoordinationStore, Delete, Entry, Guard, Op, StoreError, load
 from kbroker.cluster.writer import TXN_PARTITIONS, PartitionWriter, Txn, Writer, for_each
 from kbroker.config import BrokerConfig

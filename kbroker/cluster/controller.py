@@ -25,9 +25,9 @@ import trio
 
 from kafka_wire.errors import KafkaError
 from kbroker.cluster.admin import Admin
+from kbroker.cluster.changes.internal_topics import WANTED, grown, larger_min_isr
 from kbroker.cluster.elections import Rules, balance, decide
 from kbroker.cluster.image import NO_LEADER, ClusterImage, PartitionImage
-from kbroker.cluster.internal_topics import WANTED, grown, larger_min_isr
 from kbroker.cluster.joining import BrokerIdentity
 from kbroker.cluster.keys import Keys, decode
 from kbroker.cluster.store import CoordinationStore, Guard, StoreError

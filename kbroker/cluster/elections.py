@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from kbroker.cluster.config_changes import MIN_ISR
+from kbroker.cluster.changes.config_changes import MIN_ISR
 from kbroker.cluster.image import NO_LEADER, ClusterImage, PartitionImage, TopicImage
 from kbroker.config import BrokerConfig
 from kbroker.turns import Work

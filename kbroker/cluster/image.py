@@ -18,7 +18,7 @@ from itertools import chain
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from kbroker.cluster.features import BEFORE, Finalized
+from kbroker.cluster.changes.features import BEFORE, Finalized
 from kbroker.cluster.keys import BROKER_DEFAULT, decode, id_bytes, text_name
 from kbroker.cluster.store import Entry, Event
 from kbroker.turns import Work

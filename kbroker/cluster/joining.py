@@ -22,9 +22,9 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kbroker.cluster.config_changes import MIN_ISR
+from kbroker.cluster.changes.config_changes import MIN_ISR
+from kbroker.cluster.changes.features import ELIGIBLE, INITIAL, SUPPORTED, check_supported
 from kbroker.cluster.elections import Rules, disown, take_up
-from kbroker.cluster.features import ELIGIBLE, INITIAL, SUPPORTED, check_supported
 from kbroker.cluster.image import NO_LEADER, BrokerImage, ClusterImage, PartitionImage, loaded
 from kbroker.cluster.keys import Keys, decode, id_text
 from kbroker.cluster.store import CoordinationStore, Delete, Entry, Guard, Op, Session, Unavailable, load

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
-from kbroker.cluster.placement import NewTopic
+from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.registration import Registration
 from kbroker.config import BrokerConfig
 from kbroker.coordinators.routing import InternalTopic

@@ -17,8 +17,8 @@ from operator import mul
 import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
+from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.image import NO_LEADER, TopicImage
-from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.registration import Registration
 from kbroker.turns import Work
 

@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.cluster.placement import NewTopic
+from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.registration import Registration
 from kbroker.config import BrokerConfig
 from kbroker.coordinators.coordinator import Coordinator

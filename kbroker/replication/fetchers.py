@@ -21,7 +21,7 @@ import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.produce_fetch import FetchRequest, FetchResponse
-from kbroker.cluster.brokers import Brokers
+from kbroker.cluster.peers.brokers import Brokers
 from kbroker.config import BrokerConfig
 from kbroker.log.directory import LogDirectory
 from kbroker.log.errors import LogClosed, LogOffline

@@ -34,9 +34,9 @@ import trio
 
 from kafka_wire.errors import KafkaError
 from kafka_wire.records import BatchHeader
-from kbroker.cluster.brokers import Brokers
 from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage, compared
 from kbroker.cluster.isr_changes import IsrChange, IsrOutcome
+from kbroker.cluster.peers.brokers import Brokers
 from kbroker.config import BrokerConfig, TopicConfig, topic_config
 from kbroker.log.directory import LogDirectory
 from kbroker.log.opening import TURN_LOGS, Opening, Outcome

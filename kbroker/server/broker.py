@@ -23,11 +23,11 @@ from kbroker.api import registry
 from kbroker.api.brokers import ClusterBrokers
 from kbroker.api.context import Services
 from kbroker.api.fetch_sessions import FetchSessions
-from kbroker.cluster.features import FeatureTooNew
+from kbroker.cluster.changes.features import FeatureTooNew
+from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.image import ClusterImage
 from kbroker.cluster.joining import BrokerIdentity, BrokerIdInUse, Moved, OtherCluster
-from kbroker.cluster.links import Links
-from kbroker.cluster.placement import NewTopic
+from kbroker.cluster.peers.links import Links
 from kbroker.cluster.producer_ids import ProducerIds
 from kbroker.cluster.registration import Registration
 from kbroker.cluster.store import CoordinationStore, StoreError, Unavailable, Unreachable

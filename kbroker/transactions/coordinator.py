@@ -15,8 +15,8 @@ from collections.abc import Callable
 import trio
 
 from kafka_wire.errors import KafkaError
-from kbroker.cluster.brokers import Brokers
-from kbroker.cluster.placement import NewTopic
+from kbroker.cluster.changes.placement import NewTopic
+from kbroker.cluster.peers.brokers import Brokers
 from kbroker.cluster.producer_ids import ProducerIds
 from kbroker.cluster.registration import Registration
 from kbroker.config import BrokerConfig

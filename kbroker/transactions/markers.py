@@ -28,8 +28,8 @@ from kafka_wire.messages.internal import (
     WriteTxnMarkersRequest,
     WriteTxnMarkersResponse,
 )
-from kbroker.cluster.brokers import Brokers
 from kbroker.cluster.image import NO_LEADER, TopicImage
+from kbroker.cluster.peers.brokers import Brokers
 from kbroker.cluster.registration import Registration
 from kbroker.coordinators.runtime import Runtime
 from kbroker.transactions.shard import TransactionShard

@@ -15,7 +15,7 @@ from kafka_features import answer_of, levels_of, request_of
 from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.consumer_groups import ConsumerGroupDescribeRequest, ConsumerGroupHeartbeatRequest
 from kafka_wire.messages.metadata import ApiVersionsRequest
-from kbroker.cluster.features import FEATURES, GROUP, TRANSACTION
+from kbroker.cluster.changes.features import FEATURES, GROUP, TRANSACTION
 from kbroker.testing.broker import memory_broker
 from kbroker.testing.client import BareClient
 

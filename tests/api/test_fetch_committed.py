@@ -11,7 +11,7 @@ from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
 from kafka_wire.messages.produce_fetch import FetchRequest, FetchResponse, ReplicaState
 from kafka_wire.records import headers
-from kbroker.cluster.introductions import introduce
+from kbroker.cluster.peers.introductions import introduce
 from kbroker.log import rediscovery
 from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, Partition
 from kbroker.testing.broker import memory_broker

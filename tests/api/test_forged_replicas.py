@@ -18,7 +18,7 @@ from kafka_wire.messages.offsets import (
     OffsetForLeaderTopic,
 )
 from kafka_wire.messages.produce_fetch import FetchRequest, ReplicaState
-from kbroker.cluster.introductions import introduce
+from kbroker.cluster.peers.introductions import introduce
 from kbroker.testing.broker import MemoryCluster, memory_cluster
 from kbroker.testing.client import BareClient
 from tests.api.test_fetch import fetch_request

@@ -19,7 +19,7 @@ from kafka_wire.messages.internal import (
 )
 from kafka_wire.messages.metadata import ApiVersionsRequest
 from kbroker.cluster.image import ClusterImage, loaded
-from kbroker.cluster.introductions import ASKED, ASKING, NONCE_BYTES, Meeting, introduce
+from kbroker.cluster.peers.introductions import ASKED, ASKING, NONCE_BYTES, Meeting, introduce
 from kbroker.cluster.store import load
 from kbroker.testing.broker import Machine, MemoryCluster, memory_cluster
 from kbroker.testing.client import BareClient

@@ -28,7 +28,7 @@ from kafka_wire.messages.produce_fetch import (
     ReplicaState,
 )
 from kbroker.api import replica_fetch
-from kbroker.cluster.introductions import introduce
+from kbroker.cluster.peers.introductions import introduce
 from kbroker.replication.fetcher import Fetcher, Limits, Position
 from kbroker.replication.partition import Partition
 from kbroker.testing.broker import MemoryBroker, memory_broker

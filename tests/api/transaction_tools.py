@@ -22,7 +22,7 @@ from kafka_wire.messages.transactions import (
     InitProducerIdRequest,
 )
 from kafka_wire.records import build_batch, headers
-from kbroker.cluster.features import INITIAL, TRANSACTION, UpgradeType
+from kbroker.cluster.changes.features import INITIAL, TRANSACTION, UpgradeType
 from kbroker.testing.client import BareClient
 
 READ_COMMITTED = 1

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from kbroker.cli import cli
 from kbroker.cli.features.feature import FeatureType
-from kbroker.cluster.features import INITIAL, SUPPORTED
+from kbroker.cluster.changes.features import INITIAL, SUPPORTED
 from tests.cli.process import broker_process
 
 

@@ -10,9 +10,9 @@ import trio
 from trio.testing import MockClock
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.cluster.config_changes import ConfigChange, ConfigOp
+from kbroker.cluster.changes.config_changes import ConfigChange, ConfigOp
+from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.image import TopicImage
-from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.registration import Registration
 from kbroker.cluster.store import Delete, Guard, Op, TxnResult
 from kbroker.config import BrokerConfig

@@ -11,13 +11,13 @@ import trio
 from trio.testing import MockClock
 
 from kafka_wire.errors import KafkaError
-from kbroker.cluster.config_changes import ConfigChange, ConfigOp
+from kbroker.cluster.changes.config_changes import ConfigChange, ConfigOp
+from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.controller import TICK_S
 from kbroker.cluster.elections import led_by
 from kbroker.cluster.image import NO_LEADER, PartitionImage, TopicImage
 from kbroker.cluster.isr_changes import IsrChange, IsrOutcome
 from kbroker.cluster.joining import BrokerIdInUse
-from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.registration import SESSION_TTL_S, Registration
 from kbroker.cluster.store import Delete, Guard, Put, Unavailable
 from kbroker.config import BrokerConfig

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbroker.cluster import elections
+from kbroker.cluster.changes.features import Finalized
 from kbroker.cluster.elections import NO_ELR, Electorate, Rules, settled
-from kbroker.cluster.features import Finalized
 from kbroker.cluster.image import NO_LEADER, PartitionImage, TopicImage
 from kbroker.config import BrokerConfig
 from kbroker.turns import at_once

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
+from kbroker.cluster.changes.placement import new_partitions
 from kbroker.cluster.image import BrokerImage, Changes, ClusterImage, PartitionImage, compared, loaded
 from kbroker.cluster.keys import Keys, Stamp, decode, encode, id_bytes, id_text
-from kbroker.cluster.placement import new_partitions
 from kbroker.cluster.store import Entry, Event
 from kbroker.turns import at_once
 from tests.cluster.tools import cluster

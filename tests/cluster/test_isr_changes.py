@@ -9,10 +9,10 @@ import pytest
 import trio
 
 from kafka_wire.errors import KafkaError
-from kbroker.cluster.features import ELIGIBLE, FeatureUpdate, UpgradeType
+from kbroker.cluster.changes.features import ELIGIBLE, FeatureUpdate, UpgradeType
+from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.image import PartitionImage
 from kbroker.cluster.isr_changes import BATCH, MEMBERS_MAX, IsrChange, IsrOutcome, _batches
-from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.registration import Registration
 from kbroker.cluster.store import Delete, Guard
 from tests.cluster.tools import FaultyStore, HandClock, RunClock, T, eventually, make_registration, running

@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from kafka_wire.errors import KafkaError
-from kbroker.cluster.placement import NewTopic
+from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.registration import Registration
 from kbroker.cluster.stores.memory import MemoryStore
 from tests.cluster.test_controller import NOTICED_S, TICK_S, brokers

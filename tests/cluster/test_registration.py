@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import trio
 
+from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.image import ClusterImage, TopicImage
 from kbroker.cluster.joining import BrokerIdInUse
-from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.registration import Fenced
 from kbroker.cluster.store import Guard, Put, Unavailable
 from kbroker.cluster.stores.memory import MemoryStore

@@ -14,8 +14,8 @@ from typing import Any, cast
 import trio
 
 from kafka_wire.errors import ErrorCode
+from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage
-from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.registration import Registration
 from kbroker.config import BrokerConfig, topic_config
 from kbroker.coordinators.effects import Compute, Effect, Pair, Reply, StateRecord, Store, Ticket

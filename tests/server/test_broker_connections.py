@@ -9,12 +9,12 @@ from trio.testing import MockClock
 
 from kafka_wire.messages.internal import IntroduceRequest, WaitAppliedRequest, WaitAppliedResponse
 from kafka_wire.messages.metadata import MetadataRequest
-from kbroker.cluster.introductions import introduce
+from kbroker.cluster.peers.introductions import introduce
 from kbroker.server.listener import REAPER_INTERVAL_S, TRIAL_S, TRIALS_MAX
 from kbroker.testing.broker import MemoryCluster, memory_cluster
 from kbroker.testing.client import BareClient
 from tests.api.test_internal import claim, image_of, meeting
-from tests.cluster.test_applying import create, slow_to_see
+from tests.cluster.peers.test_applying import create, slow_to_see
 
 LIMIT = 3
 LIMITED = {"max.connections": str(LIMIT)}

@@ -121,7 +121,7 @@ from kafka_wire.messages.transactions import (
 )
 from kafka_wire.records import build_batch
 from kbroker.api.registry import load
-from kbroker.cluster.introductions import introduce
+from kbroker.cluster.peers.introductions import introduce
 from kbroker.server import connection
 from kbroker.testing.broker import Machine, MemoryBroker, memory_broker
 from kbroker.testing.client import BareClient

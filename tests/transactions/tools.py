@@ -20,7 +20,7 @@ from kafka_wire.messages.internal import (
     WriteTxnMarkersResponse,
 )
 from kafka_wire.messages.transactions import EndTxnResponse, InitProducerIdResponse
-from kbroker.cluster.features import TRANSACTION, Finalized
+from kbroker.cluster.changes.features import TRANSACTION, Finalized
 from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage
 from kbroker.cluster.producer_ids import ProducerIds
 from kbroker.cluster.registration import Registration

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.joining import Moved
 from kbroker.cluster.keys import CLUSTER, Keys, Stamp, encode
-from kbroker.cluster.placement import NewTopic
 from kbroker.cluster.registration import Registration
 from kbroker.cluster.store import Ambiguous, CoordinationStore, Entry, Guard, Op, Put, TxnResult, Unavailable, load
 from kbroker.cluster.stores.copying import NotCopied, copy

@@ -21,7 +21,7 @@ from typing import Any
 import trio
 
 from kafka_wire.messages.admin import FeatureUpdateKey, UpdateFeaturesRequest
-from kbroker.cluster.features import TRANSACTION, UpgradeType
+from kbroker.cluster.changes.features import TRANSACTION, UpgradeType
 from kbroker.groups.shard import GroupShard
 from kbroker.replication.partition import Partition
 from kbroker.testing.scheduler import replaced

@@ -22,7 +22,7 @@ import trio
 
 from kafka_wire.messages.admin import FeatureUpdateKey, UpdateFeaturesRequest
 from kafka_wire.messages.topics import CreateTopicsRequest
-from kbroker.cluster.features import INITIAL, TRANSACTION, UpgradeType
+from kbroker.cluster.changes.features import INITIAL, TRANSACTION, UpgradeType
 from kbroker.testing.world import World
 from tests.simulation.broker_node import CONFIG, Cluster, judging_each_opened_log
 from tests.simulation.checker import Violation

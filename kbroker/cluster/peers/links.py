@@ -30,7 +30,7 @@ from kafka_wire.errors import ErrorCode, KafkaError, ProtocolError
 from kafka_wire.frames import FrameBuffer, Parts, Scratch, read_response_header, request_parts
 from kafka_wire.schema import layout
 from kbroker.cluster.image import BrokerImage, ClusterImage
-from kbroker.cluster.introductions import NONCE_BYTES, Ask, Meeting, introduce
+from kbroker.cluster.peers.introductions import NONCE_BYTES, Ask, Meeting, introduce
 from kbroker.cluster.registration import Registration
 from kbroker.config import BrokerConfig
 from kbroker.env import Env, Stream

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.cluster import config_changes
-from kbroker.cluster.config_changes import ConfigChange, ConfigOp
+from kbroker.cluster.changes import config_changes
+from kbroker.cluster.changes.config_changes import ConfigChange, ConfigOp
 from kbroker.config.keys import Scope
 
 SET, DELETE, APPEND, SUBTRACT = ConfigOp

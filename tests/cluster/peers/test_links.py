@@ -35,8 +35,8 @@ from kafka_wire.messages.produce_fetch import (
     FetchResponse,
 )
 from kbroker.cluster.image import BrokerImage, ClusterImage
-from kbroker.cluster.introductions import ASKED, ASKING, NONCE_BYTES, Meeting
-from kbroker.cluster.links import IDLE_S, IN_FLIGHT_MAX, LOOK_ROUND_S, PAUSE_S_MAX, WAITING_MAX, Links
+from kbroker.cluster.peers.introductions import ASKED, ASKING, NONCE_BYTES, Meeting
+from kbroker.cluster.peers.links import IDLE_S, IN_FLIGHT_MAX, LOOK_ROUND_S, PAUSE_S_MAX, WAITING_MAX, Links
 from kbroker.config import BrokerConfig
 from kbroker.env import Env
 from kbroker.testing.broker import inline

@@ -8,8 +8,8 @@ import pytest
 from trio.testing import MockClock
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.cluster.config_changes import MIN_ISR, ConfigChange, ConfigOp
-from kbroker.cluster.features import (
+from kbroker.cluster.changes.config_changes import MIN_ISR, ConfigChange, ConfigOp
+from kbroker.cluster.changes.features import (
     BEFORE,
     ELIGIBLE,
     FEATURES,

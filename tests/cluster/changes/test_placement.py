@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.cluster import placement
+from kbroker.cluster.changes import placement
+from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.image import ClusterImage
-from kbroker.cluster.placement import NewTopic
 from kbroker.turns import at_once
 from tests.cluster.tools import T, cluster
 

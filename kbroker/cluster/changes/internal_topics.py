@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from kbroker.cluster.config_changes import MIN_ISR, ConfigChange, ConfigOp
+from kbroker.cluster.changes.config_changes import MIN_ISR, ConfigChange, ConfigOp
+from kbroker.cluster.changes.placement import arranged, spread
 from kbroker.cluster.elections import changed
 from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage
-from kbroker.cluster.placement import arranged, spread
 from kbroker.config import BrokerConfig
 from kbroker.config.keys import Scope
 from kbroker.turns import Work, each

@@ -13,8 +13,8 @@ import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.internal import WaitAppliedRequest
-from kbroker.cluster.brokers import Brokers
 from kbroker.cluster.image import BrokerImage
+from kbroker.cluster.peers.brokers import Brokers
 from kbroker.cluster.registration import Registration
 
 VERSION = 0  # of WaitApplied

@@ -10,7 +10,7 @@ import pytest
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.internal import IntroduceRequest, IntroduceResponse
-from kbroker.cluster.introductions import ASKED, ASKING, NONCE_BYTES, Meeting, introduce
+from kbroker.cluster.peers.introductions import ASKED, ASKING, NONCE_BYTES, Meeting, introduce
 
 SECRET = bytes(range(32))
 MEETING = Meeting("cluster", 1, 10, 2, 20, b"a" * NONCE_BYTES, b"b" * NONCE_BYTES)

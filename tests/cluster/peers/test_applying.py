@@ -19,8 +19,8 @@ from kafka_wire.messages.topics import (
     DeleteTopicsRequest,
     DeleteTopicState,
 )
-from kbroker.cluster.applying import OTHERS_WAIT_S
-from kbroker.cluster.links import Links
+from kbroker.cluster.peers.applying import OTHERS_WAIT_S
+from kbroker.cluster.peers.links import Links
 from kbroker.cluster.store import Unavailable
 from kbroker.testing.broker import MemoryCluster, memory_broker, memory_cluster
 from kbroker.testing.client import BareClient
