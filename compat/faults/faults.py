@@ -9,6 +9,7 @@ Times of kbroker: a broker that is silent for 6 s (the lease) is dead; a followe
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import shutil
 import signal
@@ -286,7 +287,7 @@ def recovery_points(file: Path) -> dict[str, int]:
 def exactly_once(trial: Trial, client: str) -> None:
     """Copies in transactions while brokers and the copier are killed: `compat/exactly_once` on a cluster."""
     eos = exactly_once_runner()
-    messages, count = (100_000, 10) if trial.plan.full else (15_000, 3)
+    messages, count = (100_000, 9) if trial.plan.full else (15_000, 3)
     plan = eos.Plan(client, messages, count, count, seed=trial.plan.seed, replicas=3)
     try:
         seen = eos.carry_out(plan, OneOf(trial), trial.directory / "copier.log")
@@ -308,18 +309,31 @@ def exactly_once_runner() -> Any:
 
 
 class OneOf:
-    """A cluster as the one broker that a test kills and starts: each time another of them."""
+    """A cluster as the one broker that a test kills and starts: each time another of them, each time another way.
+
+    It is killed and started at once; killed and dead until others lead; or it stands still until they do.
+    """
 
     def __init__(self, trial: Trial) -> None:
         self.trial, self.bootstrap = trial, trial.cluster.servers
         self.broker = 1
+        self.ways = itertools.cycle(("kill", "dead", "still"))
+        self.way = ""
 
     def kill(self) -> None:
-        self.broker = self.trial.chance.choice(list(self.trial.cluster))
-        self.trial.cluster[self.broker].kill()
+        self.broker, self.way = self.trial.chance.choice(list(self.trial.cluster)), next(self.ways)
+        if self.way == "still":
+            self.trial.pause(self.broker)
+        else:
+            self.trial.cluster[self.broker].kill()
 
     def start(self, timeout: float) -> None:
-        self.trial.cluster[self.broker].start(timeout)
+        if self.way != "kill":
+            time.sleep(FAILOVER_SECONDS)
+        if self.way == "still":
+            self.trial.resume(self.broker)
+        else:
+            self.trial.cluster[self.broker].start(timeout)
         self.trial.wait(self.trial.is_whole, "all replicas are in sync")
 
 

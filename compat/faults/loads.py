@@ -55,6 +55,10 @@ class Producing(threading.Thread, ABC):
         except Exception as reason:
             self.ledger.failed(f"the producer ended: {reason!r}")
 
+    def abandon(self) -> None:
+        """End, whatever is under way."""
+        self.is_over.set()
+
     def finish(self) -> None:
         """Send nothing more, and wait until everything is answered."""
         self.is_over.set()
@@ -165,13 +169,20 @@ class Java:
         self.listener = threading.Thread(target=self._listen, daemon=True)
         self.listener.start()
 
+    def abandon(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
     def finish(self) -> None:
         if self.process.stdin is not None:
             self.process.stdin.close()
-        self.listener.join(FINISH_SECONDS_MAX)
-        self.process.kill()
-        if self.process.wait(10):
-            self.ledger.failed(f"the producer ended with {self.process.returncode}")
+        try:
+            if code := self.process.wait(FINISH_SECONDS_MAX):
+                self.ledger.failed(f"the producer ended with {code}")
+        except subprocess.TimeoutExpired:
+            self.ledger.failed("the producer did not end")
+            self.process.kill()
+        self.listener.join(10)
 
     def _listen(self) -> None:
         for line in self.process.stdout or ():
@@ -225,6 +236,9 @@ class Reader(threading.Thread):
                 elif error.code() not in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT):  # news, no more
                     self.sightings.errors.append(f"reading: {error}")
         consumer.close()
+
+    def abandon(self) -> None:
+        self.is_over.set()
 
     def finish(self) -> None:
         self.is_over.set()

@@ -232,7 +232,7 @@ class Trial:
         for broker in list(self.paused):
             self.resume(broker)
         for client in (*self.producers, *self.readers):
-            client.is_over.set()
+            client.abandon()
         logs = CACHE / "logs" / "faults" / self.name
         logs.mkdir(parents=True, exist_ok=True)
         self.cluster.kill()
