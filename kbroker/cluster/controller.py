@@ -81,6 +81,7 @@ class Controller:
         self._changed: dict[str, None] = {}  # topics to be looked at, in order
         self._all = True  # look at all of them
         self._share = TXN_PARTITIONS  # in a transaction; less where others keep changing them
+        self._stands_down = False
         self._balanced_s = 0.0  # liveness clock: when preferred leaders were last looked at
 
     @property
@@ -100,6 +101,10 @@ class Controller:
         elif not self._all:
             self._changed.update(dict.fromkeys(new.touched))
         self._news.set()
+
+    def stand_down(self) -> None:
+        """Decide nothing more: all brokers stop, and who goes first is not to be missed by the others."""
+        self._stands_down = True
 
     async def run(self) -> None:
         """Be ready to decide until cancelled: for as long as the broker's session lasts."""
@@ -127,9 +132,11 @@ class Controller:
 
     async def _round(self) -> None:
         """Claim what nobody has; as the controller, decide and write until there is nothing more to do."""
+        if self._stands_down:
+            return
         if self._home.image.controller_id == NO_LEADER:
             await self._claim()
-        while self.is_it and (self._all or self._changed or self._is_balancing_due()):
+        while self.is_it and not self._stands_down and (self._all or self._changed or self._is_balancing_due()):
             begun = self._clock.liveness()
             partitions = await self._decide()
             rest_s = min(REST_MAX_S, REST_FACTOR * (self._clock.liveness() - begun))

@@ -167,6 +167,10 @@ class Registration:
 
     # Leaving.
 
+    def stand_down(self) -> None:
+        """As the controller decide nothing more, nor become it: all brokers of the cluster stop."""
+        self._controller.stand_down()
+
     async def hand_over(self, partitions: Iterable[tuple[str, int]] | None = None) -> None:
         """Leave the ISR, and leadership, of partitions in which another live broker is in sync; of others not.
 

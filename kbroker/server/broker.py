@@ -131,9 +131,9 @@ class Broker:
                 await trio.sleep_forever()
             finally:
                 try:
-                    if not has_failed and hands_over():
+                    if not has_failed:
                         with trio.CancelScope(shield=True):
-                            await _leave(services)
+                            await (_leave if hands_over() else _end_with_all)(services)
                 finally:
                     life.cancel()
 
@@ -247,6 +247,15 @@ async def _leave(services: Services) -> None:
         except KafkaError as error:
             log.warning("what was handed over may not be led yet: %s", error.message)
         await services.env.clock.sleep(LINGER_S)
+
+
+async def _end_with_all(services: Services) -> None:
+    """All brokers stop. Nobody is to leave an ISR for having been a few milliseconds faster: it may be in sync alone
+    then, and be the one that does not come back.
+    """
+    services.registration.stand_down()
+    if len(services.image.brokers) > 1:
+        await services.env.clock.sleep(LINGER_S)  # until the others have stood down, too
 
 
 async def _wait_brokers(number: int, services: Services) -> None:

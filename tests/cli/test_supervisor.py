@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -199,6 +200,18 @@ def test_brokers_that_are_started_together_are_one_cluster(tmp_path: Path) -> No
         assert "Traceback" not in brokers.said
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["broker-1", "broker-2", "broker-3"]
     assert all((tmp_path / f"broker-{n}" / ".kafka_cleanshutdown").exists() for n in (1, 2, 3))
+
+
+@pytest.mark.slow
+def test_who_stops_with_all_others_stays_in_sync(tmp_path: Path) -> None:
+    """Whoever was the last to stop may be the one that does not come back."""
+    with cluster("--brokers", "3", "--data-dir", str(tmp_path), "--topic", "t:3") as brokers:
+        in_sync = [sorted(each["isr"]) for each in described(brokers, "t")["partitions"]]
+        assert in_sync == [[1, 2, 3]] * 3
+        assert brokers.end() == 0
+    with sqlite3.connect(tmp_path / "coord.db") as store:
+        values = [value for (value,) in store.execute("select value from kv where instr(key, x'2f702f')")]
+    assert [sorted(json.loads(value)["isr"]) for value in values] == in_sync
 
 
 @pytest.mark.slow

@@ -83,6 +83,7 @@ class _Process:
         self.supervised = supervised
         self.banner = banner
         self.ready = False
+        self.hands_over = True  # what it leads, to others, when it stops
 
     async def run(self, topics: Sequence[tuple[str, int]]) -> None:
         """The broker, in a scope that the first signal cancels."""
@@ -93,10 +94,14 @@ class _Process:
                 log.info("%s: stopping", reason)
                 scope.cancel()
 
+            def stop_with_all() -> None:
+                self.hands_over = False  # to whom? The others stop, too
+                stop("the supervisor ends")
+
             # Not trio's own receiver of signals: at its end it would raise again what had come twice.
             Signals(lambda number: token.run_sync_soon(stop, signal_name(number))).watch()
             if self.supervised is not None:
-                self.supervised.watch(lambda: token.run_sync_soon(stop, "the supervisor ends"))
+                self.supervised.watch(lambda: token.run_sync_soon(stop_with_all))
             await self.run_broker(topics)
         log.info("stopped")
 
@@ -114,7 +119,14 @@ class _Process:
                 nursery.start_soon(trio.to_thread.run_sync, import_the_rest)
 
             brokers_min = self.supervised.brokers if self.supervised is not None else 1
-            await run_broker(env, self.config, topics=topics, brokers_min=brokers_min, on_ready=on_ready)
+            await run_broker(
+                env,
+                self.config,
+                topics=topics,
+                brokers_min=brokers_min,
+                on_ready=on_ready,
+                hands_over=lambda: self.hands_over,
+            )
 
     def _say_ready(self, ready: Ready) -> None:
         self.ready = True
