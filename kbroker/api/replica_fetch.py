@@ -50,14 +50,20 @@ _DONE: Any = object()
 def replica_fetch(request: FetchRequest, context: Context) -> FetchResponse | Coroutine[Any, Any, FetchResponse]:
     """Answer a follower that has proven who it is; a coroutine if the answer has to wait."""
     job = ReplicaFetch(request, context)
-    work, errand = job.take_in(), None
+    work = job.take_in()
+    errand = _one_turn(work)
+    if errand is not _DONE:
+        return job.go_on(work, errand)
+    return job.answer() if job.is_settled() else job.wait()
+
+
+def _one_turn(work: Errands[None]) -> Errand | None:
+    """Do as much of work as goes into a turn, here and now. What it sends for, if it does; _DONE when that was all."""
     for _ in range(PAUSES_A_TURN):
         errand = next(work, _DONE)
-        if errand is _DONE:
-            return job.answer() if job.is_settled() else job.wait()
         if errand is not None:
-            break
-    return job.go_on(work, errand)
+            return errand
+    return None
 
 
 class ReplicaFetch:
@@ -274,7 +280,9 @@ class ReplicaFetch:
                 if is_hurried and scope.cancelled_caught:
                     break
         if not self._is_overtaken():
-            await finish_errands(self._read_news(session), None, self.services.env.offload)
+            work = self._read_news(session)
+            if (errand := _one_turn(work)) is not _DONE:
+                await finish_errands(work, errand, self.services.env.offload)
         return self.answer()
 
     def _put_back(self, session: ReplicaSession) -> None:

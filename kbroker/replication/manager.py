@@ -273,6 +273,8 @@ class ReplicaManager:
         for topic, image in difference.partitions_removed:
             self._remove(topic.name, image.index)
             yield None
+        for broker in difference.brokers_removed:
+            yield from self.sessions.drop(broker.id, broker.epoch)
         if difference.broker_configs_changed:
             yield from self._reconfigure_all(new)
             self._tell_configs()

@@ -176,6 +176,13 @@ class ReplicaSessions:
                 session.hurried_until_s = now_s + HURRY_S
                 session.bell.set()
 
+    def drop(self, replica_id: int, broker_epoch: int) -> Work[None]:
+        """A registration of a broker is over: so is the session that it began."""
+        session = self._sessions.get(replica_id)
+        if session is not None and session.broker_epoch <= broker_epoch:
+            del self._sessions[replica_id]
+            yield from session.end()
+
     def resume(self, replica_id: int, broker_epoch: int, session_id: int, epoch: int) -> ReplicaSession:
         """The session that an incremental request means.
 
