@@ -12,7 +12,7 @@ This module holds the contracts only, so that importing it costs nothing.
     real_grpc.py     remote calls, where an extra is installed
     descriptors.py   when there is none left            procfs.py        which process is in the way
     real_watch.py    files that others write to
-    machine.py       which machine this is, and on what its files lie
+    machine.py       which boot this is, and on what its files lie
 """
 
 from __future__ import annotations
@@ -149,7 +149,6 @@ class Disk(Protocol):
 
     root: str  # for people: where this is
     boot_id: str  # of this run of the operating system, "" when unknown; the page cache survives while it is the same
-    machine_id: str  # of this machine, whatever its boot; "" when unknown
 
     def elsewhere(self, directory: str, *, create: bool) -> Disk:
         """Another directory of the same machine as a tree of its own. OSError where there is none.

@@ -1,4 +1,4 @@
-"""What machine this is, and on what its files lie: read from where Linux tells; "" elsewhere, and where it does not."""
+"""Which run of the operating system this is, and on what its files lie: read where Linux tells it, "" elsewhere."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import re
 
 def read_boot_id() -> str:
     """What identifies this run of the operating system. Containers of one machine share it, as they share its clock."""
-    return _first_line("/proc/sys/kernel/random/boot_id")
-
-
-def read_machine_id() -> str:
-    """What identifies this installation of the operating system, from boot to boot (a container may have its own)."""
-    return _first_line("/etc/machine-id") or _first_line("/var/lib/dbus/machine-id")
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.readline().strip()
+    except OSError:
+        return ""
 
 
 def filesystem_of(path: str) -> str:
@@ -37,11 +36,3 @@ def filesystem_in(mountinfo: str, path: str) -> str:
         if len(point) >= longest and f"{path}/".startswith(point.rstrip("/") + "/"):
             found, longest = kind.split(" ")[0], len(point)
     return found
-
-
-def _first_line(path: str) -> str:
-    try:
-        with open(path) as file:
-            return file.readline().strip()
-    except (OSError, UnicodeDecodeError):
-        return ""

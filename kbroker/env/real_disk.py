@@ -20,7 +20,7 @@ from functools import partial
 from kbroker.env import Buffer, FileWatch
 from kbroker.env.descriptors import Descriptors
 from kbroker.env.features import Features
-from kbroker.env.machine import filesystem_of, read_boot_id, read_machine_id
+from kbroker.env.machine import filesystem_of, read_boot_id
 from kbroker.env.real_lock import RealLock, take_lock
 from kbroker.env.real_watch import watch_file
 
@@ -211,7 +211,6 @@ class RealDisk:
         os.makedirs(root, exist_ok=True)
         self.root = os.path.abspath(root)
         self.boot_id = read_boot_id()
-        self.machine_id = read_machine_id()
         self._descriptors = descriptors or Descriptors()
         self._features = features
         self._descriptor_class = Descriptor if features.pread else SeekingDescriptor

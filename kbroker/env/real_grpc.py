@@ -72,6 +72,8 @@ class GrpcChannel:
             answer: bytes = future.result()
         except grpc.RpcError as error:
             raise failure(error) from None
+        except grpc.FutureCancelledError:
+            raise CallFailed(1, "the channel was closed") from None
         return answer
 
     def stream(self, method: str, metadata: Metadata = ()) -> GrpcStream:

@@ -156,7 +156,8 @@ class Broker:
             except OtherCluster as error:
                 raise wrong_store(self.env, error.home, error.found) from error
             except StoreError as error:
-                raise StartFailed(f"the coordination store cannot be written: {error}") from error
+                kind = StoreUnreachable if isinstance(error, Unreachable) else StartFailed
+                raise kind(f"the coordination store cannot be written: {error}") from error
             note_cluster(self.env, home, services.image.cluster_id)
             await nursery.start(services.groups.run)
             await nursery.start(services.transactions.run)

@@ -137,7 +137,6 @@ class MemoryDisk:
         self.volume = volume or Volume(random.Random(f"{seed}/disk"), capacity=capacity)
         self.root = "memory"
         self.boot_id = f"boot-{self.volume.boots}"
-        self.machine_id = ""
         self.holder = holder
         self.alive = alive
 

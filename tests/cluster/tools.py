@@ -239,9 +239,9 @@ async def running(registration: Registration) -> AsyncIterator[Registration]:
 
 @asynccontextmanager
 async def sqlite_at(path: Any, clock: Any, **options: Any) -> AsyncIterator[SqliteStore]:
-    """boot_id, machine_id: where the file is opened."""
+    """boot_id: where the file is opened."""
     options = {"offload": Threads(), "poll_s": 0.01, **options}
     disk = RealDisk(str(Path(path).parent), Features.detect())
-    disk.boot_id, disk.machine_id = options.pop("boot_id", "boot-1"), options.pop("machine_id", "machine-1")
+    disk.boot_id = options.pop("boot_id", "boot-1")
     async with open_sqlite(disk, Path(path).name, clock=clock, **options) as store:
         yield store

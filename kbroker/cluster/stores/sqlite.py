@@ -48,7 +48,7 @@ T = TypeVar("T")
 POLL_S = 0.5  # how often to look for changes that nobody rang for, and for dead sessions
 CALL_S = 8.0  # wait for an answer, at most: what has begun by then goes on, and may still happen
 COMMITS_MAX = 64  # transactions that share an fsync
-STRANGERS_S = 3.0  # a session of another machine that is kept alive shows it by then (every 2 s)
+STRANGERS_S = 3.0  # a session of another boot that is kept alive after all, elsewhere, shows it by then (every 2 s)
 
 # File systems between machines (or between a virtual one and its host), as mountinfo names them.
 # fmt: off
@@ -93,15 +93,15 @@ async def open_sqlite(
 
 
 async def _take_over(file: SqliteFile, disk: Disk, clock: Clock, offload: Offload) -> int:
-    """End the sessions of an earlier boot of this machine; the revision. Raises Unavailable while others' live."""
-    before = await offload(lambda: _do(lambda: file.foreign(disk.boot_id, disk.machine_id)))
+    """End the sessions of an earlier boot; the revision. Raises Unavailable where that is another machine, alive."""
+    before = await offload(lambda: _do(lambda: file.foreign(disk.boot_id)))
     if before:
         await clock.sleep(STRANGERS_S)
-        if before != await offload(lambda: _do(lambda: file.foreign(disk.boot_id, disk.machine_id))):
+        if before != await offload(lambda: _do(lambda: file.foreign(disk.boot_id))):
             raise Unavailable(
                 "brokers of another machine are using it: one machine can share a file, several need etcd"
             )
-    return await offload(lambda: _do(lambda: file.take_over(disk.boot_id, disk.machine_id)))
+    return await offload(lambda: _do(lambda: file.take_over(disk.boot_id)))
 
 
 def _do(work: Callable[[], T]) -> T:

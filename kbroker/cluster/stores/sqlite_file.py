@@ -1,6 +1,6 @@
 """The file of the SQLite store: what lies in it, and how it changes. Everything here blocks, on one thread at a time.
 
-    meta    name -> value: store id, revision, compacted; boot and machine: whose clock the ends of sessions are of
+    meta    name -> value: store id, revision, compacted; boot: whose clock the ends of sessions are of
     kv      key -> value, mod (revision), lease (session that owns it, or 0)
     log     revision -> its events, packed: (key length u32, value length i32 or -1 for deleted, key, value)...
     session id -> TTL, owner (which open store); when it ends is in a file of its own: heartbeats.py
@@ -109,30 +109,22 @@ class SqliteFile:
         self.id = self._meta("id")
         self._make_reserve()
 
-    def foreign(self, boot_id: str, machine_id: str) -> dict[int, float]:
-        """Sessions with their ends that began under another boot, and not certainly on this machine.
+    def foreign(self, boot_id: str) -> dict[int, float]:
+        """Sessions that began under another boot, of this machine or not, with their ends.
 
-        Their ends are of another clock, so only by their keepalives it shows whether they live.
-
-        Args:
-            boot_id: this run of the operating system; "" when unknown.
-            machine_id: whichever boot; "" when unknown.
+        The ends are of another clock: only by its keepalives it shows whether a session lives.
         """
-        is_this_boot = self._meta("boot") == boot_id
-        if is_this_boot or machine_id and self._meta("machine") == machine_id:
+        if self._meta("boot") == boot_id:
             return {}
         return {session: self._heartbeats.end_of(session) for session, _ in self._sessions()}
 
-    def take_over(self, boot_id: str, machine_id: str) -> int:
-        """End what is over, and all sessions of another boot; the revision. Nobody else is using the file, or this
-        machine."""
+    def take_over(self, boot_id: str) -> int:
+        """End the sessions that are over, and all of another boot; the revision."""
         with self._transaction():
             if self._meta("boot") != boot_id:
                 for session, _ in self._sessions():
                     self._end(session)
-            for name, value in (("boot", boot_id), ("machine", machine_id)):
-                if self._meta(name) != value:
-                    self._set_meta(name, value)
+                self._set_meta("boot", boot_id)
             self._reap()
             return self.revision
 

@@ -267,21 +267,19 @@ async def test_another_process_that_rings_is_heard_and_else_no_worker_is_asked(
             assert asked == 1  # to commit; its own ring is no news
 
 
-async def test_another_boot_ends_every_session(tmp_path: Path, clock: HandClock) -> None:
+async def test_the_same_boot_ends_no_session(tmp_path: Path, clock: HandClock) -> None:
     path = tmp_path / "coord.db"
     async with sqlite_at(path, clock) as store:
         await put(store, b"s", b"x", lease=await store.grant(1e6))
     async with sqlite_at(path, clock) as store:
         assert await store.get(b"s") is not None
-    async with sqlite_at(path, clock, boot_id="boot-2") as store:
-        assert await store.get(b"s") is None
 
 
 @pytest.mark.parametrize("lives", [True, False])
-async def test_a_file_that_live_brokers_of_another_machine_use_is_refused(
+async def test_another_boot_ends_every_session_unless_it_is_another_machine_whose_brokers_live(
     tmp_path: Path, clock: HandClock, lives: bool
 ) -> None:
-    """It does not look at the clock, which is another one there: only at whether keepalives come."""
+    """The clock is another one there: what counts is whether keepalives come."""
     path = tmp_path / "coord.db"
     there, here = HandClock(), clock
     async with trio.open_nursery() as nursery, sqlite_at(path, there) as store:
@@ -291,7 +289,7 @@ async def test_a_file_that_live_brokers_of_another_machine_use_is_refused(
 
         async def open_here() -> None:
             try:
-                async with sqlite_at(path, here, boot_id="boot-7", machine_id="machine-7") as mine:
+                async with sqlite_at(path, here, boot_id="boot-7") as mine:
                     assert await mine.get(b"s") is None
                     told.append("opened")
             except Unavailable as error:
