@@ -47,7 +47,6 @@ MAY_FAIL_TO_MOVE = {
 class Churn(Routed):
     """One topic after another, all of the same name."""
 
-    factor = 3
     watch: Watch
 
     async def run(self) -> None:
@@ -83,8 +82,7 @@ class Churn(Routed):
             await self._delete()
 
     async def _create(self) -> None:
-        topic = creatable(TEMP, 1, {**SMALL, "min.insync.replicas": str(min(2, self.factor))})
-        topic.replication_factor = self.factor
+        topic = creatable(TEMP, 1, SMALL)
         response = await self.call(CreateTopicsRequest(topics=[topic], timeout_ms=2000), 7, 4.0)
         self._judge("created", response.topics[0].error_code)
 

@@ -260,15 +260,13 @@ class Judge(Reader):
             history.complete(0, found[name])
 
 
-async def create_topics(
-    client: Client, topics: dict[str, int], configs: dict[str, str], factor: int
-) -> dict[str, bytes]:
+async def create_topics(client: Client, topics: dict[str, int], configs: dict[str, str]) -> dict[str, bytes]:
     """Create topics, however often it takes; their ids."""
     wanted = [
         CreatableTopic(
             name=name,
             num_partitions=partitions,
-            replication_factor=factor,
+            replication_factor=-1,
             assignments=[],
             configs=[CreatableTopicConfig(name=key, value=value) for key, value in configs.items()],
         )

@@ -22,7 +22,7 @@ import trio
 
 from kbroker.testing.world import World, current_process
 from tests.simulation.clients import SMALL
-from tests.simulation.cluster.admins import Churn
+from tests.simulation.cluster.admins import Churn, Operator
 from tests.simulation.cluster.clients import HastyWriter, Judge, Reader, Routed, Writer, create_topics
 from tests.simulation.cluster.history import ClusterChecker
 from tests.simulation.cluster.macros import AimingNemesis
@@ -34,16 +34,26 @@ FAULT_SECONDS = 8.0
 HEAL_SECONDS = 40.0
 START_SECONDS = 20.0
 TOPICS = {"orders": 2, "mixed": 1}
-CLIENTS = ("writer-0", "writer-1", "hasty-0", "churn", "reader-0", "reader-1", "reader-2")
+CLIENTS = ("writer-0", "writer-1", "hasty-0", "churn", "operator", "reader-0", "reader-1", "reader-2")
 
 
 async def cluster(
-    world: World, *, seconds: float = FAULT_SECONDS, faults: Sequence[str] | None = None, size: int = 3, factor: int = 3
+    world: World,
+    *,
+    seconds: float = FAULT_SECONDS,
+    faults: Sequence[str] | None = None,
+    size: int | None = None,
+    operated: bool | None = None,
 ) -> None:
-    """Faults for so many seconds, then healing, then judgement. Raises Violation.
+    """Faults for so many seconds, then healing, then judgement. Raises Violation. What is None the seed decides.
 
-    faults: kinds of the nemesis; a random selection, if not given. size: brokers. factor: replicas of a partition.
+    faults: kinds of the nemesis. size: brokers. operated: somebody moves replicas and leaders around.
     """
+    random = world.random("rules")
+    choices = random.choice([3, 3, 3, 5]), random.random() < 0.4
+    size = choices[0] if size is None else size
+    operated = choices[1] if operated is None else operated
+    world.trace("rules", size, operated)
     checker = ClusterChecker()
     with watched_log(checker) as failures, traced_log(world):
         failures.on_found = checker.report_failure
@@ -54,8 +64,10 @@ async def cluster(
                 nursery.start_soon(checker.raise_when_broken)
                 nursery.start_soon(nodes.keep_up)
                 nodes.start()
-                play = Play(world, nodes, watch, checker, factor)
+                play = Play(world, nodes, watch, checker)
                 await play.prepare()
+                if operated:
+                    play.employ_operator()
                 await play.run(seconds, faults)
                 nursery.cancel_scope.cancel()
         world.trace("done", checker.acks, checker.reads)
@@ -92,12 +104,12 @@ def traced_log(world: World) -> Iterator[None]:
 class Play:
     """The clients, from the first fault to the judgement."""
 
-    def __init__(self, world: World, nodes: Cluster, watch: Watch, checker: ClusterChecker, factor: int) -> None:
+    def __init__(self, world: World, nodes: Cluster, watch: Watch, checker: ClusterChecker) -> None:
         self.world = world
         self.nodes = nodes
         self.watch = watch
         self.checker = checker
-        self.factor = factor
+        self.others: list[Routed] = []  # clients that a seed may have beside
 
     async def prepare(self) -> None:
         """Topics, before the faults begin."""
@@ -105,15 +117,21 @@ class Play:
             while not all(node.is_ready for node in self.nodes.nodes.values()):
                 await trio.sleep(0.1)
             admin = Routed(self.world, "admin", self.checker, self.nodes.names)
-            configs = {**SMALL, "min.insync.replicas": str(min(2, self.factor))}
-            ids = await create_topics(admin, TOPICS, configs, self.factor)
+            ids = await create_topics(admin, TOPICS, SMALL)
         for topic, partitions in TOPICS.items():
             for index in range(partitions):
                 self.watch.histories[ids[topic], index] = self.checker.partition(topic, index)
 
+    def employ_operator(self) -> None:
+        """Somebody moves replicas and leaders around, of all but what comes and goes."""
+        operator = self._client(Operator, "operator")
+        assert isinstance(operator, Operator)
+        operator.cluster = self.nodes
+        self.others.append(operator)
+
     async def run(self, seconds: float, faults: Sequence[str] | None) -> None:
         """Faults for so many seconds, then everything has to end well."""
-        writers, readers = self._writers(), self._readers()
+        writers, readers = [*self._writers(), *self.others], self._readers()
         nemesis = AimingNemesis(self.nodes, self.checker, CLIENTS, faults)
         nemesis.naive = [client for client in writers if client.is_naive]
         async with trio.open_nursery() as reading:
@@ -144,7 +162,7 @@ class Play:
         hasty.histories = {name: history for name, history in hasty.histories.items() if history.topic == "mixed"}
         churn = self._client(Churn, "churn")
         assert isinstance(churn, Churn)
-        churn.watch, churn.factor = self.watch, self.factor
+        churn.watch = self.watch
         return [*writers, hasty, churn]
 
     def _readers(self) -> list[Routed]:
