@@ -472,6 +472,8 @@ class LogDirectory:
     async def _remove_doomed(self) -> None:
         now_ms = self.env.clock.data_ms()
         for _ in range(len(self._doomed)):
+            if not self._doomed:
+                return  # another duty does the same
             due_ms, paths = self._doomed.popleft()
             if due_ms > now_ms:
                 self._doomed.append((due_ms, paths))

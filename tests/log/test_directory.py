@@ -516,6 +516,24 @@ async def test_a_removed_partition_is_gone_at_once_and_its_files_later(autojump_
         nursery.cancel_scope.cancel()
 
 
+async def test_two_duties_remove_what_was_deleted_and_neither_minds_the_other(autojump_clock: MockClock) -> None:
+    world = World()
+    directory = world.start()
+    for n in range(3):
+        fill(log_for(directory, "orders", n, TOPIC_ID, TopicConfig()), 1)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(directory.run)
+        for n in range(3):
+            directory.remove("orders", n)
+        world.clock.now_ms += 60_001
+        world.offload.gate = trio.Event()
+        await trio.sleep(301)  # retention is due, and so are idle files: both have begun
+        world.offload.gate.set()
+        await trio.sleep(1)
+        assert [name for name in world.disk.list_dir("") if name.endswith("-delete")] == []
+        nursery.cancel_scope.cancel()
+
+
 async def test_deletions_cut_short_are_finished_at_the_next_start(autojump_clock: MockClock) -> None:
     world = World()
     directory = world.start()

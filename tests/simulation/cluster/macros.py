@@ -112,7 +112,7 @@ class AimingNemesis(ClusterNemesis):
         target = self.target()
         if target is None:
             return
-        place, leader, (follower, _) = target
+        place, leader, (follower, *_) = target
         self.network.cut(follower.name, leader.name)
         await self.wait_until(place, lambda stored: follower.id not in stored.isr)
         self.network.heal()
@@ -134,7 +134,7 @@ class AimingNemesis(ClusterNemesis):
         target = self.target()
         if target is None:
             return
-        place, leader, (late, other) = target
+        place, leader, (late, other, *_) = target
         for host in (leader.name, other.name):
             self.cut_both(late.name, host)
         shrunk = await self.wait_until(place, lambda stored: late.id not in stored.isr and len(stored.isr) > 1)
@@ -155,7 +155,7 @@ class AimingNemesis(ClusterNemesis):
         target = self.target()
         if target is None:
             return
-        place, leader, (follower, _) = target
+        place, leader, (follower, *_) = target
         if self.random.random() < 0.5:
             self.network.cut(STORE, leader.name)
         if self.random.random() < 0.7:
@@ -195,7 +195,7 @@ class AimingNemesis(ClusterNemesis):
         target = self.target()
         if target is None:
             return
-        place, leader, (follower, _) = target
+        place, leader, (follower, *_) = target
         self.network.slow(follower.name, leader.name, self.random.uniform(0.3, 1.5))
         await self.pause_for(1)
         victim = self.random.choice([follower, leader])
