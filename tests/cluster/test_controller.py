@@ -413,3 +413,17 @@ async def test_a_store_that_went_back_is_told_of(caplog: pytest.LogCaptureFixtur
             assert waiting.is_set()
         assert "went back from revision" in caplog.text
         assert set(cluster.any.image.topics) == {"t"} and cluster.any.broker_epoch > epoch
+
+
+async def test_a_controller_that_stands_down_misses_nobody() -> None:
+    """All brokers stop: who was faster is in sync still when they start again."""
+    async with brokers(1, 2, 3) as some:
+        await some.create((1, 2, 3), (2, 3, 1))
+        before = some.states()
+        for broker in some.up.values():
+            broker.stand_down()
+        await some.stop(1)
+        await some.stop(2)
+        await trio.sleep(NOTICED_S)
+        assert some.states() == before
+        assert some.controllers <= {NO_LEADER, 3}
