@@ -479,7 +479,12 @@ class ReplicaManager:
         self.logs.troubles.tell(partition.topic, partition.index, error)
 
     def _begin_anew(self, key: tuple[str, int]) -> None:
-        """A partition's log is damaged, and others have all of it: make room for one that its leader fills (L4)."""
+        """A partition's log is damaged, and others have all of it: make room for one that its leader fills (L4).
+
+        Not while a worker has another look at it, as it does when the image has changed: it will find what it found.
+        """
+        if key in self._opening:
+            return
         topic = self._carried_out.topics[key[0]]
         try:
             aside = self.logs.set_aside(*key)

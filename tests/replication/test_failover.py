@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import pytest
 import trio
@@ -12,11 +13,13 @@ from trio.testing import MockClock
 from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.metadata import MetadataRequest
 from kafka_wire.messages.produce_fetch import PartitionProduceResponse
+from kbroker.cluster.registration import Registration
 from kbroker.testing.broker import MemoryCluster, memory_cluster
 from tests.api.test_fetch import fetch_request, values
 from tests.api.test_produce import batch, produce
 from tests.replication.test_following import CONFIG, LOG, have_the_same, in_sync, others, partition
 
+T = TypeVar("T")
 RETRIABLE = {
     ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.LEADER_NOT_AVAILABLE, ErrorCode.REQUEST_TIMED_OUT,
     ErrorCode.NOT_ENOUGH_REPLICAS, ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND, ErrorCode.KAFKA_STORAGE_ERROR,
@@ -200,6 +203,32 @@ async def test_L4_a_replica_that_is_damaged_is_filled_anew_by_the_others(
         await cluster.start(damaged)
         await check(cluster, producer)
         assert any(name.startswith("t-0.") and name.endswith("-stray") for name in disk.list_dir(""))
+
+
+async def test_L4_a_log_that_is_looked_at_again_is_not_moved_aside_meanwhile(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it is handed over, the new image has a damaged log opened once more, which takes a worker its time."""
+    hand_over = Registration.hand_over
+
+    async def slowly(work: Callable[[], T]) -> T:
+        await trio.sleep(0.1)
+        return work()
+
+    async def told_late(self: Registration, partitions: Iterable[tuple[str, int]] | None = None) -> None:
+        await hand_over(self, partitions)
+        await trio.sleep(0.05)
+
+    async with three() as (cluster, producer):
+        await producer.run(lambda: len(producer.acknowledged) >= 10)
+        leader = await leader_of(cluster)
+        assert leader is not None
+        cluster.kill(leader)
+        cluster.machines[leader].disk.volume.inode(f"t-0/{LOG}").data[70] ^= 1
+        monkeypatch.setattr("kbroker.testing.broker.inline", slowly)
+        monkeypatch.setattr(Registration, "hand_over", told_late)
+        await cluster.start(leader)
+        await check(cluster, producer)
 
 
 async def test_L4_the_last_replica_that_is_in_sync_is_kept_as_it_is(autojump_clock: MockClock) -> None:
