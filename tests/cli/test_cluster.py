@@ -186,6 +186,8 @@ def test_partitions_are_moved_off_a_broker_and_spread_again(three: Cluster) -> N
         (["reassign", "t", "--to", "1,2"], 1, "needs 3 brokers for its replicas, and there are: 1, 2"),
         (["elect-leaders", "--unclean"], 2, "name the topics"),
         (["unregister", "77"], 1, "BROKER_ID_NOT_REGISTERED"),
+        (["unregister", "2"], 1, "broker 2 still has 6 replicas"),
+        (["unregister", "2", "--force"], 1, "Broker 2 is live"),
     ],
 )
 def test_what_cannot_be_done_is_told(three: Cluster, arguments: list[str], code: int, text: str) -> None:

@@ -170,10 +170,17 @@ def elect_leaders(
 
 @click.command()
 @click.argument("broker_id", type=click.IntRange(0), metavar="ID")
+@click.option("--force", is_flag=True, help="Even if partitions have replicas there.")
 @connection_options
-def unregister(connection: Connection, broker_id: int) -> None:
-    """Forget a broker that will not come back. Its partitions keep their replicas: drain it before (reassign)."""
+def unregister(connection: Connection, broker_id: int, force: bool) -> None:
+    """Forget a broker that will not come back, once nothing is on it (kbroker cluster reassign --from-broker ID)."""
     with admin(connection) as client:
+        count = 0 if force else sum(broker_id in each.replicas for each in reads.partitions(client))
+        if count:
+            raise Failed(
+                f"broker {broker_id} still has {plural(count, 'replica')}: "
+                f"kbroker cluster reassign --from-broker {broker_id} moves them (or --force)"
+            )
         reads.unregister(client, broker_id)
     click.echo(f"forgot broker {broker_id}")
 

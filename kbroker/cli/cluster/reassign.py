@@ -143,7 +143,8 @@ def _planned(
             assert leaving is not None
             targets = drained(partitions, leaving, members.live)
     except Impossible as error:
-        raise Failed(str(error)) from None
+        hint = "" if leaving is None else "; fewer replicas: reassign TOPIC --to ID,... --replication-factor N"
+        raise Failed(f"{error}{hint}") from None
     return [each for each in partitions if each.key in targets], targets
 
 
