@@ -28,7 +28,7 @@ CALL_S = 8.0  # an answer, altogether
 TRY_S, TRY_S_MAX = 0.5, 2.0  # an answer of one member
 PAUSE_S = 0.2  # when each member was tried
 
-INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, RESOURCE_EXHAUSTED = 3, 5, 7, 8
+INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, PERMISSION_DENIED, RESOURCE_EXHAUSTED = 3, 4, 5, 7, 8
 FAILED_PRECONDITION, OUT_OF_RANGE, UNIMPLEMENTED, UNAVAILABLE, DATA_LOSS, UNAUTHENTICATED = 9, 11, 12, 14, 15, 16
 
 CALLERS_AFFAIR = (NOT_FOUND, OUT_OF_RANGE)
@@ -164,8 +164,9 @@ class Client:
             try:
                 answer = await channel.call(method.path, packed, self._try_s, cluster.metadata)
             except CallFailed as error:
-                if is_last or not self.is_about_token(error):
+                if error.code == DEADLINE_EXCEEDED:
                     self._try_s = min(self._try_s * 2, TRY_S_MAX)
+                if is_last or not self.is_about_token(error):
                     raise
                 await cluster.renew(channel, token)
             else:
