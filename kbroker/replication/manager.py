@@ -447,11 +447,16 @@ class ReplicaManager:
             self.failures.forget(key)
             self.partitions[key] = Partition(
                 topic, index, opening.topic_id, opened, self.node_id, lambda: self._registration.is_proven,
-                liveness=self.logs.env.clock.liveness, on_isr_news=self.isr_updates.note,
+                liveness=self.logs.env.clock.liveness, on_isr_news=self.isr_updates.note, is_welcome=self._is_welcome,
                 high_watermark=self.logs.high_watermark(topic, index),
             )  # fmt: skip
         if self._target is not None:  # else the next image decides
             self._settle(opening, self._target)
+
+    def _is_welcome(self, broker_id: int, broker_epoch: int) -> bool:
+        """Whether a broker may join an ISR, as far as the newest image tells."""
+        broker = self._wanted.brokers.get(broker_id) if self._wanted is not None else None
+        return broker is not None and broker.epoch == broker_epoch and not broker.leaving
 
     def _refuse(self, key: tuple[str, int], error: OSError | KafkaError) -> None:
         log.error("partition %s-%d is offline: %s", *key, error)

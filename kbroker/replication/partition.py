@@ -88,7 +88,8 @@ class Partition:
     __slots__ = (
         "topic", "index", "topic_id", "log", "node_id", "leader_epoch", "leader_id", "leading", "isr", "image",
         "proposal", "followers", "high_watermark", "_epoch_start_offset", "_alone", "_is_sole", "_maximal",
-        "_is_unknown", "_retry_s", "_is_session_proven", "_liveness", "_on_isr_news", "_stable",
+        "_is_unknown", "_retry_s", "_is_session_proven", "_liveness", "_on_isr_news", "_is_welcome",
+        "_stable",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +103,7 @@ class Partition:
         *,
         liveness: Callable[[], float] = lambda: 0.0,
         on_isr_news: Callable[[Partition], None] | None = None,
+        is_welcome: Callable[[int, int], bool] = lambda replica_id, broker_epoch: True,
         high_watermark: int = 0,
     ) -> None:
         """
@@ -109,6 +111,7 @@ class Partition:
             is_session_proven: whether the cluster certainly still takes this broker for alive (Registration).
             liveness: the liveness clock, in seconds.
             on_isr_news: told when there may be somebody to join the ISR, for `wanted_isr` to be asked soon.
+            is_welcome: whether a broker, by id and epoch, may join an ISR: it is registered, and not about to stop.
             high_watermark: as it was kept by an earlier process.
         """
         self.topic = topic
@@ -132,6 +135,7 @@ class Partition:
         self._is_session_proven = is_session_proven
         self._liveness = liveness
         self._on_isr_news = on_isr_news
+        self._is_welcome = is_welcome
         self.high_watermark = Watermark(max(log.start_offset, min(high_watermark, log.end.value)))
         self._stable: StableOffset | None = None  # of this high watermark; None: nobody has asked for it
         log.guard(self.high_watermark)
@@ -323,7 +327,7 @@ class Partition:
         moved = offset != follower.end
         follower.note(session, broker_epoch, offset, end, now_s)
         if replica_id not in self._maximal:
-            self._await(follower, now_s)
+            self._await(follower, now_s, self._is_welcome(replica_id, broker_epoch))
         elif moved:
             self._advance()
 
@@ -333,12 +337,12 @@ class Partition:
         if follower is not None:
             follower.leave()
 
-    def _await(self, follower: Follower, now_s: float) -> None:
+    def _await(self, follower: Follower, now_s: float, is_welcome: bool) -> None:
         """A follower out of the ISR fetches. One that has all there was when it last asked is about to join: were the
         high watermark to run ahead meanwhile, it would never be level with it under load.
         """
         is_near = now_s - follower.caught_up(self.log.end.value) <= JOIN_S
-        follower.is_awaited = is_near and now_s >= self._retry_s
+        follower.is_awaited = is_near and is_welcome and now_s >= self._retry_s
         if self._on_isr_news is not None and (follower.is_awaited or self._may_join(follower)):
             self._on_isr_news(self)
 

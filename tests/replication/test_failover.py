@@ -141,7 +141,7 @@ async def test_F1_a_leader_that_stops_in_order_is_missed_by_nobody(autojump_cloc
                 await cluster.start(id)
                 await in_sync(cluster, {1, 2, 3})
             stopped = True
-        assert producer.gap <= 1.0
+        assert producer.gap <= 0.5
         await check(cluster, producer)
 
 
