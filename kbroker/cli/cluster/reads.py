@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -15,6 +16,7 @@ NOBODY = -1
 FENCED_SINCE = 2  # version of DescribeCluster that tells of brokers that are registered and not there
 TOPICS_AT_ONCE = 200  # in a request for configs
 ANY_TIMEOUT_MS = 10_000
+ATTEMPTS_MAX, RETRY_S = 10, 0.1
 
 
 class Broker(NamedTuple):
@@ -94,7 +96,7 @@ def members(client: Any) -> Members:
     request = DescribeClusterRequest(
         include_cluster_authorized_operations=False, include_fenced_brokers=version >= FENCED_SINCE
     )
-    told = bridge.send(client, None, request, ApiKey.DESCRIBE_CLUSTER, version)
+    told = _ask(client, request, ApiKey.DESCRIBE_CLUSTER, version)
     check_code(told.error_code, "the cluster was not described", told.error_message)
     brokers = [Broker(each.broker_id, each.host, each.port, each.rack, each.is_fenced) for each in told.brokers]
     return Members(told.cluster_id, told.controller_id, tuple(sorted(brokers)))
@@ -107,7 +109,7 @@ def partitions(client: Any, topics: Sequence[str] | None = None) -> list[Partiti
     version = _version(client, ApiKey.METADATA)
     asked = None if topics is None else [MetadataRequestTopic(name=name) for name in dict.fromkeys(topics)]
     request = MetadataRequest(topics=asked, allow_auto_topic_creation=False)
-    told = bridge.send(client, None, request, ApiKey.METADATA, version)
+    told = _ask(client, request, ApiKey.METADATA, version)
     for topic in told.topics:
         check_code(topic.error_code, topic.name or "a topic")
     found = [
@@ -136,7 +138,7 @@ def min_isr(client: Any, topics: Iterable[str]) -> dict[str, int]:
             DescribeConfigsResource(resource_type=2, resource_name=name, configuration_keys=["min.insync.replicas"])
             for name in names[start : start + TOPICS_AT_ONCE]
         ]
-        told = bridge.send(client, None, DescribeConfigsRequest(resources=resources), ApiKey.DESCRIBE_CONFIGS, version)
+        told = _ask(client, DescribeConfigsRequest(resources=resources), ApiKey.DESCRIBE_CONFIGS, version)
         for result in told.results:
             found.update((result.resource_name, int(config.value)) for config in result.configs if config.value)
     return found
@@ -148,7 +150,7 @@ def moves(client: Any) -> list[Move]:
 
     version = _version(client, ApiKey.LIST_PARTITION_REASSIGNMENTS)
     request = ListPartitionReassignmentsRequest(timeout_ms=ANY_TIMEOUT_MS, topics=None)
-    told = bridge.send(client, None, request, ApiKey.LIST_PARTITION_REASSIGNMENTS, version)
+    told = _ask(client, request, ApiKey.LIST_PARTITION_REASSIGNMENTS, version)
     check_code(told.error_code, "reassignments were not listed", told.error_message)
     return sorted(
         Move(
@@ -243,6 +245,20 @@ def unregister(client: Any, broker_id: int) -> None:
     request = UnregisterBrokerRequest(broker_id=broker_id)
     told = bridge.send(client, None, request, ApiKey.UNREGISTER_BROKER, version)
     check_code(told.error_code, f"broker {broker_id}", told.error_message)
+
+
+def _ask(client: Any, request: object, key: ApiKey, version: int) -> Any:
+    """What any broker answers to a question. One that died a moment ago may be asked first: then another is."""
+    from kafka.errors import KafkaConnectionError, NodeNotReadyError
+
+    for attempt in range(ATTEMPTS_MAX):
+        try:
+            return bridge.send(client, None, request, key, version)
+        except (KafkaConnectionError, NodeNotReadyError):
+            if attempt + 1 == ATTEMPTS_MAX:
+                raise
+        time.sleep(RETRY_S)
+    raise AssertionError
 
 
 def _version(client: Any, key: ApiKey) -> int:

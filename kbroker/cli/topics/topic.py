@@ -174,9 +174,7 @@ def _description(client: Any, found: Mapping[str, Any], all_configs: bool) -> di
     from kafka.admin import ConfigResource
 
     name = found["name"]
-    led = [TopicPartition(name, p["partition_index"]) for p in found["partitions"] if p["leader_id"] >= 0]
-    first = client.list_partition_offsets(dict.fromkeys(led, -2)) if led else {}
-    end = client.list_partition_offsets(dict.fromkeys(led, -1)) if led else {}
+    first, end = _ends(client, found)
     partitions = []
     for each in sorted(found["partitions"], key=lambda p: int(p["partition_index"])):
         key = TopicPartition(name, each["partition_index"])
@@ -198,6 +196,26 @@ def _description(client: Any, found: Mapping[str, Any], all_configs: bool) -> di
         if all_configs or value["config_source"] == "DYNAMIC_TOPIC_CONFIG"
     }
     return {"name": name, "id": str(found.get("topic_id") or ""), "partitions": partitions, "configs": configs}
+
+
+def _ends(client: Any, found: Mapping[str, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """Where partitions begin and end. Of those whose leader does not answer nothing: the rest is worth telling."""
+    from kafka import TopicPartition
+    from kafka.errors import KafkaError
+
+    led: dict[int, list[Any]] = {}
+    for each in found["partitions"]:
+        if each["leader_id"] >= 0:
+            led.setdefault(each["leader_id"], []).append(TopicPartition(found["name"], each["partition_index"]))
+    first: dict[Any, Any] = {}
+    end: dict[Any, Any] = {}
+    for keys in led.values():
+        try:
+            first.update(client.list_partition_offsets(dict.fromkeys(keys, -2)))
+            end.update(client.list_partition_offsets(dict.fromkeys(keys, -1)))
+        except KafkaError:
+            continue
+    return first, end
 
 
 def _as_text(shown: Mapping[str, Any]) -> str:
