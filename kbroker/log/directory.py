@@ -53,7 +53,6 @@ from kbroker.log.checkpoints import (
     read_topic_id,
 )
 from kbroker.log.content.scrubber import Scrubber
-from kbroker.log.errors import LogOffline
 from kbroker.log.log import PartitionLog
 from kbroker.log.opening import Opening, Outcome, run_some
 from kbroker.log.recovery import Crash, End
@@ -203,7 +202,7 @@ class LogDirectory:
                 try:
                     await each.settle(self.env.offload)
                     ends[each.directory] = each.finish()
-                except (OSError, LogOffline) as error:
+                except (OSError, KafkaError) as error:
                     log.error("%s was not closed in order: %s", each.directory, error)
         return ends
 

@@ -343,6 +343,7 @@ class Partition:
         """
         is_near = now_s - follower.caught_up(self.log.end.value) <= JOIN_S
         follower.is_awaited = is_near and is_welcome and now_s >= self._retry_s
+        self._advance()
         if self._on_isr_news is not None and (follower.is_awaited or self._may_join(follower)):
             self._on_isr_news(self)
 
@@ -442,7 +443,7 @@ class Partition:
 
     def _advance(self) -> None:
         """Let the high watermark follow what the replicas have, unless too few are in sync (R6)."""
-        if not self.leading:
+        if not self.leading or self.high_watermark.value >= self.log.end.value:
             return
         if not self.has_min_isr or (self.image is not None and self.image.elr):
             return

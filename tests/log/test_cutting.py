@@ -18,7 +18,7 @@ from kbroker.testing.disk import MemoryDisk
 from kbroker.watermark import Watermark
 from tests.log.test_directory import World, orders
 from tests.log.test_recovery import Dead, die_after
-from tests.log.tools import TOPIC_ID, Worker, append, contents, fill, new_disk, open_log
+from tests.log.tools import TOPIC_ID, Worker, append, contents, fill, log_for, new_disk, open_log
 
 SMALL = {"segment_bytes": 100, "index_interval_bytes": 0}  # every batch has a segment of its own
 
@@ -87,6 +87,21 @@ async def test_a_checkpoint_that_cannot_be_lowered_leaves_the_log_as_it_was() ->
     assert log.end.value == 20 and log.offline is None and not log.is_settled
     await log.settle(world.offload)
     assert log.end.value == 10 and log.is_settled
+
+
+async def test_a_clean_stop_with_a_cut_that_the_disk_refuses_is_one_for_all_other_logs() -> None:
+    world = World()
+    directory, log = await checkpointed(world)
+    other = log_for(directory, "others", 0, TOPIC_ID, TopicConfig())
+    fill(other, 3)
+    log.guard(Watermark(5), is_shared=True)
+    log.truncate_to(10)
+    world.disk.fail("write_atomic", RECOVERY_POINTS, error=errno.ENOSPC)
+    await directory.close()
+    again = world.start()
+    assert again.crash is Crash.CLEAN
+    assert len(contents(log_for(again, "others", 0, TOPIC_ID, TopicConfig()))) == 3
+    assert [offset for offset, _ in contents(orders(again))][:10] == list(range(10))
 
 
 async def test_checkpoints_that_are_written_meanwhile_do_not_tell_of_more() -> None:

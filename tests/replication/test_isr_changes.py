@@ -226,6 +226,19 @@ def test_under_load_a_follower_joins_all_the_same_as_the_high_watermark_waits_fo
     assert isr_of(change) == (1, 2)
 
 
+def test_a_joiner_that_is_waited_for_moves_the_high_watermark_itself() -> None:
+    replicas = led(1)
+    replicas[1].append(b"a")
+    fetch(replicas, 2)
+    replicas[1].append(b"b")
+    fetch(replicas, 2)
+    replicas[1].append(b"c")
+    assert replicas[1].high_watermark < 3
+    fetch(replicas, 2)
+    fetch(replicas, 2)
+    assert replicas[1].high_watermark == 3
+
+
 def test_the_high_watermark_waits_for_no_joiner_that_does_not_come() -> None:
     replicas = led(1)
     replicas[1].append(b"a")
