@@ -49,6 +49,7 @@ from kbroker.env import Buffer, FileSlice
 from kbroker.log.cold import ATTEMPTS, NotInMemory
 from kbroker.log.derived.epochs import NO_EPOCH
 from kbroker.log.errors import LogOffline
+from kbroker.replication.doubt import InDoubt
 from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, Partition
 from kbroker.turns import Work, answer, each, finish
 
@@ -90,7 +91,7 @@ def fetch(request: FetchRequest, context: Context) -> FetchResponse | Coroutine[
         if len(job.wanted) > LONG:
             return job.run()
     job.read(job.wanted.items())
-    if job.cold or job.lacking:
+    if job.cold or job.lacking or job.doubts:
         return job.run()
     if job.is_settled():
         return job.response()
@@ -188,7 +189,7 @@ class FetchJob:
     __slots__ = (
         "context", "services", "by_id", "isolation", "claimed_id", "bytes_max", "bytes_min", "max_wait_ms", "opens",
         "session", "epoch", "wanted", "found", "unknown", "left", "size", "failed", "answer", "topic", "copied", "cold",
-        "lacking", "broken", "now", "grew", "rack", "only_leader",
+        "lacking", "broken", "now", "grew", "rack", "only_leader", "doubts",
     )  # fmt: skip
 
     def __init__(self, request: FetchRequest, context: Context, asked: dict[PartitionKey, Wanted]) -> None:
@@ -245,6 +246,7 @@ class FetchJob:
         self.copied = 0  # bytes of records that the answer holds itself
         self.cold: list[tuple[Row, FileSlice]] = []  # records to be read by a worker
         self.lacking: list[tuple[PartitionKey, NotInMemory]] = []  # what it takes to find more
+        self.doubts: list[tuple[int, InDoubt]] = []  # what is to be confirmed, by its place in `found`
 
     async def run(self) -> FetchResponse:
         """The whole fetch, in turns, and with workers for what is not in memory."""
@@ -368,6 +370,8 @@ class FetchJob:
             diverging_epoch=EpochEndOffset(epoch=parting[0], end_offset=parting[1]),
             aborted_transactions=[] if self.isolation == READ_COMMITTED else None,
         )
+        if partition.leading and (doubt := partition.doubt()) is not None:
+            self.doubts.append((len(self.found), doubt))
         self.found.append((key, data, 0))
         self.failed = True
         return True
@@ -406,12 +410,26 @@ class FetchJob:
             data = FetchPartitionData(partition_index=key[1], error_code=code, high_watermark=-1)
             self.unknown.append((key, data, 0))
             return
+        if isinstance(error, InDoubt) and error.refusal is not None:
+            self.doubts.append((len(self.found), error))
+            code = error.refusal.code
+        self.found.append((key, self._refused(key, code), 0))
+        self.failed = True
+
+    def _refused(self, key: PartitionKey, code: ErrorCode) -> FetchPartitionData:
         code = self._code(code)
         data = FetchPartitionData(partition_index=key[1], error_code=code, high_watermark=-1, aborted_transactions=None)
         if code in MOVED and self.context.version >= LEADERS_SINCE:
             self._name_leader(key, data)
-        self.found.append((key, data, 0))
-        self.failed = True
+        return data
+
+    async def _confirm(self) -> None:
+        """Have confirmed what clients act on for good; where another broker might know better, they ask on (R14)."""
+        confirmed = await self.services.replicas.confirm([doubt for _, doubt in self.doubts])
+        for (place, _), is_true in zip(self.doubts, confirmed, strict=True):
+            if not is_true:
+                key = self.found[place][0]
+                self.found[place] = key, self._refused(key, ErrorCode.NOT_LEADER_OR_FOLLOWER), 0
 
     def _code(self, code: ErrorCode) -> ErrorCode:
         """The error as this client knows it."""
@@ -468,7 +486,9 @@ class FetchJob:
         return self.answer
 
     async def _respond(self) -> FetchResponse:
-        """The same, in turns where there are many."""
+        """The same, in turns where there are many, and with what is in doubt confirmed."""
+        if self.doubts:
+            await self._confirm()
         self._meet_session()
         await _in_chunks(self._put, self.found)
         await _in_chunks(self._put, self.unknown)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import trio
 
@@ -34,6 +34,7 @@ from kafka_wire.messages.offsets import (
 from kbroker.api.context import Context, Services
 from kbroker.api.registry import handles
 from kbroker.log.content.lookup import Found
+from kbroker.replication.doubt import InDoubt
 from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, Partition
 from kbroker.turns import STRIDE, Errands, Work, answer, each, finish_errands, one_at_a_time
 
@@ -42,6 +43,8 @@ KNOWN_SINCE = {MAX_TIMESTAMP: 7, EARLIEST_LOCAL: 8, LATEST_TIERED: 9}
 CONSUMER = -1  # as replica id
 NOT_AVAILABLE_SINCE = 5  # clients before it know no OFFSET_NOT_AVAILABLE (KIP-207)
 TIMEOUT_MS = 30_000  # of requests that do not say, as with Kafka's remote.list.offsets.request.timeout.ms
+
+Doubts: TypeAlias = list[tuple[OffsetForLeaderPartitionResult, InDoubt]]  # answers that are to be confirmed
 
 
 class Search(NamedTuple):
@@ -186,24 +189,43 @@ def offset_for_leader_epoch(
     return answer(_epoch_ends(request, context.services))
 
 
-def _epoch_ends(request: OffsetForLeaderEpochRequest, services: Services) -> Work[OffsetForLeaderEpochResponse]:
+def _epoch_ends(request: OffsetForLeaderEpochRequest, services: Services) -> Work[Any]:
+    """The response, or a coroutine of it, if some of it has to be confirmed: who is told acts on it for good (R14)."""
     results = []
+    doubts: Doubts = []
     for topic in request.topics:
-        ends = yield from each(partial(_epoch_end, topic.topic, services), topic.partitions)
+        ends = yield from each(partial(_epoch_end, topic.topic, services, doubts), topic.partitions)
         results.append(OffsetForLeaderTopicResult(topic=topic.topic, partitions=ends))
         if not len(results) % STRIDE:
             yield
-    return OffsetForLeaderEpochResponse(topics=results)
+    response = OffsetForLeaderEpochResponse(topics=results)
+    return _confirmed(response, doubts, services) if doubts else response
 
 
-def _epoch_end(topic: str, services: Services, asked: OffsetForLeaderPartition) -> OffsetForLeaderPartitionResult:
+async def _confirmed(
+    response: OffsetForLeaderEpochResponse, doubts: Doubts, services: Services
+) -> OffsetForLeaderEpochResponse:
+    confirmed = await services.replicas.confirm([doubt for _, doubt in doubts])
+    for (row, _), is_true in zip(doubts, confirmed, strict=True):
+        if not is_true:
+            row.error_code, row.leader_epoch, row.end_offset = ErrorCode.NOT_LEADER_OR_FOLLOWER, -1, -1
+    return response
+
+
+def _epoch_end(
+    topic: str, services: Services, doubts: Doubts, asked: OffsetForLeaderPartition
+) -> OffsetForLeaderPartitionResult:
+    doubt = None
     try:
         partition = services.partition(topic, asked.partition)
         partition.check_leader(asked.current_leader_epoch)
         epoch, end_offset = partition.epoch_end(asked.leader_epoch)
-        code = ErrorCode.NONE
+        code, doubt = ErrorCode.NONE, partition.doubt()
     except KafkaError as error:
         epoch, end_offset, code = -1, -1, error.code
-    return OffsetForLeaderPartitionResult(
+    row = OffsetForLeaderPartitionResult(
         error_code=code, partition=asked.partition, leader_epoch=epoch, end_offset=end_offset
     )
+    if doubt is not None:
+        doubts.append((row, doubt))
+    return row

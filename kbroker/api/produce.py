@@ -46,6 +46,7 @@ from kbroker.cluster.image import INTERNAL_TOPICS
 from kbroker.log.content.validation import BadRecords, NoBatch, check_batch, first_batch
 from kbroker.log.derived.producers import TRANSACTIONAL
 from kbroker.log.writing import Appended
+from kbroker.replication.doubt import InDoubt
 from kbroker.replication.partition import ACKS_ALL, Partition
 from kbroker.turns import PAUSES_A_TURN, Errand, Errands, Later, Work, advance, finish, finish_errands
 from kbroker.watermark import Watermark
@@ -89,13 +90,14 @@ class Pending(NamedTuple):
 class _Produce:
     """One request under way: what was appended, and what has to happen before the client may be told."""
 
-    __slots__ = ("request", "context", "responses", "pending", "nodes", "record_errors", "units", "verdicts")
+    __slots__ = ("request", "context", "responses", "pending", "doubts", "nodes", "record_errors", "units", "verdicts")
 
     def __init__(self, request: ProduceRequest, context: Context) -> None:
         self.request = request
         self.context = context
         self.responses: list[TopicProduceResponse] = []
         self.pending: list[Pending] = []
+        self.doubts: list[tuple[str, PartitionProduceResponse, InDoubt]] = []  # refusals that are to be confirmed
         self.nodes: list[NodeEndpoint] = []  # brokers that the responses name as leaders
         self.record_errors = 0  # named in the responses
         self.units = 0  # of work since the last pause
@@ -273,6 +275,9 @@ def _refuse(
 ) -> PartitionProduceResponse:
     """The answer for a batch that was refused; where certain records are to blame it names them (KIP-467)."""
     under_way.context.services.tell_of_disk(topic, data.index, error)
+    doubt = error if isinstance(error, InDoubt) else None
+    if doubt is not None and doubt.refusal is not None:
+        error = doubt.refusal
     log_start, bad = -1, error.records if isinstance(error, BadRecords) else ()
     if error.code in REFUSED_FOR_NOW:
         replicas = under_way.context.services.replicas
@@ -291,8 +296,21 @@ def _refuse(
             BatchIndexAndErrorMessage(batch_index=index, batch_index_error_message=why) for index, why in bad
         ],
     )
+    if doubt is not None:
+        under_way.doubts.append((topic, answer, doubt))
     _name_leader(topic, answer, under_way)
     return answer
+
+
+async def _confirm(under_way: _Produce) -> None:
+    """Have confirmed what batches were refused for; where another broker may know better, clients ask on (R14)."""
+    doubts = [doubt for _, _, doubt in under_way.doubts]
+    confirmed = await under_way.context.services.replicas.confirm(doubts)
+    for (topic, answer, _), is_true in zip(under_way.doubts, confirmed, strict=True):
+        if not is_true:
+            answer.error_code, answer.error_message = ErrorCode.NOT_LEADER_OR_FOLLOWER, None
+            answer.log_start_offset = -1
+            _name_leader(topic, answer, under_way)
 
 
 def _name_leader(topic: str, answer: PartitionProduceResponse, under_way: _Produce) -> None:
@@ -347,7 +365,7 @@ def _conclude(under_way: _Produce) -> ProduceResponse | Coroutine[Any, Any, Prod
     if under_way.request.acks == 0:
         _check_unanswered(response)
         return None
-    if under_way.pending:
+    if under_way.pending or under_way.doubts:
         return _when_safe(under_way, response)
     return response
 
@@ -359,6 +377,8 @@ async def _when_safe(under_way: _Produce, response: ProduceResponse) -> ProduceR
     """
     begun, services = trio.current_time(), under_way.context.services
     answer_by = begun + under_way.request.timeout_ms / 1000
+    if under_way.doubts:
+        await _confirm(under_way)
     for number, one in enumerate(under_way.pending):
         if not number % PENDING_A_TURN:
             await trio.lowlevel.checkpoint()

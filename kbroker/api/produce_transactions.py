@@ -15,6 +15,7 @@ from kafka_wire.records import HEADER_SIZE, BatchHeader, Buffer, read_header
 from kbroker.api.context import Services
 from kbroker.api.transaction_verification import Question, Refusals, Rules, ask, is_to_be_asked, rules_of_produce
 from kbroker.log.derived.producers import TRANSACTIONAL, UNVERIFIED, Guard
+from kbroker.replication.doubt import InDoubt
 from kbroker.turns import Later, Work
 
 PARTITIONS_A_PAUSE = 4
@@ -123,6 +124,8 @@ class Verdicts:
             partition = self._services.partition(topic, index)
             partition.check_leader()
             guard = partition.verification(header, begins_at_zero=self._rules is Rules.ADDING)
+        except InDoubt:
+            return False  # the append finds the same, and has it confirmed
         except KafkaError as error:  # it may be better by the time of the append, which nobody then has verified
             self._of[topic, index] = NotVerified(error.code, error.message)
             return False

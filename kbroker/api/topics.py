@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import TypeAlias
 
 import trio
 
@@ -42,12 +43,15 @@ from kbroker.cluster.image import NO_TOPIC_ID, ClusterImage, TopicImage
 from kbroker.config import describe_topic
 from kbroker.groups.coordinator import OFFSETS_TOPIC
 from kbroker.log.log import PartitionLog
+from kbroker.replication.doubt import InDoubt
 from kbroker.turns import STRIDE, Work, each, finish
 
 TIMEOUT_MS_MAX = 120_000  # no admin request waits longer, whatever it asks for
 AUTO_CREATE_TIMEOUT_MS = 10_000
 DUPLICATE_NAME = KafkaError(ErrorCode.INVALID_REQUEST, "Duplicate topic name.")
 DELETE_RECORDS_TIMEOUT_S = 5.0  # at least: noting the new start takes an fsync, which Kafka does not wait for
+
+Doubts: TypeAlias = list[tuple[DeleteRecordsPartitionResult, InDoubt]]  # refusals that are to be confirmed
 
 
 def timeout_s(timeout_ms: int) -> float:
@@ -236,7 +240,12 @@ async def delete_records(request: DeleteRecordsRequest, context: Context) -> Del
     """Move the log start of partitions; offset -1 means the high watermark (KIP-107)."""
     services = context.services
     starts: dict[PartitionLog, int] = {}
-    results = await finish(_starts(request, services, starts))
+    doubts: Doubts = []
+    results = await finish(_starts(request, services, starts, doubts))
+    confirmed = await services.replicas.confirm([doubt for _, doubt in doubts]) if doubts else ()
+    for (result, _), is_true in zip(doubts, confirmed, strict=True):
+        if not is_true:  # another broker might know better (R14)
+            result.error_code = ErrorCode.NOT_LEADER_OR_FOLLOWER
     failed = None
     with trio.move_on_after(max(timeout_s(request.timeout_ms), DELETE_RECORDS_TIMEOUT_S)) as scope:
         try:
@@ -253,7 +262,7 @@ async def delete_records(request: DeleteRecordsRequest, context: Context) -> Del
 
 
 def _starts(
-    request: DeleteRecordsRequest, services: Services, starts: dict[PartitionLog, int]
+    request: DeleteRecordsRequest, services: Services, starts: dict[PartitionLog, int], doubts: Doubts
 ) -> Work[list[DeleteRecordsTopicResult]]:
     """As in Kafka, the last word about a partition counts, and it is answered once."""
     last: dict[str, dict[int, DeleteRecordsPartition]] = {}
@@ -265,7 +274,7 @@ def _starts(
         yield
     results = []
     for name, partitions in last.items():
-        start_of = partial(_start_of, name, services=services, starts=starts)
+        start_of = partial(_start_of, name, services=services, starts=starts, doubts=doubts)
         rows = yield from each(start_of, partitions.values())
         results.append(DeleteRecordsTopicResult(name=name, partitions=rows))
         yield
@@ -273,15 +282,19 @@ def _starts(
 
 
 def _start_of(
-    topic: str, asked: DeleteRecordsPartition, services: Services, starts: dict[PartitionLog, int]
+    topic: str, asked: DeleteRecordsPartition, services: Services, starts: dict[PartitionLog, int], doubts: Doubts
 ) -> DeleteRecordsPartitionResult:
     """What to answer once the log starts there, which is noted in starts; or why it will not."""
+    row = DeleteRecordsPartitionResult(
+        partition_index=asked.partition_index, low_watermark=-1, error_code=ErrorCode.NONE
+    )
     try:
         partition = services.partition(topic, asked.partition_index)
-        low_watermark, code = partition.deletable_to(asked.offset), ErrorCode.NONE
-        starts[partition.log] = low_watermark
+        row.low_watermark = partition.deletable_to(asked.offset)
+        starts[partition.log] = row.low_watermark
+    except InDoubt as doubt:
+        row.error_code = doubt.refusal.code if doubt.refusal is not None else doubt.code
+        doubts.append((row, doubt))
     except KafkaError as error:
-        low_watermark, code = -1, error.code
-    return DeleteRecordsPartitionResult(
-        partition_index=asked.partition_index, low_watermark=low_watermark, error_code=code
-    )
+        row.error_code = error.code
+    return row

@@ -30,6 +30,7 @@ from kbroker.api.registry import handles
 from kbroker.env import Offload
 from kbroker.groups.coordinator import OFFSETS_TOPIC
 from kbroker.log.derived.transactions import Marker
+from kbroker.replication.doubt import InDoubt
 from kbroker.replication.partition import Partition
 from kbroker.turns import Effort, Later, Work, answer
 
@@ -104,10 +105,18 @@ def _write(
         if must_flush or partition.high_watermark.value <= last_offset:
             offload = services.env.offload if must_flush else None
             pending.append(Pending(result, Later(_committed(partition, last_offset, offload))))
+    except InDoubt as doubt:
+        pending.append(Pending(result, Later(_confirmed(doubt, services))))
     except KafkaError as error:
         services.tell_of_disk(topic, index, error)
         result.error_code = error.code
     return result
+
+
+async def _confirmed(doubt: InDoubt, services: Services) -> ErrorCode:
+    """Why the marker is refused, if that is certain (R14)."""
+    (is_true,) = await services.replicas.confirm([doubt])
+    return doubt.refusal.code if is_true and doubt.refusal is not None else doubt.code
 
 
 def _check(marker: Marker) -> None:

@@ -28,6 +28,7 @@ from kbroker.coordinators.replay import Unsettled
 from kbroker.env import Clock, Offload
 from kbroker.log.content.validation import check_size
 from kbroker.log.derived.producers import Guard
+from kbroker.replication.doubt import InDoubt
 from kbroker.replication.partition import ACKS_ALL, Partition
 from kbroker.turns import PAUSES_A_TURN, Work, advance, each
 
@@ -225,7 +226,10 @@ class Shard(ABC):
             raise KafkaError(self.closed)
         self.partition.check_append(ACKS_ALL)
         check_size(len(batch), self.partition.log.config)  # it is our own: nothing else can be wrong with it
-        appended = self.partition.write(batch, read_header(batch), self.clock.data_ms(), guard)
+        try:
+            appended = self.partition.write(batch, read_header(batch), self.clock.data_ms(), guard)
+        except InDoubt as doubt:  # for a coordinator it is enough to be heard; see Leading
+            raise doubt.refusal or doubt from doubt
         self.logged += records
         return appended.last_offset
 

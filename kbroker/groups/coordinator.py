@@ -26,6 +26,7 @@ from kbroker.groups.settings import Settings, read_settings
 from kbroker.groups.shard import GroupShard
 from kbroker.log.derived.transactions import Marker
 from kbroker.log.directory import LogDirectory
+from kbroker.replication.doubt import InDoubt
 from kbroker.replication.partition import Partition
 from kbroker.turns import PAUSES_A_TURN, Work, advance, each, finish
 
@@ -73,11 +74,14 @@ class GroupCoordinator(Coordinator[GroupShard]):
         """End a producer's transaction in a partition of the topic; what became of it, when the marker is committed.
 
         NOT_LEADER_OR_FOLLOWER, COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE and NOT_COORDINATOR are for
-        later, and so is what keeps anything from being appended; else see Partition.write_marker.
+        later, and so is what keeps anything from being appended; else see Partition.write_marker. Raises InDoubt for a
+        refusal that is to be confirmed.
         """
         try:
             shard = self.runtime.leading.at(index)
             offset = shard.write_marker(marker)
+        except InDoubt:
+            raise
         except KafkaError as error:
             return error.code
         self.runtime.note_growth(shard)

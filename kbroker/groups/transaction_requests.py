@@ -22,6 +22,7 @@ from kbroker.groups.offset_requests import check_size
 from kbroker.groups.offsets import Changes, records_of
 from kbroker.groups.shard import GroupShard
 from kbroker.log.derived.producers import UNVERIFIED, Guard
+from kbroker.replication.doubt import InDoubt
 from kbroker.replication.partition import Partition
 from kbroker.turns import then
 
@@ -89,6 +90,8 @@ def _commit(
     try:
         partition = coordinator.shard(group_id).partition
         guard = partition.verification(read_header(batch))
+    except InDoubt as doubt:  # it is enough to be heard: a producer's epoch never falls, whoever coordinates
+        return told(doubt.refusal or doubt)
     except KafkaError as error:
         return told(error)
     if guard is not None and writer.verify is None and min(writer.producer_id, writer.producer_epoch) < 0:

@@ -9,6 +9,7 @@ fetchers.py    carries that out: what this broker follows, fetched from its lead
 sessions.py    the other side: what each follower of this broker has, and what is news to it
 failures.py    logs that fail: handed over, begun anew
 throttles.py   room for others while replicas are filled
+doubt.py       has confirmed what a leader is about to say for good
 stable.py      the last stable offset, to wait for
 manager.py     ReplicaManager: which partitions are here, kept in step with the picture of the cluster
 """

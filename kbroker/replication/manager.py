@@ -41,6 +41,7 @@ from kbroker.config import BrokerConfig, TopicConfig, topic_config
 from kbroker.log.directory import LogDirectory
 from kbroker.log.opening import TURN_LOGS, Opening, Outcome
 from kbroker.log.recovery import Stopped
+from kbroker.replication.doubt import InDoubt, confirm
 from kbroker.replication.failures import Failures
 from kbroker.replication.fetchers import Fetchers
 from kbroker.replication.isr_updates import IsrUpdates
@@ -179,6 +180,10 @@ class ReplicaManager:
     async def wait_applied(self) -> None:
         """Wait until `partitions` has caught up with the image as it is now. The caller bounds the wait."""
         await self._applied.wait_past(self._announced - 1)
+
+    async def confirm(self, doubts: Sequence[InDoubt]) -> list[bool]:
+        """Which of these may be said for good (R14). Wait for the followers, a second at most."""
+        return await confirm(doubts, self.sessions.hurry, self.logs.env.clock)
 
     def refuse(self, topic: str, index: int, header: BatchHeader) -> None:
         """Note that a batch was refused for now, in case that the log is being opened; see PartitionLog.refuse."""

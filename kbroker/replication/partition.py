@@ -15,15 +15,15 @@ The log owns bytes and offsets, this class all the rest.
 
 A broker that the cluster took for dead may have a successor and not know it. What it then appends with acks=all is
 never acknowledged, as its followers have gone; but what it says of itself might be false (R14). So what clients act on
-for good, a refusal, needs a leadership that is proven: by a valid session with the cluster, or as nobody else can have
-been elected. For all else it is enough to be heard: each member of the maximal ISR followed this leader a moment ago,
-so none has led since. Data flows while the cluster's store is silent.
+for good, a refusal, needs a leadership that is proven: nobody else can have been elected, or each member of the maximal
+ISR has followed this leader since (InDoubt; doubt.py has that confirmed). For all else it is enough to be heard: the
+session with the cluster is valid, or the followers asked a moment ago. Data flows while the cluster's store is silent.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from kafka_wire.errors import ErrorCode, KafkaError
@@ -38,6 +38,7 @@ from kbroker.log.derived.transactions import ALL_STABLE, Marker
 from kbroker.log.log import PartitionLog
 from kbroker.log.writing import Appended
 from kbroker.replication import isr
+from kbroker.replication.doubt import DEFINITIVE, InDoubt, NotLeader
 from kbroker.replication.followers import NEVER, Follower, FollowerSession
 from kbroker.replication.stable import StableOffset
 from kbroker.watermark import Watermark
@@ -48,18 +49,6 @@ LOG_END = 2  # in place of an isolation level: what a follower sees
 HEARD_S = 1.0  # how long the word of the followers holds
 JOIN_S = 1.0  # how long the high watermark waits for one that is about to join the ISR
 RETRY_S = 1.0  # after a change of the ISR was refused
-# What an append says of the partition, not of the batch: clients act on it for good (R14).
-DEFINITIVE = frozenset(
-    {
-        ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER,
-        ErrorCode.UNKNOWN_PRODUCER_ID,
-        ErrorCode.INVALID_PRODUCER_EPOCH,
-        ErrorCode.DUPLICATE_SEQUENCE_NUMBER,
-        ErrorCode.INVALID_TXN_STATE,
-        ErrorCode.TRANSACTION_COORDINATOR_FENCED,
-    }
-)
-
 
 log = logging.getLogger(__name__)
 
@@ -73,13 +62,6 @@ class ReadResult(NamedTuple):
     log_start_offset: int
     length: int  # bytes in slices
     aborted: list[AbortedTransaction] | None  # of read_committed: those that overlap what was read
-
-
-class NotLeader(KafkaError):
-    """This broker does not lead the partition (any more)."""
-
-    def __init__(self) -> None:
-        super().__init__(ErrorCode.NOT_LEADER_OR_FOLLOWER)
 
 
 class Partition:
@@ -232,38 +214,37 @@ class Partition:
     def is_proven(self) -> bool:
         """Whether certainly no other broker leads this partition at this moment, if this one does (R14).
 
-        When nobody else is eligible, nobody can have been elected (R9). Otherwise the broker's session has to be
-        certain.
+        So it is when nobody else is in sync: only this broker could let another one in (R9).
         """
-        return self._is_sole or self._is_last or self._is_session_proven()
+        return self._is_sole or (self.isr == self._alone and self.proposal is None and self._are_others_barred)
 
     @property
-    def _is_last(self) -> bool:
-        """Whether no other can be elected: none is in the ISR, or eligible, and who is not in sync must not lead."""
+    def _are_others_barred(self) -> bool:
+        """Whether only members of the ISR can be elected: while this broker lives, or if nobody else is eligible."""
         image = self.image
-        return (
-            image is not None and image.isr == self._alone == self.isr and self.proposal is None and not image.elr
-            and not self.log.config.unclean_leader_election_enable
-        )  # fmt: skip
+        is_clean = image is not None and not image.elr and not self.log.config.unclean_leader_election_enable
+        return is_clean or self._is_session_proven()
+
+    def has_led(self, since_s: float) -> bool:
+        """Whether certainly no other broker had led before that moment, if this one still does: all who could have been
+        elected have followed it since.
+        """
+        return self.is_proven or (self._are_followers_heard(since_s) and self._are_others_barred)
 
     @property
     def is_heard(self) -> bool:
-        """Whether no other broker has led this partition but in the last moment, if this one does (R14).
+        """Whether probably no other broker has led this partition but in the last moment, if this one does (R14)."""
+        return self.is_proven or self._is_session_proven() or self.has_led(self._liveness() - HEARD_S)
 
-        So it is when the leadership is proven, or when all who could have been elected have followed this leader since.
-        """
-        return self.is_proven or self._are_followers_heard()
-
-    def _are_followers_heard(self) -> bool:
-        image = self.image
-        if image is None or image.elr or self.log.config.unclean_leader_election_enable:
-            return False
-        since_s = self._liveness() - HEARD_S
+    def _are_followers_heard(self, since_s: float) -> bool:
         return all(
-            id in self.followers and self.followers[id].proven_s >= since_s
-            for id in self._maximal
-            if id != self.node_id
+            id in self.followers and self.followers[id].proven_s > since_s for id in self._maximal if id != self.node_id
         )
+
+    @property
+    def follower_ids(self) -> Iterable[int]:
+        """Of a leader: all other replicas."""
+        return self.followers.keys()
 
     def check_leader(self, current_leader_epoch: int = NO_EPOCH) -> None:
         """Raise unless this broker leads, and is heard (R14), in the epoch the client believes in; -1: none.
@@ -278,11 +259,9 @@ class Partition:
         if self.log.offline is not None:
             raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR)
 
-    def check_proven(self, current_leader_epoch: int = NO_EPOCH) -> None:
-        """The same for what is said for good: raise unless this broker certainly leads (R14)."""
-        self.check_leader(current_leader_epoch)
-        if not self.is_proven:
-            raise NotLeader
+    def doubt(self, refusal: KafkaError | None = None) -> InDoubt | None:
+        """What is to be confirmed before something is said for good that was found just now; None: it is certain."""
+        return None if self.is_proven else InDoubt(self, refusal, self._liveness())
 
     def _check_epoch(self, current_leader_epoch: int) -> None:
         if current_leader_epoch not in (self.leader_epoch, NO_EPOCH):
@@ -291,8 +270,9 @@ class Partition:
             raise KafkaError(ErrorCode.UNKNOWN_LEADER_EPOCH)
 
     def _refusal(self, code: ErrorCode) -> KafkaError:
-        """A definitive error, unless another broker might know better (R14)."""
-        return KafkaError(code) if self.is_proven else NotLeader()
+        """A definitive error, to be confirmed if another broker might know better (R14)."""
+        refusal = KafkaError(code)
+        return self.doubt(refusal) or refusal
 
     # of a leader: its followers
 
@@ -566,9 +546,9 @@ class Partition:
         return appended
 
     def _check_refusal(self, error: KafkaError) -> None:
-        """Raise NotLeader where a refusal is definitive, and another broker might know better (R14)."""
-        if error.code in DEFINITIVE and not self.is_proven:
-            raise NotLeader from error
+        """Raise InDoubt where a refusal is definitive, and another broker might know better (R14)."""
+        if error.code in DEFINITIVE and (doubt := self.doubt(error)) is not None:
+            raise doubt from error
 
     def verification(self, header: BatchHeader, *, begins_at_zero: bool = False) -> Guard | None:
         """What is to be handed to `write`, once the coordinator has said that a batch's transaction has this partition.
@@ -733,8 +713,9 @@ class Partition:
             as_replica: a follower asks, who is told whatever is proven.
             only_leader: a consumer who does not read where another leads (KIP-392).
 
-        Raises KafkaError OFFSET_OUT_OF_RANGE when the epoch is unknown here or offset is below the log start, or those
-        of check_proven. (KIP-595; Kafka: Partition.readRecords.)
+        To a consumer who reads from the leader it is to be said when there is no `doubt`. Raises KafkaError
+        OFFSET_OUT_OF_RANGE when the epoch is unknown here or offset is below the log start, or those of check_leader.
+        (KIP-595; Kafka: Partition.readRecords.)
         """
         if as_replica or not only_leader:
             self._check_reader(current_leader_epoch, is_consumer=not as_replica)
@@ -745,16 +726,14 @@ class Partition:
             raise self._out_of_range(offset, LOG_END if as_replica else READ_UNCOMMITTED)
         if epoch >= last_fetched_epoch and end_offset >= offset:
             return None
-        if self.leading and not as_replica:
-            self.check_proven()
         return epoch, end_offset
 
     def epoch_end(self, epoch: int) -> tuple[int, int]:
         """The last epoch of this log at or before epoch, and where it ends; (-1, -1) when there is none (R4).
 
-        The current epoch ends at the log end. Raises those of check_proven.
+        The current epoch ends at the log end. To be said when there is no `doubt`. Raises those of check_leader.
         """
-        self.check_proven()
+        self.check_leader()
         return self._epoch_end(epoch)
 
     def _epoch_end(self, epoch: int) -> tuple[int, int]:
@@ -774,11 +753,11 @@ class Partition:
 
         Raises KafkaError OFFSET_OUT_OF_RANGE above the high watermark, POLICY_VIOLATION for a compacted-only topic.
         """
-        self.check_proven()
+        self.check_leader()
         if "delete" not in self.log.config.cleanup_policy:
             raise KafkaError(ErrorCode.POLICY_VIOLATION)
         bound = self.high_watermark.value
         offset = bound if offset == -1 else offset
         if not 0 <= offset <= bound:
-            raise KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE)
+            raise self._refusal(ErrorCode.OFFSET_OUT_OF_RANGE)
         return max(offset, self.log.start_offset)

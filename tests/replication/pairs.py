@@ -26,7 +26,7 @@ class Session:
     """What a follower's fetches come through."""
 
     def __init__(self) -> None:
-        self.heard_s = self.proven_s = float("-inf")
+        self.heard_s = self.proven_s = self.answered_s = float("-inf")
 
 
 class Replica:
@@ -132,14 +132,14 @@ class Replicas:
             if parted is not None:
                 return "diverged", *parted
             partition.read_as_replica(offset, 0, leader_epoch, at_least_one=False)  # for its checks
-            session.heard_s = self.now_s
+            session.heard_s, session.proven_s = self.now_s, session.answered_s
             partition.note_fetch(follower.node_id, follower.broker_epoch, offset, self.now_s, session)
         except KafkaError as error:
             if error.code is not ErrorCode.OFFSET_OUT_OF_RANGE:
                 raise
             return "out of range", partition.log.start_offset, partition.log.end.value
         found = partition.read_as_replica(offset, max_bytes, leader_epoch)
-        session.proven_s = self.now_s
+        session.answered_s = self.now_s
         records = b"".join(piece.read() for piece in found.slices)
         return "records", records, found.high_watermark, found.log_start_offset
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.replication.partition import NotLeader
+from kbroker.replication.doubt import NotLeader
 from tests.log.tools import NOW
 from tests.replication.pairs import Replicas
 

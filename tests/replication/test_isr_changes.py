@@ -6,7 +6,8 @@ import pytest
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.cluster.isr_changes import IsrChange, IsrOutcome
-from kbroker.replication.partition import JOIN_S, RETRY_S, NotLeader
+from kbroker.replication.doubt import NotLeader
+from kbroker.replication.partition import JOIN_S, RETRY_S
 from tests.replication.pairs import Replicas
 
 LAG_S = 10.0

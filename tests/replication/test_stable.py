@@ -12,7 +12,8 @@ from kbroker.log.derived.transactions import Marker
 from kbroker.log.errors import LogOffline
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
-from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, NotLeader, Partition
+from kbroker.replication.doubt import InDoubt, NotLeader
+from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, Partition
 from kbroker.testing.broker import Machine
 from tests.log.tools import Worker
 from tests.replication.test_partition import NODE, Session, batch, leader, make, shared
@@ -217,9 +218,14 @@ def test_R14_no_definitive_word_on_a_transaction_is_said_in_doubt(refusal: Error
     with pytest.raises(NotLeader):
         ask()
     session.proven = True
-    with pytest.raises(KafkaError) as caught:
+    with pytest.raises(InDoubt) as caught:  # the session says that it lives, and not that it leads
         ask()
-    assert caught.value.code is refusal and partition.log.end.value == 2
+    assert caught.value.refusal is not None and caught.value.refusal.code is refusal
+    assert partition.log.end.value == 2
+    partition.lead(image(0, (NODE,), revision=1))
+    with pytest.raises(KafkaError) as certain:
+        ask()
+    assert certain.value.code is refusal
 
 
 def test_T4_a_batch_that_was_verified_before_an_abort_is_not_appended_after_it() -> None:

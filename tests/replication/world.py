@@ -19,6 +19,7 @@ from kbroker.cluster.elections import led_by, with_isr
 from kbroker.cluster.image import NO_LEADER, PartitionImage
 from kbroker.cluster.isr_changes import IsrChange, IsrOutcome
 from kbroker.log.recovery import Crash
+from kbroker.replication.doubt import InDoubt
 from kbroker.replication.partition import ACKS_ALL, JOIN_S, Partition
 from kbroker.watermark import Watermark
 from tests.log.tools import NOW, Worker, open_log
@@ -134,6 +135,8 @@ class World:
             ids = {"producer_id": self.producer_id, "producer_epoch": 0, "base_sequence": self.sequence}
             made = build_batch([(NOW, b"key", value)], **ids)
             appended = partition.append(made, ACKS_ALL, NOW)
+        except InDoubt:
+            return
         except KafkaError as error:
             if error.code is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER:
                 raise Violation(f"R14, P2: {leader.node_id} says of {value!r}: {error}") from error

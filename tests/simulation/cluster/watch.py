@@ -22,7 +22,8 @@ from typing import Any
 from kafka_wire.errors import KafkaError
 from kafka_wire.records import read_header, read_records
 from kbroker.log.log import PartitionLog
-from kbroker.replication.partition import DEFINITIVE, Partition
+from kbroker.replication.doubt import DEFINITIVE
+from kbroker.replication.partition import Partition
 from kbroker.testing.scheduler import replaced
 from kbroker.testing.world import Process, current_process
 from kbroker.watermark import Watermark
