@@ -170,6 +170,7 @@ class Broker:
             for name, listener in self.listeners.items():
                 nursery.start_soon(Server(name, listener, services, apis, requests, answers).run)
             await services.replicas.wait_open()
+            await _wait_brokers(brokers_min, services)
             bound = {name: listener.address for name, listener in self.listeners.items()}
             on_ready(Ready(services.image.cluster_id, self.config.node_id, bound, self.advertised()))
 
@@ -298,7 +299,7 @@ async def run_broker(
         config: checked already.
         store: the coordination store; None for the one that the config names (kbroker.coordination).
         topics: (name, partitions) to be there from the start; present ones are left as they are.
-        brokers_min: so many are to live before topics are created.
+        brokers_min: so many are to live before topics are created, and before this one is ready.
         on_ready: called once, when clients are served.
         hands_over: asked at the end, whether there is anybody to take over.
 

@@ -118,7 +118,7 @@ class _Process:
                 self._say_ready(ready)
                 nursery.start_soon(trio.to_thread.run_sync, import_the_rest)
 
-            brokers_min = self.supervised.brokers if self.supervised is not None else 1
+            brokers_min = self.supervised.brokers_min if self.supervised is not None else 1
             await run_broker(
                 env,
                 self.config,

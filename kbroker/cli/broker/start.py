@@ -67,7 +67,7 @@ second one at once, with 130. Status 2: bad configuration, port or data director
     show_default=True,
     help="auto: for people on a terminal, dated lines into a file.",
 )
-@click.option("--supervised", type=int, hidden=True)  # said by `--brokers` to each broker: how many they are
+@click.option("--supervised", type=int, hidden=True)  # said by `--brokers` to each broker: how many to wait for
 def start(
     file: Path | None,
     listen: str | None,
@@ -115,11 +115,11 @@ def start(
     return serve(config, topics=wanted, memory=memory, plain=plain)
 
 
-def _serve_supervised(serve: Callable[..., int], brokers: int) -> int:
-    """As one of so many brokers that were started together: what goes wrong is told to the supervisor, and it tells."""
+def _serve_supervised(serve: Callable[..., int], brokers_min: int) -> int:
+    """As one of several brokers: what goes wrong is told to the supervisor, and it tells."""
     from kbroker.cli.broker.supervised import Supervised
 
-    supervised = Supervised(brokers)
+    supervised = Supervised(brokers_min)
     try:
         return serve(supervised=supervised)
     except Misconfigured as error:

@@ -22,7 +22,7 @@ STDIN = 0
 class Supervised(NamedTuple):
     """How this broker stands in its cluster."""
 
-    brokers: int  # so many were started together
+    brokers_min: int  # so many are to live before it is ready
 
     def tell_ready(self, listeners: Mapping[str, tuple[str, int]]) -> None:
         """This broker serves."""

@@ -275,7 +275,8 @@ class _Supervisor:
             settings["advertised.listeners"] = _text(part.advertised)
         command = [sys.executable, "-m", "kbroker", "start", *orders.options]
         command += [f"--override={name}={value}" for name, value in settings.items()]
-        command += ["--data-dir", directory_of(self._data_dir, broker.id), "--supervised", str(orders.brokers)]
+        brokers_min = 1 if self._announced else orders.brokers  # at first they wait for each other
+        command += ["--data-dir", directory_of(self._data_dir, broker.id), "--supervised", str(brokers_min)]
         if broker is self._brokers[0] and not self._announced:
             command += [f"--topic={topic}" for topic in orders.topics]
         return command
