@@ -11,6 +11,11 @@ import trio
 from trio.testing import MockClock
 
 from kafka_wire.errors import ErrorCode
+from kafka_wire.messages.admin import (
+    AlterPartitionReassignmentsRequest,
+    ReassignablePartition,
+    ReassignableTopic,
+)
 from kafka_wire.messages.metadata import MetadataRequest
 from kafka_wire.messages.produce_fetch import PartitionProduceResponse
 from kbroker.cluster.registration import Registration
@@ -114,6 +119,7 @@ async def check(cluster: MemoryCluster, producer: Producer) -> None:
     assert [offset for offset, _ in producer.acknowledged] == list(range(len(found)))
 
 
+@pytest.mark.slow
 async def test_R3_a_leader_that_is_killed_has_a_successor_with_all_that_was_acknowledged(
     autojump_clock: MockClock,
 ) -> None:
@@ -130,6 +136,7 @@ async def test_R3_a_leader_that_is_killed_has_a_successor_with_all_that_was_ackn
         await check(cluster, producer)
 
 
+@pytest.mark.slow
 async def test_F1_a_leader_that_stops_in_order_is_missed_by_nobody(autojump_clock: MockClock) -> None:
     async with three() as (cluster, producer):
         stopped = False
@@ -247,3 +254,41 @@ async def test_L4_the_last_replica_that_is_in_sync_is_kept_as_it_is(autojump_clo
         await trio.sleep(30)
         assert disk.read(f"t-0/{LOG}") == before
         assert (await partition(cluster)).isr == (leader,)
+
+
+async def test_a_partition_moves_to_other_brokers_under_load_and_leaves_nothing_behind(
+    autojump_clock: MockClock,
+) -> None:
+    async with memory_cluster(4, topics={"t": 1}, replication_factor=2, config=CONFIG) as cluster:
+        producer, moved = Producer(cluster), False
+        before = set((await partition(cluster)).replicas)
+        after = {1, 2, 3, 4} - before
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(producer.run, lambda: moved)
+            await trio.sleep(1)
+            wish = ReassignablePartition(partition_index=0, replicas=sorted(after))
+            topics = [ReassignableTopic(name="t", partitions=[wish])]
+            async with cluster.client(1) as client:
+                answer = await client.call(AlterPartitionReassignmentsRequest(timeout_ms=5000, topics=topics), 0)
+                assert answer.responses[0].partitions[0].error_code == 0
+            with trio.fail_after(60):
+                while set((await partition(cluster)).replicas) != after:
+                    await trio.sleep(0.1)
+            await trio.sleep(2)
+            moved = True
+        assert producer.gap <= 2.0
+        await in_sync(cluster, after)
+        await have_the_same(cluster, brokers=tuple(after))
+        assert await read_all(cluster) == [value for _, value in producer.acknowledged]
+        assert not any(cluster.machines[id].disk.exists("t-0") for id in before)
+
+
+async def test_without_controlled_shutdown_a_stop_waits_for_nobody(autojump_clock: MockClock) -> None:
+    async with three(controlled__shutdown__enable="false") as (cluster, producer):
+        await producer.send(b"0")
+        leader = await leader_of(cluster)
+        assert leader is not None
+        stopping = trio.current_time()
+        await cluster.stop(leader)
+        assert trio.current_time() == pytest.approx(stopping)
+        await producer.send(b"1")
