@@ -69,8 +69,8 @@ class Partition:
 
     __slots__ = (
         "topic", "index", "topic_id", "log", "node_id", "leader_epoch", "leader_id", "leading", "isr", "image",
-        "proposal", "followers", "high_watermark", "_epoch_start_offset", "_alone", "_is_sole", "_maximal",
-        "_is_unknown", "_retry_s", "_is_session_proven", "_liveness", "_on_isr_news", "_is_welcome",
+        "proposal", "followers", "high_watermark", "_epoch_start_offset", "_is_joined", "_alone", "_is_sole",
+        "_maximal", "_is_unknown", "_retry_s", "_is_session_proven", "_liveness", "_on_isr_news", "_is_welcome",
         "_stable",
     )  # fmt: skip
 
@@ -109,6 +109,7 @@ class Partition:
         self.proposal: IsrChange | None = None  # its outcome is not known
         self.followers: dict[int, Follower] = {}  # of a leader: all other replicas
         self._epoch_start_offset = 0  # the log's end when the leadership began
+        self._is_joined = False  # following, and the leader has found in this epoch that this log is a part of its own
         self._alone = (node_id,)  # the ISR when no other is in it
         self._is_sole = False  # leading, and there is no other replica
         self._maximal = frozenset[int]()  # ISR (R5)
@@ -162,6 +163,7 @@ class Partition:
     def _begin_epoch(self, image: PartitionImage) -> None:
         self._end_epoch()
         self.leader_epoch, self.leader_id = image.leader_epoch, image.leader
+        self._is_joined = False
         self._replace_high_watermark(self.high_watermark.value)
 
     def _end_epoch(self) -> None:
@@ -463,6 +465,7 @@ class Partition:
         PartitionLog.append_replicated; LogOffline.
         """
         self._check_following(leader_epoch)
+        self._is_joined = True
         log = self.log
         if len(records):
             log.append_replicated(records, leader_epoch=leader_epoch, now_ms=now_ms)
@@ -480,8 +483,13 @@ class Partition:
 
         Cuts the log to what may be common (KIP-101, KIP-279, R4). `log.settle` must follow. The next fetch tells
         whether that was all. (Kafka: AbstractFetcherThread.getOffsetTruncationState.)
+
+        Raises NotLeader, also once this log was found to be a part of the leader's in this epoch: then the answer is an
+        old one, and what it would cut may be committed by now.
         """
         self._check_following(leader_epoch)
+        if self._is_joined:
+            raise NotLeader
         end = self.log.end.value
         known_end = self.log.epochs.end_offset_for(epoch, end)[1]
         offset = min(end, end_offset, known_end if known_end >= 0 else end)

@@ -37,6 +37,23 @@ def test_R1_who_diverges_does_not_move_the_high_watermark_and_cuts_before_its_ow
     assert replicas[2].high_watermark == replicas[1].high_watermark == 2
 
 
+def test_R1_an_answer_that_is_late_cuts_nothing_that_was_taken_since() -> None:
+    """It told where the logs parted. Since then they have come together, and the leader counts on it."""
+    replicas = Replicas(1, 2)
+    replicas.change(leader=1)
+    replicas[1].append(b"alone")
+    replicas.change(leader=2)
+    late = replicas.answer(replicas[1], replicas[2], 1, 0, 1, 1 << 20)
+    assert late[0] == "diverged"
+    replicas.sync()
+    replicas[2].append(b"of the new leader")
+    replicas.sync()
+    assert replicas[2].high_watermark == 1
+    with pytest.raises(NotLeader):
+        replicas.take(replicas[1], 1, late)
+    assert replicas[1].records() == [(0, 1, b"of the new leader")]
+
+
 def test_R4_an_epoch_of_which_the_leader_has_no_record_is_cut_all_the_same() -> None:
     replicas = Replicas(1, 2)
     replicas.change(leader=2)
