@@ -111,18 +111,19 @@ class Registration:
 
     @property
     def valid_until(self) -> float:
-        """Liveness clock: before it, no other broker can have been given what this one leads."""
+        """Liveness clock: before it, the cluster cannot have taken this broker for dead."""
         return self.session.valid_until if self.session is not None else float("-inf")
 
     @property
     def is_proven(self) -> bool:
-        """Whether what this broker leads is certainly still its own. False: it may be, or not (R14)."""
+        """Whether the cluster certainly still takes this broker for alive. False: it may, or not (R14)."""
         return self._clock.liveness() < self.valid_until
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be part of the cluster until cancelled. started() when the first image is applied.
 
-        Raises BrokerIdInUse, OtherCluster, FeatureTooNew, Fenced, and StoreError when the store fails before started().
+        Raises Fenced, BrokerIdInUse, OtherCluster, Moved, FeatureTooNew, and StoreError when the store fails before
+        started().
         """
         started = False
 
