@@ -10,7 +10,8 @@ old_fetch       a follower's fetch is on its way while it restarts (KIP-903), or
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import trio
 
@@ -26,6 +27,7 @@ class AimingNemesis(ClusterNemesis):
     """With these kinds, too."""
 
     naive: Sequence[Routed] = ()  # clients that may be told of one broker only
+    lasting: Mapping[Place, str] = MappingProxyType({})  # partitions of topics that nobody deletes, by name; else all
 
     def choose(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """The kinds there are, by name."""
@@ -52,11 +54,12 @@ class AimingNemesis(ClusterNemesis):
 
     def target(self) -> tuple[Place, BrokerNode, list[BrokerNode]] | None:
         """A partition, its leader that runs, its followers in any order; None: there is none."""
-        places = [place for place in self.cluster.partitions if len(self.cluster.partitions[place].replicas) > 2]
+        partitions = self.cluster.partitions
+        places = [place for place in self.lasting or partitions if len(partitions[place].replicas) > 2]
         if not places:
             return None
         place = self.random.choice(places)
-        stored, leader = self.cluster.partitions[place], self.cluster.leader_of(place)
+        stored, leader = partitions[place], self.cluster.leader_of(place)
         if leader is None or not leader.node.running:
             return None
         followers = [self.cluster.nodes[n] for n in stored.replicas if n != leader.id]

@@ -15,8 +15,9 @@ through, every replica has to be in sync, and all logs have to be the same to th
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import trio
 
@@ -29,6 +30,8 @@ from tests.simulation.cluster.macros import AimingNemesis
 from tests.simulation.cluster.nodes import Cluster
 from tests.simulation.cluster.watch import Watch
 from tests.simulation.single_broker import must_end, watched_log
+
+Script: TypeAlias = Callable[[AimingNemesis], Awaitable[None]]
 
 FAULT_SECONDS = 8.0
 HEAL_SECONDS = 40.0
@@ -44,10 +47,12 @@ async def cluster(
     faults: Sequence[str] | None = None,
     size: int | None = None,
     operated: bool | None = None,
+    script: Script | None = None,
 ) -> None:
     """Faults for so many seconds, then healing, then judgement. Raises Violation. What is None the seed decides.
 
-    faults: kinds of the nemesis. size: brokers. operated: somebody moves replicas and leaders around.
+    faults: kinds of the nemesis. size: brokers. operated: somebody moves replicas and leaders around. script: what is
+    done instead of faults at random.
     """
     random = world.random("rules")
     choices = random.choice([3, 3, 3, 5]), random.random() < 0.4
@@ -68,7 +73,7 @@ async def cluster(
                 await play.prepare()
                 if operated:
                     play.employ_operator()
-                await play.run(seconds, faults)
+                await play.run(seconds, faults, script)
                 nursery.cancel_scope.cancel()
         world.trace("done", checker.acks, checker.reads)
 
@@ -129,10 +134,11 @@ class Play:
         operator.cluster = self.nodes
         self.others.append(operator)
 
-    async def run(self, seconds: float, faults: Sequence[str] | None) -> None:
+    async def run(self, seconds: float, faults: Sequence[str] | None, script: Script | None) -> None:
         """Faults for so many seconds, then everything has to end well."""
         writers, readers = [*self._writers(), *self.others], self._readers()
         nemesis = AimingNemesis(self.nodes, self.checker, CLIENTS, faults)
+        nemesis.lasting = {place: str(history) for place, history in self.watch.histories.items()}
         nemesis.naive = [client for client in writers if client.is_naive]
         async with trio.open_nursery() as reading:
             async with trio.open_nursery() as writing:
@@ -140,7 +146,11 @@ class Play:
                     writing.start_soon(client.run)
                 for client in readers:
                     reading.start_soon(client.run)
-                await nemesis.rage(seconds)
+                if script is None:
+                    await nemesis.rage(seconds)
+                else:
+                    await script(nemesis)
+                    nemesis.heal()
                 for client in writers:
                     client.finishing = True
                 with must_end("the writers are not served", HEAL_SECONDS):
