@@ -1,7 +1,8 @@
 """Brokers on nodes of their own, one coordination store, and how brokers start, stop, die and lose power.
 
 The fault budget: with min.insync.replicas 2 a cluster survives the loss of one page cache between two moments in which
-every replica is in sync (KIP-966). A broker that is killed keeps its page cache, so of that there may be any number.
+every replica is in sync, with 1 that of none (KIP-966). A broker that is killed keeps its page cache, so of that there
+may be any number.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ SETTINGS = {
     "replica.fetch.wait.max.ms": "300",
     "replica.fetch.backoff.ms": "100",
     "leader.imbalance.check.interval.seconds": "3",
-    "min.insync.replicas": "2",
     "replica.selector.class": "org.apache.kafka.common.replica.RackAwareReplicaSelector",
     "default.replication.factor": "3",
     "offsets.topic.replication.factor": "3",
@@ -142,10 +142,11 @@ class BrokerNode:
 class Cluster:
     """The nodes, the store between them, and what the store says of partitions."""
 
-    def __init__(self, world: World, size: int, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(self, world: World, size: int, settings: Mapping[str, str] | None = None, *, min_isr: int = 2) -> None:
         self.world = world
         self.random = world.random("cluster")
-        self.settings = dict(settings or {})
+        self.settings = {"min.insync.replicas": str(min_isr), **(settings or {})}
+        self.may_lose = min_isr - 1  # page caches, between two moments in which all are in sync
         self.on_partition: Callable[[Place, Stored | None, Stored], None] = lambda place, old, new: None
         self.partitions: dict[Place, Stored] = {}  # as the store has them now
         self.store = StoreServer(world, self._on_commit, SESSION_S)
@@ -181,7 +182,7 @@ class Cluster:
         """Whether the fault budget has room for it."""
         if self.is_whole:
             self.lossy.clear()
-        return not self.lossy - {node.id}
+        return len(self.lossy | {node.id}) <= self.may_lose
 
     @property
     def is_whole(self) -> bool:

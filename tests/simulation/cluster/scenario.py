@@ -2,7 +2,7 @@
 
     trace = simulate(7, cluster)              # raises Violation when the cluster broke a promise
 
-    topic       partitions     replicas 3, min.insync.replicas 2
+    topic       partitions     replicas 3, min.insync.replicas 2 (or 1)
     orders      2              idempotent writers with acks=all; readers
     mixed       1              the same, and writers with acks=1, so that logs diverge
     temp        1              made, filled, read and deleted again and again under one name
@@ -47,22 +47,24 @@ async def cluster(
     faults: Sequence[str] | None = None,
     size: int | None = None,
     operated: bool | None = None,
+    min_isr: int | None = None,
     script: Script | None = None,
 ) -> None:
     """Faults for so many seconds, then healing, then judgement. Raises Violation. What is None the seed decides.
 
-    faults: kinds of the nemesis. size: brokers. operated: somebody moves replicas and leaders around. script: what is
-    done instead of faults at random.
+    faults: kinds of the nemesis. size: brokers. operated: somebody moves replicas and leaders around. min_isr: with 1
+    no page cache may be lost. script: what is done instead of faults at random.
     """
     random = world.random("rules")
-    choices = random.choice([3, 3, 3, 5]), random.random() < 0.4
+    choices = random.choice([3, 3, 3, 5]), random.random() < 0.4, random.choice([2, 2, 2, 1])
     size = choices[0] if size is None else size
     operated = choices[1] if operated is None else operated
-    world.trace("rules", size, operated)
+    min_isr = choices[2] if min_isr is None else min_isr
+    world.trace("rules", size, operated, min_isr)
     checker = ClusterChecker()
     with watched_log(checker) as failures, traced_log(world):
         failures.on_found = checker.report_failure
-        nodes = Cluster(world, size)
+        nodes = Cluster(world, size, min_isr=min_isr)
         watch = Watch(nodes, checker)
         with watch.installed():
             async with trio.open_nursery() as nursery:

@@ -59,5 +59,5 @@ def test_a_planted_bug_is_found(bug: Bug, faults: tuple[str, ...]) -> None:
     with MonkeyPatch.context() as patch, pytest.raises(Violation) as found:
         bug(patch)
         for seed in range(MUTATION_SEEDS):
-            run(cluster, seed, faults=faults, size=3, operated=False)
+            run(cluster, seed, faults=faults, size=3, operated=False, min_isr=2)
     assert "in the simulation of seed" in found.value.__notes__[-1]

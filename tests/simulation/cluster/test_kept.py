@@ -17,7 +17,7 @@ from tests.simulation.runs import run
 def play(script: Script, seeds: int = 3) -> None:
     """Under a script, with all that a seed still decides: who is chosen, how long things take."""
     for seed in range(seeds):
-        run(cluster, seed, script=script, size=3, operated=False)
+        run(cluster, seed, script=script, size=3, operated=False, min_isr=2)
 
 
 async def led(nemesis: AimingNemesis) -> tuple[Place, BrokerNode, list[BrokerNode]]:
