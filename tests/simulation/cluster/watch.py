@@ -9,7 +9,7 @@ broker's code it reports, and the scenario raises it. It reads files as they are
     a new member of the ISR           the same (R7)
     a log is truncated                nothing that was shown goes (R4)
     a broker leads                    no other process has led that epoch (R8)
-    a batch is refused for good       no other broker leads at that moment (R14)
+    something is said for good        no other broker had led when it was found (R14)
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from contextlib import ExitStack, contextmanager
 from functools import partial, wraps
 from typing import Any
 
-from kafka_wire.errors import KafkaError
 from kafka_wire.records import read_header, read_records
 from kbroker.log.log import PartitionLog
-from kbroker.replication.doubt import DEFINITIVE
+from kbroker.replication.doubt import InDoubt
 from kbroker.replication.partition import Partition
 from kbroker.testing.scheduler import replaced
 from kbroker.testing.world import Process, current_process
@@ -33,7 +32,6 @@ from tests.simulation.cluster.history import ClusterChecker, ReplicatedHistory
 from tests.simulation.cluster.log_files import batches, content, identities, sound_identities
 from tests.simulation.cluster.nodes import BrokerNode, Cluster, Place, Stored
 
-LOOKS = ("write", "verification")  # methods of Partition that may refuse a batch for good
 ROLES = ("lead", "follow")  # methods of Partition that give it a role
 TRUNCATIONS = ("truncate_to",)  # methods of PartitionLog that cut it at an offset, their first argument
 
@@ -66,6 +64,8 @@ class Watch:
         self.histories: dict[Place, ReplicatedHistory] = {}
         self.held: dict[tuple[int, Place], Held] = {}  # the last of each broker
         self.led: dict[tuple[Place, int], Process] = {}  # by whom, in each leader epoch
+        self.newest_led: dict[Place, int] = {}  # the last leader epoch in which anybody leads, or led
+        self.false_doubts: dict[InDoubt, Partition] = {}  # of what was found when another led already
         cluster.on_partition = self.on_commit
 
     @contextmanager
@@ -74,8 +74,10 @@ class Watch:
         with ExitStack() as stack:
             for name in filter(partial(hasattr, Partition), ROLES):
                 stack.enter_context(replaced(Partition, name, self._told_after(getattr(Partition, name))))
-            for name in LOOKS:
-                stack.enter_context(replaced(Partition, name, self._told_of_refusals(getattr(Partition, name))))
+            stack.enter_context(replaced(Partition, "doubt", self._told_of_doubts(Partition.doubt)))
+            is_true = InDoubt.is_true.fget
+            assert is_true is not None
+            stack.enter_context(replaced(InDoubt, "is_true", property(self._told_of_truths(is_true))))
             for name in TRUNCATIONS:
                 stack.enter_context(replaced(PartitionLog, name, self._told_before(getattr(PartitionLog, name))))
             yield
@@ -112,16 +114,27 @@ class Watch:
                 if leader is not process:
                     what = f"{node} leads in epoch {partition.leader_epoch}, as another process did before it (R8)"
                     raise self.ghost(place, partition.log.directory).broken(what)
+                self.newest_led[place] = max(partition.leader_epoch, self.newest_led.get(place, -1))
             self.on_high_watermark(held)
 
-    def on_refusal(self, partition: Partition, error: KafkaError) -> None:
-        """A batch is refused for good, if this is a leader."""
-        process, place = current_process.get(), (partition.topic_id, partition.index)
-        assert process is not None
-        node, stored = self.cluster.by_name[process.node.name], self.cluster.partitions.get(place)
-        if error.code in DEFINITIVE and stored is not None and node.id != stored.leader >= 0:
-            what = f"{node} answers {error.code!r} in epoch {partition.leader_epoch}, and the leader is {stored} (R14)"
-            raise self.ghost(place, partition.log.directory).broken(what)
+    def on_doubt(self, partition: Partition, doubt: InDoubt | None) -> None:
+        """Something was found that is to be said for good: at once, or when the followers have confirmed it."""
+        place = partition.topic_id, partition.index
+        if self.newest_led.get(place, -1) <= partition.leader_epoch:
+            return
+        if doubt is None:
+            raise self._false(partition)
+        self.false_doubts[doubt] = partition
+
+    def on_confirmed(self, doubt: InDoubt) -> None:
+        """It is said for good."""
+        if doubt in self.false_doubts:
+            raise self._false(self.false_doubts[doubt])
+
+    def _false(self, partition: Partition) -> Violation:
+        place = partition.topic_id, partition.index
+        what = f"{partition.node_id} says something for good in epoch {partition.leader_epoch}"
+        return self.ghost(place, partition.log.directory).broken(f"{what}, and {self.newest_led[place]} is led (R14)")
 
     def on_high_watermark(self, held: Held) -> None:
         """Everything below it is shown from now on."""
@@ -237,14 +250,21 @@ class Watch:
 
         return told
 
-    def _told_of_refusals(self, method: Callable[..., Any]) -> Callable[..., Any]:
+    def _told_of_doubts(self, method: Callable[..., InDoubt | None]) -> Callable[..., InDoubt | None]:
         @wraps(method)
-        def told(partition: Partition, *args: Any, **options: Any) -> Any:
-            try:
-                return method(partition, *args, **options)
-            except KafkaError as error:
-                self.guarded(self.on_refusal, partition, error)
-                raise
+        def told(partition: Partition, *args: Any) -> InDoubt | None:
+            doubt = method(partition, *args)
+            self.guarded(self.on_doubt, partition, doubt)
+            return doubt
+
+        return told
+
+    def _told_of_truths(self, is_true: Callable[[InDoubt], bool]) -> Callable[[InDoubt], bool]:
+        def told(doubt: InDoubt) -> bool:
+            result = is_true(doubt)
+            if result:
+                self.guarded(self.on_confirmed, doubt)
+            return result
 
         return told
 
