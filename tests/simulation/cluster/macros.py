@@ -182,11 +182,11 @@ class AimingNemesis(ClusterNemesis):
             self.cut_both(leader.name, host)
         elected = await self.wait_until(place, lambda stored: stored.leader not in (-1, leader.id))
         self.world.trace("aimed", "deposed", elected)
-        await self.pause_for(3)
+        await trio.sleep(self.random.uniform(1, 3))  # they write to its successor
         for client in self.naive:
             client.misled = leader.name
         leader.node.resume()
-        await trio.sleep(self.random.uniform(0.5, 2))
+        await trio.sleep(self.random.uniform(1, 4))
         if self.random.random() < 0.5:
             self.network.heal()
             await self.pause_for(0.5)
