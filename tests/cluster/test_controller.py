@@ -104,12 +104,7 @@ async def brokers(*ids: int, **options: Any) -> AsyncIterator[Brokers]:
         nursery.cancel_scope.cancel()
 
 
-@pytest.fixture(autouse=True)
-def mock_time(autojump_clock: MockClock) -> None:
-    """Waiting takes no time."""
-
-
-async def test_one_broker_is_the_controller_and_another_when_it_dies() -> None:
+async def test_one_broker_is_the_controller_and_another_when_it_dies(autojump_clock: MockClock) -> None:
     async with brokers(0, 1, 2) as cluster:
         assert cluster.controllers == {0} and cluster.any.image.controller_epoch == 1
         await cluster.kill(0)
@@ -124,7 +119,7 @@ async def test_one_broker_is_the_controller_and_another_when_it_dies() -> None:
         assert cluster.controllers in ({0}, {3 - second}) and cluster.any.image.controller_epoch == 3
 
 
-async def test_a_dead_broker_leads_nothing_and_is_in_no_isr() -> None:
+async def test_a_dead_broker_leads_nothing_and_is_in_no_isr(autojump_clock: MockClock) -> None:
     async with brokers(0, 1, 2) as cluster:
         await cluster.create((1, 0, 2), (0, 1, 2), (2, 0, 1))
         await cluster.create((1,), name="alone")
@@ -141,7 +136,7 @@ async def test_a_dead_broker_leads_nothing_and_is_in_no_isr() -> None:
         assert cluster.partitions("alone")[0].leader_epoch == 2
 
 
-async def test_R9_without_anybody_in_sync_a_partition_waits() -> None:
+async def test_R9_without_anybody_in_sync_a_partition_waits(autojump_clock: MockClock) -> None:
     async with brokers(0, 1, 2) as cluster:
         await cluster.create((1, 2), (0, 1))
         await cluster.kill(1)
@@ -155,7 +150,7 @@ async def test_R9_without_anybody_in_sync_a_partition_waits() -> None:
         assert cluster.states()[0] == (1, (1,), (2,))
 
 
-async def test_an_unclean_election_takes_place_where_it_is_configured() -> None:
+async def test_an_unclean_election_takes_place_where_it_is_configured(autojump_clock: MockClock) -> None:
     async with brokers(0, 1, config=BrokerConfig) as cluster:
         await cluster.create((1, 0), name="clean")
         await cluster.create((1, 0), name="unclean", **{"unclean.leader.election.enable": "true"})
@@ -175,7 +170,7 @@ async def test_an_unclean_election_takes_place_where_it_is_configured() -> None:
         assert cluster.states("clean") == [(0, (0,), ())]
 
 
-async def test_R8_a_restarted_broker_leads_in_no_epoch_it_led_before() -> None:
+async def test_R8_a_restarted_broker_leads_in_no_epoch_it_led_before(autojump_clock: MockClock) -> None:
     """Whoever is faster, the controller that saw it die or the broker itself, and whatever it was."""
     async with brokers(0, 1, 2) as cluster:
         await cluster.create((1, 0, 2), (2, 1, 0), (0, 1, 2))
@@ -193,7 +188,7 @@ async def test_R8_a_restarted_broker_leads_in_no_epoch_it_led_before() -> None:
             assert all(p.leader != NO_LEADER for p in (*cluster.partitions(), *cluster.partitions("alone")))
 
 
-async def test_R10_after_a_power_failure_a_broker_is_in_no_isr_when_it_appears() -> None:
+async def test_R10_after_a_power_failure_a_broker_is_in_no_isr_when_it_appears(autojump_clock: MockClock) -> None:
     async with brokers(0, 1, 2) as cluster:
         await cluster.create((1, 0, 2), (0, 1, 2))
         await cluster.create((1,), name="alone")
@@ -208,7 +203,7 @@ async def test_R10_after_a_power_failure_a_broker_is_in_no_isr_when_it_appears()
             await trio.sleep(TICK_S)
 
 
-async def test_R10_the_last_one_in_sync_leads_on_only_as_the_last_that_led() -> None:
+async def test_R10_the_last_one_in_sync_leads_on_only_as_the_last_that_led(autojump_clock: MockClock) -> None:
     async with brokers(0, 1) as cluster:
         await cluster.create((1, 0))
         await cluster.kill(0)
@@ -228,7 +223,7 @@ async def test_R10_the_last_one_in_sync_leads_on_only_as_the_last_that_led() -> 
         assert cluster.partitions()[0].leader_epoch >= 4
 
 
-async def test_R10_another_disk_is_an_empty_one() -> None:
+async def test_R10_another_disk_is_an_empty_one(autojump_clock: MockClock) -> None:
     async with brokers(0, 1, 2) as cluster:
         await cluster.create((1, 0, 2))
         await cluster.kill(1)
@@ -244,7 +239,7 @@ async def test_R10_another_disk_is_an_empty_one() -> None:
         assert cluster.up[1].image.topics["t"].partitions[0].isr == (0, 2)
 
 
-async def test_R7_nobody_joins_between_its_last_word_and_its_death() -> None:
+async def test_R7_nobody_joins_between_its_last_word_and_its_death(autojump_clock: MockClock) -> None:
     """A broker that may have lost data takes its registration away first: a leader cannot let it join any more."""
     async with brokers(0, 1) as cluster:
         await cluster.create((0, 1))
@@ -261,7 +256,7 @@ async def test_R7_nobody_joins_between_its_last_word_and_its_death() -> None:
         assert await cluster.up[0].alter_isr([IsrChange(partition, (0, 1), {1: epoch}, 1)]) == [IsrOutcome.REFUSED]
 
 
-async def test_a_broker_that_leaves_hands_over_and_is_given_nothing_more() -> None:
+async def test_a_broker_that_leaves_hands_over_and_is_given_nothing_more(autojump_clock: MockClock) -> None:
     async with brokers(0, 1, 2) as cluster:
         await cluster.create((1, 0, 2), (0, 1, 2))
         await cluster.create((1,), name="alone")
@@ -282,14 +277,14 @@ async def test_a_broker_that_leaves_hands_over_and_is_given_nothing_more() -> No
         assert cluster.states("alone") == [(NO_LEADER, (), (1,))]
 
 
-async def test_a_controller_that_leaves_has_a_successor_before_it_is_gone() -> None:
+async def test_a_controller_that_leaves_has_a_successor_before_it_is_gone(autojump_clock: MockClock) -> None:
     async with brokers(0, 1, 2) as cluster:
         await cluster.up[0].hand_over()
         await trio.sleep(2 * TICK_S)
         assert cluster.controllers in ({1}, {2})
 
 
-async def test_the_last_broker_has_nobody_to_hand_over_to() -> None:
+async def test_the_last_broker_has_nobody_to_hand_over_to(autojump_clock: MockClock) -> None:
     async with brokers(0) as cluster:
         await cluster.create((0,))
         before = cluster.store.txns
@@ -297,7 +292,7 @@ async def test_the_last_broker_has_nobody_to_hand_over_to() -> None:
         assert cluster.store.txns == before and not cluster.up[0].image.brokers[0].leaving
 
 
-async def test_partitions_on_a_disk_that_failed_are_led_by_others() -> None:
+async def test_partitions_on_a_disk_that_failed_are_led_by_others(autojump_clock: MockClock) -> None:
     async with brokers(0, 1, 2) as cluster:
         await cluster.create((1, 0), (1, 0), (0, 1))
         await cluster.create((1,), name="alone")
@@ -308,7 +303,7 @@ async def test_partitions_on_a_disk_that_failed_are_led_by_others() -> None:
         assert not cluster.up[1].image.brokers[1].leaving
 
 
-async def test_a_deposed_controller_changes_nothing() -> None:
+async def test_a_deposed_controller_changes_nothing(autojump_clock: MockClock) -> None:
     """It stood still and has not heard that another is it: what it had decided is guarded by its key."""
     async with brokers(0, 1, 2) as cluster:
         await cluster.create((1, 0, 2))
@@ -322,7 +317,7 @@ async def test_a_deposed_controller_changes_nothing() -> None:
         assert cluster.up[1].image.topics["t"].partitions == (partition,)
 
 
-async def test_what_fails_is_decided_anew(caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_fails_is_decided_anew(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
     async with brokers(0, 1, 2) as cluster:
         await cluster.create(*[(1, 0, 2)] * 300)
         await cluster.kill(1)
@@ -331,7 +326,7 @@ async def test_what_fails_is_decided_anew(caplog: pytest.LogCaptureFixture) -> N
         assert cluster.states() == [(0, (0, 2), ())] * 300
 
 
-async def test_many_partitions_are_led_again_in_few_transactions() -> None:
+async def test_many_partitions_are_led_again_in_few_transactions(autojump_clock: MockClock) -> None:
     async with brokers(0, 1, 2) as cluster:
         (topic,) = await cluster.any.admin.create_topics([NewTopic("wide", 1500, 3)])
         assert isinstance(topic, TopicImage)
@@ -345,7 +340,7 @@ async def test_many_partitions_are_led_again_in_few_transactions() -> None:
         assert cluster.store.txns - before <= 1500 // 96 + 1 + 2
 
 
-async def test_preferred_leaders_come_back_in_time() -> None:
+async def test_preferred_leaders_come_back_in_time(autojump_clock: MockClock) -> None:
     config = MIN_2.with_values({"leader.imbalance.check.interval.seconds": 60})
     async with brokers(0, 1, 2, config=lambda: config) as cluster:
         await cluster.create((1, 0, 2))
@@ -369,7 +364,7 @@ async def rejoin(cluster: Brokers, id: int, name: str = "t") -> None:
     await trio.sleep(TICK_S)
 
 
-async def test_internal_topics_grow_with_the_cluster() -> None:
+async def test_internal_topics_grow_with_the_cluster(autojump_clock: MockClock) -> None:
     config = BrokerConfig().with_values({"transaction.state.log.min.isr": 2})
     async with brokers(0, config=lambda: config) as cluster:
         await cluster.create((0,), (0,), name="__transaction_state", **{"min.insync.replicas": "1"})
@@ -389,7 +384,7 @@ async def test_internal_topics_grow_with_the_cluster() -> None:
         assert all(p.replicas == (0,) for p in cluster.partitions("t"))
 
 
-async def test_a_store_that_went_back_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_store_that_went_back_is_told_of(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
     """Restored from an older copy: epochs of brokers never repeat within a process, nothing waits for what is gone."""
     async with brokers(0, config=BrokerConfig) as cluster:
         await cluster.create((0,))
@@ -415,7 +410,7 @@ async def test_a_store_that_went_back_is_told_of(caplog: pytest.LogCaptureFixtur
         assert set(cluster.any.image.topics) == {"t"} and cluster.any.broker_epoch > epoch
 
 
-async def test_a_controller_that_stands_down_misses_nobody() -> None:
+async def test_a_controller_that_stands_down_misses_nobody(autojump_clock: MockClock) -> None:
     """All brokers stop: who was faster is in sync still when they start again."""
     async with brokers(1, 2, 3) as some:
         await some.create((1, 2, 3), (2, 3, 1))
