@@ -27,6 +27,10 @@ class CorruptLog(LogOffline):
     """Bytes that were durable are wrong: corruption, not a torn tail. Such a log is never truncated (L4)."""
 
 
+class LogAhead(CorruptLog):
+    """Durable bytes are of a leader that the cluster has yet to elect: the cluster's metadata went back (R11)."""
+
+
 class LogTruncated(KafkaError):
     """The log was cut, so its end went back: whoever waited for it to grow starts over, or leaves.
 

@@ -38,7 +38,7 @@ from kbroker.log.derived.producers import CorruptSnapshot, ProducerStates
 from kbroker.log.derived.snapshots import SUFFIX as SNAPSHOT
 from kbroker.log.derived.snapshots import snapshot_path
 from kbroker.log.derived.transactions import read_marker
-from kbroker.log.errors import CorruptLog
+from kbroker.log.errors import CorruptLog, LogAhead
 from kbroker.log.retention import DELETED
 from kbroker.log.segment import RELATIVE_OFFSET_MAX, Segment, file_stem
 
@@ -462,8 +462,8 @@ def _check_durable_epochs(segments: list[Segment], epochs: LeaderEpochs, recover
             raise _too_new(segments[-1], epoch, epoch_max)
 
 
-def _too_new(segment: Segment, epoch: int, epoch_max: int) -> CorruptLog:
-    return CorruptLog(
+def _too_new(segment: Segment, epoch: int, epoch_max: int) -> LogAhead:
+    return LogAhead(
         f"{segment.path}: there are records of leader epoch {epoch}, but the cluster's metadata is only at {epoch_max};"
         " was the metadata restored from a backup, or the directory taken from another cluster?"
     )

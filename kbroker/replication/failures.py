@@ -9,6 +9,9 @@ A log that failed is of no use to others. Every second, until it has been writte
 the partition, if somebody else is in sync (Kafka: ReplicaManager.handleLogDirFailure). A log that a start found to be
 damaged is never cut to where it is whole, to lead with that; as soon as others have everything, and this broker counts
 for nothing, it makes room for a new one. One that failed while it was used waits for a restart: its disk is in doubt.
+
+A log that is ahead of the cluster's metadata is neither: it is the metadata that went back, for all replicas alike, and
+what they have is what it must not be judged by (R11).
 """
 
 from __future__ import annotations
@@ -19,9 +22,9 @@ from typing import TypeAlias
 import trio
 
 from kafka_wire.errors import KafkaError
-from kbroker.cluster.image import NO_LEADER, ClusterImage, PartitionImage
+from kbroker.cluster.image import ClusterImage, PartitionImage
 from kbroker.env import Clock
-from kbroker.log.errors import CorruptLog
+from kbroker.log.errors import CorruptLog, LogAhead
 from kbroker.replication.partition import Partition
 
 LOOK_S, LOOKED_AT_A_TURN = 1.0, 1000  # between two looks for logs that have failed; logs looked at in a turn
@@ -61,11 +64,13 @@ class Failures:
     async def run(self, begin_anew: Callable[[Key], None]) -> None:
         """See to it until cancelled. begin_anew: what a partition is to do with a log that is damaged."""
         while True:
-            failed = [*self.offline, *await self._failed()]
+            refused = [key for key, error in self.offline.items() if not isinstance(error, LogAhead)]
+            failed = [*refused, *await self._failed()]
             if to_hand_over := [key for key in failed if self._is_needless(self._image_of(key))]:
                 await self._hand_over(to_hand_over)
-            for key, error in tuple(self.offline.items()):
-                if isinstance(error, CorruptLog) and self._counts_for_nothing(self._image_of(key)):
+            for key in refused:
+                is_damaged = isinstance(self.offline.get(key), CorruptLog)
+                if is_damaged and self._counts_for_nothing(self._image_of(key)):
                     begin_anew(key)
             with trio.move_on_after(LOOK_S):
                 await self._bell.wait()
@@ -95,5 +100,5 @@ class Failures:
             image is not None
             and self._node_id in image.replicas
             and self._node_id not in (*image.isr, *image.elr, image.leader, image.last_leader)
-            and image.leader != NO_LEADER
+            and image.leader in self._image().brokers
         )
