@@ -514,13 +514,12 @@ class Partition:
     def check_append(self, acks: int) -> None:
         """Raise unless a client may append: those of check_leader, NOT_ENOUGH_REPLICAS.
 
-        acks: -1, 0 or 1; -1 demands min.insync.replicas in the ISR before anything is written (R6).
+        acks: -1, 0 or 1; -1 demands min.insync.replicas in the ISR before anything is written (R6). It would not be
+        acknowledged by a leader whom nobody hears; but its client had better look for another one than wait.
         """
         if self._is_sole and self.log.offline is None:
             return
-        if not self.leading or self.log.offline is not None or (acks != ACKS_ALL and not self.is_heard):
-            self.check_leader()
-            raise NotLeader
+        self.check_leader()
         if acks == ACKS_ALL and not self.has_min_isr:
             raise KafkaError(ErrorCode.NOT_ENOUGH_REPLICAS)
 

@@ -308,12 +308,16 @@ def test_R14_nothing_is_said_for_good_in_doubt(answer: Callable[[Partition], obj
         assert error.code in REFUSALS
 
 
-def test_R14_acks_all_needs_no_proof_but_that_of_its_replicas() -> None:
+def test_R14_who_is_not_heard_lets_nobody_wait_for_replicas() -> None:
+    """It would wait for what does not come, while another may lead."""
     session = Session()
     partition = shared(session)
-    session.proven = False
     partition.append(batch(), ACKS_ALL, 0)
     assert partition.high_watermark.value == 0  # not acknowledged by this
+    session.proven = False
+    with pytest.raises(NotLeader):
+        partition.append(batch(), ACKS_ALL, 0)
+    assert partition.log.end.value == 1
 
 
 def test_R14_a_partition_with_nobody_else_in_sync_is_always_proven() -> None:
