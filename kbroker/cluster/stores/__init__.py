@@ -6,6 +6,7 @@ memory.py        in this process (tests, simulation)
 sqlite.py        one file, shared by the processes of a machine
 sqlite_file.py   what lies in that file                  heartbeats.py   when its sessions end
 etcd/            in etcd, for brokers of several machines
+sqlite_reader.py ranges of it, in pieces
 bell.py          how its processes tell each other that something is new
 feed.py          recent changes and their watchers       session.py      keeping a session alive
 """

@@ -41,9 +41,11 @@ from kbroker.cluster.stores.feed import Changes, Feed, follow
 from kbroker.cluster.stores.heartbeats import Heartbeat
 from kbroker.cluster.stores.session import alongside, hold
 from kbroker.cluster.stores.sqlite_file import RECENT_MAX, SqliteFile, Txn
+from kbroker.cluster.stores.sqlite_reader import Reader
 from kbroker.env import Clock, Disk, Offload
 
 T = TypeVar("T")
+Opened = TypeVar("Opened", SqliteFile, Reader)
 
 POLL_S = 0.5  # how often to look for changes that nobody rang for, and for dead sessions
 CALL_S = 8.0  # wait for an answer, at most: what has begun by then goes on, and may still happen
@@ -77,19 +79,30 @@ async def open_sqlite(
     """
     if (filesystem := disk.filesystem()) in NOT_LOCAL:
         raise Unavailable(f"it lies on a network file system ({filesystem}), where processes cannot lock it safely")
+    path = f"{disk.root}/{name}"
     beating: set[int] = set()
-    file = await offload(lambda: _do(lambda: SqliteFile(f"{disk.root}/{name}", clock, beating)))
-    try:
+    async with (
+        _opened(offload, lambda: SqliteFile(path, clock, beating)) as file,
+        _opened(offload, lambda: Reader(path)) as reader,
+    ):
         revision = await _take_over(file, disk, clock, offload)
-        store = SqliteStore(file, Feed(revision, RECENT_MAX), clock, offload, poll_s, beating)
+        store = SqliteStore(file, reader, Feed(revision, RECENT_MAX), clock, offload, poll_s, beating)
         async with alongside(store._listen, disk, f"{name}-bell"), alongside(store._work):
             try:
                 yield store
             finally:
                 store._stop()
+
+
+@asynccontextmanager
+async def _opened(offload: Offload, make: Callable[[], Opened]) -> AsyncIterator[Opened]:
+    """What make opens, in a worker; closed there at the end. Raises Unavailable."""
+    opened = await offload(lambda: _do(make))
+    try:
+        yield opened
     finally:
         with trio.CancelScope(shield=True):
-            await offload(file.close)
+            await offload(opened.close)
 
 
 async def _take_over(file: SqliteFile, disk: Disk, clock: Clock, offload: Offload) -> int:
@@ -130,9 +143,18 @@ class SqliteStore:
     """A CoordinationStore; see store.py for what its methods promise. Made by `open_sqlite`."""
 
     def __init__(
-        self, file: SqliteFile, feed: Feed, clock: Clock, offload: Offload, poll_s: float, beating: set[int]
+        self,
+        file: SqliteFile,
+        reader: Reader,
+        feed: Feed,
+        clock: Clock,
+        offload: Offload,
+        poll_s: float,
+        beating: set[int],
     ) -> None:
         self._file = file  # only the worker touches it
+        self._reader = reader  # the same
+        self._reading = trio.Lock()  # one range at a time: each sees what is there when it begins
         self._clock = clock
         self._offload = offload
         self._poll_s = poll_s
@@ -153,7 +175,18 @@ class SqliteStore:
         self, prefix: bytes, *, after: bytes = b"", limit: int = 1000, revision: int = 0, keys_only: bool = False
     ) -> Page:
         """See CoordinationStore. Knows the past only where the prefix has not changed since."""
-        return await self._call(lambda: self._file.range(prefix, after, limit, revision, keys_only))
+        async with self._turn_to_read():
+            try:
+                begin = partial(self._reader.begin, prefix, after, limit, revision, keys_only)
+                page, is_last = await self._call(begin)
+                while not is_last:
+                    piece, is_last = await self._call(self._reader.go_on)
+                    page = Page(page.entries + piece.entries, piece.revision, piece.more)
+                return page
+            except (StoreError, trio.Cancelled):
+                self._jobs.append(_Job(self._reader.end))  # nobody waits for that
+                self._bell.set()
+                raise
 
     async def txn(self, guards: Sequence[Guard], ops: Sequence[Op]) -> TxnResult:
         """See CoordinationStore."""
@@ -214,6 +247,17 @@ class SqliteStore:
         if lease in self._held:
             self._held.pop(lease)[0].close()
         await self._call(lambda: self._file.revoke(lease))
+
+    @asynccontextmanager
+    async def _turn_to_read(self) -> AsyncIterator[None]:
+        with trio.move_on_after(CALL_S) as scope:
+            await self._reading.acquire()
+        if scope.cancelled_caught:
+            raise Unavailable(f"no turn to read within {CALL_S:g} s")
+        try:
+            yield
+        finally:
+            self._reading.release()
 
     async def _call(self, work: Callable[[], T]) -> T:
         """Have work done on the worker thread when it is our turn. Raises Unavailable when that takes too long."""

@@ -32,13 +32,11 @@ from kbroker.cluster.store import (
     Event,
     Guard,
     Op,
-    Page,
     Put,
     SessionLost,
     StoreError,
     TxnResult,
     Unavailable,
-    prefix_end,
 )
 from kbroker.cluster.stores.bell import Bell
 from kbroker.cluster.stores.feed import REVISIONS_MAX, Changes
@@ -183,8 +181,7 @@ class SqliteFile:
             pass  # no room for one, or another process is reading: what there is will do
 
     def _meta(self, name: str) -> Any:
-        row = self._db.execute("select value from meta where name = ?", (name,)).fetchone()
-        return row[0] if row else ""
+        return meta(self._db, name)
 
     @property
     def revision(self) -> int:
@@ -255,31 +252,6 @@ class SqliteFile:
             if isinstance(op, Delete) and self._db.execute("delete from kv where key = ?", (op.key,)).rowcount:
                 packed.append(PACK(len(op.key), -1) + op.key)
         self._db.execute("insert into log values (?, ?)", (revision, b"".join(packed)))
-
-    def range(self, prefix: bytes, after: bytes, limit: int, revision: int, keys_only: bool) -> Page:
-        """See CoordinationStore."""
-        self._db.execute("begin")
-        try:
-            now: int = self.revision
-            if revision and revision != now:
-                self._check_unchanged(prefix, revision, now)
-            columns = "key, x'', mod, lease" if keys_only else "*"
-            end = prefix_end(prefix)
-            bound = "and key < ?" if end else ""
-            rows = self._db.execute(
-                f"select {columns} from kv where key >= ? and key > ? {bound} order by key limit ?",
-                (prefix, after, *([end] if end else []), limit + 1),
-            ).fetchall()
-        finally:
-            self._db.execute("rollback")
-        return Page([Entry(*row) for row in rows[:limit]], revision or now, len(rows) > limit)
-
-    def _check_unchanged(self, prefix: bytes, revision: int, now: int) -> None:
-        if revision > now or revision + 1 < self._meta("compacted"):
-            raise Compacted(now)
-        for (packed,) in self._db.execute("select events from log where revision > ?", (revision,)):
-            if any(event.key.startswith(prefix) for event in unpack(packed, 0)):
-                raise Compacted(now)
 
     def compact(self, before: int) -> int:
         """Forget what is older; the oldest revision that is left."""
@@ -380,6 +352,12 @@ class SqliteFile:
         if revision < compacted:
             raise Compacted(compacted)
         return self._read_log(revision, REVISIONS_MAX)
+
+
+def meta(db: sqlite3.Connection, name: str) -> Any:
+    """A row of the table of that name, "" when it is absent."""
+    row = db.execute("select value from meta where name = ?", (name,)).fetchone()
+    return row[0] if row else ""
 
 
 _LENGTHS = struct.Struct("<Ii")

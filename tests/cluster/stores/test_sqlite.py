@@ -15,12 +15,13 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from kbroker.cluster.store import Compacted, Delete, Guard, Put, StoreError, Unavailable, load
+from kbroker.cluster.store import Compacted, Delete, Guard, Page, Put, StoreError, Unavailable, load
 from kbroker.cluster.stores import sqlite, sqlite_file
 from kbroker.cluster.stores.feed import Changes
 from kbroker.cluster.stores.heartbeats import Heartbeat
 from kbroker.cluster.stores.sqlite import open_sqlite
 from kbroker.cluster.stores.sqlite_file import SqliteFile
+from kbroker.cluster.stores.sqlite_reader import Reader
 from kbroker.env.features import Features
 from kbroker.env.real import RealClock
 from kbroker.env.real_disk import RealDisk
@@ -180,8 +181,10 @@ async def test_no_caller_waits_for_ever(tmp_path: Path, clock: HandClock, autoju
             await wait_all_tasks_blocked()
             nursery.start_soon(note_failure, lambda: put(store, b"b", b"1"))
             nursery.start_soon(note_failure, lambda: store.get(b"a"))
+            for _ in range(3):
+                nursery.start_soon(note_failure, lambda: store.range(b"a"))
         assert trio.current_time() - begun == sqlite.CALL_S
-        assert sorted(type(error).__name__ for error in failures) == ["Ambiguous", "Unavailable", "Unavailable"]
+        assert sorted(type(error).__name__ for error in failures) == ["Ambiguous", *["Unavailable"] * 5]
         disk.let_go()
         assert await store.get(b"a") is not None  # what had begun has happened
         assert await store.get(b"b") is None
@@ -236,6 +239,42 @@ async def test_a_whole_process_that_is_cancelled_gives_its_session_back(tmp_path
             await trio.sleep_forever()
     async with sqlite_at(path, clock) as store:
         assert await store.get(b"s/mine") is None
+
+
+async def test_a_long_range_is_of_one_moment_and_others_go_on_meanwhile(tmp_path: Path, clock: HandClock) -> None:
+    pieces: list[int] = []
+    go_on = Reader.go_on
+
+    class Watched(Reader):
+        def go_on(self) -> tuple[Page, bool]:
+            page, is_last = go_on(self)
+            pieces.append(len(page.entries))
+            return page, is_last
+
+    async with sqlite_at(tmp_path / "coord.db", clock, offload=Inline()) as store:
+        store._reader.__class__ = Watched
+        for start in range(0, 1200, 100):
+            keys = [b"k/%04d" % number for number in range(start, start + 100)]
+            await store.txn([Guard(key, 0) for key in keys], [Put(key, b"old") for key in keys])
+        written: list[int] = []
+
+        async def write() -> None:
+            for number in range(1199, 0, -100):
+                written.append(await put(store, b"k/%04d" % number, b"new", 12 - (1199 - number) // 100))
+
+        page = Page([], 0, False)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            page = await store.range(b"k/", limit=1200)
+        assert pieces == [500, 500, 200] and len(written) == 12
+        assert len(page.entries) == 1200 and not page.more
+        assert [entry.value for entry in page.entries].count(b"new") == page.revision - 12 < 12
+        page = await store.range(b"k/", limit=500)
+        assert pieces[3:] == [500] and page.more and page.revision == 24
+        with trio.move_on_after(0) as scope:
+            await store.range(b"k/", limit=1200)
+        assert scope.cancelled_caught
+        assert len((await store.range(b"k/", limit=1200)).entries) == 1200
 
 
 async def test_another_process_that_rings_is_heard_and_else_no_worker_is_asked(
