@@ -33,7 +33,7 @@ from tests.simulation.single_broker import must_end, watched_log
 
 Script: TypeAlias = Callable[[AimingNemesis], Awaitable[None]]
 
-FAULT_SECONDS = 8.0
+FAULT_SECONDS = 6.0
 HEAL_SECONDS = 40.0
 START_SECONDS = 20.0
 TOPICS = {"orders": 2, "mixed": 1}
