@@ -131,10 +131,11 @@ class Fetcher:
         self._delayed.pop(key, None)
         self._drop(key)
 
-    def delay(self, key: Key, now_s: float, delay_s_max: float) -> None:
-        """Something is wrong with a partition that is wanted: it waits a while, longer each time."""
+    def delay(self, key: Key, now_s: float, delay_s_max: float) -> int:
+        """Something is wrong with a partition that is wanted: it waits, longer each time. How often in a row."""
         refusals = self._refusals[key] = self._refusals.get(key, 0) + 1
         self.hold(key, now_s + min(DELAY_S_MIN * 2 ** min(refusals - 1, 20), delay_s_max))
+        return refusals
 
     def hold(self, key: Key, until_s: float) -> None:
         """Do not want a partition for a while."""

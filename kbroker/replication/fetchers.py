@@ -305,14 +305,15 @@ class Fetchers:
 
     def _delay(self, leader: Leader, key: Key, partition: Partition, error: KafkaError) -> None:
         """Something is wrong with this partition alone: it waits a while."""
+        leader.session.follow(key, position_of(partition))  # a part of the answer may be in the log
+        times = leader.session.delay(key, self._env.clock.liveness(), self._delay_s_max())
         if error.code is ErrorCode.KAFKA_STORAGE_ERROR and error.own_message:
             self._troubles.tell(partition.topic, partition.index, error)
-        else:
-            text = "%s-%d cannot be fetched from broker %d for now: %s"
-            level = logging.ERROR if error.code is ErrorCode.CORRUPT_MESSAGE else logging.DEBUG
-            log.log(level, text, partition.topic, partition.index, leader.id, error.message)
-        leader.session.follow(key, position_of(partition))  # a part of the answer may be in the log
-        leader.session.delay(key, self._env.clock.liveness(), self._delay_s_max())
+            return
+        text = "%s-%d cannot be fetched from broker %d for now: %s"
+        is_bad = error.code is ErrorCode.CORRUPT_MESSAGE and times == 1  # what it is all the time is said once
+        level = logging.ERROR if is_bad else logging.DEBUG
+        log.log(level, text, partition.topic, partition.index, leader.id, error.message)
 
     def _give_up(self, partition: Partition, error: KafkaError) -> None:
         """Its log is offline: nobody follows with it until it is opened again."""
