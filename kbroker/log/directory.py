@@ -53,6 +53,7 @@ from kbroker.log.checkpoints import (
     read_topic_id,
 )
 from kbroker.log.content.scrubber import Scrubber
+from kbroker.log.derived.epochs import LeaderEpochs
 from kbroker.log.log import PartitionLog
 from kbroker.log.opening import Opening, Outcome, run_some
 from kbroker.log.recovery import Crash, End
@@ -352,6 +353,14 @@ class LogDirectory:
         self._forget_crash(directory)
         self._forget(key)
 
+    def leave(self, topic: str, partition: int) -> None:
+        """Serve a partition's log no more, and leave its files as they are: it may be opened again."""
+        present = self.logs.pop((topic, partition), None)
+        if present is not None:
+            present.abandon()
+            self._unsynced.add(present.directory)  # a stop is no clean one for it
+            self._note_boot()
+
     def set_aside(self, topic: str, partition: int) -> str:
         """Keep a partition's log, which is not open, for people: under another name, which is returned, so that a new
         one can begin. May raise OSError.
@@ -379,6 +388,15 @@ class LogDirectory:
         """(topic, partition, topic id) of every log there is on the disk: to find those of deleted topics."""
         disk = self.env.disk
         return [(topic, index, read_topic_id(disk, f"{topic}-{index}")) for topic, index in self._keys_on_disk()]
+
+    def last_epoch(self, topic: str, partition: int) -> int:
+        """The leader epoch of the last batch of a log that is on the disk, as far as it tells; else -1. Blocks."""
+        epochs = LeaderEpochs()
+        try:
+            is_known = epochs.load(self.env.disk, f"{topic}-{partition}")
+        except OSError:
+            return -1
+        return epochs.latest if is_known else -1
 
     def _names_on_disk(self) -> set[str]:
         """The directories of logs."""

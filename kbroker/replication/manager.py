@@ -21,6 +21,10 @@ Who leads a partition of an internal topic coordinates what is kept there: its `
 
 A partition is removed, and its log with it, when the image says that its topic is gone or that it has its replicas
 elsewhere, and for no other reason. What becomes of one whose log fails, `failures` says.
+
+That it is gone has to have been seen, in images that follow each other. One that was read anew, after a lost session,
+may only lack the topic: the store may have been restored from an older copy. Then the log is left as it is, as it is at
+a start. Nor does an image count that says in no later epoch than the log's own that the replicas are elsewhere.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -146,6 +151,8 @@ class ReplicaManager:
         self._carried_out = ClusterImage()
         self._is_lost = False  # a registration ended, and what it led is still to be resigned
         self._is_torn = False  # a registration ended: `partitions` may be somewhere past _carried_out
+        self._is_read_anew = False  # _wanted does not follow on _carried_out: deletions were not seen
+        self._spared: set[tuple[str, int]] = set()  # partitions in _opening that such an image does not know
         self._opening: dict[tuple[str, int], Opening] = {}
         self._to_open: deque[Opening] = deque()  # those of them that no worker has begun with
         self._bell = trio.Event()  # there is something in _to_open
@@ -164,6 +171,7 @@ class ReplicaManager:
     def on_image(self, old: ClusterImage, new: ClusterImage) -> None:
         """Be told of a new image."""
         self._wanted = new
+        self._is_read_anew |= new.base != old.revision or self._is_torn
         self._announced = new.revision
         self._news.set()
 
@@ -227,7 +235,8 @@ class ReplicaManager:
         target = self._target = self._wanted
         if target is None:
             return False
-        for done, errand in enumerate(self._steps(self._carried_out, target), start=1):
+        is_read_anew, self._is_read_anew = self._is_read_anew, False
+        for done, errand in enumerate(self._steps(self._carried_out, target, is_read_anew), start=1):
             if errand is not None:
                 await errand()
             elif done % CHUNK == 0:
@@ -252,7 +261,8 @@ class ReplicaManager:
     async def _see_to_strays(self) -> None:
         """Remove the logs of partitions that went elsewhere while this broker was down.
 
-        Logs of topics the cluster does not know are left alone: deleting data needs more than a missing name.
+        Logs of topics the cluster does not know are left alone: deleting data needs more than a missing name. So are
+        those with records of an epoch in which the cluster says nothing of them.
         """
         try:
             found = await self.logs.env.offload(self.logs.on_disk)
@@ -262,21 +272,34 @@ class ReplicaManager:
         strays = []
         for topic, index, id in found:
             await trio.lowlevel.checkpoint()
-            known = self._carried_out.topics_by_id.get(id) if id is not None else None
-            if known is None:
+            if (image := self._image_of(id, index)) is None:
                 strays.append(f"{topic}-{index}")
-            elif index < len(known.partitions) and self.node_id not in known.partitions[index].replicas:
-                self._remove_log(topic, index)
+            elif self.node_id not in image.replicas:
+                last_epoch = await self.logs.env.offload(partial(self.logs.last_epoch, topic, index))
+                image = self._image_of(id, index)
+                if image is not None and self.node_id not in image.replicas and last_epoch < image.leader_epoch:
+                    self._remove_log(topic, index)
+                else:
+                    strays.append(f"{topic}-{index}")
         if strays:
             log.warning("%d logs belong to no topic and are left alone: %s", len(strays), ", ".join(strays[:5]))
 
-    def _steps(self, old: ClusterImage, new: ClusterImage) -> Iterator[Callable[[], Awaitable[None]] | None]:
-        """One step for every partition touched; nothing is done between the steps. Yields what is to be waited for."""
+    def _image_of(self, topic_id: bytes | None, index: int) -> PartitionImage | None:
+        topic = self._carried_out.topics_by_id.get(topic_id) if topic_id is not None else None
+        return topic.partitions[index] if topic is not None and index < len(topic.partitions) else None
+
+    def _steps(
+        self, old: ClusterImage, new: ClusterImage, is_read_anew: bool
+    ) -> Iterator[Callable[[], Awaitable[None]] | None]:
+        """One step for every partition touched; nothing is done between the steps. Yields what is to be waited for.
+
+        is_read_anew: what new lacks may be there.
+        """
         difference = yield from compared(old, new)
         if self._is_torn:
             yield from self._realign(new)
         for topic, image in difference.partitions_removed:
-            self._remove(topic.name, image.index)
+            self._remove(topic.name, image.index, spare=is_read_anew)
             yield None
         for broker in difference.brokers_removed:
             yield from self.sessions.drop(broker.id, broker.epoch)
@@ -293,7 +316,7 @@ class ReplicaManager:
             self._apply(topic, image)
             yield None
         if difference.topics_deleted or difference.partitions_added:
-            deleted = [topic.name for topic in difference.topics_deleted]
+            deleted = [topic.name for topic in difference.topics_deleted if not is_read_anew]
             for coordinator in self._coordinators.values():
                 coordinator.on_topics_changed(deleted)
 
@@ -304,7 +327,7 @@ class ReplicaManager:
         for (name, index), partition in tuple(self.partitions.items()):
             topic = image.topics.get(name)
             if topic is None or topic.id != partition.topic_id or index >= len(topic.partitions):
-                self._remove(name, index)
+                self._remove(name, index, spare=True)
             else:
                 self._apply(topic, topic.partitions[index])
             yield
@@ -335,16 +358,23 @@ class ReplicaManager:
                 partition.log.reconfigure(config)
                 yield
 
-    def _remove(self, topic: str, index: int) -> None:
-        """Give a partition up. One whose log is being opened goes when that is done."""
-        partition = self.partitions.pop((topic, index), None)
+    def _remove(self, topic: str, index: int, *, spare: bool = False) -> None:
+        """Give a partition up. One whose log is being opened goes when that is done. spare: its log stays as it is."""
+        key = topic, index
+        partition = self.partitions.pop(key, None)
         if partition is not None:
             partition.resign()
             self.fetchers.leave(partition)
             self._tell_coordinator(partition)
-        if partition is not None or (topic, index) in self.failures.offline:
-            self.failures.forget((topic, index))
-            self._remove_log(topic, index)
+        if partition is not None or key in self.failures.offline:
+            self.failures.forget(key)
+            if spare:
+                log.warning("the log of partition %s-%d, of which the cluster knows nothing, is left alone", *key)
+                self.logs.leave(*key)
+            else:
+                self._remove_log(topic, index)
+        elif spare and key in self._opening:
+            self._spared.add(key)
 
     async def _forget_removed(self) -> None:
         """Before logs begin: let no checkpoint speak of earlier ones of their names. In a worker, as it syncs files."""
@@ -363,7 +393,8 @@ class ReplicaManager:
         """Have a partition as an image wants it; once its log is open."""
         key = topic.name, image.index
         if self.node_id not in image.replicas:
-            self._remove(*key)
+            held = self.partitions.get(key)  # a replica goes in a later epoch than any of its records
+            self._remove(*key, spare=held is not None and held.log.epochs.latest >= image.leader_epoch)
         elif key not in self.partitions:
             if key not in self._opening:
                 self._open(topic, image)
@@ -457,6 +488,7 @@ class ReplicaManager:
             )  # fmt: skip
         if self._target is not None:  # else the next image decides
             self._settle(opening, self._target)
+        self._spared.discard(key)
 
     def _is_welcome(self, broker_id: int, broker_epoch: int) -> bool:
         """Whether a broker may join an ISR, as far as the newest image tells."""
@@ -476,7 +508,7 @@ class ReplicaManager:
         topic = image.topics.get(name)
         wanted = topic.partitions[index] if topic is not None and index < len(topic.partitions) else None
         if topic is None or wanted is None or topic.id != opening.topic_id or self.node_id not in wanted.replicas:
-            self._remove(name, index)
+            self._remove(name, index, spare=key in self._spared)
             if topic is not None and wanted is not None:
                 self._apply(topic, wanted)
         elif key in self.partitions:

@@ -98,6 +98,8 @@ class Rig:
             topics={topic.name: topic for topic in topics},
             topics_by_id={topic.id: topic for topic in topics},
             broker_configs=broker_configs,
+            touched={**old.topics, **{topic.name: topic for topic in topics}},
+            base=old.revision,
         )
         self.manager.on_image(old, self.image)
 
@@ -370,9 +372,9 @@ async def test_a_log_of_no_topic_is_left_alone_and_told_of(caplog: pytest.LogCap
     assert "2 logs belong to no topic and are left alone: t-0, t-1" in caplog.text
 
 
-def elsewhere(name: str, partitions: int, *moved: int) -> TopicImage:
+def elsewhere(name: str, partitions: int, *moved: int, mark: bytes = b"a") -> TopicImage:
     """A topic some of whose partitions have their replicas on the other broker."""
-    whole = topic(name, partitions)
+    whole = topic(name, partitions, mark=mark)
     images = [
         replace(image, replicas=(OTHER,), isr=(OTHER,), leader=OTHER, leader_epoch=1) if image.index in moved else image
         for image in whole.partitions
@@ -406,6 +408,49 @@ async def test_a_partition_that_was_reassigned_while_the_broker_was_down_goes_wi
         await trio.testing.wait_all_tasks_blocked()
         names = [name for name in first.machine.disk.list_dir("") if name in ("t-0", "t-1", "u-0")]
         assert sorted(names) == ["t-0", "u-0"], "u may be unknown because the store has lost it"
+
+
+async def test_what_an_image_that_was_read_anew_does_not_know_is_left_alone() -> None:
+    """The store may have been restored from an older copy, before the topic, or before its replicas moved here."""
+    async with running(Rig()) as rig:
+        rig.publish(topic("t", 2), topic("u", 1, epoch=3, mark=b"b"))
+        await applied(rig)
+        for partition in rig.manager.partitions.values():
+            partition.append(build_batch([(b"k", b"v")]), 1, 0)
+        rig.manager.on_lost()
+        rig.publish(elsewhere("u", 1, 0, mark=b"b"))
+        await applied(rig)
+        assert not rig.manager.partitions and not rig.audience.led and not rig.audience.deleted
+        assert {"t-0", "t-1", "u-0"}.issubset(rig.machine.disk.list_dir(""))
+        rig.publish(topic("t", 2), topic("u", 1, epoch=4, mark=b"b"))
+        await applied(rig)
+        await rig.manager.wait_open()
+        assert [partition.log.end.value for partition in rig.manager.partitions.values()] == [1, 1, 1], "it was right"
+        rig.publish()
+        await applied(rig)
+        assert not {"t-0", "t-1", "u-0"}.intersection(rig.machine.disk.list_dir("")), "that was seen"
+
+
+async def test_a_log_that_is_opened_while_an_image_that_was_read_anew_does_not_know_it_is_left_alone() -> None:
+    t, worker = topic("t", 1), held_up()
+    async with running(Rig(await killed_with(t), worker)) as rig:
+        rig.publish(t)
+        await applied(rig)
+        rig.manager.on_lost()
+        rig.publish()
+        await applied(rig)
+        worker.gate.set()
+        await rig.manager.wait_open()
+        assert not rig.manager.partitions and not rig.logs.logs and rig.machine.disk.exists("t-0")
+
+
+async def test_at_a_start_a_log_with_records_later_than_the_replicas_elsewhere_is_left_alone() -> None:
+    machine = await killed_with(topic("t", 1, epoch=3))
+    async with running(Rig(machine)) as rig:
+        rig.publish(elsewhere("t", 1, 0))
+        await applied(rig)
+        await trio.testing.wait_all_tasks_blocked()
+        assert machine.disk.exists("t-0")
 
 
 async def test_F11_what_a_failed_log_lets_nobody_read_is_handed_over(autojump_clock: trio.testing.MockClock) -> None:
