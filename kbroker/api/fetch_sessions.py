@@ -18,10 +18,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from kafka_wire.errors import ErrorCode, KafkaError
+from kbroker.replication.fetcher import EPOCH_MAX
 
 IDLE_BEFORE_EVICTION_MS = 120_000
 PARTITIONS_MAX = 250_000  # of all sessions: some 80 MB
-EPOCH_MAX = 2**31 - 1
 NO_SESSION = 0
 FULL, FINAL = 0, -1
 

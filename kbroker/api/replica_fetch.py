@@ -35,8 +35,9 @@ from kbroker.api.fetch_sessions import FINAL, FULL
 from kbroker.api.read_replicas import is_rack_aware
 from kbroker.env import FileSlice
 from kbroker.log.cold import told
+from kbroker.replication.fetcher import Key
 from kbroker.replication.partition import Partition, ReadResult
-from kbroker.replication.sessions import HURRIED_WAIT_S, Followed, Key, ReplicaSession
+from kbroker.replication.sessions import HURRIED_WAIT_S, Followed, ReplicaSession
 from kbroker.replication.throttles import is_throttled
 from kbroker.turns import PAUSES_A_TURN, Errand, Errands, finish_errands
 

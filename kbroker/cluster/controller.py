@@ -194,7 +194,7 @@ class Controller:
     async def _write(self, partitions: Sequence[PartitionImage]) -> None:
         """Write what was decided, and wait until the image shows it, or why not."""
         held = Guard(self._keys.controller, self._home.image.controller_revision)
-        revision, is_done = await self._partitions.write(partitions, held, at_once=self._share)
+        revision, is_done = await self._partitions.write(partitions, held, txn_partitions=self._share)
         self._share = TXN_PARTITIONS if is_done else max(SHARE_MIN, self._share // 2)
         self._all = self._all or not is_done
         await self._home.wait_shown(revision)

@@ -127,12 +127,12 @@ class PartitionWriter:
         return [*guards, *held], [*puts]
 
     async def write(
-        self, partitions: Sequence[PartitionImage], *held: Guard, at_once: int = TXN_PARTITIONS
+        self, partitions: Sequence[PartitionImage], *held: Guard, txn_partitions: int = TXN_PARTITIONS
     ) -> tuple[int, bool]:
-        """Write partitions, in independent transactions of at most `at_once`. The last revision, and whether all were.
+        """Write partitions, so many in a transaction, each by itself. The last revision, and whether all were written.
 
         Where one did not, somebody was faster: what is to be written has to be decided anew. May raise StoreError.
         """
-        chunks = (partitions[i : i + at_once] for i in range(0, len(partitions), at_once))
+        chunks = (partitions[i : i + txn_partitions] for i in range(0, len(partitions), txn_partitions))
         results = await self._writer.commit_all(self.txn(chunk, *held) for chunk in chunks)
         return max((result.revision for result in results), default=0), all(result.succeeded for result in results)

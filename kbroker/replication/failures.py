@@ -17,19 +17,17 @@ what they have is what it must not be judged by (R11).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TypeAlias
 
 import trio
 
 from kafka_wire.errors import KafkaError
 from kbroker.cluster.image import ClusterImage, PartitionImage
 from kbroker.env import Clock
+from kbroker.log.checkpoints import Key
 from kbroker.log.errors import CorruptLog, LogAhead
 from kbroker.replication.partition import Partition
 
 LOOK_S, LOOKED_AT_A_TURN = 1.0, 1000  # between two looks for logs that have failed; logs looked at in a turn
-
-Key: TypeAlias = "tuple[str, int]"
 
 
 class Failures:

@@ -37,7 +37,7 @@ from kafka_wire.records import HEADER_SIZE, LENGTH_OFFSET
 
 VERSION = 17  # of Fetch: topics by id, the follower's broker epoch
 NAMED_MAX = 500  # partitions that one request adds or moves, and as many that it forgets
-EPOCH_MAX = 2**31 - 1
+EPOCH_MAX = 2**31 - 1  # of a session; 1 comes next
 DELAY_S_MIN = 0.05  # after the first error; twice as long after each further one
 PIECE_BYTES = 256 * 1024  # of records appended in one go
 PIECE_BATCHES = 64

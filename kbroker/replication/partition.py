@@ -591,6 +591,8 @@ class Partition:
         self.log.producers.transactions.settle(self.high_watermark.value)  # nobody else may ever ask
         return appended
 
+    # reading
+
     @property
     def last_stable_offset(self) -> int:
         """The bound of read_committed readers: what is below it is decided, and committed itself."""
@@ -702,6 +704,8 @@ class Partition:
             return self.log.bytes_between(offset, bound, most)
         except OSError as error:
             raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, str(error)) from error
+
+    # where histories part
 
     def parting(
         self,

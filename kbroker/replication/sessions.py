@@ -19,19 +19,16 @@ partitions could not ask for this one, and have what is appended here acknowledg
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias
 
 import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
+from kbroker.replication.fetcher import EPOCH_MAX, Key
 from kbroker.replication.followers import NEVER
 from kbroker.replication.partition import Partition
 from kbroker.turns import Work
 from kbroker.watermark import Watermark
 
-Key: TypeAlias = "tuple[bytes, int]"  # topic id, index
-
-EPOCH_MAX = 2**31 - 1
 LEAVES_A_PAUSE = 32
 HURRY_S, HURRIED_WAIT_S = 1.0, 0.02  # how long followers are hurried, and may wait meanwhile
 

@@ -233,8 +233,8 @@ def test_R9_R10_no_decision_loses_what_is_committed(
     assert not set(lossy) & set(now.elr) and (min_isr == NO_ELR or not set(lossy) & set(now.isr) or now.isr == lossy)
 
 
-@given(partitions(), st.frozensets(ids, min_size=1), st.integers(0, 4))
-def test_who_leaves_gives_away_what_others_have(before: PartitionImage, live: frozenset[int], min_isr: int) -> None:
+@given(partitions(), st.frozensets(ids, min_size=1))
+def test_who_leaves_gives_away_what_others_have(before: PartitionImage, live: frozenset[int]) -> None:
     leaver = min(live)
     image = cluster(*live, partitions=[before])
     rules = Rules(image, BrokerConfig())

@@ -75,7 +75,7 @@ async def test_a_slow_store_is_given_up_in_time(
         await writer.commit([Guard(b"a", 0)], [writer.put(b"a", {})])
 
 
-async def test_a_transaction_is_made_when_its_turn_comes(store: FaultyStore, writer: Writer) -> None:
+async def test_a_transaction_is_made_when_its_turn_comes() -> None:
     """However many there are, so many are worked on, and no more exist."""
     made = under_way = most = 0
 

@@ -20,6 +20,7 @@ import trio
 from kafka_wire.errors import KafkaError
 from kafka_wire.records import headers
 from kbroker.env import Env
+from kbroker.log.checkpoints import Key
 from kbroker.log.cold import told
 from kbroker.log.content.inspection import batch_problem
 from kbroker.turns import Errands, finish_errands
@@ -34,8 +35,6 @@ LOGS_A_TURN = 256
 BATCH_BYTES = 4096
 REPORT_SECONDS = 3600.0
 NAMED_MAX = 10  # partitions, in one line
-
-Key = tuple[str, int]
 
 log = logging.getLogger(__name__)
 
