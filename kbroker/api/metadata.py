@@ -40,7 +40,7 @@ from kafka_wire.messages.metadata import (
     SupportedFeatureKey,
 )
 from kbroker.api.addresses import address_of, reachable
-from kbroker.api.context import Context
+from kbroker.api.context import Context, Services
 from kbroker.api.registry import APIS, handles
 from kbroker.api.topics import create_missing
 from kbroker.cluster.changes.features import FEATURES
@@ -167,6 +167,8 @@ def _metadata(
         topics.append(found)
         if topic is not None:
             found.partitions = yield from each(partition, topic.partitions)
+            if not context.services.registration.is_proven:
+                yield from each(partial(_doubt, topic.name, context.services), found.partitions)
         if not len(topics) % TOPICS_A_PAUSE:
             yield
     if context.version >= 8 and request.include_topic_authorized_operations:
@@ -249,6 +251,17 @@ def _partition(alive: Container[int], unheard: Container[int], p: PartitionImage
         isr_nodes=list(p.isr),
         offline_replicas=[replica for replica in p.replicas if replica not in alive],
     )
+
+
+def _doubt(topic: str, services: Services, described: MetadataResponsePartition) -> None:
+    """Name no leader where this broker seems to be it, and another may be by now: whoever asks another broker learns.
+
+    The session with the cluster is in doubt, and the followers have not been heard of (R14).
+    """
+    if described.leader_id == services.node_id:
+        held = services.partitions.get((topic, described.partition_index))
+        if held is None or not held.is_heard:
+            described.leader_id, described.error_code = NO_LEADER, ErrorCode.LEADER_NOT_AVAILABLE
 
 
 def _partition_0(alive: Container[int], unheard: Container[int], p: PartitionImage) -> MetadataResponsePartition:

@@ -46,8 +46,8 @@ from kbroker.cluster.image import INTERNAL_TOPICS
 from kbroker.log.content.validation import BadRecords, NoBatch, check_batch, first_batch
 from kbroker.log.derived.producers import TRANSACTIONAL
 from kbroker.log.writing import Appended
-from kbroker.replication.doubt import InDoubt
-from kbroker.replication.partition import ACKS_ALL, Partition
+from kbroker.replication.doubt import InDoubt, NotLeader
+from kbroker.replication.partition import ACKS_ALL, HEARD_S, Partition
 from kbroker.turns import PAUSES_A_TURN, Errand, Errands, Later, Work, advance, finish, finish_errands
 from kbroker.watermark import Watermark
 
@@ -386,19 +386,37 @@ async def _when_safe(under_way: _Produce, response: ProduceResponse) -> ProduceR
             with trio.CancelScope(deadline=begun + FLUSH_S_MAX) as scope:
                 if one.must_flush:
                     await one.partition.log.flush(services.env.offload)
-            if one.high_watermark is not None and not scope.cancelled_caught:
-                with trio.CancelScope(deadline=answer_by) as scope:
-                    await one.high_watermark.wait_past(one.last_offset)
-                    if not one.partition.has_min_isr:
-                        raise KafkaError(ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND)
+            is_in_time = not scope.cancelled_caught
+            if one.high_watermark is not None and is_in_time:
+                is_in_time = await _is_committed(one, one.high_watermark, answer_by)
         except KafkaError as error:
             services.tell_of_disk(one.partition.topic, one.partition.index, error)
             one.answer.error_code = error.code
             one.answer.base_offset = -1
             _name_leader(one.partition.topic, one.answer, under_way)
-        if scope.cancelled_caught:  # it is in the log all the same: its offset stays in the answer, as in Kafka
-            one.answer.error_code = ErrorCode.REQUEST_TIMED_OUT
+        else:
+            if not is_in_time:  # it is in the log all the same: its offset stays in the answer, as in Kafka
+                one.answer.error_code = ErrorCode.REQUEST_TIMED_OUT
     return response
+
+
+async def _is_committed(one: Pending, high_watermark: Watermark, answer_by: float) -> bool:
+    """Wait until enough replicas have it; whether that was in time.
+
+    Raises KafkaError: NOT_ENOUGH_REPLICAS_AFTER_APPEND; NOT_LEADER_OR_FOLLOWER where another broker may lead by now and
+    the replicas follow that one, so that the client looks for it.
+    """
+    while True:
+        look_at = min(answer_by, trio.current_time() + HEARD_S)
+        with trio.CancelScope(deadline=look_at):
+            await high_watermark.wait_past(one.last_offset)
+            if not one.partition.has_min_isr:
+                raise KafkaError(ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND)
+            return True
+        if look_at == answer_by:
+            return False
+        if not one.partition.is_heard:
+            raise NotLeader
 
 
 def _check_unanswered(response: ProduceResponse) -> None:

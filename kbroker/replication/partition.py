@@ -14,7 +14,8 @@ The log owns bytes and offsets, this class all the rest.
                       └─────────────────────────settle(UNKNOWN): again
 
 A broker that the cluster took for dead may have a successor and not know it. What it then appends with acks=all is
-never acknowledged, as its followers have gone; but what it says of itself might be false (R14). So what clients act on
+never acknowledged, as its followers have gone, and soon it sends its clients away (api/produce.py, api/metadata.py);
+but what it says of itself might be false (R14). So what clients act on
 for good, a refusal, needs a leadership that is proven: nobody else can have been elected, or each member of the maximal
 ISR has followed this leader since (InDoubt; doubt.py has that confirmed). For all else it is enough to be heard: the
 session with the cluster is valid, or the followers asked a moment ago. Data flows while the cluster's store is silent.

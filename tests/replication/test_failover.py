@@ -19,6 +19,7 @@ from kafka_wire.messages.admin import (
 from kafka_wire.messages.metadata import MetadataRequest
 from kafka_wire.messages.produce_fetch import PartitionProduceResponse
 from kbroker.cluster.registration import Registration
+from kbroker.cluster.store import Unavailable
 from kbroker.testing.broker import MemoryCluster, memory_cluster
 from tests.api.test_fetch import fetch_request, values
 from tests.api.test_produce import batch, produce
@@ -79,14 +80,15 @@ class Producer:
 
 
 async def leader_of(cluster: MemoryCluster, topic: str = "t", index: int = 0) -> int | None:
-    """Who leads, as the first broker says that can be asked."""
+    """Who leads, as the first broker says that can be asked, and knows."""
     for id in tuple(cluster.brokers):
         try:
             async with cluster.client(id) as client:
                 with trio.move_on_after(1):
                     told = await client.call(MetadataRequest(topics=None), 12)
                     found = next(each for each in told.topics if each.name == topic).partitions[index]
-                    return found.leader_id if found.leader_id >= 0 else None
+                    if found.leader_id >= 0:
+                        return found.leader_id
         except BROKEN:
             continue
     return None
@@ -191,6 +193,39 @@ async def test_a_session_that_is_lost_ends_leaderships_and_following_and_both_be
             for lease in tuple(cluster.store._leases):
                 await cluster.store.revoke(lease)
             await producer.run(lambda count=10 * (id + 1): len(producer.acknowledged) >= count)
+        await check(cluster, producer)
+
+
+async def test_F6_a_leader_that_is_cut_off_from_the_store_sends_its_clients_to_the_next(
+    autojump_clock: MockClock,
+) -> None:
+    """It does not know, nor does the client, who still reaches it and asks it first."""
+    async with three() as (cluster, producer):
+        await producer.run(lambda: len(producer.acknowledged) >= 10)
+        leader = await leader_of(cluster)
+        assert leader is not None
+        cluster.brokers = {leader: cluster.brokers[leader], **cluster.brokers}  # it is the first to be asked
+        cluster.ways[leader].failure = Unavailable("cut")
+        await producer.run(lambda: len(producer.acknowledged) >= 50, pause_s=0.3)
+        assert await leader_of(cluster) not in (leader, None)
+        assert producer.gap <= 8
+        cluster.ways[leader].failure = None
+        await check(cluster, producer)
+
+
+async def test_F7_while_the_store_is_silent_to_all_a_leader_whose_followers_ask_is_named(
+    autojump_clock: MockClock,
+) -> None:
+    async with three() as (cluster, producer):
+        await producer.run(lambda: len(producer.acknowledged) >= 10)
+        leader = await leader_of(cluster)
+        for way in cluster.ways.values():
+            way.failure = Unavailable("cut")
+        await producer.run(lambda: len(producer.acknowledged) >= 50, pause_s=0.3)
+        assert await leader_of(cluster) == leader
+        assert producer.gap <= 1
+        for way in cluster.ways.values():
+            way.failure = None
         await check(cluster, producer)
 
 
