@@ -26,6 +26,7 @@ from typing import Any
 
 import wire
 from clusters import LAG_SECONDS, SESSION_SECONDS
+from etcd import NODES
 from loads import Impatient
 from network import SILENT, Rule
 from trial import ALL_LEAD, THREE_FOLLOWS, Failed, Measure, Skipped, Trial, small_file_system
@@ -111,7 +112,7 @@ def follower_cut_off(trial: Trial) -> None:
 
 
 def leader_cut_off(trial: Trial) -> None:
-    """The leader is cut off from the other brokers only; from clients only; one way and the other."""
+    """The leader is cut off from the other brokers only; from clients only; one way and the other; from the store."""
     network = trial.network
     assert network is not None
     seconds = 20.0 if trial.plan.full else 8.0
@@ -128,41 +129,122 @@ def leader_cut_off(trial: Trial) -> None:
         network.heal()
         trial.measures.append(Measure(f"cut off {words} for {seconds:g} s: all flow again after", trial.flow(), 10.0))
         trial.wait(trial.is_whole, "all replicas are in sync")
+    if trial.etcd:
+        cut_off_from_the_store(trial, trial.leader())
+
+
+def cut_off_from_the_store(trial: Trial, broker: int) -> None:
+    """Its lease ends, another leads, and it acknowledges nothing any more."""
+    assert trial.network is not None
+    with trial.watch("the leader is cut off from the store", FAILOVER_SECONDS):
+        trial.network.rule(SILENT, "store", target=broker)
+        trial.wait(lambda: trial.moved_from(broker), f"others lead what broker {broker} led")
+    time.sleep(2.0)
+    trial.network.heal()
+    trial.wait(trial.is_whole, "all replicas are in sync")
 
 
 def store_silent(trial: Trial) -> None:
     """The coordination store answers nobody. Data flows, nobody is elected."""
-    epochs = {(each.topic, each.index): each.leader_epoch for each in trial.loaded}
-    with trial.watch("the store is silent", 1.0), silent_store(trial):
-        time.sleep(60 if trial.plan.full else 12)
-    after = {(each.topic, each.index): each.leader_epoch for each in trial.loaded}
-    if after != epochs:
-        trial.wrong.append(f"elected while the store was silent: epochs {epochs} became {after}")
-    took = trial.wait(lambda: is_created(trial, "afterwards"), "the store is used again")
-    trial.measures.append(Measure("a topic could be created after", took, SOON_SECONDS))
+    if trial.plan.target != "kbroker":
+        raise Skipped("Apache Kafka has its own coordination")
+    for words, silence in ETCD_SILENCES if trial.etcd else SQLITE_SILENCES:
+        epochs = {(each.topic, each.index): each.leader_epoch for each in trial.loaded}
+        with trial.watch(words, 1.0), silence(trial):
+            time.sleep(60 if trial.plan.full else 12)
+        after = {(each.topic, each.index): each.leader_epoch for each in trial.loaded}
+        if after != epochs:
+            trial.wrong.append(f"elected, {words}: epochs {epochs} became {after}")
+        took = trial.wait(lambda: is_created(trial, words.replace(" ", "-")), "the store is used again")  # noqa: B023
+        trial.measures.append(Measure("a topic could be created after", took, SOON_SECONDS))
 
 
 def is_created(trial: Trial, topic: str) -> bool:
     try:
         wire.create_topic(trial.cluster.bootstrap, topic, trial.placement)
         return True
-    except (RuntimeError, OSError):
+    except RuntimeError as error:
+        return str(error).endswith(f"error {TOPIC_ALREADY_EXISTS}")  # the first attempt was late, not lost
+    except OSError:
         return False
 
 
+TOPIC_ALREADY_EXISTS = 36
+
+
 @contextmanager
-def silent_store(trial: Trial) -> Iterator[None]:
-    """SQLite: somebody holds the lock that a writer needs, and lets nobody read either."""
-    if trial.plan.target != "kbroker":
-        raise Skipped("Apache Kafka has its own coordination")
-    path = trial.directory / "cluster.db"
-    held = sqlite3.connect(path, isolation_level=None, timeout=5)
+def locked(trial: Trial) -> Iterator[None]:
+    """SQLite: somebody holds the lock that a writer needs."""
+    held = sqlite3.connect(trial.directory / "cluster.db", isolation_level=None, timeout=5)
     try:
         held.execute("BEGIN EXCLUSIVE")
         yield
     finally:
         held.execute("ROLLBACK")
         held.close()
+
+
+@contextmanager
+def standing_still(trial: Trial) -> Iterator[None]:
+    """All of etcd is stopped (SIGSTOP)."""
+    assert trial.etcd is not None
+    trial.etcd.pause()
+    try:
+        yield
+    finally:
+        trial.etcd.resume()
+
+
+@contextmanager
+def without_its_leader(trial: Trial) -> Iterator[None]:
+    """kill -9 of the server that leads etcd."""
+    yield from killed(trial, 1)
+
+
+@contextmanager
+def without_quorum(trial: Trial) -> Iterator[None]:
+    """kill -9 of two servers of etcd's three, its leader among them."""
+    yield from killed(trial, 2)
+
+
+def killed(trial: Trial, count: int) -> Iterator[None]:
+    etcd = trial.etcd
+    assert etcd is not None
+    first = etcd.leader()
+    nodes = [(first + n) % NODES for n in range(count)]
+    for node in nodes:
+        etcd.kill_node(node)
+    yield
+    for node in nodes:
+        etcd.start_node(node)
+
+
+SQLITE_SILENCES = (("the store is silent", locked),)
+ETCD_SILENCES = (
+    ("etcd stands still", standing_still),
+    ("etcd loses its leader", without_its_leader),
+    ("etcd loses its quorum", without_quorum),
+)
+
+
+def compaction(trial: Trial) -> None:
+    """A broker cannot see the store for less than its lease, and what it would have seen is compacted away."""
+    if trial.etcd is None:
+        raise Skipped("needs --coordination etcd")
+    assert trial.network is not None
+    with trial.watch("compacted while a broker does not watch", 1.0):
+        trial.network.rule(SILENT, "store", target=FOLLOWER)
+        for number in range(3):
+            wire.create_topic(trial.cluster.bootstrap, f"unseen-{number}", trial.placement)
+        trial.etcd.compact()
+        trial.network.heal()
+
+    def knows_all() -> bool:
+        found = trial.partitions(seen_by=[FOLLOWER])
+        return {f"unseen-{number}" for number in range(3)} <= {each.topic for each in found}
+
+    took = trial.wait(knows_all, "it knows what it has not seen")
+    trial.measures.append(Measure("it knew of all after", took, SOON_SECONDS))
 
 
 def slow_follower(trial: Trial) -> None:
@@ -353,6 +435,7 @@ FAULTS = (
     Fault("F5", "a follower is cut off", follower_cut_off, proxied=True, placement=FOLLOWS),
     Fault("F6", "the leader is cut off, from others, from clients, one way", leader_cut_off, proxied=True),
     Fault("F7", "the coordination store is silent", store_silent),
+    Fault("F8", "the store is compacted while a broker does not watch", compaction, proxied=True),
     Fault("F9", "a slow follower", slow_follower, proxied=True, placement=FOLLOWS),
     Fault("F10", "a full disk", full_disk, prepare=small_disk),
     Fault("F11", "writes fail", failing_disk),

@@ -8,6 +8,7 @@ application. README.md has the table.
 
     run.py                              every fault once
     run.py --only F2,F4 --repeat 3      some, three times each
+    run.py --coordination etcd          three servers of etcd in place of SQLite; F8 needs it
     run.py --target kafka               three brokers of Apache Kafka instead: is it the test that is wrong?
     run.py --clients confluent-kafka,kafka-python,java
     run.py --full                       as long and as often as the table of faults says: an hour and more
@@ -39,7 +40,7 @@ def main() -> int:
     for number in range(options.repeat):
         for fault in chosen(options.only):
             plan = Plan(
-                target=options.target, clients=options.clients, rate=options.rate, seed=options.seed + number,
+                options.target, options.coordination, options.clients, options.rate, seed=options.seed + number,
                 full=options.full, properties=dict(pair.split("=", 1) for pair in options.set),
             )  # fmt: skip
             outcome, words = carry_out(fault, plan)
@@ -57,6 +58,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", type=names, default=(), help="F1,F2 …; default: all")
     parser.add_argument("--repeat", type=int, default=1, help="how often each")
     parser.add_argument("--target", choices=("kbroker", "kafka"), default="kbroker")
+    parser.add_argument("--coordination", choices=("sqlite", "etcd"), default="sqlite")
     parser.add_argument("--clients", type=names, default=("confluent-kafka",), help=", ".join(PRODUCERS))
     parser.add_argument("--rate", type=int, default=1000, help="records a second")
     parser.add_argument("--seed", type=int, default=1, help="other moments")

@@ -16,7 +16,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ import clusters
 import wire
 from apache_kafka import CACHE
 from clusters import Cluster
+from etcd import Etcd, program
 from ledger import Ledger
 from loads import PRODUCERS, Reader
 from network import Network
@@ -89,8 +90,11 @@ class Trial:
         self.plan, self.directory, self.placement, self.stack = plan, directory, placement, stack
         self.chance = random.Random(plan.seed)
         self.network = stack.enter_context(Network(self._owner_of)) if proxied else None
+        self.etcd = self._etcd() if plan.coordination == "etcd" else None
         doors = self._door if self.network else clusters.direct
-        self.cluster: Cluster = clusters.make(plan.target, directory, BROKERS, plan.properties, doors=doors)
+        self.cluster: Cluster = clusters.make(
+            plan.target, directory, BROKERS, plan.properties, doors=doors, store=self._store if self.etcd else None
+        )
         self.stack.callback(self._end)
         self.paused: set[int] = set()
         self.measures: list[Measure] = []
@@ -141,9 +145,9 @@ class Trial:
 
     # what a fault asks and does
 
-    def partitions(self, *topics: str, seen_by: int | None = None) -> list[wire.Partition]:
-        """As one that runs sees them; none while nobody answers."""
-        for broker in [seen_by] if seen_by else self.running:
+    def partitions(self, *topics: str, seen_by: Sequence[int] = ()) -> list[wire.Partition]:
+        """As the first of these sees them that answers, or of those that run; none while nobody does."""
+        for broker in seen_by or self.running:
             try:
                 return wire.partitions(self.cluster[broker].bootstrap, *topics)
             except (OSError, ValueError, IndexError):
@@ -159,7 +163,11 @@ class Trial:
     @property
     def loaded(self) -> list[wire.Partition]:
         """The partitions under load."""
-        return self.partitions(*(producer.ledger.topic for producer in self.producers)) if self.producers else []
+        return self.partitions(*self.topics) if self.producers else []
+
+    @property
+    def topics(self) -> list[str]:
+        return [producer.ledger.topic for producer in self.producers]
 
     def leader(self) -> int:
         """Who leads the first partition under load."""
@@ -168,14 +176,14 @@ class Trial:
 
     def is_whole(self) -> bool:
         """Every partition of the cluster has a leader and all its replicas in sync, by everyone's account."""
-        accounts = [self.partitions(seen_by=broker) for broker in self.cluster]
+        accounts = [self.partitions(seen_by=[broker]) for broker in self.cluster]
         return all(accounts) and all(
             each.leader >= 0 and len(each.isr) == len(each.replicas) for account in accounts for each in account
         )
 
     def moved_from(self, broker: int) -> bool:
-        """Nobody takes it for a leader or for in sync any more."""
-        found = self.loaded
+        """No other takes it for a leader any more, and each partition has one."""
+        found = self.partitions(*self.topics, seen_by=[other for other in self.running if other != broker])
         return bool(found) and all(each.leader not in (broker, -1) for each in found)
 
     def pause(self, broker: int) -> None:
@@ -216,7 +224,21 @@ class Trial:
     def state(self) -> str:
         return "; ".join(f"{p.topic}-{p.index} led by {p.leader}, in sync {list(p.isr)}" for p in self.loaded)[:600]
 
-    # the network, the end
+    # the network, the store, the end
+
+    def _etcd(self) -> Etcd:
+        if program() is None:
+            raise Skipped("no etcd on this machine: see tools/etcd_servers.py")
+        etcd = Etcd(self.directory)
+        self.stack.callback(etcd.kill)
+        etcd.start()
+        return etcd
+
+    def _store(self, broker: int) -> str:
+        """What a broker is told of etcd; with a network between, each has doors of its own."""
+        assert self.etcd is not None
+        ports = [self._door("store", broker, port) if self.network else port for port in self.etcd.ports]
+        return "etcd://" + ",".join(f"127.0.0.1:{port}" for port in ports)
 
     def _door(self, kind: str, broker: int, port: int) -> int:
         assert self.network is not None
