@@ -129,7 +129,18 @@ class LogDirectory:
         for checkpoint in self._checkpoints:
             if not checkpoint.load() and disk.exists(checkpoint.name):
                 log.error("%s is damaged: what it said is not known any more", checkpoint.name)
+        self._doubt_high_watermarks()
         self._remove_deleted()
+
+    def _doubt_high_watermarks(self) -> None:
+        """Where a power failure may have taken records with it, others may come in their place that nobody has
+        committed: what was known of them counts no more, before anything is written. May raise OSError.
+        """
+        for name in self._unsynced:
+            topic, _, partition = name.rpartition("-")
+            self._high_watermarks.set((topic, int(partition)), None)
+        if self._high_watermarks.is_dirty:
+            self._high_watermarks.save()
 
     def _how_it_ended(self) -> Crash:
         disk = self.env.disk
@@ -262,6 +273,7 @@ class LogDirectory:
         if present is not None:
             present.abandon()
             self._unsynced.add(directory)  # until it is open again: a stop meanwhile is no clean one for it
+            self._high_watermarks.set(key, None)
             self._note_boot()
             crash = Crash.ERROR
         return Opening(

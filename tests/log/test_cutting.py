@@ -265,6 +265,16 @@ async def test_the_high_watermark_outlives_the_process_and_is_never_above_the_en
     assert again.high_watermark("orders", 0) == 15 and again.high_watermark("orders", 1) == 0
 
 
+async def test_after_a_power_failure_nothing_counts_as_committed_that_came_in_the_place_of_what_was() -> None:
+    """Else a kill right after would leave a mark above records that nobody has committed."""
+    world = World()
+    await checkpointed(world)
+    world.power_loss()
+    world.start()
+    world.kill()
+    assert world.start().high_watermark("orders", 0) == 0
+
+
 async def test_a_partition_with_one_replica_needs_none_kept() -> None:
     world = World()
     directory = world.start()

@@ -359,6 +359,8 @@ class World:
             if other.sessions.pop(id, None) is not None:
                 other.partition.note_gone(id)
         replica.broker_epoch += 10
+        if crash is Crash.POWER:
+            self.kept[id] = 0
         replica.begin(log, self.kept[id])
         self.live.add(id)
         image = taken_up(self.replicas.image, id, self.live)
@@ -451,10 +453,10 @@ class World:
         self.elect_one(old)
 
     def stand_alone(self) -> None:
-        """Only the leader is in sync, others have some of what it has; and its power fails."""
+        """Only the leader is in sync, others have some of what it has; and its power fails, or it is killed."""
         self.calm()
         leader = self.replicas.image.leader
-        if leader == NO_LEADER or self.min_isr > 1:
+        if leader == NO_LEADER:
             return
         self.agree(with_isr(self.replicas.image, (leader,), self.min_isr))
         for id in NODES:
@@ -465,7 +467,14 @@ class World:
                 self.fetch_by(self.replicas[id], fate=self.chance.choice((0, 0, 0.95)))
         if self.chance.random() < 0.3:
             self.keep()
-        self.fail_power()
+        self.look()
+        if self.min_isr == 1:
+            self.fail_power()
+        else:  # what it has alone is not committed: another may lead, who is eligible
+            self.replicas[leader].disk.kill()
+            self.go(leader)
+            self.elect()
+            self.tell_one(self.replicas[self.replicas.image.leader])
 
     def calm(self) -> None:
         """All are there, and have learnt and taken most of what there is."""
