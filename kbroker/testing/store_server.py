@@ -121,7 +121,7 @@ class StoreServer:
     def stop(self) -> None:
         """Go down: nobody is answered, watches break, sessions stand still."""
         self.clock.stop()
-        self._down = self._down or trio.Event()
+        self._down = trio.Event() if self._down is None else self._down
         self.break_watches()
         self.world.trace("store", "down")
 
