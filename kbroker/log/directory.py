@@ -22,7 +22,8 @@ power failure.
 
 A broker may end before it has opened all that the one before it left. What is known of a log that was not opened is
 handed on: by the marker, and by boot-id, which names in lines after the id the logs that are still to be opened as
-after a power failure, in however many starts that may be.
+after a power failure, in however many starts that may be. A line `?` says that something may have been lost, and that
+the broker has not left the in-sync replicas since (R10).
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ from kbroker.log.writing import LONG_MAX
 LOCK = ".lock"
 CLEAN_MARKER = ".kafka_cleanshutdown"
 BOOT_ID = "boot-id"
+MAY_HAVE_LOST = "?"  # a line of it; no log has such a name
 DELETE, STRAY = DELETED_DIRECTORY, "-stray"
 FINISH_SECONDS = 0.5  # how long an orderly stop may spend on small files
 SYNC_SECONDS = 1.0  # and after that on fsyncs
@@ -99,6 +101,7 @@ class LogDirectory:
         self._clean_ends: dict[str, End] = {}  # where they ended at a clean stop
         self._cached: set[str] = set()  # which of those nobody has made durable
         self._boot_note = ""  # what boot-id holds
+        self.is_lossy = False  # something that was not durable may be gone, and others may still count on it (R10)
         self._moves = trio.Lock()
         self._moving: dict[PartitionLog, int] = {}  # log starts that are being made durable
 
@@ -150,17 +153,20 @@ class LogDirectory:
             pass
         boot_id, *unsynced = self._boot_note.splitlines() or [""]
         is_same_boot = boot_id == disk.boot_id != ""
-        self._unsynced = set(unsynced) if is_same_boot else set()
+        self.is_lossy = MAY_HAVE_LOST in unsynced
+        self._unsynced = set(unsynced) - {MAY_HAVE_LOST} if is_same_boot else set()
         try:
             marker = json.loads(disk.read(CLEAN_MARKER))
             ends = {str(name): End(*map(int, end)) for name, end in marker["logs"].items()}
             cached = set(map(str, marker["unsynced"]))
         except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):  # none, or another broker's
+            self.is_lossy |= not is_same_boot
             return Crash.PROCESS if is_same_boot else Crash.POWER
         if is_same_boot:
             self._cached = cached
         else:
             self._unsynced |= cached
+            self.is_lossy |= bool(cached)
         self._clean_ends = {name: end for name, end in ends.items() if name not in self._unsynced}
         return Crash.CLEAN
 
@@ -170,10 +176,21 @@ class LogDirectory:
         It need not be durable: after a power failure the id in it is another's anyway.
         """
         boot_id = self.env.disk.boot_id
-        note = "\n".join([boot_id, *sorted(self._unsynced)])
+        note = "\n".join([boot_id, *([MAY_HAVE_LOST] if self.is_lossy else []), *sorted(self._unsynced)])
         if boot_id and note != self._boot_note:
             self.env.disk.write_atomic(BOOT_ID, note.encode(), sync=False)
             self._boot_note = note
+
+    def note_left(self) -> None:
+        """Nobody counts any more on what may be lost: this broker has left the in-sync replicas. What it has from now
+        on, it has. Should that not be noted, it will leave them once more.
+        """
+        if self.is_lossy:
+            self.is_lossy = False
+            try:
+                self._note_boot()
+            except OSError as error:
+                log.warning("%s was not brought up to date: %s", BOOT_ID, error)
 
     def _remove_deleted(self) -> None:
         now_ms = self.env.clock.data_ms()

@@ -37,7 +37,6 @@ from kbroker.config.values import WILDCARDS
 from kbroker.env import AddressInUse, Env, Listener
 from kbroker.groups.coordinator import OFFSETS_TOPIC, GroupCoordinator
 from kbroker.log.directory import LogDirectory
-from kbroker.log.recovery import Crash
 from kbroker.replication.manager import Coordinator, ReplicaManager
 from kbroker.server.identity import (
     Home,
@@ -159,6 +158,7 @@ class Broker:
                 kind = StoreUnreachable if isinstance(error, Unreachable) else StartFailed
                 raise kind(f"the coordination store cannot be written: {error}") from error
             note_cluster(self.env, home, services.image.cluster_id)
+            services.logs.note_left()
             await nursery.start(services.groups.run)
             await nursery.start(services.transactions.run)
             await nursery.start(services.replicas.run)
@@ -220,7 +220,7 @@ class Broker:
             self.config.get_str("broker.rack") or None,
             cluster_id=home.cluster_id,
             has_logs=logs.has_logs(),
-            is_lossy=logs.crash is Crash.POWER,
+            is_lossy=logs.is_lossy,
         )
 
 

@@ -456,15 +456,17 @@ async def test_a_stop_that_has_no_time_for_fsyncs_is_clean_until_the_power_fails
     for seed in range(20):
         world = World(new_disk(seed))
         first = world.start()
+        first.note_left()
         fill(orders(first), 20)
         await first.close()
         second = world.start()
-        assert second.crash is Crash.CLEAN
+        assert second.crash is Crash.CLEAN and not second.is_lossy
         expected = contents(orders(second))
         assert len(expected) == 20 and orders(second).flushed.value == 0
         await second.close()
         world.disk.power_loss()
         third = world.start()
+        assert third.is_lossy, "R10"
         found = contents(orders(third))
         assert found == expected[: len(found)], seed
 
@@ -514,6 +516,30 @@ async def test_a_removed_partition_is_gone_at_once_and_its_files_later(autojump_
         await trio.sleep(400)
         assert [name for name in world.disk.list_dir("") if name.endswith("-delete")] == []
         nursery.cancel_scope.cancel()
+
+
+async def test_R10_what_may_be_lost_is_known_until_nobody_counts_on_it_however_many_starts_that_takes() -> None:
+    world = World()
+    first = world.start()
+    assert first.is_lossy, "an empty directory has nothing"
+    first.note_left()
+    fill(orders(first), 5)
+    world.disk.kill()
+    second = world.start()
+    assert not second.is_lossy, "the page cache survives a kill"
+    world.disk.power_loss()
+    for ends_cleanly in (False, True, False):  # before it could leave, as the store is out of reach
+        again = world.start()
+        assert again.is_lossy
+        if ends_cleanly:
+            await again.close()
+        else:
+            world.disk.kill()
+    last = world.start()
+    assert last.is_lossy
+    last.note_left()
+    world.disk.kill()
+    assert not world.start().is_lossy
 
 
 async def test_two_duties_remove_what_was_deleted_and_neither_minds_the_other(autojump_clock: MockClock) -> None:
