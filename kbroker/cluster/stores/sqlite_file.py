@@ -11,6 +11,9 @@ session is not fsynced: after a power loss the boot id has changed, and every se
 The file says that it is a store, and of which version; another program's, a later version's and a damaged one are
 refused as they are.
 
+A file that is moved, deleted or replaced while it is open is changed no more: others would not see that, and nobody
+after a restart.
+
 For transactions on a full disk there is a reserve, free pages in the file and room in the WAL: enough to delete topics,
 or to change how much of them is kept. The files are created with mode 0600 and must lie on a local disk.
 """
@@ -83,7 +86,9 @@ class SqliteFile:
         self._clock = clock
         self._beating = beating
         self._wal_synced = True
-        Path(path).touch(mode=0o600)
+        self._path = Path(path)
+        self._path.touch(mode=0o600)
+        self._inode = self._path.stat().st_ino
         self._heartbeats = Heartbeats(f"{path}-sessions")
         self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         (self._owner,) = self._db.execute("select lower(hex(randomblob(8)))").fetchone()
@@ -152,6 +157,7 @@ class SqliteFile:
         Raises StoreError, also for SQLite's and the system's errors.
         """
         try:
+            self._check_place()
             try:
                 return work()
             except sqlite3.Error as error:
@@ -161,6 +167,17 @@ class SqliteFile:
                 return work()
         except (sqlite3.Error, OSError) as error:
             raise Unavailable(str(error)) from error
+
+    def _check_place(self) -> None:
+        """Raise Unavailable where another file has this one's place, or none: what is changed here nobody will find."""
+        try:
+            is_in_place = self._path.stat().st_ino == self._inode
+        except FileNotFoundError:
+            is_in_place = False
+        if not is_in_place:
+            raise Unavailable(
+                f"{self._path} was moved, deleted or replaced while it was in use: put it back, or restart all brokers"
+            )
 
     def get(self, key: bytes) -> Entry | None:
         """A key as it stands."""

@@ -346,6 +346,33 @@ async def test_another_boot_ends_every_session_unless_it_is_another_machine_whos
         assert (await store.get(b"s") is not None) == lives
 
 
+@pytest.mark.parametrize("how", ["moved", "deleted", "replaced"])
+async def test_a_file_that_is_taken_away_while_it_is_used_is_changed_no_more(
+    how: str, tmp_path: Path, clock: HandClock
+) -> None:
+    """Else changes would be answered that nobody finds after a restart; what is led is led on meanwhile."""
+    path, aside = tmp_path / "coord.db", tmp_path / "aside"
+    async with sqlite_at(path, clock) as store:
+        revision = await put(store, b"a", b"1")
+        async with store.session(6) as session:
+            path.rename(aside)
+            if how == "replaced":
+                path.write_bytes(aside.read_bytes())
+            for _ in range(3):
+                with pytest.raises(Unavailable, match="was moved, deleted or replaced while it was in use"):
+                    await put(store, b"a", b"2")
+                clock.advance(2)
+                await wait_all_tasks_blocked()
+            assert not session.lost.is_set()
+            if how == "moved":
+                aside.replace(path)
+                entry = await store.get(b"a")
+                assert entry is not None and (entry.value, entry.mod_revision) == (b"1", revision)
+                assert await put(store, b"b", b"2") > revision
+                return
+            aside.replace(path)  # for a clean end
+
+
 async def test_a_network_file_system_is_refused(tmp_path: Path, clock: HandClock) -> None:
     disk = RealDisk(str(tmp_path), Features.detect())
     disk.filesystem = lambda: "nfs4"  # type: ignore[method-assign]
