@@ -13,7 +13,7 @@ JOBS ?= auto
 AT_ONCE := -n $(JOBS) --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test test-fast test-pythons test-etcd check fix compat compat-odd compat-streams compat-tools compat-suites test-eos test-faults simulate bench bench-codec fuzz docs wheel clean
+.PHONY: help run test test-fast test-pythons test-etcd check fix compat compat-cluster compat-odd compat-streams compat-tools compat-suites test-eos test-faults simulate bench bench-codec fuzz docs wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,10 +40,14 @@ fix: $(VENV)/test.stamp  ## bring everything into form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-compat: $(VENV)/run.stamp  ## real clients (TARGET=HOST:PORT: another broker), Kafka Streams, and odd requests
+compat: $(VENV)/run.stamp  ## real clients (TARGET=HOST:PORT: another broker), some on a cluster, Kafka Streams, odd requests
 	$(BIN)/python compat/run.py $(if $(TARGET),--target $(TARGET)) $(ARGS)
+	$(if $(TARGET)$(ARGS),,$(BIN)/python compat/run.py --brokers 3 --clients confluent_kafka,java_4_3,kafka_python)
 	$(if $(TARGET)$(ARGS),,$(BIN)/python compat/odd/run.py)
 	$(if $(TARGET)$(ARGS),,$(BIN)/python compat/streams/run.py)
+
+compat-cluster: $(VENV)/run.stamp  ## all real clients on a cluster of three
+	$(BIN)/python compat/run.py --brokers 3 $(ARGS)
 
 compat-odd: $(VENV)/run.stamp  ## odd requests, each answered as Apache Kafka answers it
 	$(BIN)/python compat/odd/run.py $(ARGS)
