@@ -55,6 +55,13 @@ async def wait_committed(client: Any, expected: dict[int, list[int]]) -> None:
             await trio.sleep(0.1)
 
 
+async def wait_committed_count(client: Any, count: int) -> None:
+    """Until so many records are read of each partition. A marker may be there twice where a coordinator died."""
+    with trio.fail_after(60):
+        while {len(await committed(client, index=index)) for index in PARTITIONS} != {count}:
+            await trio.sleep(0.1)
+
+
 @pytest.mark.parametrize("version", [NEW, OLD])
 async def test_T2_markers_reach_every_broker(version: int, autojump_clock: MockClock) -> None:
     async with memory_cluster(3, topics={"t": 3}, config=CONFIG) as cluster, anywhere(cluster) as client:
@@ -220,4 +227,4 @@ async def test_T2_another_broker_takes_up_the_transactions_of_one_that_dies(
         for index in PARTITIONS:
             assert (await producer.produce(index=index, version=NEW)).error_code == 0
         assert await producer.end(version=5) == 0
-        await wait_committed(client, {index: [0, 2] for index in PARTITIONS})
+        await wait_committed_count(client, 2)
