@@ -7,6 +7,7 @@ isr_updates.py when a leader has its ISR changed
 fetcher.py     the fetch session of a follower with one leader broker: what to ask, what answers mean
 fetchers.py    carries that out: what this broker follows, fetched from its leaders
 sessions.py    the other side: what each follower of this broker has, and what is news to it
+openings.py    logs that are being opened
 failures.py    logs that fail: handed over, begun anew
 throttles.py   room for others while replicas are filled
 doubt.py       has confirmed what a leader is about to say for good

@@ -30,7 +30,6 @@ a start. Nor does an image count that says in no later epoch than the log's own 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Protocol
@@ -44,21 +43,19 @@ from kbroker.cluster.isr_changes import IsrChange, IsrOutcome
 from kbroker.cluster.peers.brokers import Brokers
 from kbroker.config import BrokerConfig, TopicConfig, topic_config
 from kbroker.log.directory import LogDirectory
-from kbroker.log.opening import TURN_LOGS, Opening, Outcome
+from kbroker.log.opening import Opening, Outcome
 from kbroker.log.recovery import Stopped
 from kbroker.replication.doubt import InDoubt, confirm
 from kbroker.replication.failures import Failures
 from kbroker.replication.fetchers import Fetchers
 from kbroker.replication.isr_updates import IsrUpdates
+from kbroker.replication.openings import Openings
 from kbroker.replication.partition import Partition
 from kbroker.replication.sessions import ReplicaSessions
 from kbroker.replication.throttles import Throttle
 from kbroker.watermark import Watermark
 
 CHUNK = 32  # partitions between two checkpoints
-OPENERS = 4  # logs opened at once: the disk has something to do, and the event loop is not crowded out
-REPORT_SECONDS = 3.0  # between two lines about logs being opened
-LONG_SECONDS = 1.0  # opening that takes longer is told of
 
 log = logging.getLogger(__name__)
 
@@ -153,14 +150,7 @@ class ReplicaManager:
         self._is_torn = False  # a registration ended: `partitions` may be somewhere past _carried_out
         self._is_read_anew = False  # _wanted does not follow on _carried_out: deletions were not seen
         self._spared: set[tuple[str, int]] = set()  # partitions in _opening that such an image does not know
-        self._opening: dict[tuple[str, int], Opening] = {}
-        self._to_open: deque[Opening] = deque()  # those of them that no worker has begun with
-        self._bell = trio.Event()  # there is something in _to_open
-        self._idle = trio.Event()  # nothing is in _opening
-        self._idle.set()
-        self._busy_since = 0.0  # liveness clock: when it last was idle
-        self._opened = 0  # logs since then
-        self._bytes_read = 0  # of those logs
+        self._opening = Openings(logs, self._take)
         self._announced = 0  # revision of the newest image
         self._applied = Watermark()  # revision of _carried_out
         self._news = trio.Event()
@@ -195,24 +185,18 @@ class ReplicaManager:
 
     def refuse(self, topic: str, index: int, header: BatchHeader) -> None:
         """Note that a batch was refused for now, in case that the log is being opened; see PartitionLog.refuse."""
-        opening = self._opening.get((topic, index))
-        if opening is not None:
-            opening.refuse(header)
+        self._opening.refuse((topic, index), header)
 
     async def wait_open(self) -> None:
-        """Wait until no log is being opened: each is in `partitions`, or its partition in `offline`."""
-        while self._opening:
-            await self._idle.wait()
+        """Wait until no log is being opened: each is in `partitions`, or its partition in `failures.offline`."""
+        await self._opening.wait_idle()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Carry out image after image until cancelled. started() when the first has been, but for what `wait_open`
         waits for.
         """
         async with trio.open_nursery() as nursery:
-            for _ in range(OPENERS):
-                nursery.start_soon(self._open_logs)
-            nursery.start_soon(self._tell_progress)
-            nursery.start_soon(self._stop_at_the_end)
+            nursery.start_soon(self._opening.run)
             nursery.start_soon(self.isr_updates.run)
             await nursery.start(self.fetchers.run)
             while not await self._catch_up():
@@ -441,32 +425,8 @@ class ReplicaManager:
             return
         if opening.is_new:
             self._take(opening, None)
-            return
-        if not self._opening:
-            self._idle = trio.Event()
-            self._busy_since, self._opened, self._bytes_read = self.logs.env.clock.liveness(), 0, 0
-        self._opening[key] = opening
-        self._to_open.append(opening)
-        self._bell.set()
-
-    async def _open_logs(self) -> None:
-        """Give workers what is to be opened, and take what they bring."""
-        while True:
-            while not self._to_open:
-                if self._bell.is_set():  # else others hear it too
-                    self._bell = trio.Event()
-                await self._bell.wait()
-            count = min(TURN_LOGS, -(-len(self._to_open) // OPENERS))
-            openings = [self._to_open.popleft() for _ in range(count)]
-            outcomes = await self.logs.run_openings(openings)
-            self._to_open.extendleft(reversed(openings[len(outcomes) :]))
-            for opening, outcome in outcomes:
-                del self._opening[opening.key]
-                self._opened, self._bytes_read = self._opened + 1, self._bytes_read + opening.progress.bytes
-                self._take(opening, outcome)
-            if not self._opening and not self._idle.is_set():
-                self._idle.set()
-                self._say_how_long_it_took()
+        else:
+            self._opening.add(opening)
 
     def _take(self, opening: Opening, outcome: Outcome) -> None:
         """A log is open, or cannot be. None: its partition is new."""
@@ -536,25 +496,3 @@ class ReplicaManager:
         log.error("partition %s-%d is filled anew by its leader: its damaged log is kept as %s", *key, aside)
         self.failures.forget(key)
         self._apply(topic, topic.partitions[key[1]])
-
-    async def _tell_progress(self) -> None:
-        """While logs are being opened, say now and then how far that has come."""
-        while True:
-            await self.logs.env.clock.sleep(REPORT_SECONDS)
-            if self._opening:
-                total = self._opened + len(self._opening)
-                read = self._bytes_read + sum(each.progress.bytes for each in self._opening.values())
-                log.info("opening logs: %d of %d partitions done, %d MiB read", self._opened, total, read >> 20)
-
-    def _say_how_long_it_took(self) -> None:
-        seconds = self.logs.env.clock.liveness() - self._busy_since
-        level = logging.INFO if seconds >= LONG_SECONDS else logging.DEBUG
-        log.log(level, "%d logs opened in %.1f s, %d MiB read", self._opened, seconds, self._bytes_read >> 20)
-
-    async def _stop_at_the_end(self) -> None:
-        """A worker's recovery is not waited for when the broker stops: it ends as if it was killed."""
-        try:
-            await trio.sleep_forever()
-        finally:
-            for opening in self._opening.values():
-                opening.progress.stop()

@@ -20,7 +20,8 @@ from kbroker.env import Disk
 from kbroker.log import recovery
 from kbroker.log.checkpoints import OffsetCheckpoint
 from kbroker.log.directory import LogDirectory
-from kbroker.replication.manager import CHUNK, OPENERS, ReplicaManager
+from kbroker.replication.manager import CHUNK, ReplicaManager
+from kbroker.replication.openings import OPENERS
 from kbroker.replication.partition import Partition
 from kbroker.testing.broker import Machine
 from tests.api.steps import Steps
