@@ -187,10 +187,14 @@ class LogDirectory:
         """
         if self.is_lossy:
             self.is_lossy = False
-            try:
-                self._note_boot()
-            except OSError as error:
-                log.warning("%s was not brought up to date: %s", BOOT_ID, error)
+            self._note_boot_if_possible()
+
+    def _note_boot_if_possible(self) -> None:
+        """Like _note_boot; a disk that refuses is asked again at the next checkpoint."""
+        try:
+            self._note_boot()
+        except OSError as error:
+            log.warning("%s was not brought up to date: %s", BOOT_ID, error)
 
     def _remove_deleted(self) -> None:
         now_ms = self.env.clock.data_ms()
@@ -388,7 +392,7 @@ class LogDirectory:
         if present is not None:
             present.abandon()
             self._unsynced.add(present.directory)  # a stop is no clean one for it
-            self._note_boot()
+            self._note_boot_if_possible()
 
     def set_aside(self, topic: str, partition: int) -> str:
         """Keep a partition's log, which is not open, for people: under another name, which is returned, so that a new

@@ -262,6 +262,9 @@ async def test_G2_members_and_offsets_survive_a_restart() -> None:
         assert (back.error_code, back.generation_id) == (0, static.generation_id)
         assert back.member_id != static.member_id
     async with memory_broker(topics=topics, machine=machine) as broker, broker.client() as client:
+        with trio.fail_after(5):
+            while await state(client, "s") != "Stable":  # its partition may still be read
+                await trio.lowlevel.checkpoint()
         assert await committed(client, "g") == (42, "note", 0)
         described = (await client.call(DescribeGroupsRequest(groups=["s"]), 5)).groups[0]
         assert [m.member_id for m in described.members] == [back.member_id]

@@ -90,6 +90,19 @@ async def test_F10_a_start_after_a_kill_needs_no_room_on_the_disk() -> None:
     assert again.crash is Crash.PROCESS and len(contents(orders(again))) == 3
 
 
+async def test_F10_a_log_is_left_alone_on_a_full_disk_too() -> None:
+    world = World()
+    directory = world.start()
+    fill(orders(directory), 3)
+    world.disk.capacity = world.disk.used
+    directory.leave("orders", 0)
+    assert not directory.logs
+    world.disk.capacity += 4096
+    await directory.close()
+    opening = opening_of(world.start())
+    assert opening.crash is not Crash.CLEAN, "nobody has made it durable"
+
+
 async def test_L3_a_marker_whose_removal_was_not_durable_does_not_come_back() -> None:
     for seed in range(10):  # whether an unsynced removal is undone is left to chance
         world = World(disk=MemoryDisk(seed=seed))
