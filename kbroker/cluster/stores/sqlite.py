@@ -35,12 +35,13 @@ from kbroker.cluster.store import (
     StoreInfo,
     TxnResult,
     Unavailable,
+    Unreachable,
     check_txn,
 )
 from kbroker.cluster.stores.feed import Changes, Feed, follow
 from kbroker.cluster.stores.heartbeats import Heartbeat
 from kbroker.cluster.stores.session import alongside, hold
-from kbroker.cluster.stores.sqlite_file import RECENT_MAX, SqliteFile, Txn
+from kbroker.cluster.stores.sqlite_file import RECENT_MAX, SqliteFile, Txn, is_busy, is_full
 from kbroker.cluster.stores.sqlite_reader import Reader
 from kbroker.env import Clock, Disk, Offload
 
@@ -118,11 +119,12 @@ async def _take_over(file: SqliteFile, disk: Disk, clock: Clock, offload: Offloa
 
 
 def _do(work: Callable[[], T]) -> T:
-    """In a worker: what goes wrong as the file is opened."""
+    """In a worker: what goes wrong as the file is opened. Raises Unreachable where that may pass by itself."""
     try:
         return work()
     except (sqlite3.Error, OSError) as error:
-        raise Unavailable(str(error)) from error
+        kind = Unreachable if is_full(error) or is_busy(error) else Unavailable
+        raise kind(str(error)) from error
 
 
 class _Job(Generic[T]):

@@ -20,6 +20,7 @@ or to change how much of them is kept. The files are created with mode 0600 and 
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import struct
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -396,6 +397,16 @@ def unpack(packed: bytes, revision: int) -> Iterator[Event]:
             position += value_length
 
 
-def is_full(error: sqlite3.Error) -> bool:
-    """Whether the disk has no room. The transaction did not happen then: SQLite notices while it writes the WAL."""
-    return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+def is_full(error: sqlite3.Error | OSError) -> bool:
+    """Whether the disk has no room. A transaction did not happen then: SQLite notices while it writes the WAL."""
+    return _code(error) == sqlite3.SQLITE_FULL or getattr(error, "errno", 0) == errno.ENOSPC
+
+
+def is_busy(error: sqlite3.Error | OSError) -> bool:
+    """Whether another process has had the file for itself all the time."""
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _code(error: sqlite3.Error | OSError) -> int:
+    """SQLite's, without what it says more closely."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF

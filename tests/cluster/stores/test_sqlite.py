@@ -15,7 +15,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from kbroker.cluster.store import Compacted, Delete, Guard, Page, Put, StoreError, Unavailable, load
+from kbroker.cluster.store import Compacted, Delete, Guard, Page, Put, StoreError, Unavailable, Unreachable, load
 from kbroker.cluster.stores import sqlite, sqlite_file
 from kbroker.cluster.stores.feed import Changes
 from kbroker.cluster.stores.heartbeats import Heartbeat
@@ -419,6 +419,33 @@ async def test_a_busy_or_broken_file_is_unavailable(tmp_path: Path, clock: HandC
         store._file._db.execute("alter table hidden rename to kv")
         assert (await store.info()).revision == 1
         assert await put(store, b"b", b"1") == 2
+
+
+async def test_a_file_that_somebody_holds_as_it_is_opened_may_be_waited_for(
+    tmp_path: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "coord.db"
+    async with sqlite_at(path, clock) as store:
+        await put(store, b"a", b"1")
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("begin exclusive")
+    monkeypatch.setattr(sqlite_file, "BUSY_S", 0.01)
+    with pytest.raises(Unreachable, match="locked"):
+        async with sqlite_at(path, clock):
+            pass
+    holder.close()
+    async with sqlite_at(path, clock) as store:
+        assert await store.get(b"a") is not None
+
+
+async def test_a_full_disk_at_the_opening_may_be_waited_for(small_disk: Path, clock: HandClock) -> None:
+    fill_up(filler := small_disk / "filler")
+    with pytest.raises(Unreachable, match="full|No space"):
+        async with sqlite_at(small_disk / "coord.db", clock):
+            pass
+    filler.unlink()
+    async with sqlite_at(small_disk / "coord.db", clock) as store:
+        await put(store, b"a", b"1")
 
 
 async def test_a_commit_whose_news_cannot_be_read_has_still_happened(
