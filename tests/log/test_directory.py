@@ -744,6 +744,8 @@ async def test_what_was_recovered_is_opened_as_after_a_kill_the_next_time(autoju
     world.disk.kill()
     world.disk.remove("boot-id")
     directory = world.start()
+    assert world.disk.read("boot-id").decode() == f"{world.disk.boot_id}\n?\norders-0"
+    directory.note_left()
     assert world.disk.read("boot-id").decode() == f"{world.disk.boot_id}\norders-0"
     orders(directory)
     async with trio.open_nursery() as nursery:
