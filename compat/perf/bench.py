@@ -164,11 +164,12 @@ def brokers(names: list[str], directory: Path, pythons: Pythons, row: Row) -> It
 
 
 def warm(broker: Broker, scale: Scale) -> None:
-    """Some seconds of every kind of work: a JVM compiles what it does often."""
+    """Some seconds of every kind of work: a JVM compiles what it does often, and several share the machine."""
     broker.start()
+    seconds = 3 * scale.seconds * broker.count
     kind = {"partitions": 4, "replicas": 3, "acks": -1} if broker.count > 2 else {}
     for shape in ({}, {"conns": 8, "records_per_batch": 20}):
-        load(broker, "produce", topic="warm", seconds=3 * scale.seconds, max_megabytes=200, **shape, **kind)
+        load(broker, "produce", topic="warm", seconds=seconds, max_megabytes=200, **shape, **kind)
     load(broker, "fetch", topic="warm", seconds=scale.seconds)
 
 
