@@ -46,7 +46,7 @@ class Fault:
     proxied: bool = False  # needs the network between
     placement: tuple[tuple[int, ...], ...] = tuple(map(tuple, ALL_LEAD))
     under_load: bool = True
-    beside: tuple[str, ...] = ()  # clients in any case
+    beside: tuple[str, ...] = ()  # clients in any case, if they are here
     prepare: Callable[[Trial], None] | None = None  # before anything starts
 
 
@@ -426,10 +426,11 @@ def group(trial: Trial) -> None:
     groups.live_through_kills(trial)
 
 
+OTHERS = ("kafka-python", "java")
 FOLLOWS = tuple(map(tuple, THREE_FOLLOWS))
 FAULTS = (
-    Fault("F1", "restarts in order, one broker after the other", restarts),
-    Fault("F2", "kill -9 of the leader", kills),
+    Fault("F1", "restarts in order, one broker after the other", restarts, beside=OTHERS),
+    Fault("F2", "kill -9 of the leader", kills, beside=OTHERS),
     Fault("F3", "kill -9 of all together", kill_all),
     Fault("F4", "the leader stands still (SIGSTOP)", pauses, beside=("impatient",)),
     Fault("F5", "a follower is cut off", follower_cut_off, proxied=True, placement=FOLLOWS),

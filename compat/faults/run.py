@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 import apache_kafka  # noqa: E402
 from faults import FAULTS, Fault  # noqa: E402
-from loads import PRODUCERS  # noqa: E402
+from loads import PRODUCERS, java_command  # noqa: E402
 from trial import Failed, Plan, Skipped, trial_of  # noqa: E402
 
 
@@ -76,26 +76,43 @@ def chosen(only: tuple[str, ...]) -> list[Fault]:
     return [fault for fault in FAULTS if not only or fault.name in only]
 
 
+def clients_of(fault: Fault, plan: Plan) -> tuple[str, ...]:
+    """Whose load it is under; without those beside that cannot be had."""
+    if not fault.under_load:
+        return ()
+    beside = [client for client in fault.beside if client not in plan.clients and is_here(client)]
+    return (*plan.clients, *beside)
+
+
+def is_here(client: str) -> bool:
+    try:
+        return client != "java" or bool(java_command("Load"))
+    except apache_kafka.Unavailable:
+        return False
+
+
 def carry_out(fault: Fault, plan: Plan) -> tuple[str, str]:
     """One fault on a new cluster: what became of it, and the words for it."""
-    began, measures = time.monotonic(), []
+    began, told, wrong = time.monotonic(), [fault.title], []
     try:
         with trial_of(fault.name, plan, [list(each) for each in fault.placement], proxied=fault.proxied) as trial:
-            measures = trial.measures
-            if fault.prepare:
-                fault.prepare(trial)
-            trial.up((*plan.clients, *fault.beside) if fault.under_load else ())
-            fault.act(trial)
-            trial.whole()
-            trial.judge()
-            wrong = trial.wrong + [str(each) for each in measures if not each.is_good]
+            try:
+                if fault.prepare:
+                    fault.prepare(trial)
+                trial.up(clients_of(fault, plan))
+                fault.act(trial)
+                trial.whole()
+                trial.judge()
+            finally:
+                told += [str(each) for each in trial.measures]
+                wrong += trial.wrong + [str(each) for each in trial.measures if not each.is_good]
+                told += [f"{load.ledger.total:,} acknowledged to {load.name_of_client}" for load in trial.producers]
     except (Skipped, apache_kafka.Unavailable) as reason:
         return "skipped", f"{fault.title}: {reason}"
     except (Failed, RuntimeError, OSError) as reason:
-        wrong = [f"{type(reason).__name__}: {reason}"]
-    sent = sum(producer.ledger.total for producer in trial.producers)
-    told = f"{fault.title}: {'; '.join(map(str, measures))}; {sent:,} acknowledged; {time.monotonic() - began:.0f} s"
-    return ("FAILED", "\n     ".join([told, *wrong])) if wrong else ("ok", told)
+        wrong.append(f"{type(reason).__name__}: {reason}")
+    words = "; ".join([*told, f"{time.monotonic() - began:.0f} s"])
+    return ("FAILED", "\n     ".join([words, *wrong])) if wrong else ("ok", words)
 
 
 if __name__ == "__main__":
