@@ -1,6 +1,6 @@
-"""Administration: topics, partitions, configurations, features, producer ids, as guarded transactions.
+"""Administration: topics, replicas, leaders, configurations, features, producer ids, as guarded transactions.
 
-A change is planned on the image (`placement.py`, `config_changes.py`), written, and answered when the image shows it.
+A change is planned on the image (`changes/`, pure), written, and answered when the image shows it.
 When a guard fails, somebody was faster: wait until the image shows that, and plan again, a bounded number of times.
 
 A topic with few partitions is one transaction. A large one is marked `pending` first, under this broker's session:
