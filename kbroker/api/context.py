@@ -154,8 +154,8 @@ class Peer:
     """Who is at the other end of a connection: a client, or a broker that has proven to be one (see internal.py)."""
 
     __slots__ = (
-        "address", "local", "listener", "broker_id", "broker_epoch", "meeting", "software_name", "software_version",
-        "appending", "_is_broker",
+        "address", "local", "listener", "broker_id", "broker_epoch", "software_name", "software_version",
+        "appending", "_meeting", "_is_broker",
     )  # fmt: skip
 
     def __init__(
@@ -170,7 +170,7 @@ class Peer:
         """is_broker: told if it turns out to be one."""
         self.broker_id = broker_id  # NO_BROKER: a client
         self.broker_epoch = broker_epoch  # of the registration in which it introduced itself
-        self.meeting: Meeting | None = None  # an introduction that has begun
+        self._meeting: Meeting | None = None  # an introduction that has begun
         self.address = address
         self.local = local  # the address it came in on: what it can reach us by, where nothing else is configured
         self.listener = listener
@@ -178,6 +178,15 @@ class Peer:
         self.software_version = ""
         self._is_broker = is_broker
         self.appending = 0  # produce requests that are not appended yet: those behind them must not overtake
+
+    def meet(self, meeting: Meeting) -> None:
+        """An introduction has begun."""
+        self._meeting = meeting
+
+    def take_meeting(self) -> Meeting | None:
+        """The introduction that has begun, which nobody can go on with afterwards; None: there is none."""
+        meeting, self._meeting = self._meeting, None
+        return meeting
 
     def introduce(self, broker_id: int, broker_epoch: int) -> None:
         """It has proven to be a broker, in this registration."""

@@ -34,7 +34,7 @@ def introduce(request: IntroduceRequest, context: Context) -> IntroduceResponse:
         raise CloseConnection("a broker introduces itself once")
     if peer.listener != services.inter_broker_listener:
         raise CloseConnection(f"brokers come in on listener {services.inter_broker_listener}, not on {peer.listener}")
-    meeting, peer.meeting = peer.meeting, None
+    meeting = peer.take_meeting()
     if meeting is None:
         return _meet(request, context)
     if not meeting.is_proven(ASKING, services.image.secret, request.proof):
@@ -53,7 +53,7 @@ def _meet(request: IntroduceRequest, context: Context) -> IntroduceResponse:
     is_over = seen is not None and seen.epoch > request.broker_epoch
     if is_over or own_epoch < 0 or (request.asked_id, request.asked_epoch) != (services.node_id, own_epoch):
         return IntroduceResponse(error_code=ErrorCode.STALE_BROKER_EPOCH)
-    context.peer.meeting = meeting = Meeting(
+    meeting = Meeting(
         image.cluster_id,
         request.broker_id,
         request.broker_epoch,
@@ -62,6 +62,7 @@ def _meet(request: IntroduceRequest, context: Context) -> IntroduceResponse:
         bytes(request.nonce),
         services.env.rng.token(NONCE_BYTES),
     )
+    context.peer.meet(meeting)
     return IntroduceResponse(nonce=meeting.asked_nonce, proof=meeting.proof(ASKED, image.secret))
 
 

@@ -168,7 +168,7 @@ def _metadata(
         if topic is not None:
             found.partitions = yield from each(partition, topic.partitions)
             if not context.services.registration.is_proven:
-                yield from each(partial(_doubt, topic.name, context.services), found.partitions)
+                yield from each(partial(_name_leader_if_heard, topic.name, context.services), found.partitions)
         if not len(topics) % TOPICS_A_PAUSE:
             yield
     if context.version >= 8 and request.include_topic_authorized_operations:
@@ -253,7 +253,7 @@ def _partition(alive: Container[int], unheard: Container[int], p: PartitionImage
     )
 
 
-def _doubt(topic: str, services: Services, described: MetadataResponsePartition) -> None:
+def _name_leader_if_heard(topic: str, services: Services, described: MetadataResponsePartition) -> None:
     """Name no leader where this broker seems to be it, and another may be by now: whoever asks another broker learns.
 
     The session with the cluster is in doubt, and the followers have not been heard of (R14).
