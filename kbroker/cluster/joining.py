@@ -9,9 +9,10 @@ former process at once, without waiting for that session to end. Another directo
 while the other broker lives. So is a directory of another cluster than the store's, or of any when the store knows
 none: a store that has lost its topics must not be taken for one that has deleted them.
 
-A broker may have lost what it had when the machine went down under it, or when it comes with another directory than it
-had. It then takes itself out of whatever it might be elected from, before anybody sees it: its old registration goes
-first, as leaders that have it rejoin demand it. Only then is it entered anew.
+A broker may have lost what it had when the machine went down under it, when it comes with another directory than it
+had, or with an older copy of it: one that knows nothing of the process that registered last. It then takes itself out
+of whatever it might be elected from, before anybody sees it: its old registration goes first, as leaders that have it
+rejoin demand it. Only then is it entered anew.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class BrokerIdentity:
     cluster_id: str = ""  # whose data is in the directory; "": it does not say
     has_logs: bool = False  # there is data in it
     is_lossy: bool = False  # writes that were not synced may be gone: the machine went down, or is another one (R10)
+    incarnations: Sequence[str] = ()  # of the processes that the directory knows it was used by; (): it does not say
 
 
 class BrokerIdInUse(Exception):
@@ -153,8 +155,11 @@ class Joining:
     # What may be lost.
 
     def _may_have_lost(self, image: ClusterImage) -> bool:
-        before = image.registrations.get(self._broker.id)
-        return self._is_lossy or (before is not None and before.directory_id != self._broker.directory_id)
+        before, known = image.registrations.get(self._broker.id), self._broker.incarnations
+        if self._is_lossy or before is None:
+            return self._is_lossy
+        is_older = bool(known) and before.incarnation not in (*known, self._incarnation)
+        return is_older or before.directory_id != self._broker.directory_id
 
     async def _disown(
         self, image: ClusterImage, entries: dict[bytes, Entry]

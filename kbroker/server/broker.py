@@ -43,7 +43,9 @@ from kbroker.server.identity import (
     StartFailed,
     StoreUnreachable,
     identify,
+    incarnations,
     note_cluster,
+    note_incarnation,
     refuse_foreign,
     wrong_store,
 )
@@ -148,8 +150,10 @@ class Broker:
         apis = registry.load()
         async with trio.open_nursery() as nursery:
             await nursery.start(services.brokers.run)
+            registration = services.registration
+            note_incarnation(self.env, registration.broker.incarnations, registration.incarnation)
             try:
-                await nursery.start(services.registration.run)
+                await nursery.start(registration.run)
             except (BrokerIdInUse, FeatureTooNew, Moved) as error:
                 raise StartFailed(str(error)) from error
             except OtherCluster as error:
@@ -221,6 +225,7 @@ class Broker:
             cluster_id=home.cluster_id,
             has_logs=logs.has_logs(),
             is_lossy=logs.is_lossy,
+            incarnations=incarnations(self.env),
         )
 
 

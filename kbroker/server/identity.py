@@ -9,6 +9,10 @@ What topics there are stands in the coordination store, not here. A store that k
 wrong one: it was lost, or the directory was taken elsewhere. With it the broker would hide all that is here, and could
 delete it; it does not start. (Kafka: MetaPropertiesEnsemble. Its own name for the cluster's id marks its directories,
 and keeps it from starting on ours.)
+
+`incarnations` has a line for each process that has used the directory, the latest last. The store knows which of them
+registered last: a directory that does not is an older copy of itself, put back from a backup, and lacks what was
+acknowledged since. (Kafka: the broker epoch in its CleanShutdownFile.)
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import logging
 import re
 from base64 import urlsafe_b64encode
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from kbroker.config import read_properties
@@ -25,6 +30,8 @@ META = "meta.properties"
 VERSION = "1"
 CLUSTER_ID = "kbroker.cluster.id"
 KAFKA_CLUSTER_ID = "cluster.id"
+INCARNATIONS = "incarnations"
+INCARNATIONS_MAX = 1000
 GUIDE = "docs/recovery.md tells how to go on"
 
 _ID = re.compile(r"[A-Za-z0-9_-]{22}")
@@ -78,6 +85,25 @@ def note_cluster(env: Env, home: Home, cluster_id: str) -> None:
     """Have the directory say of which cluster it is. May raise OSError."""
     if home.cluster_id != cluster_id:
         _write(env, home._replace(cluster_id=cluster_id))
+
+
+def incarnations(env: Env) -> list[str]:
+    """The processes that have used the directory, as far as it knows; [] where it does not say. May raise OSError."""
+    try:
+        return env.disk.read(INCARNATIONS).decode(errors="replace").split()
+    except FileNotFoundError:
+        return []
+
+
+def note_incarnation(env: Env, known: Sequence[str], incarnation: str) -> None:
+    """Have the directory know of one more, before others do. Without room for that the broker starts all the same: it
+    will be taken to have lost something, should others have it all.
+    """
+    lines = "".join(f"{each}\n" for each in [*known, incarnation][-INCARNATIONS_MAX:])
+    try:
+        env.disk.write_atomic(INCARNATIONS, lines.encode(), sync=True)
+    except OSError as error:
+        log.warning("%s/%s was not brought up to date: %s", env.disk.root, INCARNATIONS, error)
 
 
 def wrong_store(env: Env, home: str, found: str, store: str = "the coordination store") -> StartFailed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -73,5 +75,30 @@ async def test_R10_a_replaced_disk_is_filled_before_it_counts(autojump_clock: Mo
         assert await leader_of(cluster) is None
         await cluster.start(third)
         await cluster.start(first)
+        await producer.send(b"after")
+        await check(cluster, producer)
+
+
+async def test_R10_an_older_copy_of_a_data_directory_does_not_count_before_it_has_caught_up(
+    autojump_clock: MockClock,
+) -> None:
+    """All brokers die, the directory of one is put back from a backup, and it comes first: it must not lead."""
+    async with three() as (cluster, producer):
+        for n in range(10):
+            await producer.send(b"%d" % n)
+        await cluster.stop(1)
+        backup = deepcopy(cluster.machines[1].disk)
+        await cluster.start(1)
+        await in_sync(cluster, {1, 2, 3})
+        for n in range(10):
+            await producer.send(b"%d" % n)
+        for id in (1, 2, 3):
+            cluster.kill(id)
+        cluster.machines[1].disk = backup
+        await cluster.start(1)
+        await trio.sleep(20)
+        assert await leader_of(cluster) is None
+        await cluster.start(2)
+        await cluster.start(3)
         await producer.send(b"after")
         await check(cluster, producer)
