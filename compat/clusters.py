@@ -74,6 +74,28 @@ class Cluster:
                 member.process.kill()
         self._each(lambda member: member.kill())
 
+    def is_in_sync(self) -> bool:
+        """Whether every partition has a leader and all its replicas in sync, by everyone's account."""
+        try:
+            accounts = [wire.partitions(member.bootstrap) for member in self.members.values()]
+        except (OSError, IndexError, ValueError):
+            return False
+        return all(each.leader >= 0 and len(each.isr) == len(each.replicas) for account in accounts for each in account)
+
+    def restart(self, *, kill: bool, timeout: float = 60.0) -> None:
+        """One after the other, each when all are in sync again. RuntimeError when that takes too long."""
+        for member in self.members.values():
+            if kill:
+                member.kill()
+            else:
+                member.stop()
+            member.start(timeout)
+            end = time.monotonic() + timeout
+            while not self.is_in_sync():
+                if time.monotonic() > end:
+                    raise RuntimeError(f"not in sync {timeout:.0f} s after a broker was started again")
+                time.sleep(0.05)
+
     def wait_whole(self, timeout: float = 60.0) -> None:
         """Until each member names every member. RuntimeError when that takes too long."""
         end = time.monotonic() + timeout

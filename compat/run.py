@@ -226,11 +226,11 @@ def control(broker: Broker) -> Iterator[str]:
 def again(broker: Broker, kill: bool) -> str | None:
     """Stop or kill the broker and start it, one of several after the other; what went wrong."""
     try:
-        for each in broker.members.values() if isinstance(broker, Cluster) else [broker]:
-            each.kill() if kill else each.stop()
-            each.start()
         if isinstance(broker, Cluster):
-            broker.wait_whole()
+            broker.restart(kill=kill)
+        else:
+            broker.kill() if kill else broker.stop()
+            broker.start()
     except Exception as problem:
         return f"the broker did not come back: {problem}"
     return None

@@ -176,10 +176,7 @@ class Trial:
 
     def is_whole(self) -> bool:
         """Every partition of the cluster has a leader and all its replicas in sync, by everyone's account."""
-        accounts = [self.partitions(seen_by=[broker]) for broker in self.cluster]
-        return all(accounts) and all(
-            each.leader >= 0 and len(each.isr) == len(each.replicas) for account in accounts for each in account
-        )
+        return self.cluster.is_in_sync()
 
     def moved_from(self, broker: int) -> bool:
         """No other takes it for a leader any more, and each partition has one."""
