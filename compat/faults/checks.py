@@ -46,39 +46,40 @@ def replicas(cluster: Cluster) -> list[str]:
 def unequal(cluster: Cluster) -> list[str]:
     wrong = []
     for each in wire.partitions(cluster.bootstrap):
-        logs = {broker: log_of(cluster[broker].directory / "data", each) for broker in each.replicas}
-        if len(set(logs.values())) > 1:
+        logs = from_the_same_offset({b: log_of(cluster[b].directory / "data", each) for b in each.replicas})
+        if len({tuple(log) for log in logs.values()}) > 1:
             wrong.append(f"UNEQUAL: {each.topic}-{each.index}: {told(logs)}")
     return wrong
 
 
-def log_of(data: Path, partition: wire.Partition) -> bytes:
+def log_of(data: Path, partition: wire.Partition) -> list[bytes]:
     """The whole batches of a log, from its first segment to its last."""
     folder = data / f"{partition.topic}-{partition.index}"
-    return b"".join(whole_batches(file.read_bytes()) for file in sorted(folder.glob("*.log")))
+    return [batch for file in sorted(folder.glob("*.log")) for batch in whole_batches(file.read_bytes())]
 
 
-def whole_batches(data: bytes) -> bytes:
+def whole_batches(data: bytes) -> Iterator[bytes]:
     at = 0
     while at + HEADER_BYTES <= len(data):
-        size = struct.unpack_from(">i", data, at + 8)[0]
-        if size <= 0 or at + 12 + size > len(data):
+        size = 12 + int(struct.unpack_from(">i", data, at + 8)[0])
+        if size <= HEADER_BYTES or at + size > len(data):
             break
-        at += 12 + size
-    return data[:at]
+        yield data[at : at + size]
+        at += size
 
 
-def told(logs: dict[int, bytes]) -> str:
+def from_the_same_offset(logs: dict[int, list[bytes]]) -> dict[int, list[bytes]]:
+    """Without what some have below the start of others: a log that began anew lacks it, others delete it later."""
+    first = max((base_of(log[0]) for log in logs.values() if log), default=0)
+    return {broker: [batch for batch in log if base_of(batch) >= first] for broker, log in logs.items()}
+
+
+def base_of(batch: bytes) -> int:
+    return int(struct.unpack_from(">q", batch)[0])
+
+
+def told(logs: dict[int, list[bytes]]) -> str:
     """Where they part, for people."""
-    shortest = min(map(len, logs.values()))
-    at = next((n for n in batch_ends(logs) if len({log[:n] for log in logs.values()}) > 1), shortest)
-    return (
-        ", ".join(f"broker {broker} has {len(log)} bytes" for broker, log in logs.items()) + f"; they part by byte {at}"
-    )
-
-
-def batch_ends(logs: dict[int, bytes]) -> Iterator[int]:
-    log, at = min(logs.values(), key=len), 0
-    while at + HEADER_BYTES <= len(log):
-        at += 12 + int(struct.unpack_from(">i", log, at + 8)[0])
-        yield at
+    sizes = ", ".join(f"broker {broker} has {len(log)} batches" for broker, log in logs.items())
+    parted = (base_of(some[0]) for some in zip(*logs.values(), strict=False) if len(set(some)) > 1)
+    return f"{sizes}; they part at offset {next(parted, 'of the shortest end')}"

@@ -71,21 +71,28 @@ def test_the_gap_is_the_longest_of_any_partition_also_when_it_has_not_ended() ->
     assert not ledger.flows_since(14.5)
 
 
-def batch(size: int, fill: bytes) -> bytes:
-    return struct.pack(">qi", 0, size) + fill * size
+def batch(base: int, fill: bytes) -> bytes:
+    return struct.pack(">qi", base, 60) + fill * 60
+
+
+PART = checks.wire.Partition("t", 0, 1, 0, (1, 2), (1, 2))
 
 
 def test_logs_are_compared_by_whole_batches_however_they_are_cut_into_files(tmp_path: Path) -> None:
-    batches = [batch(60, b"a"), batch(70, b"b"), batch(80, b"c")]
-    part = checks.wire.Partition("t", 0, 1, 0, (1, 2), (1, 2))
+    batches = [batch(0, b"a"), batch(5, b"b"), batch(9, b"c")]
     for name, files in (("1", [b"".join(batches)]), ("2", [batches[0], batches[1] + batches[2] + b"\0" * 100])):
         (folder := tmp_path / name / "t-0").mkdir(parents=True)
         for number, content in enumerate(files):
             (folder / f"{number:020}.log").write_bytes(content)
-    logs = {broker: checks.log_of(tmp_path / str(broker), part) for broker in (1, 2)}
-    assert logs[1] == logs[2] == b"".join(batches)
-    logs[2] = batches[0] + batch(70, b"x") + batches[2]
-    assert checks.told(logs).endswith(f"they part by byte {len(batches[0] + batches[1])}")
+    assert [checks.log_of(tmp_path / broker, PART) for broker in ("1", "2")] == [batches] * 2
+
+
+def test_logs_are_compared_from_where_all_of_them_begin() -> None:
+    whole = [batch(0, b"a"), batch(5, b"b"), batch(9, b"c")]
+    assert checks.from_the_same_offset({1: whole, 2: whole[1:]}) == {1: whole[1:], 2: whole[1:]}
+    assert checks.from_the_same_offset({1: whole, 2: whole[:1]}) == {1: whole, 2: whole[:1]}
+    other = [batch(5, b"x"), whole[2]]
+    assert checks.told(checks.from_the_same_offset({1: whole, 2: other})).endswith("they part at offset 5")
 
 
 def test_recovery_points_are_read(tmp_path: Path) -> None:
