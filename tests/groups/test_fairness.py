@@ -128,7 +128,7 @@ async def test_B1_hundreds_of_members_share_ten_thousand_partitions(assignor: st
                 await trio.lowlevel.checkpoint()
             group: Any = made.shard.groups["g"]
             with trio.fail_after(300):
-                made.env.clock.jump_liveness(2)  # type: ignore[attr-defined]
+                made.machine.clock.jump_liveness(2)
                 while group._core.target_epoch < group._core.epoch:
                     await trio.sleep(0.01)
             members = group._core.targets
@@ -216,11 +216,11 @@ async def test_B1_a_thousand_members_share_ten_thousand_partitions() -> None:
             for member_id, epoch in (("m0", 5), ("m1", -1)):
                 assert (await beat(made, member_id, epoch)).error_code == 0
                 await computed(group)
-                made.env.clock.jump_liveness(2)  # type: ignore[attr-defined]
+                made.machine.clock.jump_liveness(2)
             given = await beat(made, "m2", 5)
             with trio.fail_after(60):
                 while not given.assignment:
-                    made.env.clock.jump_liveness(2)  # type: ignore[attr-defined]
+                    made.machine.clock.jump_liveness(2)
                     await computed(group)
                     given = await beat(made, "m2", given.member_epoch)
             assert sum(len(each.partitions) for each in given.assignment.topic_partitions) >= 10  # type: ignore[union-attr]

@@ -27,13 +27,13 @@ from kbroker.testing.client import BareClient
 async def running(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[MemoryBroker, BareClient, Services]]:
     """A broker with a topic t, a client, and the broker's parts."""
     assembled: list[Services] = []
-    assemble = Broker._assemble
+    assemble = Broker.assemble
 
     def noted(self: Broker, *parts: Any) -> Services:
         assembled.append(assemble(self, *parts))
         return assembled[0]
 
-    monkeypatch.setattr(Broker, "_assemble", noted)
+    monkeypatch.setattr(Broker, "assemble", noted)
     async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
         yield broker, client, assembled[0]
 
