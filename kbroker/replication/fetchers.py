@@ -97,17 +97,22 @@ class Fetchers:
         self._preparing: set[Partition] = set()
         self._places = trio.CapacityLimiter(PREPARING_MAX)
         self._nursery: trio.Nursery
+        self._is_over = False  # the broker goes down
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Fetch until cancelled."""
         async with trio.open_nursery() as self._nursery:
             task_status.started()
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._is_over = True
 
     def follow(self, partition: Partition) -> None:
         """Fetch a partition from its leader, from now on in its leader epoch; nothing new if that is done already."""
         leader, epoch = self._leader_of.get(partition, (None, -1))
-        if leader is not None and leader.id == partition.leader_id and epoch == partition.leader_epoch:
+        is_known = leader is not None and leader.id == partition.leader_id and epoch == partition.leader_epoch
+        if is_known or self._is_over:  # logs may still come from a worker
             return
         self._take_out(partition)  # the session may hold an earlier epoch's delay against it
         present = self._leaders.get(partition.leader_id) or self._begin(partition.leader_id)
