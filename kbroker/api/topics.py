@@ -210,7 +210,10 @@ async def create_partitions(request: CreatePartitionsRequest, context: Context) 
 
     done = await context.services.carry_out(grow(), len(wanted), timeout_s(request.timeout_ms))
     refusals = [*outcomes, *[None] * (len(wanted) - len(outcomes))]  # what is certain is told, whatever is late
-    results += [_grown(topic.name, *told) for topic, *told in zip(wanted, refusals, done, strict=True)]
+    for number, (topic, *told) in enumerate(zip(wanted, refusals, done, strict=True)):
+        results.append(_grown(topic.name, *told))
+        if number % STRIDE == STRIDE - 1:
+            await trio.lowlevel.checkpoint()
     return CreatePartitionsResponse(results=results)
 
 

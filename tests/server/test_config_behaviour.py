@@ -346,6 +346,10 @@ ELSEWHERE = {
     "consumer.assignment.interval.ms": "assignments of small groups are made at once, whatever it is",
     "group.consumer.assignment.interval.ms": "as the group's",
     "unclean.leader.election.enable": "tests/replication/test_proven.py, and the tests of elections",
+    "leader.replication.throttled.rate": "tests/replication/test_throttles.py",
+    "leader.replication.throttled.replicas": "tests/replication/test_throttles.py",
+    "follower.replication.throttled.rate": "tests/replication/test_throttles.py",
+    "follower.replication.throttled.replicas": "tests/replication/test_throttles.py",
 }
 
 
