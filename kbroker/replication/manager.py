@@ -261,6 +261,8 @@ class ReplicaManager:
             elif self.node_id not in image.replicas:
                 last_epoch = await self.logs.env.offload(partial(self.logs.last_epoch, topic, index))
                 image = self._image_of(id, index)
+                if (topic, index) in self.partitions or (topic, index) in self._opening:
+                    continue  # a newer image, which is being carried out, has brought it back
                 if image is not None and self.node_id not in image.replicas and last_epoch < image.leader_epoch:
                     self._remove_log(topic, index)
                 else:
