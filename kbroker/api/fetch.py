@@ -410,9 +410,9 @@ class FetchJob:
             data = FetchPartitionData(partition_index=key[1], error_code=code, high_watermark=-1)
             self.unknown.append((key, data, 0))
             return
-        if isinstance(error, InDoubt) and error.refusal is not None:
+        if isinstance(error, InDoubt):
             self.doubts.append((len(self.found), error))
-            code = error.refusal.code
+            code = error.found.code
         self.found.append((key, self._refused(key, code), 0))
         self.failed = True
 
@@ -425,11 +425,9 @@ class FetchJob:
 
     async def _confirm(self) -> None:
         """Have confirmed what clients act on for good; where another broker might know better, they ask on (R14)."""
-        confirmed = await self.services.replicas.confirm([doubt for _, doubt in self.doubts])
-        for (place, _), is_true in zip(self.doubts, confirmed, strict=True):
-            if not is_true:
-                key = self.found[place][0]
-                self.found[place] = key, self._refused(key, ErrorCode.NOT_LEADER_OR_FOLLOWER), 0
+        for place in await self.services.replicas.unconfirmed(self.doubts):
+            key = self.found[place][0]
+            self.found[place] = key, self._refused(key, ErrorCode.NOT_LEADER_OR_FOLLOWER), 0
 
     def _code(self, code: ErrorCode) -> ErrorCode:
         """The error as this client knows it."""

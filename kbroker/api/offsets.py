@@ -205,10 +205,8 @@ def _epoch_ends(request: OffsetForLeaderEpochRequest, services: Services) -> Wor
 async def _confirmed(
     response: OffsetForLeaderEpochResponse, doubts: Doubts, services: Services
 ) -> OffsetForLeaderEpochResponse:
-    confirmed = await services.replicas.confirm([doubt for _, doubt in doubts])
-    for (row, _), is_true in zip(doubts, confirmed, strict=True):
-        if not is_true:
-            row.error_code, row.leader_epoch, row.end_offset = ErrorCode.NOT_LEADER_OR_FOLLOWER, -1, -1
+    for row in await services.replicas.unconfirmed(doubts):
+        row.error_code, row.leader_epoch, row.end_offset = ErrorCode.NOT_LEADER_OR_FOLLOWER, -1, -1
     return response
 
 

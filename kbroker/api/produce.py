@@ -97,7 +97,8 @@ class _Produce:
         self.context = context
         self.responses: list[TopicProduceResponse] = []
         self.pending: list[Pending] = []
-        self.doubts: list[tuple[str, PartitionProduceResponse, InDoubt]] = []  # refusals that are to be confirmed
+        # Refusals that are to be confirmed, with their topics.
+        self.doubts: list[tuple[tuple[str, PartitionProduceResponse], InDoubt]] = []
         self.nodes: list[NodeEndpoint] = []  # brokers that the responses name as leaders
         self.record_errors = 0  # named in the responses
         self.units = 0  # of work since the last pause
@@ -276,8 +277,8 @@ def _refuse(
     """The answer for a batch that was refused; where certain records are to blame it names them (KIP-467)."""
     under_way.context.services.tell_of_disk(topic, data.index, error)
     doubt = error if isinstance(error, InDoubt) else None
-    if doubt is not None and doubt.refusal is not None:
-        error = doubt.refusal
+    if doubt is not None:
+        error = doubt.found
     log_start, bad = -1, error.records if isinstance(error, BadRecords) else ()
     if error.code in REFUSED_FOR_NOW:
         replicas = under_way.context.services.replicas
@@ -297,20 +298,17 @@ def _refuse(
         ],
     )
     if doubt is not None:
-        under_way.doubts.append((topic, answer, doubt))
+        under_way.doubts.append(((topic, answer), doubt))
     _name_leader(topic, answer, under_way)
     return answer
 
 
 async def _confirm(under_way: _Produce) -> None:
     """Have confirmed what batches were refused for; where another broker may know better, clients ask on (R14)."""
-    doubts = [doubt for _, _, doubt in under_way.doubts]
-    confirmed = await under_way.context.services.replicas.confirm(doubts)
-    for (topic, answer, _), is_true in zip(under_way.doubts, confirmed, strict=True):
-        if not is_true:
-            answer.error_code, answer.error_message = ErrorCode.NOT_LEADER_OR_FOLLOWER, None
-            answer.log_start_offset = -1
-            _name_leader(topic, answer, under_way)
+    for topic, answer in await under_way.context.services.replicas.unconfirmed(under_way.doubts):
+        answer.error_code, answer.error_message = ErrorCode.NOT_LEADER_OR_FOLLOWER, None
+        answer.log_start_offset = -1
+        _name_leader(topic, answer, under_way)
 
 
 def _name_leader(topic: str, answer: PartitionProduceResponse, under_way: _Produce) -> None:

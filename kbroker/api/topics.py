@@ -245,10 +245,8 @@ async def delete_records(request: DeleteRecordsRequest, context: Context) -> Del
     starts: dict[PartitionLog, int] = {}
     doubts: Doubts = []
     results = await finish(_starts(request, services, starts, doubts))
-    confirmed = await services.replicas.confirm([doubt for _, doubt in doubts]) if doubts else ()
-    for (result, _), is_true in zip(doubts, confirmed, strict=True):
-        if not is_true:  # another broker might know better (R14)
-            result.error_code = ErrorCode.NOT_LEADER_OR_FOLLOWER
+    for result in await services.replicas.unconfirmed(doubts):
+        result.error_code = ErrorCode.NOT_LEADER_OR_FOLLOWER
     failed = None
     with trio.move_on_after(max(timeout_s(request.timeout_ms), DELETE_RECORDS_TIMEOUT_S)) as scope:
         try:
@@ -296,7 +294,7 @@ def _start_of(
         row.low_watermark = partition.deletable_to(asked.offset)
         starts[partition.log] = row.low_watermark
     except InDoubt as doubt:
-        row.error_code = doubt.refusal.code if doubt.refusal is not None else doubt.code
+        row.error_code = doubt.found.code
         doubts.append((row, doubt))
     except KafkaError as error:
         row.error_code = error.code

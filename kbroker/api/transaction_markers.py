@@ -115,8 +115,8 @@ def _write(
 
 async def _confirmed(doubt: InDoubt, services: Services) -> ErrorCode:
     """Why the marker is refused, if that is certain (R14)."""
-    (is_true,) = await services.replicas.confirm([doubt])
-    return doubt.refusal.code if is_true and doubt.refusal is not None else doubt.code
+    is_certain = not await services.replicas.unconfirmed([(doubt, doubt)])
+    return doubt.found.code if is_certain else doubt.code
 
 
 def _check(marker: Marker) -> None:

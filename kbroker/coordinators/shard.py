@@ -229,7 +229,7 @@ class Shard(ABC):
         try:
             appended = self.partition.write(batch, read_header(batch), self.clock.data_ms(), guard)
         except InDoubt as doubt:  # for a coordinator it is enough to be heard; see Leading
-            raise doubt.refusal or doubt from doubt
+            raise doubt.found from doubt
         self.logged += records
         return appended.last_offset
 

@@ -91,7 +91,7 @@ def _commit(
         partition = coordinator.shard(group_id).partition
         guard = partition.verification(read_header(batch))
     except InDoubt as doubt:  # it is enough to be heard: a producer's epoch never falls, whoever coordinates
-        return told(doubt.refusal or doubt)
+        return told(doubt.found)
     except KafkaError as error:
         return told(error)
     if guard is not None and writer.verify is None and min(writer.producer_id, writer.producer_epoch) < 0:

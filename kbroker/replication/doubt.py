@@ -13,7 +13,7 @@ the moment it was found, if all who might have been elected have followed this l
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import trio
 
@@ -35,6 +35,9 @@ DEFINITIVE = frozenset(
         ErrorCode.TRANSACTION_COORDINATOR_FENCED,
     }
 )
+
+
+T = TypeVar("T")
 
 
 class NotLeader(KafkaError):
@@ -73,6 +76,11 @@ class InDoubt(NotLeader):
         self._high_watermark = partition.high_watermark  # of that leader epoch
 
     @property
+    def found(self) -> KafkaError:
+        """The error that is to be told once it is confirmed."""
+        return self.refusal or self
+
+    @property
     def is_true(self) -> bool:
         """Whether it is certain."""
         return self._is_same_epoch and self.partition.has_led(self.since_s)
@@ -87,11 +95,14 @@ class InDoubt(NotLeader):
         return self.partition.high_watermark is self._high_watermark and self.partition.leading
 
 
-async def confirm(doubts: Sequence[InDoubt], hurry: Callable[[Iterable[int], float], None], clock: Clock) -> list[bool]:
-    """Which of these are true; the others nobody knows. All are found out together, within CONFIRM_S.
+async def unconfirmed(
+    rows: Sequence[tuple[T, InDoubt]], hurry: Callable[[Iterable[int], float], None], clock: Clock
+) -> list[T]:
+    """What of these is not certain: another broker might know better. All is found out together, within CONFIRM_S.
 
     hurry: has these followers, by their ids, ask again soon; with the liveness clock's time.
     """
+    doubts = [doubt for _, doubt in rows]
     followers = {id: None for doubt in doubts for id in doubt.partition.follower_ids}
     hurry(followers, clock.liveness())
     ends_s = max((doubt.since_s for doubt in doubts), default=0) + CONFIRM_S
@@ -99,7 +110,8 @@ async def confirm(doubts: Sequence[InDoubt], hurry: Callable[[Iterable[int], flo
     while waiting and clock.liveness() < ends_s:
         await clock.sleep(LOOK_S)
         waiting = [doubt async for doubt in _in_turns(waiting) if not doubt.is_decided]
-    return [doubt.is_true async for doubt in _in_turns(doubts)]
+    is_true = [doubt.is_true async for doubt in _in_turns(doubts)]
+    return [row for (row, _), sure in zip(rows, is_true, strict=True) if not sure]
 
 
 async def _in_turns(doubts: Sequence[InDoubt]) -> AsyncIterator[InDoubt]:

@@ -32,7 +32,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import trio
 
@@ -45,7 +45,7 @@ from kbroker.config import BrokerConfig, TopicConfig, topic_config
 from kbroker.log.directory import LogDirectory
 from kbroker.log.opening import Opening, Outcome
 from kbroker.log.recovery import Stopped
-from kbroker.replication.doubt import InDoubt, confirm
+from kbroker.replication.doubt import InDoubt, unconfirmed
 from kbroker.replication.failures import Failures
 from kbroker.replication.fetchers import Fetchers
 from kbroker.replication.isr_updates import IsrUpdates
@@ -57,6 +57,7 @@ from kbroker.watermark import Watermark
 
 CHUNK = 32  # partitions between two checkpoints
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -179,9 +180,12 @@ class ReplicaManager:
         """Wait until `partitions` has caught up with the image as it is now. The caller bounds the wait."""
         await self._applied.wait_past(self._announced - 1)
 
-    async def confirm(self, doubts: Sequence[InDoubt]) -> list[bool]:
-        """Which of these may be said for good (R14). Wait for the followers, a second at most."""
-        return await confirm(doubts, self.sessions.hurry, self.logs.env.clock)
+    async def unconfirmed(self, rows: Sequence[tuple[T, InDoubt]]) -> list[T]:
+        """What of this must not be said for good (R14): NOT_LEADER_OR_FOLLOWER takes its place, and clients ask on.
+
+        Waits for the followers, a second at most.
+        """
+        return await unconfirmed(rows, self.sessions.hurry, self.logs.env.clock)
 
     def refuse(self, topic: str, index: int, header: BatchHeader) -> None:
         """Note that a batch was refused for now, in case that the log is being opened; see PartitionLog.refuse."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -72,14 +75,21 @@ async def described(client: BareClient, version: int) -> tuple[dict[int, str], d
     }
 
 
-@pytest.mark.parametrize(("version", "code"), [(5, ErrorCode.LEADER_NOT_AVAILABLE), (6, ErrorCode.LISTENER_NOT_FOUND)])
-async def test_a_broker_that_lacks_the_clients_listener_is_left_out(
-    version: int, code: ErrorCode, autojump_clock: MockClock
-) -> None:
+@asynccontextmanager
+async def one_of_two_on_the_listener() -> AsyncIterator[MemoryCluster]:
+    """Clients come in on a listener that broker 2 does not have."""
     async with memory_cluster(2, topics={"t": 2}) as cluster:
         for broker_id, listeners in ((1, "PLAINTEXT://b1:9092,INSIDE://b1:9093"), (2, "INSIDE://b2:9093")):
             await cluster.stop(broker_id)
             await cluster.start(broker_id, listeners=listeners, **INSIDE)
+        yield cluster
+
+
+@pytest.mark.parametrize(("version", "code"), [(5, ErrorCode.LEADER_NOT_AVAILABLE), (6, ErrorCode.LISTENER_NOT_FOUND)])
+async def test_a_broker_that_lacks_the_clients_listener_is_left_out(
+    version: int, code: ErrorCode, autojump_clock: MockClock
+) -> None:
+    async with one_of_two_on_the_listener() as cluster:
         led = await leaders(cluster)
         async with cluster.client(1) as client:
             brokers, partitions = await described(client, version)
@@ -91,10 +101,7 @@ async def test_a_broker_that_lacks_the_clients_listener_is_left_out(
 
 
 async def test_a_topic_is_described_though_its_leader_is_not_on_the_listener(autojump_clock: MockClock) -> None:
-    async with memory_cluster(2, topics={"t": 2}) as cluster:
-        for broker_id, listeners in ((1, "PLAINTEXT://b1:9092,INSIDE://b1:9093"), (2, "INSIDE://b2:9093")):
-            await cluster.stop(broker_id)
-            await cluster.start(broker_id, listeners=listeners, **INSIDE)
+    async with one_of_two_on_the_listener() as cluster:
         led = await leaders(cluster)
         async with cluster.client(1) as client:
             request = DescribeTopicPartitionsRequest(

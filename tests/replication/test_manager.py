@@ -411,6 +411,26 @@ async def test_a_partition_that_was_reassigned_while_the_broker_was_down_goes_wi
         assert sorted(names) == ["t-0", "u-0"], "u may be unknown because the store has lost it"
 
 
+async def test_a_log_that_comes_back_while_it_is_looked_at_stays() -> None:
+    """It seems to have gone elsewhere, by the last image that was carried out; by the next it is opened already."""
+    many, worker = 2_000, held_up()
+    async with running(Rig(await killed_with(topic("t", 1)), worker)) as rig:
+        rig.publish(elsewhere("t", many, *range(many)))
+        await applied(rig)
+        await trio.testing.wait_all_tasks_blocked()
+        assert worker.calls == 1, "the directory is being searched"
+        search, worker.gate = worker.gate, trio.Event()
+        search.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert worker.calls == 2, "one log is being looked at"
+        rig.publish(topic("t", many, epoch=2))
+        await led_somewhat(rig)
+        worker.gate.set()
+        await applied(rig)
+        await rig.manager.wait_open()
+        assert rig.leading() == many and rig.manager.partitions["t", 0].log.end.value == 10
+
+
 async def test_what_an_image_that_was_read_anew_does_not_know_is_left_alone() -> None:
     """The store may have been restored from an older copy, before the topic, or before its replicas moved here."""
     async with running(Rig()) as rig:

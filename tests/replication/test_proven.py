@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.replication.doubt import CONFIRM_S, InDoubt, NotLeader, confirm
+from kbroker.replication.doubt import CONFIRM_S, InDoubt, NotLeader, unconfirmed
 from kbroker.replication.partition import HEARD_S
 from tests.replication.pairs import Replicas
 
@@ -162,9 +162,9 @@ def test_R14_followers_are_hurried_and_a_second_is_waited() -> None:
     replicas.now_s += 0.1
     hurried: list[list[int]] = []
     clock = Ticking(replicas)
-    doubts = [refusal(replicas), refusal(replicas)]
+    rows = [("a", refusal(replicas)), ("b", refusal(replicas))]
     began_s = replicas.now_s
-    assert trio.run(confirm, doubts, lambda ids, now_s: hurried.append(list(ids)), clock) == [False, False]
+    assert trio.run(unconfirmed, rows, lambda ids, now_s: hurried.append(list(ids)), clock) == ["a", "b"]
     assert hurried == [[2, 3]] and replicas.now_s - began_s == pytest.approx(CONFIRM_S, abs=0.01)
 
     def hurry(ids: Iterable[int], now_s: float) -> None:
@@ -172,7 +172,7 @@ def test_R14_followers_are_hurried_and_a_second_is_waited() -> None:
 
     ask_twice(replicas, 2, 3)
     began_s = replicas.now_s
-    assert trio.run(confirm, [refusal(replicas)], hurry, clock) == [True]
+    assert trio.run(unconfirmed, [("a", refusal(replicas))], hurry, clock) == []
     assert replicas.now_s - began_s < 0.1
 
 

@@ -32,6 +32,18 @@ def run(
     return simulate(seed, partial(scenario, **options), offload_s=offload_s, keep_lines=keep_lines)
 
 
+def batches(seeds: int, at_once: int) -> list[range]:
+    """The seeds of a scenario, so many a test. SIMULATION_SEEDS says how many there are to be instead."""
+    seeds = int(os.environ.get("SIMULATION_SEEDS", seeds))
+    return [range(first, min(first + at_once, seeds)) for first in range(0, seeds, at_once)]
+
+
+def check_seeds(scenario: Scenario, seeds: range) -> None:
+    """The scenario keeps what it promises, seed by seed."""
+    for seed in seeds:
+        run(scenario, seed)
+
+
 def check_that_a_seed_is_a_run(scenario: Scenario, seed: int, other: int, seconds: float = 12) -> None:
     """The same seed twice is one run, another seed is another; and there is something in it, for so long at least."""
     first, again = run(scenario, seed), run(scenario, seed)

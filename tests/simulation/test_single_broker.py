@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +23,8 @@ from kbroker.log.log import PartitionLog
 from kbroker.replication.partition import Partition
 from tests.simulation.checker import Checker, Violation
 from tests.simulation.runs import (
+    batches,
+    check_seeds,
     check_that_a_run_is_the_same_elsewhere,
     check_that_a_seed_is_a_run,
     last_words,
@@ -31,8 +32,6 @@ from tests.simulation.runs import (
 )
 from tests.simulation.single_broker import single_broker
 
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", "40"))
-SEEDS_IN_A_TEST = 20
 MUTATION_SEEDS = 100
 
 
@@ -48,11 +47,10 @@ def test_a_run_is_the_same_in_another_process(hash_seed: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_IN_A_TEST))
-def test_promises_are_kept(first: int) -> None:
+@pytest.mark.parametrize("seeds", batches(40, at_once=20), ids=str)
+def test_promises_are_kept(seeds: range) -> None:
     """Nothing acknowledged is lost, doubled, reordered or changed, and after every trouble all are served again."""
-    for seed in range(first, min(first + SEEDS_IN_A_TEST, SEEDS)):
-        run(single_broker, seed)
+    check_seeds(single_broker, seeds)
 
 
 @pytest.mark.slow

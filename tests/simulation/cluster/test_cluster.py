@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from pytest import MonkeyPatch
 
@@ -14,14 +12,14 @@ from tests.simulation.checker import Violation
 from tests.simulation.cluster.planted import PLANTED, Bug
 from tests.simulation.cluster.scenario import FAULT_SECONDS, cluster
 from tests.simulation.runs import (
+    batches,
+    check_seeds,
     check_that_a_run_is_the_same_elsewhere,
     check_that_a_seed_is_a_run,
     last_words,
     run,
 )
 
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", "100"))
-SEEDS_IN_A_TEST = 10
 MUTATION_SEEDS = 50
 
 
@@ -37,11 +35,10 @@ def test_a_run_is_the_same_in_another_process(hash_seed: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_IN_A_TEST))
-def test_R1_R2_R3_R4_R5_R7_R8_R14_promises_are_kept(first: int) -> None:
+@pytest.mark.parametrize("seeds", batches(100, at_once=10), ids=str)
+def test_R1_R2_R3_R4_R5_R7_R8_R14_promises_are_kept(seeds: range) -> None:
     """Nothing acknowledged is lost, doubled, reordered or changed; R1-R14 hold at every moment; replicas become one."""
-    for seed in range(first, min(first + SEEDS_IN_A_TEST, SEEDS)):
-        run(cluster, seed)
+    check_seeds(cluster, seeds)
 
 
 @pytest.mark.slow

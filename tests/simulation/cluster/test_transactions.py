@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import ast
-import os
 
 import pytest
 
 from tests.simulation.cluster.transactions import FAULT_SECONDS, cluster_transactions
-from tests.simulation.runs import check_that_a_seed_is_a_run, last_words, run
-
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", "10"))
-SEEDS_IN_A_TEST = 5
+from tests.simulation.runs import batches, check_seeds, check_that_a_seed_is_a_run, last_words, run
 
 
 @pytest.mark.slow
@@ -20,11 +16,10 @@ def test_one_seed_is_one_run_and_another_is_another() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_IN_A_TEST))
-def test_T2_T3_T4_T6_transactions_are_exact(first: int) -> None:
+@pytest.mark.parametrize("seeds", batches(10, at_once=5), ids=str)
+def test_T2_T3_T4_T6_transactions_are_exact(seeds: range) -> None:
     """No aborted read, no lost write, no duplicate, nothing torn or hanging; each input is copied once; R1-R14 hold."""
-    for seed in range(first, min(first + SEEDS_IN_A_TEST, SEEDS)):
-        run(cluster_transactions, seed)
+    check_seeds(cluster_transactions, seeds)
 
 
 @pytest.mark.slow

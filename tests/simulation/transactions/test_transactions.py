@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import ast
-import os
 from typing import Any
 
 import pytest
@@ -14,6 +13,8 @@ from pytest import MonkeyPatch
 
 from tests.simulation.checker import Violation
 from tests.simulation.runs import (
+    batches,
+    check_seeds,
     check_that_a_run_is_the_same_elsewhere,
     check_that_a_seed_is_a_run,
     last_words,
@@ -22,8 +23,6 @@ from tests.simulation.runs import (
 from tests.simulation.transactions.planted import PLANTED, Bug
 from tests.simulation.transactions.scenario import transactions
 
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", "20"))
-SEEDS_IN_A_TEST = 10
 MUTATION_SEEDS = 50
 
 
@@ -39,11 +38,10 @@ def test_a_run_is_the_same_in_another_process(hash_seed: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_IN_A_TEST))
-def test_transactions_are_exact(first: int) -> None:
+@pytest.mark.parametrize("seeds", batches(20, at_once=10), ids=str)
+def test_transactions_are_exact(seeds: range) -> None:
     """No aborted read, no lost write, no duplicate, nothing torn or hanging; each input is copied once (T1-T6)."""
-    for seed in range(first, min(first + SEEDS_IN_A_TEST, SEEDS)):
-        run(transactions, seed)
+    check_seeds(transactions, seeds)
 
 
 @pytest.mark.slow
