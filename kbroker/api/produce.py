@@ -46,7 +46,7 @@ from kbroker.cluster.image import INTERNAL_TOPICS
 from kbroker.log.content.validation import BadRecords, NoBatch, check_batch, first_batch
 from kbroker.log.derived.producers import TRANSACTIONAL
 from kbroker.log.writing import Appended
-from kbroker.replication.doubt import InDoubt, NotLeader
+from kbroker.replication.doubt import InDoubt, LedOn, NotLeader
 from kbroker.replication.partition import ACKS_ALL, HEARD_S, Partition
 from kbroker.turns import PAUSES_A_TURN, Errand, Errands, Later, Work, advance, finish, finish_errands
 from kbroker.watermark import Watermark
@@ -399,7 +399,7 @@ async def _when_safe(under_way: _Produce, response: ProduceResponse) -> ProduceR
 
 
 async def _is_committed(one: Pending, high_watermark: Watermark, answer_by: float) -> bool:
-    """Wait until enough replicas have it; whether that was in time.
+    """Wait until enough replicas have it; whether that was in time. (Kafka: DelayedProduce, which asks for no epoch.)
 
     Raises KafkaError: NOT_ENOUGH_REPLICAS_AFTER_APPEND; NOT_LEADER_OR_FOLLOWER where another broker may lead by now and
     the replicas follow that one, so that the client looks for it.
@@ -407,7 +407,11 @@ async def _is_committed(one: Pending, high_watermark: Watermark, answer_by: floa
     while True:
         look_at = min(answer_by, trio.current_time() + HEARD_S)
         with trio.CancelScope(deadline=look_at):
-            await high_watermark.wait_past(one.last_offset)
+            try:
+                await high_watermark.wait_past(one.last_offset)
+            except LedOn as news:
+                high_watermark = news.high_watermark
+                continue
             if not one.partition.has_min_isr:
                 raise KafkaError(ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND)
             return True

@@ -47,6 +47,17 @@ class NotLeader(KafkaError):
         super().__init__(ErrorCode.NOT_LEADER_OR_FOLLOWER)
 
 
+class LedOn(NotLeader):
+    """A leader epoch is over, and this broker leads the next one, too, with nobody in between: a replica has gone, say.
+
+    What was appended is in the log still. Who waited for that may go on with the high watermark of the new epoch.
+    """
+
+    def __init__(self, high_watermark: Watermark) -> None:
+        super().__init__()
+        self.high_watermark = high_watermark
+
+
 class Led(Protocol):
     """A partition that this broker leads, or did."""
 

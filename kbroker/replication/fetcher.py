@@ -134,7 +134,7 @@ class Fetcher:
     def delay(self, key: Key, now_s: float, delay_s_max: float) -> int:
         """Something is wrong with a partition that is wanted: it waits, longer each time. How often in a row."""
         refusals = self._refusals[key] = self._refusals.get(key, 0) + 1
-        self.hold(key, now_s + min(DELAY_S_MIN * 2 ** min(refusals - 1, 20), delay_s_max))
+        self.hold(key, now_s + delay_s(refusals, delay_s_max))
         return refusals
 
     def hold(self, key: Key, until_s: float) -> None:
@@ -259,6 +259,11 @@ def code_of(number: int) -> ErrorCode:
         return ErrorCode(number)
     except ValueError:
         return ErrorCode.UNKNOWN_SERVER_ERROR
+
+
+def delay_s(failures: int, longest_s: float) -> float:
+    """How many seconds to wait after so many failures in a row."""
+    return min(DELAY_S_MIN * 2 ** min(failures - 1, 20), longest_s)
 
 
 def pieces(records: memoryview) -> Iterator[memoryview]:

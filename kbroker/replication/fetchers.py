@@ -26,7 +26,6 @@ from kbroker.config import BrokerConfig
 from kbroker.log.directory import LogDirectory
 from kbroker.log.errors import LogClosed, LogOffline
 from kbroker.replication.fetcher import (
-    DELAY_S_MIN,
     VERSION,
     Append,
     Fetcher,
@@ -36,6 +35,7 @@ from kbroker.replication.fetcher import (
     StartOver,
     Step,
     Truncate,
+    delay_s,
     pieces,
 )
 from kbroker.replication.partition import Partition
@@ -237,7 +237,7 @@ class Fetchers:
         log.log(level, "broker %d cannot be followed for now: %s", leader.id, error.message)
         leader.session.start_over()
         leader.failures += 1
-        await self._env.clock.sleep(min(DELAY_S_MIN * 2 ** min(leader.failures - 1, 20), self._delay_s_max()))
+        await self._env.clock.sleep(delay_s(leader.failures, self._delay_s_max()))
 
     # -- an answer ----------------------------------------------------------------------------------------------------
 

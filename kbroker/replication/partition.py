@@ -2,7 +2,8 @@
 
     absent ──lead(epoch 7)──▶ leading epoch 7 ──follow(epoch 8)──▶ following epoch 8 ──resign()──▶ absent
                                    │ every change of epoch closes the old high watermark: its waiters answer
-                                   └ NOT_LEADER_OR_FOLLOWER, and nothing of the old epoch is acknowledged any more
+                                   │ NOT_LEADER_OR_FOLLOWER, and nothing of the old epoch is acknowledged any more,
+                                   └ unless the same broker leads the very next one: then producers wait on (LedOn)
 
 A partition whose only replica is here has the ISR {self}; its high watermark follows its own log. With followers it is
 the smallest log end in the maximal ISR, which has the members agreed on and those of a proposal whose outcome is not
@@ -39,7 +40,7 @@ from kbroker.log.derived.transactions import ALL_STABLE, Marker
 from kbroker.log.log import PartitionLog
 from kbroker.log.writing import Appended
 from kbroker.replication import isr
-from kbroker.replication.doubt import DEFINITIVE, InDoubt, NotLeader
+from kbroker.replication.doubt import DEFINITIVE, InDoubt, LedOn, NotLeader
 from kbroker.replication.followers import NEVER, Follower, FollowerSession
 from kbroker.replication.stable import StableOffset
 from kbroker.watermark import Watermark
@@ -154,7 +155,7 @@ class Partition:
 
     def resign(self) -> None:
         """Neither lead nor follow: waiters answer NOT_LEADER_OR_FOLLOWER."""
-        self._end_epoch()
+        self._end_epoch(NotLeader())
         self.leader_id = NO_LEADER
 
     def _is_news(self, image: PartitionImage) -> bool:
@@ -162,19 +163,21 @@ class Partition:
         return image.leader_epoch >= self.leader_epoch and (known is None or image.mod_revision >= known.mod_revision)
 
     def _begin_epoch(self, image: PartitionImage) -> None:
-        self._end_epoch()
+        new = Watermark(self.high_watermark.value)
+        leads_on = self.leading and image.leader == self.node_id and image.leader_epoch == self.leader_epoch + 1
+        self._end_epoch(LedOn(new) if leads_on else NotLeader())
         self.leader_epoch, self.leader_id = image.leader_epoch, image.leader
         self._is_joined = False
-        self._replace_high_watermark(self.high_watermark.value)
+        self._replace_high_watermark(new)
 
-    def _end_epoch(self) -> None:
+    def _end_epoch(self, why: NotLeader) -> None:
         self.leading = self._is_sole = False
         self.proposal = None
         self.followers.clear()
-        self.high_watermark.close(NotLeader())
+        self.high_watermark.close(why)
 
-    def _replace_high_watermark(self, value: int) -> None:
-        self.high_watermark = Watermark(value)
+    def _replace_high_watermark(self, high_watermark: Watermark) -> None:
+        self.high_watermark = high_watermark
         self._stable = None
         self.log.guard(self.high_watermark, is_shared=self.log.is_shared)
 
@@ -508,7 +511,7 @@ class Partition:
             text = "%s-%d is cut to %d, below its high watermark %d: records that were acknowledged are given up"
             log.warning(text, self.topic, self.index, offset, self.high_watermark.value)
             self.high_watermark.close(NotLeader())
-            self._replace_high_watermark(offset)
+            self._replace_high_watermark(Watermark(offset))
 
     # appending
 

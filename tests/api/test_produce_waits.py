@@ -30,12 +30,22 @@ def shared(partition: Partition, *isr: int, leader: int | None = None) -> None:
     partition.lead(now) if leads == partition.node_id else partition.follow(now)
 
 
+def in_epoch(partition: Partition, later: int) -> None:
+    """Let it be led in a leader epoch so much later, with the same replicas."""
+    image = partition.image
+    assert image is not None
+    partition.lead(replace(image, leader_epoch=image.leader_epoch + later, mod_revision=image.mod_revision + 1))
+
+
 @pytest.mark.parametrize(
     ("then", "code"),
     [
         ("all have it", ErrorCode.NONE),
         ("all had it, but now they are too few", ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND),
         ("another leads", ErrorCode.NOT_LEADER_OR_FOLLOWER),
+        ("another led", ErrorCode.NOT_LEADER_OR_FOLLOWER),
+        ("all have it two leader epochs later", ErrorCode.NONE),
+        ("nobody has it in time, in the next leader epoch", ErrorCode.REQUEST_TIMED_OUT),
         ("nobody has it in time", ErrorCode.REQUEST_TIMED_OUT),
     ],
 )
@@ -54,6 +64,13 @@ async def test_R6_what_becomes_of_a_produce_that_waits_for_its_replicas(
         nursery.start_soon(send)
         await wait_all_tasks_blocked()
         assert partition.log.end.value == 1 and not answers
+        if "later" in then:
+            in_epoch(partition, 1)
+            await wait_all_tasks_blocked()
+        if "epoch" in then:
+            in_epoch(partition, 1)
+        if then == "another led":
+            in_epoch(partition, 2)
         if then.startswith("all"):
             partition.high_watermark.advance(1)
         if then == "another leads":
