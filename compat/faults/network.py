@@ -19,6 +19,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 import trio
@@ -149,6 +150,7 @@ class Network:
     async def _join(self, inner: trio.SocketStream, link: Link, address: tuple[str, int]) -> None:
         """One connection, from its beginning to its end; torn down on both sides when one breaks."""
         outer: trio.SocketStream | None = None
+        is_over = False  # both directions have ended in order
         scopes = self.connections.setdefault(link, set())
         with trio.CancelScope() as scope:
             scopes.add(scope)
@@ -158,13 +160,14 @@ class Network:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._carry, inner, outer, link, True)
                     nursery.start_soon(self._carry, outer, inner, link, False)
+                is_over = True
             except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                 pass
             finally:
                 scopes.discard(scope)
                 for end in (inner, outer):
                     if end is not None:
-                        hang_up(end)
+                        (let_go if is_over else hang_up)(end)
 
     async def _carry(self, source: trio.SocketStream, sink: trio.SocketStream, link: Link, forth: bool) -> None:
         """One direction, to its end. Reading goes on while what was read waits for its time."""
@@ -209,10 +212,13 @@ def fits(pattern: Link, link: Link) -> bool:
     return pattern.kind == link.kind and pattern.source in (ANY, link.source) and pattern.target in (ANY, link.target)
 
 
+def let_go(stream: trio.SocketStream) -> None:
+    """Close; the system still delivers what it has taken."""
+    stream.socket.close()
+
+
 def hang_up(stream: trio.SocketStream) -> None:
-    """Close with RST, which also harms nothing where both directions ended in order."""
-    try:
+    """Close with RST, which takes away what is not delivered yet."""
+    with suppress(OSError):
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NONE)
-    except OSError:
-        pass
     stream.socket.close()

@@ -7,7 +7,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -144,6 +144,13 @@ def says_again(connection: socket.socket, words: bytes) -> bool:
     return connection.recv(100) == words
 
 
+def wait_until(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.002)
+
+
 def is_silent(connection: socket.socket, words: bytes) -> bool:
     """Nothing comes back, for a moment."""
     connection.sendall(words)
@@ -161,6 +168,20 @@ def test_an_open_link_passes_everything_and_the_end(network: Network, echo: tupl
         connection.shutdown(socket.SHUT_WR)
         with connection.makefile("rb") as stream:
             assert stream.read() == b"x" * 300_000
+
+
+def test_what_a_link_has_passed_on_arrives_though_the_connection_is_over(
+    network: Network, echo: tuple[str, int]
+) -> None:
+    with closing(socket.socket()) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)  # so that much of it waits in the network
+        connection.settimeout(10)
+        connection.connect(("127.0.0.1", network.open("peer", 1, echo)))
+        connection.sendall(b"x" * 8_000)
+        connection.shutdown(socket.SHUT_WR)
+        wait_until(lambda: not any(network.connections.values()) and bool(network.connections))
+        with connection.makefile("rb") as stream:
+            assert stream.read() == b"x" * 8_000
 
 
 @pytest.mark.parametrize("rule", [SILENT, Rule(forth=False), Rule(back=False)], ids=["both", "forth", "back"])
