@@ -263,7 +263,7 @@ def code_of(number: int) -> ErrorCode:
 
 def delay_s(failures: int, longest_s: float) -> float:
     """How many seconds to wait after so many failures in a row."""
-    return min(DELAY_S_MIN * 2 ** min(failures - 1, 20), longest_s)
+    return min(DELAY_S_MIN * 2.0 ** min(failures - 1, 20), longest_s)
 
 
 def pieces(records: memoryview) -> Iterator[memoryview]:
