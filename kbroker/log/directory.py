@@ -53,6 +53,7 @@ from kbroker.log.checkpoints import (
     Witness,
     read_topic_id,
 )
+from kbroker.log.cleaner.cleaner import Cleaner
 from kbroker.log.content.scrubber import Scrubber
 from kbroker.log.derived.epochs import LeaderEpochs
 from kbroker.log.log import PartitionLog
@@ -85,6 +86,7 @@ class LogDirectory:
         self.crash = Crash.CLEAN  # how the last broker here ended; known after open
         self.logs: dict[Key, PartitionLog] = {}
         self.scrubber = Scrubber(env, self.logs, lambda: self.config.get_int("kbroker.scrub.bytes.per.second"))
+        self.cleaner = Cleaner(env, self.logs, lambda: self.config)
         self.troubles = Troubles(env.clock)
         self._lock: Lock | None = None
         self._is_gone = False  # somebody removed the directory
@@ -454,6 +456,7 @@ class LogDirectory:
             nursery.start_soon(self._every, "replica.high.watermark.checkpoint.interval.ms", self._keep_high_watermarks)
             nursery.start_soon(self._release_idle)
             nursery.start_soon(self.scrubber.run)
+            nursery.start_soon(self.cleaner.run)
             task_status.started()
 
     async def _every(self, name: str, duty: Callable[[], Awaitable[None]]) -> None:
