@@ -6,6 +6,7 @@ writing.py      WritableLog, its base: append, roll    replicated.py   judging w
 segment.py      a file of batches and its indexes   scan.py         walking batches
 reading.py      from an offset to slices of segments rediscovery.py  which transactions were aborted, if lost
 derived/        what can be made anew from them     content/        what is in them
+cleaner/        compaction: of each key the newest value stays
 recovery.py     opening after a stop or a crash     opening.py      opening logs in workers
 flushing.py     what a worker syncs, in which order retention.py    which segments are to go
 checkpoints.py  small text files                    cold.py         what is not in memory, for workers to bring
