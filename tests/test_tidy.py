@@ -31,6 +31,7 @@ FLOORS = {
     "kbroker.coordinators": 5,
     "kbroker.groups": 6,
     "kbroker.transactions": 6,
+    "kbroker.delay": 6,
     "kbroker.api": 7,
     "kbroker.server": 8,
     "kbroker.cli": 9,
