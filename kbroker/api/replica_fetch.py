@@ -134,9 +134,8 @@ class ReplicaFetch:
             partition.check_follower(session.replica_id, epoch)
             parting = partition.parting(offset, epoch, last_epoch, as_replica=True) if last_epoch >= 0 else None
             if parting is None:
-                followed = session.put(key, partition)
+                session.put(key, partition).move(offset, epoch, wanted.partition_max_bytes)
                 partition.note_fetch(session.replica_id, session.broker_epoch, offset, session.heard_s, session)
-                followed.move(offset, epoch, wanted.partition_max_bytes)
                 return
             session.drop(key)
             self._tell_parting(key, partition, parting)
@@ -177,11 +176,13 @@ class ReplicaFetch:
                 session.drop(followed.key)
                 self._tell(followed.key, error, followed.partition)
                 continue
-            if result.length or followed.offset >= followed.partition.log.end.value:
+            if result.length:
                 session.news.pop(followed, None)
                 session.stale.pop(followed, None)
                 self._add(followed, result, records)
                 left -= result.length
+            elif followed.offset >= followed.partition.log.end.value:
+                session.news.pop(followed, None)
 
     def _read_one(self, followed: Followed, bytes_max: int, *, now: bool) -> ReadResult:
         partition = followed.partition

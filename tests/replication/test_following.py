@@ -10,6 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from kafka_wire.errors import ErrorCode
+from kbroker.api.replica_fetch import ReplicaFetch
 from kbroker.cluster.image import PartitionImage
 from kbroker.cluster.store import Unavailable
 from kbroker.testing.broker import MemoryCluster, memory_cluster
@@ -72,6 +73,20 @@ async def test_R6_what_is_acknowledged_is_on_every_replica_byte_for_byte(autojum
             assert (answer.error_code, answer.base_offset) == (0, 2 * n)
             assert len({on_disk(cluster, id) for id in (1, 2, 3)}) == 1
         assert len(on_disk(cluster, 1)) > 1_000_000
+
+
+async def test_an_acknowledgement_takes_one_answer_to_each_follower(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[ReplicaFetch] = []
+    original = ReplicaFetch.answer
+    monkeypatch.setattr(ReplicaFetch, "answer", lambda self: answers.append(self) or original(self))
+    async with three(replica__fetch__wait__max__ms="60000") as (_, __, client):
+        await trio.sleep(2)  # followers are hurried where a leadership begins
+        for n in range(10):
+            answers.clear()
+            assert (await produce(client, batch(b"%d" % n))).error_code == 0
+            assert len(answers) == 2
 
 
 async def test_R6_overlapping_produces_are_answered_in_order(autojump_clock: MockClock) -> None:
