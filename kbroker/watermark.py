@@ -7,8 +7,6 @@ watermark wakes everyone with the reason, so the end of a leadership answers its
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol
 
 import trio
@@ -49,15 +47,6 @@ class Watermark:
         if self.error is not None:
             raise self.error.with_traceback(None)  # else each time it is raised would make it longer
 
-    @contextmanager
-    def rings(self, bell: Bell) -> Iterator[None]:
-        """Have bell set at the next advance or close, while the block runs."""
-        self.attach(bell)
-        try:
-            yield
-        finally:
-            self.detach(bell)
-
     def attach(self, bell: Bell) -> None:
         """Have bell set at the next advance or close. The caller must `detach` it."""
         if self._bells is None:
@@ -79,8 +68,11 @@ class Watermark:
         while self.value <= value:
             self.check()
             bell = trio.Event()
-            with self.rings(bell):
+            self.attach(bell)
+            try:
                 await bell.wait()
+            finally:
+                self.detach(bell)
         self.check()
 
     def _ring(self) -> None:

@@ -43,6 +43,7 @@ from kbroker.api.leaders import current_leader
 from kbroker.api.produce_transactions import NotVerified, Verdicts
 from kbroker.api.registry import CloseConnection, handles
 from kbroker.cluster.image import INTERNAL_TOPICS
+from kbroker.env import Env
 from kbroker.log.content.validation import BadRecords, NoBatch, check_batch, first_batch
 from kbroker.log.derived.producers import TRANSACTIONAL
 from kbroker.log.writing import Appended
@@ -377,14 +378,11 @@ async def _when_safe(under_way: _Produce, response: ProduceResponse) -> ProduceR
     answer_by = begun + under_way.request.timeout_ms / 1000
     if under_way.doubts:
         await _confirm(under_way)
-    for number, one in enumerate(under_way.pending):
+    for number, one in enumerate(under_way.pending, start=1):
         if not number % PENDING_A_TURN:
             await trio.lowlevel.checkpoint()
         try:
-            with trio.CancelScope(deadline=begun + FLUSH_S_MAX) as scope:
-                if one.must_flush:
-                    await one.partition.log.flush(services.env.offload)
-            is_in_time = not scope.cancelled_caught
+            is_in_time = not one.must_flush or await _is_flushed(one, begun + FLUSH_S_MAX, services.env)
             if one.high_watermark is not None and is_in_time:
                 is_in_time = await _is_committed(one, one.high_watermark, answer_by)
         except KafkaError as error:
@@ -396,6 +394,14 @@ async def _when_safe(under_way: _Produce, response: ProduceResponse) -> ProduceR
             if not is_in_time:  # it is in the log all the same: its offset stays in the answer, as in Kafka
                 one.answer.error_code = ErrorCode.REQUEST_TIMED_OUT
     return response
+
+
+async def _is_flushed(one: Pending, until: float, env: Env) -> bool:
+    """Flush the log; whether that was in time. Raises LogOffline."""
+    with trio.CancelScope(deadline=until):
+        await one.partition.log.flush(env.offload)
+        return True
+    return False
 
 
 async def _is_committed(one: Pending, high_watermark: Watermark, answer_by: float) -> bool:

@@ -272,15 +272,16 @@ class ReplicaFetch:
         session = self.session
         assert session is not None
         self._put_back(session)
-        with trio.move_on_after(self.request.max_wait_ms / 1000):
-            while not self._is_overtaken() and not self._is_enough(session):
-                session.bell = trio.Event()
-                is_hurried = self.services.env.clock.liveness() < session.hurried_until_s
-                seconds = min(self._held_s(session), HURRIED_WAIT_S if is_hurried else float("inf"))
-                with trio.move_on_after(seconds) as scope:
-                    await session.bell.wait()
-                if is_hurried and scope.cancelled_caught:
-                    break
+        until = trio.current_time() + self.request.max_wait_ms / 1000
+        while not self._is_overtaken() and not self._is_enough(session):
+            now = trio.current_time()
+            is_hurried = self.services.env.clock.liveness() < session.hurried_until_s
+            answer_at = min(until, now + HURRIED_WAIT_S) if is_hurried else until
+            session.bell = trio.Event()
+            with trio.CancelScope(deadline=min(answer_at, now + self._held_s(session))):
+                await session.bell.wait()
+            if trio.current_time() >= answer_at:
+                break
         if not self._is_overtaken():
             work = self._read_news(session)
             if (errand := _one_turn(work)) is not _DONE:

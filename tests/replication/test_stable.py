@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import trio
 
@@ -15,6 +18,7 @@ from kbroker.log.recovery import Crash
 from kbroker.replication.doubt import InDoubt, NotLeader
 from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, Partition
 from kbroker.testing.broker import Machine
+from kbroker.watermark import Watermark
 from tests.log.tools import Worker
 from tests.replication.test_partition import NODE, Session, batch, leader, make, shared
 from tests.replication.tools import image
@@ -124,6 +128,16 @@ def test_an_open_transaction_below_the_log_start_holds_readers_at_the_start() ->
     assert partition.last_stable_offset == 6 and offsets(partition, 3) == [3, 4, 5]
 
 
+@contextmanager
+def rings(watermark: Watermark, bell: trio.Event) -> Iterator[None]:
+    """The bell hangs there while the block runs."""
+    watermark.attach(bell)
+    try:
+        yield
+    finally:
+        watermark.detach(bell)
+
+
 def test_without_transactions_both_levels_wait_for_the_same() -> None:
     partition = leader()
     partition.append(batch(), 1, 0)
@@ -134,7 +148,7 @@ def test_a_reader_of_committed_records_is_not_woken_by_appends_to_what_is_open()
     partition, bell = leader(), trio.Event()
     begin(partition)
     stable = partition.watermark(READ_COMMITTED)
-    with stable.rings(bell):
+    with rings(stable, bell):
         for sequence in range(1, 4):
             begin(partition, sequence)
         assert not bell.is_set() and stable.value == 0
@@ -148,17 +162,17 @@ def test_what_moved_while_nobody_waited_is_heard_at_once() -> None:
     begin(partition)
     stable = partition.watermark(READ_COMMITTED)
     end(partition)
-    with stable.rings(bell):
+    with rings(stable, bell):
         assert bell.is_set()
     assert partition.high_watermark._bells is None, "nobody waits any more"
 
 
 def test_a_reader_who_began_to_wait_before_the_transaction_hears_of_its_end() -> None:
     partition, bell = leader(), trio.Event()
-    with partition.watermark(READ_COMMITTED).rings(bell):
+    with rings(partition.watermark(READ_COMMITTED), bell):
         begin(partition)
     bell = trio.Event()
-    with partition.watermark(READ_COMMITTED).rings(bell):
+    with rings(partition.watermark(READ_COMMITTED), bell):
         end(partition)
         assert bell.is_set()
 
@@ -168,7 +182,7 @@ def test_the_wait_for_stable_records_ends_with_the_leadership(how: str) -> None:
     partition, bell = leader(), trio.Event()
     begin(partition)
     stable = partition.watermark(READ_COMMITTED)
-    with stable.rings(bell):
+    with rings(stable, bell):
         match how:
             case "resigned":
                 partition.resign()
