@@ -303,7 +303,8 @@ class PartitionLog(WritableLog):
             self.epochs.truncate_start(offset)
 
     def apply_retention(self, now_ms: int, bound: int) -> int:
-        """Delete old segments: by time, by size, those wholly below start_offset; none that reaches past bound (L8).
+        """Delete old segments: by time, by size, those wholly below start_offset; none that reaches past bound (L8), or
+        past `held_from`.
 
         Nothing that is not durable yet: a later flush must find it, and with it the snapshot that will be the only
         trace of some producers (P2). Such segments are flushed in the background and go the next time.
@@ -313,6 +314,7 @@ class PartitionLog(WritableLog):
         """
         if self._unsettled:
             return 0
+        bound = min(bound, self.held_from)
         count = retention.count_expired(self.segments, self.start_offset, self.config, now_ms, bound, DELETED_AT_ONCE)
         if count == len(self.segments):  # all of it: there must be one to go on with
             if self.active.size:

@@ -48,9 +48,9 @@ class WritableLog:
 
     __slots__ = (
         "disk", "directory", "topic_id", "config", "start_offset", "end", "flushed", "epochs", "producers", "segments",
-        "size", "offline", "high_watermark", "is_created", "_on_due", "_snapshots", "_deleted", "_released", "rules",
-        "reading", "rediscovery", "flushes", "unread", "_flushing", "_dirty_since_ms", "_cuts", "_unsettled", "_named",
-        "_is_metadata_synced", "is_shared", "_witness", "_cut_to", "_restart_at", "_has_cut",
+        "size", "offline", "high_watermark", "held_from", "is_created", "_on_due", "_snapshots", "_deleted",
+        "_released", "rules", "reading", "rediscovery", "flushes", "unread", "_flushing", "_dirty_since_ms", "_cuts",
+        "_unsettled", "_named", "_is_metadata_synced", "is_shared", "_witness", "_cut_to", "_restart_at", "_has_cut",
         "_settling",
     )  # fmt: skip
 
@@ -82,6 +82,7 @@ class WritableLog:
         self.producers = found.producers
         self.offline: LogOffline | None = None  # why nothing is served any more
         self.high_watermark: Watermark | None = None  # the partition's; what is at or above it is never deleted (L8)
+        self.held_from = LONG_MAX  # somebody still needs what is at or above: no segment with any of it is deleted
         self.is_shared = False  # others have replicas: the high watermark does not follow from the log
         self.is_created = found.is_created  # the directory is there
         self._on_due = on_due

@@ -7,6 +7,7 @@ import pytest
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.log.log import DELETED_AT_ONCE, PartitionLog
 from kbroker.log.recovery import Crash
+from kbroker.log.writing import LONG_MAX
 from kbroker.testing.disk import MemoryDisk
 from tests.log.tools import NOW, Worker, append, contents, fill, make_durable, new_disk, open_log
 
@@ -65,6 +66,18 @@ def test_L8_never_at_or_above_the_high_watermark(bound: int) -> None:
     log = ten_segments(retention_ms=1, retention_bytes=0)
     log.apply_retention(NOW + 10**6, bound)
     assert log.start_offset == bound - bound % 2
+
+
+@pytest.mark.parametrize("held_from", [0, 1, 4, 5])
+def test_what_somebody_holds_stays_however_old_or_below_the_start(held_from: int) -> None:
+    log = ten_segments(retention_ms=1, retention_bytes=0)
+    log.held_from = held_from
+    log.advance_start(20)
+    log.apply_retention(NOW + 10**6, 20)
+    assert log.segments[0].base_offset == held_from - held_from % 2
+    log.held_from = LONG_MAX
+    log.apply_retention(NOW + 10**6, 20)
+    assert log.segments[0].base_offset == 20
 
 
 def test_L8_the_log_start_only_rises() -> None:
