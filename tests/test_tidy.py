@@ -25,6 +25,7 @@ FLOORS = {
     "kbroker.watermark": 1,
     "kbroker.turns": 1,
     "kbroker.regex": 1,
+    "kbroker.filters": 1,
     "kbroker.log": 2,
     "kbroker.cluster": 3,
     "kbroker.replication": 4,

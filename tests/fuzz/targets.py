@@ -6,15 +6,18 @@
     produced    a producer's batch against the rules of topics, at every level
     compressed  the payload of each codec, and bombs
     varints     the two kinds of varint
+    filters     expressions of the filter language, and records to match
 
 Each has `seeds()`: valid inputs, made by code. `mutated()` breaks one for tests that have no fuzzer at hand.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import struct
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from kafka_wire import api, codegen, frames
@@ -24,6 +27,7 @@ from kafka_wire import records as r
 from kafka_wire.errors import ErrorCode, KafkaError, ProtocolError
 from kafka_wire.schema import Field, layout
 from kbroker.config.topic import TopicConfig
+from kbroker.filters import TAGS_HEADER, FilterSyntaxError, parse, tags_of
 from kbroker.log.content.validation import Rules
 
 BOUND = 64 * 1024  # what a payload may hold
@@ -353,6 +357,30 @@ def seed_varints() -> Iterator[bytes]:
         yield p.varint(value)
 
 
+# filters ------------------------------------------------------------------------------------------------------------
+
+
+def fuzz_filters(data: bytes) -> None:
+    """Any text is an expression, which judges any record, or a syntax error at a place in it."""
+    text = data.decode("utf-8", "surrogateescape")
+    try:
+        expression = parse(text)
+    except FilterSyntaxError as error:
+        assert 1 <= error.position <= len(text) + 1
+        return
+    headers = [(TAGS_HEADER, data), (TAGS_HEADER, b"eu"), (text[:3], None), ("country", b"de")]
+    matched = expression.matches(data, headers)
+    assert parse(str(expression)) == expression and expression.matches(data, headers[::-1]) == matched
+    tags = expression.tags()
+    assert tags is None or not matched or tags & tags_of(headers)
+
+
+def seed_filters() -> Iterator[bytes]:
+    cases = json.loads((Path(__file__).parent.parent / "data/filter_cases.json").read_text(encoding="utf-8"))
+    for text, *_ in cases["matches"] + cases["errors"]:
+        yield text.encode()
+
+
 TARGETS = {
     "frames": Target(fuzz_frames, seed_frames, 80_000),
     "messages": Target(fuzz_messages, seed_messages, 4096),
@@ -360,6 +388,7 @@ TARGETS = {
     "produced": Target(fuzz_produced, seed_produced, 2048),
     "compressed": Target(fuzz_compressed, seed_compressed, 4096),
     "varints": Target(fuzz_varints, seed_varints, 16),
+    "filters": Target(fuzz_filters, seed_filters, 300),
 }
 
 
