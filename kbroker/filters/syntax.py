@@ -140,6 +140,7 @@ class _Parser:
         self.token = self.read(0)
 
     def expression(self) -> Tree:
+        """conjunction { "or" conjunction }"""
         parts = [self.conjunction()]
         while self.token.kind == "or":
             self.advance()
@@ -149,6 +150,7 @@ class _Parser:
         return Any(tuple(each for part in parts for each in (part.any_of if isinstance(part, Any) else (part,))))
 
     def conjunction(self) -> Tree:
+        """factor { "and" factor }"""
         parts = [self.factor()]
         while self.token.kind == "and":
             self.advance()
@@ -158,6 +160,7 @@ class _Parser:
         return All(tuple(each for part in parts for each in (part.all_of if isinstance(part, All) else (part,))))
 
     def factor(self) -> Tree:
+        """ "not" factor, an expression in parentheses, or a test."""
         if self.token.kind not in ("not", "("):
             return self.test()
         if self.depth == DEPTH_MAX:
@@ -173,6 +176,7 @@ class _Parser:
         return part
 
     def test(self) -> Tree:
+        """An operand, and what is asked of it."""
         if self.tests == TESTS_MAX:
             self.fail(f"at most {TESTS_MAX} tests")
         self.tests += 1
@@ -191,6 +195,7 @@ class _Parser:
         return Test(operand, Operator.NOT_IN if operator in ("!=", "not") else Operator.IN, values)
 
     def operand(self) -> Operand:
+        """The key, the tags or a header."""
         token = self.token
         if token.kind == _NAME:
             self.advance()
@@ -210,6 +215,7 @@ class _Parser:
             self.fail("the name of a header, in UTF-8", token)
 
     def list_of(self, operand: Operand) -> frozenset[bytes]:
+        """Values in parentheses."""
         self.take("(", "( and strings in quotes")
         values = {self.value(operand)}
         while self.token.kind == ",":
@@ -253,6 +259,7 @@ class _Parser:
         return _Token(sign, start, start + 1)
 
     def string(self, start: int) -> _Token:
+        """The string whose opening quote stands at `start`."""
         text, quote = self.text, self.text[start]
         parts, position = bytearray(), start + 1
         while True:
@@ -272,6 +279,7 @@ class _Parser:
             position = escape.end()
 
     def encoded(self, plain: re.Match[str]) -> bytes:
+        """Plain characters of a string, in UTF-8."""
         try:
             return plain[0].encode()
         except UnicodeEncodeError as error:
@@ -279,6 +287,7 @@ class _Parser:
             raise FilterSyntaxError(position + 1, "a character", "half of one (a surrogate)") from None
 
     def fail(self, expected: str, token: _Token | None = None) -> NoReturn:
+        """Not what was `expected` is at `token`, or at the next one."""
         token = token or self.token
         found = self.text[token.start : token.end]
         if token.kind == _END:
