@@ -160,7 +160,7 @@ class _Parser:
         return All(tuple(each for part in parts for each in (part.all_of if isinstance(part, All) else (part,))))
 
     def factor(self) -> Tree:
-        """ "not" factor, an expression in parentheses, or a test."""
+        """What `not` makes of a factor, an expression in parentheses, or a test."""
         if self.token.kind not in ("not", "("):
             return self.test()
         if self.depth == DEPTH_MAX:
