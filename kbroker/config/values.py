@@ -73,6 +73,12 @@ class BrokerConfig:
         assert isinstance(value, int) and not isinstance(value, bool), name
         return value
 
+    def get_float(self, name: str) -> float:
+        """A DOUBLE."""
+        value = self._values[name]
+        assert isinstance(value, float), name
+        return value
+
     def get_bool(self, name: str) -> bool:
         """A BOOLEAN."""
         value = self._values[name]

@@ -1,4 +1,4 @@
-"""What the broker takes from the world: clock, disk, net, rng, offload.
+"""What the broker takes from the world: clock, disk, net, rng, offload, helper.
 
 Nothing above this package touches os, socket, time, random or threads; it gets an `Env` instead. `real.py` binds the
 operating system, `kbroker.testing` binds fakes with faults and a seeded, deterministic simulation. Timeouts above are
@@ -11,15 +11,16 @@ This module holds the contracts only, so that importing it costs nothing.
     real_net.py      TCP                                real_poller.py   watching many connections (epoll)
     real_grpc.py     remote calls, where an extra is installed
     descriptors.py   when there is none left            procfs.py        which process is in the way
-    real_watch.py    files that others write to
+    real_watch.py    files that others write to         real_helper.py   a process that computes
     machine.py       which boot this is, and on what its files lie
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     import trio
@@ -350,6 +351,30 @@ class Offload(Protocol):
     def __call__(self, work: Callable[[], T]) -> Awaitable[T]: ...
 
 
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Steps(Protocol[T_co]):
+    """Long work elsewhere. It pauses after each step until the next one is asked for."""
+
+    async def step(self) -> T_co | None:
+        """The next step, when it is done; None: finished. Raises what the work does, OSError when that is lost."""
+
+
+class Helper(Protocol):
+    """Computes what takes many seconds beside the event loop, in a process of its own: a thread would share the GIL."""
+
+    def begin(self, work: Callable[..., Iterator[T]], *args: Any) -> AbstractAsyncContextManager[Steps[T]]:
+        """Have work(disk, *args) done. disk: the data directory's. Who leaves the context before the end gives it up.
+
+        work: a generator function of a module, to be found by its name; arguments and steps are values that pickle.
+        OSError when there is no process to be had.
+        """
+
+    def close(self) -> None:
+        """Let go of what is idle; idempotent."""
+
+
 @dataclass(frozen=True, slots=True)
 class Env:
     """The world, as one argument."""
@@ -359,3 +384,4 @@ class Env:
     net: Net
     rng: Rng
     offload: Offload
+    helper: Helper

@@ -1,8 +1,8 @@
 """The operating system as an `Env`: `real_env(data_dir)`.
 
 The parts: `real_disk` (files), `real_lock` (the data directory's lock), `real_net` (TCP), `descriptors` (a reserve of
-them), `features` (which system calls there are), `procfs` (who is in the way). The rest is here: clocks, randomness,
-threads.
+them), `features` (which system calls there are), `procfs` (who is in the way), `real_helper` (a process that computes).
+The rest is here: clocks, randomness, threads.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from kbroker.env import Env
 from kbroker.env.descriptors import Descriptors
 from kbroker.env.features import Features
 from kbroker.env.real_disk import RealDisk
+from kbroker.env.real_helper import ProcessHelper
 from kbroker.env.real_net import RealNet
 
 OFFLOAD_THREADS_MAX = 16  # fsyncs and cold reads at one time; the disk gains nothing from more
@@ -35,7 +36,7 @@ def real_env(data_dir: str, *, features: Features | None = None) -> Env:
     features = features or Features.detect()
     descriptors = Descriptors()
     disk, net = RealDisk(data_dir, features, descriptors), RealNet(features, descriptors)
-    return Env(RealClock(), disk, net, RealRng(), ThreadOffload())
+    return Env(RealClock(), disk, net, RealRng(), ThreadOffload(), ProcessHelper(disk.root))
 
 
 class RealClock:

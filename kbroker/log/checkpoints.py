@@ -1,7 +1,7 @@
 """The small text files beside the logs: offset checkpoints and partition metadata. Owns their formats.
 
-`recovery-point-offset-checkpoint`, `log-start-offset-checkpoint` and `replication-offset-checkpoint`, in the data
-directory, replaced whole:
+`recovery-point-offset-checkpoint`, `log-start-offset-checkpoint`, `replication-offset-checkpoint` and
+`cleaner-offset-checkpoint`, in the data directory, replaced whole:
 
     0                   version
     2                   number of entries
@@ -10,8 +10,9 @@ directory, replaced whole:
 
 Everything below a recovery point is fsynced. A log start is noted when it lies inside a segment (DeleteRecords), or
 when no durable segment tells it; the high watermark (replication-offset-checkpoint) of a partition with more replicas
-than one, as that of another follows from the log. These files carry no checksum, so they are only ever replaced
-durably. What they say of a log that is to be cut is lowered before: see `Witness`.
+than one, as that of another follows from the log; the cleaner's is the offset up to which a log was compacted. These
+files carry no checksum, so they are only ever replaced durably. What they say of a log that is to be
+cut is lowered before: see `Witness`.
 
 `partition.metadata`, in a partition's directory, says whose data this is (R13); the id is base64url without padding:
 
@@ -31,6 +32,7 @@ from kbroker.env import Disk, Offload
 
 RECOVERY_POINTS = "recovery-point-offset-checkpoint"
 LOG_STARTS = "log-start-offset-checkpoint"
+CLEANED = "cleaner-offset-checkpoint"
 HIGH_WATERMARKS = "replication-offset-checkpoint"
 METADATA = "partition.metadata"
 DELETED_DIRECTORY = "-delete"  # what the name of a partition's directory ends with that is about to go

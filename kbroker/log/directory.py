@@ -6,6 +6,7 @@
     recovery-point-offset-checkpoint    what is durable, per partition     (drawn in checkpoints.py)
     log-start-offset-checkpoint         what DeleteRecords gave up
     replication-offset-checkpoint       high watermarks of partitions with several replicas
+    cleaner-offset-checkpoint           up to where a log is compacted
     <topic>-<partition>/                a log                              (drawn in log.py)
     <topic>-<partition>.<id>-delete/    of a deleted topic, about to go
     <topic>-<partition>.<id>-stray/     of a topic with another id (R13), or damaged (L4): kept for people, never served
@@ -43,6 +44,7 @@ from kafka_wire.errors import KafkaError
 from kbroker.config import BrokerConfig, TopicConfig
 from kbroker.env import Env, Lock
 from kbroker.log.checkpoints import (
+    CLEANED,
     DELETED_DIRECTORY,
     HIGH_WATERMARKS,
     LOG_STARTS,
@@ -86,14 +88,15 @@ class LogDirectory:
         self.crash = Crash.CLEAN  # how the last broker here ended; known after open
         self.logs: dict[Key, PartitionLog] = {}
         self.scrubber = Scrubber(env, self.logs, lambda: self.config.get_int("kbroker.scrub.bytes.per.second"))
-        self.cleaner = Cleaner(env, self.logs, lambda: self.config)
+        self.cleaner = Cleaner(env, self.logs, lambda: self.config, self._remove_replaced, self._keep_cleaned)
         self.troubles = Troubles(env.clock)
         self._lock: Lock | None = None
         self._is_gone = False  # somebody removed the directory
         self._recovery_points = OffsetCheckpoint(env.disk, RECOVERY_POINTS)
         self._log_starts = OffsetCheckpoint(env.disk, LOG_STARTS)
         self._high_watermarks = OffsetCheckpoint(env.disk, HIGH_WATERMARKS)
-        self._checkpoints = (self._log_starts, self._recovery_points, self._high_watermarks)
+        self._cleaned = OffsetCheckpoint(env.disk, CLEANED)
+        self._checkpoints = (self._log_starts, self._recovery_points, self._high_watermarks, self._cleaned)
         self._due: dict[PartitionLog, None] = {}  # to be flushed in the background
         self._due_bell = trio.Event()
         self._doomed: deque[tuple[int, list[str]]] = deque()  # (not before, data clock ms; paths), in no strict order
@@ -308,7 +311,8 @@ class LogDirectory:
             leader_epoch_max=leader_epoch_max,
             clean_end=clean_end,
             on_due=self._flush_is_due,
-            witness=Witness(key, (self._recovery_points, self._high_watermarks)),
+            witness=Witness(key, (self._recovery_points, self._high_watermarks, self._cleaned)),
+            cleaned_to=self._cleaned.offsets.get(key, 0),
         )  # fmt: skip
 
     async def run_openings(self, openings: Sequence[Opening]) -> list[tuple[Opening, Outcome]]:
@@ -515,8 +519,11 @@ class LogDirectory:
                 deleted = each.apply_retention(now_ms, each.high_watermark.value)
         except (OSError, KafkaError) as error:
             log.error("retention of %s: %s", each.directory, error)
-        self._remove_later(each.take_deleted(), each.config.file_delete_delay_ms)
+        self._remove_replaced(each)
         return deleted
+
+    def _remove_replaced(self, each: PartitionLog) -> None:
+        self._remove_later(each.take_deleted(), each.config.file_delete_delay_ms)
 
     def _remove_later(self, paths: list[str], delay_ms: int = 60_000) -> None:
         if paths:
@@ -616,6 +623,7 @@ class LogDirectory:
 
     def _note_offsets(self, key: Key, each: PartitionLog) -> None:
         self._recovery_points.set(key, each.recovery_point or None)
+        self._cleaned.set(key, each.cleaned_point or None)
         self._note_start(key, each)
 
     def _note_high_watermark(self, key: Key, each: PartitionLog) -> None:
@@ -635,6 +643,13 @@ class LogDirectory:
         await self._for_each(self._note_offsets)
         self._note_boot()
         await self._save_checkpoints()
+
+    async def _keep_cleaned(self, each: PartitionLog) -> None:
+        """A log was compacted: write down how far."""
+        key = self._key_of(each)
+        if self.logs.get(key) is each:
+            self._cleaned.set(key, each.cleaned_point or None)
+            await self._cleaned.save_in(self.env.offload)
 
     async def forget_removed(self) -> None:
         """Wait until no checkpoint file speaks of a log that was removed: one of its name can then begin at once.

@@ -42,3 +42,7 @@ class LogTruncated(KafkaError):
 
     def __reduce__(self) -> tuple[type[LogTruncated], tuple[str]]:  # type: ignore[override]
         return type(self), (self.message,)
+
+
+class Superseded(Exception):
+    """The log has changed while something was made of it, which is worth nothing now."""

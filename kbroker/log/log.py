@@ -25,6 +25,9 @@ does. Files are written by the event loop alone; workers sync and read.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from operator import attrgetter
 
@@ -35,16 +38,18 @@ from kafka_wire.messages.produce_fetch import AbortedTransaction
 from kbroker.env import FileSlice, Offload
 from kbroker.log import retention
 from kbroker.log.checkpoints import DELETED_DIRECTORY, METADATA
+from kbroker.log.cleaner import swap
 from kbroker.log.content import lookup
 from kbroker.log.content.lookup import Found
+from kbroker.log.derived.aborted import AbortedRanges
 from kbroker.log.derived.epochs import FILE_NAME as EPOCHS
 from kbroker.log.derived.producers import ProducerStates
 from kbroker.log.derived.snapshots import Snapshots, snapshot_path
-from kbroker.log.errors import CorruptLog, LogClosed, LogOffline, LogTruncated
+from kbroker.log.errors import CorruptLog, LogClosed, LogOffline, LogTruncated, Superseded
 from kbroker.log.flushing import Flush, Settling, paths_of
 from kbroker.log.recovery import End
 from kbroker.log.segment import Segment, file_stem, tick
-from kbroker.log.writing import NO_CUT, WritableLog
+from kbroker.log.writing import NO_CUT, NO_PASS, WritableLog
 from kbroker.turns import Errands
 from kbroker.watermark import Watermark
 
@@ -94,6 +99,14 @@ class PartitionLog(WritableLog):
         number = self.reading.number_of(offset)
         return self.rediscovery.between(number, offset, bound, self._snapshots.offsets, now=now)
 
+    def stable_below(self, high_watermark: int) -> int:
+        """The last stable offset, as it follows from the partition's high watermark."""
+        transactions = self.producers.transactions
+        if transactions.first_unstable >= high_watermark:
+            return high_watermark
+        transactions.settle(high_watermark)
+        return min(high_watermark, max(transactions.first_unstable, self.start_offset))
+
     def path_of(self, offset: int) -> str:
         """The file that an offset is in, or would be."""
         return self.reading.segment_of(offset).path
@@ -130,8 +143,12 @@ class PartitionLog(WritableLog):
         self._cuts += 1
         self._unsettled, self._cut_to, self._restart_at = self._cuts, offset, NO_CUT
         self.flush_later()  # should the follower not come to settle it
-        if self._witness is None or not self._witness.tells_above(offset):
+        if not self._must_wait(offset):
             self._cut_some()
+
+    def _must_wait(self, offset: int) -> bool:
+        """Whether it cannot be cut there yet: another file tells of more, or a segment is taking others' place."""
+        return self._replacing is not None or (self._witness is not None and self._witness.tells_above(offset))
 
     def _cut_some(self) -> None:
         """Cut as much as one turn of the event loop may take: at any moment the log is in order, if longer."""
@@ -161,7 +178,7 @@ class PartitionLog(WritableLog):
         self._cuts += 1
         self._unsettled, self._cut_to, self._restart_at = self._cuts, 0, offset
         self.flush_later()
-        if self._witness is None or not self._witness.tells_above(0):
+        if not self._must_wait(0):
             self._restart()
 
     def _restart(self) -> None:
@@ -198,14 +215,23 @@ class PartitionLog(WritableLog):
         """Everything below is durable, and is to stay."""
         return self.flushed.value if self._cut_to < 0 else min(self.flushed.value, self._cut_to)
 
+    @property
+    def cleaned_point(self) -> int:
+        """Everything below is compacted, and is to stay."""
+        return self.cleaned_to if self._cut_to < 0 else min(self.cleaned_to, self._cut_to)
+
     async def settle(self, offload: Offload) -> None:
         """Finish a truncation, after which the log may grow again: what was cut stays so, and the producers are those
-        of the batches that are left (P2). Wait for a worker that reads and syncs. Nothing to do: returns at once.
+        of the batches that are left (P2). Wait for a worker that reads and syncs. Nothing to do: returns at once. (A
+        segment that is taking the place of others is waited for, too.)
 
         Raises LogOffline when the disk refuses, KAFKA_STORAGE_ERROR when it does so for now (nothing was cut). One that
         failed, or is cancelled, is to be called again.
         """
-        while self._unsettled:
+        while self._unsettled or self._replacing is not None:
+            if self._replacing is not None:
+                await self._replacing.wait()
+                continue
             if self._settling is not None:
                 await self._settling.wait()
                 continue
@@ -226,7 +252,7 @@ class PartitionLog(WritableLog):
             raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, f"{self.directory} cannot be cut yet: {error}") from error
         await trio.lowlevel.checkpoint()
         self.check_online()
-        if self._cut_to < 0 or (self._witness is not None and self._witness.tells_above(self._cut_to)):
+        if self._cut_to < 0 or self._must_wait(self._cut_to):
             return  # it was decided otherwise meanwhile
         if self._restart_at >= 0:
             self._restart()
@@ -285,6 +311,7 @@ class PartitionLog(WritableLog):
 
     def _replace_ends(self, end: int) -> None:
         self._cuts += 1
+        self.cleaned_to = min(self.cleaned_to, end)
         old_end, old_flushed = self.end, self.flushed
         self.end, self.flushed = Watermark(end), Watermark(min(old_flushed.value, end))
         truncated = LogTruncated(f"{self.directory} was cut from {old_end.value} to {end}")
@@ -312,7 +339,7 @@ class PartitionLog(WritableLog):
         Returns how many, no more than one turn of the event loop may take: call again until it is none. `take_deleted`
         has their files. May raise OSError, KafkaError.
         """
-        if self._unsettled:
+        if self._unsettled or self._cleaning != NO_PASS:
             return 0
         bound = min(bound, self.held_from)
         count = retention.count_expired(self.segments, self.start_offset, self.config, now_ms, bound, DELETED_AT_ONCE)
@@ -350,6 +377,85 @@ class PartitionLog(WritableLog):
         """The paths of deleted segments' files: the caller removes them, `file.delete.delay.ms` later."""
         deleted, self._deleted = self._deleted, []
         return deleted
+
+    # compaction
+
+    @contextmanager
+    def being_cleaned(self) -> Iterator[None]:
+        """While a pass of compaction reads the closed segments: none of them is deleted."""
+        assert self._cleaning == NO_PASS, f"{self.directory} is being compacted twice"
+        self._cleaning = self._cuts
+        try:
+            yield
+        finally:
+            self._cleaning = NO_PASS
+
+    def aborted_below(self, bound: int, *, now: bool = False) -> list[AbortedRanges]:
+        """What has all aborted transactions that begin below an offset. now, errors: see aborted_between."""
+        self.check_online()
+        return self.rediscovery.below(bound, self._snapshots.offsets, now=now)
+
+    async def replace(self, old: Sequence[Segment], size: int, offload: Offload) -> None:
+        """Have a segment in the place of closed ones that lie side by side. It has the same offsets and so many bytes;
+        its files are there, durable, named as swap.py says.
+
+        For who is in `being_cleaned`. Raises Superseded when they are not what they were then, LogOffline when the disk
+        is in doubt, OSError when it merely refuses: nothing has changed then. `take_deleted` has the old files.
+        """
+        self.check_unchanged()
+        start = next(n for n, segment in enumerate(self.segments) if segment is old[0])
+        assert self.segments[start : start + len(old)] == old and old[-1].is_closed
+        assert self._replacing is None, f"{self.directory}: two segments at a time"
+        self._replacing = trio.Event()
+        try:
+            with trio.CancelScope(shield=True):  # once begun, the log and its files must not differ
+                await self._commit(old[0].stem, offload)
+                if self.offline is None:  # else the next open does it
+                    self._take_place(start, len(old), size)
+                    await offload(partial(self.disk.sync_dir, self.directory))
+        finally:
+            self._replacing.set()
+            self._replacing = None
+
+    def check_unchanged(self) -> None:
+        """Raise Superseded if the log was closed or cut since the pass of compaction began that goes on."""
+        if self.offline is not None or self._cleaning != self._cuts:
+            raise Superseded(f"{self.directory} has changed while it was compacted")
+
+    async def _commit(self, stem: str, offload: Offload) -> None:
+        try:
+            await offload(partial(swap.commit, self.disk, stem))
+        except OSError:
+            if self.offline is None:
+                try:
+                    await offload(partial(swap.discard, self.disk, stem))
+                except OSError as second:  # a later open may find it, when it is not true any more
+                    raise self.fail(LogOffline(f"{stem}: a compacted segment cannot be removed: {second}")) from second
+            raise
+
+    def _take_place(self, start: int, count: int, size: int) -> None:
+        old = self.segments[start : start + count]
+        for segment in old:
+            segment.make_way()
+        new = Segment.in_place_of(old, size)
+        try:
+            self._deleted += swap.take_place(self.disk, new.stem, [segment.stem for segment in old])
+        except OSError as error:
+            raise self.fail(LogOffline(f"{new.path} cannot take its place: {error}")) from error
+        self.segments[start : start + count] = [new]
+        self.size += size - sum([segment.size for segment in old])
+        self.reading.forget()
+        self.rediscovery.forget()
+        self._snapshots.keep_at({segment.base_offset for segment in self.segments})
+
+    def cleaned(self, offset: int, horizon_ms: int) -> None:
+        """Compaction has left no key twice below an offset; when the first tombstone or marker there may go.
+
+        Raises Superseded.
+        """
+        self.check_unchanged()
+        self.cleaned_to = max(self.cleaned_to, min(offset, self.end.value))
+        self.horizon_ms = horizon_ms
 
     # descriptors
 

@@ -46,6 +46,7 @@ class Opening:
     clean_end: End | None  # if crash is CLEAN
     on_due: Callable[[PartitionLog], None]  # see PartitionLog.open
     witness: Witness
+    cleaned_to: int = 0  # from the cleaner's checkpoint
     progress: Progress = field(default_factory=Progress)
     refused: dict[int, BatchHeader] = field(default_factory=dict)  # by producer id: a first batch that came too early
 

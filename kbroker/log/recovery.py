@@ -32,6 +32,7 @@ from kafka_wire.records import BatchHeader
 from kbroker.env import Disk
 from kbroker.log import scan
 from kbroker.log.checkpoints import FSYNC_FAILED, METADATA
+from kbroker.log.cleaner import swap
 from kbroker.log.derived.epochs import FILE_NAME as EPOCHS
 from kbroker.log.derived.epochs import LeaderEpochs
 from kbroker.log.derived.producers import CorruptSnapshot, ProducerStates
@@ -126,11 +127,9 @@ def recover(
 ) -> Recovered:
     """Bring a log's files into order. Blocks. Raises CorruptLog, OSError, Stopped."""
     epochs, producers = LeaderEpochs(), ProducerStates()
+    was_replaced = swap.complete(disk, directory)
     found = _look(disk, directory)
-    if crash is Crash.CLEAN and clean_end is None:
-        crash = Crash.PROCESS  # stopped in order, but nobody says how: look
-    if FSYNC_FAILED in found.others:  # even if told POWER: the power may have failed before, and not since
-        crash = Crash.ERROR
+    crash = _how_it_ended(crash, clean_end, found, was_replaced)
     _check_names(directory, found, crash)
     for name in found.stray:
         disk.remove(f"{directory}/{name}")
@@ -208,6 +207,14 @@ class _Tail:
                 epoch = header.leader_epoch
                 self.epochs.append((epoch, header.base_offset))
             yield each
+
+
+def _how_it_ended(crash: Crash, clean_end: End | None, found: _Found, was_replaced: bool) -> Crash:
+    if FSYNC_FAILED in found.others:  # even if told POWER: the power may have failed before, and not since
+        return Crash.ERROR
+    if crash is Crash.CLEAN and (clean_end is None or was_replaced):
+        return Crash.PROCESS  # stopped in order, but nobody says how, or a compacted segment came since: look
+    return crash
 
 
 def _look(disk: Disk, directory: str) -> _Found:

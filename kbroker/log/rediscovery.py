@@ -189,24 +189,35 @@ class Rediscovery:
         if self._gathered is not None and self._gathered[0] == (offset, bound):
             (_, found), self._gathered = self._gathered, None
             return found
+        known = self._all(number, bound, snapshots, now)
+        found = _gather(known, offset, bound, AT_ONCE if now else ALL_STABLE)
+        if now and len(found) > AT_ONCE:
+            raise NotInMemory(partial(_gather, known, offset, bound), partial(self._note, (offset, bound)))
+        return found
+
+    def below(self, bound: int, snapshots: Sequence[int], *, now: bool) -> list[AbortedRanges]:
+        """What has all aborted transactions that begin below an offset: for compaction.
+
+        now: raise NotInMemory rather than wait for the disk. May raise CorruptLog, OSError.
+        """
+        return self._all(0, bound, snapshots, now)
+
+    def forget(self) -> None:
+        """Nobody has asked again for what a worker brought."""
+        self._gathered = None
+
+    def _all(self, number: int, bound: int, snapshots: Sequence[int], now: bool) -> list[AbortedRanges]:
+        """The ranges of all segments from the number-th on that may have some below bound, found if need be."""
         while True:
             known, lacking = self._known(number, bound)
             if lacking is None:
-                break
+                return known
             search = self._search(lacking, bound, snapshots)
             if now:
                 raise NotInMemory(search.run, self._adopt)
             news: list[Found] = []
             search.find(news)
             self._adopt(news)
-        found = _gather(known, offset, bound, AT_ONCE if now else ALL_STABLE)
-        if now and len(found) > AT_ONCE:
-            raise NotInMemory(partial(_gather, known, offset, bound), partial(self._note, (offset, bound)))
-        return found
-
-    def forget(self) -> None:
-        """Nobody has asked again for what a worker brought."""
-        self._gathered = None
 
     def _known(self, number: int, bound: int) -> tuple[list[AbortedRanges], int | None]:
         """The ranges of all segments that may have some below bound, or the number of the first that is not known."""

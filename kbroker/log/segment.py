@@ -14,9 +14,10 @@ loaded when a lookup needs them; what a missing or stale index file lacks is fou
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from typing import NamedTuple, TypeAlias
@@ -93,7 +94,7 @@ class Loading(NamedTuple):
         """Index the batches from position on; how far they are what they should be: to the end of the log."""
         batches = scan.walk(self.handle, position, self.size)
         end, offset = indexes.scan(batches, position, self.base_offset, self.interval)
-        # a closed segment may end, after compaction, behind its last batch
+        # a closed segment may end behind its last batch, if another broker's compaction has been there
         is_wrong = offset > self.next_offset if self.is_closed else offset != self.next_offset
         return position if is_wrong and self.size else end
 
@@ -106,7 +107,7 @@ class Segment:
 
     __slots__ = (
         "disk", "stem", "base_offset", "next_offset", "size", "indexes", "tail", "first_timestamp_ms", "is_closed",
-        "is_synced", "used", "open_file", "aborted", "_largest", "_cuts",
+        "is_synced", "used", "open_file", "aborted", "_largest", "_cuts", "_is_gone", "_original",
     )  # fmt: skip
 
     def __init__(self, disk: Disk, stem: str, base_offset: int, size: int = 0) -> None:
@@ -125,6 +126,8 @@ class Segment:
         self.aborted = AbortedIndex(disk, stem, base_offset, is_new=not size)
         self._largest: tuple[int, int] | None = None  # timestamp and offset as of `largest`, kept while not loaded
         self._cuts = 0  # truncations so far: indexes that were loaded before one are wrong
+        self._is_gone = False  # another one has its place, and its files' names
+        self._original: Segment | None = None  # of a twin
 
     @property
     def path(self) -> str:
@@ -135,8 +138,35 @@ class Segment:
         """The open file, made when the segment is empty. May raise OSError: FileNotFoundError once it was deleted."""
         file = self.open_file
         if file is None:
-            file = self.open_file = self.disk.open(self.path, create=not self.size)
+            self._check_there()
+            file = self.disk.open(self.path, create=not self.size)
+            self._check_there()  # whoever reads a twin, in a worker, may have opened another's
+            self.open_file = file
         return file
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it was taken off its log, and another one may have its files' names (compaction)."""
+        return (self._original or self)._is_gone
+
+    def _check_there(self) -> None:
+        if self.is_gone:
+            raise FileNotFoundError(errno.ENOENT, "another segment has its place", self.path)
+
+    def make_way(self) -> None:
+        """Another one is about to have its place: from here on nothing of its files is opened, or written."""
+        self._is_gone = True
+        self.close()
+
+    @classmethod
+    def in_place_of(cls, old: Sequence[Segment], size: int) -> Segment:
+        """A closed segment with the offsets of those, whose files are there, and durable."""
+        first, last = old[0], old[-1]
+        segment = cls(first.disk, first.stem, first.base_offset, size)
+        segment.next_offset, segment.is_closed, segment.is_synced = last.next_offset, True, True
+        segment.aborted.lowest_open = last.aborted.lowest_open
+        segment._cuts = 1 + max(each._cuts for each in old)  # what was found out of them is not adopted
+        return segment
 
     # appending
 
@@ -167,6 +197,19 @@ class Segment:
         found_ms = read_header(self.file.pread(HEADER_SIZE, 0)).max_timestamp
         self.first_timestamp_ms = found_ms if found_ms >= 0 else now_ms
         return self.first_timestamp_ms
+
+    def first_batch_ms(self, *, now: bool = False) -> int:
+        """The largest timestamp of the first batch, as far as known; -1: none. now: raise NotInMemory rather than wait.
+
+        May raise OSError.
+        """
+        if self.first_timestamp_ms is not None:
+            return self.first_timestamp_ms
+        handle = self.file.handle
+        found_ms = read_header(read_now(handle, HEADER_SIZE, 0) if now else handle.pread(HEADER_SIZE, 0)).max_timestamp
+        if found_ms >= 0:
+            self.first_timestamp_ms = found_ms
+        return found_ms
 
     def _jitter_ms(self, config: TopicConfig) -> int:
         """Spreads the rolls of many partitions; the same after a restart."""
@@ -312,7 +355,7 @@ class Segment:
 
     def _mend_files(self, indexes: Indexes) -> None:
         """Have the files of a closed segment say what its indexes do. Those of the active one are written in time."""
-        if indexes.is_new and self.is_closed:
+        if indexes.is_new and self.is_closed and not self.is_gone:
             with suppress(OSError):
                 indexes.trim(self.disk)
                 indexes.finish(self.disk)
@@ -457,6 +500,7 @@ class Segment:
         """The same batches under a descriptor of its own, for a worker to read (and to close)."""
         twin = Segment(self.disk, self.stem, self.base_offset, self.size)
         twin.next_offset, twin.is_closed, twin._cuts = self.next_offset, self.is_closed, self._cuts
+        twin._original = self
         return twin
 
     def adopt_aborted(self, twin: Segment, found: KnownAborted) -> None:

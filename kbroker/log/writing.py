@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
 import trio
@@ -31,6 +32,7 @@ from kbroker.watermark import Watermark
 
 LONG_MAX = 2**63 - 1
 NO_CUT = -1  # in place of an offset
+NO_PASS = -1
 NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -51,7 +53,7 @@ class WritableLog:
         "size", "offline", "high_watermark", "held_from", "is_created", "_on_due", "_snapshots", "_deleted",
         "_released", "rules", "reading", "rediscovery", "flushes", "unread", "_flushing", "_dirty_since_ms", "_cuts",
         "_unsettled", "_named", "_is_metadata_synced", "is_shared", "_witness", "_cut_to", "_restart_at", "_has_cut",
-        "_settling",
+        "_settling", "cleaned_to", "horizon_ms", "_cleaning", "_replacing",
     )  # fmt: skip
 
     def __init__(
@@ -65,8 +67,11 @@ class WritableLog:
         recovery_point: int,
         on_due: Callable[[Any], None] | None = None,
         witness: Witness | None = None,
+        cleaned_to: int = 0,
     ) -> None:
         """A log whose files are in order. on_due: told when there is something to do in the background.
+
+        cleaned_to: from the cleaner's checkpoint.
 
         witness: what is to be lowered before the log is cut; None: nothing else tells how long it is.
         """
@@ -100,6 +105,11 @@ class WritableLog:
         self._restart_at = NO_CUT  # where it is to begin anew, instead
         self._has_cut = False  # it has cut something
         self._settling: trio.Event | None = None  # rings when the settling under way ends; None: none is
+        self.cleaned_to = min(cleaned_to, self.end.value)  # below it compaction has left no key twice
+        self.horizon_ms = LONG_MAX  # when the first tombstone or marker below may go, as far as known
+        # While a pass of compaction reads closed segments, so that none is deleted: the truncations before it.
+        self._cleaning = NO_PASS
+        self._replacing: trio.Event | None = None  # rings when a segment has taken the place of others; None: none does
         self._named = -1  # base offset of the newest segment whose directory entry is durable
         # an empty log that begins above 0 has yet to make its first segment's name durable
         self._is_metadata_synced = recovery_point > 0 and found.is_created
@@ -125,25 +135,27 @@ class WritableLog:
         clean_end: End | None = None,
         progress: Progress | None = None,
         witness: Witness | None = None,
+        cleaned_to: int = 0,
     ) -> Self:
         """Open a log, or begin one (nothing is written before it must be).
 
         crash: how the process that wrote it ended. recovery_point: everything below is durable. start_offset: from the
         log-start checkpoint. leader_epoch_max: the leader epoch the cluster is at; None: not known. clock: producers
         read back count as seen now; without it, from their first expiry check. on_due: told when a flush is due.
-        clean_end: what `finish` told at a clean stop. progress: to be kept up to date. witness: see the constructor.
+        clean_end: what `finish` told at a clean stop. progress: to be kept up to date. witness, cleaned_to: see the
+        constructor.
         Raises CorruptLog when durable bytes are wrong (L4) or of a leader the cluster has yet to elect (R11), OSError.
         """
         found = recovery.recover(
             disk, directory,
             crash=crash, recovery_point=recovery_point, start_offset=start_offset, interval=config.index_interval_bytes,
-            has_gaps=config.compacts,
+            has_gaps=config.compacts or cleaned_to > 0,
             leader_epoch_max=LONG_MAX if leader_epoch_max is None else leader_epoch_max,
             clean_end=clean_end, progress=progress or Progress(),
         )  # fmt: skip
         log = cls(
             disk, directory, found, config=config, topic_id=topic_id, recovery_point=recovery_point, on_due=on_due,
-            witness=witness,
+            witness=witness, cleaned_to=cleaned_to,
         )  # fmt: skip
         if clock is not None:
             log.producers.touch(clock.data_ms())
@@ -151,6 +163,10 @@ class WritableLog:
 
     def reconfigure(self, config: TopicConfig) -> None:
         """Take a topic's changed settings."""
+        if (
+            config.compacts
+        ):  # what is not in a closed segment cannot be compacted in time (Kafka: LogConfig.maxSegmentMs)
+            config = replace(config, segment_ms=min(config.segment_ms, config.max_compaction_lag_ms))
         self.config = config
         self.rules = Rules(config, self.directory.rpartition("/")[2])
         self.flushes = min(config.flush_messages, config.flush_ms) < LONG_MAX  # whether needs_flush is worth asking

@@ -600,14 +600,7 @@ class Partition:
     @property
     def last_stable_offset(self) -> int:
         """The bound of read_committed readers: what is below it is decided, and committed itself."""
-        return self._stable_below(self.high_watermark.value)
-
-    def _stable_below(self, high_watermark: int) -> int:
-        transactions = self.log.producers.transactions
-        if transactions.first_unstable >= high_watermark:
-            return high_watermark
-        transactions.settle(high_watermark)
-        return min(high_watermark, max(transactions.first_unstable, self.log.start_offset))
+        return self.log.stable_below(self.high_watermark.value)
 
     def bound(self, isolation: int) -> int:
         """Up to where a reader of that isolation level may see."""
@@ -619,7 +612,7 @@ class Partition:
             return self.high_watermark
         if self._stable is None:
             high_watermark = self.high_watermark
-            self._stable = StableOffset(high_watermark, lambda: self._stable_below(high_watermark.value))
+            self._stable = StableOffset(high_watermark, lambda: self.log.stable_below(high_watermark.value))
         return self._stable
 
     def read(
@@ -656,7 +649,7 @@ class Partition:
         end = log.end.value
         bound = last_stable = high_watermark = self.high_watermark.value
         if log.producers.transactions.first_unstable < high_watermark:
-            last_stable = self._stable_below(high_watermark)
+            last_stable = log.stable_below(high_watermark)
         if isolation == LOG_END:
             bound = end
         elif isolation != READ_UNCOMMITTED:

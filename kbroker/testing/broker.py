@@ -37,6 +37,7 @@ from kbroker.testing.clock import SteeredClock
 from kbroker.testing.disk import MemoryDisk
 from kbroker.testing.net import Mark, MemoryNet, MemoryNetwork
 from kbroker.testing.store import ProcessStore
+from kbroker.testing.workers import InlineHelper
 from kbroker.testing.world import Killed, ProcessClock, SeededRng, cancelled_part
 
 HOST = "127.0.0.1"
@@ -80,7 +81,8 @@ class Machine:
         alive = self.life.check
         disk = MemoryDisk(self.disk.volume, holder=f"a process of {self.name}", alive=alive)
         net = self.network.host(self.name, alive=alive)
-        return Env(ProcessClock(self.clock, alive), disk, net, SeededRng(self.random, alive), inline)
+        rng, helper = SeededRng(self.random, alive), InlineHelper(disk, inline)
+        return Env(ProcessClock(self.clock, alive), disk, net, rng, inline, helper)
 
     def kill(self) -> None:
         """End the process as kill -9 does: connections break, locks are released, the page cache stays."""

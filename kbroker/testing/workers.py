@@ -12,13 +12,18 @@ run.
 
 from __future__ import annotations
 
+import pickle
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from contextvars import Context, copy_context
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import trio
+
+from kbroker.env import Disk, Offload
 
 T = TypeVar("T")
 PARK_CHANCE = 0.4  # before a system call of a worker
@@ -78,6 +83,38 @@ class _Thread:
                 self.error = error
             self._work = None
             self._stopped.release()
+
+
+class InlineHelper:
+    """A Helper whose steps are an offload's: in a simulation, of a worker that is parked like any other."""
+
+    def __init__(self, disk: Disk, offload: Offload) -> None:
+        self._disk = disk
+        self._offload = offload
+
+    @asynccontextmanager
+    async def begin(self, work: Callable[..., Iterator[T]], *args: Any) -> AsyncIterator[InlineSteps[T]]:
+        """Have work(disk, *args) done. What is passed is copied, as between processes."""
+        steps = work(self._disk, *pickle.loads(pickle.dumps(args)))
+        try:
+            yield InlineSteps(steps, self._offload)
+        finally:
+            steps.close()  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class InlineSteps(Generic[T]):
+    """Work that goes on in the same process."""
+
+    def __init__(self, steps: Iterator[T], offload: Offload) -> None:
+        self._steps = steps
+        self._offload = offload
+
+    async def step(self) -> T | None:
+        """The next step; None: finished."""
+        return pickle.loads(pickle.dumps(await self._offload(partial(next, self._steps, None))))  # type: ignore[no-any-return]
 
 
 class Workers:

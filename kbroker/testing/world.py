@@ -39,7 +39,7 @@ from kbroker.testing.disk import MemoryDisk
 from kbroker.testing.net import Mark, MemoryNet, MemoryNetwork
 from kbroker.testing.scheduler import FreezableQueue, deterministic_trio, install_queue
 from kbroker.testing.volume import Volume
-from kbroker.testing.workers import Workers
+from kbroker.testing.workers import InlineHelper, Workers
 
 Main = Callable[[Env], Awaitable[None]]
 current_process: ContextVar[Process | None] = ContextVar("current_process", default=None)
@@ -267,7 +267,8 @@ class Process:
         disk = MemoryDisk(node.volume, holder=f"a process of {name}", alive=self._call)
         rng = SeededRng(world.random(f"rng/{name}/{node.processes}"), self.check)
         self._workers = Workers(world.random(f"offload/{name}"), world.offload_s, self.check)
-        self.env = Env(ProcessClock(node.clock, self.check), disk, self.net, rng, self._workers)
+        helper = InlineHelper(disk, self._workers)
+        self.env = Env(ProcessClock(node.clock, self.check), disk, self.net, rng, self._workers, helper)
 
     def check(self) -> None:
         """Raise Killed when this process is dead."""

@@ -54,7 +54,8 @@ LENGTH_MIN = HEADER_SIZE - LENGTH_OFFSET
 _EPOCH_AT, _CRC_AT, _CRC_FROM, _MAX_TIMESTAMP_AT = 12, 17, 21, 35
 _RECORD_SIZE_MIN = 7  # seven fields of a byte each: an empty record
 _RECORD_HEADER_SIZE_MIN = 2
-_CODEC, _LOG_APPEND_TIME, _TRANSACTIONAL, _CONTROL, _DELETE_HORIZON = 0x07, 0x08, 0x10, 0x20, 0x40
+CODEC, DELETE_HORIZON = 0x07, 0x40  # of the attributes
+_LOG_APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x08, 0x10, 0x20
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 _unpack_header = _HEADER.unpack_from
@@ -108,7 +109,7 @@ class BatchHeader(NamedTuple):
     @property
     def compression(self) -> int:
         """The codec's id: 0 to 4, where a client is honest; 5 to 7 do not exist."""
-        return self[5] & _CODEC
+        return self[5] & CODEC
 
     @property
     def is_transactional(self) -> bool:
@@ -126,7 +127,7 @@ class BatchHeader(NamedTuple):
     @property
     def has_delete_horizon(self) -> bool:
         """base_timestamp is when tombstones and markers here may go (KIP-534)."""
-        return self[5] & _DELETE_HORIZON != 0
+        return self[5] & DELETE_HORIZON != 0
 
     @property
     def has_producer(self) -> bool:
@@ -241,6 +242,11 @@ def read_records(buf: Buffer, pos: int = 0, *, max_bytes: int) -> Iterator[Recor
     """
     header = read_header(buf, pos)
     return _iterate(header, _payload(buf, pos, header, max_bytes))
+
+
+def payload(buf: Buffer, pos: int = 0, *, max_bytes: int) -> bytes:
+    """The bytes of the records of the batch at `pos`, decompressed. Bounds and errors as in read_records."""
+    return _payload(buf, pos, read_header(buf, pos), max_bytes)
 
 
 def _payload(buf: Buffer, pos: int, header: BatchHeader, max_bytes: int) -> bytes:
@@ -388,14 +394,19 @@ def rebuild(
         for record in kept
     ]
     codec = codec if kept else codecs.NONE
-    header = header._replace(attributes=header.attributes & ~_CODEC | codec, max_timestamp=latest, count=len(kept))
+    header = header._replace(attributes=header.attributes & ~CODEC | codec, max_timestamp=latest, count=len(kept))
     return _assemble(header, codecs.compress(codec, b"".join(encoded), level))
 
 
 def recompress(header: BatchHeader, payload: Buffer, compression: int, level: int | None = None) -> bytearray:
     """A batch of the same header but for codec, length and crc. `payload`: its records, decompressed."""
-    header = header._replace(attributes=header.attributes & ~(_CODEC | _LOG_APPEND_TIME) | compression)
+    header = header._replace(attributes=header.attributes & ~(CODEC | _LOG_APPEND_TIME) | compression)
     return _assemble(header, codecs.compress(compression, payload, level))
+
+
+def with_records(header: BatchHeader, payload: Buffer) -> bytearray:
+    """A batch of a header around other records. `payload`: all of them, not compressed yet; length and crc are made."""
+    return _assemble(header, codecs.compress(header.compression, payload))
 
 
 def _parts_of(

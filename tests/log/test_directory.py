@@ -20,6 +20,7 @@ from kbroker.log.log import PartitionLog
 from kbroker.log.opening import Opening
 from kbroker.log.recovery import Crash, End
 from kbroker.testing.disk import MemoryDisk, MemoryFile
+from kbroker.testing.workers import InlineHelper
 from kbroker.watermark import Watermark
 from tests.log.tools import NOW, TOPIC_ID, StoppedClock, Worker, append, contents, fill, log_for, new_disk
 
@@ -40,7 +41,8 @@ class World:
         self.disk.power_loss()
 
     def start(self) -> LogDirectory:
-        env = Env(self.clock, self.disk, None, None, self.offload)  # type: ignore[arg-type]
+        helper = InlineHelper(self.disk, self.offload)
+        env = Env(self.clock, self.disk, None, None, self.offload, helper)  # type: ignore[arg-type]
         directory = LogDirectory(env, BrokerConfig())
         directory.open()
         return directory

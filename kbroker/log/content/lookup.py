@@ -10,8 +10,10 @@ time, and of one that is no batch, or would be too large, the header's word is t
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import partial
 from itertools import islice
+from operator import attrgetter
 from typing import NamedTuple, Protocol, TypeVar
 
 from kafka_wire import compression as codecs
@@ -32,6 +34,8 @@ INFLATED_BYTES_MAX = 32 * 1024 * 1024  # of one batch
 LONG_AGO = -(1 << 63)
 
 T = TypeVar("T")
+
+_next_offset = attrgetter("next_offset")
 
 
 class Found(NamedTuple):
@@ -54,28 +58,46 @@ class Log(Protocol):
 
 def first_at_or_after(log: Log, timestamp_ms: int, bound: int) -> Errands[Found | None]:
     """The first record below bound whose timestamp is at least timestamp_ms. Raises LogOffline, OSError."""
-    for segment in list(log.segments):
-        log.check_online()
-        if not (segment.size and segment.next_offset > log.start_offset and segment.base_offset < bound):
-            continue
-        try:
-            found = yield from _first_in(segment, timestamp_ms, log.start_offset, bound)
-        except FileNotFoundError:
-            if segment in log.segments:
-                raise
-            continue  # deleted while we waited
-        if found is not None:
-            return found
+    after = -1  # what ends at or below it has been looked at
+    while (segment := _first_behind(log, after)) is not None and segment.base_offset < bound:
+        if segment.size and segment.next_offset > log.start_offset:
+            try:
+                found = yield from _first_in(segment, timestamp_ms, log.start_offset, bound)
+            except FileNotFoundError:
+                if segment in log.segments:
+                    raise
+                continue  # deleted while we waited, or another has its place: that one is looked at
+            if found is not None:
+                return found
+        after = segment.next_offset
         yield None
     return None
+
+
+def _first_behind(log: Log, offset: int) -> Segment | None:
+    """The first segment, as they are now, that ends behind an offset. Raises LogOffline."""
+    log.check_online()
+    at = bisect_right(log.segments, offset, key=_next_offset)
+    return log.segments[at] if at < len(log.segments) else None
 
 
 def with_largest_timestamp(log: Log, bound: int) -> Errands[Found | None]:
     """The first record with the largest timestamp of all, unless it is not to be read: below the start, or not below
     bound (KIP-734). Raises LogOffline, OSError.
     """
+    while True:
+        segments = list(log.segments)
+        try:
+            return (yield from _with_largest_of(log, segments, bound))
+        except FileNotFoundError:
+            if set(segments) <= set(log.segments):
+                raise
+        yield None  # one was deleted while we waited, or another has its place: look again
+
+
+def _with_largest_of(log: Log, segments: list[Segment], bound: int) -> Errands[Found | None]:
     best, best_ms, offset = None, LONG_AGO, 0  # without any timestamps it is the first record, as in Kafka
-    for segment in list(log.segments):
+    for segment in segments:
         log.check_online()
         if segment.size:
             largest_ms, at = yield from told(segment.largest)

@@ -421,7 +421,7 @@ class Indexes:
 
     def note(self, header: BatchHeader, base_offset: int, position: int, interval: int) -> None:
         """A batch that begins at base_offset is in the log at position. interval: bytes between entries, at least."""
-        if header.max_timestamp > self.max_timestamp_ms:
+        if header.max_timestamp > self.max_timestamp_ms and header.count:  # an empty one's time is no record's
             self.max_timestamp_ms = header.max_timestamp
             self.max_timestamp_offset = base_offset + header.last_offset_delta
         if self._since_entry > interval:

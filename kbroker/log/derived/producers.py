@@ -94,6 +94,11 @@ class Producer:
         return self.batches[-1].last_sequence if self.batches else NO_SEQUENCE
 
     @property
+    def last_data_offset(self) -> int:
+        """The last offset of its last batch; -1 when there is none of its epoch."""
+        return self.batches[-1].last_offset if self.batches else -1
+
+    @property
     def last_timestamp_ms(self) -> int:
         """Of its last batch or marker; -1 when there is none."""
         return max(self.batches[-1].timestamp_ms if self.batches else -1, self.marker_ms)

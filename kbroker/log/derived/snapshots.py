@@ -52,9 +52,13 @@ class Snapshots:
         self._budget = max(REPLAY_BYTES_MAX, 10 * BATCH_COST * producers)
         if offset != self.latest:
             self.offsets.append(offset)
-            for old in self.offsets[:-NEWEST_KEPT]:
-                if old not in bases:
-                    self._remove(old)
+            self.keep_at(bases)
+
+    def keep_at(self, bases: Container[int]) -> None:
+        """Remove those that are kept for nothing: neither at the base of a segment nor among the newest."""
+        for old in self.offsets[:-NEWEST_KEPT]:
+            if old not in bases:
+                self._remove(old)
 
     def postpone(self) -> None:
         """The disk refused one: the next is tried when as much has been appended again."""

@@ -43,6 +43,7 @@ from kbroker.testing.broker import inline
 from kbroker.testing.clock import SteeredClock
 from kbroker.testing.disk import MemoryDisk
 from kbroker.testing.net import MemoryNetwork, MemoryStream
+from kbroker.testing.workers import InlineHelper
 from kbroker.testing.world import SeededRng
 from tests.server.loop_meter import LINES_MAX, LoopMeter
 
@@ -145,7 +146,10 @@ class Us:
         self.network = network
         image = ClusterImage(CLUSTER, brokers={1: broker(1, 1, "b1"), 2: broker(2, 2)}, secret=SECRET)
         self.registration: Any = SimpleNamespace(image=image, broker=SimpleNamespace(id=1), broker_epoch=1)
-        env = Env(SteeredClock(), MemoryDisk(), network.host("b1"), SeededRng(Random(0)), inline)
+        disk = MemoryDisk()
+        env = Env(
+            SteeredClock(), disk, network.host("b1"), SeededRng(Random(0)), inline, InlineHelper(disk, inline)
+        )  # fmt: skip
         self.links = Links(env, self.registration, lambda: BrokerConfig())
 
     def see(self, *brokers: BrokerImage) -> None:
