@@ -122,10 +122,12 @@ BROKER_DOCS = {
     "listeners": "Where to listen: NAME://HOST:PORT, separated by commas. Kafka's default is every interface; kbroker "
     "listens on the loopback interface unless told otherwise. Port 0 picks a free port.",
     "log.cleaner.backoff.ms": "How long the compactor rests when there is nothing to compact.",
-    "log.cleaner.dedupe.buffer.size": "Memory for the keys of one round of compaction.",
+    "log.cleaner.dedupe.buffer.size": "Memory for the keys of one round of compaction, shared by all threads; also the "
+    "most that one batch may take, decompressed. A round goes as far as the keys fit in.",
     "log.cleaner.enable": "Whether compaction runs at all.",
-    "log.cleaner.io.max.bytes.per.second": "Bytes per second that compaction may read and write.",
-    "log.cleaner.threads": "How many logs may be compacted at the same time.",
+    "log.cleaner.io.max.bytes.per.second": "Bytes per second that compaction may read and write, in all threads.",
+    "log.cleaner.threads": "How many logs may be compacted at the same time, each by a process of its own; 0: none "
+    "but on demand.",
     "log.dir": "Where data is kept when log.dirs is not set. Kafka's default is /tmp/kafka-logs; kbroker's is the "
     "directory kbroker-data where it was started.",
     "log.dirs": "Where data is kept. kbroker uses one directory: the first.",
