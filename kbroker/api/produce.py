@@ -226,11 +226,11 @@ def _examine(
     try:
         partition = under_way.context.services.partition(topic, data.index)
         batch, header = _batch_of(topic, data, partition, under_way)
-        batch, header = yield from partition.log.rules.examine(batch, now_ms)
+        batch, header, diverted = yield from partition.log.rules.examine(batch, now_ms)
         partition.check_append(under_way.request.acks)
         verdicts = under_way.verdicts
         guard = None if verdicts is None else verdicts.guard(topic, data.index)
-        appended = partition.write(batch, header, now_ms, guard)
+        appended = partition.write(batch, header, now_ms, guard, diverted)
     except KafkaError as error:
         return _refuse(topic, data, error, partition, under_way)
     return _accept(data.index, appended, partition, under_way, now_ms)

@@ -16,7 +16,7 @@ from kbroker.config.checks import (
     check_protocol_map,
     check_store,
 )
-from kbroker.config.keys import INT_MAX, LONG_MAX, ConfigKey, ConfigType, Update
+from kbroker.config.keys import DELAY_MS_MAX, INT_MAX, LONG_MAX, ConfigKey, ConfigType, Update
 
 BOOLEAN = ConfigType.BOOLEAN
 DOUBLE = ConfigType.DOUBLE
@@ -76,6 +76,8 @@ BROKER_KEYS = (
     ConfigKey("compression.lz4.level", INT, 9, low=1, high=17, update=CLUSTER_WIDE),
     ConfigKey("compression.zstd.level", INT, 3, low=-131_072, high=22, update=CLUSTER_WIDE),
     ConfigKey("message.max.bytes", INT, 1_048_588, low=0, update=CLUSTER_WIDE),
+    ConfigKey("kbroker.delay.enable", BOOLEAN, False, update=CLUSTER_WIDE),
+    ConfigKey("kbroker.delay.max.ms", LONG, 2_592_000_000, low=0, high=DELAY_MS_MAX, update=CLUSTER_WIDE),
     ConfigKey(
         "kbroker.produce.validate",
         STRING,

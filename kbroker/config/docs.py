@@ -25,6 +25,9 @@ TOPIC_DOCS = {
     "follower.replication.throttled.replicas": "Replicas whose following is throttled: `*`, or PARTITION:BROKER,...",
     "index.interval.bytes": "Bytes of log between two entries of its offset index.",
     "internal.segment.bytes": "Overrides segment.bytes without its minimum. For tests.",
+    "kbroker.delay.enable": "Whether records may say in a header when they are to be delivered: kbroker-deliver-at, "
+    "kbroker-deliver-after. Not together with compact. Switched off, what is pending is still delivered.",
+    "kbroker.delay.max.ms": "How far ahead a record may be due. A batch with one that is due later is refused.",
     "kbroker.produce.validate": "How closely a producer's batch is looked at before it is stored, where it is not "
     "compressed. header: its header and CRC alone. structure: also whether its records are as many and as long as "
     "they say, and the last one is in order. full: every field of every record, as in Kafka. "

@@ -15,6 +15,7 @@ Value: TypeAlias = "bool | int | float | str | None"
 
 INT_MAX = 2**31 - 1
 LONG_MAX = 2**63 - 1
+DELAY_MS_MAX = 100 * 365 * 86_400_000  # a hundred years: every due time is a timestamp
 
 
 class ConfigError(Exception):

@@ -57,6 +57,8 @@ def check_topic_configs(configs: Mapping[str, str | None]) -> dict[str, Value]:
     assert isinstance(low, int) and isinstance(high, int)
     if low > high:
         raise ConfigError(f"conflict topic config setting {MIN_LAG} ({low}) > {MAX_LAG} ({high})")
+    if values.get("kbroker.delay.enable") and "compact" in str(values.get("cleanup.policy")):
+        raise ConfigError("kbroker.delay.enable is true, so cleanup.policy cannot be compact: it has one or the other")
     return values
 
 

@@ -22,6 +22,8 @@ class TopicConfig:
     flush_ms: int = LONG_MAX
     follower_replication_throttled_replicas: str = ""
     index_interval_bytes: int = 4096
+    kbroker_delay_enable: bool = False
+    kbroker_delay_max_ms: int = 2_592_000_000
     kbroker_produce_validate: str = "structure"
     kbroker_produce_validate_compressed: str = "header"
     leader_replication_throttled_replicas: str = ""

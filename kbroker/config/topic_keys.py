@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kbroker.config.checks import check_gzip_level, check_offset_reset, check_throttled
-from kbroker.config.keys import LONG_MAX, ConfigKey, ConfigType, Scope, Synonym, Value
+from kbroker.config.keys import DELAY_MS_MAX, LONG_MAX, ConfigKey, ConfigType, Scope, Synonym, Value
 
 BOOLEAN = ConfigType.BOOLEAN
 DOUBLE = ConfigType.DOUBLE
@@ -79,6 +79,8 @@ TOPIC_KEYS = (
     _topic("flush.ms", LONG, LONG_MAX, low=0, broker="log.flush.interval.ms log.flush.scheduler.interval.ms"),
     _topic("follower.replication.throttled.replicas", LIST, "", check=check_throttled),
     _topic("index.interval.bytes", INT, 4096, low=0, broker="log.index.interval.bytes"),
+    _topic("kbroker.delay.enable", BOOLEAN, False, broker="kbroker.delay.enable"),
+    _topic("kbroker.delay.max.ms", LONG, 2_592_000_000, low=0, high=DELAY_MS_MAX, broker="kbroker.delay.max.ms"),
     _topic(
         "kbroker.produce.validate",
         STRING,

@@ -38,7 +38,7 @@ from kbroker.log.derived.epochs import LeaderEpochs
 from kbroker.log.derived.producers import CorruptSnapshot, ProducerStates
 from kbroker.log.derived.snapshots import SUFFIX as SNAPSHOT
 from kbroker.log.derived.snapshots import snapshot_path
-from kbroker.log.derived.transactions import read_marker
+from kbroker.log.derived.transactions import may_be_marker, read_marker
 from kbroker.log.errors import CorruptLog, LogAhead
 from kbroker.log.retention import DELETED
 from kbroker.log.segment import RELATIVE_OFFSET_MAX, Segment, file_stem
@@ -506,7 +506,8 @@ def restore_producers(
     if start < segments[-1].next_offset:
         for segment, position, header in _batches_from(segments, start, progress or Progress()):
             if header.producer_id >= 0:
-                marker = read_marker(segment.file.pread(header.size, position)) if header.is_control else None
+                is_marker = header.is_control and may_be_marker(header)
+                marker = read_marker(segment.file.pread(header.size, position)) if is_marker else None
                 producers.update(header, header.base_offset, marker=marker)
     return good
 

@@ -19,8 +19,10 @@ from kbroker.config.topic import TopicConfig
 from kbroker.env import Clock, Disk
 from kbroker.log import recovery, replicated
 from kbroker.log.checkpoints import METADATA, Witness, metadata_content
+from kbroker.log.content.delayed import Diverted
 from kbroker.log.content.validation import Rules
-from kbroker.log.derived.producers import CONTROL, Guard
+from kbroker.log.derived.ahead import Ahead
+from kbroker.log.derived.producers import CONTROL, Guard, SeenBatch
 from kbroker.log.derived.snapshots import Snapshots
 from kbroker.log.derived.transactions import Marker, read_marker
 from kbroker.log.errors import LogOffline, LogTruncated
@@ -39,10 +41,16 @@ NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 class Appended(NamedTuple):
     """Where a batch stands in the log."""
 
-    base_offset: int
+    base_offset: int  # -1: all of it is delayed
     last_offset: int
     append_time_ms: int  # -1 unless the topic has LogAppendTime
     duplicate: bool  # it was there already; nothing was written
+
+
+def _repeated(seen: SeenBatch, append_time_ms: int) -> Appended:
+    """The answer to a batch that is there already."""
+    base_offset, at_ms = (-1, ~seen.timestamp_ms) if seen.is_hidden else (seen.base_offset, seen.timestamp_ms)
+    return Appended(base_offset, seen.last_offset, at_ms if append_time_ms >= 0 else -1, True)
 
 
 class WritableLog:
@@ -53,7 +61,7 @@ class WritableLog:
         "size", "offline", "high_watermark", "held_from", "is_created", "_on_due", "_snapshots", "_deleted",
         "_released", "rules", "reading", "rediscovery", "flushes", "unread", "_flushing", "_dirty_since_ms", "_cuts",
         "_unsettled", "_named", "_is_metadata_synced", "is_shared", "_witness", "_cut_to", "_restart_at", "_has_cut",
-        "_settling", "cleaned_to", "horizon_ms", "_cleaning", "_replacing",
+        "_settling", "cleaned_to", "horizon_ms", "_cleaning", "_replacing", "ahead",
     )  # fmt: skip
 
     def __init__(
@@ -95,6 +103,7 @@ class WritableLog:
         self._deleted: list[str] = []  # paths of files to be removed
         self.reading = Reading(self.segments)
         self.rediscovery = Rediscovery(disk, directory, self.segments)
+        self.ahead: Ahead | None = None  # None: nothing was hidden in it by this process
         self._released = 0  # the tick of the last `release_idle`
         self._flushing: trio.Event | None = None  # rings when the flush under way ends; None: none is
         self._dirty_since_ms: int | None = None  # when the oldest batch came that no flush covers
@@ -193,11 +202,13 @@ class WritableLog:
         leader_epoch: int,
         now_ms: int,
         guard: Guard | None = None,
+        diverted: Diverted | None = None,
     ) -> Appended:
         """Take one batch from a client, who must not use the buffer meanwhile: offset and epoch are patched into it.
 
         header: of a batch that `rules` has let pass; without it the batch is checked here, records and all.
         guard: of a transactional batch, as `producers.verification` gave it.
+        diverted: what `rules` took out of it, to be delivered later.
         Raises KafkaError for what is wrong with the batch or its sequence, KAFKA_STORAGE_ERROR when the disk is full
         (the log goes on when there is space), LogTruncated while a truncation is not settled, LogOffline for any other
         trouble with the disk.
@@ -207,7 +218,7 @@ class WritableLog:
         if self._unsettled:
             self.check_settled()
         if header is None:
-            batch, header = self.rules.check(batch, now_ms)
+            batch, header, diverted = self.rules.check(batch, now_ms)
         append_time_ms = -1
         if self.rules.stamps:
             set_log_append_time(batch, 0, header, now_ms)
@@ -215,14 +226,61 @@ class WritableLog:
         if header.producer_id >= 0:
             seen = self.producers.check(header, guard)
             if seen is not None:
-                at = seen.timestamp_ms if append_time_ms >= 0 else -1
-                return Appended(seen.base_offset, seen.last_offset, at, True)
+                return _repeated(seen, append_time_ms)
+        if diverted is not None:
+            return self._append_diverted(diverted, batch, header, leader_epoch, now_ms)._replace(
+                append_time_ms=append_time_ms
+            )
         base_offset = self.end.value
         assign(batch, 0, header, base_offset, leader_epoch)
         self._write(batch, header, base_offset, leader_epoch, now_ms)
         if self.unread < 0 and self.rules.leaves_unread:
             self.unread = base_offset
         return Appended(base_offset, base_offset + header.last_offset_delta, append_time_ms, False)
+
+    def _append_diverted(
+        self, diverted: Diverted, rest: WritableBuffer, header: BatchHeader, leader_epoch: int, now_ms: int
+    ) -> Appended:
+        """Append what is hidden of a batch and, behind it, what is left of it, if anything: in one write."""
+        hidden, first = diverted.batch, read_header(diverted.batch)
+        if diverted.is_all:
+            offset = self._append_own(hidden, first, leader_epoch, now_ms)
+            base_offset, last_offset = -1, offset + first.last_offset_delta
+        else:
+            offset = self.end.value
+            base_offset = offset + first.last_offset_delta + 1
+            last_offset = base_offset + header.last_offset_delta
+            assign(hidden, 0, first, offset, leader_epoch)
+            assign(rest, 0, header, base_offset, leader_epoch)
+            self._check_leader_epoch(leader_epoch)
+            self._append_run(hidden + rest, [read_header(hidden), read_header(rest)], now_ms)
+        self.watch_hidden().add(offset, first, diverted.effects)
+        return Appended(base_offset, last_offset, -1, False)
+
+    def watch_hidden(self) -> Ahead:
+        """What is hidden from now on, and was before: for the delayer."""
+        if self.ahead is None:
+            self.ahead = Ahead()
+        return self.ahead
+
+    def append_hidden(self, batch: bytearray, *, leader_epoch: int, now_ms: int) -> int:
+        """Append a batch of the broker's own: one that delivers or carries on what is delayed. Returns its offset.
+
+        Raises what `append` does for the disk's sake.
+        """
+        self.check_online()
+        self.check_settled()
+        header = read_header(batch)
+        if self.rules.stamps and not header.is_control:
+            set_log_append_time(batch, 0, header, now_ms)
+            header = read_header(batch)
+        return self._append_own(batch, header, leader_epoch, now_ms)
+
+    def _append_own(self, batch: bytearray, header: BatchHeader, leader_epoch: int, now_ms: int) -> int:
+        offset = self.end.value
+        assign(batch, 0, header, offset, leader_epoch)
+        self._write(batch, header, offset, leader_epoch, now_ms)
+        return offset
 
     def append_marker(self, marker: Marker, *, leader_epoch: int, now_ms: int) -> Appended:
         """End a producer's transaction, whether or not one is known here.
@@ -244,6 +302,8 @@ class WritableLog:
         base_offset = self.end.value
         assign(batch, 0, header, base_offset, leader_epoch)
         self._write(batch, header, base_offset, leader_epoch, now_ms, marker)
+        if self.ahead is not None:
+            self.ahead.end(marker.producer_id, base_offset, is_commit=marker.is_commit)
         return Appended(base_offset, base_offset, append_time_ms, False)
 
     def refuse(self, header: BatchHeader) -> None:
@@ -277,9 +337,7 @@ class WritableLog:
         epochs = self.epochs
         latest_epoch = epochs.latest
         if leader_epoch != latest_epoch:
-            if leader_epoch < latest_epoch:  # R11
-                text = f"leader epoch {leader_epoch} is older than the log's, {latest_epoch}"
-                raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER, text)
+            self._check_leader_epoch(leader_epoch)
             epochs.assign(leader_epoch, base_offset)
         if epochs.is_dirty:
             epochs.save(self.disk, self.directory)
@@ -303,6 +361,12 @@ class WritableLog:
         if self._dirty_since_ms is None:
             self._dirty(now_ms)
         self.end.advance(base_offset + header.last_offset_delta + 1)
+
+    def _check_leader_epoch(self, leader_epoch: int) -> None:
+        """Raise NOT_LEADER_OR_FOLLOWER for an epoch older than the log's (R11)."""
+        if leader_epoch < self.epochs.latest:
+            text = f"leader epoch {leader_epoch} is older than the log's, {self.epochs.latest}"
+            raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER, text)
 
     def _dirty(self, now_ms: int) -> None:
         """The first batch came that no flush covers."""
@@ -390,12 +454,16 @@ class WritableLog:
             return 0
         if headers[0].base_offset < self.end.value:
             self._begin_inside(headers[0])
+        self._append_run(data, headers, now_ms)
+        return len(headers)
+
+    def _append_run(self, data: bytes | bytearray | memoryview, headers: list[BatchHeader], now_ms: int) -> None:
+        """Append batches that lie back to back, in as few writes as there can be."""
         view, position = memoryview(data), 0
         for run in self._runs(headers, now_ms):
             size = sum([header.length for header in run]) + LENGTH_OFFSET * len(run)
             self._write_run(view[position : position + size], run, now_ms)
             position += size
-        return len(headers)
 
     def _runs(self, headers: list[BatchHeader], now_ms: int) -> Iterator[list[BatchHeader]]:
         """What can be written at once: a marker begins a run, as what it aborts depends on what was noted before."""

@@ -34,6 +34,7 @@ from kafka_wire.records import BatchHeader
 from kbroker.cluster.image import NO_LEADER, PartitionImage
 from kbroker.cluster.isr_changes import IsrChange, IsrOutcome
 from kbroker.env import FileSlice
+from kbroker.log.content.delayed import Diverted
 from kbroker.log.derived.epochs import NO_EPOCH
 from kbroker.log.derived.producers import Guard
 from kbroker.log.derived.transactions import ALL_STABLE, Marker
@@ -541,15 +542,24 @@ class Partition:
         return self.write(batch, None, now_ms)
 
     def write(
-        self, batch: bytearray | memoryview, header: BatchHeader | None, now_ms: int, guard: Guard | None = None
+        self,
+        batch: bytearray | memoryview,
+        header: BatchHeader | None,
+        now_ms: int,
+        guard: Guard | None = None,
+        diverted: Diverted | None = None,
     ) -> Appended:
         """The same after check_append. header: of a batch that the log's rules have let pass already.
+
+        diverted: what they have taken out of it.
 
         guard: what `verification` gave for a transactional batch. INVALID_TXN_STATE when none is ongoing here, and the
         guard is not the current one any more: a marker came while it was verified (T4).
         """
         try:
-            appended = self.log.append(batch, header, leader_epoch=self.leader_epoch, now_ms=now_ms, guard=guard)
+            appended = self.log.append(
+                batch, header, leader_epoch=self.leader_epoch, now_ms=now_ms, guard=guard, diverted=diverted
+            )
         except KafkaError as error:
             self._check_refusal(error)
             raise
@@ -560,6 +570,16 @@ class Partition:
         """Raise InDoubt where a refusal is definitive, and another broker might know better (R14)."""
         if error.code in DEFINITIVE and (doubt := self.doubt(error)) is not None:
             raise doubt from error
+
+    def write_hidden(self, batch: bytearray, now_ms: int) -> int:
+        """Append a batch of the broker's own that delivers, or carries on, what is delayed. Returns its offset.
+
+        Raises KafkaError: those of check_append with acks=all, KAFKA_STORAGE_ERROR; LogOffline.
+        """
+        self.check_append(ACKS_ALL)
+        offset = self.log.append_hidden(batch, leader_epoch=self.leader_epoch, now_ms=now_ms)
+        self.follow_log()
+        return offset
 
     def verification(self, header: BatchHeader, *, begins_at_zero: bool = False) -> Guard | None:
         """What is to be handed to `write`, once the coordinator has said that a batch's transaction has this partition.

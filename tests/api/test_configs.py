@@ -163,6 +163,16 @@ async def test_a_compaction_lag_cannot_be_longer_than_the_longest() -> None:
         assert await alter(client, Scope.TOPIC, "t", "min.compaction.lag.ms", "10") == 0
 
 
+async def test_a_topic_is_delayed_or_compacted_whatever_is_set_first() -> None:
+    async with memory_broker(topics={"t": 1, "u": 1}) as broker, broker.client() as client:
+        assert await alter(client, Scope.TOPIC, "t", "kbroker.delay.enable", "true") == 0
+        assert await alter(client, Scope.TOPIC, "t", "cleanup.policy", "compact,delete") == ErrorCode.INVALID_CONFIG
+        assert await alter(client, Scope.TOPIC, "t", "cleanup.policy", "compact", APPEND) == ErrorCode.INVALID_CONFIG
+        assert await alter(client, Scope.TOPIC, "u", "cleanup.policy", "compact") == 0
+        assert await alter(client, Scope.TOPIC, "u", "kbroker.delay.enable", "true") == ErrorCode.INVALID_CONFIG
+        assert await alter(client, Scope.TOPIC, "u", "kbroker.delay.max.ms", "-1") == ErrorCode.INVALID_CONFIG
+
+
 async def test_an_unknown_type_refuses_the_whole_describe_as_in_kafka() -> None:
     async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
         resources = [

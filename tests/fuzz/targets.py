@@ -268,10 +268,16 @@ def seed_records() -> Iterator[bytes]:
 # produced -----------------------------------------------------------------------------------------------------------
 
 NOW = 1 << 40
+RULES_OF: list[dict[str, Any]] = [
+    {},
+    {"cleanup_policy": "compact"},
+    {"compression_type": "zstd"},
+    {"kbroker_delay_enable": True},
+]
 RULES = [
     Rules(TopicConfig(kbroker_produce_validate=level, kbroker_produce_validate_compressed=compressed, **config))
     for level, compressed in (("header", "header"), ("structure", "full"), ("full", "full"))
-    for config in ({}, {"cleanup_policy": "compact"}, {"compression_type": "zstd"})
+    for config in RULES_OF
 ]
 
 
@@ -283,7 +289,7 @@ def fuzz_produced(data: bytes) -> None:
             struct.pack_into(">i", buf, 8, len(buf) - r.LENGTH_OFFSET)
             struct.pack_into(">I", buf, 17, p.crc32c(memoryview(buf)[21:]))
         try:
-            batch, header = rules.check(buf, NOW)
+            batch, header, _ = rules.check(buf, NOW)
         except KafkaError as error:
             assert error.code in REFUSALS, error
             continue

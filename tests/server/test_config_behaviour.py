@@ -67,6 +67,11 @@ class Scene:
         records: list[RecordLike] = [(self.broker.clock.data_ms() + after_ms, key, value)]
         return build_batch(records, **options)
 
+    def delayed(self) -> bytearray:
+        """A record to be delivered in an hour."""
+        fields = (("kbroker-deliver-after", b"%d" % HOUR_MS),)
+        return build_batch([(self.broker.clock.data_ms(), b"key", b"value", fields)])
+
     async def code(self, batch: bytes | bytearray | None = None, acks: int = 1) -> ErrorCode:
         return ErrorCode((await self.produce(batch, acks)).error_code)
 
@@ -121,6 +126,15 @@ async def code_of_wrong_count_gzip(scene: Scene) -> ErrorCode:
 
 async def code_of_a_kilobyte(scene: Scene) -> ErrorCode:
     return await scene.code(scene.batch(b"x" * 1000))
+
+
+async def offset_of_delayed(scene: Scene) -> int:
+    found: int = (await scene.produce(scene.delayed())).base_offset
+    return found
+
+
+async def code_of_delayed(scene: Scene) -> ErrorCode:
+    return await scene.code(scene.delayed())
 
 
 async def code_of_an_hour_ago(scene: Scene) -> ErrorCode:
@@ -315,6 +329,9 @@ TOPIC_ROWS = [
     Row("flush.messages", "1", is_synced, False, True),
     Row("flush.ms", "1000", is_synced_later, False, True),
     Row("index.interval.bytes", "0", index_bytes, None, grow, {"segment.bytes": "1048576"}),
+    Row("kbroker.delay.enable", "true", offset_of_delayed, 0, -1),
+    Row("kbroker.delay.max.ms", "1000", code_of_delayed, OK, ErrorCode.INVALID_RECORD,
+        {"kbroker.delay.enable": "true"}),
     Row("kbroker.produce.validate", "header", code_of_wrong_count, ErrorCode.INVALID_RECORD, OK),
     Row("kbroker.produce.validate.compressed", "full", code_of_wrong_count_gzip, OK, ErrorCode.INVALID_RECORD),
     Row("max.message.bytes", "900", code_of_a_kilobyte, OK, ErrorCode.MESSAGE_TOO_LARGE),

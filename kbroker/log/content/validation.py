@@ -5,7 +5,7 @@
     Rules.passes     nearly every batch: nothing about its records has to be known (`kbroker.produce.validate`) and the
                      header's timestamps can be true, or a quick look at not too many records shows them to be fine
     Rules.examine    reads the records of others, in turns; names each bad one, mends the largest timestamp, changes the
-                     codec
+                     codec, takes out what is for later
 
 The order of the checks and the answers are Kafka's, as far as it has an order: nothing, an old format or several
 batches INVALID_RECORD, a length that lies CORRUPT_MESSAGE, a base offset INVALID_RECORD, too large MESSAGE_TOO_LARGE,
@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from functools import partial
 from itertools import islice
-from typing import NoReturn, TypeAlias
+from typing import NamedTuple, NoReturn, TypeAlias
 
 from kafka_wire import compression as codecs
 from kafka_wire import records
@@ -30,6 +30,8 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import LENGTH_OFFSET, BatchHeader, CorruptRecords, check_crc, read_header
 from kafka_wire.walk import FAR, RECORD_SIZE_MIN, RecordWalk, follow_chain, heads, last_delta, walk_fields
 from kbroker.config.topic import TopicConfig
+from kbroker.log.content import delayed
+from kbroker.log.content.delayed import DELIVERY_SEQUENCE, Diverted
 from kbroker.turns import Errands, do_errands
 
 CODECS = {"uncompressed": 0, "none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
@@ -53,6 +55,14 @@ class BadRecords(KafkaError):
     def __init__(self, code: ErrorCode, message: str, bad: Sequence[tuple[int, str]]) -> None:
         super().__init__(code, message)
         self.records = bad
+
+
+class Examined(NamedTuple):
+    """A batch as it is to be stored."""
+
+    batch: WritableBuffer  # if nothing is left of it: as it was sent
+    header: BatchHeader
+    diverted: Diverted | None  # what was taken out of it
 
 
 def _check_codec(codec: int, batch: WritableBuffer) -> None:
@@ -156,6 +166,7 @@ class Rules:
         "name",
         "stamps",
         "leaves_unread",
+        "delays",
         "_codec",
         "_reads",
         "_reads_fields",
@@ -178,6 +189,8 @@ class Rules:
         self._reads_fields = config.kbroker_produce_validate == "full" or config.compacts  # of uncompressed ones
         # some of what is stored nobody has read field by field
         self.leaves_unread = not (self._reads_fields and all(self._reads))
+        # A record that is pending is no value of its key yet: where old values go, nothing is delayed.
+        self.delays = config.kbroker_delay_enable and not config.compacts
         self._before_ms = config.message_timestamp_before_max_ms
         self._after_ms = config.message_timestamp_after_max_ms
 
@@ -188,6 +201,8 @@ class Rules:
         """
         _, _, _, _, _, attributes, _, base, latest, _, _, _, count = header
         if attributes & 0x08 or (latest < 0 and not self.stamps):
+            return False
+        if self.delays and (attributes & 7 or header.base_sequence == DELIVERY_SEQUENCE or delayed.may_ask(batch)):
             return False
         low = 0
         if self._reads[attributes & 7]:
@@ -239,17 +254,20 @@ class Rules:
             return None
         return None if end != len(batch) or (has_null_key and self.config.compacts) else (low, high)
 
-    def check(self, batch: WritableBuffer, now_ms: int) -> tuple[WritableBuffer, BatchHeader]:
+    def check(self, batch: WritableBuffer, now_ms: int) -> Examined:
         """The whole check at once, for batches that are known to be small. Raises what the parts raise."""
         batch, header = first_batch(batch)
         check_batch(batch, header, self.config)
-        return (batch, header) if self.passes(batch, header, now_ms) else do_errands(self.examine(batch, now_ms))
+        if self.passes(batch, header, now_ms):
+            return Examined(batch, header, None)
+        return do_errands(self.examine(batch, now_ms))
 
-    def examine(self, batch: WritableBuffer, now_ms: int) -> Errands[tuple[WritableBuffer, BatchHeader]]:
-        """Read the records of a checked batch; the batch as it is to be stored, and its header.
+    def examine(self, batch: WritableBuffer, now_ms: int) -> Errands[Examined]:
+        """Read the records of a checked batch; the batch as it is to be stored.
 
-        It is changed in place, or replaced where the topic wants another codec. Raises KafkaError INVALID_RECORD;
-        BadRecords where it is certain records that are refused; MESSAGE_TOO_LARGE, UNKNOWN_SERVER_ERROR.
+        It is changed in place, or replaced where the topic wants another codec, or some of it is for later. Raises
+        KafkaError INVALID_RECORD; BadRecords where it is certain records that are refused; MESSAGE_TOO_LARGE,
+        UNKNOWN_SERVER_ERROR.
         """
         header = read_header(batch)
         if header.log_append_time:
@@ -265,11 +283,40 @@ class Rules:
         if not -(1 << 63) <= base + walk.low <= base + walk.high < 1 << 63:
             _refuse(ErrorCode.INVALID_RECORD, f"timestamps from {base + walk.low} to {base + walk.high} do not fit")
         latest = max(base + walk.high, records.NO_TIMESTAMP)
+        if self.delays:
+            split = yield from self._split(data, header, now_ms)
+            if split.diverted is not None:
+                return (yield from self._divert(split, split.diverted, batch, header._replace(max_timestamp=latest)))
         if self._codec not in (None, header.compression):
             batch = yield partial(self._recompress, data, header._replace(max_timestamp=latest))
         elif latest != header.max_timestamp or header.log_append_time:
             records.set_create_time(batch, 0, header, latest)
-        return batch, read_header(batch)
+        return Examined(batch, read_header(batch), None)
+
+    def _split(self, data: bytes | memoryview, header: BatchHeader, now_ms: int) -> Errands[delayed.Split]:
+        """What of a batch is for later. Raises BadRecords."""
+        if header.base_sequence == DELIVERY_SEQUENCE and not header.has_producer:
+            _refuse(ErrorCode.INVALID_RECORD, f"the base sequence {DELIVERY_SEQUENCE} is for the broker alone")
+        if not delayed.may_ask(data):
+            return delayed.Split(None, b"", [])
+        split = yield from delayed.split(header, data, now_ms, self.config.kbroker_delay_max_ms)
+        if split.bad:
+            raise _bad_records(ErrorCode.INVALID_RECORD, header.count, split.bad)
+        return split
+
+    def _divert(
+        self, split: delayed.Split, diverted: Diverted, batch: WritableBuffer, header: BatchHeader
+    ) -> Errands[Examined]:
+        """The two batches of one that is partly for later. header: of what was sent."""
+        if len(diverted.batch) > self.config.max_message_bytes and header.compression:
+            smaller = yield partial(delayed.compressed, diverted.batch, header.compression)
+            diverted = diverted._replace(batch=smaller)
+        if diverted.is_all:
+            return Examined(batch, header, diverted)
+        codec = header.compression if self._codec is None else self._codec
+        batch = yield partial(delayed.rest_of, header, split.rest, diverted.taken, codec, self._level(codec))
+        check_size(len(batch), self.config)
+        return Examined(batch, read_header(batch), diverted)
 
     def _check_append_time(self, header: BatchHeader, now_ms: int) -> None:
         """Producers do not say when a batch is appended; one who does says the time of every record by it."""
@@ -326,9 +373,7 @@ class Rules:
                 break
             yield None
         if bad:
-            bad = bad[:RECORD_ERRORS_MAX]
-            shown = "; ".join(f"{index}: {why}" for index, why in bad[:RECORD_ERRORS_SHOWN])
-            raise BadRecords(code, f"{len(bad)} of {header.count} records are refused; {shown}", bad)
+            raise _bad_records(code, header.count, bad[:RECORD_ERRORS_MAX])
 
     def _is_out_of_range(self, timestamp: int, now_ms: int) -> bool:
         return now_ms - timestamp > self._before_ms or timestamp - now_ms > self._after_ms
@@ -342,12 +387,21 @@ class Rules:
         """The records in the topic's codec. Raises KafkaError MESSAGE_TOO_LARGE where they have become too large."""
         config, codec = self.config, self._codec
         assert codec is not None
-        gzip, lz4, zstd = config.compression_gzip_level, config.compression_lz4_level, config.compression_zstd_level
-        batch = records.recompress(header, data, codec, (None, gzip, None, lz4, zstd)[codec])
+        batch = records.recompress(header, data, codec, self._level(codec))
         if len(batch) > config.max_message_bytes:
             text = f"as {config.compression_type} the batch has {len(batch)} bytes,"
             _refuse(ErrorCode.MESSAGE_TOO_LARGE, f"{text} max.message.bytes is {config.max_message_bytes}")
         return batch
+
+    def _level(self, codec: int) -> int | None:
+        config = self.config
+        gzip, lz4, zstd = config.compression_gzip_level, config.compression_lz4_level, config.compression_zstd_level
+        return (None, gzip, None, lz4, zstd)[codec]
+
+
+def _bad_records(code: ErrorCode, count: int, bad: Sequence[tuple[int, str]]) -> BadRecords:
+    shown = "; ".join(f"{index}: {why}" for index, why in bad[:RECORD_ERRORS_SHOWN])
+    return BadRecords(code, f"{len(bad)} of {count} records are refused; {shown}", bad)
 
 
 def _refuse(code: ErrorCode, message: str) -> NoReturn:

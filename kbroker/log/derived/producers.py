@@ -18,6 +18,9 @@ that raised its epoch to that of the guard.
     |             |                 |           | timestamp i64, coordinator epoch i32, txn first off. i64 |
     +-------------+-----------------+-----------+----------------------------------------------------------+
 
+A batch that was delayed as a whole counts as any other of its producer; the complement of its timestamp tells it apart.
+What lies hidden beside the rest of a batch counts for nothing: the rest does (content/delayed.py).
+
 Kafka writes one entry a producer, its last batch. We write up to five, oldest first: Kafka keeps the last it reads of
 a producer, and we keep the power to recognise every repetition after a restart.
 """
@@ -52,7 +55,11 @@ class SeenBatch(NamedTuple):
     last_sequence: int
     base_offset: int
     last_offset: int
-    timestamp_ms: int
+    timestamp_ms: int  # below -1: all of it was delayed, and it was hidden at the complement of that
+
+    @property
+    def is_hidden(self) -> bool:
+        return self.timestamp_ms < -1
 
 
 class Producer:
@@ -101,7 +108,8 @@ class Producer:
     @property
     def last_timestamp_ms(self) -> int:
         """Of its last batch or marker; -1 when there is none."""
-        return max(self.batches[-1].timestamp_ms if self.batches else -1, self.marker_ms)
+        last_ms = self.batches[-1].timestamp_ms if self.batches else -1
+        return max(last_ms if last_ms >= -1 else ~last_ms, self.marker_ms)
 
     def find(self, header: BatchHeader) -> SeenBatch | None:
         """The batch that this one repeats, if it is among the last."""
@@ -280,6 +288,9 @@ class ProducerStates:
 
         marker: what a control batch says.
         """
+        is_hidden = header.attributes & CONTROL and header.base_sequence != NO_SEQUENCE
+        if is_hidden and header.base_sequence < 0:
+            return
         producer = self.by_id.get(header.producer_id)
         if producer is None:
             producer = self.by_id[header.producer_id] = Producer(header.producer_epoch)
@@ -294,9 +305,8 @@ class ProducerStates:
             return
         last_offset = base_offset + header.last_offset_delta
         batches = producer.batches
-        batches.append(
-            SeenBatch(header.base_sequence, header.last_sequence, base_offset, last_offset, header.max_timestamp)
-        )
+        at_ms = ~header.max_timestamp if is_hidden else header.max_timestamp
+        batches.append(SeenBatch(header.base_sequence, header.last_sequence, base_offset, last_offset, at_ms))
         if len(batches) > BATCHES_KEPT:
             del batches[0]
 
@@ -313,7 +323,11 @@ class ProducerStates:
             producer.marker_ms = header.max_timestamp
             producer.txn_first_offset = -1
             self.transactions.end(header.producer_id, base_offset)
-        elif not header.attributes & CONTROL and not producer.is_in_transaction:
+        elif (
+            header.attributes & TRANSACTIONAL
+            and (not header.attributes & CONTROL or header.base_sequence >= 0)  # or all of it is delayed
+            and not producer.is_in_transaction
+        ):
             producer.txn_first_offset = base_offset
             self.transactions.begin(header.producer_id, base_offset)
 

@@ -18,7 +18,17 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from kafka_wire.errors import KafkaError
-from kafka_wire.records import Buffer, ControlType, control_batch, peek_control, read_control, read_header, read_records
+from kafka_wire.records import (
+    NO_SEQUENCE,
+    BatchHeader,
+    Buffer,
+    ControlType,
+    control_batch,
+    peek_control,
+    read_control,
+    read_header,
+    read_records,
+)
 
 ALL_STABLE = 2**63 - 1  # in place of an offset
 _MARKER_BYTES_MAX = 1024  # decompressed
@@ -57,6 +67,8 @@ class AbortedRange(NamedTuple):
 def read_marker(batch: Buffer) -> Marker | None:
     """What a control batch says of its producer's transaction; None: nothing, being emptied or of another kind."""
     header = read_header(batch)
+    if not may_be_marker(header):
+        return None
     control = peek_control(batch)
     if control is None:
         try:
@@ -67,6 +79,11 @@ def read_marker(batch: Buffer) -> Marker | None:
         return None
     is_commit = control.type == ControlType.COMMIT
     return Marker(header.producer_id, header.producer_epoch, control.coordinator_epoch, is_commit)
+
+
+def may_be_marker(header: BatchHeader) -> bool:
+    """Whether a control batch may be a marker: what lies hidden in a log, which may be large, has another sequence."""
+    return header.base_sequence == NO_SEQUENCE
 
 
 class Transactions:

@@ -1,0 +1,95 @@
+"""What a leader has hidden in its log, and its delayer has not read back yet: what that will change, in short.
+
+What is delivered must be due no later than anything that is pending, and not be cancelled by anything before it in the
+log. The delayer knows the log up to some point below the high watermark; this knows the rest of it.
+
+    add ──▶ of a transaction ──end: commit──▶ to be read ──read_to──▶ forgotten
+       └────────────────────────────────────────▲
+
+Bounded: of what is too much only the last offset is kept, before which nothing may be delivered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kafka_wire.records import BatchHeader
+from kbroker.log.content.delayed import LONG_MAX, NO_EFFECTS, Effects
+
+BATCHES_MAX = 1000
+NAMES_MAX = 10_000  # keys and ids together; of one transaction, too
+
+
+class Ahead:
+    """What lies hidden between where a delayer has read to and the log's end."""
+
+    __slots__ = ("blind_to", "_open", "_due", "_keys", "_ids")
+
+    def __init__(self) -> None:
+        self.blind_to = 0  # nothing may be delivered before the log was read to here
+        self._open: dict[int, Effects] = {}  # by producer id: of its transaction
+        self._due: dict[int, int] = {}  # offset -> when the first record there is due
+        self._keys: dict[bytes, int] = {}  # digest -> where it was last cancelled
+        self._ids: dict[int, int] = {}
+
+    def add(self, offset: int, header: BatchHeader, effects: Effects) -> None:
+        """A hidden batch was appended at an offset."""
+        if header.is_transactional:
+            self.open(header.producer_id, effects)
+        else:
+            self._note(offset, effects)
+
+    def open(self, producer_id: int, effects: Effects) -> None:
+        """The transaction of a producer that is open has hidden this."""
+        self._open[producer_id] = joined(self._open.get(producer_id, NO_EFFECTS), effects)
+        if len(self._open) > BATCHES_MAX:
+            del self._open[next(iter(self._open))]
+            self.blind_to = LONG_MAX  # until the next leadership: nobody can tell when it ends
+
+    def end(self, producer_id: int, offset: int, *, is_commit: bool) -> None:
+        """A transaction was ended by a marker at an offset."""
+        effects = self._open.pop(producer_id, None)
+        if effects is not None and is_commit:
+            self._note(offset, effects)
+
+    def _note(self, offset: int, effects: Effects) -> None:
+        if effects.earliest_ms < LONG_MAX:
+            self._due[offset] = effects.earliest_ms
+        self._keys.update(dict.fromkeys(effects.keys, offset))
+        self._ids.update(dict.fromkeys(effects.ids, offset))
+        if effects.is_cut or len(self._due) > BATCHES_MAX or len(self._keys) + len(self._ids) > NAMES_MAX:
+            self.blind_to = max(self.blind_to, offset + 1)
+            self._due.clear()
+            self._keys.clear()
+            self._ids.clear()
+
+    def read_to(self, offset: int) -> None:
+        """The delayer knows everything below an offset."""
+        for each in [each for each in self._due if each < offset]:
+            del self._due[each]
+        if self._keys:
+            self._keys = {key: at for key, at in self._keys.items() if at >= offset}
+        if self._ids:
+            self._ids = {id: at for id, at in self._ids.items() if at >= offset}
+
+    def take_over(self, open: Mapping[int, Effects]) -> None:
+        """A new leadership: these transactions, which began before it, have hidden something."""
+        self.blind_to = 0
+        for producer_id, effects in open.items():
+            self.open(producer_id, effects)
+
+    @property
+    def due_bound(self) -> int:
+        """Nothing that is due later may be delivered yet."""
+        return min(self._due.values(), default=LONG_MAX)
+
+    def cancels(self, id: int, key: bytes) -> bool:
+        """Whether a pending record is cancelled. key: its digest."""
+        return id in self._ids or self._keys.get(key, -1) > id
+
+
+def joined(first: Effects, second: Effects) -> Effects:
+    """What two hidden batches will change. Of too many cancels it says no more than that."""
+    if first.is_cut or second.is_cut or len(first.keys) + len(first.ids) > NAMES_MAX:
+        return Effects(min(first.earliest_ms, second.earliest_ms), frozenset(), frozenset(), True)
+    return Effects(min(first.earliest_ms, second.earliest_ms), first.keys | second.keys, first.ids | second.ids, False)
