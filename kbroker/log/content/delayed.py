@@ -262,6 +262,7 @@ class _Taken:
         return number + self.now_ms if name == AFTER else number
 
     def result(self, rest: bytes) -> Split:
+        """What became of the batch. rest: its records that were not taken out."""
         if self.bad or not self.records:
             return Split(None, rest, self.bad)
         is_all = len(self.records) == self.header.count
