@@ -12,7 +12,9 @@ from tempfile import TemporaryDirectory
 import pytest
 import trio
 
+from kafka_wire.records import Record
 from kbroker.env.real import real_env
+from tests.log.cleaner.tools import Story, World, all_records, compact, markers, orders
 from tests.log.test_transactions import Writer, several_segments
 from tests.log.tools import Worker, append, open_log
 
@@ -86,6 +88,28 @@ def transactions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Writer
     return root / "orders-0", writer
 
 
+@pytest.fixture(scope="module")
+def compacted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record], list[int]]:
+    """A log that was compacted twice, stopped in order; its records, and its markers' offsets."""
+    root = tmp_path_factory.mktemp("compacted")
+
+    async def make() -> tuple[list[Record], list[int]]:
+        world = World(real_env(str(root)).disk)
+        directory = world.start()
+        log = orders(directory, segment_bytes=20_000)
+        story = Story(log, 1, keys=2000)
+        for _ in range(2):
+            story.write(500)
+            story.end_all()
+            await compact(directory, log)
+        assert log.segments[0].size > 8000
+        left = all_records(log), markers(log)
+        await directory.close()
+        return left
+
+    return root / "orders-0", *trio.run(make)
+
+
 def dump(classpath: str, files: list[Path], *options: str) -> str:
     """What the tool prints; it speaks of what it does not like, and exits with 0 all the same."""
     java = ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-cp", classpath]
@@ -141,3 +165,25 @@ def test_snapshots_name_open_transactions(classpath: str, transactions: tuple[Pa
     text = dump(classpath, files(directory, ".snapshot")[-1:])
     found = re.findall(r"producerId: (\d+) .*currentTxnFirstOffset: (?:OptionalLong\[)?(\d+)", text)
     assert {int(producer): int(first) for producer, first in found} == writer.open, text[-2000:]
+
+
+def test_L9_compacted_segments_are_read_to_the_last_record(
+    classpath: str, compacted: tuple[Path, list[Record], list[int]]
+) -> None:
+    directory, records, kept_markers = compacted
+    text = dump(classpath, files(directory, ".log"), "--deep-iteration", "--print-data-log")
+    found = re.findall(r"^\| offset: (\d+)(.*)", text, re.MULTILINE)
+    assert [int(offset) for offset, rest in found if "endTxnMarker" not in rest] == [each.offset for each in records]
+    assert [int(offset) for offset, rest in found if "endTxnMarker" in rest] == kept_markers
+    assert "deleteHorizonMs: OptionalLong[" in text and "count: 0" in text
+    assert not re.search(r"isvalid: false|mismatch|\binvalid", text)
+
+
+@pytest.mark.parametrize("suffix", [".index", ".timeindex", ".txnindex"])
+def test_L9_indexes_agree_with_compacted_segments(
+    classpath: str, compacted: tuple[Path, list[Record], list[int]], suffix: str
+) -> None:
+    found = files(compacted[0], suffix)
+    assert len(found) == len(files(compacted[0], ".log"))
+    text = dump(classpath, found)
+    assert not re.search(r"mismatch|non-consecutive|found|exception|error", text, re.IGNORECASE), text[-2000:]
