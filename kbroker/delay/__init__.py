@@ -1,4 +1,7 @@
 """Delayed delivery: what is pending in each partition, and its delivery when it is due.
 
 schedule.py      what is pending in one partition, by due time
+runs.py          its rows, in files and in memory, read as one
+gone.py          which of them do not count any more
+saved.py         how it is found again after a restart
 """
