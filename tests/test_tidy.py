@@ -22,6 +22,7 @@ FLOORS = {
     "kbroker": 1,  # the package itself holds only the version
     "kbroker.env": 1,
     "kbroker.config": 1,
+    "kbroker.awaited": 1,
     "kbroker.watermark": 1,
     "kbroker.turns": 1,
     "kbroker.regex": 1,

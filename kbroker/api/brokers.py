@@ -16,6 +16,7 @@ import trio
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.api.context import Context, Peer, Services
 from kbroker.api.registry import APIS
+from kbroker.awaited import Awaited
 from kbroker.cluster.peers.links import Links, key_of
 from kbroker.turns import Later, is_long, under_way
 
@@ -49,6 +50,8 @@ class ClusterBrokers:
             answer = api.handle(request, Context(services, peer, version, None))
         except Exception as error:
             raise _broke_off(error) from error
+        if isinstance(answer, Awaited):
+            answer = answer.wait()
         return _arrive(Later(answer), timeout_s) if isinstance(answer, CoroutineType) else answer
 
 
@@ -61,8 +64,8 @@ async def _arrive(later: Later, timeout_s: float) -> Any:
                 async with under_way(of_broker=True):
                     while is_long(answer):
                         answer = await answer
-            while isinstance(answer, CoroutineType):
-                answer = await answer
+            while isinstance(answer, CoroutineType | Awaited):
+                answer = await (answer if isinstance(answer, CoroutineType) else answer.wait())
             return answer
     except Exception as error:
         raise _broke_off(error) from error

@@ -45,6 +45,7 @@ from kbroker.api.leaders import current_leader
 from kbroker.api.read_replicas import NO_REPLICA, is_rack_aware, preferred
 from kbroker.api.registry import handles
 from kbroker.api.replica_fetch import replica_fetch
+from kbroker.awaited import Awaited
 from kbroker.env import Buffer, FileSlice
 from kbroker.log.cold import ATTEMPTS, NotInMemory
 from kbroker.log.derived.epochs import NO_EPOCH
@@ -69,10 +70,11 @@ Row: TypeAlias = tuple[PartitionKey, FetchPartitionData, int]  # an answer, and 
 
 
 @handles(ApiKey.FETCH, 4, 17)
-def fetch(request: FetchRequest, context: Context) -> FetchResponse | Coroutine[Any, Any, FetchResponse]:
+def fetch(request: FetchRequest, context: Context) -> FetchResponse | Awaited | Coroutine[Any, Any, Any]:
     """Read batches from partitions, waiting for more where there are too few.
 
-    Returns the response if there is enough, or nothing to wait for; else a coroutine that waits.
+    Returns the response if there is enough, or nothing to wait for; else a coroutine that waits. Of a follower it is
+    awaited.
     """
     by_id = context.version >= TOPIC_IDS_SINCE
     if request.isolation_level not in (READ_UNCOMMITTED, READ_COMMITTED):

@@ -42,15 +42,15 @@ from kbroker.api.context import Context, Services
 from kbroker.api.leaders import current_leader
 from kbroker.api.produce_transactions import NotVerified, Verdicts
 from kbroker.api.registry import CloseConnection, handles
+from kbroker.awaited import Awaited
 from kbroker.cluster.image import INTERNAL_TOPICS
-from kbroker.env import Env
 from kbroker.log.content.validation import BadRecords, NoBatch, check_batch, first_batch
 from kbroker.log.derived.producers import TRANSACTIONAL
 from kbroker.log.writing import Appended
 from kbroker.replication.doubt import InDoubt, LedOn, NotLeader
 from kbroker.replication.partition import ACKS_ALL, HEARD_S, Partition
 from kbroker.turns import PAUSES_A_TURN, Errand, Errands, Later, Work, advance, finish, finish_errands
-from kbroker.watermark import Watermark
+from kbroker.watermark import Bell, Watermark
 
 CODEC_MASK, ZSTD = 0x07, 4  # of a batch's attributes
 REFUSED_FOR_NOW = (
@@ -107,10 +107,11 @@ class _Produce:
 
 
 @handles(ApiKey.PRODUCE, 3, 13, advertised_min=0, overlaps=True)
-def produce(request: ProduceRequest, context: Context) -> ProduceResponse | Coroutine[Any, Any, Any] | None:
+def produce(request: ProduceRequest, context: Context) -> ProduceResponse | Safe | Coroutine[Any, Any, Any] | None:
     """Append a batch of records to each partition.
 
-    Returns the response, or a coroutine of it if some partition has to wait, or None for acks=0.
+    Returns the response, or has it awaited if replicas have to have it; a coroutine if something else is to be waited
+    for; or None for acks=0.
     """
     under_way = _Produce(request, context)
     if request.transactional_id is not None and (later := _verify_first(under_way)) is not None:
@@ -131,7 +132,7 @@ def produce(request: ProduceRequest, context: Context) -> ProduceResponse | Coro
 
 async def _append_in_turns(
     under_way: _Produce, work: Errands[None], errand: Errand | None, verified: Later | None = None
-) -> ProduceResponse | None:
+) -> ProduceResponse | Safe | None:
     """Finish what did not go at once. A connection's coroutines run one after the other, as their requests came.
 
     verified: to be awaited before.
@@ -144,10 +145,10 @@ async def _append_in_turns(
     finally:
         context.peer.appending -= 1
     response = _conclude(under_way)
-    return await response if isinstance(response, CoroutineType) else response  # type: ignore[return-value]
+    return (await response) if isinstance(response, CoroutineType) else response  # type: ignore[return-value]
 
 
-def _verify_first(under_way: _Produce) -> Coroutine[Any, Any, ProduceResponse | None] | None:
+def _verify_first(under_way: _Produce) -> Coroutine[Any, Any, ProduceResponse | Safe | None] | None:
     """Find out which batches of a transaction may be appended; None when that is known, else the coroutine that waits
     for it, and appends.
     """
@@ -357,74 +358,121 @@ def _note_pending(
         )
 
 
-def _conclude(under_way: _Produce) -> ProduceResponse | Coroutine[Any, Any, ProduceResponse] | None:
+def _conclude(under_way: _Produce) -> ProduceResponse | Safe | Coroutine[Any, Any, Safe] | None:
     """The answer to a request that is appended as far as it can be."""
     response = _new_response(under_way.responses)
     response.node_endpoints = under_way.nodes
     if under_way.request.acks == 0:
         _check_unanswered(response)
         return None
-    if under_way.pending or under_way.doubts:
-        return _when_safe(under_way, response)
-    return response
+    if not (under_way.pending or under_way.doubts):
+        return response
+    safe = Safe(under_way, response)
+    must_flush = any(one.must_flush for one in under_way.pending)
+    return _when_safe(under_way, safe) if must_flush or under_way.doubts else safe
 
 
-async def _when_safe(under_way: _Produce, response: ProduceResponse) -> ProduceResponse:
-    """Wait for every pending partition; those that did not make it answer why not.
+async def _when_safe(under_way: _Produce, safe: Safe) -> Safe:
+    """Have refusals confirmed, and flush what has to be; what was not flushed answers why not. The rest is awaited.
 
-    What has to be flushed is, whatever the client's timeout: in Kafka it is part of the append.
+    A flush is not bounded by the client's timeout: in Kafka it is part of the append.
     """
-    begun, services = trio.current_time(), under_way.context.services
-    answer_by = begun + under_way.request.timeout_ms / 1000
+    services, until = under_way.context.services, trio.current_time() + FLUSH_S_MAX
     if under_way.doubts:
         await _confirm(under_way)
-    for number, one in enumerate(under_way.pending, start=1):
-        if not number % PENDING_A_TURN:
-            await trio.lowlevel.checkpoint()
+    for one in [one for one in under_way.pending if one.must_flush]:
         try:
-            is_in_time = not one.must_flush or await _is_flushed(one, begun + FLUSH_S_MAX, services.env)
-            if one.high_watermark is not None and is_in_time:
-                is_in_time = await _is_committed(one, one.high_watermark, answer_by)
+            with trio.CancelScope(deadline=until) as scope:
+                await one.partition.log.flush(services.env.offload)
         except KafkaError as error:
-            services.tell_of_disk(one.partition.topic, one.partition.index, error)
-            one.answer.error_code = error.code
-            one.answer.base_offset = -1
-            _name_leader(one.partition.topic, one.answer, under_way)
+            safe.refuse(one, error)
+            under_way.pending.remove(one)
         else:
-            if not is_in_time:  # it is in the log all the same: its offset stays in the answer, as in Kafka
+            if scope.cancelled_caught:
                 one.answer.error_code = ErrorCode.REQUEST_TIMED_OUT
-    return response
+                under_way.pending.remove(one)
+    return safe
 
 
-async def _is_flushed(one: Pending, until: float, env: Env) -> bool:
-    """Flush the log; whether that was in time. Raises LogOffline."""
-    with trio.CancelScope(deadline=until):
-        await one.partition.log.flush(env.offload)
-        return True
-    return False
+class Safe(Awaited):
+    """The response, when enough replicas have what was appended or it is too late. (Kafka: DelayedProduce.)"""
 
+    __slots__ = ("_under_way", "_response", "_settled", "_high_watermark", "_answer_by", "_heard_at", "_bell")
 
-async def _is_committed(one: Pending, high_watermark: Watermark, answer_by: float) -> bool:
-    """Wait until enough replicas have it; whether that was in time. (Kafka: DelayedProduce, which asks for no epoch.)
+    def __init__(self, under_way: _Produce, response: ProduceResponse) -> None:
+        self._under_way = under_way
+        self._response = response
+        self._settled = 0  # of those that are pending, from the first on
+        self._high_watermark: Watermark | None = None  # that the next one waits for
+        self._bell: Bell | None = None  # hangs there
+        now = trio.current_time()
+        self._answer_by = now + under_way.request.timeout_ms / 1000
+        self._heard_at = now + HEARD_S  # when to see whether anybody still follows
 
-    Raises KafkaError: NOT_ENOUGH_REPLICAS_AFTER_APPEND; NOT_LEADER_OR_FOLLOWER where another broker may lead by now and
-    the replicas follow that one, so that the client looks for it.
-    """
-    while True:
-        look_at = min(answer_by, trio.current_time() + HEARD_S)
-        with trio.CancelScope(deadline=look_at):
+    def look(self) -> ProduceResponse | None:
+        """The response; what did not make it answers why not."""
+        pending, now = self._under_way.pending, trio.current_time()
+        for one in pending[self._settled : self._settled + PENDING_A_TURN]:
             try:
-                await high_watermark.wait_past(one.last_offset)
-            except LedOn as news:
-                high_watermark = news.high_watermark
-                continue
+                if not self._is_settled(one, now):
+                    self.until = min(self._answer_by, self._heard_at)
+                    return None
+            except KafkaError as error:
+                self.refuse(one, error)
+            self._settled += 1
+        self.until = now
+        return self._response if self._settled >= len(pending) else None
+
+    def _is_settled(self, one: Pending, now: float) -> bool:
+        """Whether enough replicas have it, or it is too late; then it is in the log all the same, and its offset stays
+        in the answer, as in Kafka.
+
+        Raises KafkaError: NOT_ENOUGH_REPLICAS_AFTER_APPEND; NOT_LEADER_OR_FOLLOWER where another broker may lead by now
+        and the replicas follow that one, so that the client looks for it.
+        """
+        high_watermark = one.high_watermark
+        if high_watermark is None:
+            return True
+        while isinstance(high_watermark.error, LedOn):
+            high_watermark = high_watermark.error.high_watermark
+        high_watermark.check()
+        if high_watermark.value > one.last_offset:
             if not one.partition.has_min_isr:
                 raise KafkaError(ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND)
             return True
-        if look_at == answer_by:
-            return False
-        if not one.partition.is_heard:
-            raise NotLeader
+        if now >= self._answer_by:
+            one.answer.error_code = ErrorCode.REQUEST_TIMED_OUT
+            return True
+        if now >= self._heard_at:
+            if not one.partition.is_heard:
+                raise NotLeader
+            self._heard_at = now + HEARD_S
+        if high_watermark is not self._high_watermark:
+            bell = self._bell
+            self.leave()
+            self._high_watermark = high_watermark
+            if bell is not None:
+                self.listen(bell)
+        return False
+
+    def refuse(self, one: Pending, error: KafkaError) -> None:
+        """What was appended is not safe."""
+        self._under_way.context.services.tell_of_disk(one.partition.topic, one.partition.index, error)
+        one.answer.error_code = error.code
+        one.answer.base_offset = -1
+        _name_leader(one.partition.topic, one.answer, self._under_way)
+
+    def listen(self, bell: Bell) -> None:
+        """Ring this bell when the high watermark that is waited for has moved, or is closed."""
+        self._bell = bell
+        if self._high_watermark is not None:
+            self._high_watermark.attach(bell)
+
+    def leave(self) -> None:
+        """Ring no more."""
+        if self._high_watermark is not None and self._bell is not None:
+            self._high_watermark.detach(self._bell)
+        self._bell = None
 
 
 def _check_unanswered(response: ProduceResponse) -> None:

@@ -6,9 +6,9 @@ A handler is registered where it is written:
     def list_offsets(request: ListOffsetsRequest, context: Context) -> ListOffsetsResponse: ...
 
 and everything else derives from that line: the dispatch, ApiVersions, the reference page. A handler is a `def` that
-changes state at once. It returns the response; or a coroutine of it, when the answer has to wait; or None, when there
-is to be no answer (acks=0). The coroutine begins later, in the task that waits for it, when the answers before it are
-sent: what the handler saw may have changed by then.
+changes state at once. It returns the response; or a coroutine of it, when the answer has to wait; or what is `Awaited`,
+when all it waits for is something that rings; or None, when there is to be no answer (acks=0). The coroutine begins
+later, in the task that waits for it, when the answers before it are sent: what the handler saw may have changed then.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Fetch as a follower asks: what it has is noted, what it lacks is sent, in a session with this leader.
 
     named partitions ─▶ epoch right? one history? ─▶ noted ─▶ those with news, in order ─▶ enough? ─yes─▶ answer
-                             │ no: told why                       ▲                    │ no
+                             │ no: told why                       ▲                    │ no: awaited
                              └──────────────────▶ answer          └─── a bell rings ───┴─ max_wait_ms ─▶ answer
 
 The answer has only what is news: records, a high watermark that moved, an error. Followers read up to the log's end.
@@ -33,6 +33,7 @@ from kafka_wire.messages.produce_fetch import (
 from kbroker.api.context import Context
 from kbroker.api.fetch_sessions import FINAL, FULL
 from kbroker.api.read_replicas import is_rack_aware
+from kbroker.awaited import Awaited
 from kbroker.env import FileSlice
 from kbroker.log.cold import told
 from kbroker.replication.fetcher import Key
@@ -40,6 +41,7 @@ from kbroker.replication.partition import Partition, ReadResult
 from kbroker.replication.sessions import HURRIED_WAIT_S, Followed, ReplicaSession
 from kbroker.replication.throttles import is_throttled
 from kbroker.turns import PAUSES_A_TURN, Errand, Errands, finish_errands
+from kbroker.watermark import Bell
 
 COPY_MAX = 64 * 1024  # bytes of records that an answer holds itself; more are sent from the file
 COPIES_MAX = 256 * 1024  # of all partitions
@@ -48,14 +50,14 @@ TOLD_MAX = 500  # high watermarks told in one answer besides those of records
 _DONE: Any = object()
 
 
-def replica_fetch(request: FetchRequest, context: Context) -> FetchResponse | Coroutine[Any, Any, FetchResponse]:
-    """Answer a follower that has proven who it is; a coroutine if the answer has to wait."""
+def replica_fetch(
+    request: FetchRequest, context: Context
+) -> FetchResponse | Awaited | Coroutine[Any, Any, FetchResponse | Awaited]:
+    """Answer a follower that has proven who it is, or have the answer awaited; a coroutine if it takes more turns."""
     job = ReplicaFetch(request, context)
     work = job.take_in()
     errand = _one_turn(work)
-    if errand is not _DONE:
-        return job.go_on(work, errand)
-    return job.answer() if job.is_settled() else job.wait()
+    return job.settled() if errand is _DONE else job.go_on(work, errand)
 
 
 def _one_turn(work: Errands[None]) -> Errand | None:
@@ -67,7 +69,7 @@ def _one_turn(work: Errands[None]) -> Errand | None:
     return None
 
 
-class ReplicaFetch:
+class ReplicaFetch(Awaited):
     """One fetch of a follower under way."""
 
     __slots__ = (
@@ -82,6 +84,8 @@ class ReplicaFetch:
         "size",
         "copied",
         "failed",
+        "answer_at",
+        "bell",
     )
 
     def __init__(self, request: FetchRequest, context: Context) -> None:
@@ -96,6 +100,8 @@ class ReplicaFetch:
         self.size = 0  # of those
         self.copied = 0  # bytes of records that the answer holds itself
         self.failed = False  # the follower is to be told something at once
+        self.answer_at = 0.0  # whatever there is by then, on trio's clock
+        self.bell: Bell | None = None  # hung on the session
 
     # -- the request --------------------------------------------------------------------------------------------------
 
@@ -258,35 +264,50 @@ class ReplicaFetch:
 
     # -- the answer ---------------------------------------------------------------------------------------------------
 
-    def is_settled(self) -> bool:
-        """Whether there is nothing to wait for."""
-        return self.failed or self.size >= self.request.min_bytes or self.request.max_wait_ms <= 0
+    def settled(self) -> FetchResponse | Awaited:
+        """The answer, if there is nothing to wait for; else what is awaited."""
+        if self.failed or self.size >= self.request.min_bytes or self.request.max_wait_ms <= 0:
+            return self.answer()
+        assert self.session is not None
+        self._put_back(self.session)
+        self.answer_at = trio.current_time() + self.request.max_wait_ms / 1000
+        return self
 
-    async def go_on(self, work: Errands[None], errand: Errand | None) -> FetchResponse:
-        """Finish what takes more than one turn, then wait if need be."""
+    async def go_on(self, work: Errands[None], errand: Errand | None) -> FetchResponse | Awaited:
+        """Finish what takes more than one turn; then it may have to be awaited."""
         await finish_errands(work, errand, self.services.env.offload)
-        return self.answer() if self.is_settled() else await self.wait()
+        return self.settled()
 
-    async def wait(self) -> FetchResponse:
-        """Wait until there is enough, the session goes on without this fetch, or max_wait_ms is over."""
-        session = self.session
+    def look(self) -> FetchResponse | Coroutine[Any, Any, FetchResponse] | None:
+        """The answer, when there is enough, the session goes on without this fetch, or max_wait_ms is over."""
+        session, now = self.session, trio.current_time()
         assert session is not None
-        self._put_back(session)
-        until = trio.current_time() + self.request.max_wait_ms / 1000
-        while not self._is_overtaken() and not self._is_enough(session):
-            now = trio.current_time()
+        if self._is_overtaken():
+            return self.answer()
+        if not self._is_enough(session) and now < self.answer_at:
             is_hurried = self.services.env.clock.liveness() < session.hurried_until_s
-            answer_at = min(until, now + HURRIED_WAIT_S) if is_hurried else until
-            session.bell = trio.Event()
-            with trio.CancelScope(deadline=min(answer_at, now + self._held_s(session))):
-                await session.bell.wait()
-            if trio.current_time() >= answer_at:
-                break
-        if not self._is_overtaken():
-            work = self._read_news(session)
-            if (errand := _one_turn(work)) is not _DONE:
-                await finish_errands(work, errand, self.services.env.offload)
+            if is_hurried:
+                self.answer_at = min(self.answer_at, now + HURRIED_WAIT_S)
+            self.until = min(self.answer_at, now + self._held_s(session))
+            return None
+        work = self._read_news(session)
+        errand = _one_turn(work)
+        return self.answer() if errand is _DONE else self._finish(work, errand)
+
+    async def _finish(self, work: Errands[None], errand: Errand | None) -> FetchResponse:
+        await finish_errands(work, errand, self.services.env.offload)
         return self.answer()
+
+    def listen(self, bell: Bell) -> None:
+        """Ring this bell for news."""
+        assert self.session is not None
+        self.bell = self.session.bell = bell
+
+    def leave(self) -> None:
+        """Ring no more."""
+        assert self.session is not None
+        if self.session.bell is self.bell:
+            self.session.bell = None
 
     def _put_back(self, session: ReplicaSession) -> None:
         """What was read is too little: it will be read again, and first."""

@@ -20,14 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import trio
-
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.replication.fetcher import EPOCH_MAX, Key
 from kbroker.replication.followers import NEVER
 from kbroker.replication.partition import Partition
 from kbroker.turns import Work
-from kbroker.watermark import Watermark
+from kbroker.watermark import Bell, Watermark
 
 LEAVES_A_PAUSE = 32
 HURRY_S, HURRIED_WAIT_S = 1.0, 0.02  # how long followers are hurried, and may wait meanwhile
@@ -65,11 +63,11 @@ class Followed:
         session = self._session
         if self._end.value > self.offset or self._high_watermark.error is not None or self._end.error is not None:
             session.news[self] = None  # where it stands already, if it does
-            session.bell.set()
+            session.ring()
         else:
             session.stale[self] = None
             if session.wakes_early:
-                session.bell.set()
+                session.ring()
 
     def leave(self) -> None:
         """It is in the session no more."""
@@ -93,7 +91,7 @@ class ReplicaSession:
         self.partitions: dict[Key, Followed] = {}
         self.news: dict[Followed, None] = {}  # longest first: a busy one does not starve those behind it
         self.stale: dict[Followed, None] = {}  # whose high watermark is to be told
-        self.bell = trio.Event()  # rings for news
+        self.bell: Bell | None = None  # rings for news; hung there by the request that waits for them
         self.heard_s = NEVER
         self.proven_s = NEVER
         self.wakes_early = False  # a high watermark is reason enough to answer
@@ -106,7 +104,12 @@ class ReplicaSession:
         self.epoch = self.epoch % EPOCH_MAX + 1
         self.heard_s = now_s
         self.proven_s = self._answered_s
-        self.bell.set()  # one that still waits is overtaken
+        self.ring()  # one that still waits is overtaken
+
+    def ring(self) -> None:
+        """There are news for the request that waits, if one does."""
+        if self.bell is not None:
+            self.bell.set()
 
     def answer(self, now_s: float) -> None:
         """The last request is being answered."""
@@ -137,7 +140,7 @@ class ReplicaSession:
     def end(self) -> Work[None]:
         """Let all go, for good."""
         self.is_over = True
-        self.bell.set()
+        self.ring()
         for number, key in enumerate(tuple(self.partitions)):
             if not number % LEAVES_A_PAUSE:
                 yield
@@ -171,7 +174,7 @@ class ReplicaSessions:
             session = self._sessions.get(replica_id)
             if session is not None:
                 session.hurried_until_s = now_s + HURRY_S
-                session.bell.set()
+                session.ring()
 
     def drop(self, replica_id: int, broker_epoch: int) -> Work[None]:
         """A registration of a broker is over: so is the session that it began."""

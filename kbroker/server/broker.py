@@ -51,6 +51,7 @@ from kbroker.server.identity import (
 )
 from kbroker.server.listener import Server
 from kbroker.server.memory import AnswerMemory, RequestMemory
+from kbroker.server.porter import Porter
 from kbroker.transactions.coordinator import TRANSACTIONS_TOPIC, TransactionCoordinator
 
 BROKERS_WAIT_S = 60.0
@@ -171,8 +172,10 @@ class Broker:
                 await _wait_brokers(brokers_min, services)
                 await _create(topics, services)
             requests, answers = RequestMemory(_request_bytes_max(self.config)), AnswerMemory(ANSWER_BYTES_MAX)
+            porter = Porter()
+            nursery.start_soon(porter.run)
             for name, listener in self.listeners.items():
-                nursery.start_soon(Server(name, listener, services, apis, requests, answers).run)
+                nursery.start_soon(Server(name, listener, services, apis, requests, answers, porter).run)
             await services.replicas.wait_open()
             await _wait_brokers(brokers_min, services)
             bound = {name: listener.address for name, listener in self.listeners.items()}

@@ -2,12 +2,13 @@
 
     receive into ─▶ frames ─▶ handle ─▶ answers that are there ─▶ take ─▶ sent by the driver (driver.py)
                                  │
-                                 └─▶ an answer still to come: the line begins ─▶ next_waiting ─▶ arrived ─▶ take
+                                 └─▶ an answer still to come: the line begins ─┬─▶ next_waiting ─▶ arrived ─▶ take
+                                                                               └─▶ awaited, looked at by each take
 
 Requests are handled in order and answered in the same order. Nearly all are answered at once. An answer that has to
 wait begins the line; while there is a line every answer joins it. It either holds up the connection (a long-polling
 Fetch, as in Kafka), or, where the API allows overlap (Produce waiting for replicas) or a broker asks, requests behind
-it are handled meanwhile.
+it are handled meanwhile. Most are coroutines, which the driver has a task wait for; one that is `Awaited` needs none.
 
 What one call of `handle` does is bounded in frames, bytes and time, and so is all that waits here. A frame that breaks
 the protocol, or a failure of our own, ends the connection only when everything before it is answered: `failure` is
@@ -37,6 +38,7 @@ from kafka_wire.source import SLICE
 from kbroker.api.context import NO_BROKER, Context, Peer, Services
 from kbroker.api.metadata import unsupported_version
 from kbroker.api.registry import Route, RouteTable
+from kbroker.awaited import Awaited
 from kbroker.env import FileSlice
 from kbroker.turns import Work, finish, is_long, under_way
 from kbroker.turns import answer as in_turns
@@ -55,40 +57,67 @@ LONG_FRAME = 16384  # bytes; may have so many entries that decoding them is done
 class Waiting:
     """A place in the line: an answer still to come."""
 
-    __slots__ = ("header", "peer", "answer", "overlaps", "is_long")
+    __slots__ = ("header", "peer", "answer", "overlaps", "is_long", "is_encoding")
 
     def __init__(
-        self, header: RequestHeader, peer: Peer, answer: Coroutine[Any, Any, Any], *, overlaps: bool, is_long: bool
+        self,
+        header: RequestHeader,
+        peer: Peer,
+        answer: Coroutine[Any, Any, Any] | Awaited,
+        *,
+        overlaps: bool,
+        is_long: bool,
     ) -> None:
         self.header = header
         self.peer = peer
         self.answer = answer
         self.overlaps = overlaps  # requests behind it are handled meanwhile
         self.is_long = is_long  # it is work that goes on, see turns.py
+        self.is_encoding = False  # the answer was there, and is long: it is a coroutine of its parts
+
+    def look(self) -> Parts | None:
+        """The answer as it goes out, if it is awaited and there; None: not yet, or it is a coroutine (by now)."""
+        if not isinstance(self.answer, Awaited):
+            return None
+        response = self.answer.look()
+        if isinstance(response, CoroutineType):
+            self.answer = response
+        elif response is not None:
+            parts = self._encode(response)
+            if not isinstance(parts, CoroutineType):
+                return parts  # type: ignore[no-any-return]
+            self.answer, self.is_encoding = parts, True
+        return None
 
     async def parts(self) -> Parts | None:
         """The answer as it goes out, once it is there; None when there is to be none.
 
         A long request holds a place among those under way until its answer is encoded, unless its handler has to wait.
         """
-        response = self.answer
+        response: Any = self.answer
+        if self.is_encoding:
+            return await response  # type: ignore[no-any-return]
         if self.is_long:
             async with under_way(of_broker=self.peer.broker_id != NO_BROKER):
                 response = await response
                 while is_long(response):
                     response = await response
-                if not isinstance(response, CoroutineType):
+                if not isinstance(response, CoroutineType | Awaited):
                     return await self._encoded(response)
-        while isinstance(response, CoroutineType):
-            response = await response
+        while isinstance(response, CoroutineType | Awaited):
+            response = await (response if isinstance(response, CoroutineType) else response.wait())
         return await self._encoded(response)
 
     async def _encoded(self, response: Any) -> Parts | None:
         if response is None:
             return None
+        parts = self._encode(response)
+        return await parts if isinstance(parts, CoroutineType) else parts  # type: ignore[no-any-return]
+
+    def _encode(self, response: Any) -> Any:
+        """Its parts, or a coroutine of them if it is long."""
         key, version, correlation_id, _, _ = self.header
-        parts = in_turns(response_in_slices(key, version, correlation_id, response))
-        return await parts if isinstance(parts, CoroutineType) else parts  # type: ignore[return-value]
+        return in_turns(response_in_slices(key, version, correlation_id, response))
 
 
 class Connection:
@@ -173,7 +202,7 @@ class Connection:
         answer = route.api.handle(request, context)
         if answer is None:
             return
-        if isinstance(answer, CoroutineType):
+        if isinstance(answer, CoroutineType | Awaited):
             # A broker asks for many of its clients, in no order: none of them waits for another's answer.
             overlaps = route.api.overlaps or self.peer.broker_id != NO_BROKER
             self._wait(Waiting(header, self.peer, answer, overlaps=overlaps, is_long=is_long(answer)))
@@ -190,17 +219,28 @@ class Connection:
 
     def take(self) -> Parts:
         """Some 64 KiB of the answers that may go out now; none when the next is still to come, or there is nothing."""
-        ready, line = self._ready, self.line
-        if not line:
-            self._ready, self._ready_size = [], 0
-            return ready
-        while line and self._ready_size < SEND_MAX and not isinstance(parts := line[0], Waiting):
-            line.popleft()
-            self.queued -= memory_of(parts)
-            ready.extend(parts)
+        line = self.line
+        while line and self._ready_size < SEND_MAX:
+            head = line[0]
+            if isinstance(head, Waiting):
+                parts = head.look()
+                if parts is None:
+                    break
+                self._end_wait(head)
+            else:
+                parts = head
+                line.popleft()
+                self.queued -= memory_of(parts)
+            self._ready.extend(parts)
             self._ready_size += sum(map(len, parts))
-        self._ready, self._ready_size = [], 0
+        ready, self._ready, self._ready_size = self._ready, [], 0
         return ready
+
+    @property
+    def awaited(self) -> Awaited | None:
+        """What the answer at the head of the line is, if it is still to come and no task need wait for it."""
+        head = self.line[0] if self.line else None
+        return head.answer if isinstance(head, Waiting) and isinstance(head.answer, Awaited) else None
 
     def next_waiting(self) -> Waiting | None:
         """The answer at the head of the line, if it is still to come; the driver waits for it, then tells `arrived`."""
@@ -208,10 +248,9 @@ class Connection:
 
     def arrived(self, parts: Parts | None) -> None:
         """The answer at the head of the line is there; None when there is to be none."""
-        head = self.line.popleft()
+        head = self.line[0]
         assert isinstance(head, Waiting)
-        if not head.overlaps:
-            self.blocked = False
+        self._end_wait(head)
         if parts:
             self.line.appendleft(parts)
             self.queued += memory_of(parts)
@@ -219,10 +258,16 @@ class Connection:
     def abandon(self) -> None:
         """Forget all that is still to come; nobody waits for it any more."""
         for each in self.line:
-            if isinstance(each, Waiting):
+            if isinstance(each, Waiting) and isinstance(each.answer, CoroutineType):
                 each.answer.close()  # a coroutine never awaited would complain
         self.line.clear()
         self.queued = 0
+
+    def _end_wait(self, head: Waiting) -> None:
+        """The answer at the head of the line is there, or there is to be none."""
+        self.line.popleft()
+        if not head.overlaps:
+            self.blocked = False
 
     def _wait(self, waiting: Waiting) -> None:
         self.line.append(waiting)

@@ -1,6 +1,7 @@
 """Driver: one connection's stream and core (connection.py) put together, with what has to be waited for.
 
     step       called when something has arrived: receive, handle, send what goes. Never waits, needs no task
+    serve      called when an answer that is awaited (awaited.py) may be there: look, send. Never waits, needs no task
     _attend    a task, only while there is something to wait for: an answer still to come, a peer that has not read
                what it was sent, memory for the rest of a large request. It stays for the next time, until the
                connection has been quiet for a while
@@ -22,9 +23,11 @@ import trio
 from kafka_wire.errors import ProtocolError
 from kafka_wire.frames import Parts
 from kbroker.api.registry import CloseConnection
+from kbroker.awaited import Awaited
 from kbroker.env import Stream
 from kbroker.server.connection import Connection, memory_of
 from kbroker.server.memory import AnswerMemory, RequestMemory
+from kbroker.server.porter import Porter
 
 LAST_WORDS_S = 30.0
 PARTIAL_FRAME_MAX_S = 30.0
@@ -44,13 +47,14 @@ class Complain(Protocol):
 class House:
     """What all connections of a listener share: the nursery of their tasks, bounds, and whom to tell."""
 
-    __slots__ = ("nursery", "requests", "answers", "complain", "closed", "now")
+    __slots__ = ("nursery", "requests", "answers", "porter", "complain", "closed", "now")
 
     def __init__(
         self,
         nursery: trio.Nursery,
         requests: RequestMemory,
         answers: AnswerMemory,
+        porter: Porter,
         complain: Complain,
         closed: Callable[[Driver], None],
     ) -> None:
@@ -61,6 +65,7 @@ class House:
         self.nursery = nursery
         self.requests = requests
         self.answers = answers
+        self.porter = porter
         self.complain = complain
         self.closed = closed
         self.now = trio.lowlevel.current_clock().current_time
@@ -71,7 +76,7 @@ class Driver:
 
     __slots__ = (
         "stream", "core", "house", "_more", "_rest", "_held", "_owed", "_paused", "_leaving", "_closed", "_attended",
-        "_scope", "_bell", "_steps", "_progress", "_quiet_s",
+        "_scope", "_bell", "_steps", "_progress", "_quiet_s", "_awaited",
     )  # fmt: skip
 
     def __init__(self, stream: Stream, core: Connection, house: House) -> None:
@@ -91,6 +96,7 @@ class Driver:
         self._steps = 0
         self._progress = 0  # of steps and of bytes sent, when last looked at
         self._quiet_s = 0.0
+        self._awaited: Awaited | None = None  # rings for this one; the answer at the head of the line
 
     def start(self) -> None:
         """Begin to serve; or close, where the system cannot watch one more connection."""
@@ -103,26 +109,38 @@ class Driver:
     def step(self) -> bool:
         """See to what has arrived. True when there is more to be done than one step may."""
         self._steps += 1
-        core = self.core
+        core, porter = self.core, self.house.porter
+        porter.come()
         try:
             if self._more or self._receive():
                 self._more = core.handle()
                 self._send()
             if (
-                core.line or self._rest or self._held or self._owed or self._leaving
+                core.line or self._rest or self._held or self._owed or self._leaving or self._awaited is not None
                 or not core.frames.is_empty or core.failure is not None
             ):  # fmt: skip
                 self._take_stock()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            log.debug("the connection from %s broke", self.core.peer)
-            self.close()
-        except OSError as error:
-            self._tell_of_disk(error)
-            self.close()
         except Exception as error:
-            self._tell(error)
-            self.close()
+            self._fail(error)
+        porter.serve()
         return self._more and not self._paused
+
+    def set(self) -> None:
+        """The answer that is awaited rings (a bell)."""
+        self.house.porter.ring(self)
+
+    def due_s(self) -> float:
+        """When the answer that is awaited is to be looked at in any case."""
+        return math.inf if self._awaited is None else self._awaited.until
+
+    def serve(self) -> None:
+        """Look whether the answer that is awaited is there."""
+        if self._awaited is not None:
+            try:
+                self._send()
+                self._take_stock()
+            except Exception as error:
+                self._fail(error)
 
     def close(self) -> None:
         """Close the stream at once, and forget what the client is owed; idempotent."""
@@ -134,6 +152,8 @@ class Driver:
             self._discard()
         self.house.requests.note(self, 0)
         self.house.answers.note(self, 0)
+        self._await(None)
+        self.house.porter.forget(self)
         self.house.closed(self)
         if self._scope is not None:
             self._scope.cancel()  # the task forgets the answers, as it may be waiting for one
@@ -202,7 +222,8 @@ class Driver:
         if core.failure is not None and not self._leaving:
             self._leaving = True
             self._tell(core.failure)
-        hindered = bool(self._rest) or self._leaving or not core.may_handle() or self._lacks_memory()
+        needs_task = bool(self._rest) or self._leaving or self._lacks_memory()
+        hindered = needs_task or not core.may_handle()
         if hindered != self._paused:
             self._paused = hindered
             if hindered:
@@ -210,8 +231,22 @@ class Driver:
             else:
                 self._more = not core.frames.is_empty
                 self.stream.resume(self._more)
-        if hindered or core.line:
+        is_attended = self._attended and self._bell is None
+        awaited = None if needs_task or is_attended else core.awaited
+        self._await(awaited)
+        if awaited is None and (hindered or core.line):
             self._call_attendant()
+
+    def _await(self, awaited: Awaited | None) -> None:
+        """Be rung for when there is to be a look at this answer."""
+        if awaited is not self._awaited:
+            if self._awaited is not None:
+                self._awaited.leave()
+            self._awaited = awaited
+            if awaited is not None:
+                awaited.listen(self)
+        if awaited is not None:
+            self.house.porter.expect(self, awaited.until)
 
     def _lacks_memory(self) -> bool:
         return self._held > 0 and not self.house.requests.may_go_on(self)
@@ -246,8 +281,10 @@ class Driver:
                     if self._lacks_memory():
                         await self.house.requests.wait_turn(self)
                         self._take_stock()
-                    if not (self._leaving or self._rest or self.core.line):
+                    if not self._leaving and not self._rest and (not self.core.line or self.core.awaited is not None):
                         self._bell = trio.Event()
+                        self._send()
+                        self._take_stock()
                         await self._bell.wait()
                         self._bell = None
                         if not self._attended:
@@ -274,12 +311,24 @@ class Driver:
             if self._rest:
                 await self.stream.send(self._rest)
                 self._rest = ()
+            elif core.awaited is not None and not self._leaving:
+                return
             elif (waiting := core.next_waiting()) is not None:
                 core.arrived(await waiting.parts())
             self._send()
             self._take_stock()
 
     # -- ends ---------------------------------------------------------------------------------------------------------
+
+    def _fail(self, error: Exception) -> None:
+        """Close, as something went wrong in a step."""
+        if isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError):
+            log.debug("the connection from %s broke", self.core.peer)
+        elif isinstance(error, OSError):
+            self._tell_of_disk(error)
+        else:
+            self._tell(error)
+        self.close()
 
     def _tell(self, failure: Exception) -> None:
         closing = f"closing the connection from {self.core.peer}"

@@ -26,6 +26,7 @@ from kbroker.env import Listener, Stream
 from kbroker.server.connection import Connection
 from kbroker.server.driver import Driver, House
 from kbroker.server.memory import AnswerMemory, RequestMemory
+from kbroker.server.porter import Porter
 
 REAPER_INTERVAL_S = 10.0
 TRIALS_MAX = 32  # connections beyond the limits; one more, and the oldest has to go
@@ -61,6 +62,7 @@ class Server:
         apis: Mapping[int, Api],
         requests: RequestMemory,
         answers: AnswerMemory,
+        porter: Porter,
     ) -> None:
         self.name = name
         self.listener = listener
@@ -68,6 +70,7 @@ class Server:
         self.routes = Routes(apis)
         self.requests = requests
         self.answers = answers
+        self.porter = porter
         self.drivers: dict[Driver, None] = {}
         self._scratch = Scratch()
         self._clients = 0  # connections that are counted, also
@@ -80,7 +83,7 @@ class Server:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._reap)
-                house = House(nursery, self.requests, self.answers, self._complain, self._forget)
+                house = House(nursery, self.requests, self.answers, self.porter, self._complain, self._forget)
                 while True:
                     self._take(await self.listener.accept(), house)
         finally:

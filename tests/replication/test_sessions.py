@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytest
+import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.replication.followers import NEVER
@@ -68,9 +69,9 @@ def test_who_reads_from_followers_waits_for_no_records_to_hear_of_a_high_waterma
         session, partition = opened(ReplicaSessions(1)), Led()
         put(session, partition)
         session.wakes_early = wakes_early
-        session.bell = type(session.bell)()
+        session.bell = bell = trio.Event()
         partition.high_watermark.advance(11)
-        assert session.bell.is_set() == wakes_early
+        assert bell.is_set() == wakes_early
 
 
 def test_the_end_of_an_epoch_is_news() -> None:
@@ -124,6 +125,6 @@ def test_a_session_that_ends_lets_go_of_everything(how: str) -> None:
 def test_followers_of_a_new_leadership_are_hurried() -> None:
     sessions = ReplicaSessions(1)
     session = opened(sessions)
-    session.bell = type(session.bell)()
+    session.bell = bell = trio.Event()
     sessions.hurry((REPLICA, 3), 100.0)
-    assert session.bell.is_set() and session.hurried_until_s == 100.0 + HURRY_S
+    assert bell.is_set() and session.hurried_until_s == 100.0 + HURRY_S

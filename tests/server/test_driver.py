@@ -20,6 +20,7 @@ from kbroker.server.connection import FRAMES_MAX, SEND_MAX
 from kbroker.server.driver import LAST_WORDS_S, UNREAD_MAX_S, Driver
 from kbroker.server.listener import COMPLAINTS_MAX, REAPER_INTERVAL_S, Server
 from kbroker.server.memory import HELD_MAX_S, AnswerMemory, RequestMemory
+from kbroker.server.porter import Porter
 from kbroker.testing.client import BareClient
 from kbroker.testing.net import MemoryNetwork
 from tests.env.worlds import BARE, MEMORY, REAL, make_net
@@ -54,8 +55,12 @@ async def house(
     net: Net, apis: dict[int, Api], *, requests_max: int = 1 << 30, answers_max: int = 1 << 30
 ) -> AsyncIterator[House]:
     listener = await net.listen(HOST, 0)
-    server = Server("PLAINTEXT", listener, SERVICES, apis, RequestMemory(requests_max), AnswerMemory(answers_max))
+    porter = Porter()
+    server = Server(
+        "PLAINTEXT", listener, SERVICES, apis, RequestMemory(requests_max), AnswerMemory(answers_max), porter
+    )
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(porter.run)
         nursery.start_soon(server.run)
         made = House(net, server, nursery)
         yield made
@@ -371,8 +376,8 @@ class TestTasks:
 
     def tasks(self, home: House) -> int:
         """How many the server has below its own."""
-        (server,) = home.nursery.child_tasks
-        return sum(len(nursery.child_tasks) for nursery in server.child_nurseries)
+        nurseries = [nursery for task in home.nursery.child_tasks for nursery in task.child_nurseries]
+        return sum(len(nursery.child_tasks) for nursery in nurseries)
 
     async def test_one_that_is_dismissed_just_as_it_is_needed_stays(self) -> None:
         handlers = Handlers()
