@@ -377,29 +377,36 @@ async def _when_safe(under_way: _Produce, safe: Safe) -> Safe:
 
     A flush is not bounded by the client's timeout: in Kafka it is part of the append.
     """
-    services, until = under_way.context.services, trio.current_time() + FLUSH_S_MAX
     if under_way.doubts:
         await _confirm(under_way)
-    for one in [one for one in under_way.pending if one.must_flush]:
-        try:
-            with trio.CancelScope(deadline=until) as scope:
-                await one.partition.log.flush(services.env.offload)
-        except KafkaError as error:
-            safe.refuse(one, error)
-            under_way.pending.remove(one)
-        else:
-            if scope.cancelled_caught:
-                one.answer.error_code = ErrorCode.REQUEST_TIMED_OUT
-                under_way.pending.remove(one)
+    until, kept = trio.current_time() + FLUSH_S_MAX, []
+    for one in under_way.pending:
+        if not one.must_flush or await _is_flushed(one, until, safe):
+            kept.append(one)
+    under_way.pending = kept
     return safe
+
+
+async def _is_flushed(one: Pending, until: float, safe: Safe) -> bool:
+    try:
+        with trio.CancelScope(deadline=until):
+            await one.partition.log.flush(safe.services.env.offload)
+            return True
+        one.answer.error_code = ErrorCode.REQUEST_TIMED_OUT
+    except KafkaError as error:
+        safe.refuse(one, error)
+    return False
 
 
 class Safe(Awaited):
     """The response, when enough replicas have what was appended or it is too late. (Kafka: DelayedProduce.)"""
 
-    __slots__ = ("_under_way", "_response", "_settled", "_high_watermark", "_answer_by", "_heard_at", "_bell")
+    __slots__ = (
+        "services", "_under_way", "_response", "_settled", "_high_watermark", "_answer_by", "_heard_at", "_bell",
+    )  # fmt: skip
 
     def __init__(self, under_way: _Produce, response: ProduceResponse) -> None:
+        self.services = under_way.context.services
         self._under_way = under_way
         self._response = response
         self._settled = 0  # of those that are pending, from the first on
@@ -457,7 +464,7 @@ class Safe(Awaited):
 
     def refuse(self, one: Pending, error: KafkaError) -> None:
         """What was appended is not safe."""
-        self._under_way.context.services.tell_of_disk(one.partition.topic, one.partition.index, error)
+        self.services.tell_of_disk(one.partition.topic, one.partition.index, error)
         one.answer.error_code = error.code
         one.answer.base_offset = -1
         _name_leader(one.partition.topic, one.answer, self._under_way)

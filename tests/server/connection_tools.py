@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
@@ -16,9 +17,11 @@ from kafka_wire.messages.groups import HeartbeatRequest, HeartbeatResponse
 from kafka_wire.messages.metadata import MetadataRequest, MetadataResponse, MetadataResponseBroker
 from kbroker.api.context import Peer
 from kbroker.api.registry import Api, Routes
+from kbroker.awaited import Awaited
 from kbroker.config import BrokerConfig
 from kbroker.server.connection import Connection
 from kbroker.testing.clock import SteeredClock
+from kbroker.watermark import Bell, Watermark
 
 T = TypeVar("T")
 
@@ -42,14 +45,51 @@ def metadata(correlation_id: int) -> bytes:
     return framed(request_header(ApiKey.METADATA, 1, correlation_id, "greedy") + body)
 
 
+class Tidal(Awaited):
+    """Waits for a tide to be past a level; -1: for a second from the first look on."""
+
+    def __init__(self, tide: Watermark, level: int) -> None:
+        self.tide = tide
+        self.level = level
+        self.looks = 0
+        self.bell: Bell | None = None
+        self.failure: Exception | None = None
+        self.until = -math.inf
+
+    def look(self) -> HeartbeatResponse | None:
+        self.looks += 1
+        if self.failure is not None:
+            raise self.failure
+        if self.level < 0 and self.looks == 1:
+            self.until = trio.current_time() + 1
+            return None
+        if self.level >= 0:
+            self.until = math.inf
+        is_there = self.tide.value > self.level if self.level >= 0 else trio.current_time() >= self.until
+        return HeartbeatResponse(error_code=0) if is_there else None
+
+    def listen(self, bell: Bell) -> None:
+        assert self.bell is None
+        self.bell = bell
+        self.tide.attach(bell)
+
+    def leave(self) -> None:
+        assert self.bell is not None
+        self.tide.detach(self.bell)
+        self.bell = None
+
+
 class Handlers:
     """Heartbeat: group "now" is answered at once, "wait" when told to, "later" too but requests behind it may overlap,
-    "none" never, "fail" raises. Metadata: answered at once, with much."""
+    "none" never, "fail" raises; "await" and a number when `tide` is past that, or with -1 a second later.
+    Metadata: answered at once, with much."""
 
     def __init__(self, *, answer_size: int = 20_000) -> None:
         self.handled: list[str] = []
         self.contexts: list[Any] = []
         self.bells: list[trio.Event] = []
+        self.tide = Watermark()
+        self.awaited: list[Tidal] = []
         self.answer_size = answer_size
         self.on_handle: Callable[[], None] = lambda: None
 
@@ -69,6 +109,9 @@ class Handlers:
             return None
         if request.group_id == "wait":
             return self._wait()
+        if request.group_id.startswith("await"):
+            self.awaited.append(Tidal(self.tide, int(request.group_id.removeprefix("await"))))
+            return self.awaited[-1]
         return HeartbeatResponse(error_code=0)
 
     def metadata(self, request: MetadataRequest, context: Any) -> MetadataResponse:
