@@ -4,6 +4,7 @@
     topic_keys.py   the topic and group keys      topic.py        TopicConfig, a topic's values
     broker_keys.py  the broker keys               inert_keys.py   Kafka's keys that change nothing here
     checks.py       values with a shape           docs.py         what each key means
+    views.py        ViewSpec, what makes a topic a view
     table.py        the whole table by name; "did you mean"
     values.py       BrokerConfig (layers of values), topic_config
     sources.py      .properties, TOML, environment and flags into a BrokerConfig
@@ -28,9 +29,11 @@ from kbroker.config.sources import load, read_file, read_properties, read_toml
 from kbroker.config.table import TABLE, check_broker_configs, check_group_configs, check_topic_configs, find
 from kbroker.config.topic import TopicConfig
 from kbroker.config.values import BrokerConfig, Source, topic_config
+from kbroker.config.views import VIEW_SOURCE, ViewSpec, view_of
 
 __all__ = [
     "TABLE",
+    "VIEW_SOURCE",
     "BrokerConfig",
     "ConfigError",
     "ConfigKey",
@@ -43,6 +46,7 @@ __all__ = [
     "SynonymRow",
     "TopicConfig",
     "Update",
+    "ViewSpec",
     "check_broker_configs",
     "check_group_configs",
     "check_topic_configs",
@@ -58,4 +62,5 @@ __all__ = [
     "read_properties",
     "read_toml",
     "topic_config",
+    "view_of",
 ]

@@ -35,6 +35,14 @@ TOPIC_DOCS = {
     "docs/performance.md.",
     "kbroker.produce.validate.compressed": "The same for compressed batches. full: they are decompressed, and every "
     "field of every record is read; their payload may turn out not to be what the codec makes.",
+    "kbroker.view.filter": "Of a view: only records that this expression of the filter language matches.",
+    "kbroker.view.lag.ms": "Of a view: it shows every record so much later than its source got it. 0: at once.",
+    "kbroker.view.mode": "Of a view with tags or a filter. exact: only records that match are sent. prune: whole "
+    "batches in which some may match are sent as they are, which costs the broker less; clients look again.",
+    "kbroker.view.source": "Makes the topic a view when it is created: a read-only topic with the partitions, offsets "
+    "and records of this one. It cannot be changed.",
+    "kbroker.view.tags": "Of a view: only records that have one of these tags in their header kbroker-tags. Not "
+    "together with kbroker.view.filter.",
     "leader.replication.throttled.replicas": "Replicas whose leading is throttled: `*`, or PARTITION:BROKER,...",
     "local.retention.bytes": "Bytes kept locally of a tiered topic. kbroker has no tiered storage yet.",
     "local.retention.ms": "How long a tiered topic's data stays local. kbroker has no tiered storage yet.",

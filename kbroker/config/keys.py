@@ -15,6 +15,7 @@ Value: TypeAlias = "bool | int | float | str | None"
 
 INT_MAX = 2**31 - 1
 LONG_MAX = 2**63 - 1
+SHOWN_MAX = 200  # characters of a value in an error: it is sent to a client
 DELAY_MS_MAX = 100 * 365 * 86_400_000  # a hundred years: every due time is a timestamp
 
 
@@ -101,7 +102,7 @@ def parse(key: ConfigKey, text: str) -> Value:
             raise ValueError(text)
         value = _PARSERS.get(key.type, _parse_text)(key, text)
     except ValueError:
-        shown = "the given value" if key.sensitive else f'"{text}"'
+        shown = "the given value" if key.sensitive else f'"{text}"' if len(text) <= SHOWN_MAX else f'"{text[:60]}..."'
         raise ConfigError(f"{key.name}: {shown} is not allowed: expected {expected(key)}") from None
     return value
 

@@ -8,6 +8,7 @@ from kbroker.config.broker_keys import BROKER_KEYS
 from kbroker.config.inert_keys import IGNORED_PREFIXES, INERT_KEYS, REMOVED_NAMES
 from kbroker.config.keys import ConfigError, ConfigKey, Scope, Update, Value, parse
 from kbroker.config.topic_keys import GROUP_KEYS, TOPIC_KEYS
+from kbroker.config.views import check_view
 
 MIN_LAG, MAX_LAG = "min.compaction.lag.ms", "max.compaction.lag.ms"
 
@@ -59,6 +60,7 @@ def check_topic_configs(configs: Mapping[str, str | None]) -> dict[str, Value]:
         raise ConfigError(f"conflict topic config setting {MIN_LAG} ({low}) > {MAX_LAG} ({high})")
     if values.get("kbroker.delay.enable") and "compact" in str(values.get("cleanup.policy")):
         raise ConfigError("kbroker.delay.enable is true, so cleanup.policy cannot be compact: it has one or the other")
+    check_view(values)
     return values
 
 

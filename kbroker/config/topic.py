@@ -26,6 +26,11 @@ class TopicConfig:
     kbroker_delay_max_ms: int = 2_592_000_000
     kbroker_produce_validate: str = "structure"
     kbroker_produce_validate_compressed: str = "header"
+    kbroker_view_filter: str = ""
+    kbroker_view_lag_ms: int = 0
+    kbroker_view_mode: str = "exact"
+    kbroker_view_source: str = ""
+    kbroker_view_tags: str = ""
     leader_replication_throttled_replicas: str = ""
     local_retention_bytes: int = -2
     local_retention_ms: int = -2

@@ -10,6 +10,7 @@ from typing import Any
 
 from kbroker.config.checks import check_gzip_level, check_offset_reset, check_throttled
 from kbroker.config.keys import DELAY_MS_MAX, LONG_MAX, ConfigKey, ConfigType, Scope, Synonym, Value
+from kbroker.config.views import check_view_filter, check_view_tags
 
 BOOLEAN = ConfigType.BOOLEAN
 DOUBLE = ConfigType.DOUBLE
@@ -95,6 +96,11 @@ TOPIC_KEYS = (
         choices=("header", "full"),
         broker="kbroker.produce.validate.compressed",
     ),
+    _topic("kbroker.view.filter", STRING, "", check=check_view_filter),
+    _topic("kbroker.view.lag.ms", LONG, 0, low=0, high=DELAY_MS_MAX),
+    _topic("kbroker.view.mode", STRING, "exact", choices=("exact", "prune")),
+    _topic("kbroker.view.source", STRING, ""),
+    _topic("kbroker.view.tags", LIST, "", check=check_view_tags),
     _topic("leader.replication.throttled.replicas", LIST, "", check=check_throttled),
     _topic("local.retention.bytes", LONG, -2, low=-2, broker="log.local.retention.bytes", effect=False),
     _topic("local.retention.ms", LONG, -2, low=-2, broker="log.local.retention.ms", effect=False),
