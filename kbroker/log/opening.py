@@ -46,7 +46,7 @@ class Opening:
     clean_end: End | None  # if crash is CLEAN
     on_due: Callable[[PartitionLog], None]  # see PartitionLog.open
     witness: Witness
-    cleaned_to: int = 0  # from the cleaner's checkpoint
+    cleaned_to: int  # from the cleaner's checkpoint
     progress: Progress = field(default_factory=Progress)
     refused: dict[int, BatchHeader] = field(default_factory=dict)  # by producer id: a first batch that came too early
 
@@ -90,6 +90,7 @@ class Opening:
             clean_end=self.clean_end,
             on_due=self.on_due,
             witness=self.witness,
+            cleaned_to=self.cleaned_to,
             progress=self.progress,
         )
 

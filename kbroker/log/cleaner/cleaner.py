@@ -23,7 +23,7 @@ import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.config import BrokerConfig
-from kbroker.env import Env
+from kbroker.env import Env, Steps
 from kbroker.log.checkpoints import Key
 from kbroker.log.cleaner import passes
 from kbroker.log.cleaner.choosing import Span, span_of
@@ -33,7 +33,7 @@ from kbroker.log.cold import NotInMemory
 from kbroker.log.derived.aborted import AbortedRanges
 from kbroker.log.derived.producers import Producer
 from kbroker.log.errors import CorruptLog, LogOffline, Superseded
-from kbroker.log.writing import NO_SPACE
+from kbroker.log.writing import LONG_MAX, NO_SPACE
 
 if TYPE_CHECKING:
     from kbroker.log.log import PartitionLog
@@ -261,30 +261,39 @@ class Cleaner:
 
     async def _pass(self, each: PartitionLog, span: Span, outcome: Outcome) -> None:
         """Compact what may be compacted. Raises Superseded, Uncleanable, CorruptLog, OSError."""
-        segments = {segment.base_offset: segment for segment in span.segments}
         with each.being_cleaned():
-            end, horizon_ms = span.segments[-1].next_offset, each.horizon_ms
+            end = span.segments[-1].next_offset
             aborted = await self._brought(partial(each.aborted_below, end))
             producers = await self.env.offload(partial(lasts, list(each.producers.by_id.items()), end))
             job = self._job(each, span, aborted, producers)
-            async with self.env.helper.begin(passes.run, job) as steps:
-                horizons = []
-                while (step := await steps.step()) is not None:
-                    each.check_unchanged()
-                    match step:
-                        case Group():
-                            if step.is_new:
-                                old = [segments[source.base_offset] for source in step.sources]
-                                await each.replace(old, step.size, self.env.offload)
-                                self._on_replaced(each)
-                            outcome.add(step)
-                            horizons.append(step.tally.horizon_ms)
-                        case Covered():
-                            is_whole = step.offset >= end
-                            each.cleaned(step.offset, min(horizons) if is_whole else horizon_ms)
-                        case int():
-                            await self._pace(step)
+            try:
+                async with self.env.helper.begin(passes.run, job) as steps:
+                    await self._follow(each, steps, span, outcome)
+            except (OSError, CorruptLog, Uncleanable):
+                each.check_unchanged()  # else it is no wonder
+                raise
         await self._on_cleaned(each)
+
+    async def _follow(
+        self, each: PartitionLog, steps: Steps[int | Group | Covered], span: Span, outcome: Outcome
+    ) -> None:
+        """Do with each step of a pass what is to be done."""
+        segments = {segment.base_offset: segment for segment in span.segments}
+        end, horizon_ms = span.segments[-1].next_offset, LONG_MAX
+        while (step := await steps.step()) is not None:
+            each.check_unchanged()
+            match step:
+                case Group():
+                    if step.is_new:
+                        old = [segments[source.base_offset] for source in step.sources]
+                        await each.replace(old, step.size, self.env.offload)
+                        self._on_replaced(each)
+                    outcome.add(step)
+                    horizon_ms = min(horizon_ms, step.tally.horizon_ms)
+                case Covered():  # where the map was full, nobody knows what is behind that
+                    each.cleaned(step.offset, horizon_ms if step.offset >= end else min(horizon_ms, each.horizon_ms))
+                case int():
+                    await self._pace(step)
 
     def _job(self, each: PartitionLog, span: Span, aborted: list[AbortedRanges], producers: Lasts) -> Job:
         config = each.config

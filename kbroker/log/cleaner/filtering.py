@@ -3,7 +3,8 @@
     of a record     stays if it has the newest offset of its key, and is no tombstone whose time has passed; or if the
                     map does not reach up to it. One without a key goes
     of a batch      what stays keeps its offset; the batch its base and last offset, producer, sequence, epoch: so it
-                    is empty rather than gone when it is the last of an active producer, or of the segment
+                    is empty rather than gone when it is the last of an active producer or of the segment, or the
+                    first of a leader epoch, as the epochs can be made anew from the batches
     of a marker     stays while anything of its transaction is there, and as long as tombstones do after that
     what is hidden  (delayed records in their own log) is none of this, and goes
 
@@ -75,13 +76,14 @@ class Rules(NamedTuple):
 class Filter:
     """Judges batches in the order of their offsets."""
 
-    __slots__ = ("rules", "decided", "tally", "aborted")
+    __slots__ = ("rules", "decided", "tally", "aborted", "_leader_epoch")
 
     def __init__(self, rules: Rules, decided: Decided) -> None:
         self.rules = rules
         self.decided = decided
         self.tally = Tally()
         self.aborted: list[AbortedRange] = []  # what the transaction index of these batches has to say
+        self._leader_epoch: int | None = None  # of the batch before
 
     def take(self) -> tuple[Tally, list[AbortedRange]]:
         """What was counted since the last time."""
@@ -100,10 +102,12 @@ class Filter:
             left, now = self._judge_marker(batch, header)
         else:
             left, now = self._judge_data(batch, header)
-        if left is None and (is_last or self._is_last_of_producer(header)):
+        begins_epoch, self._leader_epoch = header.leader_epoch != self._leader_epoch, header.leader_epoch
+        if left is None and (is_last or begins_epoch or self._is_last_of_producer(header)):
             now = _emptied(header)
             left = with_records(now, b"")
         if left is not None:
+            self.decided.stays(header)
             self.tally.bytes_after += len(left)
             self.tally.records_after += now.count
         return left, now

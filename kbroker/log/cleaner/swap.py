@@ -24,6 +24,7 @@ from kbroker.log.retention import DELETED
 CLEANED, SWAP = ".cleaned", ".swap"
 LOG = ".log"
 INDEXES = (".timeindex", ".index", TRANSACTIONS)
+OTHERS = (".tags",)  # what else may lie beside a segment: there is no new one, and nobody needs the old one
 
 
 def discard(disk: Disk, stem: str) -> None:
@@ -47,8 +48,8 @@ def take_place(disk: Disk, stem: str, old_stems: Iterable[str]) -> Iterator[str]
     old_stems: of the old segments, the new one's own among them. Raises OSError: then it is for the next open to do.
     """
     for old in sorted(old_stems, reverse=True):
-        for suffix in (*INDEXES, LOG):
-            if old == stem and suffix != LOG:
+        for suffix in (*OTHERS, *INDEXES, LOG):
+            if old == stem and suffix in INDEXES:
                 continue  # the new ones come over it
             if disk.exists(old + suffix):
                 disk.rename(old + suffix, old + suffix + DELETED)

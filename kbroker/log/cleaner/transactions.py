@@ -17,13 +17,14 @@ from kbroker.log.derived.transactions import AbortedRange, Marker
 class Decided:
     """The transactions of the batches that pass."""
 
-    __slots__ = ("_coming", "_aborted", "_seen", "_committed")
+    __slots__ = ("_coming", "_aborted", "_seen", "_left", "_committed")
 
     def __init__(self, aborted: Iterable[AbortedRange], start: int) -> None:
         """aborted: those of the log, in the order of their first offsets. start: what passes begins there."""
         self._coming = deque(each for each in aborted if each.last_offset >= start)
         self._aborted: dict[int, AbortedRange] = {}  # by producer: the one that is passing
-        self._seen: set[int] = set()  # of those, whose records have passed
+        self._seen: set[int] = set()  # of those, whose batches have passed
+        self._left: dict[int, int] = {}  # of those, the first offset of what is left: of a batch that is empty now
         self._committed: set[int] = set()  # producers of whose committed transaction something has passed
 
     def passes(self, header: BatchHeader) -> bool:
@@ -38,8 +39,13 @@ class Decided:
         self._seen.add(header.producer_id)
         return True
 
+    def stays(self, header: BatchHeader) -> None:
+        """A batch that has passed is left, if empty."""
+        if header.is_transactional and header.producer_id in self._seen:
+            self._left.setdefault(header.producer_id, header.base_offset)
+
     def ends(self, header: BatchHeader, marker: Marker | None) -> tuple[bool, AbortedRange | None]:
-        """A control batch passes: (whether nothing of its transaction is left, what the index is to say of it).
+        """A control batch passes: (whether nothing of its transaction was there, what the index is to say of the rest).
 
         marker: what it says; None: of another kind, unless it is empty.
         """
@@ -56,7 +62,10 @@ class Decided:
         aborted = self._aborted.pop(producer_id, None)
         is_empty = producer_id not in self._seen
         self._seen.discard(producer_id)
-        return is_empty, None if is_empty else aborted
+        first_left = self._left.pop(producer_id, None)
+        if aborted is None or first_left is None:
+            return is_empty, None
+        return is_empty, aborted._replace(first_offset=first_left)
 
     def _meet(self, offset: int) -> None:
         coming = self._coming
