@@ -35,6 +35,8 @@ TOPIC_DOCS = {
     "docs/performance.md.",
     "kbroker.produce.validate.compressed": "The same for compressed batches. full: they are decompressed, and every "
     "field of every record is read; their payload may turn out not to be what the codec makes.",
+    "kbroker.tags.enable": "Note the tags of records (header kbroker-tags) in an index as they are appended, so that "
+    "views by tag read only what may match. docs/views.md.",
     "kbroker.view.filter": "Of a view: only records that this expression of the filter language matches.",
     "kbroker.view.lag.ms": "Of a view: it shows every record so much later than its source got it. 0: at once.",
     "kbroker.view.mode": "Of a view with tags or a filter. exact: only records that match are sent. prune: whole "

@@ -26,6 +26,7 @@ class TopicConfig:
     kbroker_delay_max_ms: int = 2_592_000_000
     kbroker_produce_validate: str = "structure"
     kbroker_produce_validate_compressed: str = "header"
+    kbroker_tags_enable: bool = False
     kbroker_view_filter: str = ""
     kbroker_view_lag_ms: int = 0
     kbroker_view_mode: str = "exact"

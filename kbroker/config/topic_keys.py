@@ -96,6 +96,7 @@ TOPIC_KEYS = (
         choices=("header", "full"),
         broker="kbroker.produce.validate.compressed",
     ),
+    _topic("kbroker.tags.enable", BOOLEAN, False),
     _topic("kbroker.view.filter", STRING, "", check=check_view_filter),
     _topic("kbroker.view.lag.ms", LONG, 0, low=0, high=DELAY_MS_MAX),
     _topic("kbroker.view.mode", STRING, "exact", choices=("exact", "prune")),

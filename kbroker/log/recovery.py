@@ -38,6 +38,7 @@ from kbroker.log.derived.epochs import LeaderEpochs
 from kbroker.log.derived.producers import CorruptSnapshot, ProducerStates
 from kbroker.log.derived.snapshots import SUFFIX as SNAPSHOT
 from kbroker.log.derived.snapshots import snapshot_path
+from kbroker.log.derived.tags import SUFFIX as TAGS
 from kbroker.log.derived.transactions import may_be_marker, read_marker
 from kbroker.log.errors import CorruptLog, LogAhead
 from kbroker.log.retention import DELETED
@@ -235,7 +236,8 @@ def _look(disk: Disk, directory: str) -> _Found:
         else:
             others.add(name)
     stems = {f"{base:020d}" for base in bases}
-    stray += [name for name in others if name.endswith("index") and name.partition(".")[0] not in stems]
+    derived = [name for name in others if name.endswith(("index", TAGS))]
+    stray += [name for name in derived if name.partition(".")[0] not in stems]
     return _Found(bases, snapshots, stray, others, METADATA in others)
 
 
@@ -358,6 +360,7 @@ def _recover_segment(segment: Segment, interval: int, recovery_point: int, crash
     position = segment.resume_indexes() if crash is Crash.PROCESS else segment.reset_indexes()
     if crash is not Crash.PROCESS:
         segment.aborted.distrust()
+        segment.forget_tags()
     segment.next_offset = start = segment.base_of(position) if position else base
     tail.start = start if tail.start is None else tail.start
     gaps_below = base + RELATIVE_OFFSET_MAX if tail.has_gaps else recovery_point

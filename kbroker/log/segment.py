@@ -29,7 +29,9 @@ from kbroker.env import Buffer, Disk, File, Handle
 from kbroker.log import scan
 from kbroker.log.cold import NotInMemory, read_now
 from kbroker.log.derived.aborted import AbortedIndex, KnownAborted
+from kbroker.log.derived import tags as tag_files
 from kbroker.log.derived.index import ENTRY_SIZE, UNKNOWN, Indexes, OffsetIndex, read_last_offset, read_last_time
+from kbroker.log.derived.tags import TagIndex
 from kbroker.log.errors import CorruptLog
 
 INDEX_SAVE_BYTES = 8 * 1024 * 1024  # the index files lag behind the log by no more: the scan after a crash is bounded
@@ -107,7 +109,7 @@ class Segment:
 
     __slots__ = (
         "disk", "stem", "base_offset", "next_offset", "size", "indexes", "tail", "first_timestamp_ms", "is_closed",
-        "is_synced", "used", "open_file", "aborted", "_largest", "_cuts", "_is_gone", "_original",
+        "is_synced", "used", "open_file", "aborted", "tags", "_largest", "_cuts", "_is_gone", "_original",
     )  # fmt: skip
 
     def __init__(self, disk: Disk, stem: str, base_offset: int, size: int = 0) -> None:
@@ -124,6 +126,7 @@ class Segment:
         self.used = 0  # the tick of the last use
         self.open_file: File | None = None  # None: not open
         self.aborted = AbortedIndex(disk, stem, base_offset, is_new=not size)
+        self.tags: TagIndex | None = None  # None: nobody needs it, or it is not in memory
         self._largest: tuple[int, int] | None = None  # timestamp and offset as of `largest`, kept while not loaded
         self._cuts = 0  # truncations so far: indexes that were loaded before one are wrong
         self._is_gone = False  # another one has its place, and its files' names
@@ -156,6 +159,7 @@ class Segment:
     def make_way(self) -> None:
         """Another one is about to have its place: from here on nothing of its files is opened, or written."""
         self._is_gone = True
+        self.tags = None
         self.close()
 
     @classmethod
@@ -231,6 +235,7 @@ class Segment:
         if position - indexes.saved_position > INDEX_SAVE_BYTES:
             indexes.save(self.disk, self.size)
             self.aborted.save()
+            self._save_tags()
 
     def append_run(self, batches: Buffer, headers: Iterable[BatchHeader], interval: int) -> None:
         """Write batches that lie back to back and have their offsets. Otherwise like `append`."""
@@ -246,6 +251,7 @@ class Segment:
         if position - indexes.saved_position > INDEX_SAVE_BYTES:
             indexes.save(self.disk, position)
             self.aborted.save()
+            self._save_tags()
 
     def _resume(self, interval: int) -> Indexes:
         """Get ready to append. Raises CorruptLog, OSError."""
@@ -265,6 +271,47 @@ class Segment:
             indexes.finish(self.disk)
             if indexes.offsets:
                 self.aborted.save()
+        self._save_tags()
+
+    # tags
+
+    def note_tags(self, numbers: frozenset[int], header: BatchHeader, base_offset: int, position: int) -> None:
+        """A batch that begins at base_offset is in the log at position; it has the tags of those numbers."""
+        tags, offset = self.tags, base_offset - self.base_offset
+        if tags is None:
+            tags = self.tags = TagIndex(self.disk, self.stem, position, offset)
+        tags.note(position, header.size, offset, offset + header.last_offset_delta + 1, numbers, header.crc)
+
+    def tags_loaded(self, *, now: bool) -> TagIndex:
+        """What is known of the tags of all batches. now: raise NotInMemory rather than wait for the disk.
+
+        May raise OSError.
+        """
+        tags, next_offset = self.tags, self.next_offset - self.base_offset
+        if tags is None:
+            tags = self.tags = TagIndex(self.disk, self.stem, self.size, next_offset)
+        if not tags.is_loaded:
+            work = partial(tag_files.load, self.disk, self.stem, self.file.handle, tags.start)
+            if now:
+                raise NotInMemory(work, partial(self._adopt_tags, tags))
+            self._adopt_tags(tags, work())
+        tags.note_end(self.size, next_offset)
+        self.used = tick()
+        return tags
+
+    def _adopt_tags(self, tags: TagIndex, loaded: tuple[list[tag_files.Piece], bool]) -> None:
+        if self.tags is tags:  # the segment was not cut since, nor released
+            found, is_damaged = loaded
+            tags.adopt(found, is_damaged=is_damaged)
+
+    def _save_tags(self) -> None:
+        if self.tags is not None:
+            self.tags.save()
+
+    def forget_tags(self) -> None:
+        """What is known of them is not true any more."""
+        self.tags = None
+        TagIndex(self.disk, self.stem, 0, 0).distrust()
 
     # indexes
 
@@ -368,6 +415,7 @@ class Segment:
             self.indexes = self.tail = None
         if self.is_closed:
             self.aborted.release()
+            self.tags = None
 
     def close(self) -> None:
         """Close the file, if it is open. Who holds a slice of it can still read that."""
@@ -486,6 +534,7 @@ class Segment:
         self.indexes, at = Indexes.load(self.disk, self.stem, self.base_offset, position, before=offset)
         self.indexes.trim(self.disk)
         self.aborted.cut(offset)
+        self.forget_tags()
         self.file.truncate(position)
         self.size = position
         self._cuts += 1
@@ -512,5 +561,6 @@ class Segment:
 
     def files(self) -> list[str]:
         """The paths of the files there are, the batches' first."""
-        paths = [self.path, self.stem + ".index", self.stem + ".timeindex", self.stem + ".txnindex"]
+        suffixes = (".log", ".index", ".timeindex", ".txnindex", tag_files.SUFFIX)
+        paths = [self.stem + suffix for suffix in suffixes]
         return [path for path in paths if self.disk.exists(path)]

@@ -20,6 +20,7 @@ from kbroker.env import Clock, Disk
 from kbroker.log import recovery, replicated
 from kbroker.log.checkpoints import METADATA, Witness, metadata_content
 from kbroker.log.content.delayed import Diverted
+from kbroker.log.content.tagged import Tagger
 from kbroker.log.content.validation import Rules
 from kbroker.log.derived.ahead import Ahead
 from kbroker.log.derived.producers import CONTROL, Guard, SeenBatch
@@ -61,7 +62,7 @@ class WritableLog:
         "size", "offline", "high_watermark", "held_from", "is_created", "_on_due", "_snapshots", "_deleted",
         "_released", "rules", "reading", "rediscovery", "flushes", "unread", "_flushing", "_dirty_since_ms", "_cuts",
         "_unsettled", "_named", "_is_metadata_synced", "is_shared", "_witness", "_cut_to", "_restart_at", "_has_cut",
-        "_settling", "cleaned_to", "horizon_ms", "_cleaning", "_replacing", "ahead",
+        "_settling", "cleaned_to", "horizon_ms", "_cleaning", "_replacing", "ahead", "notes_tags",
     )  # fmt: skip
 
     def __init__(
@@ -178,6 +179,7 @@ class WritableLog:
             config = replace(config, segment_ms=min(config.segment_ms, config.max_compaction_lag_ms))
         self.config = config
         self.rules = Rules(config, self.directory.rpartition("/")[2])
+        self.notes_tags = config.kbroker_tags_enable
         self.flushes = min(config.flush_messages, config.flush_ms) < LONG_MAX  # whether needs_flush is worth asking
 
     def guard(self, high_watermark: Watermark, *, is_shared: bool = False) -> None:
@@ -354,6 +356,8 @@ class WritableLog:
         # The batch is in the log. From here on nothing may fail (L1).
         size = header.length + LENGTH_OFFSET
         self.size += size
+        if self.notes_tags:
+            segment.note_tags(Tagger().look_at(memoryview(batch), header), header, base_offset, segment.size - size)
         if header.producer_id >= 0:
             self.producers.update(header, base_offset, now_ms, marker)
         if self._snapshots.grow(size):
@@ -510,6 +514,8 @@ class WritableLog:
             raise self.fail(error) from error
         # The batches are in the log. From here on nothing may fail (L1).
         self.size += len(data)
+        if self.notes_tags:
+            self._note_tags(segment, data, run)
         for header in run:
             if header.producer_id >= 0:
                 self.producers.update(header, header.base_offset, now_ms, marker if header is first else None)
@@ -520,6 +526,13 @@ class WritableLog:
         if self._dirty_since_ms is None:
             self._dirty(now_ms)
         self.end.advance(run[-1].next_offset)
+
+    def _note_tags(self, segment: Segment, data: memoryview, run: list[BatchHeader]) -> None:
+        tagger, begin, position = Tagger(), segment.size - len(data), 0
+        for header in run:
+            numbers = tagger.look_at(data[position : position + header.size], header)
+            segment.note_tags(numbers, header, header.base_offset, begin + position)
+            position += header.size
 
     @property
     def _may_begin_below(self) -> bool:
