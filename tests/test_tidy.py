@@ -34,6 +34,7 @@ FLOORS = {
     "kbroker.groups": 6,
     "kbroker.transactions": 6,
     "kbroker.delay": 6,
+    "kbroker.views": 6,
     "kbroker.api": 7,
     "kbroker.server": 8,
     "kbroker.cli": 9,
