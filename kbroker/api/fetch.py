@@ -21,7 +21,7 @@ partitions reads and answers in turns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, TypeAlias, TypeVar
@@ -51,7 +51,7 @@ from kbroker.log.cold import ATTEMPTS, NotInMemory
 from kbroker.log.derived.epochs import NO_EPOCH
 from kbroker.log.errors import LogOffline
 from kbroker.replication.doubt import InDoubt
-from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, Partition
+from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, SCANNED_IN_PART, Partition
 from kbroker.turns import Work, answer, each, finish
 
 RACKS_SINCE = 11  # consumers may be sent to followers, and these serve them (KIP-392)
@@ -60,6 +60,7 @@ LEADERS_SINCE = 16  # the answer says who leads instead (KIP-951)
 STORAGE_ERRORS_SINCE = 6  # clients before it know no KAFKA_STORAGE_ERROR
 COPY_MAX = 64 * 1024  # bytes of records that an answer holds itself; more are sent from the file
 COPIES_MAX = 256 * 1024  # of all partitions
+OWED_MAX = 4 * 1024 * 1024  # bytes that a worker goes through for one fetch, to find what is looked for
 LONG = 128  # partitions: more are seen to in turns
 READS, ENTRIES = 8, 64  # partitions read, and entries looked at, between two pauses: some 50 us
 UNKNOWN = (ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, ErrorCode.UNKNOWN_TOPIC_ID)
@@ -190,8 +191,8 @@ class FetchJob:
 
     __slots__ = (
         "context", "services", "by_id", "isolation", "claimed_id", "bytes_max", "bytes_min", "max_wait_ms", "opens",
-        "session", "epoch", "wanted", "found", "unknown", "left", "size", "failed", "answer", "topic", "copied", "cold",
-        "lacking", "broken", "now", "grew", "rack", "only_leader", "doubts",
+        "session", "epoch", "wanted", "found", "unknown", "left", "size", "must_answer", "answer", "topic", "copied",
+        "cold", "lacking", "broken", "now", "grew", "rack", "only_leader", "doubts", "scans", "owed",
     )  # fmt: skip
 
     def __init__(self, request: FetchRequest, context: Context, asked: dict[PartitionKey, Wanted]) -> None:
@@ -242,13 +243,17 @@ class FetchJob:
         self.unknown: list[Row] = []  # partitions that the cluster does not have
         self.left = self.bytes_max  # of the limit
         self.size = 0  # of all records found
-        self.failed = False  # a partition cannot be read here: there is no use in waiting
+        self.must_answer = (
+            False  # there is no use in waiting: a partition cannot be read here, or something is to be told
+        )
         self.answer = FetchResponse()
         self.topic: FetchableTopicResponse | None = None  # the last one of the answer
         self.copied = 0  # bytes of records that the answer holds itself
         self.cold: list[tuple[Row, FileSlice]] = []  # records to be read by a worker
         self.lacking: list[tuple[PartitionKey, NotInMemory]] = []  # what it takes to find more
         self.doubts: list[tuple[int, InDoubt]] = []  # what is to be confirmed, by its place in `found`
+        self.scans = False  # something is looked for, and may not be in what there is
+        self.owed = 0  # bytes that a worker has to go through for what is lacking
 
     async def run(self) -> FetchResponse:
         """The whole fetch, in turns, and with workers for what is not in memory."""
@@ -310,11 +315,13 @@ class FetchJob:
                 limit = bytes_max if bytes_max < self.left else self.left
                 if self.left < 0:
                     self.left = 0  # only the first partition is held to a negative limit, as in Kafka
-                slices, high_watermark, last_stable, log_start, length, aborted = partition.read(
-                    offset, limit, leader_epoch, isolation=self.isolation, at_least_one=not self.size, now=self.now,
-                    only_leader=self.only_leader,
+                if self.owed >= OWED_MAX:
+                    limit = 0
+                slices, high_watermark, last_stable, log_start, length, aborted, scan = partition.read(
+                    offset, limit, leader_epoch, isolation=self.isolation, at_least_one=not self.size and not self.owed,
+                    now=self.now, only_leader=self.only_leader,
                 )  # fmt: skip
-                records = self._copied(slices, length) if length else b""
+                records = self._copied(slices, length) if slices else b""
             except (OSError, KafkaError) as error:
                 self._note_failure(key, error)
                 continue
@@ -323,7 +330,12 @@ class FetchJob:
                     self._note_failure(key, self.broken[key])
                 else:
                     self.lacking.append((key, lacking))
+                    self.owed += lacking.cost
                 continue
+            if scan:
+                self.scans = True
+                if scan == SCANNED_IN_PART:
+                    self.must_answer = True  # how far it has come is told at once
             data = FetchPartitionData(partition_index=key[1])
             data.high_watermark = high_watermark
             data.last_stable_offset = last_stable
@@ -336,9 +348,11 @@ class FetchJob:
                 self.size += length
                 self.left = max(self.left - length, 0)
                 if records is None:
-                    self.cold.append((row, slices[0]))
+                    self.cold.append((row, slices[0]))  # type: ignore[arg-type]
 
-    def _copied(self, slices: list[FileSlice], length: int) -> Buffer | list[FileSlice] | None:
+    def _copied(
+        self, slices: Sequence[FileSlice | Buffer], length: int
+    ) -> Buffer | Sequence[FileSlice | Buffer] | None:
         """Records as the answer is to have them: a few in memory, many as slices to be sent from the file.
 
         None for a few that are not in memory yet, which would be in slices[0]. May raise OSError.
@@ -346,7 +360,8 @@ class FetchJob:
         if length > COPY_MAX or len(slices) > 1 or self.copied > COPIES_MAX:
             return slices
         self.copied += length
-        return slices[0].read_now()
+        piece = slices[0]
+        return piece.read_now() if isinstance(piece, FileSlice) else piece
 
     def _find(self, key: PartitionKey) -> Partition:
         name, index = key
@@ -375,7 +390,7 @@ class FetchJob:
         if partition.leading and (doubt := partition.doubt()) is not None:
             self.doubts.append((len(self.found), doubt))
         self.found.append((key, data, 0))
-        self.failed = True
+        self.must_answer = True
         return True
 
     def _is_sent_elsewhere(self, key: PartitionKey, partition: Partition, offset: int, leader_epoch: int) -> bool:
@@ -394,7 +409,7 @@ class FetchJob:
             aborted_transactions=[] if self.isolation == READ_COMMITTED else None,
         )
         self.found.append((key, data, 0))
-        self.failed = True
+        self.must_answer = True
         return True
 
     def _name_of(self, key: PartitionKey) -> str:
@@ -416,7 +431,7 @@ class FetchJob:
             self.doubts.append((len(self.found), error))
             code = error.found.code
         self.found.append((key, self._refused(key, code), 0))
-        self.failed = True
+        self.must_answer = True
 
     def _refused(self, key: PartitionKey, code: ErrorCode) -> FetchPartitionData:
         code = self._code(code)
@@ -448,20 +463,33 @@ class FetchJob:
 
     def is_settled(self) -> bool:
         """Whether there is nothing to wait for."""
-        return self.size >= self.bytes_min or self.failed or self.max_wait_ms <= 0 or not self.found
+        return self.size >= self.bytes_min or self.must_answer or self.max_wait_ms <= 0 or not self.found
 
     async def wait(self) -> FetchResponse:
-        """Wait until there is enough, something fails, or max_wait_ms is over; then read everything again."""
+        """Wait until there is enough, something fails, or max_wait_ms is over; then read everything again.
+
+        Where something is looked for, what came may not be it: then wait on.
+        """
+        with trio.move_on_after(self.max_wait_ms / 1000) as scope:
+            while True:
+                await self._wait_enough()
+                if not self.scans:
+                    break
+                await self._read_all()
+                if self.is_settled():
+                    break
+        if scope.cancelled_caught or not self.scans:
+            await self._read_all()
+        return await self._respond()
+
+    async def _wait_enough(self) -> None:
         hearing = Hearing(self.bytes_min)
         try:
-            with trio.move_on_after(self.max_wait_ms / 1000):
-                await _in_chunks(partial(self._listen, hearing), self.found)
-                await hearing.wait_enough()
+            await _in_chunks(partial(self._listen, hearing), self.found)
+            await hearing.wait_enough()
         finally:
             with trio.CancelScope(shield=True):
                 await _in_chunks(Hearing.forget, hearing.ears)
-        await self._read_all()
-        return await self._respond()
 
     def _listen(self, hearing: Hearing, rows: Iterable[Row]) -> None:
         for key, data, length in rows:
@@ -516,7 +544,7 @@ class FetchJob:
             elif opens:
                 session.add(key, self.wanted[key], data.high_watermark, data.log_start_offset)
             elif not session.is_news(
-                key, data.high_watermark, data.log_start_offset, length,
+                key, data.high_watermark, data.log_start_offset, length or len(data.records or b""),
                 must_tell=data.error_code != 0 or data.preferred_read_replica >= 0,
             ):  # fmt: skip
                 continue

@@ -202,7 +202,8 @@ class ReplicaFetch(Awaited):
         if result.length > COPY_MAX or len(slices) > 1 or self.copied > COPIES_MAX:
             return slices
         self.copied += result.length
-        piece: FileSlice = slices[0]
+        piece = slices[0]
+        assert isinstance(piece, FileSlice)
         records = piece.read_now()
         return (yield piece.read) if records is None else records
 

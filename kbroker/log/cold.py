@@ -23,8 +23,10 @@ T = TypeVar("T")
 class NotInMemory(Exception):
     """What was asked for cannot be told without waiting for the disk, and the caller had said not to."""
 
-    def __init__(self, work: Callable[[], Any], then: Callable[[Any], object] | None = None) -> None:
+    def __init__(self, work: Callable[[], Any], then: Callable[[Any], object] | None = None, *, cost: int = 0) -> None:
+        """cost: bytes that the work goes through, where that is more than bringing what will be sent."""
         super().__init__("not in memory")
+        self.cost = cost
         self.work = work  # for a worker: blocks, changes nothing; may raise LogOffline, OSError
         self.then = then  # takes its result and changes state: on the loop
 

@@ -28,8 +28,8 @@ from kbroker.config.topic import TopicConfig
 from kbroker.env import Buffer, Disk, File, Handle
 from kbroker.log import scan
 from kbroker.log.cold import NotInMemory, read_now
-from kbroker.log.derived.aborted import AbortedIndex, KnownAborted
 from kbroker.log.derived import tags as tag_files
+from kbroker.log.derived.aborted import AbortedIndex, KnownAborted
 from kbroker.log.derived.index import ENTRY_SIZE, UNKNOWN, Indexes, OffsetIndex, read_last_offset, read_last_time
 from kbroker.log.derived.tags import TagIndex
 from kbroker.log.errors import CorruptLog

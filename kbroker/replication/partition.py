@@ -25,7 +25,7 @@ session with the cluster is valid, or the followers asked a moment ago. Data flo
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from kafka_wire.errors import ErrorCode, KafkaError
@@ -33,12 +33,13 @@ from kafka_wire.messages.produce_fetch import AbortedTransaction
 from kafka_wire.records import BatchHeader
 from kbroker.cluster.image import NO_LEADER, PartitionImage
 from kbroker.cluster.isr_changes import IsrChange, IsrOutcome
-from kbroker.env import FileSlice
+from kbroker.env import Buffer, FileSlice
 from kbroker.log.content.delayed import Diverted
 from kbroker.log.derived.epochs import NO_EPOCH
 from kbroker.log.derived.producers import Guard
 from kbroker.log.derived.transactions import ALL_STABLE, Marker
 from kbroker.log.log import PartitionLog
+from kbroker.log.reading import Reader
 from kbroker.log.writing import Appended
 from kbroker.replication import isr
 from kbroker.replication.doubt import DEFINITIVE, InDoubt, LedOn, NotLeader
@@ -48,6 +49,7 @@ from kbroker.watermark import Watermark
 
 ACKS_ALL = -1
 READ_UNCOMMITTED, READ_COMMITTED = 0, 1  # isolation levels
+NO_SCAN, SCANNED, SCANNED_IN_PART = 0, 1, 2  # was something looked for; and in all there is, or in a part of it
 LOG_END = 2  # in place of an isolation level: what a follower sees
 HEARD_S = 1.0  # how long the word of the followers holds
 JOIN_S = 1.0  # how long the high watermark waits for one that is about to join the ISR
@@ -59,12 +61,13 @@ log = logging.getLogger(__name__)
 class ReadResult(NamedTuple):
     """What a fetch of one partition found, all taken at one moment (L7)."""
 
-    slices: list[FileSlice]
+    slices: Sequence[FileSlice | Buffer]
     high_watermark: int
     last_stable_offset: int
     log_start_offset: int
-    length: int  # bytes in slices
+    length: int  # bytes in slices, as far as they are what was asked for
     aborted: list[AbortedTransaction] | None  # of read_committed: those that overlap what was read
+    scan: int = NO_SCAN
 
 
 class Partition:
@@ -645,6 +648,7 @@ class Partition:
         at_least_one: bool = True,
         now: bool = False,
         only_leader: bool = True,
+        through: Reader | None = None,
     ) -> ReadResult:
         """What a consumer may see from offset on: whole batches below the bound of its isolation level; nothing beyond.
 
@@ -656,6 +660,7 @@ class Partition:
             at_least_one: let the first batch exceed bytes_max.
             now: raise NotInMemory rather than wait for the disk.
             only_leader: not where another leads (KIP-392).
+            through: who picks what is to be had; None: it is all.
 
         Raises KafkaError OFFSET_OUT_OF_RANGE, KAFKA_STORAGE_ERROR, UNKNOWN_SERVER_ERROR for a negative bytes_max where
         there is something to read (as Kafka), or those of check_leader. A follower, who may be behind, does not know
@@ -674,7 +679,8 @@ class Partition:
             bound = end
         elif isolation != READ_UNCOMMITTED:
             bound, aborted = last_stable, list[AbortedTransaction]()
-        slices: list[FileSlice] = []
+        slices: Sequence[FileSlice | Buffer] = ()
+        length, scan = -1, NO_SCAN
         if not log.start_offset <= offset <= end:
             raise self._out_of_range(offset, isolation)
         if offset < bound:
@@ -683,13 +689,18 @@ class Partition:
                 raise KafkaError(ErrorCode.UNKNOWN_SERVER_ERROR)
             if bytes_max or at_least_one:
                 try:
-                    slices, end = log.reading.read(offset, bytes_max, bound, at_least_one, now)
+                    if through is None:
+                        slices, end = log.reading.read(offset, bytes_max, bound, at_least_one, now)
+                    else:
+                        slices, end, length, in_part = through.read(log, offset, bytes_max, bound, at_least_one, now)
+                        scan = SCANNED_IN_PART if in_part else SCANNED
                     if aborted is not None:
                         aborted = log.aborted_between(offset, end, now=now)
                 except OSError as error:
                     raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, str(error)) from error
-        length = slices[0].length if len(slices) == 1 else sum(map(len, slices))
-        return ReadResult(slices, high_watermark, last_stable, log.start_offset, length, aborted)
+        if length < 0:
+            length = len(slices[0]) if len(slices) == 1 else sum(map(len, slices))
+        return ReadResult(slices, high_watermark, last_stable, log.start_offset, length, aborted, scan)
 
     def _check_reader(self, current_leader_epoch: int, *, is_consumer: bool) -> None:
         """Raise unless a follower may read here, or a consumer who reads from followers, too."""
@@ -709,7 +720,9 @@ class Partition:
         is_below = offset < self.log.start_offset
         return KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE if is_below else ErrorCode.OFFSET_NOT_AVAILABLE)
 
-    def available(self, offset: int, most: int, isolation: int = READ_UNCOMMITTED) -> int:
+    def available(
+        self, offset: int, most: int, isolation: int = READ_UNCOMMITTED, *, through: Reader | None = None
+    ) -> int:
         """About how many bytes read would find from offset on, counted no further than `most`; at once, from memory.
 
         Raises KafkaError KAFKA_STORAGE_ERROR.
@@ -718,6 +731,9 @@ class Partition:
         if offset >= bound:
             return 0
         try:
+            if through is not None:
+                self.log.check_online()
+                return through.available(self.log, offset, bound, most)
             return self.log.bytes_between(offset, bound, most)
         except OSError as error:
             raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, str(error)) from error

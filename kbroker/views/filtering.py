@@ -1,6 +1,6 @@
 """What a filter leaves of a batch: all of it, some records, or nothing. Pure: bytes in, bytes out.
 
-Records keep their offsets, timestamps, headers; the batch its base and last offset, producer, sequence, epoch and codec.
+Records keep their offsets, timestamps, headers; the batch its base and last offset, producer, sequence, epoch, codec.
 What cannot be judged, as its CRC is wrong or its records cannot be read, stays as it is: a consumer finds that out here
 as he would at the source. (Kafka: MemoryRecords.filterTo.)
 

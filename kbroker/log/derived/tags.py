@@ -18,8 +18,8 @@ looked at what was not known. Big-endian:
     | u32       | rest  u32 | relative         u32 | as in the log  u32 |                        | numbers       u16 |
     +-----------+-----------+----------------------+--------------------+------------------------+-------------------+
 
-It is derived, and never synced. A block is believed if its own CRC is right and the log has that last batch right there:
-one that speaks of batches that are gone (the power failed, the segment was compacted) is not. What no block tells of is
+It is derived, and never synced. A block is believed if its own CRC is right, and the log has that last batch there: one
+that speaks of batches that are gone (the power failed, the segment was compacted) is not. What no block tells of is
 a LOOK: whoever reads there notes what he finds. So a file that is missing, torn, stale or damaged costs time alone.
 What is cut off a log takes the file with it.
 """
@@ -346,9 +346,9 @@ def _unknown(position: int, offset: int, end: int, next_offset: int) -> Piece:
 
 
 def load(disk: Disk, stem: str, log: Handle, size: int) -> tuple[list[Piece], bool]:
-    """What a segment's file tells of it, as far as that is true; whether there is anything in it that is no use. Blocks.
+    """What a segment's file tells of it, as far as that is true; whether there is anything in it that is no use.
 
-    size: of the segment. May raise OSError: of the log.
+    Blocks. size: of the segment. May raise OSError: of the log.
     """
     try:
         file_size = disk.size(stem + SUFFIX)
