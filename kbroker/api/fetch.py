@@ -51,7 +51,8 @@ from kbroker.log.cold import ATTEMPTS, NotInMemory
 from kbroker.log.derived.epochs import NO_EPOCH
 from kbroker.log.errors import LogOffline
 from kbroker.replication.doubt import InDoubt
-from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, SCANNED_IN_PART, Partition
+from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, Partition
+from kbroker.replication.reads import SCANNED_IN_PART
 from kbroker.turns import Work, answer, each, finish
 
 RACKS_SINCE = 11  # consumers may be sent to followers, and these serve them (KIP-392)

@@ -37,7 +37,8 @@ from kbroker.awaited import Awaited
 from kbroker.env import FileSlice
 from kbroker.log.cold import told
 from kbroker.replication.fetcher import Key
-from kbroker.replication.partition import Partition, ReadResult
+from kbroker.replication.partition import Partition
+from kbroker.replication.reads import ReadResult
 from kbroker.replication.sessions import HURRIED_WAIT_S, Followed, ReplicaSession
 from kbroker.replication.throttles import is_throttled
 from kbroker.turns import PAUSES_A_TURN, Errand, Errands, finish_errands

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.produce_fetch import AbortedTransaction
@@ -44,30 +43,18 @@ from kbroker.log.writing import Appended
 from kbroker.replication import isr
 from kbroker.replication.doubt import DEFINITIVE, InDoubt, LedOn, NotLeader
 from kbroker.replication.followers import NEVER, Follower, FollowerSession
+from kbroker.replication.reads import NO_SCAN, SCANNED, SCANNED_IN_PART, ReadResult
 from kbroker.replication.stable import StableOffset
 from kbroker.watermark import Watermark
 
 ACKS_ALL = -1
 READ_UNCOMMITTED, READ_COMMITTED = 0, 1  # isolation levels
-NO_SCAN, SCANNED, SCANNED_IN_PART = 0, 1, 2  # was something looked for; and in all there is, or in a part of it
 LOG_END = 2  # in place of an isolation level: what a follower sees
 HEARD_S = 1.0  # how long the word of the followers holds
 JOIN_S = 1.0  # how long the high watermark waits for one that is about to join the ISR
 RETRY_S = 1.0  # after a change of the ISR was refused
 
 log = logging.getLogger(__name__)
-
-
-class ReadResult(NamedTuple):
-    """What a fetch of one partition found, all taken at one moment (L7)."""
-
-    slices: Sequence[FileSlice | Buffer]
-    high_watermark: int
-    last_stable_offset: int
-    log_start_offset: int
-    length: int  # bytes in slices, as far as they are what was asked for
-    aborted: list[AbortedTransaction] | None  # of read_committed: those that overlap what was read
-    scan: int = NO_SCAN
 
 
 class Partition:
