@@ -7,39 +7,13 @@ come back for the next bytes.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from kbroker.env import Buffer, FileSlice
+from kbroker.env import FileSlice
 from kbroker.log.cold import NotInMemory
 from kbroker.log.segment import Segment, tick
 
-if TYPE_CHECKING:
-    from kbroker.log.log import PartitionLog
-
 POSITIONS_KEPT = 32
-
-
-class Scanned(NamedTuple):
-    """What was found by who looks for something."""
-
-    parts: Sequence[FileSlice | Buffer]
-    after: int  # everything below was looked at
-    length: int  # bytes of what was looked for; what the parts have beyond only says how far that was
-    is_partial: bool  # there was too much to look at: who asks on from `after` may find more
-
-
-class Reader(Protocol):
-    """Reads for those who are not to have all that is in a log, in place of its `Reading`."""
-
-    def read(
-        self, log: PartitionLog, offset: int, bytes_max: int, bound: int, at_least_one: bool, now: bool
-    ) -> Scanned:
-        """What is to be had from offset to below bound. For the rest see Reading.read."""
-
-    def available(self, log: PartitionLog, offset: int, bound: int, most: int) -> int:
-        """About how many bytes `read` may find, counted no further than `most`; from memory. May raise OSError."""
 
 
 _base_offset = attrgetter("base_offset")

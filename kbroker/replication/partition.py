@@ -38,12 +38,11 @@ from kbroker.log.derived.epochs import NO_EPOCH
 from kbroker.log.derived.producers import Guard
 from kbroker.log.derived.transactions import ALL_STABLE, Marker
 from kbroker.log.log import PartitionLog
-from kbroker.log.reading import Reader
 from kbroker.log.writing import Appended
 from kbroker.replication import isr
 from kbroker.replication.doubt import DEFINITIVE, InDoubt, LedOn, NotLeader
 from kbroker.replication.followers import NEVER, Follower, FollowerSession
-from kbroker.replication.reads import NO_SCAN, SCANNED, SCANNED_IN_PART, ReadResult
+from kbroker.replication.reads import NO_SCAN, SCANNED, SCANNED_IN_PART, Reader, ReadResult
 from kbroker.replication.stable import StableOffset
 from kbroker.watermark import Watermark
 

@@ -48,8 +48,8 @@ from kbroker.log.derived.tags import Search, TagIndex
 from kbroker.log.derived.transactions import read_marker
 from kbroker.log.errors import CorruptLog
 from kbroker.log.log import PartitionLog
-from kbroker.log.reading import Scanned
 from kbroker.log.segment import Segment
+from kbroker.replication.reads import Scanned
 from kbroker.views.filtering import Filter
 from kbroker.views.results import Found, Result, Results
 
@@ -101,7 +101,7 @@ class Plan(NamedTuple):
 
 
 class FilteredReader:
-    """Reads one partition for one view. Stands in for `log.reading` (kbroker.log.reading.Reader)."""
+    """Reads one partition for one view. Stands in for `log.reading` (kbroker.replication.reads.Reader)."""
 
     __slots__ = ("selection", "results")
 
