@@ -48,6 +48,16 @@ class Gone:
                 if mine.get(key) == before:
                     del mine[key]
 
+    def below(self, offset: int) -> Gone:
+        """What of it is about ids below an offset alone."""
+        bound = offset.to_bytes(8, "big")
+        found = Gone()
+        found.removed = {id for id in self.removed if id < bound}
+        found.hurried = {id for id in self.hurried if id < bound}
+        found.cancelled_keys = {key: before for key, before in self.cancelled_keys.items() if before <= bound}
+        found.hurried_keys = {key: before for key, before in self.hurried_keys.items() if before <= bound}
+        return found
+
     def live(self, rows: Sequence[bytes]) -> Sequence[bytes]:
         """The rows that count."""
         return [row for row in rows if not (self.has_removed(row) or self.has_hurried(row))] if len(self) else rows

@@ -12,7 +12,7 @@ whatever is asked for is at the head of these, or found by bisection.
 What is removed or cancelled is not looked for: it is remembered that it is gone, and left out when its row comes up.
 What is hurried is looked for, in one search for all that were asked for together, and gets another row, with a due time
 of zero; the first row is gone. When so much is gone that it takes too much memory to remember, all runs are merged
-without it, and it is forgotten.
+without it, and it is forgotten (but for what a transaction that is open may yet add to).
 
 It is read and changed by one at a time. What is said to block may read and write files, and is for a worker. It may
 raise Damaged (throw it away and make it anew from the log: `discard`) and the disk's OSError (all is as it was).
@@ -74,6 +74,7 @@ class Schedule:
 
     def __init__(self, disk: Disk, directory: str) -> None:
         """An empty one. directory: its own, made when there is something to write; what lies there is written over."""
+        self.uncommitted_from = NEVER  # set by who reads the log: from which id on something may yet be added
         self.next_due_ms = NEVER  # of what is pending and not taken; it may be too early, never too late
         self._disk = disk
         self._directory = directory
@@ -82,6 +83,7 @@ class Schedule:
         self._taken: dict[int, bytes] = {}  # by id
         self._lowest_offset = NEVER  # of memory and what is taken
         self._gone = Gone()
+        self._kept = 0  # of what is gone, how much had to be remembered when all was merged
         self._asked = Gone()  # to hurry: what the next search is for
         self._job: Job | None = None
         self._is_searching = False
@@ -110,7 +112,7 @@ class Schedule:
         """Nothing may be added, removed, cancelled or hurried before `settle` was called until this is False."""
         return (
             len(self._memory) > MEMORY_ROWS
-            or len(self._gone) > 2 * GONE_MAX
+            or len(self._gone) > 2 * GONE_MAX + self._kept
             or len(self._runs) > RUNS_MAX
             or self._is_searching
             or len(self._asked) > 0
@@ -119,11 +121,14 @@ class Schedule:
     def add(self, entries: Iterable[Entry]) -> None:
         """These are pending. One that is pending already has its record elsewhere now, at a larger offset.
 
-        Their due times are above 0. A piece of the log at a time, of some thousands at most.
+        Their due times are above 0. A piece of the log at a time, of some thousands at most. What is committed late may
+        have been cancelled or hurried before: it is, then, if it is not below `uncommitted_from`.
         """
         rows = []
         for entry in entries:
             row = pack(*entry)
+            if self._gone.has_hurried(row):
+                row = _at_once(row)
             if entry.id not in self._taken:
                 rows.append(row)
             else:
@@ -366,7 +371,7 @@ class Schedule:
     def _next_job(self) -> Job | None:
         if len(self._asked):
             return self._search()
-        if self._is_to_tighten or len(self._gone) > GONE_MAX:
+        if self._is_to_tighten or len(self._gone) > GONE_MAX + self._kept:
             return self._merge_all()
         sizes: dict[int, list[RunCursor]] = {}
         for each in self._runs:
@@ -414,7 +419,8 @@ class Schedule:
         except (OSError, Damaged):
             self._is_to_tighten = True
             raise
-        self._gone.subtract(gone)
+        self._gone.subtract(gone.below(self.uncommitted_from))
+        self._kept = len(self._gone)
 
     def _merge(self, sources: list[RunCursor], gone: Gone) -> Job:
         """Make one run of some, without what is gone. What is passed meanwhile is passed in that one, too."""

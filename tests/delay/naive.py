@@ -16,6 +16,9 @@ class Naive:
     def __init__(self) -> None:
         self.pending: dict[int, Entry] = {}
         self.taken: dict[int, Entry] = {}
+        self.removed: set[int] = set()
+        self.cancels: list[tuple[bytes, int]] = []
+        self.hurries: list[tuple[bytes, int]] = []
 
     def copy(self) -> Naive:
         return deepcopy(self)
@@ -27,12 +30,23 @@ class Naive:
         for entry in entries:
             (self.taken if entry.id in self.taken else self.pending)[entry.id] = entry
 
-    def remove(self, ids: Iterable[int]) -> None:
-        for each in ids:
+    def commit(self, entries: Iterable[Entry]) -> None:
+        """Add what lies further up in the log: it may have been cancelled or hurried there."""
+        for entry in entries:
+            if entry.id not in self.removed and not any(
+                key == entry.key and entry.id < before for key, before in self.cancels
+            ):
+                is_hurried = any(key == entry.key and entry.id < before for key, before in self.hurries)
+                self.pending[entry.id] = entry._replace(due_ms=AT_ONCE) if is_hurried else entry
+
+    def remove(self, ids: Iterable[int], before: int = NEVER) -> None:
+        for each in [id for id in ids if id < before]:
+            self.removed.add(each)
             self.pending.pop(each, None)
             self.taken.pop(each, None)
 
     def cancel(self, key: bytes, before: int) -> None:
+        self.cancels.append((key, before))
         self.remove([each.id for each in self.all() if each.key == key and each.id < before])
 
     def hurry(self, ids: Iterable[int]) -> None:
@@ -42,6 +56,7 @@ class Naive:
                     held[each] = held[each]._replace(due_ms=AT_ONCE)
 
     def hurry_key(self, key: bytes, before: int) -> None:
+        self.hurries.append((key, before))
         self.hurry([each.id for each in self.all() if each.key == key and each.id < before])
 
     def take(self, now_ms: int, most: int) -> list[Entry]:

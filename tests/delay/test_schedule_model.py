@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 )
 
 from kbroker.delay import runs, schedule
-from kbroker.delay.schedule import START, Entry, Position, Schedule
+from kbroker.delay.schedule import NEVER, START, Entry, Position, Schedule
 from kbroker.testing.disk import MemoryDisk
 from tests.delay.naive import Naive
 
@@ -50,6 +50,7 @@ class Beside(RuleBasedStateMachine):
         self.saved_end = 0
         self.end = 0  # of the log
         self.now_ms = 0
+        self.uncommitted: list[Entry] = []  # of an open transaction
         self.asked: list[tuple[bytes, int] | int] = []  # to be hurried by the next search
 
     def settled(self) -> None:
@@ -71,6 +72,24 @@ class Beside(RuleBasedStateMachine):
         self.real.add(entries)
         self.naive.add(entries)
 
+    @rule(pending=st.lists(st.tuples(dues, keys), max_size=3))
+    def hide_in_a_transaction(self, pending: list[tuple[int, bytes]]) -> None:
+        entries = [Entry(self.now_ms + due, self.end + n, self.end + n, key) for n, (due, key) in enumerate(pending)]
+        self.end += len(entries)
+        self.uncommitted += entries
+        self.note_uncommitted()
+
+    @rule()
+    def commit(self) -> None:
+        self.settled()
+        self.real.add(self.uncommitted)
+        self.naive.commit(self.uncommitted)
+        self.uncommitted = []
+        self.note_uncommitted()
+
+    def note_uncommitted(self) -> None:
+        self.real.uncommitted_from = min([each.id for each in self.uncommitted], default=NEVER)
+
     @rule(choice=st.integers(0), most=st.integers(1, 4))
     def carry_forward(self, choice: int, most: int) -> None:
         self.settled()
@@ -86,14 +105,14 @@ class Beside(RuleBasedStateMachine):
         known = [each.id for each in self.naive.all()] or [0]
         ids = [known[each % len(known)] for each in choices]
         self.real.remove(ids, self.end)
-        self.naive.remove(ids)
+        self.naive.remove(ids, self.end)
 
     @rule(most=st.integers(1, 9))
     def deliver_as_a_follower_sees_it(self, most: int) -> None:
         self.settled()
         ids = [each.id for each in self.naive.all()[:most]]
         self.real.remove(ids, self.end)
-        self.naive.remove(ids)
+        self.naive.remove(ids, self.end)
 
     @rule(key=keys)
     def cancel(self, key: bytes) -> None:
@@ -160,6 +179,7 @@ class Beside(RuleBasedStateMachine):
         self.real.save(Position(self.end, 0))
         self.hurry_what_was_asked()
         self.saved, self.saved_end = self.naive.copy(), self.end
+        self.saved_uncommitted = list(self.uncommitted)
         self.saved.release()
 
     @precondition(lambda self: self.saved is not None)
@@ -174,6 +194,8 @@ class Beside(RuleBasedStateMachine):
         assert loaded is not None and loaded[1] == Position(self.saved_end, 0)
         assert self.saved is not None
         self.real, self.naive, self.asked, self.end = loaded[0], self.saved.copy(), [], self.saved_end
+        self.uncommitted = list(self.saved_uncommitted)
+        self.note_uncommitted()
 
     @rule(nth=st.integers(1, 4), kind=st.sampled_from(["append", "sync", "open", "pread", "remove"]))
     def settle_while_the_disk_fails(self, nth: int, kind: str) -> None:
