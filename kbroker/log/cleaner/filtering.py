@@ -3,8 +3,8 @@
     of a record     stays if it has the newest offset of its key, and is no tombstone whose time has passed; or if the
                     map does not reach up to it. One without a key goes
     of a batch      what stays keeps its offset; the batch its base and last offset, producer, sequence, epoch: so it
-                    is empty rather than gone when it is the last of an active producer or of the segment, or the
-                    first of a leader epoch, as the epochs can be made anew from the batches
+                    is empty rather than gone when it is the last of an active producer. Where a segment ends, or a
+                    leader epoch begins, a batch without records and producer says so
     of a marker     stays while anything of its transaction is there, and as long as tombstones do after that
     what is hidden  (delayed records in their own log) is none of this, and goes
 
@@ -103,11 +103,14 @@ class Filter:
         else:
             left, now = self._judge_data(batch, header)
         begins_epoch, self._leader_epoch = header.leader_epoch != self._leader_epoch, header.leader_epoch
-        if left is None and (is_last or begins_epoch or self._is_last_of_producer(header)):
+        if left is None and self._is_last_of_producer(header):
             now = _emptied(header)
             left = with_records(now, b"")
+        elif left is None and (is_last or begins_epoch):
+            now = _nameless(_emptied(header))
+            left = with_records(now, b"")
         if left is not None:
-            self.decided.stays(header)
+            self.decided.stays(now)
             self.tally.bytes_after += len(left)
             self.tally.records_after += now.count
         return left, now
@@ -207,6 +210,11 @@ def _emptied(header: BatchHeader) -> BatchHeader:
     """The header of what a batch is without records. (Kafka: DefaultRecordBatch.writeEmptyHeader.)"""
     attributes = header.attributes & ~(CODEC | DELETE_HORIZON) | codecs.NONE
     return header._replace(attributes=attributes, base_timestamp=NO_TIMESTAMP, count=0)
+
+
+def _nameless(header: BatchHeader) -> BatchHeader:
+    """The header of a batch that only says which offsets there were: no transaction waits for its marker."""
+    return header._replace(attributes=codecs.NONE, producer_id=-1, producer_epoch=-1, base_sequence=NO_SEQUENCE)
 
 
 def _shifted(records: bytes, count: int, by_ms: int) -> bytes:

@@ -188,7 +188,7 @@ def _chunks(disk: Disk, job: Job, source: Source) -> Iterator[tuple[int, list[tu
             if not at and wanted <= len(view):
                 raise _damaged(path, position, offset)
             if wanted > job.memory_bytes:
-                raise Uncleanable(_too_large(path, offset, wanted, job))
+                raise _too_large(path, offset, wanted, job)
             position += at
             yield len(view), found
 
@@ -207,15 +207,16 @@ def _damaged(path: str, position: int, offset: int) -> CorruptLog:
     return CorruptLog(f"{path}: damage at byte {position}, offset {offset}")
 
 
-def _too_large(path: str, offset: int, size: int, job: Job) -> str:
+def _too_large(path: str, offset: int, size: int | None, job: Job) -> Uncleanable:
+    takes = "too many bytes" if size is None else f"{size} bytes"
     limit = f"log.cleaner.dedupe.buffer.size allows {job.memory_bytes}"
-    return f"{path}: the batch at offset {offset} takes {size} bytes of memory, {limit}"
+    return Uncleanable(f"{path}: the batch at offset {offset} takes {takes} of memory, {limit}")
 
 
 def _unreadable(job: Job, source: Source, header: BatchHeader, error: KafkaError) -> Uncleanable:
     path = f"{_stem(job, source.base_offset)}.log"
     if error.code is ErrorCode.MESSAGE_TOO_LARGE:
-        return Uncleanable(_too_large(path, header.base_offset, job.memory_bytes + 1, job))
+        return _too_large(path, header.base_offset, None, job)
     return Uncleanable(f"{path}: the batch at offset {header.base_offset} cannot be read: {error.message}")
 
 
