@@ -51,6 +51,7 @@ class Home(Protocol):
 
     image: ClusterImage
     lease: int  # the broker's session
+    producer_ids: int  # all below it may have been given out, whatever the store says
 
     async def wait_applied(self, revision: int) -> None:
         """Until the change is visible wherever a client may ask. Raises KafkaError REQUEST_TIMED_OUT."""
@@ -455,7 +456,7 @@ class Admin:
         key = self._keys.producer_ids
         for _ in range(ATTEMPTS_MAX):
             entry = await self._store.get(key)
-            first = decode(entry.value)["next"] if entry else 0
+            first = max(decode(entry.value)["next"] if entry else 0, self._home.producer_ids)
             guards = [Guard(key, entry.mod_revision if entry else 0)]
             result = await self._writer.commit(guards, [self._writer.put(key, {"next": first + count})])
             if result.succeeded:

@@ -140,6 +140,7 @@ class ClusterImage:
     features: Finalized = BEFORE
     revision: int = 0
     secret: bytes = field(default=b"", repr=False)  # by which brokers know each other
+    producer_ids: int = 0  # the first that was not given out
     # What is not a picture of the cluster but of its store.
     topic_configs: Mapping[str, Mapping[str, str]] = field(default_factory=nothing)  # also of topics not seen yet
     strays: Mapping[bytes, Mapping[int, PartitionImage]] = field(default_factory=nothing)
@@ -219,6 +220,8 @@ class _Edit:
             self.new["cluster_id"] = "" if fields is None else fields["id"]
         elif kind == "secret":
             self.new["secret"] = b"" if fields is None else a2b_base64(fields["secret"])
+        elif path == "ids/producer":
+            self.new["producer_ids"] = 0 if fields is None else fields["next"]
         elif kind == "pending":
             topic_ids = {id_bytes(rest)}
             pending = self.get("pending")

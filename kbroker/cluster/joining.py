@@ -9,6 +9,9 @@ former process at once, without waiting for that session to end. Another directo
 while the other broker lives. So is a directory of another cluster than the store's, or of any when the store knows
 none: a store that has lost its topics must not be taken for one that has deleted them.
 
+A store that was restored from an older copy has forgotten which producer ids were given out since. Brokers remember;
+whoever registers has the count go on from there (P4).
+
 A broker may have lost what it had when the machine went down under it, when it comes with another directory than it
 had, or with an older copy of it: one that knows nothing of the process that registered last. It then takes itself out
 of whatever it might be elected from, before anybody sees it: its old registration goes first, as leaders that have it
@@ -52,6 +55,7 @@ class BrokerIdentity:
     has_logs: bool = False  # there is data in it
     is_lossy: bool = False  # writes that were not synced may be gone: the machine went down, or is another one (R10)
     incarnations: Sequence[str] = ()  # of the processes that the directory knows it was used by; (): it does not say
+    producer_ids: int = 0  # all below it may have been given out, as far as the directory knows
 
 
 class BrokerIdInUse(Exception):
@@ -111,10 +115,13 @@ class Joining:
         self._is_lossy = broker.is_lossy  # until it was registered once: what it has written since, it has
         self._epoch = 0  # the last it had: a store that was restored from an old copy might give it out again
 
-    async def join(self, session: Session, cluster_id: str) -> tuple[ClusterImage, int]:
+    async def join(self, session: Session, cluster_id: str, producer_ids: int) -> tuple[ClusterImage, int]:
         """Register and take up leaderships. An image from before, and the revision at which all is done.
 
-        cluster_id: of the cluster that this process was part of before; "": of none.
+        Args:
+            cluster_id: of the cluster that this process was part of before; "": of none.
+            producer_ids: all below it may have been given out, as far as this broker knows.
+
         Raises BrokerIdInUse, OtherCluster, Moved, FeatureTooNew, StoreError.
         """
         for _ in range(ATTEMPTS_MAX):
@@ -124,9 +131,12 @@ class Joining:
                 raise Moved(decode(moved.value)["to"])
             if self._may_have_lost(image):
                 image, entries = await self._disown(image, entries)
-            guards, ops = self._registration(image, entries, session)
+            guards, ops = self._registration(image, entries, session, producer_ids)
             result = await self._writer.commit(guards, ops)
             if result.succeeded:
+                if image.producer_ids < producer_ids:
+                    text = "the coordination store is of an older copy: producer ids go on at %d, not at %d"
+                    log.warning(text, producer_ids, image.producer_ids)
                 self._is_lossy = False
                 own = Guard(self._keys.broker(self._broker.id), result.revision)
                 return image, max(result.revision, await self._take_up(image, own))
@@ -140,6 +150,7 @@ class Joining:
         wanted = (
             keys.broker(own_id), keys.registration(own_id), keys.broker_epochs, keys.cluster, keys.secret,
             keys.features, keys.controller, keys.controller_epoch, keys.broker_config(""), keys.moved,
+            keys.producer_ids,
         )  # fmt: skip
         return image, {entry.key: entry for key in wanted for entry in _found(page.entries, key)}
 
@@ -188,7 +199,9 @@ class Joining:
 
     # Registering.
 
-    def _registration(self, image: ClusterImage, entries: Mapping[bytes, Entry], session: Session) -> Txn:
+    def _registration(
+        self, image: ClusterImage, entries: Mapping[bytes, Entry], session: Session, producer_ids: int
+    ) -> Txn:
         """What a new cluster begins with, this broker in a new epoch, and the controller key if it is nobody else's.
 
         The feature levels have to be those that were found to be supported.
@@ -219,6 +232,8 @@ class Joining:
                 writer.put(keys.controller, {"broker": own_id, "epoch": controller_epoch}, session.id),
                 writer.put(keys.controller_epoch, {"epoch": controller_epoch}),
             ]
+        if image.producer_ids < producer_ids:
+            ops.append(writer.put(keys.producer_ids, {"next": producer_ids}))
         written = {op.key: None for op in ops}
         return [_guard(key, entries) for key in {**written, keys.features: None, keys.moved: None}], ops
 

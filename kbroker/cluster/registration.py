@@ -80,6 +80,7 @@ class Registration:
         self.image = ClusterImage()
         self.lease = 0
         self.session: Session | None = None  # None: not registered
+        self.producer_ids = broker.producer_ids  # all below it may have been given out (P4)
         self.incarnation = id_text(rng.token(16))
         self._store = store
         self._clock = clock
@@ -214,7 +215,7 @@ class Registration:
 
     async def _live(self, session: Session, ready: Callable[[], None]) -> None:
         """Join under this session and follow the cluster until it is lost."""
-        image, joined_at = await self._joining.join(session, self.image.cluster_id)
+        image, joined_at = await self._joining.join(session, self.image.cluster_id, self.producer_ids)
         if image.revision < self.image.revision:
             log.error(
                 "the coordination store went back from revision %d to %d: it was restored from an older copy",
@@ -302,6 +303,7 @@ class Registration:
         if mine.incarnation != self.incarnation:
             raise Fenced(f"another process has registered as broker {self.broker.id}")
         old, self.image = self.image, image
+        self.producer_ids = max(self.producer_ids, image.producer_ids)
         self._on_image(old, image)
         self._controller.on_image(old, image)
         self._applied.advance(image.revision)

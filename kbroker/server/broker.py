@@ -46,6 +46,8 @@ from kbroker.server.identity import (
     incarnations,
     note_cluster,
     note_incarnation,
+    note_producer_ids,
+    producer_ids,
     refuse_foreign,
     wrong_store,
 )
@@ -164,6 +166,7 @@ class Broker:
                 raise kind(f"the coordination store cannot be written: {error}") from error
             note_cluster(self.env, home, services.image.cluster_id)
             services.logs.note_left()
+            nursery.start_soon(services.producer_ids.run)
             await nursery.start(services.groups.run)
             await nursery.start(services.transactions.run)
             await nursery.start(services.replicas.run)
@@ -188,6 +191,7 @@ class Broker:
         def on_image(old: ClusterImage, new: ClusterImage) -> None:
             links.on_image(old, new)
             replicas.on_image(old, new)
+            ids.on_image(new)
 
         registration = Registration(
             store,
@@ -201,8 +205,12 @@ class Broker:
         links = Links(env, registration, lambda: replicas.config)
         brokers = ClusterBrokers(lambda: services, links)
         groups = GroupCoordinator(env, registration, logs, lambda: replicas.config)
-        producer_ids = ProducerIds(registration.admin)
-        transactions = TransactionCoordinator(env, registration, logs, lambda: replicas.config, producer_ids, brokers)
+        ids = ProducerIds(
+            registration.admin,
+            lambda end: env.offload(partial(note_producer_ids, env, end)),
+            registration.broker.producer_ids,
+        )
+        transactions = TransactionCoordinator(env, registration, logs, lambda: replicas.config, ids, brokers)
         coordinators: dict[str, Coordinator] = {OFFSETS_TOPIC: groups, TRANSACTIONS_TOPIC: transactions}
         replicas = ReplicaManager(config.node_id, logs, config, coordinators, registration, brokers)
         slots = config.get_int("max.incremental.fetch.session.cache.slots")
@@ -214,7 +222,7 @@ class Broker:
             groups=groups,
             transactions=transactions,
             fetch_sessions=FetchSessions(slots, first_id=1 + env.rng.below(2**30)),
-            producer_ids=producer_ids,
+            producer_ids=ids,
             brokers=brokers,
         )
         return services
@@ -229,6 +237,7 @@ class Broker:
             has_logs=logs.has_logs(),
             is_lossy=logs.is_lossy,
             incarnations=incarnations(self.env),
+            producer_ids=producer_ids(self.env),
         )
 
 

@@ -13,6 +13,9 @@ and keeps it from starting on ours.)
 `incarnations` has a line for each process that has used the directory, the latest last. The store knows which of them
 registered last: a directory that does not is an older copy of itself, put back from a backup, and lacks what was
 acknowledged since. (Kafka: the broker epoch in its CleanShutdownFile.)
+
+`producer-ids` has a number: ids of producers below it may have been given out. The coordination store counts them, but
+might be restored from an older copy.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ CLUSTER_ID = "kbroker.cluster.id"
 KAFKA_CLUSTER_ID = "cluster.id"
 INCARNATIONS = "incarnations"
 INCARNATIONS_MAX = 1000
+PRODUCER_IDS = "producer-ids"
 GUIDE = "docs/recovery.md tells how to go on"
 
 _ID = re.compile(r"[A-Za-z0-9_-]{22}")
@@ -104,6 +108,26 @@ def note_incarnation(env: Env, known: Sequence[str], incarnation: str) -> None:
         env.disk.write_atomic(INCARNATIONS, lines.encode(), sync=True)
     except OSError as error:
         log.warning("%s/%s was not brought up to date: %s", env.disk.root, INCARNATIONS, error)
+
+
+def producer_ids(env: Env) -> int:
+    """Ids of producers below this may have been given out, as far as the directory knows. May raise OSError."""
+    try:
+        return int(env.disk.read(PRODUCER_IDS))
+    except FileNotFoundError:
+        return 0
+    except ValueError:
+        text = "%s/%s is damaged: how far producer ids were given out, the coordination store alone knows"
+        log.warning(text, env.disk.root, PRODUCER_IDS)
+        return 0
+
+
+def note_producer_ids(env: Env, end: int) -> None:
+    """Have the directory know that ids of producers below end may be given out. Without room for that they are."""
+    try:
+        env.disk.write_atomic(PRODUCER_IDS, b"%d\n" % end, sync=True)
+    except OSError as error:
+        log.warning("%s/%s was not brought up to date: %s", env.disk.root, PRODUCER_IDS, error)
 
 
 def wrong_store(env: Env, home: str, found: str, store: str = "the coordination store") -> StartFailed:

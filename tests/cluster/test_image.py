@@ -193,7 +193,7 @@ def test_what_is_known_is_passed_over() -> None:
 
 
 def test_unknown_keys_are_passed_over() -> None:
-    image = step(ClusterImage(), Event(KEYS.prefix + b"users/alice", b"{}", 1), Event(KEYS.producer_ids, b"{}", 1))
+    image = step(ClusterImage(), Event(KEYS.prefix + b"users/alice", b"{}", 1), Event(KEYS.broker_epochs, b"{}", 1))
     assert image.topics == {} and image.revision == 1
 
 
