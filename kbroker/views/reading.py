@@ -99,6 +99,13 @@ class Plan(NamedTuple):
         """Bytes to be read, at most."""
         return sum([run.end - run.position for run in self.runs])
 
+    def known(self) -> Plan:
+        """As much of it as the index knows."""
+        for n, run in enumerate(self.runs):
+            if run.tags is not None:
+                return Plan(self.runs[:n], run.offset)
+        return self
+
 
 class FilteredReader:
     """Reads one partition for one view. Stands in for `log.reading` (kbroker.replication.reads.Reader)."""
@@ -119,7 +126,7 @@ class FilteredReader:
         Raises CorruptLog, OSError.
         """
         result = self.results.get(self, offset, log.end)
-        if result is not None and result.pieces:
+        if result is not None and (result.pieces or result.is_partial):
             return self._serve(log, offset, result, bytes_max, bound, at_least_one)
         start = result.after if result is not None else offset
         if start >= bound:
@@ -127,14 +134,16 @@ class FilteredReader:
         if not bytes_max and not at_least_one:
             return Scanned([], offset, 0, True)
         plan = self._plan(log, start, bound, now)
-        if plan.runs and not self.selection.is_exact and all(run.tags is None for run in plan.runs):
-            return self._slices(log, offset, plan, bytes_max, bound, at_least_one, now)
+        if not self.selection.is_exact and (known := plan.known()).after > start:
+            return self._slices(log, offset, known, bytes_max, bound, at_least_one, now)
         if plan.runs:
             if now:
                 look = Look(plan, self.selection, start, bound, UNPACKED_MAX)
-                raise NotInMemory(look.run, partial(self._take, log, offset, log.end), cost=min(plan.size, LOOK_BYTES))
+                raise NotInMemory(
+                    look.run, partial(self._take, log, offset, bound, log.end), cost=min(plan.size, LOOK_BYTES)
+                )
             return self._nothing(log, offset, start, bound)._replace(is_partial=True)
-        self._keep(log, offset, plan.after, [])
+        self._keep(log, offset, plan.after, bound, [])
         return self._nothing(log, offset, plan.after, bound)
 
     def available(self, log: PartitionLog, offset: int, bound: int, most: int) -> int:
@@ -153,13 +162,14 @@ class FilteredReader:
             return most
         if found or plan.runs or plan.after < bound:
             return min(found + max(plan.size, 1), most)
-        self._keep(log, offset, plan.after, [])
+        self._keep(log, offset, plan.after, bound, [])
         return 0
 
-    def _keep(self, log: PartitionLog, offset: int, after: int, pieces: Sequence[Found]) -> None:
-        self.results.put(self, offset, Result(log.end, after, pieces, sum([len(each.data) for each in pieces])))
+    def _keep(self, log: PartitionLog, offset: int, after: int, bound: int, pieces: Sequence[Found]) -> None:
+        size = sum([len(each.data) for each in pieces])
+        self.results.put(self, offset, Result(log.end, after, pieces, size, after < bound))
 
-    def _take(self, log: PartitionLog, offset: int, log_end: object, looked: Looked) -> None:
+    def _take(self, log: PartitionLog, offset: int, bound: int, log_end: object, looked: Looked) -> None:
         """A worker has looked."""
         if log.end is not log_end:
             return  # it was cut meanwhile
@@ -168,7 +178,7 @@ class FilteredReader:
                 for piece in learned.pieces:
                     tags.learn(piece)
         if self.selection.is_exact:
-            self._keep(log, offset, looked.after, looked.pieces)
+            self._keep(log, offset, looked.after, bound, looked.pieces)
 
     # what goes back
 

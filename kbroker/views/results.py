@@ -34,6 +34,7 @@ class Result(NamedTuple):
     after: int
     pieces: Sequence[Found]
     size: int  # bytes of the pieces
+    is_partial: bool  # there was more to look at, even then
 
 
 class Results:
@@ -46,7 +47,9 @@ class Results:
         self.size = 0
         self._results: OrderedDict[tuple[object, int], Result] = OrderedDict()
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """How many are kept."""
         return len(self._results)
 
     def get(self, reader: object, offset: int, log_end: Watermark) -> Result | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kafka_wire.records import HEADER_SIZE, ControlType, build_batch, control_batch, read_header
@@ -36,6 +36,7 @@ def test_all_tags_of_a_batch_are_found(codec: int) -> None:
 tag = st.binary(min_size=1, max_size=300).filter(lambda each: b"," not in each and each.strip(b" \t") == each)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(tag, max_size=3), min_size=1, max_size=5), st.binary(max_size=40))
 def test_nothing_is_missed_whatever_stands_around_it(records: list[list[bytes]], noise: bytes) -> None:
     rows = [

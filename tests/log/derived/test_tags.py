@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kafka_wire.records import build_batch
@@ -55,6 +55,7 @@ numbers = st.sampled_from([0, 1, 2, 3, 0x100, 0x101, 0x1, 0x10, 0x1000, 0xFFFF])
 stretches = st.lists(st.frozensets(numbers, max_size=3), min_size=1, max_size=30)
 
 
+@settings(deadline=None)
 @given(stretches, st.frozensets(numbers, min_size=1, max_size=3))
 def test_a_search_finds_what_a_naive_one_does(sets: list[frozenset[int]], wanted: frozenset[int]) -> None:
     piece = Piece(0, 0, [Stretch(n + 1, n + 1, each) for n, each in enumerate(sets)])
@@ -258,6 +259,7 @@ def known(segment: Segment, first: int, stop: int) -> Piece:
     return piece
 
 
+@settings(deadline=None)
 @given(st.permutations([(0, 2), (2, 3), (3, 6), (6, 7)]))
 def test_what_is_looked_at_is_learned_and_written_in_any_order(looks: list[tuple[int, int]]) -> None:
     segment = closed(disk := new_disk(), *[b"eu"] * 7)
