@@ -13,7 +13,7 @@ JOBS ?= auto
 AT_ONCE := -n $(JOBS) --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test test-fast test-pythons test-etcd check fix compat compat-cluster compat-odd compat-streams compat-tools compat-suites test-eos test-faults simulate bench bench-codec fuzz docs wheel clean
+.PHONY: help run test test-fast test-pythons test-etcd check fix compat compat-cluster compat-odd compat-streams compat-filtering compat-tools compat-suites test-eos test-faults simulate bench bench-codec fuzz docs wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ compat-odd: $(VENV)/run.stamp  ## odd requests, each answered as Apache Kafka an
 
 compat-streams: $(VENV)/run.stamp  ## a Kafka Streams application under kills, exactly once
 	$(BIN)/python compat/streams/run.py $(ARGS)
+
+compat-filtering: $(VENV)/run.stamp  ## filtered consumers of three clients (ARGS=--kafka: on Apache Kafka)
+	$(BIN)/python compat/filtering/run.py $(ARGS)
 
 compat-tools: $(VENV)/run.stamp  ## Kafka's own tools for operators, against a cluster of three
 	$(BIN)/python compat/kafka_tools.py $(ARGS)

@@ -232,7 +232,7 @@ class AiokafkaReader(Reader):
 
     async def _some(self, seconds: float) -> list[Place]:
         if self.form == "getmany":
-            batches = await self.consumer.getmany(timeout_ms=seconds * 1000)
+            batches = await self.consumer.getmany(timeout_ms=seconds * 1000, max_records=500)
             return [Place(each.partition, each.offset, each.value) for batch in batches.values() for each in batch]
         found: list[Place] = []
         try:
