@@ -666,7 +666,7 @@ class Partition:
         elif isolation != READ_UNCOMMITTED:
             bound, aborted = last_stable, list[AbortedTransaction]()
         slices: Sequence[FileSlice | Buffer] = ()
-        length, scan = -1, NO_SCAN
+        length, scan = -1, NO_SCAN if through is None else SCANNED
         if not log.start_offset <= offset <= end:
             raise self._out_of_range(offset, isolation)
         if offset < bound:
