@@ -62,7 +62,7 @@ class WritableLog:
         "size", "offline", "high_watermark", "held_from", "is_created", "_on_due", "_snapshots", "_deleted",
         "_released", "rules", "reading", "rediscovery", "flushes", "unread", "_flushing", "_dirty_since_ms", "_cuts",
         "_unsettled", "_named", "_is_metadata_synced", "is_shared", "_witness", "_cut_to", "_restart_at", "_has_cut",
-        "_settling", "cleaned_to", "horizon_ms", "_cleaning", "_replacing", "ahead", "notes_tags",
+        "_settling", "cleaned_to", "horizon_ms", "_cleaning", "_replacing", "ahead", "notes_tags", "hides",
     )  # fmt: skip
 
     def __init__(
@@ -104,6 +104,7 @@ class WritableLog:
         self._deleted: list[str] = []  # paths of files to be removed
         self.reading = Reading(self.segments)
         self.rediscovery = Rediscovery(disk, directory, self.segments)
+        self.hides = False  # there may be batches that consumers are not to see
         self.ahead: Ahead | None = None  # None: nothing was hidden in it by this process
         self._released = 0  # the tick of the last `release_idle`
         self._flushing: trio.Event | None = None  # rings when the flush under way ends; None: none is
@@ -180,6 +181,7 @@ class WritableLog:
         self.config = config
         self.rules = Rules(config, self.directory.rpartition("/")[2])
         self.notes_tags = config.kbroker_tags_enable
+        self.hides = self.hides or config.kbroker_delay_enable
         self.flushes = min(config.flush_messages, config.flush_ms) < LONG_MAX  # whether needs_flush is worth asking
 
     def guard(self, high_watermark: Watermark, *, is_shared: bool = False) -> None:

@@ -11,6 +11,7 @@ openings.py    logs that are being opened
 failures.py    logs that fail: handed over, begun anew
 throttles.py   room for others while replicas are filled
 reads.py       what a fetch of one partition is told
+visible.py     what consumers see of a log that hides what is for later
 doubt.py       has confirmed what a leader is about to say for good
 stable.py      the last stable offset, to wait for
 manager.py     ReplicaManager: which partitions are here, kept in step with the picture of the cluster

@@ -44,6 +44,7 @@ from kbroker.replication.doubt import DEFINITIVE, InDoubt, LedOn, NotLeader
 from kbroker.replication.followers import NEVER, Follower, FollowerSession
 from kbroker.replication.reads import NO_SCAN, SCANNED, SCANNED_IN_PART, Reader, ReadResult
 from kbroker.replication.stable import StableOffset
+from kbroker.replication.visible import VISIBLE
 from kbroker.watermark import Watermark
 
 ACKS_ALL = -1
@@ -658,6 +659,8 @@ class Partition:
             self.check_leader(current_leader_epoch)
         log, aborted = self.log, None
         end = log.end.value
+        if log.hides and through is None and isolation != LOG_END:
+            through = VISIBLE
         bound = last_stable = high_watermark = self.high_watermark.value
         if log.producers.transactions.first_unstable < high_watermark:
             last_stable = log.stable_below(high_watermark)

@@ -32,11 +32,7 @@ from kafka_wire.errors import KafkaError
 from kafka_wire.records import (
     HEADER_SIZE,
     MAGIC,
-    NO_PRODUCER_ID,
-    NO_TIMESTAMP,
     BatchHeader,
-    ControlType,
-    control_batch,
     payload,
     read_header,
 )
@@ -50,6 +46,7 @@ from kbroker.log.errors import CorruptLog
 from kbroker.log.log import PartitionLog
 from kbroker.log.segment import Segment
 from kbroker.replication.reads import Scanned
+from kbroker.replication.visible import VISIBLE, skip_marker
 from kbroker.views.filtering import Filter
 from kbroker.views.results import Found, Result, Results
 
@@ -219,9 +216,14 @@ class FilteredReader:
                 continue
             if parts and length >= bytes_max:
                 return Scanned(parts, after, length, True)
-            slices, end = log.reading.read(first, max(bytes_max - length, 0), stop, at_least_one and not parts, now)
+            limit, at_least_one = max(bytes_max - length, 0), at_least_one and not parts
+            if log.hides:
+                slices, end, size, _ = VISIBLE.read(log, first, limit, stop, at_least_one, now)
+            else:
+                slices, end = log.reading.read(first, limit, stop, at_least_one, now)
+                size = sum(map(len, slices))
             parts += slices
-            length += sum(map(len, slices))
+            length += size
             if end < stop or not slices:
                 return Scanned(parts, end if slices else after, length, True)
             after = end
@@ -431,19 +433,3 @@ def batches_of(handle: Handle, position: int, end: int) -> Iterator[tuple[int, m
 
 def _read(handle: Handle, position: int, end: int, length: int) -> memoryview:
     return memoryview(handle.pread(min(length, end - position), position))
-
-
-def skip_marker(log: PartitionLog, offset: int) -> bytes:
-    """A batch that tells a client to go on behind an offset, and nothing else."""
-    return bytes(
-        control_batch(
-            ControlType.COMMIT,
-            producer_id=NO_PRODUCER_ID,
-            producer_epoch=-1,
-            coordinator_epoch=0,
-            timestamp=NO_TIMESTAMP,
-            base_offset=offset,
-            leader_epoch=log.epochs.epoch_at(offset),
-            transactional=False,
-        )
-    )
