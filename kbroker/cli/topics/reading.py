@@ -1,4 +1,4 @@
-"""What reading alone and reading as a member of a group have in common: where to begin, what matches, how it is shown."""
+"""What reading alone and as a member of a group have in common: where to begin, what matches, how it is shown."""
 
 from __future__ import annotations
 
