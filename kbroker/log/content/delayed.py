@@ -330,7 +330,7 @@ def _hidden_batch(sent: BatchHeader, hidden: list[bytes], now_ms: int, *, is_all
     return records.recompress(header, b"".join(hidden), 0)
 
 
-_BARE = records.read_header(records.build_batch([(None, None)]))  # a header to begin with: without a producer
+_BARE = BatchHeader(0, 0, -1, records.MAGIC, 0, 0, 0, -1, -1, -1, -1, -1, 1)  # to begin with: without a producer
 
 
 def carrying_batch(pending: Sequence[Hidden], now_ms: int) -> bytearray:
