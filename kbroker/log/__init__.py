@@ -8,7 +8,7 @@ reading.py      from an offset to slices of segments rediscovery.py  which trans
 derived/        what can be made anew from them     content/        what is in them
 cleaner/        compaction: of each key the newest value stays
 recovery.py     opening after a stop or a crash     opening.py      opening logs in workers
-flushing.py     what a worker syncs, in which order retention.py    which segments are to go
+flushing.py     what a worker syncs, in which order retention/      old segments go
 checkpoints.py  small text files                    cold.py         what is not in memory, for workers to bring
 errors.py       what a log raises                   troubles.py     telling people of a disk that refuses
 """

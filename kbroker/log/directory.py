@@ -61,6 +61,7 @@ from kbroker.log.derived.epochs import LeaderEpochs
 from kbroker.log.log import PartitionLog
 from kbroker.log.opening import Opening, Outcome, run_some
 from kbroker.log.recovery import Crash, End
+from kbroker.log.retention.retainer import Retainer
 from kbroker.log.troubles import Troubles
 from kbroker.log.writing import LONG_MAX
 
@@ -88,7 +89,8 @@ class LogDirectory:
         self.crash = Crash.CLEAN  # how the last broker here ended; known after open
         self.logs: dict[Key, PartitionLog] = {}
         self.scrubber = Scrubber(env, self.logs, lambda: self.config.get_int("kbroker.scrub.bytes.per.second"))
-        self.cleaner = Cleaner(env, self.logs, lambda: self.config, self._remove_replaced, self._keep_cleaned)
+        self.retainer = Retainer(env, self.logs, lambda: self.config, self.move_starts)
+        self.cleaner = Cleaner(env, self.logs, lambda: self.config, self.retainer.remove_deleted, self._keep_cleaned)
         self.troubles = Troubles(env.clock)
         self._lock: Lock | None = None
         self._is_gone = False  # somebody removed the directory
@@ -99,7 +101,7 @@ class LogDirectory:
         self._checkpoints = (self._log_starts, self._recovery_points, self._high_watermarks, self._cleaned)
         self._due: dict[PartitionLog, None] = {}  # to be flushed in the background
         self._due_bell = trio.Event()
-        self._doomed: deque[tuple[int, list[str]]] = deque()  # (not before, data clock ms; paths), in no strict order
+        self._renaming: list[trio.Event] = []  # in logs that are not here any more, workers are at it yet
         self._names = itertools.count(1)
         self._unsynced: set[str] = set()  # names of logs that a power failure may have torn, not opened since
         # Of logs not opened yet, by directory:
@@ -202,10 +204,9 @@ class LogDirectory:
             log.warning("%s was not brought up to date: %s", BOOT_ID, error)
 
     def _remove_deleted(self) -> None:
-        now_ms = self.env.clock.data_ms()
         for name in self.env.disk.list_dir(""):
             if name.endswith(DELETE):
-                self._doomed.append((now_ms, [name]))
+                self.retainer.remove_later([name], delay_ms=0)
 
     async def close(self, *, clean: bool = True) -> None:
         """Stop. clean: make everything durable, as far as a short time allows, and note how each log was left, so that
@@ -239,6 +240,7 @@ class LogDirectory:
                     await trio.lowlevel.checkpoint()
                 try:
                     await each.settle(self.env.offload)
+                    await each.rename_dropped(self.env.offload)
                     ends[each.directory] = each.finish()
                 except (OSError, KafkaError) as error:
                     log.error("%s was not closed in order: %s", each.directory, error)
@@ -298,6 +300,7 @@ class LogDirectory:
         present = self.logs.pop(key, None)
         if present is not None:
             present.abandon()
+            self._note_renaming(present)
             self._unsynced.add(directory)  # until it is open again: a stop meanwhile is no clean one for it
             self._high_watermarks.set(key, None)
             self._note_boot()
@@ -311,12 +314,13 @@ class LogDirectory:
             leader_epoch_max=leader_epoch_max,
             clean_end=clean_end,
             on_due=self._flush_is_due,
-            witness=Witness(key, (self._recovery_points, self._high_watermarks, self._cleaned)),
+            witness=Witness(key, self._checkpoints),
             cleaned_to=self._cleaned.offsets.get(key, 0),
         )  # fmt: skip
 
     async def run_openings(self, openings: Sequence[Opening]) -> list[tuple[Opening, Outcome]]:
         """Open logs in a worker: as many, from the first on, as fit into its turn. They are still to be adopted."""
+        await self._wait_renamed()
         return await self.env.offload(partial(run_some, openings))
 
     def adopt(self, opening: Opening, opened: PartitionLog | None) -> PartitionLog:
@@ -385,10 +389,11 @@ class LogDirectory:
         aside = self._aside(directory, DELETE)
         if present is not None:
             present.delete(aside)
-            self._remove_later([aside], present.config.file_delete_delay_ms)
+            self._note_renaming(present)
+            self.retainer.remove_later([aside], present.config.file_delete_delay_ms)
         elif self.env.disk.exists(directory):
             self.env.disk.rename(directory, aside)
-            self._remove_later([aside])
+            self.retainer.remove_later([aside])
         self._forget_crash(directory)
         self._forget(key)
 
@@ -397,8 +402,19 @@ class LogDirectory:
         present = self.logs.pop((topic, partition), None)
         if present is not None:
             present.abandon()
+            self._note_renaming(present)
             self._unsynced.add(present.directory)  # a stop is no clean one for it
             self._note_boot_if_possible()
+
+    def _note_renaming(self, gone: PartitionLog) -> None:
+        if gone.renaming is not None:
+            self._renaming.append(gone.renaming)
+
+    async def _wait_renamed(self) -> None:
+        """Wait until no worker renames files of a log that is not here any more: another may use their names."""
+        while self._renaming:
+            await self._renaming[-1].wait()
+            self._renaming.pop()
 
     def set_aside(self, topic: str, partition: int) -> str:
         """Keep a partition's log, which is not open, for people: under another name, which is returned, so that a new
@@ -455,10 +471,11 @@ class LogDirectory:
         """Flush in the background, delete what is too old, checkpoint, expire producers; until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._flush_when_due)
-            nursery.start_soon(self._every, "log.retention.check.interval.ms", self._housekeeping)
+            nursery.start_soon(self._every, "log.retention.check.interval.ms", self._expire_producers)
             nursery.start_soon(self._every, "log.flush.offset.checkpoint.interval.ms", self._checkpoint)
             nursery.start_soon(self._every, "replica.high.watermark.checkpoint.interval.ms", self._keep_high_watermarks)
             nursery.start_soon(self._release_idle)
+            nursery.start_soon(self.retainer.run)
             nursery.start_soon(self.scrubber.run)
             nursery.start_soon(self.cleaner.run)
             task_status.started()
@@ -497,67 +514,17 @@ class LogDirectory:
             log.error("%s: %s", due.directory, error)
         return due.offline is not None or due.config.flush_ms == LONG_MAX or due.flushed.value >= due.end.value
 
-    async def _housekeeping(self) -> None:
-        """Retention and producer expiry of all logs, then remove what was deleted long enough ago."""
-        expiration_ms = self.config.get_int("producer.id.expiration.ms")
-        for n, each in enumerate(tuple(self.logs.values())):
-            if not n % TURN:
-                await trio.lowlevel.checkpoint()
-            while self.tidy(each, expiration_ms):
-                await trio.lowlevel.checkpoint()
-        await self._remove_doomed()
-
-    def tidy(self, each: PartitionLog, expiration_ms: int) -> int:
-        """Retention and producer expiry of one log. Returns how many segments went: there may be more to delete."""
-        if each.offline is not None:
-            return 0
-        now_ms = self.env.clock.data_ms()
-        each.expire_producers(now_ms, expiration_ms)
-        deleted = 0
-        try:
-            if each.high_watermark is not None:
-                deleted = each.apply_retention(now_ms, each.high_watermark.value)
-        except (OSError, KafkaError) as error:
-            log.error("retention of %s: %s", each.directory, error)
-        self._remove_replaced(each)
-        return deleted
-
-    def _remove_replaced(self, each: PartitionLog) -> None:
-        self._remove_later(each.take_deleted(), each.config.file_delete_delay_ms)
-
-    def _remove_later(self, paths: list[str], delay_ms: int = 60_000) -> None:
-        if paths:
-            self._doomed.append((self.env.clock.data_ms() + delay_ms, paths))
-
-    async def _remove_doomed(self) -> None:
-        now_ms = self.env.clock.data_ms()
-        for _ in range(len(self._doomed)):
-            if not self._doomed:
-                return  # another duty does the same
-            due_ms, paths = self._doomed.popleft()
-            if due_ms > now_ms:
-                self._doomed.append((due_ms, paths))
-            else:
-                await self.env.offload(partial(self._remove_paths, paths))
-
-    def _remove_paths(self, paths: list[str]) -> None:
-        for path in paths:
-            try:
-                if path.endswith(DELETE):
-                    self.env.disk.remove_tree(path)
-                else:
-                    self.env.disk.remove(path)
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                log.error("%s was not removed: %s", path, error)
+    async def _expire_producers(self) -> None:
+        """Forget the producers of all logs that wrote nothing for long enough."""
+        now_ms, expiration_ms = self.env.clock.data_ms(), self.config.get_int("producer.id.expiration.ms")
+        await self._for_each(lambda key, each: each.expire_producers(now_ms, expiration_ms))
 
     async def _release_idle(self) -> None:
         while True:
             await self.env.clock.sleep(RELEASE_SECONDS)
             await self._check_directory()
             await self._for_each(lambda key, each: each.release_idle())
-            await self._remove_doomed()
+            await self.retainer.remove_due()
 
     async def _check_directory(self) -> None:
         """Files that are open can be written though somebody has removed them all: take no more for nothing."""
@@ -596,20 +563,25 @@ class LogDirectory:
         async with self._moves:
             self._moving = dict(starts)
             try:
-                self._note_starts(starts)
+                await self._note_starts(starts)
                 await self._log_starts.save_in(self.env.offload)
-                for each, offset in starts.items():
+                for n, (each, offset) in enumerate(starts.items(), start=1):
                     if offset <= each.end.value:  # it may have been cut meanwhile
                         each.advance_start(offset)
+                    if not n % TURN:
+                        await trio.lowlevel.checkpoint()
             finally:
                 self._moving = {}
-                self._note_starts(starts)
+                with trio.CancelScope(shield=True):
+                    await self._note_starts(starts)
 
-    def _note_starts(self, logs: Iterable[PartitionLog]) -> None:
-        for each in logs:
+    async def _note_starts(self, logs: Iterable[PartitionLog]) -> None:
+        for n, each in enumerate(logs, start=1):
             key = self._key_of(each)
             if self.logs.get(key) is each:  # not deleted meanwhile
                 self._note_start(key, each)
+            if not n % TURN:
+                await trio.lowlevel.checkpoint()
 
     def _key_of(self, each: PartitionLog) -> Key:
         topic, _, partition = each.directory.rpartition("-")
@@ -617,8 +589,8 @@ class LogDirectory:
 
     def _note_start(self, key: Key, each: PartitionLog) -> None:
         """A start is told by the first segment's name, unless it lies inside, or the segment may not be there later."""
-        start = max(each.start_offset, self._moving.get(each, 0))
-        is_told = start <= each.segments[0].base_offset and start <= each.flushed.value
+        start = max(each.start_point, self._moving.get(each, 0))
+        is_told = start <= each.segments[0].base_offset and start <= each.flushed.value and not each.may_return
         self._log_starts.set(key, None if is_told else start)
 
     def _note_offsets(self, key: Key, each: PartitionLog) -> None:
@@ -656,6 +628,7 @@ class LogDirectory:
 
         May raise OSError; beginning it then tries again.
         """
+        await self._wait_renamed()
         for checkpoint in self._checkpoints:
             if checkpoint.is_stale:
                 await checkpoint.save_in(self.env.offload)

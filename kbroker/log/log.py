@@ -19,7 +19,7 @@ file in doubt the log is `offline` until it is reopened and rescanned (L2).
 
 Its state, and what writes to it, is in `writing`. Nobody else changes a log. What stands in other files decides, and is
 told values: `retention` says what is too old, `snapshots` and `epochs` keep small files, `flushing` is what a worker
-does. Files are written by the event loop alone; workers sync and read.
+does. Files are written by the event loop alone; workers sync and read, and rename what is not the log's any more.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from operator import attrgetter
 
 import trio
@@ -36,7 +36,6 @@ import trio
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.produce_fetch import AbortedTransaction
 from kbroker.env import FileSlice, Offload
-from kbroker.log import retention
 from kbroker.log.checkpoints import DELETED_DIRECTORY, METADATA
 from kbroker.log.cleaner import swap
 from kbroker.log.content import lookup
@@ -48,13 +47,18 @@ from kbroker.log.derived.snapshots import Snapshots, snapshot_path
 from kbroker.log.errors import CorruptLog, LogClosed, LogOffline, LogTruncated, Superseded
 from kbroker.log.flushing import Flush, Settling, paths_of
 from kbroker.log.recovery import End
+from kbroker.log.retention.dropping import DELETED, Dropping
+from kbroker.log.retention.expiry import count_expired
 from kbroker.log.segment import Segment, file_stem, tick
 from kbroker.log.writing import NO_CUT, NO_PASS, WritableLog
 from kbroker.turns import Errands
 from kbroker.watermark import Watermark
 
 REREAD_BYTES_MAX = 1024 * 1024  # what an open may have to read for want of a producer snapshot at the log's end
-DELETED_AT_ONCE = 64  # segments: some 5 ms
+CUT_AT_ONCE = 64  # segments: some 5 ms
+EXPIRED_AT_ONCE = 5000  # segments, at one look: the next one finds more
+DROPPED_AT_ONCE = 250  # segments: their files are not touched
+RENAMED_AT_ONCE = 256  # segments, by a worker, whom a stop waits for
 
 _base_offset = attrgetter("base_offset")
 
@@ -147,14 +151,19 @@ class PartitionLog(WritableLog):
             self._cut_some()
 
     def _must_wait(self, offset: int) -> bool:
-        """Whether it cannot be cut there yet: another file tells of more, or a segment is taking others' place."""
-        return self._replacing is not None or (self._witness is not None and self._witness.tells_above(offset))
+        """Whether it cannot be cut there yet: another file tells of more, a segment is taking others' place, or deleted
+        ones have names that would be needed."""
+        return (
+            self._replacing is not None
+            or (self._witness is not None and self._witness.tells_above(offset))
+            or (self.is_renaming and offset < self.segments[0].base_offset)
+        )
 
     def _cut_some(self) -> None:
         """Cut as much as one turn of the event loop may take: at any moment the log is in order, if longer."""
         offset, gone = self._cut_to, len(self.segments) - bisect_left(self.segments, self._cut_to, key=_base_offset)
-        if gone > DELETED_AT_ONCE:
-            offset = self.segments[-DELETED_AT_ONCE].base_offset
+        if gone > CUT_AT_ONCE:
+            offset = self.segments[-CUT_AT_ONCE].base_offset
         else:
             self._cut_to = NO_CUT
         self._has_cut = True
@@ -201,6 +210,7 @@ class PartitionLog(WritableLog):
         self._snapshots = Snapshots(self.disk, self.directory, [])
         self.is_created = self._is_metadata_synced = False
         self._named, self.size, self.unread, self.start_offset = -1, 0, -1, offset
+        self._dropped, self.may_return = [], False
         self._replace_ends(offset)
         self._unsettled, self._has_cut = 0, False
 
@@ -214,6 +224,11 @@ class PartitionLog(WritableLog):
     def recovery_point(self) -> int:
         """Everything below is durable, and is to stay."""
         return self.flushed.value if self._cut_to < 0 else min(self.flushed.value, self._cut_to)
+
+    @property
+    def start_point(self) -> int:
+        """Everything below is given up, unless the log is to end lower."""
+        return self.start_offset if self._cut_to < 0 else min(self.start_offset, self._cut_to)
 
     @property
     def cleaned_point(self) -> int:
@@ -248,6 +263,7 @@ class PartitionLog(WritableLog):
         try:
             if self._witness is not None:
                 await self._witness.lower(self._cut_to, offload)
+            await self.rename_dropped(offload)
         except OSError as error:
             raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, f"{self.directory} cannot be cut yet: {error}") from error
         await trio.lowlevel.checkpoint()
@@ -329,36 +345,91 @@ class PartitionLog(WritableLog):
             self.start_offset = offset
             self.epochs.truncate_start(offset)
 
-    def apply_retention(self, now_ms: int, bound: int) -> int:
-        """Delete old segments: by time, by size, those wholly below start_offset; none that reaches past bound (L8), or
-        past `held_from`.
+    # retention: what the Retainer does, in this order; and again, when it did not come to its end
 
-        Nothing that is not durable yet: a later flush must find it, and with it the snapshot that will be the only
-        trace of some producers (P2). Such segments are flushed in the background and go the next time.
+    def find_start(self, now_ms: int, bound: int) -> int:
+        """Where the log is to begin: behind the segments that are too old, or too many, or wholly below start_offset;
+        none that reaches past bound (L8), or past `held_from`.
 
-        Returns how many, no more than one turn of the event loop may take: call again until it is none. `take_deleted`
-        has their files. May raise OSError, KafkaError.
+        None that is not durable yet: a later flush must find it, and with it the snapshot that will be the only trace
+        of some producers (P2). Such segments are flushed in the background and go the next time.
+
+        Raises NotInMemory when the disk must be asked, KafkaError when the disk refuses a segment to go on with.
         """
         if self._unsettled or self._cleaning != NO_PASS:
-            return 0
-        bound = min(bound, self.held_from)
-        count = retention.count_expired(self.segments, self.start_offset, self.config, now_ms, bound, DELETED_AT_ONCE)
-        if count == len(self.segments):  # all of it: there must be one to go on with
+            return self.start_offset
+        segments, bound = self.segments, min(bound, self.held_from)
+        count = count_expired(segments, self.size, self.start_offset, self.config, now_ms, bound, EXPIRED_AT_ONCE)
+        if count == len(segments):  # all of it: there must be one to go on with
             if self.active.size:
                 self.roll()
             else:
                 count -= 1
-        if count and self.segments[count].base_offset > self.flushed.value:
+        durable = self._durable(count)
+        if durable < count:
             self.flush_later()
-            count = bisect_right(self.segments, self.flushed.value, key=_base_offset) - 1
+        return max(self.start_offset, segments[durable].base_offset) if durable else self.start_offset
+
+    def _durable(self, most: int) -> int:
+        """How many of the oldest segments are durable, with the snapshot at their end; no more than most."""
+        return next((n for n, segment in enumerate(islice(self.segments, most)) if not segment.is_synced), most)
+
+    @property
+    def has_droppable(self) -> bool:
+        """Whether there is something for `drop`, or `rename_dropped`, as far as one can see at once."""
+        return self.segments[0].next_offset <= self.start_offset and len(self.segments) > 1 or self.is_renaming
+
+    def drop(self, bound: int) -> int:
+        """Take segments off the log that lie wholly below start_offset; bound: as for `find_start`. No file is touched:
+        see `rename_dropped`.
+
+        Returns how many, no more than one turn of the event loop may take: call again until it is none.
+        """
+        if self._unsettled or self._cleaning != NO_PASS or self.offline is not None:
+            return 0
+        limit = min(self.start_offset, bound, self.held_from)
+        count = self._durable(min(bisect_right(self.segments, limit, key=_base_offset) - 1, DROPPED_AT_ONCE))
         if count <= 0:
             return 0
+        dropped = self.segments[:count]
+        for segment in dropped:
+            segment.make_way()
+        del self.segments[:count]
+        self._dropped += dropped
+        self.size -= sum([segment.size for segment in dropped])
+        self.may_return = True
         self.reading.forget()
-        for _ in range(count):
-            self._remove_segment(0)
-            self.advance_start(self.segments[0].base_offset)
-        self._snapshots.drop_below(self.segments[0].base_offset)
         return count
+
+    @property
+    def is_renaming(self) -> bool:
+        """Whether files of dropped segments have their names yet, or may have them again after a crash."""
+        return self.may_return or self.renaming is not None
+
+    async def rename_dropped(self, offload: Offload) -> None:
+        """Wait until a worker has renamed the files of dropped segments, durably. `take_deleted` has them then.
+
+        Raises OSError when the disk refuses: it is to be called again, some time.
+        """
+        while self.is_renaming and self.offline is None:
+            if self.renaming is not None:
+                await self.renaming.wait()
+                continue
+            self.renaming = trio.Event()
+            dropped, snapshots = self._dropped, self._snapshots.below(self.segments[0].base_offset)
+            some = dropped[:RENAMED_AT_ONCE]
+            is_last = len(some) == len(dropped)
+            try:
+                done = await offload(Dropping(self.disk, self.directory, some, snapshots, is_last).run)
+                del dropped[: done.segments]
+                self._deleted += done.paths
+                if done.error is not None:
+                    raise done.error
+                self._snapshots.forget(snapshots)
+                self.may_return = not is_last or self._dropped is not dropped or bool(dropped)
+            finally:
+                self.renaming.set()
+                self.renaming = None
 
     def _remove_segment(self, n: int) -> None:
         """Take the n-th segment off the log; its files are renamed, to be removed later. OSError when they cannot be.
@@ -368,8 +439,8 @@ class PartitionLog(WritableLog):
         segment = self.segments[n]
         segment.close()  # some systems rename no open file
         for path in reversed(segment.files()):
-            self.disk.rename(path, path + retention.DELETED)
-            self._deleted.append(path + retention.DELETED)
+            self.disk.rename(path, path + DELETED)
+            self._deleted.append(path + DELETED)
         del self.segments[n]
         self.size -= segment.size
 
@@ -496,12 +567,12 @@ class PartitionLog(WritableLog):
         await self._flush_to(self.end.value, offload)
 
     async def flush_closed(self, offload: Offload) -> None:
-        """Wait until all segments but the active one are durable."""
-        await self._flush_to(self.segments[-1].base_offset, offload)
+        """Wait until all segments but the active one are durable, with the snapshots at their ends."""
+        await self._flush_to(self.segments[-1].base_offset, offload, with_snapshots=True)
 
-    async def _flush_to(self, target: int, offload: Offload) -> None:
+    async def _flush_to(self, target: int, offload: Offload, *, with_snapshots: bool = False) -> None:
         self.flushed.check()
-        while self.flushed.value < min(target, self.end.value):
+        while self.flushed.value < min(target, self.end.value) or (with_snapshots and self._owes_snapshot(target)):
             if self._flushing is not None:
                 await self._flushing.wait()
             else:
@@ -512,6 +583,11 @@ class PartitionLog(WritableLog):
                     self._flushing.set()
                     self._flushing = None
             self.flushed.check()
+
+    def _owes_snapshot(self, target: int) -> bool:
+        """Whether the newest closed segment below target was flushed before it was closed, and not since."""
+        newest = self.segments[-2] if len(self.segments) > 1 else None
+        return newest is not None and not newest.is_synced and newest.next_offset <= target
 
     async def _flush_once(self, target: int, offload: Offload) -> None:
         cuts, changes, since_ms = self._cuts, self.epochs.changes, self._dirty_since_ms
@@ -577,6 +653,7 @@ class PartitionLog(WritableLog):
         """
         self.check_online()
         self.check_settled()
+        assert not self._dropped, f"{self.directory}: deleted segments would be found again"
         active = self.segments[-1]
         active.finish()
         has_much = len(self.producers) or active.size > REREAD_BYTES_MAX
@@ -607,6 +684,7 @@ class PartitionLog(WritableLog):
         try:
             if clean and self.offline is None and self.is_created:
                 await self.settle(offload)
+                await self.rename_dropped(offload)
                 end = self.finish()
                 await self.sync(offload)
             return end

@@ -41,7 +41,7 @@ from kbroker.log.derived.snapshots import snapshot_path
 from kbroker.log.derived.tags import SUFFIX as TAGS
 from kbroker.log.derived.transactions import may_be_marker, read_marker
 from kbroker.log.errors import CorruptLog, LogAhead
-from kbroker.log.retention import DELETED
+from kbroker.log.retention.dropping import DELETED
 from kbroker.log.segment import RELATIVE_OFFSET_MAX, Segment, file_stem
 
 OFFSET_DIGITS = 20  # in the names of files
@@ -157,6 +157,8 @@ def recover(
     if start_offset > end:
         segments = _begin_anew(disk, directory, segments, start_offset)
         end = start_offset
+    if crash is Crash.PROCESS and 0 < start_offset <= segments[0].base_offset:
+        disk.sync_dir(directory)  # what was deleted must not come back with the next power failure: it begins here
     snapshots = [offset for offset in found.snapshots if offset <= end]
     for offset in found.snapshots[len(snapshots) :]:
         disk.remove(snapshot_path(directory, offset))

@@ -38,6 +38,7 @@ INDEX_SAVE_BYTES = 8 * 1024 * 1024  # the index files lag behind the log by no m
 INDEX_INTERVAL_BYTES = 4096  # where nobody says otherwise
 NO_TIMESTAMP = -1
 RELATIVE_OFFSET_MAX = 2**31 - 1
+LONG_MAX = 2**63 - 1
 NOT_IN_INDEX = (NO_TIMESTAMP, NO_TIMESTAMP)  # in place of a largest timestamp: its time index has no entry
 
 WritableBuffer: TypeAlias = "bytearray | memoryview"
@@ -109,7 +110,7 @@ class Segment:
 
     __slots__ = (
         "disk", "stem", "base_offset", "next_offset", "size", "indexes", "tail", "first_timestamp_ms", "is_closed",
-        "is_synced", "used", "open_file", "aborted", "tags", "_largest", "_cuts", "_is_gone", "_original",
+        "is_synced", "used", "open_file", "aborted", "tags", "_largest", "_cuts", "_is_gone", "_original", "_written",
     )  # fmt: skip
 
     def __init__(self, disk: Disk, stem: str, base_offset: int, size: int = 0) -> None:
@@ -129,6 +130,7 @@ class Segment:
         self.tags: TagIndex | None = None  # None: nobody needs it, or it is not in memory
         self._largest: tuple[int, int] | None = None  # timestamp and offset as of `largest`, kept while not loaded
         self._cuts = 0  # truncations so far: indexes that were loaded before one are wrong
+        self._written: tuple[int, int] | None = None  # how large it was, and when that was written; None: not known
         self._is_gone = False  # another one has its place, and its files' names
         self._original: Segment | None = None  # of a twin
 
@@ -522,6 +524,39 @@ class Segment:
         assert self._largest is not None
         return self._largest
 
+    def last_ms(self) -> int | None:
+        """The largest timestamp; of records without any, when they were written. None: the disk has to be asked."""
+        if not self.size:
+            return LONG_MAX
+        largest = self._known_largest()
+        if largest is not None and largest[0] >= 0:
+            return largest[0]
+        return self._written[1] if self._written is not None and self._written[0] == self.size else None
+
+    def find_last_ms(self) -> int:
+        """The same, with a look at the disk. May raise OSError, CorruptLog."""
+        if not self.size:
+            return LONG_MAX
+        found_ms = self.largest_timestamp_ms()
+        if found_ms < 0:
+            found_ms = self.disk.modified_ms(self.path)
+            self._written = self.size, found_ms
+        return found_ms
+
+    def adopt_times(self, twin: Segment) -> None:
+        """Have what a twin has found of its times, unless the segment was changed since."""
+        if twin._cuts == self._cuts and twin.size == self.size:
+            if self._known_largest() is None:
+                self._largest = twin._known_largest()
+            self._written = twin._written
+
+    def _known_largest(self) -> tuple[int, int] | None:
+        """As `largest`, as far as it is in memory."""
+        indexes = self.indexes or self.tail
+        if indexes is not None:
+            return indexes.max_timestamp_ms, indexes.max_timestamp_offset
+        return self._largest if self._largest != NOT_IN_INDEX else None
+
     def _note_last_time(self, last: tuple[int, int] | None) -> None:
         self._largest = NOT_IN_INDEX if last is None else (last[0], self.base_offset + last[1])
 
@@ -537,6 +572,7 @@ class Segment:
         self.forget_tags()
         self.file.truncate(position)
         self.size = position
+        self._written = None
         self._cuts += 1
         self.tail = None
         if not position:
@@ -549,7 +585,7 @@ class Segment:
         """The same batches under a descriptor of its own, for a worker to read (and to close)."""
         twin = Segment(self.disk, self.stem, self.base_offset, self.size)
         twin.next_offset, twin.is_closed, twin._cuts = self.next_offset, self.is_closed, self._cuts
-        twin._original = self
+        twin._largest, twin._original = self._known_largest(), self
         return twin
 
     def adopt_aborted(self, twin: Segment, found: KnownAborted) -> None:

@@ -62,7 +62,8 @@ class WritableLog:
         "size", "offline", "high_watermark", "held_from", "is_created", "_on_due", "_snapshots", "_deleted",
         "_released", "rules", "reading", "rediscovery", "flushes", "unread", "_flushing", "_dirty_since_ms", "_cuts",
         "_unsettled", "_named", "_is_metadata_synced", "is_shared", "_witness", "_cut_to", "_restart_at", "_has_cut",
-        "_settling", "cleaned_to", "horizon_ms", "_cleaning", "_replacing", "ahead", "notes_tags", "hides",
+        "_settling", "cleaned_to", "horizon_ms", "_cleaning", "_replacing", "_dropped", "renaming", "may_return",
+        "ahead", "notes_tags", "hides",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +103,9 @@ class WritableLog:
         self._on_due = on_due
         self._snapshots = Snapshots(disk, directory, found.snapshots)
         self._deleted: list[str] = []  # paths of files to be removed
+        self._dropped: list[Segment] = []  # deleted segments, in order, whose files have their names yet
+        self.renaming: trio.Event | None = None  # rings when a worker has renamed some of them; None: none does
+        self.may_return = False  # a crash may bring deleted segments back
         self.reading = Reading(self.segments)
         self.rediscovery = Rediscovery(disk, directory, self.segments)
         self.hides = False  # there may be batches that consumers are not to see
@@ -314,9 +318,9 @@ class WritableLog:
         """Note that a batch was refused for now: those its producer sent behind it must not come first."""
         self.producers.refused(header)
 
-    def expire_producers(self, now_ms: int, expiration_ms: int) -> int:
-        """Forget producers that wrote nothing for expiration_ms. Returns how many."""
-        return self.producers.expire(now_ms, expiration_ms)
+    def expire_producers(self, now_ms: int, expiration_ms: int) -> None:
+        """Forget producers that wrote nothing for expiration_ms."""
+        self.producers.expire(now_ms, expiration_ms)
 
     def looked_through(self, offset: int) -> None:
         """Everything below an offset has been read field by field (or is given up)."""
@@ -539,7 +543,7 @@ class WritableLog:
     @property
     def _may_begin_below(self) -> bool:
         """Whether a batch may begin before the end: the leader's log may start inside of its first batch."""
-        return not self.size and self.start_offset == self.end.value
+        return not self.size and self.start_offset == self.end.value and not self._dropped
 
     def _begin_inside(self, header: BatchHeader) -> None:
         """Have an empty log take a batch that begins below its start. May raise LogOffline."""

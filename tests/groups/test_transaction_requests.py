@@ -26,6 +26,7 @@ from kbroker.turns import finish
 from tests.groups.offset_log import LOGS, Event, read
 from tests.groups.offset_log import Marker as Ended
 from tests.groups.tools import Change, Rig, change, of, rig, topic
+from tests.log.tools import apply_retention
 from tests.server.loop_meter import LINES_MAX, LoopMeter
 
 ANYBODY = Committer("", None, -1, 3, transactional=True)
@@ -213,7 +214,7 @@ async def test_L5_an_open_transaction_outlives_the_segments_it_began_in() -> Non
         await rewritten(made)
         log = made.partition.log
         await log.flush(made.env.offload)
-        assert log.apply_retention(0, log.end.value) == 1 and log.segments[0].base_offset == log.start_offset
+        assert apply_retention(log, 0, log.end.value) == 1 and log.segments[0].base_offset == log.start_offset
         for name in machine.disk.list_dir(log.directory):
             if name.endswith(".snapshot"):
                 machine.disk.remove(f"{log.directory}/{name}")

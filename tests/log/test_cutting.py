@@ -12,7 +12,7 @@ from kbroker.config import TopicConfig
 from kbroker.log.checkpoints import HIGH_WATERMARKS, RECOVERY_POINTS
 from kbroker.log.directory import LogDirectory
 from kbroker.log.errors import LogTruncated
-from kbroker.log.log import DELETED_AT_ONCE, PartitionLog
+from kbroker.log.log import CUT_AT_ONCE, PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.testing.disk import MemoryDisk
 from kbroker.watermark import Watermark
@@ -146,10 +146,10 @@ async def test_what_nobody_settles_is_settled_in_the_background(nursery: trio.Nu
 async def test_many_segments_are_cut_in_turns_each_of_which_leaves_a_log_in_order() -> None:
     disk = new_disk()
     log = open_log(disk, **SMALL)
-    fill(log, 4 * DELETED_AT_ONCE)
+    fill(log, 4 * CUT_AT_ONCE)
     log.truncate_to(10)
     ends = [log.end.value]
-    assert ends[0] == 3 * DELETED_AT_ONCE
+    assert ends[0] == 3 * CUT_AT_ONCE
 
     class Watching(Worker):
         async def __call__(self, work):  # type: ignore[no-untyped-def]

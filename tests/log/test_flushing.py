@@ -24,7 +24,7 @@ from kbroker.log.errors import LogOffline, LogTruncated
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.testing.disk import MemoryDisk, MemoryFile
-from tests.log.tools import NOW, Worker, append, contents, cut_to, fill, new_disk, open_log
+from tests.log.tools import NOW, Worker, append, apply_retention, contents, cut_to, fill, new_disk, open_log
 
 T = TypeVar("T")
 
@@ -191,7 +191,7 @@ async def test_no_file_of_a_log_has_two_writers() -> None:
         log.truncate_to(log.end.value - 3)
         await log.settle(disk.offload)
         log.advance_start(epoch * 5)
-        log.apply_retention(NOW, log.end.value)
+        apply_retention(log, NOW, log.end.value)
         await log.flush_closed(disk.offload)
     await log.close(disk.offload)
     names = {path.rpartition("/")[2].lstrip("0123456789") for path in disk.writers}
@@ -265,7 +265,7 @@ async def test_a_truncated_log_does_not_grow_before_that_is_durable() -> None:
         for grow in (partial(append, log), log.roll, log.finish):
             with pytest.raises(LogTruncated):
                 grow()
-        assert log.apply_retention(NOW + 10**12, log.end.value) == 0
+        assert apply_retention(log, NOW + 10**12, log.end.value) == 0
         log.truncate_to(13)  # once more, meanwhile
         disk.heal()
         worker.gate.set()

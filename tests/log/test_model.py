@@ -23,7 +23,19 @@ from kbroker.log.recovery import Crash, End
 from kbroker.log.segment import Loading, Segment
 from kbroker.testing.disk import MemoryDisk
 from kbroker.turns import do_errands
-from tests.log.tools import NOW, Worker, batch, contents, cut_to, fill, new_disk, open_log, producers_of, starts_at
+from tests.log.tools import (
+    NOW,
+    Worker,
+    apply_retention,
+    batch,
+    contents,
+    cut_to,
+    fill,
+    new_disk,
+    open_log,
+    producers_of,
+    starts_at,
+)
 
 CONFIG = {"segment_bytes": 1500, "index_interval_bytes": 150}
 
@@ -99,7 +111,7 @@ class LogMachine(RuleBasedStateMachine):
     def delete_records(self, share: float) -> None:
         self.start = max(self.start, int(self.start + (self.end - self.start) * share))
         self.log.advance_start(self.start)
-        self.log.apply_retention(NOW, self.end)
+        apply_retention(self.log, NOW, self.end)
 
     @rule(share=st.floats(0, 1))
     def truncate(self, share: float) -> None:
@@ -217,7 +229,7 @@ def walk_through(disk: Disk) -> None:
     cut_to(log, 80)
     fill(log, 20, first=80)
     log.advance_start(10)
-    log.apply_retention(NOW, 100)
+    apply_retention(log, NOW, 100)
     expected = contents(log)
     assert [offset for offset, _ in expected] == list(range(10, 100))
     log.abandon()

@@ -11,7 +11,19 @@ from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.log.segment import Segment
 from kbroker.testing.disk import MemoryDisk
-from tests.log.tools import NOW, Worker, answers, contents, cut_to, fill, make_durable, new_disk, open_log, starts_at
+from tests.log.tools import (
+    NOW,
+    Worker,
+    answers,
+    apply_retention,
+    contents,
+    cut_to,
+    fill,
+    make_durable,
+    new_disk,
+    open_log,
+    starts_at,
+)
 
 
 def closed_segment(disk: MemoryDisk, *, lost: str = "nothing") -> Segment:
@@ -81,7 +93,7 @@ def test_who_still_looks_into_a_deleted_segment_makes_no_file_of_its_name() -> N
     segment = log.segments[0]
     log.advance_start(segment.next_offset)
     make_durable(log)
-    assert log.apply_retention(NOW, 20) == 1
+    assert apply_retention(log, NOW, 20) == 1
     for attempt in (segment.load, lambda: segment.position_of(0), lambda: segment.file):
         with pytest.raises(FileNotFoundError):
             attempt()

@@ -21,7 +21,7 @@ from kbroker.log.errors import LogOffline
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
 from tests.log.derived.test_aborted import named
-from tests.log.tools import NOW, Worker, answers, append, batch, make_durable, new_disk, open_log
+from tests.log.tools import NOW, Worker, answers, append, apply_retention, batch, make_durable, new_disk, open_log
 
 CONFIG = {"segment_bytes": 600, "index_interval_bytes": 100}
 
@@ -280,7 +280,7 @@ def test_aborted_transactions_go_with_the_segments_that_hold_their_markers() -> 
     log = writer.log
     make_durable(log)
     log.advance_start(log.segments[2].base_offset)
-    log.apply_retention(NOW, log.end.value)
+    apply_retention(log, NOW, log.end.value)
     check(writer, log)
     disk.kill()
     for name in disk.list_dir("orders-0"):

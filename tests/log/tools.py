@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 import pytest
@@ -10,7 +10,8 @@ import trio
 
 from kafka_wire import records
 from kbroker.config import TopicConfig
-from kbroker.env import Disk
+from kbroker.env import Disk, Offload
+from kbroker.log.cold import NotInMemory
 from kbroker.log.directory import LogDirectory
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash, End
@@ -73,12 +74,8 @@ def open_log(
 def cut_to(log: PartitionLog, offset: int) -> None:
     """Cut a log, and wait until it may grow again."""
 
-    async def at_once(work: Callable[[], T]) -> T:
-        return work()
-
     log.truncate_to(offset)
-    with pytest.raises(StopIteration):
-        log.settle(at_once).send(None)
+    at_once(log.settle)
 
 
 def end_on(disk: Disk) -> End | None:
@@ -149,6 +146,39 @@ def starts_at(log: PartitionLog, offset: int) -> int:
 
 def producers_of(log: PartitionLog) -> dict[int, tuple[Any, ...]]:
     return {producer_id: (each.epoch, tuple(each.batches)) for producer_id, each in sorted(log.producers.by_id.items())}
+
+
+def apply_retention(log: PartitionLog, now_ms: int, bound: int, *, is_flushed: bool = True) -> int:
+    """Delete old segments as the Retainer has it done, here and now. Returns how many; OSError if the disk refuses.
+
+    is_flushed: what was not durable has become so meanwhile.
+    """
+    start = find_start(log, now_ms, bound)
+    if is_flushed:
+        at_once(log.flush_closed)
+        start = find_start(log, now_ms, bound)
+    log.advance_start(start)
+    count = log.drop(bound)
+    at_once(log.rename_dropped)
+    return count
+
+
+def find_start(log: PartitionLog, now_ms: int, bound: int) -> int:
+    while True:
+        try:
+            return log.find_start(now_ms, bound)
+        except NotInMemory as look:
+            look.take(look.work())
+
+
+def at_once(do: Callable[[Offload], Coroutine[Any, Any, None]]) -> None:
+    """Have a log do what it waits for workers for: they work here and now."""
+
+    async def offload(work: Callable[[], T]) -> T:
+        return work()
+
+    with pytest.raises(StopIteration):
+        do(offload).send(None)
 
 
 class Worker:

@@ -20,7 +20,7 @@ from kbroker.log.recovery import Crash, End
 from kbroker.replication.partition import ACKS_ALL, Partition
 from kbroker.testing.disk import MemoryDisk
 from tests.log.committed import read_committed
-from tests.log.tools import NOW, Worker, batch, open_log
+from tests.log.tools import NOW, Worker, apply_retention, batch, open_log
 from tests.replication.tools import image
 
 CONFIG = {"segment_bytes": 500, "index_interval_bytes": 100}
@@ -144,7 +144,7 @@ class CommittedMachine(RuleBasedStateMachine):
         bound = self.partition.high_watermark.value
         self.start = max(self.start, int(self.start + (bound - self.start) * share))
         self.log.advance_start(self.start)
-        self.log.apply_retention(NOW, bound)
+        apply_retention(self.log, NOW, bound)
 
     @rule(clean=st.booleans(), lost=st.sets(st.sampled_from([".txnindex", ".snapshot", ".index", ".timeindex"])))
     def restart(self, clean: bool, lost: set[str]) -> None:

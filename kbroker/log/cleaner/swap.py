@@ -19,7 +19,7 @@ from contextlib import closing, suppress
 from kbroker.env import Disk
 from kbroker.log import scan
 from kbroker.log.derived.aborted import SUFFIX as TRANSACTIONS
-from kbroker.log.retention import DELETED
+from kbroker.log.retention.dropping import DELETED
 
 CLEANED, SWAP = ".cleaned", ".swap"
 LOG = ".log"

@@ -64,10 +64,13 @@ class Snapshots:
         """The disk refused one: the next is tried when as much has been appended again."""
         self._budget = REPLAY_BYTES_MAX
 
-    def drop_below(self, offset: int) -> None:
-        """Remove those of deleted segments."""
-        for old in [each for each in self.offsets if each < offset]:
-            self._remove(old)
+    def below(self, offset: int) -> list[int]:
+        """Those of deleted segments, for a worker to remove."""
+        return [each for each in self.offsets if each < offset]
+
+    def forget(self, offsets: Container[int]) -> None:
+        """Those were removed."""
+        self.offsets = [each for each in self.offsets if each not in offsets]
 
     def truncate(self, offset: int) -> None:
         """Remove those above the log's end: what they speak of is gone. May raise OSError."""

@@ -16,7 +16,7 @@ from kbroker.log.recovery import Crash
 from kbroker.testing.disk import MemoryDisk
 from kbroker.turns import do_errands
 from tests.log.cleaner.tools import COMPACT, Story, World, all_batches, all_records, compact, orders, put
-from tests.log.tools import NOW, answers, contents, open_log, producers_of
+from tests.log.tools import NOW, answers, apply_retention, contents, open_log, producers_of
 
 
 def made(seed: int = 1, count: int = 150, **config: object) -> tuple[World, LogDirectory, PartitionLog, Story]:
@@ -64,7 +64,7 @@ async def test_slices_of_replaced_segments_can_still_be_read() -> None:
     await compact(directory, log)
     for each in log.open_segments():
         log.release(each)
-    await directory._remove_doomed()
+    await directory.retainer.remove_due()
     assert b"".join(piece.read() for piece in before) == data
     assert len(b"".join(piece.read() for piece in log.read(0, 1 << 20, log.end.value))) < len(data)
 
@@ -195,13 +195,17 @@ async def stopped_at(
     return happens
 
 
+def retained(log: PartitionLog) -> int:
+    return apply_retention(log, NOW, log.end.value, is_flushed=False)
+
+
 async def test_L8_retention_waits_for_a_pass_and_goes_on_after_it() -> None:
     world, directory, log, story = made(cleanup_policy="compact,delete", retention_bytes=2000)
     deleted: list[int] = []
     await log.flush(world.offload)  # what is not durable is not deleted anyway
-    await when_passes(world, directory, log, 4, lambda: deleted.append(log.apply_retention(NOW, log.end.value)))
+    await when_passes(world, directory, log, 4, lambda: deleted.append(retained(log)))
     assert deleted == [0]
-    assert log.apply_retention(NOW, log.end.value) > 0
+    assert retained(log) > 0
 
 
 async def test_L8_deleted_records_do_not_come_back_with_a_compaction() -> None:

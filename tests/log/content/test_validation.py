@@ -26,7 +26,7 @@ from tests.log.content.odd_batches import (
     record,
     sealed,
 )
-from tests.log.tools import NOW, append, batch, make_durable, new_disk, open_log
+from tests.log.tools import NOW, append, apply_retention, batch, make_durable, new_disk, open_log
 
 
 def forged(offset: int, form: str, value: int) -> bytearray:
@@ -285,8 +285,8 @@ def test_a_corrected_largest_timestamp_is_what_lookup_and_retention_go_by(codec:
         assert found is not None and (found.offset, found.timestamp_ms) == (1, NOW + 500)
         assert do_errands(log.max_timestamp(log.end.value)) == found
         make_durable(log)
-        assert log.apply_retention(NOW + 1500, log.end.value) == 0
-        assert log.apply_retention(NOW + 1501, log.end.value) == 1
+        assert apply_retention(log, NOW + 1500, log.end.value) == 0
+        assert apply_retention(log, NOW + 1501, log.end.value) == 1
 
 
 @pytest.mark.parametrize("codec", [1, 3, 4])

@@ -16,7 +16,7 @@ from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.log.segment import Segment
 from kbroker.testing.disk import MemoryDisk
-from tests.log.tools import NOW, cut_to, make_durable, new_disk, open_log
+from tests.log.tools import NOW, apply_retention, cut_to, make_durable, new_disk, open_log
 
 EU, US = number_of(b"eu"), number_of(b"us")
 LARGE = b"v" * 5000  # a batch of such a value has a stretch of its own
@@ -216,7 +216,7 @@ def test_a_segment_takes_its_index_with_it() -> None:
     log.roll()
     append_tagged(log, b"us")
     make_durable(log)
-    assert log.apply_retention(NOW, 1)
+    assert apply_retention(log, NOW, 1)
     assert PATH + ".deleted" in log.take_deleted() and not disk.exists(PATH)
 
 

@@ -5,11 +5,23 @@ from __future__ import annotations
 import pytest
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.log.log import DELETED_AT_ONCE, PartitionLog
+from kbroker.log import log as log_module
+from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.log.writing import LONG_MAX
 from kbroker.testing.disk import MemoryDisk
-from tests.log.tools import NOW, Worker, append, contents, fill, make_durable, new_disk, open_log
+from tests.log.tools import (
+    NOW,
+    Worker,
+    append,
+    apply_retention,
+    at_once,
+    contents,
+    fill,
+    make_durable,
+    new_disk,
+    open_log,
+)
 
 LATER = NOW + 10_000
 
@@ -26,9 +38,9 @@ def ten_segments(disk: MemoryDisk | None = None, **config: int | str) -> Partiti
 
 def test_by_time() -> None:
     log = ten_segments(retention_ms=4500)
-    assert log.apply_retention(NOW + 7000, 20) == 3
+    assert apply_retention(log, NOW + 7000, 20) == 3
     assert (log.start_offset, contents(log)[0][0]) == (6, 6)
-    assert log.apply_retention(NOW + 7000, 20) == 0
+    assert apply_retention(log, NOW + 7000, 20) == 0
     with pytest.raises(KafkaError) as caught:
         log.read(5, 100, 20)
     assert caught.value.code is ErrorCode.OFFSET_OUT_OF_RANGE
@@ -36,25 +48,30 @@ def test_by_time() -> None:
 
 def test_by_size() -> None:
     log = ten_segments(retention_bytes=1200, retention_ms=-1)
-    log.apply_retention(LATER, 20)
+    apply_retention(log, LATER, 20)
     assert 1200 <= log.size < 1200 + 400 and log.size == sum(segment.size for segment in log.segments)
 
 
-def test_a_turn_deletes_so_many_and_says_that_there_are_more() -> None:
+def test_a_turn_drops_so_many_and_says_that_there_are_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_module, "DROPPED_AT_ONCE", 30)
+    monkeypatch.setattr(log_module, "RENAMED_AT_ONCE", 7)
     log = open_log(new_disk(), segment_bytes=100, retention_ms=1)
-    fill(log, 2 * DELETED_AT_ONCE + 10)
+    fill(log, 70)
     make_durable(log)
     deleted = []
-    while count := log.apply_retention(NOW + 10**6, log.end.value):
+    deleted.append(apply_retention(log, NOW + 10**6, log.end.value))
+    while count := log.drop(log.end.value):
         deleted.append(count)
-    assert deleted == [DELETED_AT_ONCE, DELETED_AT_ONCE, 10]
-    assert log.start_offset == log.end.value == 2 * DELETED_AT_ONCE + 10
+    at_once(log.rename_dropped)
+    assert deleted == [30, 30, 10]
+    assert log.start_offset == log.end.value == 70
+    assert len([path for path in log.take_deleted() if path.endswith(".log.deleted")]) == 70
 
 
 def test_all_of_it_by_time_leaves_an_empty_segment_at_the_end() -> None:
     disk = new_disk()
     log = ten_segments(disk, retention_ms=1)
-    assert log.apply_retention(NOW + 10**6, 20) == 10
+    assert apply_retention(log, NOW + 10**6, 20) == 10
     assert (log.start_offset, log.end.value, log.size, contents(log)) == (20, 20, 0, [])
     assert append(log).base_offset == 20
     disk.kill()
@@ -64,7 +81,7 @@ def test_all_of_it_by_time_leaves_an_empty_segment_at_the_end() -> None:
 @pytest.mark.parametrize("bound", [0, 1, 2, 3, 10, 19])
 def test_L8_never_at_or_above_the_high_watermark(bound: int) -> None:
     log = ten_segments(retention_ms=1, retention_bytes=0)
-    log.apply_retention(NOW + 10**6, bound)
+    apply_retention(log, NOW + 10**6, bound)
     assert log.start_offset == bound - bound % 2
 
 
@@ -73,10 +90,10 @@ def test_what_somebody_holds_stays_however_old_or_below_the_start(held_from: int
     log = ten_segments(retention_ms=1, retention_bytes=0)
     log.held_from = held_from
     log.advance_start(20)
-    log.apply_retention(NOW + 10**6, 20)
+    apply_retention(log, NOW + 10**6, 20)
     assert log.segments[0].base_offset == held_from - held_from % 2
     log.held_from = LONG_MAX
-    log.apply_retention(NOW + 10**6, 20)
+    apply_retention(log, NOW + 10**6, 20)
     assert log.segments[0].base_offset == 20
 
 
@@ -85,7 +102,7 @@ def test_L8_the_log_start_only_rises() -> None:
     log.advance_start(7)
     log.advance_start(3)
     assert log.start_offset == 7
-    assert log.apply_retention(NOW + 4000, 20) == 3, "segments wholly below the log start go"
+    assert apply_retention(log, NOW + 4000, 20) == 3, "segments wholly below the log start go"
     assert log.start_offset == 7
     with pytest.raises(KafkaError):
         log.advance_start(21)
@@ -93,9 +110,9 @@ def test_L8_the_log_start_only_rises() -> None:
 
 def test_compacted_topics_keep_their_age() -> None:
     log = ten_segments(retention_ms=1, cleanup_policy="compact")
-    assert log.apply_retention(NOW + 10**6, 20) == 0
+    assert apply_retention(log, NOW + 10**6, 20) == 0
     log.advance_start(6)
-    assert log.apply_retention(NOW + 10**6, 20) == 3
+    assert apply_retention(log, NOW + 10**6, 20) == 3
 
 
 def test_records_without_timestamps_are_as_old_as_their_file() -> None:
@@ -104,15 +121,15 @@ def test_records_without_timestamps_are_as_old_as_their_file() -> None:
     log = open_log(disk, segment_bytes=400, retention_ms=1000)
     fill(log, 10, at=-1)
     make_durable(log)
-    assert log.apply_retention(NOW + 900, 10) == 0
-    assert log.apply_retention(NOW + 1100, 10) > 0
+    assert apply_retention(log, NOW + 900, 10) == 0
+    assert apply_retention(log, NOW + 1100, 10) > 0
 
 
 def test_reads_under_way_survive_a_deletion() -> None:
     disk = new_disk()
     log = ten_segments(disk, retention_ms=1)
     pieces = log.read(0, 10**6, 20)
-    log.apply_retention(NOW + 10**6, 20)
+    apply_retention(log, NOW + 10**6, 20)
     assert sum(len(piece.read()) for piece in pieces) > 0
     assert all(segment.open_file is None for segment in log.segments[:-1]), "nobody keeps them open but the readers"
     deleted = log.take_deleted()
@@ -121,7 +138,7 @@ def test_reads_under_way_survive_a_deletion() -> None:
 
 
 @pytest.mark.parametrize("refused", [".log", ".index"])
-def test_a_refused_deletion_leaves_a_log_that_starts_at_its_first_segment(refused: str) -> None:
+def test_a_refused_deletion_leaves_no_hole_and_is_finished_later(refused: str) -> None:
     disk = new_disk()
     log = open_log(disk, segment_bytes=400, index_interval_bytes=100, retention_ms=1)
     for number in range(20):
@@ -130,13 +147,15 @@ def test_a_refused_deletion_leaves_a_log_that_starts_at_its_first_segment(refuse
     disk.fail("rename", f"*{refused}", nth=4)
     log.read(6, 10, 20)  # remembered
     with pytest.raises(OSError):
-        log.apply_retention(NOW + 10**6, 20)
-    assert (log.start_offset, log.segments[0].base_offset) == (6, 6)
-    assert log.size == sum(segment.size for segment in log.segments)
-    assert [offset for offset, _ in contents(log)] == list(range(6, 20))
-    assert log.apply_retention(NOW + 10**6, 20) > 0
+        apply_retention(log, NOW + 10**6, 20)
+    assert (log.start_offset, log.segments[0].base_offset, log.size) == (20, 20, 0)
+    assert log.is_renaming and log.has_droppable, "there is more to do"
+    left = [int(name[:20]) for name in disk.list_dir("orders-0") if name.endswith(".log")]
+    assert left == [*range(6, 21, 2)], "the oldest went first"
+    apply_retention(log, NOW + 10**6, 20)
+    assert not log.is_renaming
     disk.kill()
-    assert contents(open_log(disk, Crash.PROCESS)) == []
+    assert contents(again := open_log(disk, Crash.PROCESS)) == [] and len(again.segments) == 1
 
 
 def test_snapshots_and_epochs_of_deleted_segments_go_too() -> None:
@@ -145,7 +164,7 @@ def test_snapshots_and_epochs_of_deleted_segments_go_too() -> None:
     for number in range(20):
         append(log, b"x" * 100, at=NOW + number * 100, leader_epoch=number // 4)
     make_durable(log)
-    log.apply_retention(NOW + 2500, 20)
+    apply_retention(log, NOW + 2500, 20)
     start = log.start_offset
     assert log.epochs.entries[0] == (start // 4, start)
     snapshots = [int(name[:20]) for name in disk.list_dir("orders-0") if name.endswith(".snapshot")]
@@ -161,13 +180,27 @@ async def test_P2_producers_of_deleted_segments_are_known_after_a_power_failure(
         fill(log, 20)
         await log.flush_closed(Worker())
         log.advance_start(log.active.base_offset)
-        assert log.apply_retention(NOW, log.end.value) > 1
+        assert apply_retention(log, NOW, log.end.value) > 1
         disk.sync_dir("orders-0")
         log.active.file.sync()
         disk.power_loss()
         again = open_log(disk, Crash.POWER, start_offset=log.start_offset, segment_bytes=1000)
         assert again.start_offset == again.segments[0].base_offset > 0
         assert append(again, producer=7, sequence=0).duplicate, seed
+
+
+async def test_P2_what_was_flushed_before_it_was_closed_waits_for_its_snapshot() -> None:
+    """The only trace of its producers, once it is deleted."""
+    disk = new_disk()
+    log = open_log(disk, retention_ms=1000)
+    append(log, producer=7, sequence=0)
+    await log.flush(Worker())
+    assert apply_retention(log, NOW + 2000, 1, is_flushed=False) == 0 and len(log.segments) == 2
+    await log.flush_closed(Worker())
+    assert apply_retention(log, NOW + 2000, 1, is_flushed=False) == 1
+    disk.power_loss()
+    again = open_log(disk, Crash.POWER, start_offset=1)
+    assert append(again, producer=7, sequence=0).duplicate
 
 
 async def test_P2_what_is_not_durable_yet_is_flushed_first_and_deleted_the_next_time() -> None:
@@ -179,9 +212,9 @@ async def test_P2_what_is_not_durable_yet_is_flushed_first_and_deleted_the_next_
     fill(log, 6)
     disk.volume.trace = lambda what, *event: None if what != "sync" else pytest.fail("synced in the event loop")
     due.clear()
-    assert log.apply_retention(NOW + 2000, 12) == 3 and log.start_offset == 6
+    assert apply_retention(log, NOW + 2000, 12, is_flushed=False) == 2 and log.start_offset == 4
     assert due and not log.active.size, "all of it is old"
     disk.volume.trace = lambda *event: None
     await log.flush_closed(Worker())
-    assert log.apply_retention(NOW + 2000, 12) == 3
+    assert apply_retention(log, NOW + 2000, 12, is_flushed=False) == 4
     assert (log.start_offset, log.end.value, log.size) == (12, 12, 0)
