@@ -159,6 +159,7 @@ class Client:
     """What a scenario may ask of a client. A method that the client has no call for stays as it is here: absent."""
 
     name = "client"
+    shows_markers = False  # to the application, as if they were records
 
     def __init__(self, bootstrap: str) -> None:
         self.bootstrap = bootstrap
@@ -372,6 +373,7 @@ def main(client_class: type[Client]) -> None:
     import group_scenarios  # noqa: F401 - registers itself, as the next
     import scenarios  # noqa: F401
     import transaction_scenarios  # noqa: F401
+    import view_scenarios  # noqa: F401
     from remote import serve
 
     bootstrap = os.environ["COMPAT_BOOTSTRAP"]

@@ -83,7 +83,7 @@ def main() -> int:
     outcomes: dict[str, Results] = {}
     for label, broker in brokers(options):
         print(f"{label} at {broker.bootstrap}", file=sys.stderr)
-        outcomes[label] = on_broker(broker, clients, scenarios, options.at_once)
+        outcomes[label] = on_broker(broker, clients, scenarios.of(label), options.at_once)
     if options.record:
         for client in clients:
             client.record(outcomes["kafka"][client.name], options.level)
@@ -272,12 +272,12 @@ def on_broker(broker: Broker, clients: list[Client], scenarios: Scenarios, at_on
             Work(client, broker.bootstrap, f"{client.name}-{mark}-", states, None if powerless else address)
             for client in clients
         ]
-        for phase in (scenarios.under_load, scenarios.main, scenarios.after_restart):
+        for phase in (scenarios.under_load, scenarios.main + scenarios.own, scenarios.after_restart):
             restarts = phase is scenarios.after_restart and phase and not powerless
             trouble = again(broker, kill=False) if restarts else None
 
             def do(work: Work, phase: list[str] = phase, trouble: str | None = trouble) -> Lines:
-                if powerless and phase is not scenarios.main:
+                if powerless and phase in (scenarios.under_load, scenarios.after_restart):
                     return {identifier: line(identifier, "absent", POWERLESS) for identifier in phase}
                 return carry_out(work, phase, trouble)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+OWN = "Of kbroker alone"
 POWERLESS = "no power over the broker"
 WORDS = {"ok": "ok", "fail": "FAIL", "absent": "absent"}
 
@@ -27,26 +28,31 @@ class Scenarios:
     under_load: list[str]
     main: list[str]
     after_restart: list[str]
+    own: list[str]  # with the main phase, but never on Apache Kafka, which has nothing of the kind
 
     @property
     def all(self) -> list[str]:
-        return self.under_load + self.main + self.after_restart
+        return self.under_load + self.main + self.own + self.after_restart
+
+    def of(self, label: str) -> Scenarios:
+        """Those for a broker."""
+        return Scenarios(self.under_load, self.main, self.after_restart, [] if label == "kafka" else self.own)
 
     def only(self, wanted: list[str]) -> Scenarios:
-        phases = (self.under_load, self.main, self.after_restart)
+        phases = (self.under_load, self.main, self.after_restart, self.own)
         return Scenarios(*([identifier for identifier in phase if identifier in wanted] for phase in phases))
 
 
 def read_scenarios(page: str) -> Scenarios:
-    """The ids: headings such as "### `tombstone`". Two sections are phases of their own."""
-    phases: dict[str, list[str]] = {"Restart under load": [], "After a restart": [], "": []}
+    """The ids: headings such as "### `tombstone`". Two sections are phases of their own, one is of kbroker alone."""
+    phases: dict[str, list[str]] = {"Restart under load": [], "After a restart": [], OWN: [], "": []}
     phase = phases[""]
     for heading in re.findall(r"^(## .+|### `[a-z0-9-]+`)$", page, re.MULTILINE):
         if heading.startswith("## "):
             phase = phases.get(heading[3:], phases[""])
         else:
             phase.append(heading[5:-1])
-    return Scenarios(phases["Restart under load"], phases[""], phases["After a restart"])
+    return Scenarios(phases["Restart under load"], phases[""], phases["After a restart"], phases[OWN])
 
 
 def line(identifier: str, result: str, why: str) -> Line:

@@ -22,6 +22,7 @@ from kafka_python.runner import KafkaPython, refusals, refuse
 
 
 class KafkaPython202(KafkaPython):
+    shows_markers = True
     delete_records = Client.delete_records
     change_configs = Client.change_configs
     alter_offsets = Client.alter_offsets

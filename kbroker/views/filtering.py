@@ -28,12 +28,13 @@ _NAME = TAGS_HEADER.encode()
 class Filter:
     """Judges the records of some batches. One for each piece of work."""
 
-    __slots__ = ("expression", "tags", "seen", "bytes_max")
+    __slots__ = ("expression", "tags", "reads_key", "seen", "bytes_max")
 
     def __init__(self, expression: Expression, bytes_max: int) -> None:
         """bytes_max: of a batch, decompressed."""
         self.expression = expression
         self.tags = expression.tags()
+        self.reads_key = expression.reads_key
         self.seen: dict[bytes, bool] = {}  # headers as they stand -> whether they match
         self.bytes_max = bytes_max
 
@@ -65,62 +66,85 @@ class Filter:
     def _select(self, data: bytes, count: int) -> tuple[list[bytes], int, int]:
         """The records that match, as runs of bytes; how many; the largest of their timestamp deltas, in ms.
 
-        Raises KafkaError, IndexError for records that are not what they say.
+        Raises KafkaError, ProtocolError, IndexError for records that are not what they say.
         """
         runs: list[bytes] = []
+        needs_tags, judge = self.tags is not None, self._judge
         kept, latest = 0, -(1 << 63)
-        needs_tags = self.tags is not None
-        name_at = data.find(_NAME) if needs_tags else 0
-        pos, start = 0, -1
+        pos, start, whole, tags_at = 0, -1, len(data), 0
         for _ in range(count):
-            size, at = read_varint(data, pos)
-            end = at + size
-            if size < 0 or end > len(data):
-                raise IndexError
-            if needs_tags and 0 <= name_at < at:
-                name_at = data.find(_NAME, at)
-            if needs_tags and not at <= name_at < end:
-                matches = False
+            size = data[pos]
+            if size >= 0x80 or size & 1:
+                size, at = read_varint(data, pos)
             else:
-                matches, delta = self._judge(data, at, end)
-            if matches:
+                size, at = size >> 1, pos + 1
+            end = at + size
+            if not at <= end <= whole:
+                raise IndexError
+            if needs_tags and tags_at < at:
+                tags_at = data.find(_NAME, at)
+                if tags_at < 0:
+                    tags_at = whole
+            delta = None if needs_tags and tags_at >= end else judge(data, at, end)
+            if delta is not None:
                 kept += 1
-                latest = max(latest, delta)
+                if delta > latest:
+                    latest = delta
                 if start < 0:
                     start = pos
             elif start >= 0:
                 runs.append(data[start:pos])
                 start = -1
             pos = end
-        if pos != len(data):
+        if pos != whole:
             raise IndexError
         if start >= 0:
             runs.append(data[start:])
         return runs, kept, latest
 
-    def _judge(self, data: bytes, at: int, end: int) -> tuple[bool, int]:
-        """Whether a record matches, whose fields begin at a position; its timestamp delta."""
-        delta, at = read_varint(data, at + 1)
-        _, at = read_varint(data, at)
+    def _judge(self, data: bytes, at: int, end: int) -> int | None:
+        """The timestamp delta of a record whose fields begin at a position; None if it does not match."""
+        delta = data[at + 1]
+        if delta >= 0x80:
+            delta, at = read_varint(data, at + 1)
+        else:
+            delta, at = (delta >> 1) ^ -(delta & 1), at + 2
+        at += 1
+        while data[at - 1] >= 0x80:  # the offset's, which does not count
+            at += 1
         key_at = at
-        size, at = read_varint(data, at)
-        key = data[at : at + size] if size >= 0 else None
-        key_end = at = at + max(size, 0)
-        size, at = read_varint(data, at)
-        at += max(size, 0)
+        size = data[at]
+        if size >= 0x80 or size & 1:
+            size, at = read_varint(data, at)
+        else:
+            size, at = size >> 1, at + 1
+        if size >= 0:
+            key, at = data[at : at + size], at + size
+        else:
+            key = None
+        seen = data[key_at:at] if self.reads_key else b""
+        size = data[at]
+        if size >= 0x80 or size & 1:
+            size, at = read_varint(data, at)
+        else:
+            size, at = size >> 1, at + 1
+        if size > 0:
+            at += size
         if at >= end:
             raise IndexError
-        seen = data[at:end]
-        if self.expression.reads_key:
-            seen = data[key_at:key_end] + seen
+        seen += data[at:end]
         found = self.seen.get(seen)
         if found is None:
-            found = self.expression.matches(key, read_headers(data, at, end))
-            if len(seen) <= SEEN_BYTES_MAX:
-                if len(self.seen) >= SEEN_MAX:
-                    self.seen.clear()
-                self.seen[seen] = found
-        return found, delta
+            found = self._look(key, data, at, end, seen)
+        return delta if found else None
+
+    def _look(self, key: bytes | None, data: bytes, at: int, end: int, seen: bytes) -> bool:
+        found = self.expression.matches(key, read_headers(data, at, end))
+        if len(seen) <= SEEN_BYTES_MAX:
+            if len(self.seen) >= SEEN_MAX:
+                self.seen.clear()
+            self.seen[seen] = found
+        return found
 
 
 def _has_one(data: bytes, tags: Iterable[bytes]) -> bool:

@@ -14,6 +14,7 @@ import group_scenarios
 import run as driver
 import scenarios as carried_out
 import transaction_scenarios
+import view_scenarios
 import wire
 from members import Entry, Member, Pumped
 from remote import Remote, calls_about_transactions, fields_of, record
@@ -30,7 +31,7 @@ def test_every_id_of_the_page_has_its_function_and_no_other_exists() -> None:
     ids = read_scenarios(PAGE).all
     assert len(set(ids)) == len(ids)
     assert set(ids) == set(common.SCENARIOS)
-    assert carried_out.CODEC_IDS["zstd"] == 4
+    assert carried_out.CODEC_IDS["zstd"] == 4 and max(view_scenarios.MATCHES) < view_scenarios.COUNT
     assert transaction_scenarios.LOOP_KILLS[-1][0] < transaction_scenarios.LOOP_RECORDS
 
 
@@ -41,10 +42,15 @@ def test_two_sections_are_phases_of_their_own() -> None:
     assert found.only(["c", "b"]).all == ["b", "c"]
 
 
+def test_what_kbroker_alone_has_is_not_asked_of_apache_kafka() -> None:
+    found = read_scenarios("## Topics\n### `a`\n## Of kbroker alone\n### `b`\n")
+    assert (found.of("kbroker").all, found.of("kafka").all) == (["a", "b"], ["a"])
+
+
 @pytest.mark.parametrize("client", read_clients(COMPAT, []), ids=lambda client: client.name)
 def test_every_client_has_written_down_what_it_saw_on_apache_kafka(client: Client) -> None:
     recorded = client.recorded()
-    assert set(recorded) == set(read_scenarios(PAGE).all)
+    assert set(recorded) == set(read_scenarios(PAGE).of("kafka").all)
     failed = {identifier for identifier, line in recorded.items() if line["result"] not in ("ok", "absent")}
     assert failed <= LOST_BY_APACHE_KAFKA
 

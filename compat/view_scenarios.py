@@ -1,0 +1,86 @@
+"""Views, as `scenarios.md` has them: what a client gets of a source, and that it gets on where nothing matches."""
+
+from __future__ import annotations
+
+import random
+
+from common import Message, Record, Run, Seen, check, same, scenario
+from transaction_scenarios import COMMITTED, UNCOMMITTED, Stage
+
+COUNT, MATCHES = 1000, (100, 500)
+SIZE = 3000  # bytes of a record: the source has three megabytes
+IN_TIME_S = 10.0
+
+
+def message(number: int, *, matches: bool) -> Message:
+    tag = b"eu" if matches else b"us"
+    value = random.Random(number).randbytes(SIZE // 2).hex().encode()
+    return Message(value, key=b"%d" % number, headers=(("kbroker-tags", tag), ("region", tag)))
+
+
+def view(run: Run, name: str, source: str, **configs: str) -> str:
+    """A view, made by the client itself where it can."""
+    if run.client.shows_markers:
+        raise run.client.absent("way past control batches: it shows them as records")
+    return run.topic(name, -1, **{"kbroker_view_source": source, **configs})
+
+
+def read(run: Run, topic: str, wanted: list[int], **options: object) -> None:
+    """What is there from the beginning on is what is wanted, by offset; each record has its own number for a key."""
+    records = run.client.read(topic, {0: 0}, len(wanted), **options)
+    same([each.offset for each in records], wanted, f"offsets in {topic}")
+    check(all(each.key == b"%d" % each.offset for each in records), "records are not what was sent")
+
+
+@scenario("view-skip-markers")
+def view_skip_markers(run: Run) -> Seen:
+    source = run.topic("skips", 1, kbroker_tags_enable="true")
+    run.client.produce(
+        source, (message(n, matches=n in MATCHES) for n in range(COUNT)), batch_bytes=20_000, linger_ms=5, in_flight=1
+    )
+    views = [
+        view(run, "skips-by-tag", source, kbroker_view_tags="eu"),
+        view(run, "skips-by-header", source, kbroker_view_filter='region = "eu"'),
+    ]
+    for each in views:
+        read(run, each, list(MATCHES))
+        waits(run, source, each)
+    return {"matches": len(MATCHES), "views": len(views)}
+
+
+def waits(run: Run, source: str, topic: str) -> None:
+    """A reader that has come to the end hears of what matches, and of nothing else."""
+    reader = run.client.consumer(topic, {0: MATCHES[-1] + 1})
+    try:
+        before = reader.take(1, 2.0)  # on the way there it passes over all that does not match
+        end = COUNT + 51 * len(before)
+        run.client.produce(source, [message(end + n, matches=n == 50) for n in range(51)])
+        found: list[Record] = before + reader.take(1, IN_TIME_S)
+        check(found, "nothing came")
+        same([each.key for each in found][-1], b"%d" % (end + 50), "what came last")
+    finally:
+        reader.close()
+
+
+@scenario("view-committed")
+def view_committed(run: Run) -> Seen:
+    stage = Stage(run, "view-committed")
+    source = stage.topic("source", kbroker_tags_enable="true")
+    topic = view(run, "view-committed-eu", source, kbroker_view_tags="eu")
+    transactor = stage.transactor()
+    try:
+        for is_commit in (False, True):
+            transactor.begin()
+            transactor.send(source, [message(n, matches=n % 3 == 0) for n in range(9)])
+            transactor.commit() if is_commit else transactor.abort()
+        stage.ends_at(source, 20)
+        read_offsets(run, topic, [10, 13, 16], COMMITTED)
+        read_offsets(run, topic, [0, 3, 6, 10, 13, 16], UNCOMMITTED)
+    finally:
+        stage.close()
+    return {"committed": 3, "uncommitted": 6}
+
+
+def read_offsets(run: Run, topic: str, wanted: list[int], isolation: str) -> None:
+    records = run.client.read(topic, {0: 0}, len(wanted), isolation=isolation)
+    same([each.offset for each in records], wanted, f"offsets of the {isolation} reader")
