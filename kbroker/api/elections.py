@@ -47,8 +47,8 @@ async def elect_leaders(request: ElectLeadersRequest, context: Context) -> Elect
 def _all(image: ClusterImage) -> Work[list[ElectLeadersTopic]]:
     topics, effort = list[ElectLeadersTopic](), Effort()
     for topic in image.topics.values():
-        topics.append(ElectLeadersTopic(topic=topic.name, partitions=list(range(len(topic.partitions)))))
-        if effort.spent(5 + len(topic.partitions) // 8):
+        topics.append(ElectLeadersTopic(topic=topic.name, partitions=list(range(len(topic.own_partitions)))))
+        if effort.spent(5 + len(topic.own_partitions) // 8):
             yield
     return topics
 

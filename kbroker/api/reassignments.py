@@ -99,8 +99,8 @@ def _listed(
     for topic, indexes in _asked(request, image):
         moving = []
         for index in indexes:
-            if 0 <= index < len(topic.partitions):
-                partition = topic.partitions[index]
+            if 0 <= index < len(topic.own_partitions):
+                partition = topic.own_partitions[index]
                 if partition.adding or partition.removing:
                     moving.append(_ongoing(partition))
             if effort.spent(2):
@@ -117,7 +117,7 @@ def _asked(
 ) -> Iterable[tuple[TopicImage, Iterable[int]]]:
     if request.topics is None:
         for topic in list(image.topics.values()):
-            yield topic, range(len(topic.partitions))
+            yield topic, range(len(topic.own_partitions))
         return
     for asked in request.topics:
         found = image.topics.get(asked.name)

@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.cluster.changes import config_changes, features, placement
+from kbroker.cluster.changes import config_changes, features, placement, views
 from kbroker.cluster.changes.config_changes import MIN_ISR, ConfigChange
 from kbroker.cluster.changes.features import BEFORE, FeatureUpdate
 from kbroker.cluster.changes.placement import NewTopic
@@ -33,6 +33,7 @@ from kbroker.cluster.store import CoordinationStore, Delete, Entry, Guard, Op, S
 from kbroker.cluster.writer import TXN_PARTITIONS, PartitionWriter, Txn, Writer, for_each
 from kbroker.config import BrokerConfig
 from kbroker.config.keys import Scope
+from kbroker.config.views import VIEW_SOURCE
 from kbroker.env import Rng
 from kbroker.turns import Effort, Work, each, finish
 
@@ -79,6 +80,7 @@ class Admin:
         self._config = config
         self._being_created: dict[str, str] = {}  # unified name -> name
         self._limiter = trio.CapacityLimiter(CHANGES_AT_ONCE)
+        self._creating_view = trio.Lock()  # those of one source would be in each other's way
 
     async def create_topics(
         self, wishes: Sequence[NewTopic], validate_only: bool = False
@@ -96,8 +98,19 @@ class Admin:
                 del self._being_created[unified(name)]
 
     async def delete_topics(self, topics: Sequence[str | bytes]) -> list[TopicImage | KafkaError]:
-        """Delete topics by name (str) or id (bytes); what they were, in the order of the request."""
-        return await self._each(range(len(topics)), lambda number: self._delete(topics[number]))
+        """Delete topics by name (str) or id (bytes); what they were, in the order of the request.
+
+        Views first, as no topic is deleted under its views.
+        """
+        image = self._home.image
+        known = [(image.topics.get(t) if isinstance(t, str) else image.topics_by_id.get(t)) for t in topics]
+        first = [number for number, topic in enumerate(known) if topic is not None and topic.view is not None]
+        order = [*first, *sorted({*range(len(topics))}.difference(first))] if first else range(len(topics))
+        outcomes: dict[int, TopicImage | KafkaError] = {}
+        for numbers in (order[: len(first)], order[len(first) :]):
+            results = await self._each(numbers, lambda number: self._delete(topics[number]))
+            outcomes.update(zip(numbers, results, strict=True))
+        return [outcomes[number] for number in range(len(topics))]
 
     async def create_partitions(
         self,
@@ -246,17 +259,26 @@ class Admin:
         if name in image.topics or unified(name) in self._being_created:
             raise _exists(name)
         configs = config_changes.check_configs(wish.configs)
+        if configs.get(VIEW_SOURCE):
+            return views.plan_view(wish, self._new_id(), configs, image)
         partitions = self._config().get_int("num.partitions")
         factor = self._config().get_int("default.replication.factor")
         start = self._rng.below(max(1, len(image.brokers)))
         assignments = placement.plan_topic(wish, image, partitions=partitions, replication_factor=factor, start=start)
-        topic_id = self._rng.token(16)
-        while topic_id in (NO_TOPIC_ID, NO_TOPIC_ID[:15] + b"\1") or id_text(topic_id).startswith("-"):
-            topic_id = self._rng.token(16)  # Kafka's reserved ids; a leading dash looks like an option to its tools
+        topic_id = self._new_id()
         new = yield from placement.new_partitions(topic_id, assignments, image)
         return TopicImage(name, topic_id, new, configs)
 
+    def _new_id(self) -> bytes:
+        topic_id = self._rng.token(16)
+        while topic_id in (NO_TOPIC_ID, NO_TOPIC_ID[:15] + b"\1") or id_text(topic_id).startswith("-"):
+            topic_id = self._rng.token(16)  # Kafka's reserved ids; a leading dash looks like an option to its tools
+        return topic_id
+
     async def _create(self, topic: TopicImage) -> TopicImage:
+        if topic.view is not None:
+            async with self._creating_view:
+                return await self._create_view(topic)
         keys = self._keys
         guards = [Guard(keys.topic(topic.name), 0)]
         ops: list[Op] = [self._topic_put(topic, len(topic.partitions))]
@@ -269,6 +291,24 @@ class Admin:
         if succeeded or (seen is not None and seen.id == topic.id):
             return seen or topic
         raise _exists(topic.name) if seen is not None else _contended()
+
+    async def _create_view(self, view: TopicImage) -> TopicImage:
+        """Its source's key is written anew, as it is: whoever deletes that topic meanwhile has been too late."""
+        keys = self._keys
+        for _ in range(ATTEMPTS_MAX):
+            source = views.source_of(view.name, view.configs, self._home.image)
+            guards = [Guard(keys.topic(view.name), 0), Guard(keys.topic_config(view.name), 0)]
+            guards.append(Guard(keys.topic(source.name), source.mod_revision))
+            ops: list[Op] = [self._writer.put(keys.topic_config(view.name), {"configs": dict(view.configs)})]
+            ops += [self._topic_put(view, 0), self._topic_put(source, len(source.partitions))]
+            result = await self._writer.commit(guards, ops)
+            await self._home.wait_applied(result.revision)
+            seen = self._home.image.topics.get(view.name)
+            if result.succeeded or (seen is not None and seen.id == view.id):
+                return seen or view
+            if seen is not None:
+                raise _exists(view.name)
+        raise _contended()
 
     def _topic_put(self, topic: TopicImage, partitions: int) -> Op:
         fields = {"id": id_text(topic.id), "partitions": partitions}
@@ -309,13 +349,14 @@ class Admin:
                 await self._delete_partitions(tried.id)
                 return tried  # a lost reply: it was us, most likely
             tried = topic = self._find(name_or_id)
+            views.check_no_views_of(topic, self._home.image)
             config = self._keys.topic_config(topic.name)
             entry = await self._store.get(config) if topic.name in self._home.image.topic_configs else None
             guards = [Guard(self._keys.topic(topic.name), topic.mod_revision)]
             guards.append(Guard(config, entry.mod_revision if entry else 0))
             ops: list[Op] = [Delete(self._keys.topic(topic.name)), Delete(config)]
-            if small := len(topic.partitions) <= TXN_PARTITIONS:
-                for partition in topic.partitions:
+            if small := len(topic.own_partitions) <= TXN_PARTITIONS:
+                for partition in topic.own_partitions:
                     key = self._keys.partition(topic.id, partition.index)
                     guards.append(Guard(key, partition.mod_revision))
                     ops.append(Delete(key))
@@ -356,6 +397,7 @@ class Admin:
     ) -> TopicImage:
         for attempt in range(ATTEMPTS_MAX):
             topic, image = self._find(name), self._home.image
+            views.check_no_view(topic)
             if attempt and len(topic.partitions) == total:
                 return topic  # a lost reply, or someone with the same wish
             start = self._rng.below(max(1, len(image.brokers)))
@@ -393,6 +435,8 @@ class Admin:
             current = decode(entry.value)["configs"] if entry else {}
             has_elr = self._home.image.features.has_eligible_replicas
             altered = config_changes.alter(change, current, has_eligible_replicas=has_elr)
+            if change.scope is Scope.TOPIC:
+                views.check_source(current, altered)
             if validate_only or altered == current:
                 return
             guards.append(Guard(key, entry.mod_revision if entry else 0))

@@ -337,5 +337,5 @@ def _chunks(image: ClusterImage, names: Iterable[str]) -> Iterator[tuple[TopicIm
     for name in names:
         topic = image.topics.get(name)
         if topic is not None:
-            for start in range(0, len(topic.partitions), CHUNK):
-                yield topic, topic.partitions[start : start + CHUNK]
+            for start in range(0, len(topic.own_partitions), CHUNK):
+                yield topic, topic.own_partitions[start : start + CHUNK]

@@ -4,6 +4,8 @@
 
 A topic is seen when it is whole: its key is written after its partitions and deleted before them. Partitions whose
 topic is not seen (being made, being deleted, left behind by a broker that died meanwhile) are `strays`.
+A view (`kbroker.view.source`) has no partitions of its own: it is shown with those of its source, the very same, so
+that leaders, replicas and epochs are the source's. What is kept, led and changed is `own_partitions`; a view has none.
 Untouched parts are shared between images, and an image remembers which topics its last step touched, so that one
 change among thousands of topics costs the copying of two dicts. What is long (a cluster to be loaded, a topic of ten
 thousand partitions) is done in turns.
@@ -21,6 +23,7 @@ from typing import Any, TypeVar
 from kbroker.cluster.changes.features import BEFORE, Finalized
 from kbroker.cluster.keys import BROKER_DEFAULT, decode, id_bytes, text_name
 from kbroker.cluster.store import Entry, Event
+from kbroker.config.views import VIEW_SOURCE, ViewSpec, view_of
 from kbroker.turns import Work
 
 K = TypeVar("K")
@@ -111,10 +114,21 @@ class TopicImage:
     partitions: tuple[PartitionImage, ...]
     configs: Mapping[str, str]
     mod_revision: int = field(default=0, compare=False)
+    view: ViewSpec | None = None  # of a view: of what; its partitions are those of its source
 
     def having(self, partitions: tuple[PartitionImage, ...]) -> TopicImage:
         """The same topic with other partitions."""
-        return TopicImage(self.name, self.id, partitions, self.configs, self.mod_revision)
+        return TopicImage(self.name, self.id, partitions, self.configs, self.mod_revision, self.view)
+
+    @property
+    def own_partitions(self) -> tuple[PartitionImage, ...]:
+        """What brokers keep, lead and change for it: nothing for a view."""
+        return self.partitions if self.view is None else ()
+
+    @property
+    def kept_as(self) -> str:
+        """The topic whose partitions these are: itself, or the source of a view."""
+        return self.name if self.view is None else self.view.source
 
     @property
     def internal(self) -> bool:
@@ -135,6 +149,7 @@ class ClusterImage:
     topics: Mapping[str, TopicImage] = field(default_factory=nothing)
     topics_by_id: Mapping[bytes, TopicImage] = field(default_factory=nothing)
     names: Mapping[str, str] = field(default_factory=nothing)  # unified -> name, of topics whose name has . or _
+    views: Mapping[str, tuple[str, ...]] = field(default_factory=nothing)  # source -> its views, in order of names
     broker_configs: Mapping[str, Mapping[str, str]] = field(default_factory=nothing)  # by id, "": for all
     group_configs: Mapping[str, Mapping[str, str]] = field(default_factory=nothing)  # by group id
     features: Finalized = BEFORE
@@ -267,7 +282,7 @@ class _Edit:
         partitions = tuple(part for index in range(count) if (part := moved.get(index)) is not None)
         if len(partitions) != count:
             return False
-        del self.moved[topic_id]
+        self.moved.pop(topic_id, None)
         configs = self.get("topic_configs").get(name, NOTHING)
         self._show(TopicImage(name, topic_id, partitions, configs, mod_revision))
         return True
@@ -282,8 +297,8 @@ class _Edit:
         topic_id = next(iter(self.moved))
         partitions = self.moved.pop(topic_id)
         topic = self.get("topics_by_id").get(topic_id)
-        seen = topic.partitions if topic is not None else ()
-        if topic is not None:
+        seen = topic.own_partitions if topic is not None else ()
+        if topic is not None and topic.view is None:
             now = list(seen)
             for index, partition in partitions.items():
                 if index < len(now) and partition is not None:
@@ -306,7 +321,7 @@ class _Edit:
             return
         name, count, mod_revision = self.get("unfinished")[topic_id]
         topic = self.get("topics_by_id").get(topic_id)
-        seen = topic.partitions if topic is not None else ()
+        seen = topic.own_partitions if topic is not None else ()
         strays = self.get("strays").get(topic_id, NOTHING)
         gained = list(map(strays.get, range(len(seen), count)))
         if not all(gained):
@@ -332,14 +347,49 @@ class _Edit:
         del self.copy("topics_by_id")[topic.id]
         if self.get("names").get(one := unified(topic.name)) == topic.name:
             del self.copy("names")[one]
-        self.copy("strays")[topic.id] = {partition.index: partition for partition in topic.partitions}
+        if topic.view is None:
+            self.copy("strays")[topic.id] = {partition.index: partition for partition in topic.partitions}
         self.touched[topic.name] = None
+
+    def _show_views(self) -> Work[None]:
+        """Show the views that were touched, and those of sources that were, as configs and sources are now."""
+        stale: dict[str, None] = {}
+        for number, name in enumerate(tuple(self.touched)):
+            topic, before = self.get("topics").get(name), self.old.topics.get(name)
+            if topic is not None and (VIEW_SOURCE in topic.configs or topic.view is not None):
+                is_same = before is not None and before.configs is topic.configs
+                self._show(
+                    replace(topic, view=before.view if before is not None and is_same else view_of(topic.configs))
+                )
+                stale[name] = None
+            self._note_view(name, before)
+            stale.update(dict.fromkeys(self.get("views").get(name, ())))
+            if not number % STRIDE:
+                yield
+        for number, name in enumerate(stale):
+            view = self.get("topics")[name]
+            if view.view is not None:
+                source = self.get("topics").get(view.view.source)
+                self._show(view.having(() if source is None else source.own_partitions))
+            if not number % STRIDE:
+                yield
+
+    def _note_view(self, name: str, before: TopicImage | None) -> None:
+        """Note of which topic this one is a view now, and of which it is none any more."""
+        topic = self.get("topics").get(name)
+        was, now = (each.view.source if each is not None and each.view is not None else "" for each in (before, topic))
+        if was != now:
+            for source, names in ((was, set[str]()), (now, {name})):
+                names |= {*self.get("views").get(source, ())} - {name}
+                if source:
+                    _put(self.copy("views"), source, tuple(sorted(names)) or None)
 
     def done(self, revision: int) -> Work[ClusterImage]:
         """The new image."""
         while self.moved:
             self._settle_one()
             yield
+        yield from self._show_views()
         return replace(
             self.old,
             **self.new,
@@ -388,7 +438,10 @@ def _features(fields: dict[str, Any], mod_revision: int) -> Finalized:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What distinguishes two images. A topic made anew under its old name is both deleted and created."""
+    """What distinguishes two images. A topic made anew under its old name is both deleted and created.
+
+    Views are topics that have no partitions here.
+    """
 
     topics_created: tuple[TopicImage, ...] = ()
     topics_deleted: tuple[TopicImage, ...] = ()  # as they were
@@ -419,16 +472,16 @@ def compared(old: ClusterImage, new: ClusterImage) -> Work[Changes]:
         same = before is not None and after is not None and before.id == after.id
         if before is not None and not same:
             deleted.append(before)
-            removed += [(before, partition) for partition in before.partitions]
+            removed += [(before, partition) for partition in before.own_partitions]
         if after is not None and not same:
             created.append(after)
-            added += [(after, partition) for partition in after.partitions]
+            added += [(after, partition) for partition in after.own_partitions]
         if same:
             assert before is not None and after is not None
-            pairs = zip(before.partitions, after.partitions, strict=False)
-            changed += [(after, now) for was, now in pairs if was is not now and was != now]
-            added += [(after, partition) for partition in after.partitions[len(before.partitions) :]]
-            removed += [(before, partition) for partition in before.partitions[len(after.partitions) :]]
+            were, are = before.own_partitions, after.own_partitions
+            changed += [(after, now) for was, now in zip(were, are, strict=False) if was is not now and was != now]
+            added += [(after, partition) for partition in are[len(were) :]]
+            removed += [(before, partition) for partition in were[len(are) :]]
             if before.configs != after.configs:
                 configured.append(after)
     groups: list[str] = []

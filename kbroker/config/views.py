@@ -24,6 +24,7 @@ VIEW_KEYS = "kbroker.view."  # what their names begin with
 VIEW_SOURCE = "kbroker.view.source"
 VIEW_TAGS, VIEW_FILTER = "kbroker.view.tags", "kbroker.view.filter"
 VIEW_MODE, VIEW_LAG_MS = "kbroker.view.mode", "kbroker.view.lag.ms"
+NOTHING = ""  # no topic's name
 TAGS_MAX = 64  # of one view
 TAG_BYTES_MAX = 249  # as a topic's name
 
@@ -39,17 +40,26 @@ class ViewSpec:
 
 
 def view_of(configs: Mapping[str, str]) -> ViewSpec | None:
-    """The view that a topic with these configs is; None: it is none. They were checked when they were set."""
+    """The view that a topic with these configs is; None: it is none.
+
+    They were checked when they were set. What another version accepted and this one does not understand is a view of
+    nothing: it must not show more than it was made to show.
+    """
     source = configs.get(VIEW_SOURCE)
     if not source:
         return None
     text = configs.get(VIEW_FILTER) or _tags_text(split_list(configs.get(VIEW_TAGS)))
-    expression = None
-    if text:
-        from kbroker.filters import parse  # only where there are views
+    try:
+        expression = _parsed(text) if text else None
+        return ViewSpec(source, expression, configs.get(VIEW_MODE) != "prune", int(configs.get(VIEW_LAG_MS, 0)))
+    except ValueError:
+        return ViewSpec(NOTHING)
 
-        expression = parse(text)
-    return ViewSpec(source, expression, configs.get(VIEW_MODE) != "prune", int(configs.get(VIEW_LAG_MS, 0)))
+
+def _parsed(text: str) -> Expression:
+    from kbroker.filters import parse  # only where there are views
+
+    return parse(text)
 
 
 def check_view(values: Mapping[str, Value]) -> None:
@@ -90,11 +100,9 @@ def check_view_filter(text: str) -> str:
 
 
 def _check_expression(name: str, text: str) -> None:
-    from kbroker.filters import FilterSyntaxError, parse
-
     try:
-        parse(text)
-    except FilterSyntaxError as error:
+        _parsed(text)
+    except ValueError as error:  # FilterSyntaxError
         raise ConfigError(f"{name}: {error}") from None
 
 

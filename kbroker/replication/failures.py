@@ -86,7 +86,7 @@ class Failures:
 
     def _image_of(self, key: Key) -> PartitionImage | None:
         topic = self._image().topics.get(key[0])
-        return topic.partitions[key[1]] if topic is not None and key[1] < len(topic.partitions) else None
+        return topic.own_partitions[key[1]] if topic is not None and key[1] < len(topic.own_partitions) else None
 
     def _is_needless(self, image: PartitionImage | None) -> bool:
         """Whether this broker is in the ISR, and not alone."""

@@ -276,7 +276,7 @@ class ReplicaManager:
 
     def _image_of(self, topic_id: bytes | None, index: int) -> PartitionImage | None:
         topic = self._carried_out.topics_by_id.get(topic_id) if topic_id is not None else None
-        return topic.partitions[index] if topic is not None and index < len(topic.partitions) else None
+        return topic.own_partitions[index] if topic is not None and index < len(topic.own_partitions) else None
 
     def _steps(
         self, old: ClusterImage, new: ClusterImage, is_read_anew: bool
@@ -305,7 +305,7 @@ class ReplicaManager:
         for topic, image in (*difference.partitions_added, *difference.partitions_changed):
             self._apply(topic, image)
             yield None
-        if difference.topics_deleted or difference.partitions_added:
+        if difference.topics_deleted or difference.topics_created or difference.partitions_added:
             deleted = [topic.name for topic in difference.topics_deleted if not is_read_anew]
             for coordinator in self._coordinators.values():
                 coordinator.on_topics_changed(deleted)
@@ -316,10 +316,10 @@ class ReplicaManager:
         """
         for (name, index), partition in tuple(self.partitions.items()):
             topic = image.topics.get(name)
-            if topic is None or topic.id != partition.topic_id or index >= len(topic.partitions):
+            if topic is None or topic.id != partition.topic_id or index >= len(topic.own_partitions):
                 self._remove(name, index, spare=True)
             else:
-                self._apply(topic, topic.partitions[index])
+                self._apply(topic, topic.own_partitions[index])
             yield
         yield from self._reconfigure_all(image)
         self._tell_configs()
@@ -342,7 +342,7 @@ class ReplicaManager:
 
     def _reconfigure(self, topic: TopicImage) -> Iterator[None]:
         config = self._config_of(topic)
-        for image in topic.partitions:
+        for image in topic.own_partitions:
             partition = self.partitions.get((topic.name, image.index))
             if partition is not None:
                 partition.log.reconfigure(config)
@@ -472,7 +472,7 @@ class ReplicaManager:
         """Give a partition whose log was opened the role that it has by now, or give it up."""
         name, index = key = opening.key
         topic = image.topics.get(name)
-        wanted = topic.partitions[index] if topic is not None and index < len(topic.partitions) else None
+        wanted = topic.own_partitions[index] if topic is not None and index < len(topic.own_partitions) else None
         if topic is None or wanted is None or topic.id != opening.topic_id or self.node_id not in wanted.replicas:
             self._remove(name, index, spare=key in self._spared)
             if topic is not None and wanted is not None:

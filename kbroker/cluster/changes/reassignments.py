@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
 
 from kafka_wire.errors import ErrorCode, KafkaError
+from kbroker.cluster.changes.views import check_no_view
 from kbroker.cluster.elections import Rules, changed, electorate, settled
 from kbroker.cluster.image import NO_LEADER, ClusterImage, PartitionImage, TopicImage
 from kbroker.turns import Effort, Work
@@ -81,6 +82,7 @@ def _each(
     for wish in wishes:
         topic = image.topics.get(wish[0])
         try:
+            check_no_view(topic)
             wanted = one(wish, topic)
             changes.append(None if topic is not None and wanted is topic.partitions[wish[1]] else wanted)
         except KafkaError as error:
