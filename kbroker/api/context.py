@@ -15,6 +15,7 @@ import trio
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.api.fetch_sessions import FetchSessions
 from kbroker.cluster.admin import Admin
+from kbroker.cluster.changes.views import check_no_view
 from kbroker.cluster.image import ClusterImage
 from kbroker.cluster.peers.applying import wait_for_others
 from kbroker.cluster.peers.brokers import Brokers
@@ -29,6 +30,8 @@ from kbroker.log.errors import LogClosed
 from kbroker.replication.manager import ReplicaManager
 from kbroker.replication.partition import Partition
 from kbroker.transactions.coordinator import TransactionCoordinator
+from kbroker.views.view import ViewPartition
+from kbroker.views.views import Views
 
 APPLY_WAIT_S = 60.0
 NO_BROKER = -1
@@ -47,6 +50,7 @@ class Services:
     groups: GroupCoordinator
     transactions: TransactionCoordinator
     fetch_sessions: FetchSessions
+    views: Views
     producer_ids: ProducerIds
     brokers: Brokers  # each other broker, and this one
 
@@ -113,10 +117,10 @@ class Services:
         return [outcome if isinstance(outcome, KafkaError) else KafkaError(late) for outcome in outcomes]
 
     def partition(self, topic: str, index: int) -> Partition:
-        """The local partition.
+        """The local partition, to be written to, and for whatever else is only done to a log of one's own.
 
         Raises KafkaError UNKNOWN_TOPIC_OR_PARTITION, NOT_LEADER_OR_FOLLOWER if it is not here, KAFKA_STORAGE_ERROR if
-        it should be and its log could not be opened.
+        it should be and its log could not be opened, INVALID_TOPIC_EXCEPTION for a view.
         """
         partition = self.replicas.partitions.get((topic, index))
         if partition is not None:
@@ -124,9 +128,20 @@ class Services:
         if (topic, index) in self.replicas.failures.offline:
             raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR)
         known = self.image.topics.get(topic)
+        check_no_view(known)
         if known is not None and 0 <= index < len(known.partitions):
             raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER)
         raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
+
+    def reading(self, topic: str, index: int) -> Partition | ViewPartition:
+        """The local partition to read from, or what a view shows of its source's. Raises as `partition` does."""
+        partition = self.replicas.partitions.get((topic, index))
+        if partition is not None:
+            return partition
+        view = self.image.topics.get(topic)
+        if view is None or view.view is None:
+            return self.partition(topic, index)
+        return self.views.of(view, index, self.partition(view.view.source, index))
 
     def topic_name(self, topic_id: bytes) -> str:
         """The name of the topic of this ID; "" when there is none, which is no topic's name."""

@@ -54,6 +54,7 @@ from kbroker.replication.doubt import InDoubt
 from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, Partition
 from kbroker.replication.reads import SCANNED_IN_PART
 from kbroker.turns import Work, answer, each, finish
+from kbroker.views.view import ViewPartition
 
 RACKS_SINCE = 11  # consumers may be sent to followers, and these serve them (KIP-392)
 TOPIC_IDS_SINCE = 13
@@ -364,17 +365,22 @@ class FetchJob:
         piece = slices[0]
         return piece.read_now() if isinstance(piece, FileSlice) else piece
 
-    def _find(self, key: PartitionKey) -> Partition:
+    def _find(self, key: PartitionKey) -> Partition | ViewPartition:
         name, index = key
         if isinstance(name, bytes):
             topic = self.services.image.topics_by_id.get(name)
             if topic is None:
                 raise KafkaError(ErrorCode.UNKNOWN_TOPIC_ID)
             name = topic.name
-        return self.services.partition(name, index)
+        return self.services.reading(name, index)
 
     def _has_diverged(
-        self, key: PartitionKey, partition: Partition, offset: int, leader_epoch: int, fetched_epoch: int
+        self,
+        key: PartitionKey,
+        partition: Partition | ViewPartition,
+        offset: int,
+        leader_epoch: int,
+        fetched_epoch: int,
     ) -> bool:
         """Whether the reader has another history than this log: then it is told where they part, and gets nothing."""
         parting = partition.parting(offset, leader_epoch, fetched_epoch, only_leader=self.only_leader)
@@ -394,10 +400,13 @@ class FetchJob:
         self.must_answer = True
         return True
 
-    def _is_sent_elsewhere(self, key: PartitionKey, partition: Partition, offset: int, leader_epoch: int) -> bool:
+    def _is_sent_elsewhere(
+        self, key: PartitionKey, partition: Partition | ViewPartition, offset: int, leader_epoch: int
+    ) -> bool:
         """Whether a replica in the reader's rack is to be read from: then it is told so, and gets nothing here."""
         listener = self.context.peer.listener
-        replica_id = preferred(partition, offset, self.rack, listener, self.services.image)
+        held = partition.source if isinstance(partition, ViewPartition) else partition
+        replica_id = preferred(held, offset, self.rack, listener, self.services.image)
         if replica_id == NO_REPLICA:
             return False
         partition.check_leader(leader_epoch)

@@ -16,6 +16,7 @@ import trio
 
 from kafka_wire.errors import KafkaError
 from kbroker.replication.partition import READ_UNCOMMITTED, Partition
+from kbroker.views.view import ViewPartition
 
 COUNTS_A_TURN = 256  # partitions counted before the loop sees to others
 
@@ -26,7 +27,13 @@ class Ear:
     __slots__ = ("hearing", "partition", "isolation", "watermark", "offset", "most", "length", "is_rung")
 
     def __init__(
-        self, hearing: Hearing, partition: Partition, offset: int, most: int, length: int, isolation: int
+        self,
+        hearing: Hearing,
+        partition: Partition | ViewPartition,
+        offset: int,
+        most: int,
+        length: int,
+        isolation: int,
     ) -> None:
         self.hearing = hearing
         self.partition = partition
@@ -59,7 +66,12 @@ class Hearing:
         self.bell = trio.Event()
 
     def listen(
-        self, partition: Partition, offset: int, most: int, length: int, isolation: int = READ_UNCOMMITTED
+        self,
+        partition: Partition | ViewPartition,
+        offset: int,
+        most: int,
+        length: int,
+        isolation: int = READ_UNCOMMITTED,
     ) -> Ear:
         """Hear of a partition, of which there are length bytes from offset on. No more than `most` bytes count."""
         ear = Ear(self, partition, offset, most, length, isolation)

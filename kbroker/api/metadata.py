@@ -168,7 +168,7 @@ def _metadata(
         if topic is not None:
             found.partitions = yield from each(partition, topic.partitions)
             if not context.services.registration.is_proven:
-                yield from each(partial(_name_leader_if_heard, topic.name, context.services), found.partitions)
+                yield from each(partial(_name_leader_if_heard, topic.kept_as, context.services), found.partitions)
         if not len(topics) % TOPICS_A_PAUSE:
             yield
     if context.version >= 8 and request.include_topic_authorized_operations:

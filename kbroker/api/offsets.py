@@ -37,6 +37,7 @@ from kbroker.log.content.lookup import Found
 from kbroker.replication.doubt import InDoubt
 from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, Partition
 from kbroker.turns import STRIDE, Errands, Work, answer, each, finish_errands, one_at_a_time
+from kbroker.views.view import ViewPartition
 
 LATEST, EARLIEST, MAX_TIMESTAMP, EARLIEST_LOCAL, LATEST_TIERED = -1, -2, -3, -4, -5
 KNOWN_SINCE = {MAX_TIMESTAMP: 7, EARLIEST_LOCAL: 8, LATEST_TIERED: 9}
@@ -52,7 +53,7 @@ class Search(NamedTuple):
 
     row: ListOffsetsPartitionResponse
     work: Errands[Found | None]
-    partition: Partition
+    partition: Partition | ViewPartition
     leader_epoch: int  # in which it was begun
     if_none: ErrorCode  # what to answer when it finds nothing
 
@@ -123,7 +124,7 @@ def _look_up(
     timestamp = asked.timestamp
     if context.version < KNOWN_SINCE.get(timestamp, 0) or timestamp < LATEST_TIERED:
         raise KafkaError(ErrorCode.UNSUPPORTED_VERSION)
-    partition = context.services.partition(topic, asked.partition_index)
+    partition = context.services.reading(topic, asked.partition_index)
     partition.check_leader(asked.current_leader_epoch)
     log, bound = partition.log, _bound(partition, request)
     unsure = ErrorCode.NONE
@@ -145,7 +146,7 @@ def _look_up(
         searches.append(Search(row, work, partition, partition.leader_epoch, unsure))
 
 
-def _bound(partition: Partition, request: ListOffsetsRequest) -> int:
+def _bound(partition: Partition | ViewPartition, request: ListOffsetsRequest) -> int:
     """Below which offset the answer lies. Only consumers are kept from what is not committed yet."""
     if request.replica_id != CONSUMER:
         return partition.log.end.value
@@ -215,7 +216,7 @@ def _epoch_end(
 ) -> OffsetForLeaderPartitionResult:
     doubt = None
     try:
-        partition = services.partition(topic, asked.partition)
+        partition = services.reading(topic, asked.partition)
         partition.check_leader(asked.current_leader_epoch)
         epoch, end_offset = partition.epoch_end(asked.leader_epoch)
         code, doubt = ErrorCode.NONE, partition.doubt()

@@ -32,6 +32,7 @@ from kafka_wire.messages.produce_fetch import AbortedTransaction
 from kafka_wire.records import BatchHeader
 from kbroker.cluster.image import NO_LEADER, PartitionImage
 from kbroker.cluster.isr_changes import IsrChange, IsrOutcome
+from kbroker.config.keys import LONG_MAX
 from kbroker.env import Buffer, FileSlice
 from kbroker.log.content.delayed import Diverted
 from kbroker.log.derived.epochs import NO_EPOCH
@@ -542,7 +543,6 @@ class Partition:
         """The same after check_append. header: of a batch that the log's rules have let pass already.
 
         diverted: what they have taken out of it.
-
         guard: what `verification` gave for a transactional batch. INVALID_TXN_STATE when none is ongoing here, and the
         guard is not the current one any more: a marker came while it was verified (T4).
         """
@@ -636,6 +636,7 @@ class Partition:
         now: bool = False,
         only_leader: bool = True,
         through: Reader | None = None,
+        below: int = LONG_MAX,
     ) -> ReadResult:
         """What a consumer may see from offset on: whole batches below the bound of its isolation level; nothing beyond.
 
@@ -648,6 +649,7 @@ class Partition:
             now: raise NotInMemory rather than wait for the disk.
             only_leader: not where another leads (KIP-392).
             through: who picks what is to be had; None: it is all.
+            below: where the log seems to end, to who may not see all of it.
 
         Raises KafkaError OFFSET_OUT_OF_RANGE, KAFKA_STORAGE_ERROR, UNKNOWN_SERVER_ERROR for a negative bytes_max where
         there is something to read (as Kafka), or those of check_leader. A follower, who may be behind, does not know
@@ -664,6 +666,8 @@ class Partition:
         bound = last_stable = high_watermark = self.high_watermark.value
         if log.producers.transactions.first_unstable < high_watermark:
             last_stable = log.stable_below(high_watermark)
+        if below < high_watermark:
+            bound, high_watermark, last_stable = below, below, min(last_stable, below)
         if isolation == LOG_END:
             bound = end
         elif isolation != READ_UNCOMMITTED:
@@ -710,13 +714,11 @@ class Partition:
         return KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE if is_below else ErrorCode.OFFSET_NOT_AVAILABLE)
 
     def available(
-        self, offset: int, most: int, isolation: int = READ_UNCOMMITTED, *, through: Reader | None = None
-    ) -> int:
-        """About how many bytes read would find from offset on, counted no further than `most`; at once, from memory.
-
-        Raises KafkaError KAFKA_STORAGE_ERROR.
-        """
-        bound = self.bound(isolation)
+        self, offset: int, most: int, isolation: int = READ_UNCOMMITTED, *, through: Reader | None = None,
+        below: int = LONG_MAX,
+    ) -> int:  # fmt: skip
+        """About how many bytes read would find, counted up to `most`; from memory. Raises KAFKA_STORAGE_ERROR."""
+        bound = min(self.bound(isolation), below)
         if offset >= bound:
             return 0
         try:

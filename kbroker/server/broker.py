@@ -55,6 +55,7 @@ from kbroker.server.listener import Server
 from kbroker.server.memory import AnswerMemory, RequestMemory
 from kbroker.server.porter import Porter
 from kbroker.transactions.coordinator import TRANSACTIONS_TOPIC, TransactionCoordinator
+from kbroker.views.views import Views
 
 BROKERS_WAIT_S = 60.0
 LOOK_AGAIN_S = 0.02
@@ -171,6 +172,7 @@ class Broker:
             await nursery.start(services.transactions.run)
             await nursery.start(services.replicas.run)
             await nursery.start(services.logs.run)
+            await nursery.start(services.views.run)
             if topics:
                 await _wait_brokers(brokers_min, services)
                 await _create(topics, services)
@@ -191,6 +193,7 @@ class Broker:
         def on_image(old: ClusterImage, new: ClusterImage) -> None:
             links.on_image(old, new)
             replicas.on_image(old, new)
+            views.on_image(new)
             ids.on_image(new)
 
         registration = Registration(
@@ -213,6 +216,7 @@ class Broker:
         transactions = TransactionCoordinator(env, registration, logs, lambda: replicas.config, ids, brokers)
         coordinators: dict[str, Coordinator] = {OFFSETS_TOPIC: groups, TRANSACTIONS_TOPIC: transactions}
         replicas = ReplicaManager(config.node_id, logs, config, coordinators, registration, brokers)
+        views = Views(env, lambda: registration.image, replicas.partitions)
         slots = config.get_int("max.incremental.fetch.session.cache.slots")
         services = Services(
             env=env,
@@ -222,6 +226,7 @@ class Broker:
             groups=groups,
             transactions=transactions,
             fetch_sessions=FetchSessions(slots, first_id=1 + env.rng.below(2**30)),
+            views=views,
             producer_ids=ids,
             brokers=brokers,
         )

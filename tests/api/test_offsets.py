@@ -213,7 +213,7 @@ async def test_many_partitions_are_looked_up_once_each_and_in_turns(
     count = 5000
     async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
         steps = Steps(nursery)
-        monkeypatch.setattr(Services, "partition", steps.counted(Services.partition))
+        monkeypatch.setattr(Services, "reading", steps.counted(Services.reading))
         (answer,) = await list_offsets(client, ("t", [(index, -1) for index in range(count)]))
         assert [row[0] for row in answer[1]] == list(range(count))
         asked = [OffsetForLeaderPartition(partition=index, leader_epoch=0) for index in range(count)]

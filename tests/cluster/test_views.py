@@ -168,7 +168,10 @@ async def test_numbers_are_the_sources(store: Any, clock: HandClock) -> None:
         (view(source="v"), "kbroker.view.source: a view cannot be its own source."),
         (view(source="__consumer_offsets"), "__consumer_offsets is a topic of the broker's own, and has no views."),
         (view("__consumer_offsets"), "__consumer_offsets is a topic of the broker's own, and cannot be a view."),
-        (view(filter="tags has"), "kbroker.view.filter: filter, position 9: expected a string in quotes, found the end"),
+        (
+            view(filter="tags has"),
+            "kbroker.view.filter: filter, position 9: expected a string in quotes, found the end",
+        ),
         (view(tags="a,b", filter='key = "1"'), "kbroker.view.tags and kbroker.view.filter are both set"),
     ],
 )

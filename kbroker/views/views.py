@@ -1,0 +1,222 @@
+"""The views of what this broker holds: the partitions they show, and for those that are late, how old everything is.
+
+    source's partition ──Ages──▶ its notes: of all replicas, as long as the source has a view that is late
+           └──ViewPartition──▶ one for each view that is asked for
+
+While there are late views, the ends of their sources are noted every moment, and who waits for time to pass is rung.
+The notes are kept in a file, replaced now and then and at the end, so that a broker that starts again need not wait as
+long as the latest view is late. It is only a help: where it is missing, damaged or old, views are later, not earlier.
+
+    kbroker-view-ages                             kbroker-view-ages.tmp, while it is replaced
+    0                                             version
+    2                                             number of entries
+    Hk4kjZ4jQJmDeYoEAs-3xQ 0 1764340000000 140 3  topic id, partition, time in ms, end, leader epoch
+
+What was in a log before anybody noted anything, as when its first late view is made, is as old as its timestamps say.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+import trio
+
+from kafka_wire.errors import KafkaError
+from kbroker.cluster.image import ClusterImage, TopicImage
+from kbroker.cluster.keys import id_bytes, id_text
+from kbroker.env import Env
+from kbroker.log.errors import LogOffline
+from kbroker.log.log import PartitionLog
+from kbroker.replication.partition import Partition
+from kbroker.turns import finish_errands, one_at_a_time
+from kbroker.views.ages import Ages, Note
+from kbroker.views.results import Results
+from kbroker.views.view import ViewPartition
+
+FILE_NAME = "kbroker-view-ages"
+MOMENT_MS = 1000  # between two notes, at most
+MOMENT_MIN_MS = 50
+SAVE_S = 10.0
+KEPT_MAX = 64  # notes of a log in the file
+GUESSES = 8  # notes made of timestamps, for what nobody noted
+LOOKED_AT_A_TURN = 64  # partitions
+
+Key = tuple[str, int]  # topic, partition
+log = logging.getLogger("kbroker.views")
+
+
+class Views:
+    """The owner of view partitions and ages."""
+
+    def __init__(self, env: Env, image: Callable[[], ClusterImage], partitions: Mapping[Key, Partition]) -> None:
+        """image: the cluster as it is now. partitions: what this broker holds."""
+        self._env = env
+        self._image = image
+        self._partitions = partitions
+        self._results = Results()
+        self._views: dict[Key, ViewPartition] = {}
+        self._ages: dict[Key, Ages] = {}  # by source
+        self._kept: dict[tuple[bytes, int], list[Note]] = {}  # of an earlier process, by topic id and partition
+        self._shown = self._image()  # as when `_views` was last seen to
+        self._news = trio.Event()
+
+    def on_image(self, image: ClusterImage) -> None:
+        """Be told of a new image."""
+        if image.views or self._views or self._ages:
+            self._news.set()
+
+    def of(self, view: TopicImage, index: int, source: Partition) -> ViewPartition:
+        """What a view shows of its source's partition."""
+        assert view.view is not None
+        key = view.name, index
+        found = self._views.get(key)
+        if found is None or found.spec is not view.view or found.source is not source:
+            ages = self._ages_of(source) if view.view.lag_ms else None
+            found = ViewPartition(view.view, source, self._results, ages, self._env.clock.data_ms)
+            self._views[key] = found
+        return found
+
+    def _ages_of(self, source: Partition) -> Ages:
+        key = source.topic, source.index
+        ages = self._ages.get(key)
+        if ages is None or ages.log is not source.log:
+            notes = self._kept.pop((source.topic_id, source.index), ())
+            ages = self._ages[key] = Ages(source.log, notes)
+        return ages
+
+    # while there are views that are late
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """See to them until cancelled. started() when what an earlier process noted is known."""
+        self._kept = await self._env.offload(partial(_load, self._env))
+        task_status.started()
+        saved_s = self._env.clock.liveness()
+        try:
+            while True:
+                late_ms = self._late_ms()
+                self._forget()
+                if not late_ms:
+                    await self._news.wait()
+                    self._news = trio.Event()
+                    continue
+                await self._note_all(late_ms)
+                if self._env.clock.liveness() - saved_s >= SAVE_S:
+                    saved_s = self._env.clock.liveness()
+                    await self._save()
+                moment_ms = min(MOMENT_MS, max(min(late_ms.values()) // 20, MOMENT_MIN_MS))
+                await self._env.clock.sleep(moment_ms / 1000)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._save()
+
+    def _late_ms(self) -> dict[str, int]:
+        """How late the latest view of each source is, of those that are."""
+        image, found = self._image(), dict[str, int]()
+        for source, names in image.views.items():
+            specs = [topic.view for name in names if (topic := image.topics.get(name)) is not None]
+            late_ms = max([spec.lag_ms for spec in specs if spec is not None], default=0)
+            if late_ms:
+                found[source] = late_ms
+        return found
+
+    def _forget(self) -> None:
+        """Let go of what is no view any more, and of partitions that are not here."""
+        image, held = self._image(), self._partitions
+        if image is self._shown:
+            return
+        self._shown = image
+        for key, view in tuple(self._views.items()):
+            topic = image.topics.get(key[0])
+            if topic is None or topic.view is not view.spec or held.get((view.topic, key[1])) is not view.source:
+                view.ring()
+                del self._views[key]
+        for key, ages in tuple(self._ages.items()):
+            if key[0] not in image.views or (source := held.get(key)) is None or source.log is not ages.log:
+                del self._ages[key]
+
+    async def _note_all(self, late_ms: Mapping[str, int]) -> None:
+        """Note where each source ends now, and ring for who waits for what is old enough by now."""
+        for number, (source, late) in enumerate(self._sources(late_ms), start=1):
+            ages = self._ages_of(source)
+            if not ages and source.log.end.value > source.log.start_offset:
+                await self._guess(source, ages, late)
+            ages.note(self._env.clock.data_ms(), late)
+            if not number % LOOKED_AT_A_TURN:
+                await trio.lowlevel.checkpoint()
+        for number, view in enumerate(tuple(self._views.values()), start=1):
+            view.ring()
+            if not number % LOOKED_AT_A_TURN:
+                await trio.lowlevel.checkpoint()
+
+    def _sources(self, late_ms: Mapping[str, int]) -> Iterator[tuple[Partition, int]]:
+        """The partitions of these topics that are here."""
+        for name, late in late_ms.items():
+            topic = self._image().topics.get(name)
+            for index in range(len(topic.partitions) if topic is not None else 0):
+                source = self._partitions.get((name, index))
+                if source is not None:
+                    yield source, late
+
+    async def _guess(self, source: Partition, ages: Ages, late_ms: int) -> None:
+        """Note, of what was there before anybody noted anything, what its timestamps say."""
+        now_ms, found = self._env.clock.data_ms(), source.log
+        for step in range(GUESSES, -1, -1):
+            then_ms = now_ms - late_ms * step // GUESSES
+            try:
+                end = await self._end_by_timestamps(found, then_ms)
+            except (OSError, KafkaError, LogOffline) as error:
+                log.warning("%s-%d: what is in it counts as new: %s", source.topic, source.index, error)
+                return
+            if end > found.start_offset and end <= found.end.value and ages.log is source.log:
+                ages.add(Note(then_ms, end, found.epochs.epoch_at(end - 1)))
+
+    async def _end_by_timestamps(self, found: PartitionLog, then_ms: int) -> int:
+        """Where the first record lies whose timestamp is later."""
+        end = found.end.value
+        async with one_at_a_time("searches of logs"):
+            later = await finish_errands(found.first_at_or_after(then_ms + 1, end), None, self._env.offload)
+        return end if later is None else later.offset
+
+    # the file
+
+    async def _save(self) -> None:
+        dirty = [ages for ages in self._ages.values() if ages.is_dirty]
+        if not dirty:
+            return
+        rows = []
+        for (name, index), ages in self._ages.items():
+            source = self._partitions.get((name, index))
+            if source is not None and source.log is ages.log:
+                notes = ages.notes
+                thin = notes[:: max(1, len(notes) // KEPT_MAX)]
+                rows += [(source.topic_id, index, note) for note in thin]
+        for ages in dirty:
+            ages.is_dirty = False
+        try:
+            await self._env.offload(partial(_write, self._env, rows))
+        except OSError as error:
+            log.warning("%s cannot be written; views may be later after a start: %s", FILE_NAME, error)
+
+
+def _write(env: Env, rows: list[tuple[bytes, int, Note]]) -> None:
+    lines = "".join(f"{id_text(id)} {index} {time} {end} {epoch}\n" for id, index, (time, end, epoch) in rows)
+    env.disk.write_atomic(FILE_NAME, f"0\n{len(rows)}\n{lines}".encode(), sync=False)
+
+
+def _load(env: Env) -> dict[tuple[bytes, int], list[Note]]:
+    """What an earlier process has noted; nothing, where that cannot be read."""
+    found: dict[tuple[bytes, int], list[Note]] = {}
+    try:
+        version, count, *lines = env.disk.read(FILE_NAME).decode("ascii").splitlines()
+        for id, index, *note in map(str.split, lines):
+            time_ms, end, epoch = map(int, note)
+            found.setdefault((id_bytes(id), int(index)), []).append(Note(time_ms, end, epoch))
+        is_whole = version == "0" and int(count) == len(lines)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        log.warning("%s cannot be read; views are later: %s", FILE_NAME, error)
+        return {}
+    return found if is_whole else {}
