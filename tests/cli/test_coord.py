@@ -10,7 +10,13 @@ import pytest
 import trio
 from click.testing import CliRunner, Result
 
+from kafka_wire.errors import ErrorCode
 from kbroker.cli import cli
+from kbroker.env.features import Features
+from kbroker.env.real_net import RealNet
+from kbroker.testing.client import connect
+from tests.api.test_fetch import fetch_request, values
+from tests.api.test_produce import batch, produce
 from tests.server.process import ENVIRONMENT, BrokerProcess
 
 
@@ -65,3 +71,54 @@ def test_what_is_not_there_is_not_made(tmp_path: Path) -> None:
 def test_a_store_is_not_copied_to_itself(tmp_path: Path) -> None:
     told = run("copy", f"sqlite:{tmp_path}/a", f"sqlite:{tmp_path}/a")
     assert told.exit_code == 2 and "are the same store" in told.output
+
+
+@pytest.mark.slow
+async def test_a_broker_goes_on_with_an_older_store_that_adopted_its_logs(tmp_path: Path) -> None:
+    data, net = tmp_path / "data", RealNet(Features.detect())
+    own = f"sqlite:{data}/coord.db"
+
+    async def produced(broker: BrokerProcess, value: bytes) -> int:
+        async with connect(net, broker.host, broker.port) as client:
+            return (await produce(client, batch(value))).error_code
+
+    async with trio.open_nursery() as nursery:
+        broker = BrokerProcess(nursery, data, "--topic", "t:1")
+        await broker.start()
+        assert await produced(broker, b"a") == 0
+        await broker.stop()
+        copy = (data / "coord.db").read_bytes()
+        assert not (data / "coord.db-wal").exists()
+        for value in (b"b", b"c"):
+            await broker.start()
+            assert await produced(broker, value) == 0
+            await broker.stop()
+        (data / "coord.db").write_bytes(copy)
+        await broker.start()
+        assert await produced(broker, b"d") == ErrorCode.KAFKA_STORAGE_ERROR
+        assert "is writing to" in (await told_by("adopt-logs", own, str(data))).output
+        await broker.stop()
+        told = await trio.to_thread.run_sync(
+            lambda: CliRunner().invoke(cli, ["log", "ends", str(data), "--format", "json"])
+        )
+        (one,) = json.loads(told.stdout)["logs"]
+        assert (one["log"], one["end_offset"]) == ("t-0", 3)
+        (tmp_path / "ends.json").write_text(told.stdout)
+        for arguments in ((str(data), "--dry-run"), (str(tmp_path / "ends.json"),)):
+            adopted = await told_by("adopt-logs", own, *arguments)
+            assert adopted.exit_code == 0, adopted.output
+            assert adopted.stdout.splitlines()[1].split()[0] == "t-0"
+        assert (await told_by("adopt-logs", own, str(data))).stdout == "0 partitions go on with these logs\n"
+        await broker.start()
+        assert await produced(broker, b"d") == 0
+        async with connect(net, broker.host, broker.port) as client:
+            assert values(await client.call(fetch_request({("t", 0): 0}), 4)) == [b"a", b"b", b"c", b"d"]
+        await broker.stop()
+        nursery.cancel_scope.cancel()
+
+
+def test_what_tells_of_no_logs(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text('{"broker": 1}')
+    for source in (tmp_path, tmp_path / "file"):
+        told = run("adopt-logs", f"sqlite:{tmp_path}/coord.db", str(source))
+        assert (told.exit_code, "tells of no broker's logs" in told.output) == (1, True)

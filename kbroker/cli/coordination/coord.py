@@ -25,16 +25,20 @@ coord = LazyGroup(
     commands_at={
         "info": ("kbroker.cli.coordination.coord:info", "Tell what a store is, and what it holds."),
         "copy": ("kbroker.cli.coordination.coord:copy", "Move a cluster's metadata to another store."),
+        "adopt-logs": (
+            "kbroker.cli.coordination.adopt:adopt_logs",
+            "Bring a store that was restored from an older copy up to the logs.",
+        ),
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-_EPILOG = """\b
+EPILOG = """\b
 A STORE is what kbroker.coordination takes: sqlite:PATH, or etcd://HOST:PORT,HOST:PORT,HOST:PORT (etcds:// by TLS). A
 broker's own is sqlite:DIR/coord.db, in its data directory DIR. How to get into an etcd (kbroker.etcd.*) is read from
 the configuration given with -c, and from KBROKER_ETCD_* in the environment.
 """
-_file_option = click.option(
+file_option = click.option(
     "-c",
     "--config",
     "file",
@@ -62,13 +66,13 @@ class StoreType(click.ParamType["StoreAddress"]):
         return address
 
 
-@click.command(epilog=_EPILOG)
+@click.command(epilog=EPILOG)
 @click.argument("store", type=StoreType(), metavar="STORE")
-@_file_option
+@file_option
 @format_option
 def info(store: StoreAddress, file: Path | None, style: str) -> None:
     """Tell what STORE is, and what it holds."""
-    told = _with_stores(file, [store], lambda stores: _describe(stores[0]))
+    told = with_stores(file, [store], lambda stores: _describe(stores[0]))
     if style == "json":
         click.echo(json_text(told))
         return
@@ -80,10 +84,10 @@ def info(store: StoreAddress, file: Path | None, style: str) -> None:
         click.echo("\n" + table(("KEYS", "COUNT"), sorted(kinds.items())))
 
 
-@click.command(epilog=_EPILOG)
+@click.command(epilog=EPILOG)
 @click.argument("source", type=StoreType(), metavar="FROM")
 @click.argument("target", type=StoreType(), metavar="TO")
-@_file_option
+@file_option
 def copy(source: StoreAddress, target: StoreAddress, file: Path | None) -> None:
     """Move a cluster's metadata from one store to another: topics, partitions, configs, epochs.
 
@@ -97,7 +101,7 @@ def copy(source: StoreAddress, target: StoreAddress, file: Path | None) -> None:
     if source.text == target.text:
         raise click.UsageError("FROM and TO are the same store")
     try:
-        count = _with_stores(
+        count = with_stores(
             file, [source, target], lambda both: copy_store(both[0], both[1], target.text, Keys(CLUSTER))
         )
     except NotCopied as error:
@@ -105,7 +109,7 @@ def copy(source: StoreAddress, target: StoreAddress, file: Path | None) -> None:
     click.echo(f"{plural(count, 'key')} copied and compared. Start the brokers with --coordination {target.text}")
 
 
-def _with_stores(file: Path | None, addresses: list[StoreAddress], work: Callable[[Any], Awaitable[T]]) -> T:
+def with_stores(file: Path | None, addresses: list[StoreAddress], work: Callable[[Any], Awaitable[T]]) -> T:
     """What work does with these stores, open. Raises Misconfigured for those that cannot be opened, Failed."""
     import trio
 

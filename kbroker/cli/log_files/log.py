@@ -13,7 +13,7 @@ import click
 
 from kbroker.cli.errors import Failed
 from kbroker.cli.lazy import LazyGroup
-from kbroker.cli.tables import plural
+from kbroker.cli.tables import format_option, json_text, plural, table
 
 if TYPE_CHECKING:
     from kafka_wire.records import BatchHeader, Record
@@ -28,6 +28,7 @@ log = LazyGroup(
     commands_at={
         "dump": ("kbroker.cli.log_files.log:dump", "Show the batches of a segment file."),
         "verify": ("kbroker.cli.log_files.log:verify", "Check every segment, index and small file below a directory."),
+        "ends": ("kbroker.cli.log_files.log:ends", "Tell how far each log of a data directory goes."),
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -86,7 +87,7 @@ def verify(directories: tuple[Path, ...]) -> None:  # fmt: skip
 
     counts = Counter[str]()
     for directory in directories:
-        with _held(directory) as holder:
+        with held(directory) as holder:
             if holder:
                 click.echo(f"kbroker: {holder} is writing to {directory}", err=True)
             partitions = segment_paths(directory)
@@ -100,6 +101,31 @@ def verify(directories: tuple[Path, ...]) -> None:  # fmt: skip
     if counts["problem"]:
         raise Failed(f"{what}: {plural(counts['problem'], 'problem')}")
     click.echo(f"{what}: no damage")
+
+
+@click.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@format_option
+def ends(directory: Path, style: str) -> None:
+    """Tell how far each log in DIRECTORY goes: a broker's data, while the broker is stopped.
+
+    With --format json, what `kbroker coord adopt-logs` takes in place of a directory of another machine.
+    """
+    from kbroker.cli.log_files.ends import ends_below
+
+    with held(directory) as holder:
+        if holder:
+            raise Failed(f"{holder} is writing to {directory}: stop it first")
+        try:
+            found = ends_below(directory)
+        except (OSError, ValueError) as error:
+            raise Failed(f"{directory} is no broker's data: {error}") from None
+    if style == "json":
+        click.echo(json_text(found.told()))
+        return
+    rows = [(name, end.leader_epoch, end.end) for name, end in found.logs]
+    click.echo(f"broker {found.broker_id} of cluster {found.cluster_id}")
+    click.echo(table(("LOG", "LEADER EPOCH", "END"), rows))
 
 
 def _verify_all(
@@ -141,7 +167,7 @@ def _verify_segments(paths: list[Path], is_growing: bool, counts: Counter[str]) 
 
 
 @contextmanager
-def _held(directory: Path) -> Iterator[str]:
+def held(directory: Path) -> Iterator[str]:
     """Keep a broker from starting on the data meanwhile; yields who has it already, "" when nobody."""
     from kbroker.env import DirectoryLocked
     from kbroker.env.features import Features

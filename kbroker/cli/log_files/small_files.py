@@ -35,7 +35,7 @@ def check_partition(walked: Walked, *, is_growing: bool) -> Problems:
     for path in sorted(directory.glob("*index")):
         if not path.with_suffix(".log").exists():
             yield path, "its segment is not there"
-    if _is_partition(directory) and topic_id_of(directory) is None:
+    if is_partition(directory) and topic_id_of(directory) is None:
         yield directory / METADATA, "does not say whose data this is" if (directory / METADATA).exists() else "missing"
     yield from _check_epochs(walked, is_growing)
     for path in sorted(directory.glob(f"*{SNAPSHOT}")):
@@ -123,7 +123,7 @@ def _check_topic_ids(known: dict[str, Walked]) -> Problems:
     by_id: dict[bytes, str] = {}
     for name, walked in sorted(known.items()):
         topic_id, topic = topic_id_of(walked.directory), name.rpartition("-")[0]
-        if topic_id is None or not _is_partition(walked.directory):
+        if topic_id is None or not is_partition(walked.directory):
             continue
         path = walked.directory / METADATA
         if by_topic.setdefault(topic, topic_id) != topic_id:
@@ -132,7 +132,8 @@ def _check_topic_ids(known: dict[str, Walked]) -> Problems:
             yield path, f"the topic id of {by_id[topic_id]}"
 
 
-def _is_partition(directory: Path) -> bool:
+def is_partition(directory: Path) -> bool:
+    """Whether its name is that of a log."""
     topic, _, index = directory.name.rpartition("-")
     return bool(topic) and index.isascii() and index.isdecimal()
 

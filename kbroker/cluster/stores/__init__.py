@@ -1,6 +1,6 @@
 """The engines of the coordination store; `cluster/store.py` is their contract.
 
-copying.py       from one store to another
+copying.py       from one store to another                 adopting.py     up to the logs, after a restore
 opening.py       which of them a configuration asks for
 memory.py        in this process (tests, simulation)
 sqlite.py        one file, shared by the processes of a machine
