@@ -339,7 +339,7 @@ class Look(NamedTuple):
 
     def run(self) -> Looked:
         """Look. Blocks. Raises CorruptLog, OSError."""
-        judge, tagger = Filter(self.selection.expression, self.unpacked_max), Tagger.for_worker()
+        judge, tagger = Filter(self.selection.expression, self.unpacked_max), Tagger(is_bounded=False)
         looked = Looked([], self.plan.after, [])
         bytes_left, records_left = LOOK_BYTES, LOOK_RECORDS
         for run in self.plan.runs:
@@ -378,7 +378,7 @@ class Look(NamedTuple):
             if header.is_control or records is None:
                 numbers = tagger.look_at(batch, header) if header.is_control else frozenset((ANY,))
             else:
-                numbers = tagger.numbers_in(records)
+                numbers = tagger.numbers_in(records, header.count)
             offset = header.base_offset - run.segment.base_offset
             learner.note(position, header.size, offset, offset + header.last_offset_delta + 1, numbers, header.crc)
         if header.last_offset < self.offset or not self.selection.is_exact:

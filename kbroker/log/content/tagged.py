@@ -20,7 +20,9 @@ from kbroker.filters import TAGS_HEADER, split_tags
 from kbroker.log.derived.transactions import read_marker
 
 ANY, LOOK, ABORTS, FIRST_TAG = 0, 1, 2, 4
-NAMES_MAX = 1024  # found in one piece of work of the event loop; half a millisecond
+NAMES_MAX, NAMES_SUM_MAX = 1024, 4096  # found in a batch, and in several that came together: two milliseconds
+NAMES_MIN, NAMES_A_RECORD = 64, 4  # in a batch: more than so many is no honest one
+VALUES_BYTES_MAX = 32 * 1024  # of different values, read in the event loop: a millisecond, should they be mostly commas
 PACKED_MAX, UNPACKED_MAX = 16 * 1024, 128 * 1024  # bytes decompressed in the event loop
 PACKED_SUM_MAX = 64 * 1024  # of all batches that came together
 BATCH_BYTES_MAX = 16 * 1024 * 1024  # decompressed, by a worker: no broker lets more pass
@@ -45,26 +47,14 @@ def bounded(numbers: frozenset[int], size: int) -> frozenset[int]:
 class Tagger:
     """Looks for tags within a budget: what exceeds it is left for a LOOK. One for each piece of work."""
 
-    __slots__ = ("names", "packed", "packed_max", "unpacked_max")
+    __slots__ = ("is_bounded", "names", "values", "packed")
 
-    def __init__(
-        self,
-        *,
-        names_max: int = NAMES_MAX,
-        packed_sum_max: int = PACKED_SUM_MAX,
-        packed_max: int = PACKED_MAX,
-        unpacked_max: int = UNPACKED_MAX,
-    ) -> None:
-        self.names = names_max  # that may yet be found
-        self.packed = packed_sum_max  # bytes that may yet be decompressed
-        self.packed_max = packed_max  # bytes of one batch
-        self.unpacked_max = unpacked_max
-
-    @classmethod
-    def for_worker(cls) -> Tagger:
-        """One that looks at all that a broker can have let pass."""
-        most = 1 << 62
-        return cls(names_max=most, packed_sum_max=most, packed_max=most, unpacked_max=BATCH_BYTES_MAX)
+    def __init__(self, *, is_bounded: bool = True) -> None:
+        """is_bounded: in the event loop. Without that, all that a broker can have let pass is looked at."""
+        self.is_bounded = is_bounded
+        self.names = NAMES_SUM_MAX  # that may yet be found
+        self.values = VALUES_BYTES_MAX  # bytes that may yet be taken apart
+        self.packed = PACKED_SUM_MAX  # bytes that may yet be decompressed
 
     def look_at(self, batch: memoryview, header: BatchHeader) -> frozenset[int]:
         """The numbers of a whole batch's tags."""
@@ -73,42 +63,44 @@ class Tagger:
             return _NONE if marker is None or marker.is_commit else frozenset((ABORTS,))
         payload: bytes | memoryview = batch[HEADER_SIZE:]
         if header.compression:
-            if len(payload) > self.packed_max or len(payload) > self.packed:
-                return _LOOK
             self.packed -= len(payload)
+            if self.is_bounded and (len(payload) > PACKED_MAX or self.packed < 0):
+                return _LOOK
             try:
-                payload = codecs.decompress(header.compression, payload, self.unpacked_max)
+                most = UNPACKED_MAX if self.is_bounded else BATCH_BYTES_MAX
+                payload = codecs.decompress(header.compression, payload, most)
             except KafkaError:
                 return _LOOK
-        return self.numbers_in(payload)
+        return self.numbers_in(payload, header.count)
 
-    def numbers_in(self, payload: bytes | memoryview) -> frozenset[int]:
-        """The numbers of the tags in a batch's records, decompressed."""
+    def numbers_in(self, payload: bytes | memoryview, count: int) -> frozenset[int]:
+        """The numbers of the tags in so many records, decompressed."""
         data = payload if isinstance(payload, bytes) else bytes(payload)
-        at = data.find(_NAME)
-        if at < 0:
+        names = data.count(_NAME)
+        if not names:
             return _NONE
-        numbers, values = set[int](), set[bytes]()
-        most = max(TAGS_MIN, min(len(data) // BYTES_A_TAG, TAGS_MAX))
-        while at >= 0:
-            self.names -= 1
-            if self.names < 0:
-                return _LOOK
-            at += len(_NAME)
-            value = _value_at(data, at)
-            if value not in values:
-                values.add(value)
-                numbers.update(map(number_of, split_tags(value)))
-                if len(numbers) > most:
-                    return _ANY
-            at = data.find(_NAME, at)
-        return frozenset(numbers)
+        at = data.find(_NAME)
+        value, end = _value_at(data, at + len(_NAME))
+        if names == 1 or data.count(data[at:end]) == names:  # all have the same
+            names = 1
+        elif self.is_bounded and names > min(NAMES_MIN + NAMES_A_RECORD * count, NAMES_MAX, self.names):
+            return _LOOK
+        self.names -= names
+        values = {value}
+        for _ in range(names - 1):
+            at = data.find(_NAME, at + len(_NAME))
+            values.add(_value_at(data, at + len(_NAME))[0])
+        self.values -= sum(map(len, values))
+        if self.is_bounded and self.values < 0:
+            return _LOOK
+        numbers = frozenset([number_of(tag) for each in values for tag in split_tags(each)])
+        return bounded(numbers, len(data))
 
 
-def _value_at(data: bytes, at: int) -> bytes:
-    """The value of the header whose name ends there, if it is one."""
+def _value_at(data: bytes, at: int) -> tuple[bytes, int]:
+    """The value of the header whose name ends there, if it is one, and where it ends."""
     try:
-        size, at = read_varint(data, at)
+        size, start = read_varint(data, at)
     except (IndexError, ProtocolError):
-        return b""
-    return data[at : at + size] if size > 0 else b""
+        return b"", at
+    return (data[start : start + size], start + size) if size > 0 else (b"", start)

@@ -7,7 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kafka_wire.records import HEADER_SIZE, ControlType, build_batch, control_batch, read_header
-from kbroker.log.content.tagged import ABORTS, ANY, FIRST_TAG, LOOK, NAMES_MAX, Tagger, bounded, number_of
+from kbroker.log.content.tagged import (
+    ABORTS,
+    ANY,
+    FIRST_TAG,
+    LOOK,
+    NAMES_MAX,
+    NAMES_MIN,
+    NAMES_SUM_MAX,
+    VALUES_BYTES_MAX,
+    Tagger,
+    bounded,
+    number_of,
+)
 
 NOTHING = frozenset[int]()
 
@@ -58,11 +70,24 @@ def test_too_many_tags_are_any() -> None:
 
 
 def test_what_exceeds_the_budget_is_left_for_a_look() -> None:
-    assert looked_at(tagged_batch(*[b"eu"] * (NAMES_MAX + 1))) == {LOOK}
+    many = tagged_batch(*[b"eu", b"us"] * (NAMES_MAX // 2), b"de")
+    assert looked_at(many) == {LOOK} and looked_at(many, Tagger(is_bounded=False)) == numbers(b"eu", b"us", b"de")
+    assert looked_at(tagged_batch(*[b"eu"] * (9 * NAMES_MAX))) == numbers(b"eu"), "all the same is no work"
     large = tagged_batch(b"eu", codec=4, value=b"v" * 1_000_000)  # a bomb: a few bytes packed
-    assert looked_at(large) == {LOOK} and looked_at(large, Tagger.for_worker()) == numbers(b"eu")
-    batch = tagged_batch(b"eu", codec=1)
-    tagger = Tagger(packed_sum_max=len(batch) - HEADER_SIZE)
+    assert looked_at(large) == {LOOK} and looked_at(large, Tagger(is_bounded=False)) == numbers(b"eu")
+    commas = tagged_batch(b"," * VALUES_BYTES_MAX, b"," * VALUES_BYTES_MAX + b"eu")
+    assert looked_at(commas) == {LOOK} and looked_at(commas, Tagger(is_bounded=False)) == numbers(b"eu")
+    one_record = build_batch([(1, b"k", b"v", [("kbroker-tags", b"%d" % n) for n in range(NAMES_MIN + 9)])])
+    assert looked_at(one_record) in ({LOOK}, {ANY})
+
+
+def test_batches_that_come_together_share_a_budget() -> None:
+    tagger = Tagger()
+    batch = tagged_batch(*[b"eu", b"us"] * (NAMES_MAX // 2 - 1), b"de")
+    found = [looked_at(batch, tagger) for _ in range(6)]
+    assert found.count(numbers(b"eu", b"us", b"de")) == NAMES_SUM_MAX // NAMES_MAX and found[-1] == {LOOK}
+    tagger, batch = Tagger(), tagged_batch(b"eu", codec=1)
+    tagger.packed = len(batch) - HEADER_SIZE
     assert [looked_at(batch, tagger) for _ in range(2)] == [numbers(b"eu"), {LOOK}]
 
 
