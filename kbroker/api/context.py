@@ -23,6 +23,7 @@ from kbroker.cluster.peers.introductions import Meeting
 from kbroker.cluster.producer_ids import ProducerIds
 from kbroker.cluster.registration import Registration
 from kbroker.config import BrokerConfig
+from kbroker.delay.delays import Delays
 from kbroker.env import Env
 from kbroker.groups.coordinator import GroupCoordinator
 from kbroker.log.directory import LogDirectory
@@ -49,6 +50,7 @@ class Services:
     replicas: ReplicaManager
     groups: GroupCoordinator
     transactions: TransactionCoordinator
+    delays: Delays
     fetch_sessions: FetchSessions
     views: Views
     producer_ids: ProducerIds

@@ -431,6 +431,18 @@ class PartitionLog(WritableLog):
                 self.renaming.set()
                 self.renaming = None
 
+    def wanted_start(self, now_ms: int) -> int:
+        """Where `find_start` would have the log begin if nothing were held.
+
+        Raises NotInMemory when the disk must be asked.
+        """
+        high_watermark = self.high_watermark.value if self.high_watermark is not None else 0
+        segments = self.segments
+        count = count_expired(
+            segments, self.size, self.start_offset, self.config, now_ms, high_watermark, EXPIRED_AT_ONCE
+        )
+        return segments[count].base_offset if count < len(segments) else self.end.value
+
     def _remove_segment(self, n: int) -> None:
         """Take the n-th segment off the log; its files are renamed, to be removed later. OSError when they cannot be.
 

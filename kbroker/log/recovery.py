@@ -33,6 +33,7 @@ from kbroker.env import Disk
 from kbroker.log import scan
 from kbroker.log.checkpoints import FSYNC_FAILED, METADATA
 from kbroker.log.cleaner import swap
+from kbroker.log.content.delayed import SCHEDULE_DIRECTORY
 from kbroker.log.derived.epochs import FILE_NAME as EPOCHS
 from kbroker.log.derived.epochs import LeaderEpochs
 from kbroker.log.derived.producers import CorruptSnapshot, ProducerStates
@@ -101,6 +102,7 @@ class Recovered(NamedTuple):
     producers: ProducerStates
     snapshots: list[int]
     is_created: bool  # the directory was there, with partition.metadata
+    has_schedule: bool = False  # something was delayed in it
 
 
 class _Found(NamedTuple):
@@ -181,7 +183,8 @@ def recover(
         disk.remove(f"{directory}/{FSYNC_FAILED}")
     aborted = segments[-1].aborted
     aborted.resume(end, has_file=aborted.path.rpartition("/")[2] in found.others)
-    return Recovered(segments, start_offset, epochs, producers, snapshots, found.is_created)
+    has_schedule = SCHEDULE_DIRECTORY in found.others
+    return Recovered(segments, start_offset, epochs, producers, snapshots, found.is_created, has_schedule)
 
 
 class _Tail:

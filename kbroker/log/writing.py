@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
@@ -19,7 +20,7 @@ from kbroker.config.topic import TopicConfig
 from kbroker.env import Clock, Disk
 from kbroker.log import recovery, replicated
 from kbroker.log.checkpoints import METADATA, Witness, metadata_content
-from kbroker.log.content.delayed import Diverted
+from kbroker.log.content.delayed import SCHEDULE_DIRECTORY, Diverted, is_hidden
 from kbroker.log.content.tagged import Tagger
 from kbroker.log.content.validation import Rules
 from kbroker.log.derived.ahead import Ahead
@@ -63,7 +64,7 @@ class WritableLog:
         "_released", "rules", "reading", "rediscovery", "flushes", "unread", "_flushing", "_dirty_since_ms", "_cuts",
         "_unsettled", "_named", "_is_metadata_synced", "is_shared", "_witness", "_cut_to", "_restart_at", "_has_cut",
         "_settling", "cleaned_to", "horizon_ms", "_cleaning", "_replacing", "_dropped", "renaming", "may_return",
-        "ahead", "notes_tags", "hides",
+        "ahead", "notes_tags", "hides", "has_hidden",
     )  # fmt: skip
 
     def __init__(
@@ -108,8 +109,9 @@ class WritableLog:
         self.may_return = False  # a crash may bring deleted segments back
         self.reading = Reading(self.segments)
         self.rediscovery = Rediscovery(disk, directory, self.segments)
-        self.hides = False  # there may be batches that consumers are not to see
+        self.hides = found.has_schedule  # there may be batches that consumers are not to see
         self.ahead: Ahead | None = None  # None: nothing was hidden in it by this process
+        self.has_hidden = found.has_schedule  # whether, as far as is known, anything was ever delayed here
         self._released = 0  # the tick of the last `release_idle`
         self._flushing: trio.Event | None = None  # rings when the flush under way ends; None: none is
         self._dirty_since_ms: int | None = None  # when the oldest batch came that no flush covers
@@ -262,8 +264,20 @@ class WritableLog:
             assign(rest, 0, header, base_offset, leader_epoch)
             self._check_leader_epoch(leader_epoch)
             self._append_run(hidden + rest, [read_header(hidden), read_header(rest)], now_ms)
+        self._note_hidden()
         self.watch_hidden().add(offset, first, diverted.effects)
         return Appended(base_offset, last_offset, -1, False)
+
+    def hold(self, offset: int) -> None:
+        """Delete no segment that reaches past an offset, from now on: its delayer needs it."""
+        self.held_from = offset
+
+    def _note_hidden(self) -> None:
+        """Something is hidden now: let it be known at the next start, too."""
+        if not self.has_hidden:
+            self.has_hidden = True
+            with suppress(OSError):
+                self.disk.make_dirs(f"{self.directory}/{SCHEDULE_DIRECTORY}")
 
     def watch_hidden(self) -> Ahead:
         """What is hidden from now on, and was before: for the delayer."""
@@ -522,6 +536,8 @@ class WritableLog:
         self.size += len(data)
         if self.notes_tags:
             self._note_tags(segment, data, run)
+        if first.attributes & CONTROL and is_hidden(first):
+            self._note_hidden()
         for header in run:
             if header.producer_id >= 0:
                 self.producers.update(header, header.base_offset, now_ms, marker if header is first else None)

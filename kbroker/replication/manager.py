@@ -80,6 +80,16 @@ class Coordinator(Protocol):
         """The configs of these groups are others; None: the broker's are."""
 
 
+class Roles(Protocol):
+    """Is told of all partitions that are held here, whatever their topic. Its methods must not wait."""
+
+    def assume(self, partition: Partition) -> None:
+        """It has a role, perhaps another one, and configs. Told again and again."""
+
+    def leave(self, topic: str, index: int) -> None:
+        """It is not held here any more."""
+
+
 class Membership(Protocol):
     """This broker's part in the cluster: its Registration."""
 
@@ -113,12 +123,14 @@ class ReplicaManager:
         coordinators: Mapping[str, Coordinator],
         registration: Membership,
         brokers: Brokers,
+        roles: Roles,
     ) -> None:
         """
         Args:
             coordinators: by the name of their topic.
             registration: this broker's part in the cluster.
             brokers: to fetch from.
+            roles: who is to be told of every partition.
         """
         self.node_id = node_id
         self.logs = logs
@@ -142,6 +154,7 @@ class ReplicaManager:
             logs.env.clock,
         )
         self._coordinators = coordinators
+        self._roles = roles
         self._registration = registration
         self._newest_config: tuple[object, BrokerConfig, TopicConfig] = (None, config, TopicConfig())
         self._wanted: ClusterImage | None = None  # to be carried out; None: this broker is not registered
@@ -243,6 +256,7 @@ class ReplicaManager:
         for done, partition in enumerate(tuple(self.partitions.values()), start=1):
             partition.resign()
             self._tell_coordinator(partition)
+            self._roles.assume(partition)
             if done % CHUNK == 0:
                 await trio.lowlevel.checkpoint()
 
@@ -346,6 +360,7 @@ class ReplicaManager:
             partition = self.partitions.get((topic.name, image.index))
             if partition is not None:
                 partition.log.reconfigure(config)
+                self._roles.assume(partition)
                 yield
 
     def _remove(self, topic: str, index: int, *, spare: bool = False) -> None:
@@ -356,6 +371,7 @@ class ReplicaManager:
             partition.resign()
             self.fetchers.leave(partition)
             self._tell_coordinator(partition)
+            self._roles.leave(topic, index)
         if partition is not None or key in self.failures.offline:
             self.failures.forget(key)
             if spare:
@@ -405,6 +421,7 @@ class ReplicaManager:
         else:
             self.fetchers.leave(partition)
         self._tell_coordinator(partition)
+        self._roles.assume(partition)
 
     def _tell_coordinator(self, partition: Partition) -> None:
         coordinator = self._coordinators.get(partition.topic)

@@ -34,6 +34,7 @@ from kbroker.cluster.store import CoordinationStore, StoreError, Unavailable, Un
 from kbroker.cluster.stores.opening import StoreMissing, open_when_reachable
 from kbroker.config import BrokerConfig
 from kbroker.config.values import WILDCARDS
+from kbroker.delay.delays import Delays
 from kbroker.env import AddressInUse, Env, Listener
 from kbroker.groups.coordinator import OFFSETS_TOPIC, GroupCoordinator
 from kbroker.log.directory import LogDirectory
@@ -170,6 +171,7 @@ class Broker:
             nursery.start_soon(services.producer_ids.run)
             await nursery.start(services.groups.run)
             await nursery.start(services.transactions.run)
+            await nursery.start(services.delays.run)
             await nursery.start(services.replicas.run)
             await nursery.start(services.logs.run)
             await nursery.start(services.views.run)
@@ -215,7 +217,8 @@ class Broker:
         )
         transactions = TransactionCoordinator(env, registration, logs, lambda: replicas.config, ids, brokers)
         coordinators: dict[str, Coordinator] = {OFFSETS_TOPIC: groups, TRANSACTIONS_TOPIC: transactions}
-        replicas = ReplicaManager(config.node_id, logs, config, coordinators, registration, brokers)
+        delays = Delays(env)
+        replicas = ReplicaManager(config.node_id, logs, config, coordinators, registration, brokers, delays)
         views = Views(env, lambda: registration.image, replicas.partitions)
         slots = config.get_int("max.incremental.fetch.session.cache.slots")
         services = Services(
@@ -225,6 +228,7 @@ class Broker:
             replicas=replicas,
             groups=groups,
             transactions=transactions,
+            delays=delays,
             fetch_sessions=FetchSessions(slots, first_id=1 + env.rng.below(2**30)),
             views=views,
             producer_ids=ids,

@@ -16,6 +16,7 @@ from kafka_wire.records import build_batch
 from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage
 from kbroker.cluster.isr_changes import IsrChange, IsrOutcome
 from kbroker.config import BrokerConfig
+from kbroker.delay.delays import Delays
 from kbroker.env import Disk
 from kbroker.log import recovery
 from kbroker.log.checkpoints import OffsetCheckpoint
@@ -88,7 +89,8 @@ class Rig:
         self.logs.open()
         self.audience = Audience()
         self.member = Member()
-        self.manager = ReplicaManager(NODE, self.logs, settings, {"t": self.audience}, self.member, Unreachable())
+        audiences = {"t": self.audience}
+        self.manager = ReplicaManager(NODE, self.logs, settings, audiences, self.member, Unreachable(), Delays(env))
         self.image = ClusterImage()
 
     def publish(self, *topics: TopicImage, **configs: str) -> None:

@@ -31,19 +31,21 @@ kbroker-delay-id: the offset the record had when it came, which stays the same h
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from functools import partial
 from hashlib import blake2b
 from typing import NamedTuple
 
+from kafka_wire import compression as codecs
 from kafka_wire import records
-from kafka_wire.errors import ErrorCode
+from kafka_wire.errors import ErrorCode, ProtocolError
 from kafka_wire.primitives import read_varint, varint
 from kafka_wire.records import NO_SEQUENCE, BatchHeader, Buffer, CorruptRecords, read_records
-from kafka_wire.walk import stamps
+from kafka_wire.walk import follow_chain, stamps
 from kbroker.turns import Errands
 
+SCHEDULE_DIRECTORY = "delay"  # in a partition's; it is there if anything ever lay hidden in its log
 MARK = b"kbroker-de"  # in every batch that asks for delay, and is not compressed
 AT, AFTER = b"kbroker-deliver-at", b"kbroker-deliver-after"
 CANCEL, NOW = b"kbroker-delay-cancel", b"kbroker-delay-now"
@@ -342,12 +344,59 @@ def carrying_batch(pending: Sequence[Hidden], now_ms: int) -> bytearray:
 
 def hidden_records(batch: Buffer) -> Iterator[Hidden]:
     """The records of a hidden batch, one at a time. Raises CorruptRecords (INVALID_RECORD) where it is none."""
-    for record in read_records(batch, max_bytes=_PAYLOAD_MAX):
-        value = record.value
-        if value is None or len(value) <= _VALUE.size or record.key != _HIDDEN_KEY[1:]:
-            raise CorruptRecords(ErrorCode.INVALID_RECORD, f"the record at {record.offset} is no hidden one")
-        kind, due_ms, id = _VALUE.unpack_from(value)
-        yield Hidden(record.offset, Kind(kind), due_ms, record.offset if id == OWN_OFFSET else id, value[_VALUE.size :])
+    header, payload = records.read_header(batch), _payload(batch)
+    pos = 0
+    for delta in range(header.count):
+        hidden, pos = _read_hidden(payload, pos, header.base_offset + delta)
+        yield hidden
+
+
+def hidden_record(batch: Buffer, offset: int) -> Hidden:
+    """One record of a hidden batch: those before it are passed over. Raises CorruptRecords as hidden_records does."""
+    header, payload = records.read_header(batch), _payload(batch)
+    pos = follow_chain(payload, 0, offset - header.base_offset)
+    if not header.base_offset <= offset < header.base_offset + header.count or pos < 0:
+        raise _no_hidden(offset)
+    return _read_hidden(payload, pos, offset)[0]
+
+
+def _payload(batch: Buffer) -> bytes:
+    packed = memoryview(batch)[records.HEADER_SIZE :]
+    codec = records.read_header(batch).compression
+    return codecs.decompress(codec, packed, _PAYLOAD_MAX) if codec else bytes(packed)
+
+
+def _read_hidden(payload: bytes, pos: int, offset: int) -> tuple[Hidden, int]:
+    """The record at a position, which has that offset; and the position behind it."""
+    try:
+        size, pos = read_varint(payload, pos)
+        end = pos + size
+        content = _content_of(payload, pos, end)
+        key, (value, _) = content[: len(_HIDDEN_KEY)], _field(content, len(_HIDDEN_KEY))
+        if key == _HIDDEN_KEY and value is not None and end <= len(payload):
+            kind, due_ms, id = _VALUE.unpack_from(value)
+            return Hidden(offset, Kind(kind), due_ms, offset if id == OWN_OFFSET else id, value[_VALUE.size :]), end
+    except (ProtocolError, IndexError, ValueError, struct.error):
+        pass
+    raise _no_hidden(offset)
+
+
+def _no_hidden(offset: int) -> CorruptRecords:
+    return CorruptRecords(ErrorCode.INVALID_RECORD, f"there is no hidden record at {offset}")
+
+
+def effects_of(hidden: Iterable[Hidden]) -> Effects:
+    """What these records will change."""
+    earliest_ms, keys, ids = LONG_MAX, set[bytes](), set[int]()
+    for each in hidden:
+        if each.kind in (Kind.DELAYED, Kind.CARRIED):
+            earliest_ms = min(earliest_ms, each.due_ms)
+        elif each.kind is Kind.CANCEL:
+            named = each.ids
+            ids.update(named)
+            if not named:
+                keys.add(key_digest(each.key))
+    return Effects(earliest_ms, frozenset(keys), frozenset(ids), False)
 
 
 # delivery batches ---------------------------------------------------------------------------------------------------

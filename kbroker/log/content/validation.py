@@ -167,7 +167,7 @@ class Rules:
         "stamps",
         "leaves_unread",
         "delays",
-        "_codec",
+        "codec",
         "_reads",
         "_reads_fields",
         "_reads_quickly",
@@ -179,13 +179,14 @@ class Rules:
         self.config = config
         self.name = name
         self.stamps = config.message_timestamp_type == "LogAppendTime"  # the log does, when it appends
-        self._codec = None if config.compression_type == "producer" else CODECS[config.compression_type]
+        # the one that all is stored in; None: the producer's
+        self.codec = None if config.compression_type == "producer" else CODECS[config.compression_type]
         levels = [config.kbroker_produce_validate] + [config.kbroker_produce_validate_compressed] * 7
         self._reads = [  # by codec
-            level != "header" or config.compacts or self._codec not in (None, codec)
+            level != "header" or config.compacts or self.codec not in (None, codec)
             for codec, level in enumerate(levels)
         ]
-        self._reads_quickly = not self._codec  # or another codec is to be made
+        self._reads_quickly = not self.codec  # or another codec is to be made
         self._reads_fields = config.kbroker_produce_validate == "full" or config.compacts  # of uncompressed ones
         # some of what is stored nobody has read field by field
         self.leaves_unread = not (self._reads_fields and all(self._reads))
@@ -287,7 +288,7 @@ class Rules:
             split = yield from self._split(data, header, now_ms)
             if split.diverted is not None:
                 return (yield from self._divert(split, split.diverted, batch, header._replace(max_timestamp=latest)))
-        if self._codec not in (None, header.compression):
+        if self.codec not in (None, header.compression):
             batch = yield partial(self._recompress, data, header._replace(max_timestamp=latest))
         elif latest != header.max_timestamp or header.log_append_time:
             records.set_create_time(batch, 0, header, latest)
@@ -313,8 +314,8 @@ class Rules:
             diverted = diverted._replace(batch=smaller)
         if diverted.is_all:
             return Examined(batch, header, diverted)
-        codec = header.compression if self._codec is None else self._codec
-        batch = yield partial(delayed.rest_of, header, split.rest, diverted.taken, codec, self._level(codec))
+        codec = header.compression if self.codec is None else self.codec
+        batch = yield partial(delayed.rest_of, header, split.rest, diverted.taken, codec, self.level(codec))
         check_size(len(batch), self.config)
         return Examined(batch, read_header(batch), diverted)
 
@@ -385,15 +386,16 @@ class Rules:
 
     def _recompress(self, data: bytes | memoryview, header: BatchHeader) -> bytearray:
         """The records in the topic's codec. Raises KafkaError MESSAGE_TOO_LARGE where they have become too large."""
-        config, codec = self.config, self._codec
+        config, codec = self.config, self.codec
         assert codec is not None
-        batch = records.recompress(header, data, codec, self._level(codec))
+        batch = records.recompress(header, data, codec, self.level(codec))
         if len(batch) > config.max_message_bytes:
             text = f"as {config.compression_type} the batch has {len(batch)} bytes,"
             _refuse(ErrorCode.MESSAGE_TOO_LARGE, f"{text} max.message.bytes is {config.max_message_bytes}")
         return batch
 
-    def _level(self, codec: int) -> int | None:
+    def level(self, codec: int) -> int | None:
+        """The level that a topic has for a codec."""
         config = self.config
         gzip, lz4, zstd = config.compression_gzip_level, config.compression_lz4_level, config.compression_zstd_level
         return (None, gzip, None, lz4, zstd)[codec]

@@ -11,21 +11,24 @@ Bounded: of what is too much only the last offset is kept, before which nothing 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from kafka_wire.records import BatchHeader
 from kbroker.log.content.delayed import LONG_MAX, NO_EFFECTS, Effects
 
 BATCHES_MAX = 1000
-NAMES_MAX = 10_000  # keys and ids together; of one transaction, too
+NAMES_MAX = 10_000  # keys and ids together
+NAMES_OF_ONE_MAX = 1000  # of one transaction
 
 
 class Ahead:
     """What lies hidden between where a delayer has read to and the log's end."""
 
-    __slots__ = ("blind_to", "_open", "_due", "_keys", "_ids")
+    __slots__ = ("on_news", "last", "blind_to", "_open", "_due", "_keys", "_ids")
 
     def __init__(self) -> None:
+        self.on_news: Callable[[], None] = lambda: None  # told when there is something to be read
+        self.last = -1  # the last offset at which something came that is to be read
         self.blind_to = 0  # nothing may be delivered before the log was read to here
         self._open: dict[int, Effects] = {}  # by producer id: of its transaction
         self._due: dict[int, int] = {}  # offset -> when the first record there is due
@@ -35,16 +38,9 @@ class Ahead:
     def add(self, offset: int, header: BatchHeader, effects: Effects) -> None:
         """A hidden batch was appended at an offset."""
         if header.is_transactional:
-            self.open(header.producer_id, effects)
+            self._open[header.producer_id] = joined(self._open.get(header.producer_id, NO_EFFECTS), effects)
         else:
             self._note(offset, effects)
-
-    def open(self, producer_id: int, effects: Effects) -> None:
-        """The transaction of a producer that is open has hidden this."""
-        self._open[producer_id] = joined(self._open.get(producer_id, NO_EFFECTS), effects)
-        if len(self._open) > BATCHES_MAX:
-            del self._open[next(iter(self._open))]
-            self.blind_to = LONG_MAX  # until the next leadership: nobody can tell when it ends
 
     def end(self, producer_id: int, offset: int, *, is_commit: bool) -> None:
         """A transaction was ended by a marker at an offset."""
@@ -58,10 +54,12 @@ class Ahead:
         self._keys.update(dict.fromkeys(effects.keys, offset))
         self._ids.update(dict.fromkeys(effects.ids, offset))
         if effects.is_cut or len(self._due) > BATCHES_MAX or len(self._keys) + len(self._ids) > NAMES_MAX:
-            self.blind_to = max(self.blind_to, offset + 1)
+            self.blind_to = offset + 1
             self._due.clear()
             self._keys.clear()
             self._ids.clear()
+        self.last = offset
+        self.on_news()
 
     def read_to(self, offset: int) -> None:
         """The delayer knows everything below an offset."""
@@ -73,10 +71,15 @@ class Ahead:
             self._ids = {id: at for id, at in self._ids.items() if at >= offset}
 
     def take_over(self, open: Mapping[int, Effects]) -> None:
-        """A new leadership: these transactions, which began before it, have hidden something."""
-        self.blind_to = 0
+        """These transactions, which are open, have hidden this before the leadership began."""
         for producer_id, effects in open.items():
-            self.open(producer_id, effects)
+            self._open[producer_id] = joined(self._open.get(producer_id, NO_EFFECTS), effects)
+
+    def resign(self) -> None:
+        """The leadership is over: what is appended is no more this one's to tell."""
+        self.last, self.blind_to = -1, 0
+        for each in (self._open, self._due, self._keys, self._ids):
+            each.clear()
 
     @property
     def due_bound(self) -> int:
@@ -90,6 +93,6 @@ class Ahead:
 
 def joined(first: Effects, second: Effects) -> Effects:
     """What two hidden batches will change. Of too many cancels it says no more than that."""
-    if first.is_cut or second.is_cut or len(first.keys) + len(first.ids) > NAMES_MAX:
+    if first.is_cut or second.is_cut or len(first.keys) + len(first.ids) > NAMES_OF_ONE_MAX:
         return Effects(min(first.earliest_ms, second.earliest_ms), frozenset(), frozenset(), True)
     return Effects(min(first.earliest_ms, second.earliest_ms), first.keys | second.keys, first.ids | second.ids, False)
