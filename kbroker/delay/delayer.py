@@ -365,7 +365,7 @@ class Delayer:
         if partition.leading and (awaited >= offset or self._epoch < 0):
             if high_watermark.value <= offset:
                 await self._rings(high_watermark)
-            await trio.sleep(GATHER_S)
+            await self.env.clock.sleep(GATHER_S)
             return 0
         if tracker.changes != self._settled:
             return 0
