@@ -58,7 +58,10 @@ class Delays:
             for delayer, scope in self._delayers.values():
                 nursery.start_soon(self._live, delayer, scope)
             task_status.started()
-            await self._watch_clock()
+            try:
+                await self._watch_clock()
+            finally:
+                self._nursery = None
 
     async def _live(self, delayer: Delayer, scope: trio.CancelScope) -> None:
         with scope:

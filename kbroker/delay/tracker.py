@@ -6,8 +6,8 @@
                     ABORT  ──▶ forgotten                                     │
     delivery ──▶ what it delivers is not pending any more                   ─┘
 
-A cancel is for all that lies before it in the log, also for what is committed after it: so that it does not matter
-when who reads it, and how often.
+A cancel is for all that lies before it in the log, also for what is committed after it (`uncommitted_from`): so that
+it does not matter when who reads it, and how often.
 
 Reading the same part of a log twice, from an earlier offset to a later one, leads to the same: that is what makes a
 schedule that was saved a while ago as good as one of now. All of it is for a worker, one at a time.
@@ -20,7 +20,7 @@ from itertools import groupby, islice
 from typing import NamedTuple
 
 from kafka_wire.records import BatchHeader
-from kbroker.delay.schedule import Entry, Position, Schedule
+from kbroker.delay.schedule import NEVER, Entry, Position, Schedule
 from kbroker.delay.stretches import Batch
 from kbroker.log.content.delayed import (
     Effects,
@@ -36,7 +36,7 @@ from kbroker.log.content.delayed import (
     needs_rest,
 )
 from kbroker.log.derived.ahead import joined
-from kbroker.log.derived.transactions import Marker, read_marker
+from kbroker.log.derived.transactions import read_marker
 
 BATCHES_MAX = 5000  # of one go, whatever they are
 RECORDS_MAX = 2000  # hidden or delivered, of one go
@@ -121,16 +121,13 @@ class Tracker:
             self.schedule.remove(ids, header.base_offset)
             self.changes += len(ids)
         elif header.is_control and header.producer_id in self.open and read_marker(read()) is not None:
-            del self.open[header.producer_id]  # aborted
+            self._end(header.producer_id)  # aborted
 
     def _take_hidden(self, header: BatchHeader, data: bytes) -> None:
-        if not header.is_transactional:
+        if header.is_transactional:
+            self._begin(header.producer_id, hidden_records(data))
+        else:
             self._count(hidden_records(data))
-            return
-        known = self.open.get(header.producer_id)
-        before = self.position if known is None else known.before
-        effects = effects_of(hidden_records(data))
-        self.open[header.producer_id] = Open(before, effects if known is None else joined(known.effects, effects))
 
     def _count(self, records: Iterable[Hidden]) -> None:
         """Have the schedule follow hidden records, in their order."""
@@ -167,32 +164,27 @@ class Tracker:
     def commit(self, producer_id: int, found: Iterator[Batch]) -> None:
         """A transaction was committed: count what it has hidden. found: from where it began, up to its marker.
 
-        What others have cancelled since counts for it, too. Raises Damaged, OSError, CorruptRecords.
+        Raises Damaged, OSError, CorruptRecords.
         """
-        others: dict[int, list[bytes]] = {}  # hidden by transactions that are undecided so far
-        for header, read, is_whole in _with_rests(found):
-            if is_hidden(header):
-                if is_whole:
-                    self._count_again(producer_id, header, read(), others)
-            elif header.is_control and header.producer_id in others:
-                marker: Marker | None = read_marker(read())
-                for data in others.pop(header.producer_id) if marker is not None else ():
-                    if marker is not None and marker.is_commit:
-                        self._count(_no_pending(data))
+        for header, read, counts in _with_rests(found):
+            if counts and is_hidden(header) and header.is_transactional and header.producer_id == producer_id:
+                self._count(hidden_records(read()))
+        self._end(producer_id)
+
+    def _begin(self, producer_id: int, records: Iterable[Hidden]) -> None:
+        known, effects = self.open.get(producer_id), effects_of(records)
+        if known is None:
+            self.open[producer_id] = Open(self.position, effects)
+        else:
+            self.open[producer_id] = Open(known.before, joined(known.effects, effects))
+        self._note_open()
+
+    def _end(self, producer_id: int) -> None:
         del self.open[producer_id]
+        self._note_open()
 
-    def _count_again(self, producer_id: int, header: BatchHeader, data: bytes, others: dict[int, list[bytes]]) -> None:
-        if not header.is_transactional:
-            self._count(_no_pending(data))
-        elif header.producer_id == producer_id:
-            self._count(hidden_records(data))
-        elif any(True for _ in _no_pending(data)):
-            others.setdefault(header.producer_id, []).append(data)
-
-
-def _no_pending(data: bytes) -> Iterator[Hidden]:
-    """What a hidden batch cancels and hurries."""
-    return (each for each in hidden_records(data) if each.kind not in _PENDING)
+    def _note_open(self) -> None:
+        self.schedule.uncommitted_from = min([each.before.offset for each in self.open.values()], default=NEVER)
 
 
 def _kept(read: Callable[[], bytes]) -> Callable[[], bytes]:

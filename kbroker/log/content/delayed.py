@@ -92,6 +92,10 @@ class Hidden(NamedTuple):
         return _field(self.content, 0)[0]
 
     @property
+    def value(self) -> bytes | None:
+        return _field(self.content, _field(self.content, 0)[1])[0]
+
+    @property
     def headers(self) -> list[tuple[bytes, bytes | None]]:
         return list(_headers(self.content, _headers_at(self.content)))
 
