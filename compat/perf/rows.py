@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import clients
 import measures
 from brokers import Broker, Sample, Scale
+from compaction import compaction as measure_compaction
 from measures import BATCH_15_KB, BATCH_900_KB, fetch, traffic
 
 Missing = Callable[[], str | None]
@@ -63,6 +64,10 @@ def faster(times: float) -> Goal:
 
 def below(limit: float, unit: str) -> Goal:
     return Goal(f"≤ {limit:g} {unit}", lambda ours, kafka: ours <= limit)
+
+
+def above(limit: float, unit: str) -> Goal:
+    return Goal(f"≥ {limit:g} {unit}", lambda ours, kafka: ours >= limit)
 
 
 def rate(goal: Goal | None = None) -> Figure:
@@ -125,6 +130,16 @@ def greedy(kind: str, what: str) -> Row:
         Figure("rss_growth_mb", "MB more memory", below(60, "MB")),
     )
     return Row(f"greedy-{kind}", f"beside a greedy client: {what}", measures.greedy(kind), figures, repeat=2)
+
+
+def compaction(record_bytes: int, megabytes: int, speed: Goal | None) -> Row:
+    figures = (
+        Figure("mb_s", "MB/s of dirty log", speed),
+        Figure("p99", "µs, p99 of produce 100 B, acks=1, beside it"),
+        Figure("p99_times", "times as long as without it", below(2, "times")),
+    )
+    title = f"compaction, {record_bytes:,} B records"
+    return Row(f"compaction-{record_bytes}", title, measure_compaction(record_bytes, megabytes), figures, repeat=2)
 
 
 NO_CONFLUENT = clients.python_missing("confluent_kafka", "confluent-kafka")
@@ -204,6 +219,8 @@ ROWS = (
     Row("poll-500", "500 consumers long-polling 500 ms each", measures.polls, (
         Figure("cpu_percent", "% of a core", at_most(0.35)),
     ), repeat=2),
+    compaction(1_000, 200, above(30, "MB/s")),
+    compaction(100, 60, None),
     Row("memory", "memory after the load above", measures.memory, (Figure("rss_mb", "MB", below(60, "MB")),)),
     greedy("metadata", "7,000 pipelined Metadata about 1,000 topics"),
     greedy("unread", "20 connections that ask as much and read nothing"),

@@ -42,6 +42,8 @@ AGAIN_SECONDS = 60.0  # after which a log is tried again whose disk has refused
 REWRITTEN = "__"  # how internal topics begin, which are written anew by their coordinators instead
 REST_SECONDS = 0.1  # between two looks, at least
 LOGS_A_TURN = 100
+STEP_BYTES_MIN, STEP_BYTES_MAX = 256 * 1024, 8 * 1024 * 1024  # that a pass handles between two steps
+PAUSE_SECONDS_MIN = 0.001
 LOOKS_MAX = 10_000  # segments of one log of which something is brought from the disk, before a pass
 
 log = logging.getLogger(__name__)
@@ -307,15 +309,20 @@ class Cleaner:
             segment_index_bytes=config.segment_index_bytes,
             index_interval_bytes=config.index_interval_bytes,
             memory_bytes=self.config().get_int("log.cleaner.dedupe.buffer.size") // max(self._threads(), 1),
+            step_bytes=int(min(max(self._rate() / 4, STEP_BYTES_MIN), STEP_BYTES_MAX)),
             producers=producers,
             aborted=aborted,
         )
 
+    def _rate(self) -> float:
+        """Bytes per second that one pass may read and write."""
+        return self.config().get_float("log.cleaner.io.max.bytes.per.second") / max(self._threads(), 1)
+
     async def _pace(self, size: int) -> None:
-        """So many bytes were read or written: keep log.cleaner.io.max.bytes.per.second."""
-        rate = self.config().get_float("log.cleaner.io.max.bytes.per.second") / max(self._threads(), 1)
+        """So many bytes were read or written: keep to the rate."""
+        rate = self._rate()
         seconds = size / rate if rate > 0 else 0.0
-        if seconds > 0.0001:
+        if seconds > PAUSE_SECONDS_MIN:
             await self.env.clock.sleep(seconds)
 
 

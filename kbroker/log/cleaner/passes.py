@@ -75,6 +75,7 @@ class Job:
     segment_index_bytes: int
     index_interval_bytes: int
     memory_bytes: int  # for the map; no batch may be larger, either
+    step_bytes: int  # read or written between two steps, about
     producers: Lasts
     aborted: Sequence[AbortedRanges]  # all that begin below the end of the sources, and maybe others
 
@@ -111,6 +112,18 @@ def run(disk: Disk, job: Job) -> Iterator[int | Group | Covered]:
 
     Raises CorruptLog for damage, Uncleanable, OSError.
     """
+    pending = 0  # bytes not told of yet: each step takes two processes a turn
+    for step in _steps(disk, job):
+        if isinstance(step, int):
+            pending += step
+        if pending and (pending >= job.step_bytes or not isinstance(step, int)):
+            yield pending
+            pending = 0
+        if not isinstance(step, int):
+            yield step
+
+
+def _steps(disk: Disk, job: Job) -> Iterator[int | Group | Covered]:
     keys = _Keys(job.producers.by_id(), OffsetMap(job.memory_bytes), job.dirty_from - 1)
     aborted = sorted((each for ranges in job.aborted for each in ranges.entries()), key=lambda each: each.first_offset)
     is_full = yield from _map(disk, job, keys, aborted)
@@ -171,7 +184,8 @@ def _chunks(disk: Disk, job: Job, source: Source) -> Iterator[tuple[int, list[tu
     with closing(disk.open(path)) as file:
         position, offset, wanted = 0, source.base_offset, WHOLE_BYTES
         while position < source.size:
-            view = memoryview(file.pread(min(wanted, source.size - position), position))
+            asked = min(wanted, source.size - position)
+            view = memoryview(file.pread(asked, position))
             found: list[tuple[memoryview, BatchHeader]] = []
             at, wanted = 0, WHOLE_BYTES
             while at + HEADER_SIZE <= len(view):
@@ -185,8 +199,8 @@ def _chunks(disk: Disk, job: Job, source: Source) -> Iterator[tuple[int, list[tu
                     raise _damaged(path, position + at, offset)
                 found.append((view[at : at + header.size], header))
                 at, offset = at + header.size, header.next_offset
-            if not at and wanted <= len(view):
-                raise _damaged(path, position, offset)
+            if len(view) < asked or (not at and asked == source.size - position):  # it ends early, or with a scrap
+                raise _damaged(path, position + at, offset)
             if wanted > job.memory_bytes:
                 raise _too_large(path, offset, wanted, job)
             position += at

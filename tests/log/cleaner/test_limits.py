@@ -57,6 +57,19 @@ async def test_L4_a_damaged_batch_is_told_of_once_and_never_copied(caplog: pytes
     assert [each.segments[2].path for each in (log,)] == [path]
 
 
+@pytest.mark.parametrize("kept", [0, 5, 60, 61, 100, -1, -61], ids=str)
+async def test_L4_a_segment_that_is_shorter_than_it_should_be_is_damaged(kept: int) -> None:
+    world = World()
+    directory, log, _ = made(world)
+    path = log.segments[2].path
+    data = world.disk.read(path)
+    world.disk.write_atomic(path, data[:kept])
+    log.segments[2].close()
+    with pytest.raises(KafkaError, match="damage at byte"):
+        await compact(directory, log)
+    assert log.cleaned_to == 0 and not left_over(world)
+
+
 async def test_a_damaged_log_does_not_hold_up_the_others(autojump_clock: trio.testing.MockClock) -> None:
     world = World(log_cleaner_backoff_ms=100)
     directory, log, _ = made(world)
