@@ -97,4 +97,10 @@ def test_exit_at_end_leaves_out_what_came_later() -> None:
 
 
 def test_count() -> None:
-    assert [record.offset for record in limited(_records(FakeClient(), None), 4) if record] == [10, 11, 12, 13]
+    assert [record.offset for record, _ in limited(_records(FakeClient(), None), 4) if record] == [10, 11, 12, 13]
+
+
+def test_count_counts_what_matches() -> None:
+    found = list(limited(_records(FakeClient(), None), 2, lambda record: record.offset % 4 == 0))
+    assert [record.offset for record, matches in found if record and matches] == [12, 16]
+    assert found[-1] == (None, False)

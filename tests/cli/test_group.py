@@ -412,7 +412,7 @@ class Joined(NamedTuple):
 def test_a_member_commits_what_it_has_written(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     member = FakeMember()
     records = consume_group._records(member, {("t", 0): 5}, Joined(), lambda: False)
-    consume_group.write_and_commit(member, records, Output(r"%o\n"))
+    consume_group.write_and_commit(member, consume_group.limited(records, None), Output(r"%o\n"))
     assert capsysbinary.readouterr().out == b"0\n1\n2\n3\n4\n"
     assert member.commits == [("t", 0, 2), ("t", 0, 4), ("t", 0, 5)]
 
@@ -422,6 +422,19 @@ def test_a_member_commits_no_more_than_it_was_asked_for() -> None:
     records = consume_group._records(member, None, Joined(), lambda: False)
     consume_group.write_and_commit(member, consume_group.limited(records, 3), Output(""))
     assert member.commits == [("t", 0, 2), ("t", 0, 3)]
+
+
+def test_a_member_commits_what_its_filter_leaves_out(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    for matches, count, out, last in (
+        (lambda record: record.offset == 2, None, b"2\n", 6),
+        (lambda record: False, None, b"", 6),
+        (lambda record: record.offset % 3 == 1, 1, b"1\n", 2),
+    ):
+        member = FakeMember()
+        records = consume_group._records(member, {("t", 0): 6}, Joined(), lambda: False)
+        consume_group.write_and_commit(member, consume_group.limited(records, count, matches), Output(r"%o\n"))
+        assert capsysbinary.readouterr().out == out
+        assert member.commits[-1] == ("t", 0, last)
 
 
 def test_an_interrupted_member_commits_its_batch_and_ends() -> None:
@@ -440,7 +453,7 @@ def test_an_interrupted_member_commits_its_batch_and_ends() -> None:
 def test_a_commit_that_comes_after_a_rebalance_is_not_fatal(capsys: pytest.CaptureFixture[str]) -> None:
     import kafka.errors as errors
 
-    batch: list[Shown | None] = [Shown("t", 0, 4, 0, None, b"v", ()), None]
+    batch = [(Shown("t", 0, 4, 0, None, b"v", ()), True), (None, False)]
     for error in (errors.CommitFailedError(), errors.IllegalGenerationError("x")):
         consume_group.write_and_commit(FakeMember(error), iter(batch), Output(""))
         assert "may be read once more" in capsys.readouterr().err

@@ -11,7 +11,8 @@ import click
 from kbroker.cli.client import Connection, connection_options, consumer
 from kbroker.cli.errors import Failed
 from kbroker.cli.topics.formats import Output, Shown
-from kbroker.cli.topics.reading import POLL_MS, Start, limited, parse_start, write_record
+from kbroker.cli.topics.reading import POLL_MS, Start, everything, limited, matching, parse_start, write_record
+from kbroker.filters import Expression, FilterSyntaxError, parse
 
 
 class StartType(click.ParamType[Start]):
@@ -27,6 +28,21 @@ class StartType(click.ParamType[Start]):
             return parse_start(str(value))
         except ValueError:
             self.fail(f"{value!r} is not start, end, N, +N, -N or @TIME", param, ctx)
+
+
+class FilterType(click.ParamType[Expression]):
+    """An expression of the filter language."""
+
+    name = "expression"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Expression:
+        """An Expression; a usage error that names the position when it is none."""
+        if isinstance(value, Expression):
+            return value
+        try:
+            return parse(str(value))
+        except FilterSyntaxError as error:
+            self.fail(str(error), param, ctx)
 
 
 @click.command()
@@ -52,6 +68,13 @@ class StartType(click.ParamType[Start]):
     "commits what it has written. -o is for partitions the group has not read yet.",
 )
 @click.option(
+    "--filter",
+    "expression",
+    type=FilterType(),
+    help='Only records that match, e.g. \'tags has "eu" and key prefix "user-"\': docs/filtering.md. '
+    "All are read; in a group, what is left out is committed too.",
+)
+@click.option(
     "-f",
     "--output-format",
     "pattern",
@@ -70,6 +93,7 @@ def consume(
     exit_at_end: bool,
     partitions: str | None,
     group: str | None,
+    expression: Expression | None,
     pattern: str,
     as_json: bool,
     read_committed: bool,
@@ -80,12 +104,14 @@ def consume(
       kbroker topic consume demo -o start -n 1
       kbroker topic consume demo -e -f '%p/%o %k: %v\\n'
       kbroker topic consume demo -g billing
+      kbroker topic consume demo --filter 'country in ("de", "at")'
     """
     try:
         write = Output(pattern)
         only = {int(part) for part in partitions.split(",")} if partitions else None
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    matches = everything if expression is None else matching(expression)
     isolation = "read_committed" if read_committed else "read_uncommitted"
     if group is not None:
         from kbroker.cli.topics.consume_group import consume_as_member
@@ -93,15 +119,16 @@ def consume(
         if only or start not in (Start("start"), Start("end")):
             raise click.UsageError("with -g: no -p, and -o start or end (to move a group: kbroker group seek)")
         shown = None if as_json else write
-        consume_as_member(connection, group, topics, start, shown, count, exit_at_end, isolation)
+        consume_as_member(connection, group, topics, start, shown, count, exit_at_end, isolation, matches)
         return
     with consumer(connection, isolation_level=isolation) as client:
         assigned = _assign(client, topics, only)
         ends = dict(client.end_offsets(assigned))
         _seek(client, assigned, start, ends)
         out = sys.stdout.buffer
-        for record in limited(_records(client, ends if exit_at_end else None), count):
-            write_record(out, record, None if as_json else write)
+        for record, matched in limited(_records(client, ends if exit_at_end else None), count, matches):
+            if matched or record is None:
+                write_record(out, record, None if as_json else write)
 
 
 def _records(client: Any, ends: Mapping[Any, int] | None) -> Iterator[Shown | None]:

@@ -1,8 +1,8 @@
 """`kbroker topic consume -g GROUP`: a member of a group, with kafka-python's classic protocol.
 
-Each batch is written, flushed, then committed: a record is committed only when it is out (at least once). CTRL+C or
-SIGTERM ends it between batches: what was written is committed, the group is left, and the others need not wait for the
-session to time out. A second CTRL+C ends it at once.
+Each batch is written, flushed, then committed: a record is committed only when it is out (at least once), or left out
+by a filter. CTRL+C or SIGTERM ends it between batches: what was written is committed, the group is left, and the others
+need not wait for the session to time out. A second CTRL+C ends it at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import click
 from kbroker.cli.client import Connection, consumer
 from kbroker.cli.errors import Failed
 from kbroker.cli.topics.formats import Output, Shown
-from kbroker.cli.topics.reading import POLL_MS, Start, limited, write_record
+from kbroker.cli.topics.reading import POLL_MS, Matches, Start, limited, write_record
 
 COMMIT_TIMEOUT_MS = 5_000
 REASSIGNED = (22, 25, 27, 82)  # ILLEGAL_GENERATION, UNKNOWN_MEMBER_ID, REBALANCE_IN_PROGRESS, FENCED_INSTANCE_ID
@@ -33,6 +33,7 @@ def consume_as_member(
     count: int | None,
     exit_at_end: bool,
     isolation: str,
+    matches: Matches,
 ) -> None:
     """Read what the group gives this member, and commit it. Raises KeyboardInterrupt when it was told to stop."""
     reset = "earliest" if start.base == "start" else "latest"
@@ -41,17 +42,18 @@ def consume_as_member(
             ends = _ends(client, topics)
             listener = _joining(client, topics)
             records = _records(client, ends if exit_at_end else None, listener, interrupted)
-            write_and_commit(client, limited(records, count), write)
+            write_and_commit(client, limited(records, count, matches), write)
     if interrupted():
         raise KeyboardInterrupt
 
 
-def write_and_commit(client: Any, records: Iterator[Shown | None], write: Output | None) -> None:
-    """Write records; at the end of each batch flush, and commit the offsets after what was written."""
+def write_and_commit(client: Any, records: Iterator[tuple[Shown | None, bool]], write: Output | None) -> None:
+    """Write the records that match; at the end of each batch flush, and commit the offsets after what was read."""
     out = sys.stdout.buffer
     done: dict[tuple[str, int], int] = {}
-    for record in records:
-        write_record(out, record, write)
+    for record, matches in records:
+        if matches or record is None:
+            write_record(out, record, write)
         if record is not None:
             done[record.topic, record.partition] = record.offset + 1
         elif done:

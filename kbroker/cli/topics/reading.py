@@ -1,12 +1,15 @@
-"""What reading alone and reading as a member of a group have in common: where to begin, how many, how it is shown."""
+"""What reading alone and as a member of a group have in common: where to begin, what matches, how it is shown."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeAlias
 
 from kbroker.cli.topics.formats import Output, Shown, json_fields
+from kbroker.filters import Expression
+
+Matches: TypeAlias = Callable[[Shown], bool]
 
 POLL_MS = 200  # how long CTRL+C may have to wait
 SECONDS_BELOW = 10**11  # an @number below is seconds since the epoch, above milliseconds
@@ -39,14 +42,27 @@ def _time_ms(text: str) -> int:
     return int((moment if moment.tzinfo else moment.astimezone()).astimezone(UTC).timestamp() * 1000)
 
 
-def limited(records: Iterator[Shown | None], count: int | None) -> Iterator[Shown | None]:
-    """The records up to a number of them, and the None of their batch."""
+def everything(record: Shown) -> bool:
+    """What matches without a filter."""
+    return True
+
+
+def matching(expression: Expression) -> Matches:
+    """Whether a record matches an expression of the filter language."""
+    return lambda record: expression.matches(record.key, record.headers)
+
+
+def limited(
+    records: Iterator[Shown | None], count: int | None, matches: Matches = everything
+) -> Iterator[tuple[Shown | None, bool]]:
+    """Records, each with whether it matches, up to a number of those that do, and the None of their batch."""
     seen = 0
     for record in records:
-        yield record
-        seen += record is not None
+        matched = record is not None and matches(record)
+        yield record, matched
+        seen += matched
         if seen == count:
-            yield None
+            yield None, False
             return
 
 
