@@ -6,11 +6,15 @@ long as anything lay hidden in its log. The ReplicaManager tells of all roles, a
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import trio
 
-from kbroker.delay.delayer import Delayer
 from kbroker.env import Env
 from kbroker.replication.partition import Partition
+
+if TYPE_CHECKING:
+    from kbroker.delay.delayer import Delayer
 
 LOOK_S = 0.25  # between two looks at the clocks
 JUMP_S = 0.1  # the data clock has jumped when it went by so much more, or less, than the other
@@ -41,6 +45,8 @@ class Delays:
         if found is not None:
             self.leave(*key)
         if partition.log.rules.delays or partition.log.has_hidden:
+            from kbroker.delay.delayer import Delayer  # here: most brokers start faster without it
+
             delayer, scope = self._delayers[key] = Delayer(partition, self.env), trio.CancelScope()
             if self._nursery is not None:
                 self._nursery.start_soon(self._live, delayer, scope)

@@ -1,0 +1,168 @@
+"""Nothing that is pending is deleted; what is in the way is carried on."""
+
+from __future__ import annotations
+
+import trio
+
+from kafka_wire.messages.configs import (
+    IncrementalAlterableConfig,
+    IncrementalAlterConfigsRequest,
+    IncrementalAlterConfigsResource,
+)
+from kafka_wire.messages.topics import (
+    DeleteRecordsPartition,
+    DeleteRecordsRequest,
+    DeleteRecordsTopic,
+    DeleteTopicsRequest,
+    DeleteTopicState,
+)
+from kbroker.testing.broker import MemoryBroker, memory_broker, memory_cluster
+from kbroker.testing.client import BareClient
+from tests.delay.test_delivery import leading
+from tests.delay.tools import after, at_once, cancel, create, id_of, produce, read, send, values, wait_for
+
+SETTINGS = {"log.retention.check.interval.ms": "10000", "log.flush.scheduler.interval.ms": "1000"}
+
+
+def log_of(broker: MemoryBroker) -> list[str]:
+    return sorted(name for name in broker.disk.list_dir("t-0") if name.endswith(".log"))
+
+
+async def delete_records(client: BareClient, offset: int) -> int:
+    part = DeleteRecordsPartition(partition_index=0, offset=offset)
+    request = DeleteRecordsRequest(topics=[DeleteRecordsTopic(name="t", partitions=[part])], timeout_ms=10_000)
+    answer = (await client.call(request, 2)).topics[0].partitions[0]
+    assert answer.error_code == 0, answer
+    low: int = answer.low_watermark
+    return low
+
+
+async def alter(client: BareClient, name: str, value: str) -> None:
+    change = IncrementalAlterableConfig(name=name, config_operation=0, value=value)
+    wanted = IncrementalAlterConfigsResource(resource_type=2, resource_name="t", configs=[change])
+    answer = await client.call(IncrementalAlterConfigsRequest(resources=[wanted], validate_only=False), 1)
+    assert answer.responses[0].error_code == 0, answer
+
+
+async def test_D2_what_is_pending_outlives_the_retention_of_its_segment(autojump_clock: object) -> None:
+    async with memory_broker(config=SETTINGS) as broker:
+        async with broker.client() as client:
+            await create(client, retention__ms="60000", segment__ms="10000")
+            await send(client, after(600_000, b"a"), after(500_000, b"b", b"x"), after(700_000, b"c"))
+            await send(client, cancel(b"x"))
+        for n in range(40):
+            await trio.sleep(10)
+            async with broker.client() as client:
+                await send(client, at_once(b"%d" % n), at=broker.clock.data_ms())
+        assert int(log_of(broker)[0][:20]) > 3  # its segment is gone
+        await trio.sleep(210)
+        async with broker.client() as client:
+            assert await delivered(client, broker) == [(b"a", 0)]
+            await trio.sleep(100)
+            assert (await delivered(client, broker))[-1] == (b"c", 2)
+
+
+async def delivered(client: BareClient, broker: MemoryBroker) -> list[tuple[bytes | None, int]]:
+    """What was delivered, as far as it is there."""
+    start = (await produce(client, at_once(b"end"), at=broker.clock.data_ms())).log_start_offset
+    return [(each.value, id_of(each)) for each in await read(client, offset=start) if each.headers]
+
+
+async def test_D2_what_is_pending_outlives_delete_records(autojump_clock: object) -> None:
+    async with memory_cluster(1) as cluster:
+        async with cluster.client(1) as client:
+            await create(client, segment__ms="10000")
+            await send(client, after(60_000, b"a"), after(70_000, b"b"))
+            await send(client, at_once(b"x"))
+            await trio.sleep(11)
+            await send(client, at_once(b"y"), at=cluster.machines[1].clock.data_ms())
+            assert await delete_records(client, 4) == 4
+        await trio.sleep(2)
+        cluster.kill(1)
+        await cluster.start(1)
+        async with cluster.client(1) as client:
+            await trio.sleep(120)
+            found = await read(client, offset=4)
+            assert [(each.value, id_of(each)) for each in found] == [(b"a", 0), (b"b", 1)]
+
+
+async def test_what_was_delivered_holds_nothing(autojump_clock: object) -> None:
+    async with memory_broker(config=SETTINGS) as broker, broker.client() as client:
+        await create(client, retention__ms="60000", segment__ms="10000")
+        await send(client, after(1000, b"a"))
+        await wait_for(client, 1)
+        for n in range(20):
+            await trio.sleep(10)
+            await send(client, at_once(b"%d" % n), at=broker.clock.data_ms())
+        assert int(log_of(broker)[0][:20]) > 2
+
+
+async def test_what_is_pending_when_delay_is_switched_off_is_still_delivered(autojump_clock: object) -> None:
+    async with memory_cluster(1) as cluster:
+        async with cluster.client(1) as client:
+            await create(client)
+            await send(client, after(30_000, b"a"), after(60_000, b"b"))
+            await alter(client, "kbroker.delay.enable", "false")
+            assert await send(client, after(60_000, b"c")) == 2  # a record like any other
+            await wait_for(client, 2, 40)
+        cluster.kill(1)
+        await cluster.start(1)
+        async with cluster.client(1) as client:
+            assert [each.value for each in await wait_for(client, 3, 60)] == [b"c", b"a", b"b"]
+
+
+async def test_a_topic_that_is_deleted_takes_along_what_is_pending(autojump_clock: object) -> None:
+    async with memory_broker() as broker, broker.client() as client:
+        await create(client)
+        await send(client, after(30_000, b"old"))
+        await trio.sleep(15)
+        topic = DeleteTopicState(name="t", topic_id=bytes(16))
+        answer = await client.call(DeleteTopicsRequest(topics=[topic], timeout_ms=10_000), 6)
+        assert answer.responses[0].error_code == 0
+        await create(client)
+        await send(client, after(40_000, b"new"))
+        await trio.sleep(60)
+        assert await values(client) == [b"new"]
+
+
+async def test_a_partition_that_goes_elsewhere_takes_along_what_is_pending(autojump_clock: object) -> None:
+    from kafka_wire.messages.admin import (
+        AlterPartitionReassignmentsRequest,
+        ReassignablePartition,
+        ReassignableTopic,
+    )
+
+    async with memory_cluster(2) as cluster:
+        async with cluster.client(1) as client:
+            await create(client)
+        leader = await leading(cluster)
+        async with cluster.client(leader) as client:
+            await send(client, after(30_000, b"a"), after(60_000, b"b"))
+            other = 3 - leader
+            part = ReassignablePartition(partition_index=0, replicas=[other])
+            request = AlterPartitionReassignmentsRequest(
+                timeout_ms=10_000, topics=[ReassignableTopic(name="t", partitions=[part])]
+            )
+            assert (await client.call(request, 0)).error_code == 0
+        with trio.fail_after(20):
+            while await leading(cluster) != other:
+                await trio.sleep(0.5)
+        async with cluster.client(other) as client:
+            assert [each.value for each in await wait_for(client, 2, 80)] == [b"a", b"b"]
+
+
+async def test_deliveries_wait_for_replicas(autojump_clock: object) -> None:
+    async with memory_cluster(2, config={"replica.lag.time.max.ms": "3000"}) as cluster:
+        async with cluster.client(1) as client:
+            await create(client, replicas=2, min__insync__replicas="2")
+        leader = await leading(cluster)
+        async with cluster.client(leader) as client:
+            await send(client, after(20_000, b"a"))
+            other = 3 - leader
+            cluster.kill(other)
+            await trio.sleep(60)
+            assert await values(client) == []
+            await cluster.start(other)
+            assert len(await wait_for(client, 1, 30)) == 1
+            await trio.sleep(20)
+            assert await values(client) == [b"a"]
