@@ -9,13 +9,12 @@ Measured: 0.2 µs for a record without tags where tags are asked for; 1 µs for 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TypeAlias
 
 from kafka_wire.errors import KafkaError, ProtocolError
 from kafka_wire.primitives import read_varint
 from kafka_wire.records import BatchHeader, Headers, check_crc, payload, with_records
-from kbroker.filters import TAGS_HEADER, Expression
+from kbroker.filters import TAGS_HEADER, Expression, split_tags
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
@@ -49,7 +48,7 @@ class Filter:
             if not check_crc(batch, 0, header):
                 return batch
             data = payload(batch, max_bytes=self.bytes_max) if records is None else records
-            if self.tags is not None and not _has_one(data, self.tags):
+            if self.tags is not None and not _may_have_one(data, self.tags):
                 return None
             runs, count, latest = self._select(data, header.count)
         except (KafkaError, ProtocolError, IndexError):
@@ -147,9 +146,19 @@ class Filter:
         return found
 
 
-def _has_one(data: bytes, tags: Iterable[bytes]) -> bool:
-    """Whether a record of these may have one of the tags."""
-    return _NAME in data and any(tag in data for tag in tags)
+def _may_have_one(data: bytes, tags: frozenset[bytes]) -> bool:
+    """Whether a record of these may have one of the tags; quick where none has any, or all have the same."""
+    at = data.find(_NAME)
+    if at < 0:
+        return False
+    try:
+        size, start = read_varint(data, at + len(_NAME))
+    except ProtocolError:
+        return True
+    end = start + max(size, 0)
+    if not tags.isdisjoint(split_tags(data[start:end])):
+        return True
+    return data.count(data[at:end]) != data.count(_NAME)
 
 
 def read_headers(data: bytes, at: int, end: int) -> Headers:

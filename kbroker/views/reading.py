@@ -36,7 +36,7 @@ from kafka_wire.records import (
     payload,
     read_header,
 )
-from kbroker.env import FileSlice, Handle
+from kbroker.env import Buffer, FileSlice, Handle
 from kbroker.filters import Expression
 from kbroker.log.cold import NotInMemory
 from kbroker.log.content.tagged import ABORTS, ANY, LOOK, Tagger, number_of
@@ -188,7 +188,7 @@ class FilteredReader:
         self, log: PartitionLog, offset: int, result: Result, bytes_max: int, bound: int, at_least_one: bool
     ) -> Scanned:
         """As much of a result as fits."""
-        parts: list[FileSlice | bytes | bytearray | memoryview] = []
+        parts: list[FileSlice | Buffer] = []
         length, after = 0, offset
         for data, base_offset, next_offset in result.pieces:
             if next_offset > bound:
@@ -208,7 +208,7 @@ class FilteredReader:
         self, log: PartitionLog, offset: int, plan: Plan, bytes_max: int, bound: int, at_least_one: bool, now: bool
     ) -> Scanned:
         """The runs of a plan as they are in the log."""
-        parts: list[FileSlice | bytes | bytearray | memoryview] = []
+        parts: list[FileSlice | Buffer] = []
         length, after = 0, offset
         for run in plan.runs:
             first, stop = max(run.offset, offset), min(run.next_offset, bound)
@@ -216,12 +216,8 @@ class FilteredReader:
                 continue
             if parts and length >= bytes_max:
                 return Scanned(parts, after, length, True)
-            limit, at_least_one = max(bytes_max - length, 0), at_least_one and not parts
-            if log.hides:
-                slices, end, size, _ = VISIBLE.read(log, first, limit, stop, at_least_one, now)
-            else:
-                slices, end = log.reading.read(first, limit, stop, at_least_one, now)
-                size = sum(map(len, slices))
+            limit = max(bytes_max - length, 0)
+            slices, end, size = _slices_of(log, run, first, stop, limit, at_least_one and not parts, now)
             parts += slices
             length += size
             if end < stop or not slices:
@@ -248,6 +244,19 @@ class FilteredReader:
             if after >= bound or after < segment.next_offset or planning.is_over:
                 return Plan(planning.runs, min(after, bound))
             offset, segment = after, log.reading.segment_of(after)
+
+
+def _slices_of(
+    log: PartitionLog, run: Run, first: int, stop: int, bytes_max: int, at_least_one: bool, now: bool
+) -> tuple[Sequence[FileSlice | Buffer], int, int]:
+    """What there is of a run from an offset to below another; the offset behind it, and how many bytes it is."""
+    if log.hides:
+        return VISIBLE.read(log, first, bytes_max, stop, at_least_one, now)[:3]
+    size = run.end - run.position
+    if run.offset == first and run.next_offset == stop and size <= bytes_max:
+        return [FileSlice(run.handle, run.position, size)], stop, size
+    slices, end = log.reading.read(first, bytes_max, stop, at_least_one, now)
+    return slices, end, sum(map(len, slices))
 
 
 class Planning:
