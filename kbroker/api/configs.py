@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from kafka_wire.api import ApiKey
@@ -37,7 +37,7 @@ from kbroker.api.context import Context, Services
 from kbroker.api.registry import handles
 from kbroker.cluster.changes.config_changes import ConfigChange, ConfigOp, check_ops
 from kbroker.cluster.changes.placement import check_topic_name
-from kbroker.cluster.image import ClusterImage
+from kbroker.cluster.image import ClusterImage, TopicImage
 from kbroker.config import (
     ConfigRow,
     Scope,
@@ -46,6 +46,7 @@ from kbroker.config import (
     describe_group,
     describe_topic,
 )
+from kbroker.config.views import VIEW_FILTER, VIEW_LAG_MS, VIEW_MODE, VIEW_TAGS
 from kbroker.groups.settings import CONSUMER_GROUP_KEYS
 from kbroker.turns import Work, answer, each, finish
 
@@ -58,6 +59,7 @@ RESOURCE_TYPES = (Scope.TOPIC, Scope.BROKER, Scope.GROUP)
 BOUNDED_GROUP_KEYS = {f"consumer.{key}": key for key in CONSUMER_GROUP_KEYS}
 KNOWN_OPS = {int(op) for op in ConfigOp}
 TWICE = KafkaError(ErrorCode.INVALID_REQUEST, "Each resource must appear at most once.")
+OF_VIEWS = {VIEW_FILTER, VIEW_LAG_MS, VIEW_MODE, VIEW_TAGS}  # what may be altered of a view
 TIMEOUT_S = 30.0
 DESCRIBED_BYTES_MAX = 32 * 1024 * 1024  # of one answer, roughly
 ROW_BYTES = 16  # of a row, or one of its synonyms, besides its texts
@@ -136,7 +138,7 @@ def _own(resource: DescribeConfigsResource, services: Services) -> tuple[object,
         topic = services.image.topics.get(name)
         if topic is None:
             raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, "")  # without a word, as in Kafka
-        return tuple(topic.configs.items())
+        return tuple(_shown_configs(topic, services).items())
     if resource.resource_type == Scope.GROUP:
         if not name:
             raise KafkaError(ErrorCode.INVALID_REQUEST, "Group name must not be empty")
@@ -161,7 +163,9 @@ def _rows(
 ) -> list[ConfigRow]:
     name, config = resource.resource_name, services.config
     if resource.resource_type == Scope.TOPIC:
-        return describe_topic(services.image.topics[name].configs, config, names, documentation=documentation)
+        topic = services.image.topics[name]
+        rows = describe_topic(_shown_configs(topic, services), config, names, documentation=documentation)
+        return rows if topic.view is None else [row._replace(read_only=row.name not in OF_VIEWS) for row in rows]
     if resource.resource_type == Scope.BROKER:
         _check_broker(name, services)
         if not name:
@@ -177,6 +181,12 @@ def _rows(
             raise KafkaError(ErrorCode.INVALID_REQUEST, "Client metrics subscription name must not be empty")
         return []
     raise KafkaError(ErrorCode.INVALID_REQUEST, f"Unsupported resource type: {resource.resource_type}")
+
+
+def _shown_configs(topic: TopicImage, services: Services) -> Mapping[str, str]:
+    """What a topic has set; of a view, for all that it cannot set itself, its source has."""
+    source = services.image.topics.get(topic.kept_as)
+    return topic.configs if topic.view is None or source is None else {**source.configs, **topic.configs}
 
 
 def _check_broker(name: str, services: Services, *, or_all: bool = True) -> None:

@@ -40,6 +40,7 @@ from kafka_wire.messages.transactions import (
 )
 from kbroker.api.context import NO_BROKER, Context
 from kbroker.api.registry import handles
+from kbroker.cluster.changes.views import refusal
 from kbroker.cluster.image import TopicImage
 from kbroker.coordinators.routing import partition_of, pauses_for
 from kbroker.transactions import requests
@@ -205,7 +206,7 @@ def _gathered(
 
 
 def _count(image: TopicImage | None) -> int:
-    return 0 if image is None else len(image.partitions)
+    return 0 if image is None else len(image.own_partitions)
 
 
 async def _wait_and_respond(asked: list[_Asked], context: Context) -> AddPartitionsToTxnResponse:
@@ -256,7 +257,9 @@ def _code_of(asked: _Asked, topic: str, context: Context) -> Callable[[int], Err
     if isinstance(found, dict):
         return partial(_verified, found.get(topic, ()))
     if found is ErrorCode.OPERATION_NOT_ATTEMPTED:
-        return partial(_not_attempted, _count(context.services.image.topics.get(topic)))
+        image = context.services.image.topics.get(topic)
+        why = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION if image is None or image.view is None else refusal(image).code
+        return partial(_not_attempted, _count(image), why)
     code = _for_old_clients(found) if context.version < FENCED_SINCE else found
     return lambda index: code
 
@@ -265,8 +268,8 @@ def _verified(present: set[int] | tuple[()], index: int) -> ErrorCode:
     return ErrorCode.NONE if index in present else ErrorCode.TRANSACTION_ABORTABLE
 
 
-def _not_attempted(count: int, index: int) -> ErrorCode:
-    return ErrorCode.OPERATION_NOT_ATTEMPTED if 0 <= index < count else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+def _not_attempted(count: int, why: ErrorCode, index: int) -> ErrorCode:
+    return ErrorCode.OPERATION_NOT_ATTEMPTED if 0 <= index < count else why
 
 
 # -- AddOffsetsToTxn --------------------------------------------------------------------------------------------------

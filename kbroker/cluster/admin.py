@@ -33,7 +33,7 @@ from kbroker.cluster.store import CoordinationStore, Delete, Entry, Guard, Op, S
 from kbroker.cluster.writer import TXN_PARTITIONS, PartitionWriter, Txn, Writer, for_each
 from kbroker.config import BrokerConfig
 from kbroker.config.keys import Scope
-from kbroker.config.views import VIEW_SOURCE
+from kbroker.config.views import VIEW_FILTER, VIEW_SOURCE
 from kbroker.env import Rng
 from kbroker.turns import Effort, Work, each, finish
 
@@ -258,6 +258,7 @@ class Admin:
             raise KafkaError(ErrorCode.INVALID_REQUEST, f"Creation of internal topic {name} is prohibited.")
         if name in image.topics or unified(name) in self._being_created:
             raise _exists(name)
+        yield from views.check_filter(wish.configs.get(VIEW_FILTER))
         configs = config_changes.check_configs(wish.configs)
         if configs.get(VIEW_SOURCE):
             return views.plan_view(wish, self._new_id(), configs, image)
@@ -416,6 +417,10 @@ class Admin:
         raise _contended()
 
     async def _alter(self, change: ConfigChange, validate_only: bool) -> None:
+        if change.scope is Scope.TOPIC:
+            for _, name, text in change.ops:
+                if name == VIEW_FILTER:
+                    await finish(views.check_filter(text))
         for _ in range(ATTEMPTS_MAX):
             guards: list[Guard] = []
             if change.scope is Scope.TOPIC:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from kbroker.config.keys import ConfigError, Value, split_list
@@ -25,6 +26,7 @@ VIEW_SOURCE = "kbroker.view.source"
 VIEW_TAGS, VIEW_FILTER = "kbroker.view.tags", "kbroker.view.filter"
 VIEW_MODE, VIEW_LAG_MS = "kbroker.view.mode", "kbroker.view.lag.ms"
 NOTHING = ""  # no topic's name
+FILTER_MAX = 2048  # characters: it is parsed at once, in the event loop
 TAGS_MAX = 64  # of one view
 TAG_BYTES_MAX = 249  # as a topic's name
 
@@ -48,18 +50,29 @@ def view_of(configs: Mapping[str, str]) -> ViewSpec | None:
     source = configs.get(VIEW_SOURCE)
     if not source:
         return None
-    text = configs.get(VIEW_FILTER) or _tags_text(split_list(configs.get(VIEW_TAGS)))
+    text, tags = configs.get(VIEW_FILTER), split_list(configs.get(VIEW_TAGS))
     try:
-        expression = _parsed(text) if text else None
+        expression = _parsed(text) if text else _any_of(tags) if tags else None
         return ViewSpec(source, expression, configs.get(VIEW_MODE) != "prune", int(configs.get(VIEW_LAG_MS, 0)))
     except ValueError:
         return ViewSpec(NOTHING)
 
 
+@lru_cache(maxsize=128)  # it is asked for when it is checked, when the view is made, and when that is seen
 def _parsed(text: str) -> Expression:
     from kbroker.filters import parse  # only where there are views
 
     return parse(text)
+
+
+def _any_of(tags: list[str]) -> Expression:
+    """Any of these tags."""
+    from kbroker.filters.expression import Expression
+    from kbroker.filters.syntax import Kind, Operand, Operator, Test
+
+    quoted = ['"' + tag.replace("\\", "\\\\").replace('"', '\\"') + '"' for tag in tags]
+    values = frozenset(tag.encode() for tag in tags)
+    return Expression(f"tags in ({', '.join(quoted)})", Test(Operand(Kind.TAGS), Operator.IN, values))
 
 
 def check_view(values: Mapping[str, Value]) -> None:
@@ -87,26 +100,16 @@ def check_view_tags(text: str) -> str:
     for tag in tags:
         if len(tag.encode(errors="surrogatepass")) > TAG_BYTES_MAX:
             raise ConfigError(f'{VIEW_TAGS}: "{tag[:60]}..." is too long: expected {check_view_tags.__doc__}')
-    if tags:
-        _check_expression(VIEW_TAGS, _tags_text(tags))
     return ",".join(dict.fromkeys(tags))
 
 
 def check_view_filter(text: str) -> str:
     """an expression of the filter language"""
-    if text:
-        _check_expression(VIEW_FILTER, text)
-    return text
-
-
-def _check_expression(name: str, text: str) -> None:
+    if len(text) > FILTER_MAX:
+        raise ConfigError(f"{VIEW_FILTER}: {len(text)} characters are too many: expected at most {FILTER_MAX}")
     try:
-        _parsed(text)
+        if text:
+            _parsed(text)
     except ValueError as error:  # FilterSyntaxError
-        raise ConfigError(f"{name}: {error}") from None
-
-
-def _tags_text(tags: list[str]) -> str:
-    """Any of these tags, as an expression; "" for none."""
-    quoted = ['"' + tag.replace("\\", "\\\\").replace('"', '\\"') + '"' for tag in tags]
-    return f"tags in ({', '.join(quoted)})" if tags else ""
+        raise ConfigError(f"{VIEW_FILTER}: {error}") from None
+    return text

@@ -195,7 +195,7 @@ class Broker:
         def on_image(old: ClusterImage, new: ClusterImage) -> None:
             links.on_image(old, new)
             replicas.on_image(old, new)
-            views.on_image(new)
+            views.on_image(old, new)
             ids.on_image(new)
 
         registration = Registration(

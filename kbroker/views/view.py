@@ -7,6 +7,7 @@ place of the log (reading.py); a view that is late ends where its source ended s
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from kafka_wire.errors import KafkaError
 from kbroker.config import ViewSpec
@@ -15,12 +16,14 @@ from kbroker.log.derived.epochs import NO_EPOCH
 from kbroker.log.log import PartitionLog
 from kbroker.replication.doubt import InDoubt
 from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, Partition
-from kbroker.replication.reads import ReadResult
+from kbroker.replication.reads import Reader, ReadResult
 from kbroker.replication.stable import StableOffset
 from kbroker.views.ages import Ages
-from kbroker.views.reading import FilteredReader, Selection
 from kbroker.views.results import Results
 from kbroker.watermark import Watermark
+
+if TYPE_CHECKING:
+    from kbroker.filters import Expression
 
 
 class ViewPartition:
@@ -34,8 +37,7 @@ class ViewPartition:
         """ages: of the source's records, for a view that is late. now_ms: the data clock."""
         self.spec = spec
         self.source = source
-        selection = None if spec.expression is None else Selection(spec.expression, is_exact=spec.is_exact)
-        self.reader = None if selection is None else FilteredReader(selection, results)
+        self.reader = None if spec.expression is None else _filtered(spec.expression, spec.is_exact, results)
         self._ages = ages
         self._now_ms = now_ms
         self._late: dict[int, StableOffset] = {}  # by isolation level: what readers of a late view wait for
@@ -155,3 +157,9 @@ class ViewPartition:
             found = self._late[isolation] = StableOffset(self.source.high_watermark, lambda: self.bound(isolation))
         found.set()
         return found
+
+
+def _filtered(expression: Expression, is_exact: bool, results: Results) -> Reader:
+    from kbroker.views.reading import FilteredReader, Selection  # only where there are filters
+
+    return FilteredReader(Selection(expression, is_exact=is_exact), results)

@@ -12,12 +12,14 @@ long as the latest view is late. It is only a help: where it is missing, damaged
     2                                             number of entries
     Hk4kjZ4jQJmDeYoEAs-3xQ 0 1764340000000 140 3  topic id, partition, time in ms, end, leader epoch
 
-What was in a log before anybody noted anything, as when its first late view is made, is as old as its timestamps say.
+What was in a log when its first late view came is as old as its timestamps say. Only those who saw that view come go by
+them: whoever knows nothing of how old his log is, as a new replica, takes it for new.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
@@ -60,11 +62,14 @@ class Views:
         self._ages: dict[Key, Ages] = {}  # by source
         self._kept: dict[tuple[bytes, int], list[Note]] = {}  # of an earlier process, by topic id and partition
         self._shown = self._image()  # as when `_views` was last seen to
+        self._just_late: set[str] = set()  # sources that have a view that is late since this process saw it come
         self._news = trio.Event()
 
-    def on_image(self, image: ClusterImage) -> None:
+    def on_image(self, old: ClusterImage, new: ClusterImage) -> None:
         """Be told of a new image."""
-        if image.views or self._views or self._ages:
+        if new.views or self._views or self._ages:
+            if old.revision and new.base == old.revision:
+                self._just_late |= _late_ms(new).keys() - _late_ms(old).keys()
             self._news.set()
 
     def of(self, view: TopicImage, index: int, source: Partition) -> ViewPartition:
@@ -92,10 +97,10 @@ class Views:
         """See to them until cancelled. started() when what an earlier process noted is known."""
         self._kept = await self._env.offload(partial(_load, self._env))
         task_status.started()
-        saved_s = self._env.clock.liveness()
+        saved_s = -math.inf
         try:
             while True:
-                late_ms = self._late_ms()
+                late_ms = _late_ms(self._image())
                 self._forget()
                 if not late_ms:
                     await self._news.wait()
@@ -110,16 +115,6 @@ class Views:
         finally:
             with trio.CancelScope(shield=True):
                 await self._save()
-
-    def _late_ms(self) -> dict[str, int]:
-        """How late the latest view of each source is, of those that are."""
-        image, found = self._image(), dict[str, int]()
-        for source, names in image.views.items():
-            specs = [topic.view for name in names if (topic := image.topics.get(name)) is not None]
-            late_ms = max([spec.lag_ms for spec in specs if spec is not None], default=0)
-            if late_ms:
-                found[source] = late_ms
-        return found
 
     def _forget(self) -> None:
         """Let go of what is no view any more, and of partitions that are not here."""
@@ -138,9 +133,10 @@ class Views:
 
     async def _note_all(self, late_ms: Mapping[str, int]) -> None:
         """Note where each source ends now, and ring for who waits for what is old enough by now."""
+        new, self._just_late = self._just_late, set()
         for number, (source, late) in enumerate(self._sources(late_ms), start=1):
             ages = self._ages_of(source)
-            if not ages and source.log.end.value > source.log.start_offset:
+            if source.topic in new and not ages and source.log.end.value > source.log.start_offset:
                 await self._guess(source, ages, late)
             ages.note(self._env.clock.data_ms(), late)
             if not number % LOOKED_AT_A_TURN:
@@ -198,6 +194,17 @@ class Views:
             await self._env.offload(partial(_write, self._env, rows))
         except OSError as error:
             log.warning("%s cannot be written; views may be later after a start: %s", FILE_NAME, error)
+
+
+def _late_ms(image: ClusterImage) -> dict[str, int]:
+    """How late the latest view of each source is, of those that are."""
+    found: dict[str, int] = {}
+    for source, names in image.views.items():
+        specs = [topic.view for name in names if (topic := image.topics.get(name)) is not None]
+        late_ms = max([spec.lag_ms for spec in specs if spec is not None], default=0)
+        if late_ms:
+            found[source] = late_ms
+    return found
 
 
 def _write(env: Env, rows: list[tuple[bytes, int, Note]]) -> None:

@@ -169,11 +169,14 @@ async def test_offsets_of_a_view() -> None:
 async def test_configs_of_a_view_are_shown() -> None:
     async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
         await make_view(client, tags="eu")
+        assert not await alter(client, 2, "t", "retention.ms", "77")
         request = DescribeConfigsRequest(resources=[DescribeConfigsResource(resource_type=2, resource_name="v")])
         (result,) = (await client.call(request, 4)).results
         rows = {row.name: row for row in result.configs}
         assert (rows["kbroker.view.source"].value, rows["kbroker.view.tags"].value) == ("t", "eu")
-        assert rows["kbroker.view.source"].config_source == 1
+        assert rows["kbroker.view.source"].config_source == 1 and rows["kbroker.view.source"].read_only
+        assert not rows["kbroker.view.tags"].read_only
+        assert (rows["retention.ms"].value, rows["retention.ms"].read_only) == ("77", True)  # the source's
 
 
 # -- written to by nobody ---------------------------------------------------------------------------------------------

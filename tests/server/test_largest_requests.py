@@ -94,6 +94,7 @@ from kafka_wire.messages.topics import (
     AlterReplicaLogDirsRequest,
     AlterReplicaLogDirTopic,
     CreatableTopic,
+    CreatableTopicConfig,
     CreatePartitionsRequest,
     CreatePartitionsTopic,
     CreateTopicsRequest,
@@ -163,6 +164,39 @@ def tiny(count: int, codec: int = 0, *, latest: int = EPOCH_MS, delta_ms: int = 
 def produced(batch: bytes, index: int = 0) -> ProduceRequest:
     data = PartitionProduceData(index=index, records=batch)
     return ProduceRequest(acks=1, timeout_ms=1000, topic_data=[TopicProduceData(name="wide", partition_data=[data])])
+
+
+MANY_VALUES = "key in (" + ", ".join(['"k"'] * 400) + ")"
+
+
+def view(name: str, source: str = "wide", **configs: str) -> CreatableTopic:
+    own = {"source": source, **configs}
+    rows = [CreatableTopicConfig(name=f"kbroker.view.{key}", value=value) for key, value in own.items()]
+    return CreatableTopic(name=name, num_partitions=-1, replication_factor=-1, assignments=[], configs=rows)
+
+
+async def _create_views(client: BareClient, *views: CreatableTopic) -> None:
+    with trio.fail_after(60):
+        answer = await client.call(CreateTopicsRequest(topics=list(views), timeout_ms=60_000), 7)
+    assert not any(told.error_code for told in answer.topics)
+
+
+async def _views(client: BareClient) -> None:
+    """Two views of all partitions, each of which has a batch."""
+    await _create_views(client, view("late", **{"lag.ms": "60000"}), view("tagged", tags="eu"))
+    data = [PartitionProduceData(index=n, records=tiny(1)) for n in range(1000)]
+    topics = [TopicProduceData(name="wide", partition_data=data)]
+    await client.call(ProduceRequest(acks=1, timeout_ms=1000, topic_data=topics), 9)
+
+
+async def _hundred_views(client: BareClient) -> None:
+    await _create_views(client, *(view(f"view-{n}", tags="eu") for n in range(100)))
+
+
+def fetch_of(topic: str) -> FetchRequest:
+    asked = [FetchPartition(partition=n, fetch_offset=0, partition_max_bytes=1000) for n in range(1000)]
+    topics = [FetchTopic(topic=topic, partitions=asked)] * 10
+    return FetchRequest(max_wait_ms=500, min_bytes=1, session_epoch=0, topics=topics)
 
 
 async def _commit_all(client: BareClient) -> None:
@@ -346,6 +380,22 @@ ROWS = [
         for name in names(500)])),
     Row("CreateTopics, wide", 7, lambda: CreateTopicsRequest(timeout_ms=60_000, topics=[
         CreatableTopic(name="wider", num_partitions=2000, replication_factor=1, assignments=[], configs=[])])),
+    Row("CreateTopics, views", 7, lambda: CreateTopicsRequest(timeout_ms=60_000, topics=[
+        view(f"view-{n}", filter=MANY_VALUES) for n in range(100)])),
+    Row("CreateTopics, views of what is not there", 7, lambda: CreateTopicsRequest(timeout_ms=60_000, topics=[
+        view(name, source="absent", tags=",".join(names(64))) for name in names(2000)])),
+    Row("CreateTopics, views that say nothing", 7, lambda: CreateTopicsRequest(timeout_ms=60_000, topics=[
+        view(name, filter=f"{MANY_VALUES} {n}") for n, name in enumerate(names(500))])),
+    Row("Fetch, a view that is late", 12, lambda: fetch_of("late"), _views),
+    Row("Fetch, a view by tags", 12, lambda: fetch_of("tagged"), _views),
+    Row("ListOffsets, a view that is late", 7, lambda: ListOffsetsRequest(replica_id=-1, topics=[
+        ListOffsetsTopic(name="late", partitions=[
+            ListOffsetsPartition(partition_index=n, timestamp=-1) for n in range(1000)])] * (COUNT // 1000)), _views),
+    Row("Metadata, views", 12, lambda: MetadataRequest(topics=None), _hundred_views),
+    Row("CreatePartitions, under views", 3, lambda: CreatePartitionsRequest(timeout_ms=60_000, topics=[
+        CreatePartitionsTopic(name="wide", count=2000, assignments=None)], validate_only=False), _hundred_views),
+    Row("DeleteTopics, views", 5, lambda: DeleteTopicsRequest(timeout_ms=60_000, topic_names=[
+        *(f"view-{n}" for n in range(100)), "wide"]), _hundred_views),
     Row("DeleteTopics, absent", 5, lambda: DeleteTopicsRequest(timeout_ms=60_000, topic_names=names())),
     Row("DeleteTopics, wide", 5, lambda: DeleteTopicsRequest(timeout_ms=60_000, topic_names=["wide"])),
     Row("CreatePartitions, absent", 3, lambda: CreatePartitionsRequest(timeout_ms=60_000, validate_only=False, topics=[
@@ -368,6 +418,10 @@ ROWS = [
     Row("IncrementalAlterConfigs, keys", 1, lambda: IncrementalAlterConfigsRequest(validate_only=False, resources=[
         IncrementalAlterConfigsResource(resource_type=2, resource_name="wide", configs=[
             IncrementalAlterableConfig(name=name, config_operation=0, value="1000") for name in names()])])),
+    Row("IncrementalAlterConfigs, filters", 1, lambda: IncrementalAlterConfigsRequest(validate_only=False, resources=[
+        IncrementalAlterConfigsResource(resource_type=2, resource_name=name, configs=[IncrementalAlterableConfig(
+            name="kbroker.view.filter", config_operation=0, value=f"{MANY_VALUES} and key = '{name}'")])
+        for name in [*(f"view-{n}" for n in range(100)), *names(400)]]), _hundred_views),
     Row("ListConfigResources", 1, lambda: ListConfigResourcesRequest(resource_types=[2])),
     Row("FindCoordinator", 6, lambda: FindCoordinatorRequest(key_type=0, coordinator_keys=names()), _commit_all),
     Row("FindCoordinator, long names", 6, lambda: FindCoordinatorRequest(

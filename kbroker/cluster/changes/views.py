@@ -12,9 +12,12 @@ from collections.abc import Mapping
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.image import INTERNAL_TOPICS, ClusterImage, TopicImage
-from kbroker.config.views import VIEW_SOURCE, view_of
+from kbroker.config.keys import ConfigError
+from kbroker.config.views import FILTER_MAX, VIEW_SOURCE, check_view_filter, view_of
+from kbroker.turns import Work, rest
 
 VIEWS_MAX = 100  # of one source: each of its changes touches them all
+PARSING_STEPS = 3  # of each character of a filter
 NAMED_MAX = 5  # views, in an error
 
 
@@ -57,6 +60,20 @@ def source_of(name: str, configs: Mapping[str, str], image: ClusterImage) -> Top
     if len(image.views.get(wanted, ())) >= VIEWS_MAX:
         raise KafkaError(ErrorCode.POLICY_VIOLATION, f"{wanted} has {VIEWS_MAX} views: a topic has no more.")
     return source
+
+
+def check_filter(text: str | None) -> Work[None]:
+    """Whether that is a filter: asked ahead of all else, as it takes a few milliseconds. Raises INVALID_CONFIG."""
+    if not text:
+        return
+    problem = ""
+    try:
+        check_view_filter(text.strip())
+    except ConfigError as error:
+        problem = str(error)
+    yield from rest(PARSING_STEPS * min(len(text), FILTER_MAX))
+    if problem:
+        raise KafkaError(ErrorCode.INVALID_CONFIG, problem)
 
 
 def refusal(topic: TopicImage) -> KafkaError:
