@@ -184,9 +184,9 @@ class Leading(Generic[S]):
         partition, began = shard.partition, trio.current_time()
         end = partition.log.end.value
         found = await replay(partition.log, end, self.env.offload, shard.key_of)
+        shard.logged, shard.kept = found.records, len(found.live) + len(found.open)
         await finish(shard.restore(found.live))
         await finish(shard.restore_open(found.open))
-        shard.logged = found.records
         if partition.high_watermark.value < end:
             await partition.high_watermark.wait_past(end - 1)  # bounded by the leadership, whose end closes it
         if shard.owes_flush:  # an earlier process did: what it says is about to be acted on

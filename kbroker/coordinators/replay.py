@@ -5,10 +5,7 @@
                                      └──abort───▶ nothing                what is open at the end is for the shard
 
 Bytes are read by a worker, records are decoded by the event loop in turns, so that what other partitions hold is served
-while a large one loads.
-
-A log that was written anew (rewrite.py) says things twice. Where that is not the last word, as a transaction is open
-that began before, the copies are marked (`COPY`): a copy says what its key was, and is later than nothing.
+while a large one loads. What compaction has left of a log says the same as all of it did.
 """
 
 from __future__ import annotations
@@ -28,7 +25,6 @@ from kbroker.turns import STRIDE, Work, finish
 
 READ_BYTES = 1024 * 1024
 BATCH_BYTES_MAX = 256 * 1024 * 1024  # decompressed; what a broker wrote itself is far below
-COPY = (("kbroker-copy", b""),)  # headers of a record that says what is in the log already
 
 
 class Unsettled(NamedTuple):
@@ -96,11 +92,12 @@ class _Replay:
                 raise Damaged(header.base_offset, "wrong CRC")
             self.reached = header.next_offset
             if header.is_control:
+                self.records += header.count
                 marker = read_marker(memoryview(data)[position : position + header.size])
                 if marker is not None:  # others hold no state
                     yield from self._end(marker)
                 continue
-            for offset, _, key, value, fields in _records(data, position, header.base_offset):
+            for offset, _, key, value, _ in _records(data, position, header.base_offset):
                 self.records += 1
                 if not self.records % STRIDE:
                     yield
@@ -108,23 +105,22 @@ class _Replay:
                     continue
                 key = self._key_of(key)
                 if header.is_transactional:
-                    self._take_open(header, offset, key, value, bool(fields) and fields == COPY)
+                    self._take_open(header, offset, key, value)
                 else:
-                    self._settle(key, value, -1 if fields and fields == COPY else offset)
+                    self._settle(key, value, offset)
 
     def _settle(self, key: bytes, value: bytes | None, offset: int) -> None:
         if value is None:
             self.live.pop(key, None)
         else:
             self.live[key] = value
-        if self._open and offset >= 0:
+        if self._open:
             self._settled_at[key] = offset
 
-    def _take_open(self, header: BatchHeader, offset: int, key: bytes, value: bytes | None, is_copy: bool) -> None:
+    def _take_open(self, header: BatchHeader, offset: int, key: bytes, value: bytes | None) -> None:
         changes = self._open.setdefault(header.producer_id, {})
-        if not is_copy or key not in changes:
-            changes.pop(key, None)  # they stay in the order of the log
-            changes[key] = Unsettled(offset, header.producer_id, header.producer_epoch, key, value)
+        changes.pop(key, None)  # they stay in the order of the log
+        changes[key] = Unsettled(offset, header.producer_id, header.producer_epoch, key, value)
 
     def _end(self, marker: Marker) -> Work[None]:
         changes = self._open.pop(marker.producer_id, {})

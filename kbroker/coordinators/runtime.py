@@ -1,7 +1,7 @@
 """Runtime: hands requests to shards, performs what their cores return, and does what is due without a request.
 
     request ──submit──▶ shard.core.event ──effects──▶ perform ──▶ the answer, or a coroutine of it
-                          alarm ──on_alarm──▶ perform              a log that has grown ──▶ rewrite
+                          alarm ──on_alarm──▶ perform              a log that has grown ──▶ compaction
 
 Made once for a kind of coordinators; `run` it before partitions are led.
 """
@@ -20,15 +20,12 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.coordinators.alarms import Alarms
 from kbroker.coordinators.effects import Compute, Effect
 from kbroker.coordinators.leading import Leading
-from kbroker.coordinators.rewrite import rewrite
 from kbroker.coordinators.routing import InternalTopic
 from kbroker.coordinators.shard import APPEND_ERRORS, Refuse, Shard, Tasks, Ticket, same, told
 from kbroker.env import Env
 from kbroker.log.directory import LogDirectory
 from kbroker.replication.partition import Partition
 from kbroker.turns import Work, each, finish
-
-REWRITE_RETRY_S = 30.0
 
 S = TypeVar("S", bound=Shard)
 log = logging.getLogger("kbroker.coordinators")
@@ -60,7 +57,7 @@ class Runtime(Generic[S]):
     async def run(
         self, *duties: Callable[[], Awaitable[None]], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Load, ring alarms and rewrite, and do these duties besides; until cancelled."""
+        """Load, ring alarms, have logs compacted, and do these duties besides; until cancelled."""
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -185,20 +182,25 @@ class Runtime(Generic[S]):
             self.perform(shard, name, shard.on_alarm(name, now, self.env.clock.data_ms()) if deadline <= now else ())
 
     def note_growth(self, shard: S) -> None:
-        """Something was appended: a log that has become too long is written anew."""
-        if shard.is_active and shard.closed is None and not shard.is_rewriting and shard.is_bloated:
-            shard.is_rewriting = True
-            self.start(self._rewrite, shard)
+        """Something was appended: a log that has become too long is compacted."""
+        if shard.is_active and shard.closed is None and not shard.is_compacting and shard.is_bloated:
+            shard.is_compacting = True
+            self.start(self._compact, shard)
 
-    async def _rewrite(self, shard: S) -> None:
+    async def _compact(self, shard: S) -> None:
+        """Have all that is in a shard's log by now compacted, as far as it is stable."""
+        partition, gone = shard.partition, 0
         try:
-            await rewrite(shard, self.logs, self.env.offload)
-        except (KafkaError, OSError) as error:
+            end = partition.log.roll().base_offset
+            if partition.high_watermark.value < end:
+                await partition.high_watermark.wait_past(end - 1)
+            done = await self.logs.cleaner.compact(partition.log)
+            gone = done.records_before - done.records_after
+        except KafkaError as error:
             if shard.closed is None:
-                log.warning("%s was not rewritten: %s", shard, error)
-                await self.env.clock.sleep(REWRITE_RETRY_S)
-        shard.is_rewriting = False
-        self.note_growth(shard)
+                log.warning("%s was not compacted: %s", shard, error)
+        shard.compacted(gone)
+        shard.is_compacting = False
 
 
 async def _answer(shard: Shard, ticket: Ticket, wait_s: float, late: ErrorCode) -> Any:

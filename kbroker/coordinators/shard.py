@@ -6,9 +6,8 @@ It performs what the cores return, in order: a Store is appended to the partitio
 when the high watermark has passed it (G2). What is appended but not committed waits in `_waiting`, by offset. With a
 single replica everything is committed as it is appended, and nothing ever waits.
 
-`live` is what the log says, key by key. A kind of state that can write its records anew need not have them kept there
-(`append(remember=False)`): then it adds them to `live_count` and `restate`. `logged` counts the records that a replay
-would read. Their relation says when the log is to be rewritten (rewrite.py).
+`logged` counts the records that a replay would read. When that has grown to a multiple of what was left when the log
+was compacted last, it is to be compacted again.
 """
 
 from __future__ import annotations
@@ -32,13 +31,12 @@ from kbroker.replication.doubt import InDoubt
 from kbroker.replication.partition import ACKS_ALL, Partition
 from kbroker.turns import PAUSES_A_TURN, Work, advance, each
 
-CHUNK_RECORDS = 500  # of changes that need not be one batch
-CHUNK_BYTES = 256 * 1024
+CHUNK_RECORDS = 500  # of changes that are encoded at once
 BATCH_BYTES_FIXED, RECORD_BYTES_FIXED = 128, 32  # of a batch, and of a record in it, at most
 ANSWERS_STRIDE = 4  # between two pauses: each wakes a task, which sends it
 ANSWERS_A_TURN = ANSWERS_STRIDE * PAUSES_A_TURN
-REPLAY_RECORDS_MIN = 2000  # a log this short is never rewritten
-REPLAY_FACTOR = 4  # else it may hold so many records for each that is live
+REPLAY_RECORDS_MIN = 10_000  # a log this short is read at once: it need not be compacted
+REPLAY_FACTOR = 2  # else it may have so many times the records that were left of it the last time
 
 # What a failed append looks like to clients (Kafka: CoordinatorOperationExceptionHelper).
 APPEND_ERRORS = {
@@ -109,7 +107,7 @@ class Shard(ABC):
     """One partition's state. What changes it goes through here."""
 
     __slots__ = (
-        "index", "partition", "epoch", "live", "logged", "alarms", "closed", "is_active", "is_rewriting", "tickets",
+        "index", "partition", "epoch", "logged", "kept", "alarms", "closed", "is_active", "is_compacting", "tickets",
         "clock", "has_failed", "_tasks", "_waiting", "_barriers",
     )  # fmt: skip
 
@@ -118,13 +116,13 @@ class Shard(ABC):
         self.partition = partition
         self.epoch = partition.leader_epoch
         self.clock = clock
-        self.live: dict[bytes, bytes] = {}  # what the log says, but for what is kept otherwise
         self.logged = 0  # records between the log's start and its end
+        self.kept = 0  # of them when it was compacted last; when it was loaded: those that are live
         self.alarms: dict[str, float] = {}  # by name, when it is to be woken; owned by alarms.py
         self.closed: ErrorCode | None = None  # why it serves no longer
         self.is_active = False  # loaded
         self.has_failed = False  # it could not be, so far
-        self.is_rewriting = False
+        self.is_compacting = False
         self.tickets: set[Ticket] = set()  # of requests that wait
         self._tasks = tasks
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()  # what is to be done when committed, in order
@@ -141,7 +139,7 @@ class Shard(ABC):
 
     @abstractmethod
     def restore(self, live: dict[bytes, bytes]) -> Work[None]:
-        """Take over what a replay found, which becomes `live`.
+        """Take over what a replay found.
 
         A record that cannot be read costs what it stood for, nothing else.
         """
@@ -177,48 +175,18 @@ class Shard(ABC):
         """The key under which a record is remembered: another one for a format of long ago."""
         return key
 
+    @abstractmethod
     def summary(self) -> str:
         """What it holds, for the log."""
-        return f"{self.live_count} keys"
-
-    @property
-    def live_count(self) -> int:
-        """How many records the log has to hold."""
-        return len(self.live)
-
-    def restate(self) -> Work[None]:
-        """Append everything that the log has to hold once more, as it is at that moment."""
-        pairs: list[Pair] = []
-        size = 0
-        for key in list(self.live):
-            if pairs and (len(pairs) == CHUNK_RECORDS or size + len(self.live.get(key, b"")) > CHUNK_BYTES):
-                self.append(pairs)
-                pairs, size = [], 0
-                yield
-            value = self.live.get(key)
-            if value is not None:  # else gone meanwhile
-                pairs.append((key, value))
-                size += len(key) + len(value)
-        if pairs:
-            self.append(pairs)
 
     # -- the log -----------------------------------------------------------------------------------------------------
 
-    def append(self, records: Sequence[Pair], *, remember: bool = True) -> int:
-        """Append records as one batch; the offset of the last. Raises KafkaError.
-
-        remember: keep them in `live`.
-        """
-        offset = self.append_batch(build_batch(records, timestamp=self.clock.data_ms()), len(records))
-        for key, value in records if remember else ():
-            if value is None:
-                self.live.pop(key, None)
-            else:
-                self.live[key] = value
-        return offset
+    def append(self, records: Sequence[Pair]) -> int:
+        """Append records as one batch; the offset of the last. Raises KafkaError."""
+        return self.append_batch(build_batch(records, timestamp=self.clock.data_ms()), len(records))
 
     def append_batch(self, batch: bytearray, records: int, guard: Guard | None = None) -> int:
-        """Append a batch of so many records, that are not kept in `live`; the offset of the last. Raises KafkaError.
+        """Append a batch of so many records; the offset of the last. Raises KafkaError.
 
         guard: of a transactional batch, see Partition.write.
         """
@@ -240,8 +208,12 @@ class Shard(ABC):
 
     @property
     def is_bloated(self) -> bool:
-        """Whether a replay would read far more than there is."""
-        return self.logged > max(REPLAY_RECORDS_MIN, REPLAY_FACTOR * self.live_count)
+        """Whether a replay would read far more than it has to."""
+        return self.logged > max(REPLAY_RECORDS_MIN, REPLAY_FACTOR * self.kept)
+
+    def compacted(self, gone: int) -> None:
+        """So many records are gone from the log; none, when it could not be compacted: that is tried again later."""
+        self.logged = self.kept = max(self.logged - gone, 0)
 
     @property
     def committed_end(self) -> int:

@@ -5,8 +5,7 @@
     TxnOffsetCommit ──▶ appended ──pend──▶ pending ──end, by a marker──▶ ended ──fold, when that is committed──▶ settled
 
 A fetch sees settled values only, so an offset that a client was told never goes back (G7). `logged` gives what the log
-says, staged values and open transactions included: it is what a rewritten log has to hold. What is pending is in
-pending.py.
+says, staged values and open transactions included. What is pending is in pending.py.
 
 A transaction of many offsets is folded in turns. Each place is unstable until it is settled, so whoever asks for
 stable offsets sees none of before beside one of after (T6).
@@ -14,7 +13,7 @@ stable offsets sees none of before beside one of after (T6).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from itertools import chain, islice
 from typing import NamedTuple, TypeAlias
 
@@ -147,11 +146,6 @@ class Offsets:
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
-    @property
-    def live_count(self) -> int:
-        """How many records the log has to hold of them."""
-        return self.count + self._pending.count
-
     def get(self, group: str, topic: str, partition: int) -> OffsetCommitValue | None:
         """The committed offset; None when there is none."""
         topics = self._groups.get(group)
@@ -195,15 +189,6 @@ class Offsets:
         parts = (self._groups.get(group, {}), self._newest.get(group, {}), self._pending.places(group))
         topics = dict.fromkeys(topic for part in parts for topic in part if among is None or topic in among)
         return [(topic, list(dict.fromkeys(chain(*[part.get(topic, ()) for part in parts])))) for topic in topics]
-
-    def items(self) -> Iterator[tuple[str, str, int, Logged]]:
-        """What the log says of each place that it says anything of, as it is when asked. It may change meanwhile."""
-        for group in list(self.groups() | self._newest.keys()):
-            for topic, partitions in self.places(group):
-                for partition in partitions:
-                    logged = self.logged(group, topic, partition)
-                    if logged.is_anything:
-                        yield group, topic, partition, logged
 
     # -- what is to go ------------------------------------------------------------------------------------------------
 

@@ -14,15 +14,15 @@ from itertools import islice
 from typing import Protocol
 
 from kafka_wire.errors import ErrorCode, KafkaError, ProtocolError
-from kafka_wire.records import build_batch, read_header
+from kafka_wire.records import read_header
 from kbroker.coordinators.effects import Compute, Effect, Pair, StateRecord
-from kbroker.coordinators.replay import COPY, Unsettled
-from kbroker.coordinators.shard import CHUNK_RECORDS, Shard, Tasks
+from kbroker.coordinators.replay import Unsettled
+from kbroker.coordinators.shard import Shard, Tasks
 from kbroker.env import Clock
 from kbroker.groups.classic.group import ClassicGroup
 from kbroker.groups.consumer.group import ConsumerGroup
 from kbroker.groups.group import Group, Topics
-from kbroker.groups.offsets import Changes, Logged, Offsets, records_of
+from kbroker.groups.offsets import Changes, Offsets, records_of
 from kbroker.groups.pending import Transaction
 from kbroker.groups.settings import Settings
 from kbroker.groups.storage.records import (
@@ -31,7 +31,6 @@ from kbroker.groups.storage.records import (
     KeyType,
     decode_key,
     decode_value,
-    offset_record,
     read_offset_commit_key,
 )
 from kbroker.groups.storage.snapshots import GroupSnapshot
@@ -42,7 +41,6 @@ from kbroker.replication.partition import Partition
 from kbroker.turns import PAUSES_A_TURN, Work, advance
 
 FORGET_RECORDS = 32  # in one batch, between two pauses
-BATCH_WEIGHT = 16  # records that are as much work as a batch of one
 
 log = logging.getLogger("kbroker.groups")
 
@@ -151,7 +149,7 @@ class GroupShard(Shard):
         Returns the offset to wait for. Raises KafkaError, and has changed nothing then.
         """
         if batch is None:
-            offset = self.append(records_of(group_id, changes), remember=False)
+            offset = self.append(records_of(group_id, changes))
         else:
             offset = self.append_batch(batch, sum(map(len, changes.values())))
         if self.is_committed(offset):
@@ -241,54 +239,9 @@ class GroupShard(Shard):
         """What it holds."""
         return f"{len(self._groups)} groups and {self.offsets.count} offsets"
 
-    @property
-    def live_count(self) -> int:
-        """Records of groups, and offsets."""
-        return len(self.live) + self.offsets.live_count
-
-    def restate(self) -> Work[None]:
-        """Append everything once more: groups from `live`, offsets as they are."""
-        yield from super().restate()
-        some, weight = list[tuple[str, str, int, Logged]](), 0
-        for place in self.offsets.items():
-            some.append(place)
-            weight += 1 + BATCH_WEIGHT * len(place[3].open)
-            if weight >= CHUNK_RECORDS:
-                self._restate_offsets(some)
-                some, weight = [], 0
-                yield
-        self._restate_offsets(some)
-
-    def _restate_offsets(self, places: Sequence[tuple[str, str, int, Logged]]) -> None:
-        """Append these once more. Where a transaction is open its records come last, as before. The copies are marked:
-        whether a marker outdoes what they say is decided by what they are copies of."""
-        plain, copies, rounds = list[Pair](), list[Pair](), list[dict[Transaction, list[Pair]]]()
-        for group_id, topic, partition, (value, still_open) in places:
-            if value is not None:
-                (copies if still_open else plain).append(offset_record(group_id, topic, partition, value))
-            for n, (transaction, _, pending) in enumerate(still_open):
-                if n == len(rounds):
-                    rounds.append({})
-                rounds[n].setdefault(transaction, []).append(offset_record(group_id, topic, partition, pending))
-        for pairs in self._batches(plain) if plain else ():
-            self.append(pairs, remember=False)
-        if copies:
-            self._append_copies(copies)
-        for of_transactions in rounds:
-            for transaction, pairs in of_transactions.items():
-                self._append_copies(pairs, transaction)
-
-    def _append_copies(self, pairs: list[Pair], transaction: Transaction | None = None) -> None:
-        now_ms, is_open = self.clock.data_ms(), transaction is not None
-        producer_id, epoch = (transaction.producer_id, transaction.producer_epoch) if transaction else (-1, -1)
-        for some in self._batches(pairs):
-            records = [(now_ms, *pair, COPY) for pair in some]
-            batch = build_batch(records, producer_id=producer_id, producer_epoch=epoch, transactional=is_open)
-            self.append_batch(batch, len(some))
-
     def restore(self, live: dict[bytes, bytes]) -> Work[None]:
         """Take over what a replay found. A record that cannot be read costs what it stood for, not other groups."""
-        self.live, self.offsets = live, Offsets()
+        self.offsets = Offsets()
         states: dict[str, list[StateRecord]] = {}
         for key in list(live):
             try:

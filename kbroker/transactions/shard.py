@@ -118,7 +118,7 @@ class TransactionShard(Shard):
 
     def restore(self, live: dict[bytes, bytes]) -> Work[None]:
         """Take over what a replay found. A record that cannot be read costs its id, not others."""
-        self.live, self._transactions = live, {}
+        self._transactions = {}
         for key in list(live):
             try:
                 yield from self._restore_one(key, live[key])

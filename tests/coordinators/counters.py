@@ -91,11 +91,13 @@ class CounterShard(Shard):
         return record
 
     def restore(self, live: dict[bytes, bytes]) -> Work[None]:
-        self.live = live
         self.counters = {}
         for key, value in live.items():
             self.counters[key.decode()] = Counter(key.decode(), int(value))
             yield
+
+    def summary(self) -> str:
+        return f"{len(self.counters)} counters"
 
     def names(self) -> Collection[str]:
         return self.counters.keys()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.groups.test_coordinator import enter
-from tests.groups.test_transaction_requests import mark, pend, rewritten
+from tests.groups.test_transaction_requests import compacted, mark, pend
 from tests.groups.tools import change, rig
 from tests.log.test_dump_log_segments import classpath, dump
 
@@ -24,7 +24,7 @@ async def test_T6_pending_offsets_and_their_copies_are_read(classpath: str, tmp_
         assert pend(made, 1, "g", change("g", 8), change("g", 9, 1)) == 0
         assert pend(made, 2, "g", change("g", 20)) == 0
         assert mark(made, 1) == 0
-        await rewritten(made)  # while the second is open
+        await compacted(made)  # while the second is open
         assert mark(made, 2, False, coordinator_epoch=3) == 0
         log = made.partition.log
         (tmp_path / "00000000000000000000.log").write_bytes(log.active.file.pread(log.active.size, 0))

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from kafka_wire.errors import ErrorCode, KafkaError
+from kafka_wire.errors import ErrorCode
 from kbroker.groups import offset_requests, transaction_requests
 from kbroker.groups.group import Committer
 from kbroker.groups.offsets import Changes
@@ -22,11 +22,11 @@ from kbroker.groups.transaction_requests import Writer
 from kbroker.log.derived.transactions import Marker
 from kbroker.replication.partition import Partition
 from kbroker.testing.broker import Machine
+from kbroker.testing.workers import InlineHelper
 from kbroker.turns import finish
 from tests.groups.offset_log import LOGS, Event, read
 from tests.groups.offset_log import Marker as Ended
 from tests.groups.tools import Change, Rig, change, of, rig, topic
-from tests.log.tools import apply_retention
 from tests.server.loop_meter import LINES_MAX, LoopMeter
 
 ANYBODY = Committer("", None, -1, 3, transactional=True)
@@ -149,24 +149,26 @@ async def test_a_group_that_has_only_pending_offsets_outlives_a_restart() -> Non
         assert stable(made, "new") == 8
 
 
-async def rewritten(made: Rig) -> None:
-    """Have the log written anew, as when it has grown."""
-    before = made.partition.log.start_offset
-    made.shard.logged = 10**6
-    made.coordinator.runtime.note_growth(made.shard)
-    await while_rewriting(made)
-    assert made.partition.log.start_offset > before
+async def compacted(made: Rig) -> None:
+    """Have the log compacted, as when it has grown."""
+    before = made.partition.log.segments[-1].base_offset
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kbroker.coordinators.shard.REPLAY_RECORDS_MIN", 0)
+        made.shard.kept = 0
+        made.coordinator.runtime.note_growth(made.shard)
+    await while_compacting(made)
+    assert made.partition.log.segments[-1].base_offset > before
 
 
-async def while_rewriting(made: Rig) -> None:
-    assert made.shard.is_rewriting
+async def while_compacting(made: Rig) -> None:
+    assert made.shard.is_compacting
     with trio.fail_after(60):
-        while made.shard.is_rewriting:
+        while made.shard.is_compacting:
             await trio.lowlevel.checkpoint()
 
 
 @pytest.mark.parametrize("is_commit", [True, False])
-async def test_K15784_a_log_is_written_anew_amid_open_transactions(is_commit: bool) -> None:
+async def test_K15784_a_log_is_compacted_amid_open_transactions(is_commit: bool) -> None:
     machine = Machine()
     async with rig(machine) as made:
         for n in range(3):
@@ -174,50 +176,32 @@ async def test_K15784_a_log_is_written_anew_amid_open_transactions(is_commit: bo
         assert pend(made, 1, "g", change("g", 10), change("g", 11, 1)) == 0
         assert pend(made, 2, "g", change("g", 20)) == 0
         assert made.commit("g", change("g", 7, 1)) == 0, "outdoes the first"
-        first_unstable = made.partition.last_stable_offset
-        await rewritten(made)
-        assert made.partition.log.start_offset > first_unstable
+        await compacted(made)
         assert [stable(made, "g", n) for n in range(3)] == [UNSTABLE, UNSTABLE, 2]
     async with rig(machine, epoch=2) as made:
         await made.loaded()
         assert stable(made, "g") == UNSTABLE
         assert mark(made, 2, is_commit) == mark(made, 1) == 0
         assert [stable(made, "g", n) for n in range(3)] == [20 if is_commit else 10, 7, 2]
-        await rewritten(made)
+        await compacted(made)
     async with rig(machine, epoch=3) as made:
         shard = await made.loaded()
         assert [stable(made, "g", n) for n in range(3)] == [20 if is_commit else 10, 7, 2]
-        assert shard.offsets.live_count == 3
+        assert (shard.logged, shard.offsets.count) == (5, 3), "and the markers"
         assert made.partition.last_stable_offset == made.partition.log.end.value
 
 
-@pytest.mark.parametrize("copies", range(4))
-async def test_K15784_a_rewrite_that_stops_amid_the_copies_changes_nothing(copies: int) -> None:
+async def test_L9_an_open_transaction_is_known_from_what_compaction_leaves() -> None:
     machine = Machine()
     async with rig(machine) as made:
-        assert made.commit("g", change("g", 5)) == 0
-        assert pend(made, 1, "g", change("g", 8)) == pend(made, 2, "g", change("g", 9)) == 0
-        await torn_rewrite(made, copies)
-        assert mark(made, 2) == mark(made, 1) == 0
-        assert stable(made, "g") == 9
-    async with rig(machine, epoch=2) as made:
-        await made.loaded()
-        assert stable(made, "g") == 9
-
-
-async def test_L5_an_open_transaction_outlives_the_segments_it_began_in() -> None:
-    machine = Machine()
-    async with rig(machine) as made:
+        for n in range(100):
+            assert made.commit("g", change("g", n, 1 + n % 2)) == 0
         assert pend(made, 1, "g", change("g", 10)) == 0
-        for n in range(300):  # enough for the log to roll when it is written anew
-            assert made.commit("g", change("g", n, 1 + n % 2, metadata="m" * 4000)) == 0
-        await rewritten(made)
-        log = made.partition.log
-        await log.flush(made.env.offload)
-        assert apply_retention(log, 0, log.end.value) == 1 and log.segments[0].base_offset == log.start_offset
-        for name in machine.disk.list_dir(log.directory):
-            if name.endswith(".snapshot"):
-                machine.disk.remove(f"{log.directory}/{name}")
+        for n in range(100, 300):
+            assert made.commit("g", change("g", n, 1 + n % 2)) == 0
+        await compacted(made)
+        assert made.partition.log.start_offset == 0 and made.shard.logged == 301, "none of it is stable"
+        made.partition.log.roll()
     async with rig(machine, epoch=2) as made:
         await made.loaded()
         assert (stable(made, "g"), stable(made, "g", 2)) == (UNSTABLE, 299)
@@ -226,6 +210,12 @@ async def test_L5_an_open_transaction_outlives_the_segments_it_began_in() -> Non
         assert mark(made, 1) == 0
         assert (stable(made, "g"), stable(made, "g", 3)) == (10, 11)
         assert made.partition.last_stable_offset == made.partition.log.end.value
+        await compacted(made)
+        assert made.shard.logged == 5, "as many as there are offsets, and the marker"
+    async with rig(machine, epoch=3) as made:
+        await made.loaded()
+        assert made.shard.logged == 5
+        assert [stable(made, "g", n) for n in range(4)] == [10, 298, 299, 11]
 
 
 async def test_a_log_of_pending_offsets_is_not_written_anew_over_and_over() -> None:
@@ -236,7 +226,7 @@ async def test_a_log_of_pending_offsets_is_not_written_anew_over_and_over() -> N
         for n in range(9_100):
             assert pend(made, 1, f"g{n % 10}", change("g", n)) == 0
             made.coordinator.runtime.note_growth(made.shard)
-        await while_rewriting(made)
+        await while_compacting(made)
         assert not made.shard.is_bloated
 
 
@@ -258,7 +248,8 @@ async def test_B1_a_hundred_thousand_offsets_of_a_transaction_hold_nobody_up() -
 
     class MeteredMachine(Machine):
         def env(self) -> Any:
-            return replace(super().env(), offload=meter.offload)
+            made = super().env()
+            return replace(made, offload=meter.offload, helper=InlineHelper(made.disk, meter.offload))
 
     async with rig(MeteredMachine()) as made, trio.open_nursery() as nursery:
         results: list[int] = []
@@ -394,34 +385,14 @@ async def test_offsets_of_a_deleted_topic_are_not_settled() -> None:
         made.image.topics.pop("t")  # type: ignore[attr-defined]
         await finish(made.coordinator.housekeeping.forget_topics(made.shard, ["t"]))
         assert mark(made, 1) == 0
-        assert made.shard.offsets.live_count == 0
+        assert not made.shard.offsets.logged("g", "t", 0).is_anything
 
 
 # -- all of it, held against a naive reading of the log ---------------------------------------------------------------
 
 PLACES = [(group, topic, n) for group in "gh" for topic in "tu" for n in range(2)]
-# Of each: events, how far a rewrite comes in the middle of them (so many batches; None: to its end), and whether they
-# end with a rewrite.
-LIVES = st.lists(st.tuples(LOGS, st.none() | st.integers(0, 6), st.booleans()), min_size=1, max_size=3)
-
-
-async def torn_rewrite(made: Rig, copies: int | None) -> None:
-    """A rewrite that ends before the log's start has moved, at the latest."""
-    shard, append, done = made.shard, GroupShard.append_batch, 0
-
-    def append_some(self: GroupShard, *args: Any) -> int:
-        nonlocal done
-        if done == copies:
-            raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR)
-        done += 1
-        return append(self, *args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GroupShard, "append_batch", append_some)
-        try:
-            await finish(shard.restate())
-        except KafkaError:
-            assert done == copies
+# Of each: events, and whether the log is compacted in the middle of them, and at their end.
+LIVES = st.lists(st.tuples(LOGS, st.booleans(), st.booleans()), min_size=1, max_size=3)
 
 
 async def happen(made: Rig, event: Event) -> None:
@@ -448,21 +419,21 @@ def check(made: Rig, log: list[Event]) -> None:
 
 @settings(deadline=None, max_examples=20, suppress_health_check=list(HealthCheck))
 @given(LIVES)
-async def test_T3_T6_offsets_are_what_the_log_says_through_restarts_and_rewrites(
-    lives: list[tuple[list[Event], int | None, bool]],
+async def test_T3_T6_offsets_are_what_the_log_says_through_restarts_and_compactions(
+    lives: list[tuple[list[Event], bool, bool]],
 ) -> None:
     machine, log = Machine(), list[Event]()
-    for epoch, (events, copies, is_rewritten) in enumerate(lives, 1):
+    for epoch, (events, in_the_middle, at_the_end) in enumerate(lives, 1):
         async with rig(machine, epoch=epoch) as made:
             made.image.topics["u"] = topic("u", b"u" * 16)  # type: ignore[index]
             await made.loaded()
             check(made, log)
-            for number, event in enumerate(events):
-                if number == len(events) // 2:
-                    await torn_rewrite(made, copies)
-                await happen(made, event)
-                log.append(event)
-                check(made, log)
-            if is_rewritten and made.partition.log.end.value > made.partition.log.start_offset:
-                await rewritten(made)
-                check(made, log)
+            for number, event in enumerate([*events, None]):
+                is_wanted = in_the_middle and number == len(events) // 2 or at_the_end and event is None
+                if is_wanted and made.partition.log.active.size:
+                    await compacted(made)
+                    check(made, log)
+                if event is not None:
+                    await happen(made, event)
+                    log.append(event)
+                    check(made, log)

@@ -127,6 +127,7 @@ from kbroker.server import connection
 from kbroker.testing.broker import Machine, MemoryBroker, memory_broker
 from kbroker.testing.client import BareClient
 from kbroker.testing.clock import EPOCH_MS
+from kbroker.testing.workers import InlineHelper
 from tests.api.test_internal import image_of, meeting
 from tests.log.content.odd_batches import batch_of, record
 from tests.replication.tools import add_replica
@@ -545,7 +546,8 @@ async def metered_broker() -> AsyncIterator[tuple[MemoryBroker, LoopMeter]]:
 
     class MeteredMachine(Machine):
         def env(self) -> Any:
-            return replace(super().env(), offload=meter.offload)
+            made = super().env()
+            return replace(made, offload=meter.offload, helper=InlineHelper(made.disk, meter.offload))
 
     async with memory_broker(topics=TOPICS, machine=MeteredMachine()) as broker:
         yield broker, meter

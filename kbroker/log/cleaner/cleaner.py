@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from kbroker.log.log import PartitionLog
 
 AGAIN_SECONDS = 60.0  # after which a log is tried again whose disk has refused
-REWRITTEN = "__"  # how internal topics begin, which are written anew by their coordinators instead
+INTERNAL = "__"  # how the names of internal topics begin, which a coordinator reads whole when it is to lead
+INTERNAL_ROLL_BYTES = 1024 * 1024  # an active segment of theirs of this size is closed, so that it can be compacted
 REST_SECONDS = 0.1  # between two looks, at least
 LOGS_A_TURN = 100
 STEP_BYTES_MIN, STEP_BYTES_MAX = 256 * 1024, 8 * 1024 * 1024  # that a pass handles between two steps
@@ -142,9 +143,11 @@ class Cleaner:
         for number, ((topic, _), each) in enumerate(tuple(self.logs.items()), 1):
             if not number % LOGS_A_TURN:
                 await trio.lowlevel.checkpoint()
-            if topic.startswith(REWRITTEN) or not each.config.compacts or each in self._busy or self._is_left(each):
+            if not each.config.compacts or each in self._busy or self._is_left(each):
                 continue
             try:
+                if topic.startswith(INTERNAL) and each.offline is None and each.active.size >= INTERNAL_ROLL_BYTES:
+                    each.roll()
                 span = await self._brought(partial(span_of, each, self.env.clock.data_ms()))
             except (OSError, KafkaError, Superseded) as error:  # it may be closed by now, or be deleted
                 log.debug("%s is not looked at: %s", each.directory, error)

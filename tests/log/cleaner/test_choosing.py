@@ -15,6 +15,9 @@ from tests.log.cleaner.tools import COMPACT, DAY_MS, World, all_records, compact
 from tests.log.tools import NOW, TOPIC_ID, log_for
 
 
+MEGABYTE = 1024 * 1024
+
+
 def made(**config: object) -> tuple[World, LogDirectory, PartitionLog]:
     world = World()
     directory = world.start()
@@ -166,3 +169,22 @@ async def test_nothing_is_compacted_by_itself_that_should_not_be(autojump_clock:
         count = len(all_records(log))
         await compact(directory, log)  # on demand, if its policy is to
         assert (len(all_records(log)) < count) == log.config.compacts
+
+
+async def test_logs_of_internal_topics_stay_short_on_every_replica(autojump_clock: trio.testing.MockClock) -> None:
+    """Whoever leads one reads it whole, and may have been a follower until now: it closes segments by itself."""
+    world = World()
+    directory = world.start()
+    config = TopicConfig(cleanup_policy="compact", segment_bytes=100 * MEGABYTE)
+    log = log_for(directory, "__consumer_offsets", 0, TOPIC_ID, config)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(directory.run)
+        for n in range(3000):
+            put(log, (b"%d" % (n % 10), b"x" * 1000))
+            log.guard(log.end)
+            if not n % 100:
+                await trio.sleep(1)
+        await trio.sleep(60)
+        nursery.cancel_scope.cancel()
+    assert log.size < 1.2 * MEGABYTE and log.end.value == 3000
+    assert len({record.key for record in all_records(log)}) == 10

@@ -21,6 +21,7 @@ from kbroker.groups.shard import GroupShard
 from kbroker.log import rediscovery
 from kbroker.log.derived.producers import ProducerStates
 from kbroker.log.derived.transactions import Transactions
+from kbroker.log.log import PartitionLog
 from kbroker.replication.partition import Partition
 from kbroker.transactions.coordinator import TransactionCoordinator
 from kbroker.transactions.transaction import Transaction
@@ -45,7 +46,7 @@ def markers_not_taken_up_after_a_restart(patch: MonkeyPatch) -> None:
 
 
 def the_last_stable_offset_is_the_high_watermark(patch: MonkeyPatch) -> None:
-    patch.setattr(Partition, "_stable_below", lambda self, high_watermark: high_watermark)
+    patch.setattr(PartitionLog, "stable_below", lambda self, high_watermark: high_watermark)
 
 
 def the_last_stable_offset_moves_when_the_marker_is_appended(patch: MonkeyPatch) -> None:
