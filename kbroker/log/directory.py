@@ -56,6 +56,7 @@ from kbroker.log.checkpoints import (
     read_topic_id,
 )
 from kbroker.log.cleaner.cleaner import Cleaner
+from kbroker.log.cleaner.orders import Orders
 from kbroker.log.content.scrubber import Scrubber
 from kbroker.log.derived.epochs import LeaderEpochs
 from kbroker.log.log import PartitionLog
@@ -91,6 +92,7 @@ class LogDirectory:
         self.scrubber = Scrubber(env, self.logs, lambda: self.config.get_int("kbroker.scrub.bytes.per.second"))
         self.retainer = Retainer(env, self.logs, lambda: self.config, self.move_starts)
         self.cleaner = Cleaner(env, self.logs, lambda: self.config, self.retainer.remove_deleted, self._keep_cleaned)
+        self.orders = Orders(self.cleaner)
         self.troubles = Troubles(env.clock)
         self._lock: Lock | None = None
         self._is_gone = False  # somebody removed the directory
@@ -478,6 +480,7 @@ class LogDirectory:
             nursery.start_soon(self.retainer.run)
             nursery.start_soon(self.scrubber.run)
             nursery.start_soon(self.cleaner.run)
+            await nursery.start(self.orders.run)
             task_status.started()
 
     async def _every(self, name: str, duty: Callable[[], Awaitable[None]]) -> None:

@@ -109,6 +109,7 @@ class ApiKey(IntEnum):
     DELETE_SHARE_GROUP_OFFSETS = 92
     INTRODUCE = 31_000
     WAIT_APPLIED = 31_001
+    COMPACT_LOG = 31_002
 
 
 OWN_KEY_MIN: Final = 31_000  # from here up: between brokers of kbroker alone, no client is told of it
@@ -191,6 +192,7 @@ APIS: Final[dict[int, Api]] = {
     ApiKey.DELETE_SHARE_GROUP_OFFSETS: Api("DeleteShareGroupOffsets", "share_groups", 0, 0, 0),
     ApiKey.INTRODUCE: Api("Introduce", "internal", 0, 0, 0),
     ApiKey.WAIT_APPLIED: Api("WaitApplied", "internal", 0, 0, 0),
+    ApiKey.COMPACT_LOG: Api("CompactLog", "compaction", 0, 0, 0),
 }
 
 _classes: dict[str, type] = {}

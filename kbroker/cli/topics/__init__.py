@@ -1,3 +1,3 @@
-"""`topic ...`: topic.py; produce.py; consume.py, as a member of a group consume_group.py, reading.py for both;
-formats.py, how a record is printed.
+"""`topic ...`: topic.py; compact.py; produce.py; consume.py, as a member of a group consume_group.py, reading.py for
+both; formats.py, how a record is printed.
 """

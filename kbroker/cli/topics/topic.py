@@ -19,13 +19,14 @@ _ERROR_PREFIX = r"^\[Error \d+\] \w+: "  # kafka-python's, before what the broke
 
 topic = LazyGroup(
     name="topic",
-    help="Create, list, describe, alter and delete topics; produce and consume.",
+    help="Create, list, describe, alter, compact and delete topics; produce and consume.",
     commands_at={
         "create": ("kbroker.cli.topics.topic:create", "Create topics."),
         "list": ("kbroker.cli.topics.topic:list_topics", "List topics."),
         "describe": ("kbroker.cli.topics.topic:describe", "Show a topic's partitions and configs."),
         "alter": ("kbroker.cli.topics.topic:alter", "Change configs, add partitions."),
         "delete": ("kbroker.cli.topics.topic:delete", "Delete topics with all their records."),
+        "compact": ("kbroker.cli.topics.compact:compact", "Keep the newest value of each key only, now."),
         "produce": ("kbroker.cli.topics.produce:produce", "Write the lines of standard input as records."),
         "consume": ("kbroker.cli.topics.consume:consume", "Read records."),
     },

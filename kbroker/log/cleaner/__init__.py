@@ -1,6 +1,6 @@
 """Log compaction: of each key the newest value stays (L9). Offsets never change.
 
-cleaner.py      Cleaner: which log is next, and what becomes of it
+cleaner.py      Cleaner: which log is next, and what becomes of it      orders.py   compactions that somebody waits for
 choosing.py     what of a log may be compacted, and whether it is worth it
 passes.py       one pass over a log, in a helper: keys first, then all segments anew
 filtering.py    what is left of a batch                 transactions.py   whose records count

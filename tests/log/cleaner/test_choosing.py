@@ -14,7 +14,6 @@ from kbroker.watermark import Watermark
 from tests.log.cleaner.tools import COMPACT, DAY_MS, World, all_records, compact, end_transaction, orders, put
 from tests.log.tools import NOW, TOPIC_ID, log_for
 
-
 MEGABYTE = 1024 * 1024
 
 
