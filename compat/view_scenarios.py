@@ -19,15 +19,16 @@ def message(number: int, *, matches: bool) -> Message:
 
 
 def view(run: Run, name: str, source: str, **configs: str) -> str:
-    """A view, made by the client itself where it can."""
+    """A view of a source with one partition, made by the client itself where it can."""
     if run.client.shows_markers:
         raise run.client.absent("way past control batches: it shows them as records")
-    return run.topic(name, -1, **{"kbroker_view_source": source, **configs})
+    return run.topic(name, 1, **{"kbroker_view_source": source, **configs})
 
 
 def read(run: Run, topic: str, wanted: list[int], **options: object) -> None:
     """What is there from the beginning on is what is wanted, by offset; each record has its own number for a key."""
     records = run.client.read(topic, {0: 0}, len(wanted), **options)
+    records = records[: len(wanted)]  # some clients hand over what came with them
     same([each.offset for each in records], wanted, f"offsets in {topic}")
     check(all(each.key == b"%d" % each.offset for each in records), "records are not what was sent")
 
@@ -83,4 +84,4 @@ def view_committed(run: Run) -> Seen:
 
 def read_offsets(run: Run, topic: str, wanted: list[int], isolation: str) -> None:
     records = run.client.read(topic, {0: 0}, len(wanted), isolation=isolation)
-    same([each.offset for each in records], wanted, f"offsets of the {isolation} reader")
+    same([each.offset for each in records][: len(wanted)], wanted, f"offsets of the {isolation} reader")
