@@ -53,6 +53,7 @@ CONFIG = BrokerConfig().with_values(
         "auto.create.topics.enable": "false",
         "log.retention.check.interval.ms": "1000",
         "log.flush.offset.checkpoint.interval.ms": "1500",
+        "log.cleaner.backoff.ms": "700",
     }
 )
 

@@ -264,19 +264,31 @@ def log_images(volume: Volume) -> dict[str, Image]:
     }
 
 
+def _segments(directory: Directory) -> list[tuple[int, bytes]]:
+    """Base offsets and contents, as the next open has them: what is committed to take the place of others has it."""
+    found: dict[int, bytes] = {}
+    for suffix in (".log", ".log.swap"):
+        for name in sorted(name for name in directory.entries if name.endswith(suffix)):
+            node, base = directory.entries[name], int(name.partition(".")[0])
+            assert isinstance(node, Inode)
+            if suffix != ".log":
+                end = max((header.next_offset for _, header in headers(bytes(node.data))), default=base)
+                found = {each: data for each, data in found.items() if not base <= each < end}
+            found[base] = bytes(node.data)
+    return sorted(found.items())
+
+
 def _image(directory: Directory) -> Image:
     batches: list[tuple[int, int, int]] = []
     end = -1
-    for name in sorted(name for name in directory.entries if name.endswith(".log")):
-        node, base = directory.entries[name], int(name[:-4])
-        assert isinstance(node, Inode)
+    for base, data in _segments(directory):
         if end not in (-1, base):
             break
         end, size = base, 0
-        for header in _whole_batches(bytes(node.data), base):
+        for header in _whole_batches(data, base):
             batches.append((header.base_offset, header.last_offset, header.crc))
             end, size = header.next_offset, size + header.size
-        if size < len(node.data):
+        if size < len(data):
             break
     return Image(batches, max(end, 0))
 

@@ -48,10 +48,12 @@ from tests.simulation.checker import (
 
 HOST, PORT = "broker", 9092
 SMALL = {"internal.segment.bytes": "2500", "index.interval.bytes": "300", "file.delete.delay.ms": "700"}
+KEPT_SHORT = {"cleanup.policy": "compact,delete", "min.cleanable.dirty.ratio": "0", "segment.ms": "400"}
 TOPICS: dict[str, tuple[int, dict[str, str]]] = {
     "durable": (2, {**SMALL, "flush.messages": "1"}),
     "cached": (2, SMALL),
     "short": (1, {**SMALL, "retention.bytes": "4000", "retention.ms": "60000"}),
+    "compacted": (1, {**SMALL, **KEPT_SHORT}),
 }
 TEMP = "temp"
 CALL_SECONDS = 2.0
@@ -133,10 +135,10 @@ class Client:
         return values
 
     def batch(self, values: list[bytes], **options: Any) -> bytearray:
-        """A record batch."""
+        """A record batch. Each record has a key of its own, so compaction takes none away."""
         timestamp = self.env.clock.data_ms()
         compression = self.random.choice([0, 0, 0, 1, 4])
-        return build_batch([(timestamp, None, value) for value in values], compression=compression, **options)
+        return build_batch([(timestamp, value.rpartition(b"/")[0], value) for value in values], compression=compression, **options)
 
     async def metadata(self, topic: str) -> Any:
         """A topic's metadata; checks what must never go back."""

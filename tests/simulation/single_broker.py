@@ -6,11 +6,12 @@
     durable   2     flush.messages=1: what is acknowledged survives a power failure
     cached    2     Kafka's defaults: it survives kill -9
     short     1     small retention: the oldest records go
+    compacted 1     small segments become larger ones, all the time
     temp            created, filled, read and deleted again and again under one name
 
 First faults for some seconds, a random selection of kinds for each seed; then everything heals, and all clients have
 to get through. Segments and index intervals are tiny, and the broker's duties run every second or so, so rolls,
-flushes, checkpoints, snapshots and retention happen all the time.
+flushes, checkpoints, snapshots, retention and compaction happen all the time.
 """
 
 from __future__ import annotations
