@@ -138,7 +138,8 @@ class Client:
         """A record batch. Each record has a key of its own, so compaction takes none away."""
         timestamp = self.env.clock.data_ms()
         compression = self.random.choice([0, 0, 0, 1, 4])
-        return build_batch([(timestamp, value.rpartition(b"/")[0], value) for value in values], compression=compression, **options)
+        records = [(timestamp, value.rpartition(b"/")[0], value) for value in values]
+        return build_batch(records, compression=compression, **options)
 
     async def metadata(self, topic: str) -> Any:
         """A topic's metadata; checks what must never go back."""
