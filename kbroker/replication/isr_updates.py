@@ -113,6 +113,7 @@ class IsrUpdates:
             del self._news[partition]
             if partition.log.offline is not None:
                 continue  # it is of no use to anybody: its followers have to lead, not to leave
+            partition.end_waits(now_s)
             change = partition.wanted_isr(now_s, lag_max_s)
             if change is not None:
                 partition.propose(change)

@@ -20,6 +20,7 @@ def led(*isr: int, **config: int) -> Replicas:
 
 
 def wanted(replicas: Replicas) -> IsrChange | None:
+    replicas[1].partition.end_waits(replicas.now_s)
     return replicas[1].partition.wanted_isr(replicas.now_s, LAG_S)
 
 

@@ -38,6 +38,9 @@ class Wishing:
         self.asked: list[float] = []
         self.told: list[str] = []
 
+    def end_waits(self, now_s: float) -> None:
+        assert now_s >= 0
+
     def wanted_isr(self, now_s: float, lag_max_s: float) -> IsrChange | None:
         assert lag_max_s == 30
         self.asked.append(trio.current_time())

@@ -224,6 +224,7 @@ class World:
         """A leader asks for another ISR. The store takes it, or not; the answer comes, or not; or later it is taken."""
         for leader in self.leaders():
             partition = leader.partition
+            partition.end_waits(self.replicas.now_s)
             change = partition.wanted_isr(self.replicas.now_s, LAG_S)
             if change is None:
                 continue
@@ -400,7 +401,7 @@ class World:
             self.replicas.now_s += JOIN_S + 0.1
             if again:
                 self.wish(leader, hears=True)
-            leader.partition.wanted_isr(self.replicas.now_s, LAG_S)
+            leader.partition.end_waits(self.replicas.now_s)
         self.produce()
         for id in NODES:
             if id != out:
@@ -412,6 +413,7 @@ class World:
 
     def wish(self, leader: Replica, *, hears: bool) -> None:
         """A leader asks for another ISR, and hears what became of it or not."""
+        leader.partition.end_waits(self.replicas.now_s)
         change = leader.partition.wanted_isr(self.replicas.now_s, LAG_S)
         if change is not None:
             leader.partition.propose(change)
