@@ -355,17 +355,14 @@ class Partition:
     def end_waits(self, now_s: float) -> None:
         """Wait no more for a follower that was about to join the ISR, and did not. To be called now and then."""
         if self.leading and not self._is_sole:
-            end = self.log.end.value
             for follower in self.followers.values():
-                if follower.is_awaited and now_s - follower.caught_up(end) > JOIN_S:
-                    follower.is_awaited = False
+                follower.is_awaited &= now_s - follower.caught_up(self.log.end.value) <= JOIN_S
             self._advance()
 
     def wanted_isr(self, now_s: float, lag_max_s: float) -> IsrChange | None:
         """The ISR there should be; None: as it is, or a proposal is under way. One in doubt is to be made again.
 
-        Who has not had all there was for lag_max_s leaves; who has everything committed, and all of earlier epochs,
-        joins (R7).
+        Who has not had all there was for lag_max_s leaves; who has all committed and all of earlier epochs joins (R7).
         """
         if self._is_sole or not self.leading or self.image is None:
             return None

@@ -54,7 +54,7 @@ def test_T1_read_committed_stops_at_the_first_open_transaction() -> None:
     result = partition.read(0, 1 << 20, isolation=READ_COMMITTED)
     assert (result.high_watermark, result.last_stable_offset) == (3, 1)
     assert offsets(partition) == [0] and offsets(partition, isolation=READ_UNCOMMITTED) == [0, 1, 2]
-    assert partition.read(1, 100, isolation=READ_COMMITTED).slices == []
+    assert partition.read(1, 100, isolation=READ_COMMITTED).slices == ()
     assert (partition.available(0, 1 << 20, READ_COMMITTED), partition.available(1, 1 << 20, READ_COMMITTED)) == (
         len(batch()), 0,
     )  # fmt: skip
