@@ -1,6 +1,7 @@
 """DescribeProducers 0: the producers that partitions remember, and the transactions they have open there (KIP-664).
 
-It takes no leader: each replica has them, and says what it knows. A partition that is named twice is told once.
+It takes no leader: each replica has them, and says what it knows. A partition that is named twice is told once. A view
+has those of its source: they are what its readers may have to wait for.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def _partition(topic: str, index: int, services: Services) -> Work[DescribeProdu
     row = DescribeProducersPartitionResult(partition_index=index)
     try:
         check_topic_name(topic)
-        producers = services.partition(topic, index).log.producers
+        producers = services.reading(topic, index).log.producers
     except KafkaError as error:
         row.error_code = error.code
         row.error_message = None if topic in services.image.topics else error.message  # as Kafka: of topics alone

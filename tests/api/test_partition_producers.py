@@ -17,6 +17,7 @@ from kbroker.turns import PAUSES_A_TURN, STRIDE
 from tests.api.partitions import Find, Producer, led
 from tests.api.steps import Steps
 from tests.api.test_produce import batch, produce
+from tests.api.test_views import make_view
 
 __all__ = ["led"]
 
@@ -54,6 +55,16 @@ async def test_what_is_known_of_each_producer(led: Find) -> None:
             ]),
             ("t", 1): (0, []),
         }  # fmt: skip
+
+
+async def test_a_view_has_the_producers_of_its_source(led: Find) -> None:
+    """Tools that look at what they read, or at all topics of a broker, need not know which are views."""
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        await make_view(client, "v", "t", tags="eu")
+        await produce(client, batch(b"a", timestamp=EPOCH_MS, producer_id=4, producer_epoch=2, base_sequence=7))
+        answers = await ask(client, ("t", [0]), ("v", [0, 1]))
+        assert answers["v", 0] == answers["t", 0] == (0, [[4, 2, 7, EPOCH_MS, -1, -1]])
+        assert answers["v", 1] == (ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, [])
 
 
 async def test_what_is_not_there_is_answered_as_kafka_does() -> None:
