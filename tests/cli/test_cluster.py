@@ -100,9 +100,13 @@ def test_bytes_for_people(count: int | None, text: str | None) -> None:
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three brokers, topic t, and a view of it, which nothing of the cluster's counts or moves."""
     directory = tmp_path_factory.mktemp("data")
     with cluster("--brokers", "3", "--data-dir", str(directory), "--topic", "t:6") as brokers:
-        brokers.addresses()
+        servers = ",".join(brokers.addresses())
+        configs = ["-c", "kbroker.view.source=t", "-c", "kbroker.view.tags=eu"]
+        made = CliRunner(env={"KBROKER_BROKERS": servers}).invoke(cli, ["topic", "create", "v", *configs])
+        assert made.exit_code == 0, made.output
         yield brokers
 
 
@@ -183,6 +187,7 @@ def test_partitions_are_moved_off_a_broker_and_spread_again(three: Cluster) -> N
         (["reassign", "t", "--to", "1,9"], 1, "broker 9 is not there; those that are: 1, 2, 3"),
         (["reassign", "t:77", "--to", "1"], 1, "partition t 77 does not exist"),
         (["reassign", "no", "--to", "1"], 1, "UNKNOWN_TOPIC_OR_PARTITION"),
+        (["reassign", "v", "--to", "1,2", "--replication-factor", "2"], 1, "v is a read-only view of t"),
         (["reassign", "t", "--to", "1,2"], 1, "needs 3 brokers for its replicas, and there are: 1, 2"),
         (["elect-leaders", "--unclean"], 2, "name the topics"),
         (["unregister", "77"], 1, "BROKER_ID_NOT_REGISTERED"),

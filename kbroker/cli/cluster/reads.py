@@ -103,7 +103,10 @@ def members(client: Any) -> Members:
 
 
 def partitions(client: Any, topics: Sequence[str] | None = None) -> list[Partition]:
-    """Partitions in order, of all topics or of these. Raises Failed for a topic that is not there."""
+    """Partitions in order, of these topics, or of all but views, which have none of their own.
+
+    Raises Failed for a topic that is not there.
+    """
     from kafka_wire.messages.metadata import MetadataRequest, MetadataRequestTopic
 
     version = _version(client, ApiKey.METADATA)
@@ -124,23 +127,31 @@ def partitions(client: Any, topics: Sequence[str] | None = None) -> list[Partiti
         for topic in told.topics
         for each in topic.partitions
     ]
+    if topics is None:
+        views = _config(client, {each.topic for each in found}, "kbroker.view.source")
+        found = [each for each in found if each.topic not in views]
     return sorted(found)
 
 
 def min_isr(client: Any, topics: Iterable[str]) -> dict[str, int]:
     """min.insync.replicas of each of these topics."""
+    return {name: int(value) for name, value in _config(client, topics, "min.insync.replicas").items()}
+
+
+def _config(client: Any, topics: Iterable[str], key: str) -> dict[str, str]:
+    """One config of each of these topics, of those that have it."""
     from kafka_wire.messages.configs import DescribeConfigsRequest, DescribeConfigsResource
 
-    names, found = sorted(set(topics)), dict[str, int]()
+    names, found = sorted(set(topics)), dict[str, str]()
     version = _version(client, ApiKey.DESCRIBE_CONFIGS)
     for start in range(0, len(names), TOPICS_AT_ONCE):
         resources = [
-            DescribeConfigsResource(resource_type=2, resource_name=name, configuration_keys=["min.insync.replicas"])
+            DescribeConfigsResource(resource_type=2, resource_name=name, configuration_keys=[key])
             for name in names[start : start + TOPICS_AT_ONCE]
         ]
         told = _ask(client, DescribeConfigsRequest(resources=resources), ApiKey.DESCRIBE_CONFIGS, version)
         for result in told.results:
-            found.update((result.resource_name, int(config.value)) for config in result.configs if config.value)
+            found.update((result.resource_name, config.value) for config in result.configs if config.value)
     return found
 
 
