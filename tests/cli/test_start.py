@@ -165,6 +165,28 @@ def test_topics_from_creation_to_deletion(broker: str) -> None:
 
 
 @pytest.mark.slow
+def test_views_are_made_and_shown(broker: str) -> None:
+    made = kbroker(broker, "create", "given.eu", "--view-of", "given", "--tags", "eu,vip", "--lag", "5m")
+    assert made.stdout == "created given.eu: view of given, 2 partitions, replication factor 1\n", made.stderr
+    listed = json.loads(kbroker(broker, "list", "--format", "json").stdout)
+    assert {each["name"]: each["view_of"] for each in listed} == {"given": None, "given.eu": "given"}
+    assert "VIEW OF" in kbroker(broker, "list").stdout
+    described = kbroker(broker, "describe", "given.eu")
+    assert described.stdout.startswith("given.eu: view of given, 2 partitions\n")
+    shown = json.loads(kbroker(broker, "describe", "given.eu", "--format", "json").stdout)[0]
+    assert {key: row["value"] for key, row in shown["configs"].items()} == {
+        "kbroker.view.lag.ms": "300000", "kbroker.view.source": "given", "kbroker.view.tags": "eu,vip"
+    }  # fmt: skip
+    refused = kbroker(broker, "create", "x", "--view-of", "given", "--filter", "tags has")
+    assert "position 9: expected a string in quotes" in refused.stderr and refused.exit_code == 1
+    assert "read-only view of given" in kbroker(broker, "alter", "given.eu", "-p", "4").stderr
+    written = kbroker(broker, "produce", "given.eu", stdin=b"a\n")
+    assert written.exit_code == 1
+    assert kbroker(broker, "delete", "given.eu").stdout == "deleted given.eu\n"
+    assert "VIEW OF" not in kbroker(broker, "list").stdout
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["none", "gzip", "snappy", "lz4", "zstd"])
 def test_produce_and_consume(broker: str, codec: str) -> None:
     topic = f"demo-{codec}"

@@ -12,9 +12,12 @@ from kbroker.cli.client import Connection, admin, check_code, connection_options
 from kbroker.cli.errors import Failed
 from kbroker.cli.lazy import LazyGroup
 from kbroker.cli.tables import format_option, json_text, plural, table
+from kbroker.cli.times import DurationType
 
 TOPIC_ALREADY_EXISTS = 36
 UNKNOWN_TOPIC_OR_PARTITION = 3
+VIEW_KEYS, SOURCE = "kbroker.view.", "kbroker.view.source"
+DESCRIBED_AT_ONCE = 1000  # topics, whose configs one request asks for
 _ERROR_PREFIX = r"^\[Error \d+\] \w+: "  # kafka-python's, before what the broker said
 
 topic = LazyGroup(
@@ -40,6 +43,13 @@ topic = LazyGroup(
 @click.option("-p", "--partitions", type=click.IntRange(1), help="How many.  [default: the broker's num.partitions]")
 @click.option("-r", "--replicas", type=click.IntRange(1), help="How many.  [default: default.replication.factor]")
 @click.option("-c", "--config", "configs", metavar="NAME=VALUE", multiple=True, help="A topic config. Repeatable.")
+@click.option(
+    "--view-of", "source", metavar="TOPIC", help="A read-only view of this topic; the next four are for views."
+)
+@click.option("--tags", metavar="TAG,TAG", help="Of records with one of these tags in their header kbroker-tags.")
+@click.option("--filter", "expression", metavar="EXPRESSION", help="Of records that this matches: docs/filtering.md.")
+@click.option("--lag", "lag_ms", type=DurationType(), metavar="DURATION", help="Everything so much later: 5m, 1h.")
+@click.option("--mode", type=click.Choice(("exact", "prune")), help="prune: whole batches in which some may match.")
 @click.option("--if-not-exists", is_flag=True, help="A topic that exists is fine.")
 @format_option
 @connection_options
@@ -49,14 +59,23 @@ def create(
     partitions: int | None,
     replicas: int | None,
     configs: Sequence[str],
+    source: str | None,
+    tags: str | None,
+    expression: str | None,
+    lag_ms: int | None,
+    mode: str | None,
     if_not_exists: bool,
     style: str,
 ) -> None:
-    """Create topics."""
+    """Create topics, or views of one: read-only topics that show its records, some of them, or all of them later."""
+    of_view = {"source": source, "tags": tags, "filter": expression, "lag.ms": lag_ms, "mode": mode}
     wanted = {
         "num_partitions": partitions or -1,
         "replication_factor": replicas or -1,
-        "configs": _pairs(configs, "-c"),
+        "configs": {
+            **_pairs(configs, "-c"),
+            **{f"{VIEW_KEYS}{key}": str(value) for key, value in of_view.items() if value is not None},
+        },
     }
     with admin(connection) as client:
         answer = client.create_topics(dict.fromkeys(names, wanted), raise_errors=False)
@@ -71,7 +90,8 @@ def create(
         if result["error_code"]:
             click.echo(f"{result['name']} exists")
         else:
-            made = plural(result["num_partitions"], "partition")
+            made = f"view of {source}, " if source else ""
+            made += plural(result["num_partitions"], "partition")
             click.echo(f"created {result['name']}: {made}, replication factor {result['replication_factor']}")
 
 
@@ -83,15 +103,23 @@ def list_topics(connection: Connection, everything: bool, style: str) -> None:
     """List topics."""
     with admin(connection) as client:
         topics = sorted(client.describe_topics(), key=lambda each: str(each["name"]))
+        topics = [each for each in topics if everything or not each["is_internal"]]
+        views = _views(client, [each["name"] for each in topics])
     rows = [
-        (each["name"], len(each["partitions"]), max((len(p["replica_nodes"]) for p in each["partitions"]), default=0))
+        (
+            each["name"],
+            len(each["partitions"]),
+            max((len(p["replica_nodes"]) for p in each["partitions"]), default=0),
+            views.get(each["name"]),
+        )
         for each in topics
-        if everything or not each["is_internal"]
     ]
     if style == "json":
-        click.echo(json_text([{"name": name, "partitions": p, "replicas": r} for name, p, r in rows]))
+        names = ("name", "partitions", "replicas", "view_of")
+        click.echo(json_text([dict(zip(names, row, strict=True)) for row in rows]))
     elif rows:
-        click.echo(table(("NAME", "PARTITIONS", "REPLICAS"), rows))
+        headings = ("NAME", "PARTITIONS", "REPLICAS", "VIEW OF")
+        click.echo(table(headings, rows) if views else table(headings[:3], [row[:3] for row in rows]))
     else:
         click.echo("no topics", err=True)
 
@@ -161,6 +189,19 @@ def delete(connection: Connection, names: Sequence[str], if_exists: bool) -> Non
         raise Failed("; ".join(problems))
 
 
+def _views(client: Any, names: Sequence[str]) -> dict[str, str]:
+    """Of what topics these are views, where they are."""
+    from kafka.admin import ConfigResource
+
+    found: dict[str, str] = {}
+    for start in range(0, len(names), DESCRIBED_AT_ONCE):
+        asked = [ConfigResource("TOPIC", name, {SOURCE: None}) for name in names[start : start + DESCRIBED_AT_ONCE]]
+        for name, configs in client.describe_configs(asked, config_filter="ALL").get("topic", {}).items():
+            if configs.get(SOURCE, {}).get("value"):
+                found[name] = configs[SOURCE]["value"]
+    return found
+
+
 def _alter_configs(client: Any, name: str, changes: Mapping[str, tuple[str, str | None]]) -> None:
     from kafka.admin import ConfigResource
 
@@ -191,12 +232,16 @@ def _description(client: Any, found: Mapping[str, Any], all_configs: bool) -> di
             }
         )
     answer = client.describe_configs([ConfigResource("TOPIC", name)], config_filter="ALL")
+    told = answer["topic"][name]
+    view_of = told.get(SOURCE, {}).get("value") or None
     configs = {
         key: {"value": value["value"], "source": value["config_source"]}
-        for key, value in sorted(answer["topic"][name].items())
-        if all_configs or value["config_source"] == "DYNAMIC_TOPIC_CONFIG"
+        for key, value in sorted(told.items())
+        if all_configs
+        or (value["config_source"] == "DYNAMIC_TOPIC_CONFIG" and (not view_of or key.startswith(VIEW_KEYS)))
     }
-    return {"name": name, "id": str(found.get("topic_id") or ""), "partitions": partitions, "configs": configs}
+    id = str(found.get("topic_id") or "")
+    return {"name": name, "id": id, "view_of": view_of, "partitions": partitions, "configs": configs}
 
 
 def _ends(client: Any, found: Mapping[str, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
@@ -221,11 +266,13 @@ def _ends(client: Any, found: Mapping[str, Any]) -> tuple[dict[Any, Any], dict[A
 
 def _as_text(shown: Mapping[str, Any]) -> str:
     partitions = shown["partitions"]
-    head = f"{shown['name']}: {plural(len(partitions), 'partition')}"
+    view = f"view of {shown['view_of']}, " if shown["view_of"] else ""
+    head = f"{shown['name']}: {view}{plural(len(partitions), 'partition')}"
+    is_part = not {f"{VIEW_KEYS}tags", f"{VIEW_KEYS}filter"}.isdisjoint(shown["configs"])  # how many is not known
     headings = ("PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR", "FIRST", "NEXT", "RECORDS")
     rows = []
     for each in partitions:
-        known = each["first"] is not None and each["next"] is not None
+        known = each["first"] is not None and each["next"] is not None and not is_part
         rows.append((*each.values(), each["next"] - each["first"] if known else None))
     text = f"{head}\n{table(headings, rows)}"
     if shown["configs"]:
