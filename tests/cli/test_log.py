@@ -20,6 +20,7 @@ from kbroker.env.real_lock import take_lock
 from kbroker.log.checkpoints import metadata_content
 from kbroker.log.derived.producers import ProducerStates
 from kbroker.log.derived.transactions import read_marker
+from tests.log.cleaner.tools import Story, World, compact, orders
 from tests.log.content.odd_batches import KAFKA_FIELDS, KAFKA_RECORDS, batch_of, record
 from tests.log.test_transactions import several_segments
 from tests.log.tools import NOW, Worker
@@ -69,6 +70,27 @@ def test_verify_tells_of_a_gap_between_segments(partition: Path) -> None:
     result = invoke("verify", partition)
     assert result.exit_code == 1
     assert f"{10:020}.log: offsets 3 to 9 are missing before it" in result.stdout
+
+
+def test_verify_leaves_a_swap_to_the_next_start_and_reads_what_compaction_has_left(tmp_path: Path) -> None:
+    disk = real_env(str(tmp_path)).disk
+
+    async def made() -> None:
+        directory = World(disk).start()
+        log = orders(directory)
+        story = Story(log, 1)
+        story.write(150)
+        story.end_all()
+        await compact(directory, log)
+        await directory.close()
+
+    trio.run(made)
+    assert invoke("verify", tmp_path).exit_code == 0, invoke("verify", tmp_path).output
+    first = segment(tmp_path / "orders-0")
+    first.rename(first.with_name(first.name + ".swap"))
+    result = invoke("verify", tmp_path)
+    assert result.exit_code == 0
+    assert "orders-0 is left out: compacted segments are taking the place of others" in result.stderr
 
 
 def producers(*offsets: int) -> bytes:

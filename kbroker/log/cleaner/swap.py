@@ -42,18 +42,21 @@ def commit(disk: Disk, stem: str) -> None:
     disk.sync_dir(stem.rpartition("/")[0])
 
 
-def take_place(disk: Disk, stem: str, old_stems: Iterable[str]) -> Iterator[str]:
+def take_place(disk: Disk, stem: str, old_stems: Iterable[str], number: int = 0) -> Iterator[str]:
     """Rename what is old, and then what is new. Yields the names that the old files have now: they may be removed.
 
-    old_stems: of the old segments, the new one's own among them. Raises OSError: then it is for the next open to do.
+    old_stems: of the old segments, the new one's own among them. number: of the swaps of this log; a file of the same
+    segment that was replaced before may still wait for its removal, and here is no time to remove a large one.
+    Raises OSError: then it is for the next open to do.
     """
+    deleted = f".{number}{DELETED}" if number else DELETED
     for old in sorted(old_stems, reverse=True):
         for suffix in (*OTHERS, *INDEXES, LOG):
             if old == stem and suffix in INDEXES:
                 continue  # the new ones come over it
             if disk.exists(old + suffix):
-                disk.rename(old + suffix, old + suffix + DELETED)
-                yield old + suffix + DELETED
+                disk.rename(old + suffix, old + suffix + deleted)
+                yield old + suffix + deleted
     for suffix in (*INDEXES, LOG):
         if disk.exists(stem + suffix + SWAP):
             disk.rename(stem + suffix + SWAP, stem + suffix)

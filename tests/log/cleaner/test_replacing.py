@@ -69,6 +69,21 @@ async def test_slices_of_replaced_segments_can_still_be_read() -> None:
     assert len(b"".join(piece.read() for piece in log.read(0, 1 << 20, log.end.value))) < len(data)
 
 
+async def test_what_was_replaced_is_removed_later_each_time() -> None:
+    world, directory, log, story = made()
+    waiting: set[str] = set()
+    for _ in range(3):
+        story.write(40)
+        story.end_all()
+        await compact(directory, log)
+        found = {name for name in world.disk.list_dir("orders-0") if name.endswith(".deleted")}
+        assert waiting < found, "none took the name of another, which it would have removed at once"
+        waiting = found
+    world.clock.now_ms += log.config.file_delete_delay_ms
+    await directory.retainer.remove_due()
+    assert not [name for name in world.disk.list_dir("orders-0") if name.endswith(".deleted")]
+
+
 async def test_a_read_from_any_offset_goes_on_behind_what_is_gone() -> None:
     world, directory, log, story = made()
     await compact(directory, log)
