@@ -18,6 +18,7 @@ import measures
 from brokers import Broker, Sample, Scale
 from compaction import compaction as measure_compaction
 from measures import BATCH_15_KB, BATCH_900_KB, fetch, traffic
+from views import views as measure_views
 
 Missing = Callable[[], str | None]
 
@@ -142,6 +143,18 @@ def compaction(record_bytes: int, megabytes: int, speed: Goal | None) -> Row:
     return Row(f"compaction-{record_bytes}", title, measure_compaction(record_bytes, megabytes), figures, repeat=2)
 
 
+def views(record_bytes: int, megabytes: int) -> Row:
+    figures = (
+        Figure("send_us_mb", "µs of CPU per MB to send the source"),
+        Figure("exact_us_mb", "µs of CPU per MB of the source through an exact view"),
+        Figure("exact_percent", "% of sending it", below(5, "%")),
+        Figure("prune_us_mb", "µs of CPU per MB of the source through a view that prunes"),
+        Figure("prune_percent", "% of sending it", below(5, "%")),
+    )
+    title = f"views by tag, 1 % matching, {record_bytes:,} B records (kbroker alone)"
+    return Row(f"views-{record_bytes}", title, measure_views(record_bytes, megabytes), figures, repeat=2)
+
+
 NO_CONFLUENT = clients.python_missing("confluent_kafka", "confluent-kafka")
 NO_KAFKA_PYTHON = clients.python_missing("kafka", "kafka-python")
 ONE = {"record_bytes": 100}
@@ -221,6 +234,8 @@ ROWS = (
     ), repeat=2),
     compaction(1_000, 200, above(30, "MB/s")),
     compaction(100, 60, None),
+    views(1_000, 400),
+    views(100, 200),
     Row("memory", "memory after the load above", measures.memory, (Figure("rss_mb", "MB", below(60, "MB")),)),
     greedy("metadata", "7,000 pipelined Metadata about 1,000 topics"),
     greedy("unread", "20 connections that ask as much and read nothing"),

@@ -45,15 +45,11 @@ class Filter:
         if not header.count:
             return None
         try:
-            if not check_crc(batch, 0, header):
-                return batch
             data = payload(batch, max_bytes=self.bytes_max) if records is None else records
-            if self.tags is not None and not _may_have_one(data, self.tags):
-                return None
             runs, count, latest = self._select(data, header.count)
         except (KafkaError, ProtocolError, IndexError):
             return batch
-        if count == header.count:
+        if count == header.count or not check_crc(batch, 0, header):
             return batch
         if not count:
             return None
@@ -67,6 +63,8 @@ class Filter:
 
         Raises KafkaError, ProtocolError, IndexError for records that are not what they say.
         """
+        if self.tags is not None and not _may_have_one(data, self.tags):
+            return [], 0, 0
         runs: list[bytes] = []
         needs_tags, judge = self.tags is not None, self._judge
         kept, latest = 0, -(1 << 63)

@@ -49,7 +49,7 @@ FILE_BYTES_MAX = 256 * 1024 * 1024  # of a file that is read; an honest one has 
 
 _FRAME = struct.Struct(">II")
 _HEAD = struct.Struct(">IIIIII")
-_ONLY_LOOK = frozenset((LOOK,))
+_ONLY_LOOK, _LOOK_BYTES = frozenset((LOOK,)), LOOK.to_bytes(2)
 
 assert array("I").itemsize == 4
 
@@ -108,7 +108,8 @@ class Piece:
 
     def is_look(self, n: int) -> bool:
         """Whether nobody knows what the n-th has."""
-        return self.numbers_of(n) == _ONLY_LOOK
+        start = self.marks[n - 1] if n else 0
+        return self.marks[n] == start + 1 and self.numbers[2 * start : 2 * start + 2] == _LOOK_BYTES
 
     def push(self, stretch: Stretch) -> None:
         """Add one behind all others."""
