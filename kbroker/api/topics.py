@@ -251,6 +251,7 @@ async def delete_records(request: DeleteRecordsRequest, context: Context) -> Del
     with trio.move_on_after(max(timeout_s(request.timeout_ms), DELETE_RECORDS_TIMEOUT_S)) as scope:
         try:
             if starts:
+                await services.delays.carry(starts)
                 await services.logs.move_starts(starts)
         except OSError:
             failed = ErrorCode.KAFKA_STORAGE_ERROR

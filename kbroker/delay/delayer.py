@@ -71,6 +71,8 @@ class Delayer:
         self._save_at = self._carry_at = 0.0
         self._leisure_s = LEISURE_S
         self._after = START  # how far it has carried
+        self._wanted = 0  # where somebody wants the log to start
+        self._moved = trio.Event()  # rings when what is pending has moved
         self._told = ""
         partition.log.hold(0)
 
@@ -82,6 +84,17 @@ class Delayer:
     def schedule(self) -> Schedule | None:
         """What is pending; None: not known yet. To be used with `reading` held."""
         return self._tracker.schedule if self._tracker is not None else None
+
+    async def carry_to(self, offset: int) -> None:
+        """Wait until nothing that is pending lies below an offset. The caller bounds the wait."""
+        self._wanted = max(self._wanted, offset)
+        while not self._is_carried_to(offset):
+            self.wake()
+            await self._moved.wait()
+
+    def _is_carried_to(self, offset: int) -> bool:
+        tracker = self._tracker
+        return tracker is not None and min(tracker.schedule.lowest_offset, tracker.position.offset) >= offset
 
     def wake(self) -> None:
         """Something has changed: the role, the clock, the log."""
@@ -165,6 +178,8 @@ class Delayer:
         if self.log.ahead is not None:
             self.log.ahead.read_to(tracker.position.offset)
         self.log.hold(tracker.held_from)
+        moved, self._moved = self._moved, trio.Event()
+        moved.set()
 
     def _is_of_log(self, position: Position) -> bool:
         """Whether what was read up to a position is what the log has there: it may have been cut, or begun anew."""
@@ -203,6 +218,7 @@ class Delayer:
                 has_more = await self.env.offload(tracker.schedule.settle)
             if not has_more:
                 self._settled = changes
+            self._note(tracker)
 
     async def _save(self, tracker: Tracker) -> None:
         """Have little to read after a restart."""
@@ -344,7 +360,7 @@ class Delayer:
 
     async def _wanted_start(self, tracker: Tracker) -> int:
         """Where the log would start, were nothing pending."""
-        start, now_s = self.log.start_offset, self.env.clock.liveness()
+        start, now_s = max(self.log.start_offset, self._wanted), self.env.clock.liveness()
         if now_s < self._carry_at or tracker.schedule.lowest_offset >= self.log.active.base_offset:
             return start
         for _ in range(ATTEMPTS_MAX):

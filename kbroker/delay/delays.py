@@ -6,11 +6,13 @@ long as anything lay hidden in its log. The ReplicaManager tells of all roles, a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import trio
 
 from kbroker.env import Env
+from kbroker.log.log import PartitionLog
 from kbroker.replication.partition import Partition
 
 if TYPE_CHECKING:
@@ -50,6 +52,15 @@ class Delays:
             delayer, scope = self._delayers[key] = Delayer(partition, self.env), trio.CancelScope()
             if self._nursery is not None:
                 self._nursery.start_soon(self._live, delayer, scope)
+
+    async def carry(self, starts: Mapping[PartitionLog, int]) -> None:
+        """Wait until nothing that is pending lies below where these logs are to start: a replica that comes later would
+        not get it. The caller bounds the wait."""
+        held = {each for each, offset in starts.items() if each.held_from < offset}
+        if held:
+            for delayer, _ in tuple(self._delayers.values()):
+                if delayer.log in held:
+                    await delayer.carry_to(starts[delayer.log])
 
     def leave(self, topic: str, index: int) -> None:
         """A partition is not held here any more."""

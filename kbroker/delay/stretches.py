@@ -17,7 +17,7 @@ from kbroker.delay.schedule import Entry
 from kbroker.env import Disk, File, Offload
 from kbroker.log import scan
 from kbroker.log.cold import when_told
-from kbroker.log.content.delayed import Hidden, hidden_record, is_hidden
+from kbroker.log.content.delayed import Hidden, HiddenBatch, is_hidden
 from kbroker.log.log import PartitionLog
 
 SEGMENTS_MAX = 4  # of one go
@@ -114,7 +114,7 @@ class _Reader:
     def __init__(self, disk: Disk) -> None:
         self.disk = disk
         self.files: dict[str, File] = {}
-        self.batches: list[tuple[BatchHeader, bytes]] = []  # the latest first
+        self.batches: list[HiddenBatch] = []  # the latest first
 
     def close(self) -> None:
         """Close the files."""
@@ -125,18 +125,15 @@ class _Reader:
     def read(self, place: Place) -> Hidden | None:
         """The record of a place; None: there is none such."""
         offset = place.entry.offset
-        batch = next(
-            (data for header, data in self.batches if header.base_offset <= offset <= header.last_offset), None
-        )
-        if batch is None:
-            batch = self._find(place.stretch, offset)
+        kept = (each for each in self.batches if each.header.base_offset <= offset <= each.header.last_offset)
+        batch = next(kept, None) or self._find(place.stretch, offset)
         try:
-            hidden = hidden_record(batch, offset) if batch is not None else None
+            hidden = batch.record(offset) if batch is not None else None
         except KafkaError:
             return None
         return hidden if hidden is not None and hidden.id == place.entry.id else None
 
-    def _find(self, stretch: Stretch, offset: int) -> bytes | None:
+    def _find(self, stretch: Stretch, offset: int) -> HiddenBatch | None:
         if stretch.path not in self.files:
             if len(self.files) >= FILES_MAX:
                 self.files.pop(next(iter(self.files))).close()
@@ -146,9 +143,9 @@ class _Reader:
             if header.last_offset >= offset:
                 if not is_hidden(header):
                     return None
-                data = file.pread(header.size, position)
-                self.batches = [(header, data), *self.batches[: BATCHES_KEPT - 1]]
-                return data
+                found = HiddenBatch(file.pread(header.size, position))
+                self.batches = [found, *self.batches[: BATCHES_KEPT - 1]]
+                return found
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 
 from kbroker.testing.broker import MemoryCluster, memory_broker, memory_cluster
@@ -207,3 +208,29 @@ async def test_D3_what_is_pending_is_delivered_once_by_whoever_leads(autojump_cl
             await trio.sleep(30)
             assert sorted(id_of(each) for each in await read(client)) == list(range(60))
             assert [each.value for each in found] == [b"%d" % n for n in range(60)]
+
+
+# much at once -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+async def test_a_hundred_thousand_in_one_batch_are_delivered(autojump_clock: object) -> None:
+    async with memory_broker(config={"socket.request.max.bytes": "50000000"}) as broker, broker.client() as client:
+        await create(client, max__message__bytes="40000000")
+        await send(client, *[after(20_000 + n // 100, b"") for n in range(100_000)])
+        await trio.sleep(60)
+        found = await read(client)
+        assert [id_of(each) for each in found] == list(range(100_000))
+
+
+@pytest.mark.slow
+async def test_very_many_cancels_harm_nobody_else(autojump_clock: object) -> None:
+    async with memory_broker() as broker, broker.client() as client:
+        await create(client)
+        await send(client, after(60_000, b"mine", b"mine"), after(60_000, b"its", b"7"))
+        for some in range(20):
+            await send(client, *[cancel(b"%d" % (some * 2500 + n)) for n in range(2500)])
+        await send(client, *[now(b"x%d" % n) for n in range(2500)])
+        assert [each.value for each in await wait_for(client, 1, 120)] == [b"mine"]
+        await trio.sleep(30)
+        assert await values(client) == [b"mine"]

@@ -12,11 +12,12 @@ from tempfile import TemporaryDirectory
 import pytest
 import trio
 
-from kafka_wire.records import Record
+from kafka_wire.records import Record, build_batch
 from kbroker.env.real import real_env
+from kbroker.log.content.delayed import Hidden, Kind, carrying_batch, delivery_batch
 from tests.log.cleaner.tools import Story, World, all_records, compact, markers, orders
 from tests.log.test_transactions import Writer, several_segments
-from tests.log.tools import Worker, append, open_log
+from tests.log.tools import NOW, Worker, append, open_log
 
 pytestmark = [pytest.mark.java, pytest.mark.slow]
 
@@ -110,6 +111,28 @@ def compacted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Reco
     return root / "orders-0", *trio.run(make)
 
 
+@pytest.fixture(scope="module")
+def delayed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log in which records lie hidden, in all ways that there are, and are delivered; stopped in order."""
+    root = tmp_path_factory.mktemp("delayed")
+    log = open_log(real_env(str(root)).disk, kbroker_delay_enable=True, index_interval_bytes=1000)
+    sequence = 0
+    for number in range(50):
+        fields = (("kbroker-deliver-after", b"%d" % (number + 1)),)
+        rows = [(NOW, b"k", b"later" * 40, fields), (NOW, b"k", b"now", ())][: 1 + number % 2]
+        who = {"producer_id": 7, "producer_epoch": 0, "base_sequence": sequence} if number % 3 else {}
+        sequence += len(rows) if who else 0
+        log.append(build_batch(rows, compression=number % 5, **who), leader_epoch=0, now_ms=NOW)
+    pending = [Hidden(0, Kind.DELAYED, NOW, n, b"\x02k\x02v\x00") for n in range(9)]
+    log.append_hidden(carrying_batch(pending, NOW), leader_epoch=0, now_ms=NOW)
+    for codec in range(5):
+        batch = delivery_batch([(NOW, each) for each in pending], codec)
+        log.append_hidden(batch, leader_epoch=0, now_ms=NOW)
+    log.roll()
+    trio.run(log.close, Worker())
+    return root / "orders-0"
+
+
 def dump(classpath: str, files: list[Path], *options: str) -> str:
     """What the tool prints; it speaks of what it does not like, and exits with 0 all the same."""
     java = ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-cp", classpath]
@@ -187,3 +210,14 @@ def test_L9_indexes_agree_with_compacted_segments(
     assert len(found) == len(files(compacted[0], ".log"))
     text = dump(classpath, found)
     assert not re.search(r"mismatch|non-consecutive|found|exception|error", text, re.IGNORECASE), text[-2000:]
+
+
+@pytest.mark.parametrize("suffix", [".log", ".index", ".timeindex", ".snapshot"])
+def test_D2_what_is_hidden_and_delivered_is_read(classpath: str, delayed: Path, suffix: str) -> None:
+    text = dump(classpath, files(delayed, suffix), *(["--deep-iteration", "--print-data-log"] * (suffix == ".log")))
+    assert not re.search(r"isvalid: false|mismatch|\binvalid|exception|error", text, re.IGNORECASE)
+    if suffix == ".log":
+        assert text.count("controlType: UNKNOWN(19266)") == 59  # 50 that came, 9 carried on
+        assert text.count("headerKeys: [kbroker-delay-id]") == 45
+    if suffix == ".snapshot":
+        assert "producerId: 7" in text

@@ -355,13 +355,25 @@ def hidden_records(batch: Buffer) -> Iterator[Hidden]:
         yield hidden
 
 
-def hidden_record(batch: Buffer, offset: int) -> Hidden:
-    """One record of a hidden batch: those before it are passed over. Raises CorruptRecords as hidden_records does."""
-    header, payload = records.read_header(batch), _payload(batch)
-    pos = follow_chain(payload, 0, offset - header.base_offset)
-    if not header.base_offset <= offset < header.base_offset + header.count or pos < 0:
-        raise _no_hidden(offset)
-    return _read_hidden(payload, pos, offset)[0]
+class HiddenBatch:
+    """A hidden batch of which some records are asked for, here and there: those between are passed over."""
+
+    __slots__ = ("header", "_payload", "_delta", "_pos")
+
+    def __init__(self, batch: Buffer) -> None:
+        self.header = records.read_header(batch)
+        self._payload = _payload(batch)
+        self._delta = self._pos = 0  # of a record that was found
+
+    def record(self, offset: int) -> Hidden:
+        """The record that has that offset. Raises CorruptRecords as hidden_records does."""
+        delta = offset - self.header.base_offset
+        known, pos = (self._delta, self._pos) if delta >= self._delta else (0, 0)
+        pos = follow_chain(self._payload, pos, delta - known)
+        if not 0 <= delta < self.header.count or pos < 0:
+            raise _no_hidden(offset)
+        self._delta, self._pos = delta, pos
+        return _read_hidden(self._payload, pos, offset)[0]
 
 
 def _payload(batch: Buffer) -> bytes:
