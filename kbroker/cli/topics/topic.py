@@ -29,7 +29,7 @@ topic = LazyGroup(
         "describe": ("kbroker.cli.topics.topic:describe", "Show a topic's partitions and configs."),
         "alter": ("kbroker.cli.topics.topic:alter", "Change configs, add partitions."),
         "delete": ("kbroker.cli.topics.topic:delete", "Delete topics with all their records."),
-        "compact": ("kbroker.cli.topics.compact:compact", "Keep the newest value of each key only, now."),
+        "compact": ("kbroker.cli.topics.compact:compact", "Compact a topic now."),
         "produce": ("kbroker.cli.topics.produce:produce", "Write the lines of standard input as records."),
         "consume": ("kbroker.cli.topics.consume:consume", "Read records."),
     },
