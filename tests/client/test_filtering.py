@@ -371,6 +371,16 @@ def test_records_of_any_iterable_and_async_iterable_are_matched() -> None:
     assert run(all_of_it()) == [1]
 
 
+def test_filters_around_filters_both_count(clock: Clock) -> None:
+    records = [Record(0, "eu", b"x"), Record(1, "eu", b"y"), Record(2, "us", b"x")]
+    twice = filtered(filtered(KafkaPython(Script(clock, (0, {"p": records}))), EU), 'key = "x"')
+    assert offsets(twice.poll(timeout_ms=10)) == {"p": [0]}
+    assert offsets(list(matching(filtered(KafkaPython(records=records), EU), 'key = "x"'))) == [0]
+    messages = [Message(0, "eu", b"y"), Message(1, "us", b"x"), Message(2, "eu", b"x")]
+    answers = [(0, message) for message in messages]
+    assert filtered(filtered(Confluent(Script(clock, *answers)), EU), 'key = "x"').poll(1).offset() == 2
+
+
 def test_a_handler_is_called_for_what_matches_only() -> None:
     @only(EU)
     def handle(record: Any, more: int = 0) -> tuple[int, int]:
