@@ -112,7 +112,7 @@ def _check_checkpoint(root: Path, name: str, known: dict[str, Walked], is_growin
         yield path, f"cannot be read: {error.strerror}"
     for (topic, index), offset in checkpoint.offsets.items():
         walked = known.get(f"{topic}-{index}")
-        if walked is None and offset:
+        if walked is None and offset and not any((root / f"{topic}-{index}").glob("*.log.swap")):  # left out
             yield path, f"{topic}-{index} is at offset {offset}, and has no segment"
         elif walked is not None and offset > walked.end_offset and not is_growing:
             yield path, f"{topic}-{index} is at offset {offset}, its log ends at {walked.end_offset}"

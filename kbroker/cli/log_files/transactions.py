@@ -1,8 +1,8 @@
 """Transactions as `log verify` follows them through a partition's segments: is every abort in its `.txnindex`?
 
 An index that is there has all that the markers of its segment aborted, and nothing else. One that is not there says
-nothing: it is made anew when somebody asks. What began below the first segment that is left is known from the index
-alone.
+nothing: it is made anew when somebody asks. What began below the first segment that is left, or with what compaction
+has taken away, is known from the index alone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ class TransactionsCheck:
 
     def __init__(self, first_offset: int) -> None:
         self.first_offset = first_offset  # of the log
+        self.due = first_offset  # behind the batches that have passed
+        self.is_compacted = False  # records are missing: an index may speak of some
         self.transactions = Transactions()
 
     def segment(self, path: Path) -> AbortedIndexCheck:
@@ -40,7 +42,10 @@ class AbortedIndexCheck:
 
     def batch(self, header: BatchHeader, data: memoryview) -> Problems:
         """Follow a batch that is whole."""
-        transactions, producer_id = self.log.transactions, header.producer_id
+        log, transactions, producer_id = self.log, self.log.transactions, header.producer_id
+        if header.base_offset > log.due or header.count <= header.last_offset_delta:
+            log.is_compacted = True
+        log.due = header.next_offset
         if producer_id < 0 or not header.is_transactional:
             return
         if not header.is_control:
@@ -63,6 +68,12 @@ class AbortedIndexCheck:
             self.next = next(self.entries, None)
         if entry is not None and entry.first_offset < self.log.first_offset:
             return  # who can tell?
+        if (
+            entry is not None
+            and self.log.is_compacted
+            and (aborted is None or entry.first_offset < aborted.first_offset)
+        ):
+            return  # what it began with may be gone
         if aborted is not None and entry is None:
             yield self.path, f"lacks what the marker at offset {offset} aborted, from offset {aborted.first_offset}"
         elif entry is not None and aborted is None:
