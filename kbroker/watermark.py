@@ -34,13 +34,13 @@ class Watermark:
         if value > self.value:
             self.value = value
             if self._bells:
-                self._ring()
+                self.ring()
 
     def close(self, error: Exception) -> None:
         """End it: every present and future wait raises error."""
         if self.error is None:
             self.error = error
-            self._ring()
+            self.ring()
 
     def check(self) -> None:
         """Raise the closing error, if closed."""
@@ -75,6 +75,7 @@ class Watermark:
                 self.detach(bell)
         self.check()
 
-    def _ring(self) -> None:
+    def ring(self) -> None:
+        """Set all bells; also for something that goes with the value, and has changed."""
         for bell in tuple(self._bells or ()):
             bell.set()

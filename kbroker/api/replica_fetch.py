@@ -212,7 +212,7 @@ class ReplicaFetch(Awaited):
         data = FetchPartitionData(partition_index=followed.key[1], aborted_transactions=None)
         data.high_watermark = followed.told = result.high_watermark
         data.last_stable_offset = result.last_stable_offset
-        data.log_start_offset = result.log_start_offset
+        data.log_start_offset = followed.told_start = result.log_start_offset
         data.records = records
         self.rows.append((followed.key, data))
         self.read.append(followed)
@@ -345,24 +345,24 @@ class ReplicaFetch(Awaited):
         return session is None or session.is_over or session.epoch != self.epoch
 
     def answer(self) -> FetchResponse:
-        """What was found, and the high watermarks that moved."""
+        """What was found, and the high watermarks and log starts that moved."""
         session = self.session
         if session is None or self.error:
             return FetchResponse(error_code=self.error)
         if self._is_overtaken():
             return FetchResponse(error_code=ErrorCode.INVALID_FETCH_SESSION_EPOCH, session_id=session.id)
         for followed in session.take_stale(TOLD_MAX):
-            self._tell_high_watermark(followed)
+            self._tell_offsets(followed)
         session.answer(self.services.env.clock.liveness())
         return FetchResponse(session_id=session.id, responses=_by_topic(self.rows))
 
-    def _tell_high_watermark(self, followed: Followed) -> None:
+    def _tell_offsets(self, followed: Followed) -> None:
         partition = followed.partition
-        high_watermark = partition.high_watermark.value
-        if high_watermark != followed.told:
-            followed.told = high_watermark
+        high_watermark, start = partition.high_watermark.value, partition.log.start_offset
+        if high_watermark != followed.told or start != followed.told_start:
+            followed.told, followed.told_start = high_watermark, start
             data = FetchPartitionData(partition_index=followed.key[1], aborted_transactions=None)
-            data.high_watermark, data.log_start_offset = high_watermark, partition.log.start_offset
+            data.high_watermark, data.log_start_offset = high_watermark, start
             self.rows.append((followed.key, data))
 
 

@@ -344,6 +344,8 @@ class PartitionLog(WritableLog):
         if offset > self.start_offset:
             self.start_offset = offset
             self.epochs.truncate_start(offset)
+            if self.high_watermark is not None:
+                self.high_watermark.ring()  # followers are told of both
 
     # retention: what the Retainer does, in this order; and again, when it did not come to its end
 

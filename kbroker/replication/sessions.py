@@ -2,7 +2,7 @@
 
     named in a request ──▶ Followed ── the log's end moves ──▶ news ── answered ──▶ quiet, until it is named again
                                │
-                               └────── the high watermark moves ──▶ stale: told with the next answer
+                               └────── the high watermark or the log's start moves ──▶ stale: told with the next answer
 
 There is one session for a follower broker, in its broker epoch. A partition in it hangs one bell on its log's end and
 on its high watermark, so a session of ten thousand idle partitions costs a request nothing: what has news has rung. A
@@ -36,6 +36,7 @@ class Followed:
 
     __slots__ = (
         "key", "partition", "offset", "leader_epoch", "bytes_max", "_session", "_end", "_high_watermark", "told",
+        "told_start",
     )  # fmt: skip
 
     def __init__(self, session: ReplicaSession, key: Key, partition: Partition) -> None:
@@ -45,6 +46,7 @@ class Followed:
         self.leader_epoch = -1  # in which it follows
         self.bytes_max = 0  # it wants at once
         self.told = -1  # the high watermark it knows
+        self.told_start = -1  # and the log's start
         self._session = session
         self._end: Watermark = partition.log.end
         self._high_watermark: Watermark = partition.high_watermark
@@ -54,7 +56,7 @@ class Followed:
     def move(self, offset: int, leader_epoch: int, bytes_max: int) -> None:
         """The follower names the partition: it has everything below offset."""
         self.offset, self.leader_epoch, self.bytes_max = offset, leader_epoch, bytes_max
-        if self.told != self._high_watermark.value:
+        if self.told != self._high_watermark.value or self.told_start != self.partition.log.start_offset:
             self._session.stale[self] = None
         self.set()
 
@@ -90,7 +92,7 @@ class ReplicaSession:
         self.broker_epoch = broker_epoch
         self.partitions: dict[Key, Followed] = {}
         self.news: dict[Followed, None] = {}  # longest first: a busy one does not starve those behind it
-        self.stale: dict[Followed, None] = {}  # whose high watermark is to be told
+        self.stale: dict[Followed, None] = {}  # whose high watermark, or start, is to be told
         self.bell: Bell | None = None  # rings for news; hung there by the request that waits for them
         self.heard_s = NEVER
         self.proven_s = NEVER
@@ -147,7 +149,7 @@ class ReplicaSession:
             self.drop(key)
 
     def take_stale(self, most: int) -> Iterator[Followed]:
-        """Up to so many of those whose high watermark is to be told; they count as told."""
+        """Up to so many of those whose high watermark, or start, is to be told; they count as told."""
         for _ in range(min(most, len(self.stale))):
             followed = next(iter(self.stale))
             del self.stale[followed]
