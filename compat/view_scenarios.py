@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import random
+import time
+from dataclasses import replace
 
-from common import Message, Record, Run, Seen, check, same, scenario
+import wire
+from common import Message, Record, Run, Seen, check, refusal, same, scenario, until
+from group_scenarios import Team
+from members import Member
 from transaction_scenarios import COMMITTED, UNCOMMITTED, Stage
 
 COUNT, MATCHES = 1000, (100, 500)
 SIZE = 3000  # bytes of a record: the source has three megabytes
 IN_TIME_S = 10.0
+LATE_S, LATER_S = 3.0, 3.0  # of a view that is late, and how much later than that a record may come
 
 
 def message(number: int, *, matches: bool) -> Message:
@@ -85,3 +91,81 @@ def view_committed(run: Run) -> Seen:
 def read_offsets(run: Run, topic: str, wanted: list[int], isolation: str) -> None:
     records = run.client.read(topic, {0: 0}, len(wanted), isolation=isolation)
     same([each.offset for each in records][: len(wanted)], wanted, f"offsets of the {isolation} reader")
+
+
+@scenario("view-late")
+def view_late(run: Run) -> Seen:
+    source = run.topic("late-source", 1)
+    topic = view(run, "late", source, kbroker_view_lag_ms=str(int(LATE_S * 1000)))
+    reader = run.client.consumer(topic, {0: 0})
+    try:
+        reader.take(1, 0.5)  # it is up and waits
+        for number in range(3):
+            began = time.monotonic()
+            run.client.produce(source, [Message(b"v", key=b"%d" % number)])
+            sent = time.monotonic()
+            found = reader.take(1, LATE_S + IN_TIME_S)
+            now = time.monotonic()
+            same([each.offset for each in found], [number], "what came")
+            check(now - began >= LATE_S, f"it came {now - began:.3f} s after it was sent: early")
+            check(now - sent <= LATE_S + LATER_S, f"it came {now - sent:.3f} s after it was sent: late")
+    finally:
+        reader.close()
+    return {"records": 3}
+
+
+@scenario("view-refused")
+def view_refused(run: Run) -> Seen:
+    source = run.topic("refused-source", 1)
+    topic = view(run, "refused", source)
+    began = time.monotonic()
+    found = refusal(lambda: run.client.produce(topic, [Message(b"v")]))
+    check(time.monotonic() - began < IN_TIME_S, "it was tried again and again")
+    same(wire.offset(run.client.bootstrap, source, 0), 0, "where the source ends")
+    return {"refused": found}
+
+
+def groups_of_views(run: Run, protocol: str) -> Seen:
+    """Two members share a view by tags and a view of all; who comes later goes on where they were."""
+    team = Team(run, f"view-{protocol}", protocol)
+    source = team.topic(4, "source")
+    tagged = view_of_team(run, team, "eu", source, kbroker_view_tags="eu")
+    try:
+        for partition in range(4):
+            rows = [message(n, matches=n % 10 == 0) for n in range(100)]
+            run.client.produce(source, [replace(row, partition=partition) for row in rows])
+        first, second = team.join([tagged]), team.join([tagged])
+        shares = team.shares(tagged, 4, first, second)
+        wanted = {(tagged, p, n) for p in range(4) for n in range(0, 100, 10)}
+        check(until(lambda: wanted <= taken(first) | taken(second), IN_TIME_S), "not all that match were read")
+        same((taken(first) | taken(second)) - wanted, set(), "what does not match")
+        team.leave(first)
+        team.leave(second)
+        last = team.join([tagged])
+        team.shares(tagged, 4, last)
+        run.client.produce(source, [replace(message(n, matches=True), partition=n) for n in range(4)])
+        check(until(lambda: len(taken(last)) >= 4, IN_TIME_S), "who comes later reads nothing")
+        same(taken(last), {(tagged, p, 100) for p in range(4)}, "what who comes later has read")
+    finally:
+        team.close()
+    return {"shares": shares, "read": len(wanted)}
+
+
+def view_of_team(run: Run, team: Team, name: str, source: str, **configs: str) -> str:
+    if run.client.shows_markers:
+        raise run.client.absent("way past control batches: it shows them as records")
+    return run.topic(f"{team.name}-{name}", 4, **{"kbroker_view_source": source, **configs})
+
+
+def taken(member: Member) -> set[tuple[str, int, int]]:
+    return {entry[2:] for entry in member.journal() if entry.kind == "took"}
+
+
+@scenario("view-group")
+def view_group(run: Run) -> Seen:
+    return groups_of_views(run, "classic")
+
+
+@scenario("view-kip848")
+def view_kip848(run: Run) -> Seen:
+    return groups_of_views(run, "consumer")
