@@ -70,7 +70,7 @@ class Link:
         self.used_at = trio.current_time()
         self._house = house
         self._address = address
-        self._places = trio.CapacityLimiter(IN_FLIGHT_MAX)
+        self._places = trio.Semaphore(IN_FLIGHT_MAX, max_value=IN_FLIGHT_MAX)
         self._wire: Wire | None = None
         self._attempt: Attempt | None = None
         self._pause_s = 0.0
@@ -80,7 +80,7 @@ class Link:
     async def ask(self, request: Any, version: int, timeout_s: float) -> Any:
         """The response. Raises KafkaError, see `Brokers.ask`."""
         self.used_at = trio.current_time()
-        if self._places.available_tokens == 0 and self._places.statistics().tasks_waiting >= WAITING_MAX:
+        if self._places.value == 0 and self._places.statistics().tasks_waiting >= WAITING_MAX:
             raise self._unavailable("too much is in flight to it")
         question, wire = Question(timeout_s), None
         with trio.CancelScope(deadline=question.until):

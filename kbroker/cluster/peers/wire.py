@@ -35,14 +35,14 @@ class Question:
         self.heard = 0  # times that something had arrived on the connection before this was sent
         self.arrived = trio.Event()
         self.frame: bytearray | None = None  # the answer; None when it has arrived: there will be none
-        self._places: trio.CapacityLimiter | None = None
+        self._places: trio.Semaphore | None = None
 
-    async def take_place(self, places: trio.CapacityLimiter) -> None:
+    async def take_place(self, places: trio.Semaphore) -> None:
         """Wait for a place, first come, first served; one that is free costs no turn of the loop."""
         try:
-            places.acquire_on_behalf_of_nowait(self)
+            places.acquire_nowait()
         except trio.WouldBlock:
-            await places.acquire_on_behalf_of(self)
+            await places.acquire()
         self._places = places
 
     def arrive(self, frame: bytearray | None) -> None:
@@ -50,7 +50,7 @@ class Question:
         self.frame = frame
         self.arrived.set()
         if self._places is not None:
-            self._places.release_on_behalf_of(self)
+            self._places.release()
 
 
 class Wire:
