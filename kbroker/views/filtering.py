@@ -4,7 +4,7 @@ Records keep their offsets, timestamps, headers; the batch its base and last off
 What cannot be judged, as its CRC is wrong or its records cannot be read, stays as it is: a consumer finds that out here
 as he would at the source. (Kafka: MemoryRecords.filterTo.)
 
-Measured: 0.2 µs for a record without tags where tags are asked for; 1 µs for one whose headers were seen before.
+Measured: 0.2 µs for a record without tags where tags are asked for; 0.7 µs for one whose headers were seen before.
 """
 
 from __future__ import annotations
@@ -63,26 +63,29 @@ class Filter:
 
         Raises KafkaError, ProtocolError, IndexError for records that are not what they say.
         """
-        if self.tags is not None and not _may_have_one(data, self.tags):
+        names = count if self.tags is None else _names_in(data, self.tags)
+        if not names:
             return [], 0, 0
         runs: list[bytes] = []
-        needs_tags, judge = self.tags is not None, self._judge
+        is_sparse, judge = 2 * names < count, self._judge  # most need not be judged
         kept, latest = 0, -(1 << 63)
         pos, start, whole, tags_at = 0, -1, len(data), 0
         for _ in range(count):
             size = data[pos]
-            if size >= 0x80 or size & 1:
-                size, at = read_varint(data, pos)
-            else:
+            if size < 0x80 and not size & 1:
                 size, at = size >> 1, pos + 1
+            elif (byte := data[pos + 1]) < 0x80 and not size & 1:
+                size, at = (size + (byte << 7) - 0x80) >> 1, pos + 2
+            else:
+                size, at = read_varint(data, pos)
             end = at + size
             if not at <= end <= whole:
                 raise IndexError
-            if needs_tags and tags_at < at:
+            if is_sparse and tags_at < at:
                 tags_at = data.find(_NAME, at)
                 if tags_at < 0:
                     tags_at = whole
-            delta = None if needs_tags and tags_at >= end else judge(data, at, end)
+            delta = None if is_sparse and tags_at >= end else judge(data, at, end)
             if delta is not None:
                 kept += 1
                 if delta > latest:
@@ -100,38 +103,40 @@ class Filter:
         return runs, kept, latest
 
     def _judge(self, data: bytes, at: int, end: int) -> int | None:
-        """The timestamp delta of a record whose fields begin at a position; None if it does not match."""
+        """The timestamp delta of a record whose fields begin at a position; None if it does not match.
+
+        Numbers of one byte, and lengths of two, are read here: nearly all are.
+        """
         delta = data[at + 1]
         if delta >= 0x80:
             delta, at = read_varint(data, at + 1)
         else:
             delta, at = (delta >> 1) ^ -(delta & 1), at + 2
-        at += 1
-        while data[at - 1] >= 0x80:  # the offset's, which does not count
+        while data[at] >= 0x80:  # the offset's, which does not count
             at += 1
-        key_at = at
+        key_at = at = at + 1
         size = data[at]
         if size >= 0x80 or size & 1:
             size, at = read_varint(data, at)
         else:
             size, at = size >> 1, at + 1
-        if size >= 0:
-            key, at = data[at : at + size], at + size
-        else:
-            key = None
-        seen = data[key_at:at] if self.reads_key else b""
-        size = data[at]
-        if size >= 0x80 or size & 1:
-            size, at = read_varint(data, at)
-        else:
-            size, at = size >> 1, at + 1
+        key_start, has_key = at, size >= 0
         if size > 0:
             at += size
+        key_end, size = at, data[at]
+        if size < 0x80:
+            at += 1 if size & 1 else 1 + (size >> 1)
+        elif (byte := data[at + 1]) < 0x80 and not size & 1:
+            at += 2 + ((size + (byte << 7) - 0x80) >> 1)
+        else:
+            size, at = read_varint(data, at)
+            at += max(size, 0)
         if at >= end:
             raise IndexError
-        seen += data[at:end]
+        seen = data[key_at:key_end] + data[at:end] if self.reads_key else data[at:end]
         found = self.seen.get(seen)
         if found is None:
+            key = data[key_start:key_end] if has_key else None
             found = self._look(key, data, at, end, seen)
         return delta if found else None
 
@@ -144,19 +149,19 @@ class Filter:
         return found
 
 
-def _may_have_one(data: bytes, tags: frozenset[bytes]) -> bool:
-    """Whether a record of these may have one of the tags; quick where none has any, or all have the same."""
+def _names_in(data: bytes, tags: frozenset[bytes]) -> int:
+    """How often the header's name stands in these records; 0 also where it is seen at once that none has the tags."""
     at = data.find(_NAME)
     if at < 0:
-        return False
+        return 0
+    names = data.count(_NAME)
     try:
         size, start = read_varint(data, at + len(_NAME))
     except ProtocolError:
-        return True
+        return names
     end = start + max(size, 0)
-    if not tags.isdisjoint(split_tags(data[start:end])):
-        return True
-    return data.count(data[at:end]) != data.count(_NAME)
+    is_other = tags.isdisjoint(split_tags(data[start:end]))
+    return 0 if is_other and data.count(data[at:end]) == names else names
 
 
 def read_headers(data: bytes, at: int, end: int) -> Headers:
