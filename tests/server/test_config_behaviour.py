@@ -31,7 +31,7 @@ from kafka_wire.messages.produce_fetch import (
 )
 from kafka_wire.messages.topics import CreatableTopic, CreatableTopicConfig, CreateTopicsRequest
 from kafka_wire.primitives import crc32c
-from kafka_wire.records import RecordLike, build_batch, read_header
+from kafka_wire.records import Record, RecordLike, build_batch, headers, read_header, read_records
 from kbroker.config import TABLE, ConfigKey, Scope, Update
 from kbroker.testing.broker import MemoryBroker, memory_broker
 from kbroker.testing.client import BareClient
@@ -62,7 +62,7 @@ class Scene:
         return (await self.client.call(request, 9)).responses[0].partition_responses[0]
 
     def batch(
-        self, value: bytes = b"value", key: bytes | None = b"key", after_ms: int = 0, **options: Any
+        self, value: bytes | None = b"value", key: bytes | None = b"key", after_ms: int = 0, **options: Any
     ) -> bytearray:
         records: list[RecordLike] = [(self.broker.clock.data_ms() + after_ms, key, value)]
         return build_batch(records, **options)
@@ -255,6 +255,45 @@ async def index_bytes(scene: Scene) -> int:
     return scene.broker.disk.size(f"t-0/{name.replace('.log', '.index')}")
 
 
+# compaction: of a topic with the configs of COMPACT
+
+
+async def write_over(scene: Scene) -> bytes:
+    """A record that is deleted, and sixty of one key, which close some segments; and time for the cleaner. The key."""
+    key = b"k%d" % next(PRODUCERS)
+    await trio.sleep(30)  # whatever was about to be done is over
+    for n in range(40):
+        await scene.produce(scene.batch(b"x" * 100, key=key if n else key + b" deleted"))
+    await scene.produce(scene.batch(None, key=key + b" deleted"))
+    for _ in range(20):
+        await scene.produce(scene.batch(b"x" * 100, key=key))
+    await trio.sleep(60)
+    return key
+
+
+def stored(scene: Scene) -> list[Record]:
+    """What the files of the partition hold."""
+    found: list[Record] = []
+    for name in scene.files(".log"):
+        data = scene.broker.disk.read(f"t-0/{name}")
+        for position, header in headers(data):
+            found += [] if header.is_control else read_records(data, position, max_bytes=1 << 20)
+    return found
+
+
+async def is_compacted(scene: Scene) -> bool:
+    """Whether of sixty records of a key only some are left, soon after they were written."""
+    key = await write_over(scene)
+    return [record.key for record in stored(scene)].count(key) < 30
+
+
+async def forgets_deletions(scene: Scene) -> bool:
+    """Whether the tombstone of a key is gone soon."""
+    key = await write_over(scene)
+    await write_over(scene)
+    return not any(record.key == key + b" deleted" for record in stored(scene))
+
+
 # groups
 
 
@@ -347,16 +386,34 @@ TOPIC_ROWS = [
     Row("segment.ms", "3600000", rolls_within_a_day, False, True),
     Row("internal.segment.bytes", "1000", rolls_by_kilobytes, False, True),
 ]  # fmt: skip
+COMPACT = {"cleanup.policy": "compact", "internal.segment.bytes": "1000"}
+COMPACT_LATE = {**COMPACT, "min.cleanable.dirty.ratio": "1"}  # which it never is
+TOPIC_ROWS += [
+    Row("delete.retention.ms", "0", forgets_deletions, False, True, COMPACT),
+    Row("max.compaction.lag.ms", "1000", is_compacted, False, True, COMPACT_LATE),
+    Row("min.cleanable.dirty.ratio", "1", is_compacted, True, False, COMPACT),
+    Row("min.compaction.lag.ms", "3600000", is_compacted, True, False, COMPACT),
+]
 GROUP_ROWS = [
     Row("consumer.heartbeat.interval.ms", "6000", interval_ms, 5000, 6000),
     Row("consumer.session.timeout.ms", "60000", lives_without_a_word, False, True),
 ]
 BROKER_ROWS = [
+    Row("log.cleaner.backoff.ms", "3600000", is_compacted, True, False, COMPACT),
+    Row("log.cleaner.threads", "0", is_compacted, True, False, COMPACT),
     Row("producer.id.expiration.ms", "600000", code_after_silence, ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, OK),
     Row("transaction.partition.verification.enable", "false", code_of_what_was_not_added,
         ErrorCode.INVALID_TXN_STATE, OK),
 ]  # fmt: skip
 ELSEWHERE = {
+    "kbroker.tags.enable": "tests/log/derived/test_tags.py",
+    "kbroker.view.filter": "t is no view: tests/api/test_views.py",
+    "kbroker.view.lag.ms": "tests/api/test_views.py",
+    "kbroker.view.mode": "tests/api/test_views.py",
+    "kbroker.view.source": "tests/api/test_views.py",
+    "kbroker.view.tags": "tests/api/test_views.py",
+    "log.cleaner.dedupe.buffer.size": "tests/log/cleaner/test_limits.py",
+    "log.cleaner.io.max.bytes.per.second": "a pass takes longer: tests/log/cleaner/test_limits.py",
     "max.connections": "tests/server/test_dynamic_configs.py",
     "max.connections.per.ip": "tests/server/test_dynamic_configs.py",
     "kbroker.scrub.bytes.per.second": "nobody sees how fast a log is read behind the scenes; test_dynamic_configs.py",

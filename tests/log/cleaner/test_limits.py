@@ -191,3 +191,12 @@ async def test_a_bug_that_a_log_brings_to_light_ends_nothing_else(
     with pytest.raises(KafkaError, match="ZeroDivisionError"):
         await compact(directory, log)
     assert "could not be compacted" in caplog.text
+
+
+async def test_no_more_is_read_and_written_in_a_second_than_is_allowed(autojump_clock: trio.testing.MockClock) -> None:
+    world = World(log_cleaner_io_max_bytes_per_second=1000.0)
+    directory, log, _ = made(world)
+    began, size = trio.current_time(), log.size
+    outcome = await compact(directory, log)
+    assert trio.current_time() - began >= (outcome.bytes_before + outcome.bytes_after) / 1000
+    assert outcome.bytes_before > size / 2 and outcome.seconds >= 1
