@@ -18,6 +18,7 @@ from kbroker.env.features import Features
 from kbroker.env.real import real_env
 from kbroker.env.real_lock import take_lock
 from kbroker.log.checkpoints import metadata_content
+from kbroker.log.content.delayed import Hidden, Kind, carrying_batch, delivery_batch
 from kbroker.log.derived.producers import ProducerStates
 from kbroker.log.derived.transactions import read_marker
 from tests.log.cleaner.tools import Story, World, compact, orders
@@ -174,6 +175,13 @@ def test_dump_control_batch(partition: Path) -> None:
     marker = control_batch(ControlType.COMMIT, producer_id=7, producer_epoch=0, coordinator_epoch=1, timestamp=0)
     segment(partition).write_bytes(marker)
     assert "transactional  control  commit  coordinator epoch 1" in invoke("dump", segment(partition)).stdout
+
+
+def test_dump_tells_what_is_delayed_and_what_delivers_it(partition: Path) -> None:
+    hidden = Hidden(0, Kind.DELAYED, 5, 0, b"\x02k\x02v\x00")
+    segment(partition).write_bytes(carrying_batch([hidden], 1) + delivery_batch([(5, hidden)]))
+    first, second = invoke("dump", segment(partition)).stdout.splitlines()
+    assert first.endswith("  delayed") and second.endswith("  delivery")
 
 
 @pytest.fixture

@@ -209,9 +209,18 @@ def _batch_line(position: int, header: BatchHeader) -> str:
     if header.has_producer:
         fields.append(f"producer {header.producer_id}/{header.producer_epoch} sequence {header.base_sequence}")
     fields += ["transactional"] if header.is_transactional else []
-    fields += ["control"] if header.is_control else []
+    fields += [_kind(header)] if _kind(header) else []
     fields += ["append-time"] if header.log_append_time else []
     return "  ".join(fields)
+
+
+def _kind(header: BatchHeader) -> str:
+    """What a batch is, if it is not just what somebody sent."""
+    from kbroker.log.content.delayed import is_delivery, is_hidden
+
+    if is_hidden(header):
+        return "delayed"
+    return "control" if header.is_control else "delivery" if is_delivery(header) else ""
 
 
 def _marker(batch: memoryview) -> str:

@@ -49,15 +49,17 @@ class Ahead:
             self._note(offset, effects)
 
     def _note(self, offset: int, effects: Effects) -> None:
-        if effects.earliest_ms < LONG_MAX:
-            self._due[offset] = effects.earliest_ms
-        self._keys.update(dict.fromkeys(effects.keys, offset))
-        self._ids.update(dict.fromkeys(effects.ids, offset))
-        if effects.is_cut or len(self._due) > BATCHES_MAX or len(self._keys) + len(self._ids) > NAMES_MAX:
+        names = len(self._keys) + len(self._ids) + _names(effects)
+        if effects.is_cut or names > NAMES_MAX or len(self._due) >= BATCHES_MAX:
             self.blind_to = offset + 1
             self._due.clear()
             self._keys.clear()
             self._ids.clear()
+        else:
+            if effects.earliest_ms < LONG_MAX:
+                self._due[offset] = effects.earliest_ms
+            self._keys.update(dict.fromkeys(effects.keys, offset))
+            self._ids.update(dict.fromkeys(effects.ids, offset))
         self.last = offset
         self.on_news()
 
@@ -93,6 +95,11 @@ class Ahead:
 
 def joined(first: Effects, second: Effects) -> Effects:
     """What two hidden batches will change. Of too many cancels it says no more than that."""
-    if first.is_cut or second.is_cut or len(first.keys) + len(first.ids) > NAMES_OF_ONE_MAX:
-        return Effects(min(first.earliest_ms, second.earliest_ms), frozenset(), frozenset(), True)
-    return Effects(min(first.earliest_ms, second.earliest_ms), first.keys | second.keys, first.ids | second.ids, False)
+    earliest_ms = min(first.earliest_ms, second.earliest_ms)
+    if first.is_cut or second.is_cut or _names(first) + _names(second) > NAMES_OF_ONE_MAX:
+        return NO_EFFECTS._replace(earliest_ms=earliest_ms, is_cut=True)
+    return Effects(earliest_ms, first.keys | second.keys, first.ids | second.ids, False)
+
+
+def _names(effects: Effects) -> int:
+    return len(effects.keys) + len(effects.ids)
