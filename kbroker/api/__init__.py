@@ -15,6 +15,7 @@ transaction_offsets.py    what they commit for groups
 partition_producers.py   who wrote to a partition
 groups.py             the classic protocol       consumer_groups.py   KIP-848
 internal.py           what only brokers ask each other        compaction.py    a log, now
+delays.py             what is to be delivered later
 group_offsets.py      committed offsets (offset_changes.py)       group_admin.py       groups seen from outside
 
 Handlers own no state: they ask the owners that Services names.

@@ -25,7 +25,7 @@ FAMILIES = (
     "produce", "fetch", "offsets", "metadata", "topics", "configs", "log_dirs", "features",
     "quorum", "elections", "reassignments",
     "transactions", "transaction_admin", "transaction_markers", "partition_producers", "transaction_offsets",
-    "groups", "group_offsets", "group_admin", "consumer_groups", "internal", "compaction",
+    "groups", "group_offsets", "group_admin", "consumer_groups", "internal", "compaction", "delays",
 )  # fmt: skip
 
 Handler = Callable[[Any, Any], "Any | Coroutine[Any, Any, Any] | None"]

@@ -3,7 +3,7 @@
     broker/      `start`: flags to a BrokerConfig; the process: env, signals, banner, log lines; `config docs|check`
     topics/      `topic ...`, produce and consume among them
     groups/      `group ...`; bridge.py: requests that kafka-python does not have
-    transactions/, features/, cluster/    `transaction ...`, `feature ...`, `cluster ...`
+    transactions/, delays/, features/, cluster/    `transaction ...`, `delay ...`, `feature ...`, `cluster ...`
     log_files/   `log ...`: segment files                     coordination/    `coord ...`: coordination stores
     client.py    connecting with kafka-python                  errors.py   how a command fails; exit codes
     lazy.py      commands imported when they are called        tables.py   aligned text and JSON    times.py   durations
@@ -49,6 +49,10 @@ cli = LazyGroup(
         "transaction": (
             "kbroker.cli.transactions.transaction:transaction",
             "List and describe transactions, find and abort those that hang.",
+        ),
+        "delay": (
+            "kbroker.cli.delays.delay:delay",
+            "List what is to be delivered later, cancel it, deliver it now.",
         ),
         "cluster": (
             "kbroker.cli.cluster.cluster:cluster",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 
+SECONDS_BELOW = 10**11  # a number below is seconds since the epoch, above milliseconds
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -24,6 +25,31 @@ class DurationType(click.ParamType[int]):
         if not found:
             self.fail(f"{value!r} is no duration such as 90s, 15m or 1h", param, ctx)
         return int(found[1]) * _UNITS_MS[found[2] or "s"]
+
+
+class MomentType(click.ParamType[int]):
+    """2026-11-28T18:30, with a time zone or in this machine's; or seconds or milliseconds since the epoch. A number of
+    milliseconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Milliseconds since the epoch; a usage error when it is no time."""
+        if isinstance(value, int):
+            return value
+        try:
+            return time_ms(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is no time such as 2026-11-28T18:30 or 2026-11-28T17:30:00Z", param, ctx)
+
+
+def time_ms(text: str) -> int:
+    """A moment that people wrote, in milliseconds since the epoch. Raises ValueError."""
+    if text.isdecimal():
+        number = int(text)
+        return number * 1000 if number < SECONDS_BELOW else number
+    moment = datetime.fromisoformat(text)
+    return int((moment if moment.tzinfo else moment.astimezone()).astimezone(UTC).timestamp() * 1000)
 
 
 def moment(time_ms: int) -> str:

@@ -110,9 +110,10 @@ class ApiKey(IntEnum):
     INTRODUCE = 31_000
     WAIT_APPLIED = 31_001
     COMPACT_LOG = 31_002
+    LIST_DELAYED = 31_003
 
 
-OWN_KEY_MIN: Final = 31_000  # from here up: between brokers of kbroker alone, no client is told of it
+OWN_KEY_MIN: Final = 31_000  # from here up: kbroker's own, for its brokers and its command; no client is told of it
 
 
 class Api(NamedTuple):
@@ -193,6 +194,7 @@ APIS: Final[dict[int, Api]] = {
     ApiKey.INTRODUCE: Api("Introduce", "internal", 0, 0, 0),
     ApiKey.WAIT_APPLIED: Api("WaitApplied", "internal", 0, 0, 0),
     ApiKey.COMPACT_LOG: Api("CompactLog", "compaction", 0, 0, 0),
+    ApiKey.LIST_DELAYED: Api("ListDelayed", "delays", 0, 0, 0),
 }
 
 _classes: dict[str, type] = {}

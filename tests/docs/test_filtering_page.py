@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from kbroker.filters import parse
 from tests.cli.process import broker_process
 from tests.docs.pages import Block, blocks, table
+from tests.docs.running import run
 
 PAGE = "filtering.md"
-ROOT = Path(__file__).parents[2]
-ADDRESS = "localhost:9092"
-CLIENTS = ("confluent_kafka", "aiokafka")  # which have an environment of their own under .compat, made by `make compat`
 HEADERS: dict[str, list[tuple[str, bytes | None]]] = {
     "not there": [("other", b"de")],
     "null": [("country", None)],
@@ -43,29 +37,6 @@ def broker() -> Iterator[str]:
     with broker_process() as address:
         run(blocks(PAGE)[0], address)
         yield address
-
-
-def python_of(block: Block) -> str:
-    """The interpreter that has the client of a block."""
-    for client in CLIENTS:
-        if f"from {client} " in block.code:
-            found = sorted(ROOT.glob(f".compat/{client}/env-????????/bin/python"))
-            if not found:
-                pytest.skip(f"no {client} here: make compat fetches it")
-            return str(found[-1])
-    return sys.executable
-
-
-def run(block: Block, address: str) -> str:
-    """What it prints."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    python = os.pathsep.join([str(ROOT), str(ROOT / "protocol")])
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": python, "KBROKER_BROKERS": address}
-    command = ["sh", "-ec"] if block.language == "sh" else [python_of(block), "-c"]
-    code = block.code.replace(ADDRESS, address)
-    done = subprocess.run([*command, code], env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.slow

@@ -54,7 +54,7 @@ def test_keys_have_kafkas_names() -> None:
         assert ApiKey(key).name.lower() == name
     assert {ApiKey(n).name for n in set(ApiKey) - set(api_key_map)} == {
         "LEADER_AND_ISR", "STOP_REPLICA", "UPDATE_METADATA", "CONTROLLED_SHUTDOWN", "INTRODUCE", "WAIT_APPLIED",
-        "COMPACT_LOG",
+        "COMPACT_LOG", "LIST_DELAYED",
     }  # fmt: skip
 
 

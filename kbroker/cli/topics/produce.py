@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import click
 
-from kbroker.cli.client import Connection, connection_options, producer
+from kbroker.cli.client import Connection, admin, connection_options, producer
+from kbroker.cli.delays.reads import check_delays
 from kbroker.cli.tables import format_option, json_text, plural
+from kbroker.cli.times import DurationType, MomentType, moment, span
 from kbroker.cli.topics.formats import Input, parse_header
 
 UNDER_WAY_MAX = 10_000  # records sent and not yet acknowledged
@@ -39,6 +41,8 @@ UNDER_WAY_MAX = 10_000  # records sent and not yet acknowledged
     show_default=True,
     help=r"How a line is read: %k key, %v value, %h headers (a=b,c=d), e.g. '%k\t%v'.",
 )
+@click.option("--delay", type=DurationType(), metavar="DURATION", help="Deliver after so long: 90s, 30m, 2d.")
+@click.option("--at", type=MomentType(), metavar="TIME", help="Deliver then: 2026-11-28T18:30, or since the epoch.")
 @click.option("-Z", "--tombstone", is_flag=True, help="An empty value is null: in a compacted topic, a deletion.")
 @click.option(
     "--acks",
@@ -57,6 +61,8 @@ def produce(
     partition: int | None,
     compression: str,
     pattern: str,
+    delay: int | None,
+    at: int | None,
     tombstone: bool,
     acks: str,
     style: str,
@@ -66,7 +72,9 @@ def produce(
     \b
       echo hi | kbroker topic produce demo
       kbroker topic produce demo -f '%k:%v' < file
+      echo paid? | kbroker topic produce checks -k o-17 --delay 30m
     """
+    due = _due(delay, at)
     try:
         line_format = Input(pattern)
         common_headers = [parse_header(text) for text in headers]
@@ -79,7 +87,11 @@ def produce(
         settings["compression_type"] = compression
     source = sys.stdin.buffer
     at_terminal = sys.stdin.isatty()
-    written = _Written(topic, each=at_terminal and style == "table")
+    written = _Written(topic, each=at_terminal and style == "table", due=due.text if due else "")
+    if due:
+        common_headers.append((due.header, b"%d" % due.ms))
+        with admin(connection) as asked:
+            check_delays(asked, topic)
     with producer(connection, linger_ms=0 if at_terminal else 5, **settings) as client:
         for line in _lines(source):
             try:
@@ -97,11 +109,28 @@ def produce(
     click.echo(json_text(written.as_json()) if style == "json" else written.as_text())
 
 
+class _Due(NamedTuple):
+    """When all records are to be delivered, as a header says it."""
+
+    header: str
+    ms: int
+    text: str
+
+
+def _due(delay: int | None, at: int | None) -> _Due | None:
+    if delay is not None and at is not None:
+        raise click.UsageError("--delay and --at are two ways to say one thing: give one of them")
+    if delay is not None:
+        return _Due("kbroker-deliver-after", delay, f"due in {span(delay)}")
+    return None if at is None else _Due("kbroker-deliver-at", at, f"due at {moment(at)}")
+
+
 class _Written:
     """What was acknowledged: the first and last offset and the number of records, by partition."""
 
-    def __init__(self, topic: str, *, each: bool) -> None:
+    def __init__(self, topic: str, *, each: bool, due: str) -> None:
         self.topic = topic
+        self.due = due  # when all of them are delivered; "": at once
         self.each = each  # at a terminal: tell at once
         self.partitions: dict[int, tuple[int, int, int]] = {}
         self._futures: deque[Any] = deque()
@@ -120,7 +149,7 @@ class _Written:
         first, last, count = self.partitions.get(done.partition, (done.offset, done.offset, 0))
         self.partitions[done.partition] = (min(first, done.offset), max(last, done.offset), count + 1)
         if self.each:
-            click.echo(f"wrote {self.topic} {_place(done.partition, done.offset, done.offset)}")
+            click.echo(f"wrote {self.topic} {self._place(done.partition, done.offset, done.offset)}")
 
     def as_json(self) -> list[dict[str, object]]:
         return [
@@ -130,15 +159,14 @@ class _Written:
 
     def as_text(self) -> str:
         total = sum(count for _, _, count in self.partitions.values())
-        places = [_place(partition, first, last) for partition, (first, last, _) in sorted(self.partitions.items())]
+        places = [self._place(partition, *ends) for partition, (*ends, _) in sorted(self.partitions.items())]
         return f"wrote {plural(total, 'record')} to {self.topic}" + (f": {'; '.join(places)}" if places else "")
 
-
-def _place(partition: int, first: int, last: int) -> str:
-    if first < 0:  # acks=0: nobody said where
-        return f"partition {partition}"
-    offsets = f"offset {first}" if first == last else f"offsets {first} to {last}"
-    return f"partition {partition} {offsets}"
+    def _place(self, partition: int, first: int, last: int) -> str:
+        if first < 0:  # acks=0: nobody said where; delayed: it has no offset yet
+            return f"partition {partition}" + (f", {self.due}" if self.due else "")
+        offsets = f"offset {first}" if first == last else f"offsets {first} to {last}"
+        return f"partition {partition} {offsets}"
 
 
 def _lines(source: BinaryIO) -> Any:

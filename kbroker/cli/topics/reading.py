@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import BinaryIO, NamedTuple, TypeAlias
 
+from kbroker.cli.times import time_ms
 from kbroker.cli.topics.formats import Output, Shown, json_fields
 from kbroker.filters import Expression
 
 Matches: TypeAlias = Callable[[Shown], bool]
 
 POLL_MS = 200  # how long CTRL+C may have to wait
-SECONDS_BELOW = 10**11  # an @number below is seconds since the epoch, above milliseconds
 
 
 class Start(NamedTuple):
@@ -29,17 +28,9 @@ def parse_start(text: str) -> Start:
     if text in ("end", "latest", "newest"):
         return Start("end")
     if text.startswith("@"):
-        return Start("time", _time_ms(text[1:]))
+        return Start("time", time_ms(text[1:]))
     number = int(text)
     return Start("start" if text[0] == "+" else "end" if number < 0 or text[0] == "-" else "at", number)
-
-
-def _time_ms(text: str) -> int:
-    if text.isdecimal():
-        number = int(text)
-        return number * 1000 if number < SECONDS_BELOW else number
-    moment = datetime.fromisoformat(text)
-    return int((moment if moment.tzinfo else moment.astimezone()).astimezone(UTC).timestamp() * 1000)
 
 
 def everything(record: Shown) -> bool:

@@ -1,0 +1,1 @@
+"""`kbroker delay`: reads.py asks leaders what is pending; delay.py tells people, cancels, delivers now."""
