@@ -29,6 +29,8 @@ SCENARIOS = {
     "cluster": "tests.simulation.cluster.scenario:cluster",
     "single": "tests.simulation.single_broker:single_broker",
     "transactions": "tests.simulation.transactions.scenario:transactions",
+    "delays": "tests.simulation.delays.scenario:delays",
+    "cluster-delays": "tests.simulation.delays.scenario:cluster_delays",
     "cluster-transactions": "tests.simulation.cluster.transactions:cluster_transactions",
 }
 TRACES = Path(".simulation")

@@ -195,7 +195,7 @@ class Watch:
         return ""
 
     def _difference(self, place: Place, stored: Stored) -> str:
-        end, contents = self.ghost(place).end, set()
+        end, logs = self.ghost(place).end, []
         for member in stored.replicas:
             held = self.held.get((member, place))
             if held is None or not held.node.is_current or held.process is not held.node.node.process:
@@ -203,7 +203,9 @@ class Watch:
             log = held.partition.log
             if log.end.value != end:
                 return f"{log.directory} ends at {log.end.value} on {member}, and {end} is shown"
-            contents.add(content(held.node.node.volume, log.directory, 0))
+            logs.append((held.node.node.volume, log.directory, log.segments[0].base_offset))
+        start = max(start for *_, start in logs)  # retention is everybody's own
+        contents = {content(volume, directory, start) for volume, directory, _ in logs}
         return f"{self.ghost(place).name} is not the same everywhere" if len(contents) > 1 else ""
 
     # -- at a commit of the store

@@ -1,0 +1,59 @@
+"""Delayed delivery in the simulated world: exact on every seed, and a planted bug does not get by.
+
+`SIMULATION_SEEDS=200 pytest tests/simulation/delays` runs that many seeds instead of the default.
+"""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+import pytest
+from pytest import MonkeyPatch
+
+from tests.simulation.checker import Violation
+from tests.simulation.delays.planted import PLANTED, Bug
+from tests.simulation.delays.scenario import FAULT_SECONDS, cluster_delays, delays
+from tests.simulation.runs import batches, check_seeds, check_that_a_seed_is_a_run, last_words, run
+
+MUTATION_SEEDS = 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", [delays, cluster_delays])
+def test_one_seed_is_one_run_and_another_is_another(scenario: Any) -> None:
+    check_that_a_seed_is_a_run(scenario, 4, 5, FAULT_SECONDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", batches(12, at_once=6), ids=str)
+def test_D1_D2_D3_of_a_broker_that_dies_and_comes_back(seeds: range) -> None:
+    """Never early, never lost, never twice: whatever fails, and however the clock jumps."""
+    check_seeds(delays, seeds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", batches(12, at_once=4), ids=str)
+def test_D1_D2_D3_of_a_cluster_whose_leaders_change(seeds: range) -> None:
+    check_seeds(cluster_delays, seeds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", [delays, cluster_delays])
+def test_work_is_done_without_faults(scenario: Any) -> None:
+    """A run in which nothing happens would promise little."""
+    trace = run(scenario, 1, faults=("reset",), keep_lines=True)
+    acks, delivered, cancelled = ast.literal_eval(last_words(trace))
+    assert acks > 50
+    assert delivered > 50
+    assert cancelled > 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("bug", "scenario", "faults"), PLANTED, ids=[bug.__name__ for bug, *_ in PLANTED])
+def test_a_planted_bug_is_found(bug: Bug, scenario: Any, faults: tuple[str, ...]) -> None:
+    with MonkeyPatch.context() as patch, pytest.raises(Violation) as found:
+        bug(patch)
+        for seed in range(MUTATION_SEEDS):
+            run(scenario, seed, faults=faults)
+    assert "in the simulation of seed" in found.value.__notes__[-1]
