@@ -370,6 +370,7 @@ def scenario(identifier: str) -> Callable[[Scenario], Scenario]:
 
 def main(client_class: type[Client]) -> None:
     """The runner: carry out the asked scenarios in order, one line of JSON each."""
+    import delay_scenarios  # noqa: F401
     import group_scenarios  # noqa: F401 - registers itself, as the next
     import scenarios  # noqa: F401
     import transaction_scenarios  # noqa: F401

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import clients
+import delays
 import measures
 from brokers import Broker, Sample, Scale
 from compaction import compaction as measure_compaction
@@ -155,6 +157,25 @@ def views(record_bytes: int, megabytes: int) -> Row:
     return Row(f"views-{record_bytes}", title, measure_views(record_bytes, megabytes), figures, repeat=2)
 
 
+def delayed(count: int) -> Row:
+    figures = (
+        Figure("p99", "ms late, p99", below(250, "ms")),
+        Figure("p50", "ms late, p50"),
+        Figure("early", "early", below(0, "of them")),
+        Figure("rate", "deliveries/s, of what is due together", above(5000, "deliveries/s")),
+    )
+    name, span = f"delayed-{count}", round(count / delays.RATE)
+    missing = partial(delays.missing, name) if count > 10_000 else lambda: None
+    return Row(
+        name,
+        f"delayed delivery, {count:,} due within {span} s",
+        delays.delays(count),
+        figures,
+        repeat=1,
+        missing=missing,
+    )
+
+
 NO_CONFLUENT = clients.python_missing("confluent_kafka", "confluent-kafka")
 NO_KAFKA_PYTHON = clients.python_missing("kafka", "kafka-python")
 ONE = {"record_bytes": 100}
@@ -236,6 +257,8 @@ ROWS = (
     compaction(100, 60, None),
     views(1_000, 400),
     views(100, 200),
+    delayed(10_000),
+    delayed(100_000),
     Row("memory", "memory after the load above", measures.memory, (Figure("rss_mb", "MB", below(60, "MB")),)),
     greedy("metadata", "7,000 pipelined Metadata about 1,000 topics"),
     greedy("unread", "20 connections that ask as much and read nothing"),
