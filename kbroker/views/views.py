@@ -61,16 +61,24 @@ class Views:
         self._views: dict[Key, ViewPartition] = {}
         self._ages: dict[Key, Ages] = {}  # by source
         self._kept: dict[tuple[bytes, int], list[Note]] = {}  # of an earlier process, by topic id and partition
-        self._shown = self._image()  # as when `_views` was last seen to
+        self._shown: object = None  # image.topics, as when `_views` was last seen to
+        self._late_in: tuple[object, dict[str, int]] = (None, {})  # image.topics, and what `_late_ms` found there
         self._just_late: set[str] = set()  # sources that have a view that is late since this process saw it come
         self._news = trio.Event()
 
     def on_image(self, old: ClusterImage, new: ClusterImage) -> None:
         """Be told of a new image."""
-        if new.views or self._views or self._ages:
+        if (new.views or self._views or self._ages) and new.topics is not old.topics:
+            before = self._late_ms(old)
             if old.revision and new.base == old.revision:
-                self._just_late |= _late_ms(new).keys() - _late_ms(old).keys()
+                self._just_late |= self._late_ms(new).keys() - before.keys()
             self._news.set()
+
+    def _late_ms(self, image: ClusterImage) -> dict[str, int]:
+        """How late the latest view of each source is, of those that are."""
+        if self._late_in[0] is not image.topics:
+            self._late_in = image.topics, late_views(image)
+        return self._late_in[1]
 
     def of(self, view: TopicImage, index: int, source: Partition) -> ViewPartition:
         """What a view shows of its source's partition."""
@@ -100,8 +108,8 @@ class Views:
         saved_s = -math.inf
         try:
             while True:
-                late_ms = _late_ms(self._image())
-                self._forget()
+                late_ms = self._late_ms(self._image())
+                await self._forget()
                 if not late_ms:
                     await self._news.wait()
                     self._news = trio.Event()
@@ -116,20 +124,26 @@ class Views:
             with trio.CancelScope(shield=True):
                 await self._save()
 
-    def _forget(self) -> None:
+    async def _forget(self) -> None:
         """Let go of what is no view any more, and of partitions that are not here."""
         image, held = self._image(), self._partitions
-        if image is self._shown:
+        if image.topics is self._shown:
             return
-        self._shown = image
-        for key, view in tuple(self._views.items()):
+        self._shown = image.topics
+        for number, (key, view) in enumerate(tuple(self._views.items()), start=1):
             topic = image.topics.get(key[0])
-            if topic is None or topic.view is not view.spec or held.get((view.topic, key[1])) is not view.source:
-                view.ring()
+            is_it = topic is not None and topic.view is view.spec and held.get((view.topic, key[1])) is view.source
+            if not is_it and self._views.get(key) is view:
                 del self._views[key]
-        for key, ages in tuple(self._ages.items()):
-            if key[0] not in image.views or (source := held.get(key)) is None or source.log is not ages.log:
+            if not number % LOOKED_AT_A_TURN:
+                await trio.lowlevel.checkpoint()
+        for number, (key, ages) in enumerate(tuple(self._ages.items()), start=1):
+            source = held.get(key)
+            is_it = key[0] in image.views and source is not None and source.log is ages.log
+            if not is_it and self._ages.get(key) is ages:
                 del self._ages[key]
+            if not number % LOOKED_AT_A_TURN:
+                await trio.lowlevel.checkpoint()
 
     async def _note_all(self, late_ms: Mapping[str, int]) -> None:
         """Note where each source ends now, and ring for who waits for what is old enough by now."""
@@ -196,7 +210,7 @@ class Views:
             log.warning("%s cannot be written; views may be later after a start: %s", FILE_NAME, error)
 
 
-def _late_ms(image: ClusterImage) -> dict[str, int]:
+def late_views(image: ClusterImage) -> dict[str, int]:
     """How late the latest view of each source is, of those that are."""
     found: dict[str, int] = {}
     for source, names in image.views.items():
