@@ -35,12 +35,17 @@ from kafka_wire.messages.topics import (
     DeleteRecordsTopic,
 )
 from kafka_wire.records import build_batch, headers, read_records
+from kbroker.config.broker_keys import RACK_AWARE_SELECTOR
 from kbroker.testing.broker import memory_broker, memory_cluster
 from kbroker.testing.client import BareClient
+from kbroker.views.views import FILE_NAME
 from tests.api.anywhere import anywhere
+from tests.api.group_tools import commit, committed, find
 from tests.api.test_configs import alter
 from tests.api.test_fetch import fetch_request, values
 from tests.api.test_produce import batch, produce
+from tests.api.test_topics import call_delete
+from tests.api.transaction_tools import NEW, OLD, Producer
 
 MINUTES = 60_000
 DAY_MS = 24 * 60 * MINUTES
@@ -299,3 +304,108 @@ async def test_a_late_view_is_neither_early_nor_much_later_after_a_failover(auto
         assert values(await client.call(fetch_request({("v", 0): 0}), 11)) == []
         await trio.sleep(15)
         assert values(await client.call(fetch_request({("v", 0): 0}), 11)) == [b"a"]
+
+
+async def test_a_replica_that_knows_nothing_takes_its_log_for_new(autojump_clock: MockClock) -> None:
+    """Killed before anything was noted, it goes by no timestamp: the view is later, once, and not early."""
+    async with memory_cluster(1, topics={"t": 1}) as cluster:
+        async with cluster.client(1) as client:
+            await make_view(client, lag_ms=str(5 * MINUTES))
+            await produce(client, build_batch([(cluster.brokers[1].clock.data_ms() - DAY_MS, b"k", b"a", ())]))
+        cluster.kill(1)
+        disk = cluster.machines[1].disk
+        if disk.exists(FILE_NAME):
+            disk.remove(FILE_NAME)
+        await cluster.start(1)
+        async with cluster.client(1) as client:
+            await trio.sleep(295)
+            assert values(await client.call(fetch_request({("v", 0): 0}), 11)) == []
+            await trio.sleep(10)
+            assert values(await client.call(fetch_request({("v", 0): 0}), 11)) == [b"a"]
+
+
+@pytest.mark.parametrize("harm", [b"", b"0\n5\n", b"\xff\x00", b"0\n1\nx y z\n", b"0\n1\nAAAA 0 9999999999999 5\n"])
+async def test_a_damaged_file_of_ages_is_no_reason_not_to_start(autojump_clock: MockClock, harm: bytes) -> None:
+    async with memory_cluster(1, topics={"t": 1}) as cluster:
+        async with cluster.client(1) as client:
+            await make_view(client, lag_ms=str(5 * MINUTES))
+            await produce(client, batch(b"a"))
+        await cluster.stop(1)
+        cluster.machines[1].disk.write_atomic(FILE_NAME, harm, sync=True)
+        await cluster.start(1)
+        async with cluster.client(1) as client:
+            assert values(await client.call(fetch_request({("v", 0): 0}), 11)) == []
+            await trio.sleep(305)
+            assert values(await client.call(fetch_request({("v", 0): 0}), 11)) == [b"a"]
+
+
+async def test_a_full_disk_makes_late_views_no_later(autojump_clock: MockClock) -> None:
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        await make_view(client, lag_ms=str(5 * MINUTES))
+        await produce(client, batch(b"a"))
+        broker.disk.capacity = broker.disk.used
+        await trio.sleep(305)
+        assert values(await client.call(fetch_request({("v", 0): 0}), 11)) == [b"a"]
+
+
+async def test_a_late_view_is_read_from_followers_as_late(autojump_clock: MockClock) -> None:
+    config = {"replica.selector.class": RACK_AWARE_SELECTOR}
+    async with memory_cluster(
+        3, topics={"t": 1}, replication_factor=3, config=config, own_config=lambda id: {"broker.rack": f"r{id}"}
+    ) as cluster:
+        async with anywhere(cluster) as client:
+            leader = await client.leader("t", 0)
+            reader = next(id for id in (1, 2, 3) if id != leader)
+            async with cluster.client(1) as first:
+                await make_view(first, lag_ms=str(5 * MINUTES))
+            await produce(client, batch(b"a"), acks=-1)
+            await trio.sleep(290)
+            asked = fetch_request({("v", 0): 0}, rack_id=f"r{reader}", max_wait_ms=500)
+            async with cluster.client(leader) as at_leader, cluster.client(reader) as at_follower:
+                assert one(await at_leader.call(asked, 12)).preferred_read_replica == reader
+                assert values(await at_follower.call(asked, 12)) == []
+                await trio.sleep(15)
+                assert values(await at_follower.call(asked, 12)) == [b"a"]
+
+
+# -- transactions and groups ------------------------------------------------------------------------------------------
+
+
+async def test_no_transaction_writes_to_a_view() -> None:
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        await make_view(client)
+        producer = await Producer(client).init()
+        assert await producer.add(0, topic="v") == [ErrorCode.INVALID_TOPIC_EXCEPTION]
+        for version in (OLD, NEW):
+            refused = await producer.produce("v", version=version)
+            assert refused.error_code == ErrorCode.INVALID_TOPIC_EXCEPTION
+        assert await latest(client, "t") == 0
+
+
+async def test_readers_of_committed_records_read_a_view_as_its_source() -> None:
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        await make_view(client)
+        producer = await Producer(client).init()
+        for commit in (False, True):
+            await producer.add(0)
+            await producer.produce()
+            open_ = one(await client.call(fetch_request({("v", 0): 0}, isolation_level=1), 11))
+            assert open_.last_stable_offset == (2 if commit else 0) < open_.high_watermark
+            await producer.end(commit=commit)
+        done = {
+            topic: one(await client.call(fetch_request({(topic, 0): 0}, isolation_level=1), 11)) for topic in ("t", "v")
+        }
+        assert done["v"] == done["t"] and [each.first_offset for each in done["v"].aborted_transactions or ()] == [0]
+
+
+async def test_commits_on_a_view_are_its_own_and_go_with_it(autojump_clock: MockClock) -> None:
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        await make_view(client)
+        await produce(client, batch(b"a", b"b"))
+        await find(client, "g")
+        assert await commit(client, "g", 2, topic="v") == ErrorCode.NONE
+        assert [(await committed(client, "g", topic=topic))[0] for topic in ("v", "t")] == [2, -1]
+        assert not (await call_delete(client, "v")).error_code
+        await make_view(client)
+        await trio.sleep(1)
+        assert (await committed(client, "g", topic="v"))[0] == -1
