@@ -30,9 +30,9 @@ from kafka_wire.messages.groups import (
     SyncGroupResponse,
 )
 from kbroker.api.addresses import address_of
-from kbroker.api.context import Context
+from kbroker.api.context import Context, Services
 from kbroker.api.registry import handles
-from kbroker.coordinators.routing import NAME_COMMON_MAX, InternalTopic, pauses_for
+from kbroker.coordinators.routing import NAME_COMMON_MAX, InternalTopic, partition_of, pauses_for
 from kbroker.groups import membership
 from kbroker.groups.group import Client
 from kbroker.groups.membership import Asker
@@ -108,11 +108,22 @@ def _coordinator(key: str, key_type: int, context: Context) -> Coordinator:
             raise _no_coordinator(key_type)
         broker = context.services.image.brokers.get(topic.leader_of(key))
         address = None if broker is None else address_of(broker, context)
-        if broker is None or address is None:
+        if broker is None or address is None or _may_be_elsewhere(key, topic, context.services):
             raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE)
     except KafkaError as error:
         return Coordinator(key=key, node_id=-1, host="", port=-1, error_code=error.code, error_message=error.message)
     return Coordinator(key=key, node_id=broker.id, host=address[0], port=address[1], error_message="")
+
+
+def _may_be_elsewhere(key: str, topic: InternalTopic, services: Services) -> bool:
+    """Whether this broker seems to be the coordinator, and another may be by now: whoever asks another broker learns.
+
+    The session with the cluster is in doubt, and the followers have not been heard of (R14).
+    """
+    image = topic.image
+    index = 0 if image is None else partition_of(key, len(image.partitions))
+    held = services.partitions.get((topic.name, index))
+    return held is not None and held.leading and not held.is_heard
 
 
 def _no_coordinator(key_type: int) -> KafkaError:

@@ -16,6 +16,7 @@ from kafka_wire.messages.group_offsets import (
     OffsetFetchRequestTopics,
     OffsetFetchResponseGroup,
 )
+from kbroker.cluster.store import Unavailable
 from kbroker.testing.broker import MemoryCluster, memory_cluster
 from kbroker.testing.client import BareClient
 from tests.api.group_tools import beat, commit, enter, find
@@ -98,3 +99,23 @@ async def test_G3_a_group_goes_on_committing_when_its_coordinator_is_gone(
             assert code == ErrorCode.NONE
             await cluster.start(gone)
         assert longest <= (8.0 if is_killed else 1.0)
+
+
+async def test_R14_a_coordinator_that_is_cut_off_from_the_store_does_not_name_itself(autojump_clock: MockClock) -> None:
+    async with memory_cluster(3, topics={"t": 1}, replication_factor=3, config=CONFIG) as cluster:
+        await ask(cluster, lambda client: commit(client, GROUP, 0), lambda code: code)
+        old = await coordinator(cluster)
+        cluster.ways[old].failure = Unavailable("cut")
+        await trio.sleep(15)
+        async with cluster.client(old) as client:
+            (told,) = (await find(client, GROUP)).coordinators
+            assert (told.error_code, told.node_id) == (ErrorCode.COORDINATOR_NOT_AVAILABLE, -1)
+        for other in {1, 2, 3} - {old}:
+            async with cluster.client(other) as client:
+                (told,) = (await find(client, GROUP)).coordinators
+                assert not told.error_code and told.node_id != old
+        assert await ask(cluster, lambda client: commit(client, GROUP, 1), lambda code: code) == ErrorCode.NONE
+        cluster.ways[old].failure = None
+        await trio.sleep(15)
+        async with cluster.client(old) as client:
+            assert not (await find(client, GROUP)).coordinators[0].error_code
