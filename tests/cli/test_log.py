@@ -11,6 +11,7 @@ import pytest
 import trio
 from click.testing import CliRunner, Result
 
+from kafka_wire.primitives import crc32c
 from kafka_wire.records import ControlType, Record, assign, build_batch, control_batch, headers, read_header, rebuild
 from kbroker.cli import cli
 from kbroker.env import DirectoryLocked
@@ -19,12 +20,13 @@ from kbroker.env.real import real_env
 from kbroker.env.real_lock import take_lock
 from kbroker.log.checkpoints import metadata_content
 from kbroker.log.content.delayed import Hidden, Kind, carrying_batch, delivery_batch
+from kbroker.log.content.tagged import number_of
 from kbroker.log.derived.producers import ProducerStates
 from kbroker.log.derived.transactions import read_marker
 from tests.log.cleaner.tools import Story, World, compact, orders
 from tests.log.content.odd_batches import KAFKA_FIELDS, KAFKA_RECORDS, batch_of, record
 from tests.log.test_transactions import several_segments
-from tests.log.tools import NOW, Worker
+from tests.log.tools import NOW, Worker, open_log
 
 
 def batch(base_offset: int, *values: bytes, **settings: int) -> bytearray:
@@ -197,6 +199,36 @@ def test_aborted_transactions_are_shown(transactions: Path) -> None:
     result = invoke("dump", index)
     assert result.exit_code == 0
     assert result.stdout.splitlines()[0] == "producer 0  offsets 0-5  last stable offset 2"
+
+
+@pytest.fixture
+def tagged(tmp_path: Path) -> Path:
+    """A partition whose three batches have tags, as a log wrote it and stopped."""
+    log = open_log(real_env(str(tmp_path)).disk, kbroker_tags_enable=True)
+    for tag in (b"eu", b"us", b""):
+        rows = [(NOW, b"k", b"v" * 5000, (("kbroker-tags", tag),))]
+        log.append(build_batch(rows), leader_epoch=0, now_ms=NOW)
+    trio.run(log.close, Worker())
+    return tmp_path / "orders-0"
+
+
+def test_tags_are_shown(tagged: Path) -> None:
+    result = invoke("dump", next(tagged.glob("*.tags")))
+    tags = [line.rpartition("  tags ")[2] for line in result.stdout.splitlines()]
+    assert result.exit_code == 0 and tags == [str(number_of(b"eu")), str(number_of(b"us")), "none"]
+    assert result.stdout.startswith("offsets 0-0  position 0  size ")
+
+
+def test_an_index_that_leaves_out_tags_is_found_and_one_that_nobody_believes_is_not(tagged: Path) -> None:
+    assert invoke("verify", tagged).exit_code == 0
+    path = next(tagged.glob("*.tags"))
+    content, eu = path.read_bytes(), number_of(b"eu").to_bytes(2)
+    changed = content[8:].replace(eu, number_of(b"de").to_bytes(2))
+    path.write_bytes(content[:4] + struct.pack(">I", crc32c(changed)) + changed)
+    result = invoke("verify", tagged)
+    assert result.exit_code == 1 and f"{path.name}: leaves out tags of the batch at offset 0" in result.stdout
+    path.write_bytes(content[:8] + changed)
+    assert invoke("verify", tagged).exit_code == 0
 
 
 def test_each_abort_is_in_its_index(transactions: Path) -> None:

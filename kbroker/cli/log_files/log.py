@@ -40,10 +40,13 @@ log = LazyGroup(
 def dump(file: Path, records: bool) -> None:
     """Show the batches of a segment FILE (*.log), a line each. Exit status 1 when one is damaged.
 
-    Of a *.txnindex: the transactions that were aborted.
+    Of a *.txnindex: the transactions that were aborted; of a *.tags: the numbers of the tags that are where.
     """
     if file.suffix == ".txnindex":
         _dump_aborted(file)
+        return
+    if file.suffix == ".tags":
+        _dump_tags(file)
         return
     from kbroker.cli.log_files.segments import batches, opened
     from kbroker.log.content.inspection import DECOMPRESSED_BYTES_MAX
@@ -77,7 +80,7 @@ def dump(file: Path, records: bool) -> None:
 )
 def verify(directories: tuple[Path, ...]) -> None:  # fmt: skip
     """Check all files of the logs below each DIRECTORY: CRCs, offsets, every field of every record, timestamps,
-    indexes, aborted transactions, producer snapshots, leader epochs, topic ids, checkpoints.
+    indexes, aborted transactions, tags, producer snapshots, leader epochs, topic ids, checkpoints.
 
     A DIRECTORY is a broker's data, or one partition's. Nothing is changed. A bad batch is told by its offset with the
     reason; exit status 1 when there is one, or other damage. Beside a running broker, what it is writing just now may
@@ -147,7 +150,8 @@ def _verify_all(
 def _verify_segments(paths: list[Path], is_growing: bool, counts: Counter[str]) -> Generator[Problem, None, Walked]:
     from kbroker.cli.log_files.segments import check_segment
     from kbroker.cli.log_files.small_files import Walked
-    from kbroker.cli.log_files.transactions import TransactionsCheck
+    from kbroker.cli.log_files.tags import TagsCheck
+    from kbroker.cli.log_files.transactions import AbortedIndexCheck, TransactionsCheck
 
     transactions = TransactionsCheck(int(paths[0].stem))
     due, epochs = 0, list[tuple[int, int]]()
@@ -158,8 +162,15 @@ def _verify_segments(paths: list[Path], is_growing: bool, counts: Counter[str]) 
             yield path, f"offsets {due} to {int(path.stem) - 1} are missing before it"
         grows = is_growing and path is paths[-1]
         try:
-            aborted = transactions.segment(path)
-            checked = yield from check_segment(path, aborted.batch, is_growing=grows)
+            aborted, tags = transactions.segment(path), TagsCheck(path)
+
+            def follow(
+                header: BatchHeader, data: memoryview, aborted: AbortedIndexCheck = aborted, tags: TagsCheck = tags
+            ) -> Iterator[Problem]:
+                yield from aborted.batch(header, data)
+                yield from tags.batch(header, data)
+
+            checked = yield from check_segment(path, follow, is_growing=grows)
             yield from aborted.end(checked.next_offset, is_growing=grows)
         except OSError as error:
             yield path, f"cannot be read: {error.strerror}"
@@ -239,6 +250,16 @@ def _dump_aborted(file: Path) -> None:
     try:
         for producer_id, first, last, stable in aborted_entries(file):
             click.echo(f"producer {producer_id}  offsets {first}-{last}  last stable offset {stable}")
+    except OSError as error:
+        raise Failed(f"cannot read {file}: {error.strerror}") from None
+
+
+def _dump_tags(file: Path) -> None:
+    from kbroker.cli.log_files.tags import lines
+
+    try:
+        for line in lines(file):
+            click.echo(line)
     except OSError as error:
         raise Failed(f"cannot read {file}: {error.strerror}") from None
 

@@ -29,7 +29,7 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from operator import attrgetter
 from sys import byteorder
@@ -357,14 +357,21 @@ def load(disk: Disk, stem: str, log: Handle, size: int) -> tuple[list[Piece], bo
     except OSError:
         return [], False
     found: list[Piece] = []
-    at, is_damaged = 0, file_size > len(content)
-    while at < len(content):
-        piece, at = _read_block(content, at)
+    is_damaged = file_size > len(content)
+    for piece in read_blocks(content):
         if piece is not None and _is_true(piece, log, size):
             found.append(piece)
         else:
             is_damaged = True
     return found, is_damaged
+
+
+def read_blocks(content: bytes) -> Iterator[Piece | None]:
+    """The blocks of a file, None for each that is damaged. What is behind one whose length is wrong cannot be found."""
+    at = 0
+    while at < len(content):
+        piece, at = _read_block(content, at)
+        yield piece
 
 
 def _is_true(piece: Piece, log: Handle, size: int) -> bool:
