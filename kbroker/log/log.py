@@ -390,8 +390,9 @@ class PartitionLog(WritableLog):
         if self._unsettled or self._cleaning != NO_PASS or self.offline is not None:
             return 0
         limit = min(self.start_offset, bound, self.held_from)
-        count = self._durable(min(bisect_right(self.segments, limit, key=_base_offset) - 1, DROPPED_AT_ONCE))
-        if count <= 0:
+        below = bisect_right(self.segments, limit, key=_base_offset) - 1  # -1: all of the log is above what is held
+        count = self._durable(max(0, min(below, DROPPED_AT_ONCE)))
+        if not count:
             return 0
         dropped = self.segments[:count]
         for segment in dropped:

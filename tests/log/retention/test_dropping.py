@@ -97,6 +97,17 @@ def test_what_somebody_holds_stays_however_old_or_below_the_start(held_from: int
     assert log.segments[0].base_offset == 20
 
 
+def test_who_holds_what_is_gone_already_is_no_trouble() -> None:
+    """Who begins to read a log that begins further up, and does not know yet what it needs."""
+    log = ten_segments(retention_ms=1, retention_bytes=0)
+    apply_retention(log, NOW + 10**6, 10)
+    log.held_from = 0
+    log.advance_start(14)
+    assert log.drop(20) == 0
+    log.held_from = LONG_MAX
+    assert log.drop(20) == 2
+
+
 def test_L8_the_log_start_only_rises() -> None:
     log = ten_segments(retention_ms=4500)
     log.advance_start(7)
