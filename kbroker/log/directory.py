@@ -65,6 +65,7 @@ from kbroker.log.recovery import Crash, End
 from kbroker.log.retention.retainer import Retainer
 from kbroker.log.troubles import Troubles
 from kbroker.log.writing import LONG_MAX
+from kbroker.turns import advance, finish_unqueued
 
 LOCK = ".lock"
 CLEAN_MARKER = ".kafka_cleanshutdown"
@@ -520,7 +521,12 @@ class LogDirectory:
     async def _expire_producers(self) -> None:
         """Forget the producers of all logs that wrote nothing for long enough."""
         now_ms, expiration_ms = self.env.clock.data_ms(), self.config.get_int("producer.id.expiration.ms")
-        await self._for_each(lambda key, each: each.expire_producers(now_ms, expiration_ms))
+        for n, each in enumerate(tuple(self.logs.values()), start=1):
+            work = each.expire_producers(now_ms, expiration_ms)
+            if advance(work, 1) is None:
+                await finish_unqueued(work)
+            if not n % TURN:
+                await trio.lowlevel.checkpoint()
 
     async def _release_idle(self) -> None:
         while True:

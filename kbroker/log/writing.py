@@ -32,6 +32,7 @@ from kbroker.log.reading import Reading
 from kbroker.log.recovery import Crash, End, Progress, Recovered
 from kbroker.log.rediscovery import Rediscovery
 from kbroker.log.segment import Segment, WritableBuffer, file_stem
+from kbroker.turns import Work
 from kbroker.watermark import Watermark
 
 LONG_MAX = 2**63 - 1
@@ -333,9 +334,9 @@ class WritableLog:
         """Note that a batch was refused for now: those its producer sent behind it must not come first."""
         self.producers.refused(header)
 
-    def expire_producers(self, now_ms: int, expiration_ms: int) -> None:
-        """Forget producers that wrote nothing for expiration_ms."""
-        self.producers.expire(now_ms, expiration_ms)
+    def expire_producers(self, now_ms: int, expiration_ms: int) -> Work[int]:
+        """Forget producers that wrote nothing for expiration_ms. Returns how many."""
+        return self.producers.expire(now_ms, expiration_ms)
 
     def looked_through(self, offset: int) -> None:
         """Everything below an offset has been read field by field (or is given up)."""

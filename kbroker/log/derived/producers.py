@@ -35,8 +35,10 @@ from kafka_wire import primitives
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import BatchHeader
 from kbroker.log.derived.transactions import Marker, Transactions
+from kbroker.turns import Work
 
 BATCHES_KEPT = 5
+PRODUCERS_A_PAUSE = 200
 GUARDS_MAX = 20_000
 TRANSACTIONAL, CONTROL = 0x10, 0x20  # of a batch's attributes
 SEQUENCE_MAX = 2**31 - 1
@@ -331,23 +333,26 @@ class ProducerStates:
             producer.txn_first_offset = base_offset
             self.transactions.begin(header.producer_id, base_offset)
 
-    def expire(self, now_ms: int, expiration_ms: int) -> int:
-        """Forget producers without an open transaction that wrote nothing for expiration_ms. Returns how many.
+    def expire(self, now_ms: int, expiration_ms: int) -> Work[int]:
+        """Forget producers without an open transaction that wrote nothing for expiration_ms. Returns how many. Pauses:
+        who writes meanwhile stays.
 
         Kafka goes by the timestamps in the records, and so forgets at once who writes old data. Here the clock counts.
         """
         self._expire_guards(now_ms, expiration_ms)
-        for producer in self.by_id.values():
+        gone = 0
+        for number, producer_id in enumerate(tuple(self.by_id), 1):
+            producer = self.by_id.get(producer_id)
+            if producer is None:
+                continue
             if producer.seen_ms < 0:
                 producer.seen_ms = now_ms
-        old = [
-            producer_id
-            for producer_id, producer in self.by_id.items()
-            if producer.txn_first_offset < 0 and now_ms - producer.seen_ms >= expiration_ms
-        ]
-        for producer_id in old:
-            del self.by_id[producer_id]
-        return len(old)
+            if producer.txn_first_offset < 0 and now_ms - producer.seen_ms >= expiration_ms:
+                del self.by_id[producer_id]
+                gone += 1
+            if not number % PRODUCERS_A_PAUSE:
+                yield
+        return gone
 
     def _expire_guards(self, now_ms: int, expiration_ms: int) -> None:
         for producer_id, guard in tuple(self.guards.items()):

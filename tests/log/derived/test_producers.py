@@ -22,6 +22,7 @@ from kbroker.log.derived.producers import (
     read_transactions,
 )
 from kbroker.log.derived.transactions import Marker
+from kbroker.turns import at_once
 from tests.log.tools import NOW, batch
 
 
@@ -176,8 +177,8 @@ def test_silent_producers_are_forgotten_but_not_in_a_transaction() -> None:
     states.update(sent(0, producer=2, at=5), 1, NOW + 500)
     states.update(read_header(batch(producer=3, sequence=0, transactional=True)), 2, NOW)
     assert states.transactions.first_unstable == 2
-    assert states.expire(NOW + 999, 1000) == 0, "the clock counts, not the records' timestamps"
-    assert states.expire(NOW + 1000, 1000) == 1
+    assert at_once(states.expire(NOW + 999, 1000)) == 0, "the clock counts, not the records' timestamps"
+    assert at_once(states.expire(NOW + 1000, 1000)) == 1
     assert sorted(states.by_id) == [2, 3]
 
 
@@ -390,10 +391,10 @@ def test_guards_are_few_and_expire() -> None:
     for producer in range(GUARDS_MAX + 10):
         partition.states.verification(transactional(0, producer=producer))
     assert len(partition.states.guards) == GUARDS_MAX and 9 not in partition.states.guards
-    partition.states.expire(NOW, 1000)
-    partition.states.expire(NOW + 999, 1000)
+    at_once(partition.states.expire(NOW, 1000))
+    at_once(partition.states.expire(NOW + 999, 1000))
     assert len(partition.states.guards) == GUARDS_MAX
-    partition.states.expire(NOW + 1000, 1000)
+    at_once(partition.states.expire(NOW + 1000, 1000))
     assert not partition.states.guards
 
 

@@ -6,13 +6,14 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from kafka_wire.records import read_header
 from kbroker.config import TopicConfig
 from kbroker.log.directory import LogDirectory
 from kbroker.log.log import PartitionLog
 from kbroker.log.retention import retainer
 from kbroker.watermark import Watermark
 from tests.log.test_directory import World
-from tests.log.tools import TOPIC_ID, append, contents, fill, log_for
+from tests.log.tools import TOPIC_ID, append, batch, contents, fill, log_for
 from tests.server.loop_meter import LINES_MAX, LoopMeter
 
 HOUR_MS = 3_600_000
@@ -192,3 +193,19 @@ async def test_the_first_look_comes_soon_and_the_data_clock_counts(autojump_cloc
         await trio.sleep(20)
         assert log.start_offset == 3
         nursery.cancel_scope.cancel()
+
+
+async def test_producers_however_many_are_forgotten_in_turns(autojump_clock: MockClock) -> None:
+    world, meter = metered()
+    directory = world.start()
+    log = opened(directory)
+    for producer in range(30_000):
+        log.producers.update(read_header(batch(producer=producer, sequence=0)), producer, world.clock.now_ms)
+    world.clock.now_ms += directory.config.get_int("producer.id.expiration.ms")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(directory.run)
+        with meter.running():
+            await trio.sleep(301)
+        nursery.cancel_scope.cancel()
+    assert not log.producers.by_id
+    assert meter.worst <= LINES_MAX / 2, meter.report()
