@@ -124,6 +124,7 @@ class Delayer:
 
     async def _round(self) -> float:
         """Follow the log, and deliver what is due. Returns how long there is nothing to do, in seconds."""
+        begun_s = self.env.clock.liveness()
         tracker = await self._follow()
         if not self.partition.leading or self.partition.leader_epoch != self._epoch:
             self._stand_down(tracker)
@@ -134,7 +135,7 @@ class Delayer:
             await self._carry(tracker)
         await self._settle(tracker)
         await self._save(tracker)
-        return await self._idle(tracker)
+        return await self._idle(tracker, self.env.clock.liveness() - begun_s)
 
     # following
 
@@ -372,8 +373,8 @@ class Delayer:
 
     # waiting
 
-    async def _idle(self, tracker: Tracker) -> float:
-        """How long there is nothing to do."""
+    async def _idle(self, tracker: Tracker, took_s: float) -> float:
+        """How long there is nothing to do. took_s: the last round; where many delayers are busy, each gathers more."""
         partition = self.partition
         ahead, offset = self.log.ahead, tracker.position.offset
         high_watermark = partition.high_watermark
@@ -381,7 +382,7 @@ class Delayer:
         if partition.leading and (awaited >= offset or self._epoch < 0):
             if high_watermark.value <= offset:
                 await self._rings(high_watermark)
-            await self.env.clock.sleep(GATHER_S)
+            await self.env.clock.sleep(max(GATHER_S, took_s))
             return 0
         if tracker.changes != self._settled:
             return 0

@@ -6,7 +6,7 @@ on an entry without letting others have a turn is found out, and a hundred thous
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -540,7 +540,7 @@ ROWS = [
 
 
 @asynccontextmanager
-async def metered_broker() -> AsyncIterator[tuple[MemoryBroker, LoopMeter]]:
+async def metered_broker(config: Mapping[str, str] | None = None) -> AsyncIterator[tuple[MemoryBroker, LoopMeter]]:
     """A broker whose loop is metered from the moment it serves, and whose workers are not."""
     meter = LoopMeter()
 
@@ -549,7 +549,7 @@ async def metered_broker() -> AsyncIterator[tuple[MemoryBroker, LoopMeter]]:
             made = super().env()
             return replace(made, offload=meter.offload, helper=InlineHelper(made.disk, meter.offload))
 
-    async with memory_broker(topics=TOPICS, machine=MeteredMachine()) as broker:
+    async with memory_broker(topics=TOPICS, config=config, machine=MeteredMachine()) as broker:
         yield broker, meter
 
 

@@ -58,8 +58,8 @@ OWN_OFFSET = -1  # in place of an id
 BAD_MAX = 1000  # records that are named of one batch
 LONG_MAX = 2**63 - 1
 NUMBER_MAX = 19  # digits
-HEADERS_AT_ONCE = 256  # of a record, read in the event loop
-_SOME, _MANY = 16, 512  # records between two pauses: such as ask for delay, all
+FIELDS_AT_ONCE = 1024  # bytes of a record's headers, read in the event loop
+STEPS_AT_ONCE, STEPS_A_RECORD = 128, 8  # between two pauses; for a record that may ask for delay, besides its headers
 _TRANSACTIONAL = 0x10  # of a batch's attributes
 _PAYLOAD_MAX = 2**31 - 1  # what the broker has compressed itself needs no bound
 
@@ -187,23 +187,24 @@ def split(header: BatchHeader, data: Buffer, now_ms: int, max_ms: int) -> Errand
     content = bytes(data)
     taken = _Taken(header, now_ms, max_ms)
     rest: list[bytes] = []
-    kept_from = pos = hits = 0
+    kept_from = pos = steps = 0
     mark = content.find(MARK)
     for index in range(header.count):
         size, at = read_varint(content, pos)
         end = at + size
         if 0 <= mark < end:
             record = _content_of(content, at, end)
-            is_long = _header_count(record) > HEADERS_AT_ONCE
+            fields = len(record) - _headers_at(record)
+            is_long = fields > FIELDS_AT_ONCE
             if (yield partial(taken.take, index, record)) if is_long else taken.take(index, record):
                 rest.append(content[kept_from:pos])
                 kept_from = end
             mark = content.find(MARK, end)
-            hits += 1
-            if not hits % _SOME:
-                yield None
-        elif not index % _MANY:
+            steps += STEPS_A_RECORD + min(fields, FIELDS_AT_ONCE) // 2
+        steps += 1
+        if steps >= STEPS_AT_ONCE:
             yield None
+            steps = 0
         pos = end
     rest.append(content[kept_from:])
     return taken.result(b"".join(rest))
@@ -469,10 +470,6 @@ def _headers_at(content: bytes) -> int:
     size, at = read_varint(content, 0)
     size, at = read_varint(content, at + max(size, 0))
     return at + max(size, 0)
-
-
-def _header_count(content: bytes) -> int:
-    return read_varint(content, _headers_at(content))[0]
 
 
 def _headers(content: bytes, at: int) -> Iterator[tuple[bytes, bytes | None]]:
