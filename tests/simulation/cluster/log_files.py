@@ -13,15 +13,22 @@ SUFFIX = ".log"
 
 
 def segments(volume: Volume, directory: str) -> list[tuple[int, bytearray]]:
-    """(base offset, bytes) of a log's segments, in order; none when there is no such log."""
+    """(base offset, bytes) of a log's segments, in order; none when there is no such log. What is committed to take the
+    place of others has it.
+    """
     node = volume.find(directory)
     if not isinstance(node, Directory):
         return []
-    found = []
-    for name, file in node.entries.items():
-        if name.endswith(SUFFIX) and isinstance(file, Inode):
-            found.append((int(name[: -len(SUFFIX)]), file.data))
-    return sorted(found, key=lambda segment: segment[0])
+    found: dict[int, bytearray] = {}
+    for suffix in (SUFFIX, SUFFIX + ".swap"):
+        for name, file in node.entries.items():
+            if name.endswith(suffix) and isinstance(file, Inode):
+                base = int(name[: -len(suffix)])
+                if suffix != SUFFIX:
+                    end = max((header.next_offset for _, header in _whole(bytes(file.data))), default=base)
+                    found = {each: data for each, data in found.items() if not base <= each < end}
+                found[base] = file.data
+    return sorted(found.items())
 
 
 def batches(volume: Volume, directory: str, start: int = 0, end: int = 1 << 62) -> Iterator[tuple[Identity, bytes]]:

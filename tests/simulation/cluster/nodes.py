@@ -30,6 +30,7 @@ SETTINGS = {
     "auto.create.topics.enable": "false",
     "log.retention.check.interval.ms": "1000",
     "log.flush.offset.checkpoint.interval.ms": "1500",
+    "log.cleaner.backoff.ms": "700",
     "replica.high.watermark.checkpoint.interval.ms": "700",
     "replica.lag.time.max.ms": "1200",
     "replica.fetch.wait.max.ms": "300",

@@ -22,7 +22,7 @@ from typing import TypeAlias
 import trio
 
 from kbroker.testing.world import World, current_process
-from tests.simulation.clients import SMALL
+from tests.simulation.clients import KEPT_SHORT, SMALL
 from tests.simulation.cluster.admins import Churn, Operator
 from tests.simulation.cluster.clients import HastyWriter, Judge, Reader, Routed, Writer, create_topics
 from tests.simulation.cluster.history import ClusterChecker
@@ -36,7 +36,7 @@ Script: TypeAlias = Callable[[AimingNemesis], Awaitable[None]]
 FAULT_SECONDS = 6.0
 HEAL_SECONDS = 40.0
 START_SECONDS = 20.0
-TOPICS = {"orders": 2, "mixed": 1}
+TOPICS = {"orders": 2, "mixed": 1}  # mixed is compacted, all the time
 CLIENTS = ("writer-0", "writer-1", "hasty-0", "churn", "operator", "reader-0", "reader-1", "reader-2")
 
 
@@ -124,7 +124,8 @@ class Play:
             while not all(node.is_ready for node in self.nodes.nodes.values()):
                 await trio.sleep(0.1)
             admin = Routed(self.world, "admin", self.checker, self.nodes.names)
-            ids = await create_topics(admin, TOPICS, SMALL)
+            ids = await create_topics(admin, {"orders": TOPICS["orders"]}, SMALL)
+            ids |= await create_topics(admin, {"mixed": TOPICS["mixed"]}, {**SMALL, **KEPT_SHORT})
         for topic, partitions in TOPICS.items():
             for index in range(partitions):
                 self.watch.histories[ids[topic], index] = self.checker.partition(topic, index)
