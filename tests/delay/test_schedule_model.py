@@ -244,5 +244,5 @@ def small_limits() -> None:
 
 @pytest.mark.slow
 def test_it_tells_the_same_as_a_naive_one(small_limits: None) -> None:
-    few = settings(max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+    few = settings(max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(Beside, settings=few)
