@@ -154,9 +154,9 @@ class Cleaner:
                 continue
             if span is None or not span.is_worth_it(each.config.min_cleanable_dirty_ratio):
                 continue
-            if span.ratio > best_ratio and each not in self._busy and each.offline is None:
+            if span.ratio > best_ratio:
                 best, best_ratio = each, span.ratio
-        return best
+        return best if best not in self._busy else None  # somebody may have asked for it while others were looked at
 
     def _forget_others(self) -> None:
         """Remember nothing of logs that are not open any more."""

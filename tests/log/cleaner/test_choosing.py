@@ -150,6 +150,35 @@ async def test_the_dirtiest_is_compacted_first_and_all_that_are_worth_it(
         nursery.cancel_scope.cancel()
 
 
+async def test_a_log_that_somebody_asks_for_while_it_is_chosen_is_compacted_once_at_a_time(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    world = World(log_cleaner_backoff_ms=100)
+    directory = world.start()
+    logs = []
+    for partition in range(3):
+        config = TopicConfig(**{**COMPACT, "segment_bytes": 1000, "min_compaction_lag_ms": 1})  # type: ignore[arg-type]
+        log = log_for(directory, "orders", partition, TOPIC_ID, config)
+        for number in range(60):
+            put(log, (b"key-%d" % (number % (partition + 2)), b"v" * 50), at=NOW - 1000)
+        log.guard(log.end)
+        for segment in log.segments[:-1]:
+            segment.release()  # so that a worker is asked for their timestamps, log by log
+            segment._largest = None
+        logs.append(log)
+    gate = world.offload.gate = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(directory.cleaner.run)
+        await trio.testing.wait_all_tasks_blocked()
+        for log in logs:
+            nursery.start_soon(directory.cleaner.compact, log)
+        await trio.testing.wait_all_tasks_blocked()
+        gate.set()
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    assert all(log.cleaned_to == log.active.base_offset for log in logs)
+
+
 async def test_nothing_is_compacted_by_itself_that_should_not_be(autojump_clock: trio.testing.MockClock) -> None:
     for configs, config in (
         ({"log_cleaner_enable": False}, {}),
