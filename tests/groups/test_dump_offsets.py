@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.java, pytest.mark.slow]
 __all__ = ["classpath"]
 
 
-async def test_T6_pending_offsets_and_their_copies_are_read(classpath: str, tmp_path: Path) -> None:
+async def test_T6_offsets_of_transactions_are_read(classpath: str, tmp_path: Path) -> None:
     async with rig() as made:
         enter(made, "members")
         assert made.commit("g", change("g", 5, metadata="note")) == 0
@@ -26,12 +26,13 @@ async def test_T6_pending_offsets_and_their_copies_are_read(classpath: str, tmp_
         assert mark(made, 1) == 0
         await compacted(made)  # while the second is open
         assert mark(made, 2, False, coordinator_epoch=3) == 0
-        log = made.partition.log
-        (tmp_path / "00000000000000000000.log").write_bytes(log.active.file.pread(log.active.size, 0))
-    text = dump(classpath, [tmp_path / "00000000000000000000.log"], "--offsets-decoder", "--deep-iteration")
+        paths = []
+        for segment in made.partition.log.segments:
+            paths.append(tmp_path / f"{segment.base_offset:020}.log")
+            paths[-1].write_bytes(segment.file.pread(segment.size, 0))
+    text = dump(classpath, paths, "--offsets-decoder", "--deep-iteration")
     assert not re.search(r"isvalid: false|mismatch|\binvalid|exception", text, re.IGNORECASE), text[-2000:]
     offsets = re.findall(r'"partition":(\d+)\}.*?"offset":(\d+)', text)
-    assert offsets == [("0", "5"), ("0", "8"), ("1", "9"), ("0", "20"), ("1", "9"), ("0", "8"), ("0", "20")], text
+    assert offsets == [("0", "5"), ("0", "8"), ("1", "9"), ("0", "20")], text
     assert re.findall(r"endTxnMarker: (\w+) coordinatorEpoch: (\d+)", text) == [("COMMIT", "0"), ("ABORT", "3")]
-    assert text.count("kbroker-copy") == 2, "where a transaction was open"
     assert '"group":"members"' in text
