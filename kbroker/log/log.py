@@ -510,7 +510,7 @@ class PartitionLog(WritableLog):
 
     async def _commit(self, stem: str, offload: Offload) -> None:
         try:
-            await offload(partial(swap.commit, self.disk, stem))
+            await offload(partial(swap.commit, self.disk, stem, lambda: self.offline is None))
         except OSError:
             if self.offline is None:
                 try:

@@ -13,7 +13,8 @@ was made of is always in it, be it empty. (Kafka: LocalLog.replaceSegments, LogL
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import errno
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 
 from kbroker.env import Disk
@@ -35,9 +36,14 @@ def discard(disk: Disk, stem: str) -> None:
         _remove(disk, stem + suffix + CLEANED)
 
 
-def commit(disk: Disk, stem: str) -> None:
-    """From now on the new segment is to be had. Blocks. Raises OSError: it is not, unless that cannot be undone."""
+def commit(disk: Disk, stem: str, is_wanted: Callable[[], bool]) -> None:
+    """From now on the new segment is to be had. Blocks. Raises OSError: it is not, unless that cannot be undone.
+
+    is_wanted: whether it still is, as the last step is taken. A log that was closed meanwhile may be open again.
+    """
     for suffix in (*INDEXES, LOG):
+        if suffix == LOG and not is_wanted():
+            raise FileNotFoundError(errno.ENOENT, "nobody wants it any more", stem + LOG + CLEANED)
         disk.rename(stem + suffix + CLEANED, stem + suffix + SWAP)
     disk.sync_dir(stem.rpartition("/")[0])
 
