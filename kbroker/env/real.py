@@ -11,16 +11,16 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar
 
 import trio
 
-from kbroker.env import Env
+from kbroker.env import Env, Helper, Steps
 from kbroker.env.descriptors import Descriptors
 from kbroker.env.features import Features
 from kbroker.env.real_disk import RealDisk
-from kbroker.env.real_helper import ProcessHelper
 from kbroker.env.real_net import RealNet
 
 OFFLOAD_THREADS_MAX = 16  # fsyncs and cold reads at one time; the disk gains nothing from more
@@ -36,7 +36,7 @@ def real_env(data_dir: str, *, features: Features | None = None) -> Env:
     features = features or Features.detect()
     descriptors = Descriptors()
     disk, net = RealDisk(data_dir, features, descriptors), RealNet(features, descriptors)
-    return Env(RealClock(), disk, net, RealRng(), ThreadOffload(), ProcessHelper(disk.root))
+    return Env(RealClock(), disk, net, RealRng(), ThreadOffload(), LateHelper(disk.root))
 
 
 class RealClock:
@@ -81,6 +81,27 @@ class RealRng:
     def below(self, bound: int) -> int:
         """A random integer, 0 <= n < bound."""
         return self._random.randrange(bound)
+
+
+class LateHelper:
+    """Processes that compute, of whom nothing is loaded before there is work for them. root: of the disk they get."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._helper: Helper | None = None
+
+    def begin(self, work: Callable[..., Iterator[T]], *args: Any) -> AbstractAsyncContextManager[Steps[T]]:
+        """Have work(disk, *args) done."""
+        if self._helper is None:
+            from kbroker.env.real_helper import ProcessHelper
+
+            self._helper = ProcessHelper(self._root)
+        return self._helper.begin(work, *args)
+
+    def close(self) -> None:
+        """Let go of what is idle."""
+        if self._helper is not None:
+            self._helper.close()
 
 
 class ThreadOffload:

@@ -46,3 +46,7 @@ class LogTruncated(KafkaError):
 
 class Superseded(Exception):
     """The log has changed while something was made of it, which is worth nothing now."""
+
+
+class Uncleanable(Exception):
+    """A batch that compaction cannot look into: the log is left as it is. Says why."""

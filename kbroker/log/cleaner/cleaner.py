@@ -25,17 +25,15 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.config import BrokerConfig
 from kbroker.env import Env, Steps
 from kbroker.log.checkpoints import Key
-from kbroker.log.cleaner import passes
 from kbroker.log.cleaner.choosing import Span, span_of
-from kbroker.log.cleaner.filtering import Tally
-from kbroker.log.cleaner.passes import Covered, Group, Job, Lasts, Source, Uncleanable
 from kbroker.log.cold import NotInMemory
 from kbroker.log.derived.aborted import AbortedRanges
 from kbroker.log.derived.producers import Producer
-from kbroker.log.errors import CorruptLog, LogOffline, Superseded
+from kbroker.log.errors import CorruptLog, LogOffline, Superseded, Uncleanable
 from kbroker.log.writing import LONG_MAX, NO_SPACE
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # passes: a broker that compacts nothing does not load them
+    from kbroker.log.cleaner.passes import Covered, Group, Job, Lasts
     from kbroker.log.log import PartitionLog
 
 AGAIN_SECONDS = 60.0  # after which a log is tried again whose disk has refused
@@ -68,7 +66,7 @@ class Outcome:
 
     def add(self, group: Group) -> None:
         """Count a group of segments that is done."""
-        tally: Tally = group.tally
+        tally = group.tally
         self.bytes_before += tally.bytes_before
         self.bytes_after += tally.bytes_after
         self.records_before += tally.records_before
@@ -260,12 +258,16 @@ class Cleaner:
 
     async def _tidy(self, each: PartitionLog) -> None:
         """Remove what a pass that was given up has left. Should that fail, the next pass or open does it."""
+        from kbroker.log.cleaner import passes
+
         with trio.CancelScope(shield=True), suppress(OSError):
             if each.offline is None:
                 await self.env.offload(partial(passes.tidy, self.env.disk, each.directory))
 
     async def _pass(self, each: PartitionLog, span: Span, outcome: Outcome) -> None:
         """Compact what may be compacted. Raises Superseded, Uncleanable, CorruptLog, OSError."""
+        from kbroker.log.cleaner import passes
+
         with each.being_cleaned():
             end = span.segments[-1].next_offset
             aborted = await self._brought(partial(each.aborted_below, end))
@@ -283,6 +285,8 @@ class Cleaner:
         self, each: PartitionLog, steps: Steps[int | Group | Covered], span: Span, outcome: Outcome
     ) -> None:
         """Do with each step of a pass what is to be done."""
+        from kbroker.log.cleaner.passes import Covered, Group
+
         segments = {segment.base_offset: segment for segment in span.segments}
         end, horizon_ms = span.segments[-1].next_offset, LONG_MAX
         while (step := await steps.step()) is not None:
@@ -301,6 +305,8 @@ class Cleaner:
                     await self._pace(step)
 
     def _job(self, each: PartitionLog, span: Span, aborted: list[AbortedRanges], producers: Lasts) -> Job:
+        from kbroker.log.cleaner.passes import Job, Source
+
         config = each.config
         return Job(
             directory=each.directory,
@@ -331,6 +337,8 @@ class Cleaner:
 
 def lasts(producers: Sequence[tuple[int, Producer]], end: int) -> Lasts:
     """What those producers wrote last, as far as it may lie below an offset. For a worker: they may be many."""
+    from kbroker.log.cleaner.passes import Lasts
+
     found = Lasts(array("q"), array("q"), array("h"))
     for producer_id, producer in producers:
         if producer.last_data_offset < end:

@@ -31,7 +31,7 @@ from kbroker.log.derived.aborted import SUFFIX as TRANSACTIONS
 from kbroker.log.derived.aborted import AbortedRanges
 from kbroker.log.derived.index import Indexes
 from kbroker.log.derived.transactions import AbortedRange, read_marker
-from kbroker.log.errors import CorruptLog
+from kbroker.log.errors import CorruptLog, Uncleanable
 from kbroker.log.scan import WHOLE_BYTES
 
 GROUP_SEGMENTS_MAX = 64  # what takes their place is renamed in one turn of the event loop: 5 ms
@@ -44,10 +44,6 @@ class Source(NamedTuple):
     base_offset: int
     next_offset: int
     size: int
-
-
-class Uncleanable(Exception):
-    """A batch that compaction cannot look into: the log is left as it is. Says why."""
 
 
 class Lasts(NamedTuple):

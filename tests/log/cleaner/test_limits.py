@@ -12,7 +12,7 @@ import trio.testing
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.config import TopicConfig
-from kbroker.log.cleaner import cleaner as shell
+from kbroker.log.cleaner import passes
 from kbroker.log.directory import LogDirectory
 from kbroker.log.log import PartitionLog
 from tests.log.cleaner.tools import COMPACT, Story, World, all_records, compact, orders, put
@@ -187,7 +187,7 @@ async def test_a_bug_that_a_log_brings_to_light_ends_nothing_else(
         raise ZeroDivisionError
         yield
 
-    monkeypatch.setattr(shell.passes, "run", broken)
+    monkeypatch.setattr(passes, "run", broken)
     with pytest.raises(KafkaError, match="ZeroDivisionError"):
         await compact(directory, log)
     assert "could not be compacted" in caplog.text
