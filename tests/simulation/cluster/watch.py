@@ -239,7 +239,8 @@ class Watch:
                 ghost.check_complete(f"{node} {why}", found, log.start_offset)
         else:  # its log is not open yet: what a process before has left of it, if one had it
             found = sound_identities(node.node.volume, ghost.name) if held is not None else []
-            ghost.check_complete(f"{node} {why}", found, 0)
+            start = held.partition.log.start_offset if held is not None else 0  # as that one had given up what is below
+            ghost.check_complete(f"{node} {why}", found, start)
 
     # -- hooks
 
