@@ -45,6 +45,7 @@ CARRIED_MAX = 500  # records in a batch
 GATHER_S = 0.01  # from the news that there is something to read, to reading it
 LEISURE_S, LEISURE_S_MAX = 5.0, 60.0  # between two looks at a log of which nothing is awaited
 SAVE_S = 10.0
+FAR_OFFSETS = 100_000  # worth noting how far a log was read in which nothing is delayed
 CARRY_S = 30.0  # between two looks whether something holds the log back
 ATTEMPTS_MAX = 256  # at what is not in memory: one a segment
 RETRY_S = 1.0  # after trouble, and while too few replicas are in sync
@@ -61,6 +62,7 @@ class Delayer:
         self.reading = trio.Lock()  # over the schedule
         self._directory = f"{partition.log.directory}/{SCHEDULE_DIRECTORY}"
         self._tracker: Tracker | None = None  # None: not loaded
+        self._is_damaged = False  # what is on the disk is no good
         self._bell = trio.Event()
         self._epoch = -1  # leader epoch in which it delivers; -1: it does not
         self._gate = 0  # it may when the log has been read to here
@@ -108,8 +110,9 @@ class Delayer:
                 wait_s = await self._round()
             except Damaged as error:
                 log.warning("%s: the schedule is damaged, it is made anew: %s", self.log.directory, error)
-                await self._start_anew()
-                continue
+                self.log.hold(0)
+                self._tracker, self._is_damaged = None, True
+                wait_s = 0.0
             except (KafkaError, OSError) as error:
                 self._tell(error)
                 wait_s = RETRY_S
@@ -127,7 +130,7 @@ class Delayer:
         begun_s = self.env.clock.liveness()
         tracker = await self._follow()
         if not self.partition.leading or self.partition.leader_epoch != self._epoch:
-            self._stand_down(tracker)
+            await self._stand_down(tracker)
         if self.partition.leading:
             self._take_over(tracker)
         if self._may_append(tracker):
@@ -193,6 +196,8 @@ class Delayer:
         return at.epochs.epoch_at(position.offset - 1) in (-1, position.leader_epoch)
 
     async def _load(self) -> Tracker:
+        if self._is_damaged:
+            return await self._start_anew()
         async with self.reading:
             found = await self.env.offload(partial(Schedule.load, self.log.disk, self._directory))
             if found is not None:
@@ -208,7 +213,7 @@ class Delayer:
             await self.env.offload(partial(Schedule.discard, self.log.disk, self._directory))
             first = Position(self.log.segments[0].base_offset, -1)
             self._tracker = Tracker(Schedule(self.log.disk, self._directory), first)
-            self._saved, self._settled = (0, 0), 0
+            self._saved, self._settled, self._is_damaged = (0, 0), 0, False
         return self._tracker
 
     async def _settle(self, tracker: Tracker) -> None:
@@ -225,7 +230,8 @@ class Delayer:
         """Have little to read after a restart."""
         now_s = self.env.clock.liveness()
         state = (tracker.changes, tracker.position.offset)
-        if now_s < self._save_at or state == self._saved or not self.log.has_hidden:
+        is_far = state[1] - self._saved[1] > FAR_OFFSETS
+        if now_s < self._save_at or state == self._saved or not (self.log.has_hidden or is_far):
             return
         self._save_at = now_s + SAVE_S
         async with self.reading:
@@ -234,11 +240,12 @@ class Delayer:
 
     # leading
 
-    def _stand_down(self, tracker: Tracker) -> None:
+    async def _stand_down(self, tracker: Tracker) -> None:
         """What was taken in an earlier leadership is pending again, unless it is read."""
         if self._epoch >= 0:
+            async with self.reading:
+                tracker.schedule.release()
             self._end_leading()
-            tracker.schedule.release()
         if not self.partition.leading and self.log.ahead is not None:
             self.log.ahead.resign()
 
@@ -282,7 +289,8 @@ class Delayer:
         schedule = tracker.schedule
         while self._may_append(tracker) and self._appended_to <= tracker.position.offset:
             if self._has_taken:  # and could not be appended
-                schedule.release()
+                async with self.reading:
+                    schedule.release()
                 self._has_taken = False
             if schedule.next_due_ms > self._bound_ms:
                 return

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 
+from kbroker.delay.schedule import Damaged, Entry, Schedule
+from kbroker.env import Disk
 from kbroker.testing.broker import MemoryCluster, memory_broker, memory_cluster
 from kbroker.testing.clock import EPOCH_MS
 from tests.delay.tools import MINUTE_MS, after, at_once, cancel, create, id_of, now, read, send, values, wait_for
@@ -234,3 +236,36 @@ async def test_very_many_cancels_harm_nobody_else(autojump_clock: object) -> Non
         assert [each.value for each in await wait_for(client, 1, 120)] == [b"mine"]
         await trio.sleep(30)
         assert await values(client) == [b"mine"]
+
+
+async def test_D2_a_damaged_schedule_is_made_anew_from_the_log(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the disk is willing: what lies there is removed first."""
+    taking: list[Exception] = []
+    discarding: list[Exception] = []
+    take, discard = Schedule.take, Schedule.discard
+
+    def broken_take(schedule: Schedule, now_ms: int, most: int) -> list[Entry]:
+        if taking:
+            raise taking.pop()
+        return take(schedule, now_ms, most)
+
+    def broken_discard(disk: Disk, directory: str) -> None:
+        if discarding:
+            raise discarding.pop()
+        discard(disk, directory)
+
+    monkeypatch.setattr(Schedule, "take", broken_take)
+    monkeypatch.setattr(Schedule, "discard", staticmethod(broken_discard))
+    async with memory_broker() as broker, broker.client() as client:
+        await create(client)
+        await send(client, after(5000, b"a"), after(5000, b"b", b"x"))
+        await send(client, cancel(b"x"))
+        await trio.sleep(1)
+        taking.append(Damaged("a run"))
+        discarding.append(OSError("not now"))
+        await wait_for(client, 1, 20)
+        await trio.sleep(20)
+        assert await values(client) == [b"a"]
+        assert not taking and not discarding
