@@ -90,8 +90,8 @@ class Delayer:
     async def carry_to(self, offset: int) -> None:
         """Wait until nothing that is pending lies below an offset. The caller bounds the wait."""
         self._wanted = max(self._wanted, offset)
+        self.wake()
         while not self._is_carried_to(offset):
-            self.wake()
             await self._moved.wait()
 
     def _is_carried_to(self, offset: int) -> bool:

@@ -30,7 +30,8 @@ class Delays:
     def __init__(self, env: Env) -> None:
         self.env = env
         self._delayers: dict[Key, tuple[Delayer, trio.CancelScope]] = {}
-        self._nursery: trio.Nursery | None = None  # None: not running yet
+        self._nursery: trio.Nursery | None = None  # None: not running
+        self._has_any = trio.Event()
 
     def of(self, topic: str, index: int) -> Delayer | None:
         """The delayer of a partition; None: nothing is delayed there."""
@@ -49,6 +50,7 @@ class Delays:
         if partition.log.rules.delays or partition.log.has_hidden:
             from kbroker.delay.delayer import Delayer  # here: most brokers start faster without it
 
+            self._has_any.set()
             delayer, scope = self._delayers[key] = Delayer(partition, self.env), trio.CancelScope()
             if self._nursery is not None:
                 self._nursery.start_soon(self._live, delayer, scope)
@@ -86,6 +88,7 @@ class Delays:
 
     async def _watch_clock(self) -> None:
         """Who waits for what is due waits for some time; when the data clock is set, that is not the right one."""
+        await self._has_any.wait()
         clock = self.env.clock
         ahead_s = clock.data_ms() / 1000 - clock.liveness()
         while True:
