@@ -23,7 +23,7 @@ from kbroker.log.cold import NotInMemory
 from kbroker.log.derived.aborted import SUFFIX, AbortedRanges, KnownAborted, read_ranges
 from kbroker.log.derived.producers import CorruptSnapshot, ProducerStates, read_transactions
 from kbroker.log.derived.snapshots import snapshot_path
-from kbroker.log.derived.transactions import ALL_STABLE, Transactions, read_marker
+from kbroker.log.derived.transactions import ALL_STABLE, Transactions, may_be_marker, may_begin, read_marker
 from kbroker.log.errors import CorruptLog
 from kbroker.log.segment import Segment, tick
 
@@ -144,15 +144,16 @@ def _walk(twin: Segment, open_: Transactions) -> AbortedRanges:
         producer_id = header.producer_id
         if producer_id < 0:
             continue
-        if header.is_control:
+        if may_begin(header):
+            if producer_id not in open_.ongoing:
+                open_.begin(producer_id, header.base_offset)
+        elif header.is_control and may_be_marker(header):
             marker = read_marker(file.pread(header.size, position))
             if marker is not None:
                 aborted = open_.aborted_by(marker, header.base_offset)
                 if aborted is not None:
                     ranges.append(aborted)
                 open_.forget(producer_id)
-        elif header.is_transactional and producer_id not in open_.ongoing:
-            open_.begin(producer_id, header.base_offset)
     if end != twin.size:
         raise CorruptLog(f"{twin.path}: no whole batch at {end}, though it has {twin.size} bytes")
     return ranges

@@ -13,7 +13,7 @@ from pathlib import Path
 from kafka_wire.records import BatchHeader
 from kbroker.cli.log_files.segments import Problems
 from kbroker.log.derived.aborted import ENTRY_SIZE, SUFFIX, read_entries
-from kbroker.log.derived.transactions import AbortedRange, Transactions, read_marker
+from kbroker.log.derived.transactions import AbortedRange, Transactions, may_begin, read_marker
 
 
 class TransactionsCheck:
@@ -48,7 +48,7 @@ class AbortedIndexCheck:
         log.due = header.next_offset
         if producer_id < 0 or not header.is_transactional:
             return
-        if not header.is_control:
+        if may_begin(header):
             if producer_id not in transactions.ongoing:
                 transactions.begin(producer_id, header.base_offset)
             return

@@ -34,7 +34,7 @@ from typing import NamedTuple
 from kafka_wire import primitives
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import BatchHeader
-from kbroker.log.derived.transactions import Marker, Transactions
+from kbroker.log.derived.transactions import Marker, Transactions, may_begin
 from kbroker.turns import Work
 
 BATCHES_KEPT = 5
@@ -325,11 +325,7 @@ class ProducerStates:
             producer.marker_ms = header.max_timestamp
             producer.txn_first_offset = -1
             self.transactions.end(header.producer_id, base_offset)
-        elif (
-            header.attributes & TRANSACTIONAL
-            and (not header.attributes & CONTROL or header.base_sequence >= 0)  # or all of it is delayed
-            and not producer.is_in_transaction
-        ):
+        elif not producer.is_in_transaction and may_begin(header):
             producer.txn_first_offset = base_offset
             self.transactions.begin(header.producer_id, base_offset)
 

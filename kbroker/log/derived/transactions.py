@@ -86,6 +86,11 @@ def may_be_marker(header: BatchHeader) -> bool:
     return header.base_sequence == NO_SEQUENCE
 
 
+def may_begin(header: BatchHeader) -> bool:
+    """Whether a batch begins a transaction of its producer, if none is ongoing: one that is all delayed does, too."""
+    return header.is_transactional and (not header.is_control or header.base_sequence >= 0)
+
+
 class Transactions:
     """Those of one log that are not stable yet."""
 

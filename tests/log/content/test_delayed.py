@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+from click.testing import CliRunner
 
 from kafka_wire import records
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import read_header
+from kbroker.cli.log_files.log import verify
+from kbroker.env.real import real_env
 from kbroker.log.content.delayed import (
     DELIVERY_SEQUENCE,
     HIDDEN_SEQUENCE,
@@ -33,7 +38,7 @@ from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.log.writing import Appended
 from kbroker.turns import do_errands
-from tests.log.tools import NOW, append, batches, new_disk, open_log, producers_of
+from tests.log.tools import NOW, Worker, append, batches, new_disk, open_log, producers_of
 
 HOUR = 3_600_000
 DAYS_30 = 2_592_000_000
@@ -403,3 +408,23 @@ def test_a_record_of_very_many_headers_is_read_by_a_worker() -> None:
     assert len(errands) == 1
     examined = do_errands(log.rules.examine(sent((b"k", b"v", fields)), NOW))
     assert examined.diverted is not None and examined.diverted.is_all
+
+
+def test_L5_an_aborted_transaction_that_began_with_what_it_delays_is_found_again(tmp_path: Path) -> None:
+    disk = real_env(str(tmp_path)).disk
+    log = delay_log(disk)
+    who = {"producer_id": 7, "producer_epoch": 0, "transactional": True}
+    batch = sent(later(b"k", b"0"), base_sequence=0, **who)
+    log.append(batch, leader_epoch=0, now_ms=NOW, guard=UNVERIFIED)
+    put(log, plain(b"k", b"1"), later(b"k", b"2"), base_sequence=1, **who)
+    log.append_marker(Marker(7, 0, 0, False), leader_epoch=0, now_ms=NOW)
+    log.roll()
+    append(log, b"x")
+    named = [(each.producer_id, each.first_offset) for each in log.aborted_between(0, log.end.value)]
+    assert named == [(7, 0)]
+    trio.run(log.close, Worker())
+    verified = CliRunner().invoke(verify, [str(tmp_path)])
+    assert verified.exit_code == 0, verified.output
+    disk.remove("orders-0/00000000000000000000.txnindex")
+    log = delay_log(disk)
+    assert [(each.producer_id, each.first_offset) for each in log.aborted_between(0, log.end.value)] == named
