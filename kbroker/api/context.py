@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
@@ -31,8 +31,10 @@ from kbroker.log.errors import LogClosed
 from kbroker.replication.manager import ReplicaManager
 from kbroker.replication.partition import Partition
 from kbroker.transactions.coordinator import TransactionCoordinator
-from kbroker.views.view import ViewPartition
 from kbroker.views.views import Views
+
+if TYPE_CHECKING:
+    from kbroker.views.view import ViewPartition
 
 APPLY_WAIT_S = 60.0
 NO_BROKER = -1

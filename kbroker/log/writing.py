@@ -10,7 +10,7 @@ import errno
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import trio
 
@@ -21,7 +21,6 @@ from kbroker.env import Clock, Disk
 from kbroker.log import recovery, replicated
 from kbroker.log.checkpoints import METADATA, Witness, metadata_content
 from kbroker.log.content.delayed import SCHEDULE_DIRECTORY, Diverted, is_hidden
-from kbroker.log.content.tagged import Tagger
 from kbroker.log.content.validation import Rules
 from kbroker.log.derived.ahead import Ahead
 from kbroker.log.derived.producers import CONTROL, Guard, SeenBatch
@@ -34,6 +33,9 @@ from kbroker.log.rediscovery import Rediscovery
 from kbroker.log.segment import Segment, WritableBuffer, file_stem
 from kbroker.turns import Work
 from kbroker.watermark import Watermark
+
+if TYPE_CHECKING:
+    from kbroker.log.content.tagged import Tagger
 
 LONG_MAX = 2**63 - 1
 NO_CUT = -1  # in place of an offset
@@ -54,6 +56,12 @@ def _repeated(seen: SeenBatch, append_time_ms: int) -> Appended:
     """The answer to a batch that is there already."""
     base_offset, at_ms = (-1, ~seen.timestamp_ms) if seen.is_hidden else (seen.base_offset, seen.timestamp_ms)
     return Appended(base_offset, seen.last_offset, at_ms if append_time_ms >= 0 else -1, True)
+
+
+def _tagger() -> Tagger:
+    from kbroker.log.content.tagged import Tagger  # only where tags are noted
+
+    return Tagger()
 
 
 class WritableLog:
@@ -379,7 +387,8 @@ class WritableLog:
         size = header.length + LENGTH_OFFSET
         self.size += size
         if self.notes_tags:
-            segment.note_tags(Tagger().look_at(memoryview(batch), header), header, base_offset, segment.size - size)
+            numbers = _tagger().look_at(memoryview(batch), header)
+            segment.note_tags(numbers, header, base_offset, segment.size - size)
         if header.producer_id >= 0:
             self.producers.update(header, base_offset, now_ms, marker)
         if self._snapshots.grow(size):
@@ -552,7 +561,7 @@ class WritableLog:
         self.end.advance(run[-1].next_offset)
 
     def _note_tags(self, segment: Segment, data: memoryview, run: list[BatchHeader]) -> None:
-        tagger, begin, position = Tagger(), segment.size - len(data), 0
+        tagger, begin, position = _tagger(), segment.size - len(data), 0
         for header in run:
             numbers = tagger.look_at(data[position : position + header.size], header)
             segment.note_tags(numbers, header, header.base_offset, begin + position)

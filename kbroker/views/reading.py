@@ -39,8 +39,8 @@ from kafka_wire.records import (
 from kbroker.env import Buffer, FileSlice, Handle
 from kbroker.filters import Expression
 from kbroker.log.cold import NotInMemory
-from kbroker.log.content.tagged import ABORTS, ANY, LOOK, Tagger, number_of
-from kbroker.log.derived.tags import Search, TagIndex
+from kbroker.log.content.tagged import Tagger, number_of
+from kbroker.log.derived.tags import ABORTS, ANY, LOOK, Search, TagIndex
 from kbroker.log.derived.transactions import read_marker
 from kbroker.log.errors import CorruptLog
 from kbroker.log.log import PartitionLog

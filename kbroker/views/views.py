@@ -22,20 +22,24 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
 from kafka_wire.errors import KafkaError
 from kbroker.cluster.image import ClusterImage, TopicImage
 from kbroker.cluster.keys import id_bytes, id_text
+from kbroker.config import ViewSpec
 from kbroker.env import Env
 from kbroker.log.errors import LogOffline
 from kbroker.log.log import PartitionLog
 from kbroker.replication.partition import Partition
 from kbroker.turns import finish_errands, one_at_a_time
 from kbroker.views.ages import Ages, Note
-from kbroker.views.results import Results
-from kbroker.views.view import ViewPartition
+
+if TYPE_CHECKING:  # a broker without views starts faster without
+    from kbroker.views.results import Results
+    from kbroker.views.view import ViewPartition
 
 FILE_NAME = "kbroker-view-ages"
 MOMENT_MS = 1000  # between two notes, at most
@@ -57,7 +61,7 @@ class Views:
         self._env = env
         self._image = image
         self._partitions = partitions
-        self._results = Results()
+        self._results: Results | None = None  # of all views; None: none was asked for yet
         self._views: dict[Key, ViewPartition] = {}
         self._ages: dict[Key, Ages] = {}  # by source
         self._kept: dict[tuple[bytes, int], list[Note]] = {}  # of an earlier process, by topic id and partition
@@ -86,10 +90,17 @@ class Views:
         key = view.name, index
         found = self._views.get(key)
         if found is None or found.spec is not view.view or found.source is not source:
-            ages = self._ages_of(source) if view.view.lag_ms else None
-            found = ViewPartition(view.view, source, self._results, ages, self._env.clock.data_ms)
-            self._views[key] = found
+            found = self._views[key] = self._made(view.view, source)
         return found
+
+    def _made(self, spec: ViewSpec, source: Partition) -> ViewPartition:
+        from kbroker.views.results import Results
+        from kbroker.views.view import ViewPartition
+
+        if self._results is None:
+            self._results = Results()
+        ages = self._ages_of(source) if spec.lag_ms else None
+        return ViewPartition(spec, source, self._results, ages, self._env.clock.data_ms)
 
     def _ages_of(self, source: Partition) -> Ages:
         key = source.topic, source.index

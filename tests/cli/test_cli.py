@@ -120,10 +120,18 @@ def test_exit_codes(error: BaseException, code: int, monkeypatch: pytest.MonkeyP
 
 
 CLIENTS = {"kafka", "rich", "cryptography", "grpc", "google.protobuf", "httpx", "http", "email"}
+BEHIND_DOORS = {
+    "kbroker.config.docs",
+    "kbroker.delay.delayer",
+    "kbroker.filters",
+    "kbroker.log.cleaner.passes",
+    "kbroker.log.content.tagged",
+    "kbroker.views.view",
+}
 NOT_FOR_START = CLIENTS | {"asyncio", "tomllib", "difflib", "unittest"}
-MODULES_MAX = (
-    465  # the least that is needed, and a few; a room of its own, as those of the cluster are, is some ten more
-)
+# The least that is needed, and a few. A room of its own, as those of the cluster are, is some ten more; the doors of
+# retention, the cleaner, delays and views are twenty: what is behind them comes when it is needed.
+MODULES_MAX = 480
 
 
 def test_start_imports_only_what_it_needs() -> None:
@@ -143,5 +151,5 @@ def test_start_imports_only_what_it_needs() -> None:
     light, *modules = done.stdout.split()
     assert int(light) < 150, "importing kbroker.cli must not load more than click"
     assert not NOT_FOR_START & set(modules)
-    assert "kbroker.config.docs" not in modules
+    assert not BEHIND_DOORS & set(modules)
     assert len(modules) < MODULES_MAX

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from kafka_wire.records import BatchHeader
 from kbroker.cli.log_files.segments import Problems
-from kbroker.log.content.tagged import ABORTS, ANY, LOOK, Tagger
-from kbroker.log.derived.tags import SUFFIX, Piece, read_blocks
+from kbroker.log.content.tagged import Tagger
+from kbroker.log.derived.tags import ABORTS, ANY, LOOK, SUFFIX, Piece, read_blocks
 
 _WORDS = {ANY: "any", LOOK: "not known", ABORTS: "an abort"}
 

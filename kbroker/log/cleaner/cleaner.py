@@ -25,15 +25,16 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.config import BrokerConfig
 from kbroker.env import Env, Steps
 from kbroker.log.checkpoints import Key
-from kbroker.log.cleaner.choosing import Span, span_of
+from kbroker.log.cleaner import swap
+from kbroker.log.cleaner.job import Covered, Group, Job, Lasts, Source
 from kbroker.log.cold import NotInMemory
 from kbroker.log.derived.aborted import AbortedRanges
 from kbroker.log.derived.producers import Producer
 from kbroker.log.errors import CorruptLog, LogOffline, Superseded, Uncleanable
 from kbroker.log.writing import LONG_MAX, NO_SPACE
 
-if TYPE_CHECKING:  # passes: a broker that compacts nothing does not load them
-    from kbroker.log.cleaner.passes import Covered, Group, Job, Lasts
+if TYPE_CHECKING:
+    from kbroker.log.cleaner.choosing import Span
     from kbroker.log.log import PartitionLog
 
 AGAIN_SECONDS = 60.0  # after which a log is tried again whose disk has refused
@@ -146,7 +147,7 @@ class Cleaner:
             try:
                 if topic.startswith(INTERNAL) and each.offline is None and each.active.size >= INTERNAL_ROLL_BYTES:
                     each.roll()
-                span = await self._brought(partial(span_of, each, self.env.clock.data_ms()))
+                span = await self._span(each)
             except (OSError, KafkaError, Superseded) as error:  # it may be closed by now, or be deleted
                 log.debug("%s is not looked at: %s", each.directory, error)
                 continue
@@ -165,6 +166,12 @@ class Cleaner:
     def _is_left(self, each: PartitionLog) -> bool:
         left = self.left.get(each)
         return left is not None and (left.until is None or self.env.clock.liveness() < left.until)
+
+    async def _span(self, each: PartitionLog) -> Span | None:
+        """What of a log may be compacted; None: nothing."""
+        from kbroker.log.cleaner.choosing import span_of  # only where there is something to compact
+
+        return await self._brought(partial(span_of, each, self.env.clock.data_ms()))
 
     async def _brought(self, ask: Callable[..., T]) -> T:
         """What ask(now=True) tells, once workers have brought what it takes from the disk."""
@@ -224,7 +231,7 @@ class Cleaner:
         outcome, begun = Outcome(), self.env.clock.liveness()
         is_done = False
         try:
-            span = await self._brought(partial(span_of, each, self.env.clock.data_ms()))
+            span = await self._span(each)
             if (
                 span is not None
                 and each.config.compacts
@@ -258,15 +265,13 @@ class Cleaner:
 
     async def _tidy(self, each: PartitionLog) -> None:
         """Remove what a pass that was given up has left. Should that fail, the next pass or open does it."""
-        from kbroker.log.cleaner import passes
-
         with trio.CancelScope(shield=True), suppress(OSError):
             if each.offline is None:
-                await self.env.offload(partial(passes.tidy, self.env.disk, each.directory))
+                await self.env.offload(partial(swap.tidy, self.env.disk, each.directory))
 
     async def _pass(self, each: PartitionLog, span: Span, outcome: Outcome) -> None:
         """Compact what may be compacted. Raises Superseded, Uncleanable, CorruptLog, OSError."""
-        from kbroker.log.cleaner import passes
+        from kbroker.log.cleaner import passes  # only where there is something to compact
 
         with each.being_cleaned():
             end = span.segments[-1].next_offset
@@ -285,8 +290,6 @@ class Cleaner:
         self, each: PartitionLog, steps: Steps[int | Group | Covered], span: Span, outcome: Outcome
     ) -> None:
         """Do with each step of a pass what is to be done."""
-        from kbroker.log.cleaner.passes import Covered, Group
-
         segments = {segment.base_offset: segment for segment in span.segments}
         end, horizon_ms = span.segments[-1].next_offset, LONG_MAX
         while (step := await steps.step()) is not None:
@@ -305,8 +308,6 @@ class Cleaner:
                     await self._pace(step)
 
     def _job(self, each: PartitionLog, span: Span, aborted: list[AbortedRanges], producers: Lasts) -> Job:
-        from kbroker.log.cleaner.passes import Job, Source
-
         config = each.config
         return Job(
             directory=each.directory,
@@ -337,8 +338,6 @@ class Cleaner:
 
 def lasts(producers: Sequence[tuple[int, Producer]], end: int) -> Lasts:
     """What those producers wrote last, as far as it may lie below an offset. For a worker: they may be many."""
-    from kbroker.log.cleaner.passes import Lasts
-
     found = Lasts(array("q"), array("q"), array("h"))
     for producer_id, producer in producers:
         if producer.last_data_offset < end:

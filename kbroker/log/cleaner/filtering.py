@@ -15,7 +15,6 @@ batch as its base timestamp, with attribute bit 6 (KIP-534). (Kafka: Cleaner, Me
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
@@ -23,42 +22,14 @@ from kafka_wire import compression as codecs
 from kafka_wire.primitives import read_varint, varint
 from kafka_wire.records import CODEC, DELETE_HORIZON, NO_SEQUENCE, BatchHeader, payload, with_records
 from kafka_wire.walk import Keyed, keyed, stamps
+from kbroker.log.cleaner.job import NEVER, Last, Tally
 from kbroker.log.cleaner.offset_map import OffsetMap
 from kbroker.log.cleaner.transactions import Decided
 from kbroker.log.derived.transactions import AbortedRange, read_marker
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
-NEVER = 2**63 - 1  # ms
 NO_TIMESTAMP = -1
-
-
-class Last(NamedTuple):
-    """What an active producer wrote last."""
-
-    data_offset: int  # the last offset of its last batch; -1: none is known, and its epoch stands in a marker
-    epoch: int
-
-
-@dataclass(slots=True)
-class Tally:
-    """What was looked at, and what is left of it."""
-
-    bytes_before: int = 0
-    bytes_after: int = 0
-    records_before: int = 0
-    records_after: int = 0
-    tombstones: int = 0  # that are left
-    horizon_ms: int = NEVER  # when the first that is left may go
-
-    def add(self, other: Tally) -> None:
-        """Count both."""
-        self.bytes_before += other.bytes_before
-        self.bytes_after += other.bytes_after
-        self.records_before += other.records_before
-        self.records_after += other.records_after
-        self.tombstones += other.tombstones
-        self.horizon_ms = min(self.horizon_ms, other.horizon_ms)
 
 
 class Rules(NamedTuple):

@@ -13,17 +13,16 @@ any moment.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import HEADER_SIZE, MAGIC, BatchHeader, CorruptRecords, check_crc, payload, read_header
 from kafka_wire.walk import keyed
 from kbroker.env import Buffer, Disk, File
-from kbroker.log.cleaner.filtering import Filter, Last, Rules, Tally, is_marker
+from kbroker.log.cleaner.filtering import Filter, Rules, is_marker
+from kbroker.log.cleaner.job import Covered, Group, Job, Last, Source
 from kbroker.log.cleaner.offset_map import OffsetMap
 from kbroker.log.cleaner.swap import CLEANED, discard
 from kbroker.log.cleaner.transactions import Decided
@@ -36,61 +35,6 @@ from kbroker.log.scan import WHOLE_BYTES
 
 GROUP_SEGMENTS_MAX = 64  # what takes their place is renamed in one turn of the event loop: 5 ms
 RELATIVE_OFFSET_MAX = 2**31 - 1
-
-
-class Source(NamedTuple):
-    """A closed segment."""
-
-    base_offset: int
-    next_offset: int
-    size: int
-
-
-class Lasts(NamedTuple):
-    """What active producers wrote last, in columns: they may be many."""
-
-    ids: array[int]
-    data_offsets: array[int]
-    epochs: array[int]
-
-    def by_id(self) -> dict[int, Last]:
-        """As the filter wants it."""
-        return dict(zip(self.ids, map(Last, self.data_offsets, self.epochs), strict=True))
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """All that a pass is told."""
-
-    directory: str
-    sources: Sequence[Source]  # from the log's first segment on
-    dirty_from: int
-    now_ms: int
-    delete_retention_ms: int
-    segment_bytes: int
-    segment_index_bytes: int
-    index_interval_bytes: int
-    memory_bytes: int  # for the map; no batch may be larger, either
-    step_bytes: int  # read or written between two steps, about
-    producers: Lasts
-    aborted: Sequence[AbortedRanges]  # all that begin below the end of the sources, and maybe others
-
-
-class Group(NamedTuple):
-    """A segment that is to take the place of others; its files are there, and durable."""
-
-    base_offset: int
-    next_offset: int
-    size: int
-    sources: Sequence[Source]
-    tally: Tally
-    is_new: bool  # False: there was nothing to take away, and there are no files
-
-
-class Covered(NamedTuple):
-    """The last word of a pass."""
-
-    offset: int  # below it, each key is there once, as far as it is to be
 
 
 @dataclass(slots=True)
@@ -162,13 +106,6 @@ def _size(disk: Disk, path: str) -> int:
         return disk.size(path)
     except FileNotFoundError:
         return 0
-
-
-def tidy(disk: Disk, directory: str) -> None:
-    """Remove what a pass that was given up has left. May raise OSError."""
-    for name in disk.list_dir(directory):
-        if name.endswith(CLEANED):
-            disk.remove(f"{directory}/{name}")
 
 
 # reading

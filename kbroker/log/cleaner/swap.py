@@ -36,6 +36,13 @@ def discard(disk: Disk, stem: str) -> None:
         _remove(disk, stem + suffix + CLEANED)
 
 
+def tidy(disk: Disk, directory: str) -> None:
+    """Remove what a pass that was given up has left. May raise OSError."""
+    for name in disk.list_dir(directory):
+        if name.endswith(CLEANED):
+            disk.remove(f"{directory}/{name}")
+
+
 def commit(disk: Disk, stem: str, is_wanted: Callable[[], bool]) -> None:
     """From now on the new segment is to be had. Blocks. Raises OSError: it is not, unless that cannot be undone.
 

@@ -1,13 +1,7 @@
-"""Which tags the records of a batch have, as small numbers for the tag index. Pure: bytes in, numbers out.
+"""Which tags the records of a batch have, as numbers of the tag index (derived/tags.py). Pure: bytes in, numbers out.
 
 What is found is never too little, and may be too much: wherever the name of the header stands in the records' bytes,
 what follows is taken for its value. That takes one search through the bytes instead of a walk through all records.
-
-    0 ANY      too many tags to be named: may have any
-    1 LOOK     not known: somebody has to read the batch
-    2 ABORTS   a marker that aborts a transaction, which readers of committed records must see
-    3          not used
-    4 ...      a tag, by its CRC-32C: two tags may share a number, which costs a look at what has the other one
 """
 
 from __future__ import annotations
@@ -17,31 +11,23 @@ from kafka_wire.errors import KafkaError, ProtocolError
 from kafka_wire.primitives import crc32c, read_varint
 from kafka_wire.records import HEADER_SIZE, BatchHeader
 from kbroker.filters import TAGS_HEADER, split_tags
+from kbroker.log.derived.tags import ABORTS, FIRST_TAG, LOOK, bounded
 from kbroker.log.derived.transactions import read_marker
 
-ANY, LOOK, ABORTS, FIRST_TAG = 0, 1, 2, 4
 NAMES_MAX, NAMES_SUM_MAX = 1024, 4096  # found in a batch, and in several that came together: two milliseconds
 NAMES_MIN, NAMES_A_RECORD = 64, 4  # in a batch: more than so many is no honest one
 VALUES_BYTES_MAX = 32 * 1024  # of different values, read in the event loop: a millisecond, should they be mostly commas
 PACKED_MAX, UNPACKED_MAX = 16 * 1024, 128 * 1024  # bytes decompressed in the event loop
 PACKED_SUM_MAX = 64 * 1024  # of all batches that came together
 BATCH_BYTES_MAX = 16 * 1024 * 1024  # decompressed, by a worker: no broker lets more pass
-TAGS_MIN, TAGS_MAX, BYTES_A_TAG = 16, 1024, 128  # named of a stretch of batches: one for so many bytes
 
 _NAME = TAGS_HEADER.encode()
-_ANY, _LOOK, _NONE = frozenset((ANY,)), frozenset((LOOK,)), frozenset[int]()
+_LOOK, _NONE = frozenset((LOOK,)), frozenset[int]()
 
 
 def number_of(tag: bytes) -> int:
     """The number that stands for a tag: 16 bits."""
     return FIRST_TAG + crc32c(tag) % (0x10000 - FIRST_TAG)
-
-
-def bounded(numbers: frozenset[int], size: int) -> frozenset[int]:
-    """What is kept of the numbers of a stretch of so many bytes: all, or ANY where they are too many."""
-    if len(numbers) > TAGS_MIN and len(numbers) > min(size // BYTES_A_TAG, TAGS_MAX):
-        return _ANY
-    return numbers
 
 
 class Tagger:

@@ -1,7 +1,13 @@
 """Which tags are where in a segment, so that what a reader does not want is not read. Owns `<base offset>.tags`.
 
 A segment is cut into stretches of whole batches: one batch, several small ones of 4 KiB in all, or up to 64 KiB of
-batches with the same tags. Of each the index knows its end, and the numbers of its tags (kbroker.log.content.tagged).
+batches with the same tags. Of each the index knows its end, and the numbers of its tags:
+
+    0 ANY      too many tags to be named: may have any
+    1 LOOK     not known: somebody has to read the batch
+    2 ABORTS   a marker that aborts a transaction, which readers of committed records must see
+    3          not used
+    4 ...      a tag, by its CRC-32C: two tags may share a number, which costs a look at what has the other one
 
     position 0           4100      20500        52000             in memory, in pieces, a column each:
       +------------------+---------+------------+---------        ends     4100   20500     52000
@@ -39,9 +45,10 @@ from kafka_wire.errors import KafkaError
 from kafka_wire.primitives import crc32c
 from kafka_wire.records import HEADER_SIZE, read_header
 from kbroker.env import Disk, Handle
-from kbroker.log.content.tagged import LOOK, bounded
 
 SUFFIX = ".tags"
+ANY, LOOK, ABORTS, FIRST_TAG = 0, 1, 2, 4
+TAGS_MIN, TAGS_MAX, BYTES_A_TAG = 16, 1024, 128  # named of a stretch: one for so many bytes
 STRETCH_BYTES = 4096  # small batches share a stretch up to that size
 ALIKE_BYTES_MAX = 64 * 1024  # those with the same tags up to this
 PIECE_MAX = 2048  # stretches
@@ -49,7 +56,7 @@ FILE_BYTES_MAX = 256 * 1024 * 1024  # of a file that is read; an honest one has 
 
 _FRAME = struct.Struct(">II")
 _HEAD = struct.Struct(">IIIIII")
-_ONLY_LOOK, _LOOK_BYTES = frozenset((LOOK,)), LOOK.to_bytes(2)
+_ANY, _ONLY_LOOK, _LOOK_BYTES = frozenset((ANY,)), frozenset((LOOK,)), LOOK.to_bytes(2)
 
 assert array("I").itemsize == 4
 
@@ -330,6 +337,13 @@ class TagIndex:
                 whole.part(first, min(first + PIECE_MAX, len(whole))) for first in range(0, len(whole), PIECE_MAX)
             ]
         return piece.is_saved
+
+
+def bounded(numbers: frozenset[int], size: int) -> frozenset[int]:
+    """What is kept of the numbers of a stretch of so many bytes: all, or ANY where they are too many."""
+    if len(numbers) > TAGS_MIN and len(numbers) > min(size // BYTES_A_TAG, TAGS_MAX):
+        return _ANY
+    return numbers
 
 
 def _may_join(before: frozenset[int], numbers: frozenset[int], size: int) -> bool:

@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from kafka_wire.records import build_batch, read_header
-from kbroker.log.cleaner.passes import Covered
+from kbroker.log.cleaner.job import Covered
 from kbroker.log.log import PartitionLog
 from tests.log.cleaner.tools import (
     DAY_MS,

@@ -7,19 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kafka_wire.records import HEADER_SIZE, ControlType, build_batch, control_batch, read_header
-from kbroker.log.content.tagged import (
-    ABORTS,
-    ANY,
-    FIRST_TAG,
-    LOOK,
-    NAMES_MAX,
-    NAMES_MIN,
-    NAMES_SUM_MAX,
-    VALUES_BYTES_MAX,
-    Tagger,
-    bounded,
-    number_of,
-)
+from kbroker.log.content.tagged import NAMES_MAX, NAMES_MIN, NAMES_SUM_MAX, VALUES_BYTES_MAX, Tagger, number_of
+from kbroker.log.derived.tags import ABORTS, ANY, FIRST_TAG, LOOK, bounded
 
 NOTHING = frozenset[int]()
 

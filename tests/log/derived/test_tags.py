@@ -10,8 +10,18 @@ from hypothesis import strategies as st
 
 from kafka_wire.records import build_batch
 from kafka_wire.records import headers as batch_headers
-from kbroker.log.content.tagged import ANY, LOOK, number_of
-from kbroker.log.derived.tags import ALIKE_BYTES_MAX, PIECE_MAX, STRETCH_BYTES, Piece, Search, Stretch, TagIndex
+from kbroker.log.content.tagged import number_of
+from kbroker.log.derived.tags import (
+    ALIKE_BYTES_MAX,
+    ANY,
+    LOOK,
+    PIECE_MAX,
+    STRETCH_BYTES,
+    Piece,
+    Search,
+    Stretch,
+    TagIndex,
+)
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.log.segment import Segment
