@@ -49,11 +49,8 @@ async def _listed(request: ListDelayedRequest, services: Services) -> ListDelaye
     delayer = services.delays.of(request.topic_name, request.partition_index)
     if delayer is None:
         return ListDelayedResponse()
-    schedule = delayer.schedule
-    if schedule is None:
-        raise KafkaError(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS, "What is pending is still being read from the log.")
     after, key = (request.after_due_ms, request.after_id), request.key
-    found = await listing(delayer, schedule, services.env, after, request.limit, None if key is None else bytes(key))
+    found = await listing(delayer, services.env, after, request.limit, None if key is None else bytes(key))
     due_ms, id = found.next or (-1, -1)
     rows = await finish(each(partial(_row), found.records))
     return ListDelayedResponse(pending=found.pending, records=rows, next_due_ms=due_ms, next_id=id)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import NamedTuple
 
+from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.delay.delayer import Delayer
-from kbroker.delay.schedule import Entry, Schedule
+from kbroker.delay.schedule import Entry
 from kbroker.delay.stretches import read_pending
 from kbroker.env import Env
 from kbroker.log.content.delayed import Hidden, key_digest
@@ -30,15 +31,18 @@ class Listing(NamedTuple):
     pending: int  # about so many in all
 
 
-async def listing(
-    delayer: Delayer, schedule: Schedule, env: Env, after: tuple[int, int], most: int, key: bytes | None
-) -> Listing:
+async def listing(delayer: Delayer, env: Env, after: tuple[int, int], most: int, key: bytes | None) -> Listing:
     """What is pending behind a due time and id, up to so many; a page may have fewer, or none, though there is a next.
 
-    key: only of this one. Raises KafkaError, Damaged, OSError.
+    key: only of this one. Raises KafkaError, among them COORDINATOR_LOAD_IN_PROGRESS; Damaged, OSError.
     """
     digest = None if key is None else key_digest(key)
     async with delayer.reading:
+        schedule = delayer.schedule  # one that was damaged is gone, with its files, once the lock is had
+        if schedule is None:
+            raise KafkaError(
+                ErrorCode.COORDINATOR_LOAD_IN_PROGRESS, "What is pending is not known yet: the log is read."
+            )
         page = await env.offload(partial(schedule.page, after, min(most, RECORDS_MAX), key=digest))
     found = await read_pending(delayer.log, page.entries, env.offload, BYTES_MAX)
     looked_for = page.entries[: found.looked_for]  # what is not there any more was delivered meanwhile, or moved
