@@ -48,10 +48,10 @@ class Ages:
     def __len__(self) -> int:
         return len(self._times)
 
-    @property
-    def notes(self) -> list[Note]:
-        """All of them."""
-        return list(map(Note, self._times, self._ends, self._epochs))
+    def some(self, most: int) -> list[Note]:
+        """Every so many of them: about `most`, and fewer than twice that."""
+        step = max(1, len(self) // most)
+        return list(map(Note, self._times[::step], self._ends[::step], self._epochs[::step]))
 
     def add(self, note: Note) -> None:
         """Take a note that speaks of more than the last one. A clock that was set back counts from where it was."""

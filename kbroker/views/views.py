@@ -50,6 +50,7 @@ GUESSES = 8  # notes made of timestamps, for what nobody noted
 LOOKED_AT_A_TURN = 64  # partitions
 
 Key = tuple[str, int]  # topic, partition
+Row = tuple[bytes, int, Note]  # topic id, partition
 log = logging.getLogger("kbroker.views")
 
 
@@ -203,17 +204,17 @@ class Views:
     # the file
 
     async def _save(self) -> None:
-        dirty = [ages for ages in self._ages.values() if ages.is_dirty]
-        if not dirty:
+        if not any(ages.is_dirty for ages in self._ages.values()):
             return
-        rows = []
-        for (name, index), ages in self._ages.items():
+        rows: list[Row] = []
+        known = tuple(self._ages.items())
+        for number, ((name, index), ages) in enumerate(known, start=1):
             source = self._partitions.get((name, index))
             if source is not None and source.log is ages.log:
-                notes = ages.notes
-                thin = notes[:: max(1, len(notes) // KEPT_MAX)]
-                rows += [(source.topic_id, index, note) for note in thin]
-        for ages in dirty:
+                rows += [(source.topic_id, index, note) for note in ages.some(KEPT_MAX)]
+            if not number % LOOKED_AT_A_TURN:
+                await trio.lowlevel.checkpoint()
+        for _, ages in known:
             ages.is_dirty = False
         try:
             await self._env.offload(partial(_write, self._env, rows))
@@ -232,7 +233,7 @@ def late_views(image: ClusterImage) -> dict[str, int]:
     return found
 
 
-def _write(env: Env, rows: list[tuple[bytes, int, Note]]) -> None:
+def _write(env: Env, rows: list[Row]) -> None:
     lines = "".join(f"{id_text(id)} {index} {time} {end} {epoch}\n" for id, index, (time, end, epoch) in rows)
     env.disk.write_atomic(FILE_NAME, f"0\n{len(rows)}\n{lines}".encode(), sync=False)
 

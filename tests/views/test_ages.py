@@ -49,7 +49,7 @@ def test_what_was_there_by_then() -> None:
         log.append(count, 0, now)
         ages.note(now, LATE)
     assert [ages.end_by(at) for at in (-1, 0, 999, 1000, 2999, 3000, 10**9)] == [0, 5, 5, 10, 10, 15, 15]
-    assert ages.notes == [Note(0, 5, 0), Note(1000, 10, 0), Note(3000, 15, 0)]
+    assert ages.some(NOTES_MAX) == [Note(0, 5, 0), Note(1000, 10, 0), Note(3000, 15, 0)]
 
 
 def test_notes_are_few_however_much_is_written() -> None:
@@ -76,7 +76,7 @@ def test_what_was_cut_and_written_anew_is_new() -> None:
     log.append(20, 3, 9000)
     assert ages.end_by(8000) == 10  # and not the 20 that were once there by then
     ages.note(9000, LATE)
-    assert ages.notes == [Note(0, 10, 0), Note(9000, 32, 3)]
+    assert ages.some(NOTES_MAX) == [Note(0, 10, 0), Note(9000, 32, 3)]
 
 
 def test_notes_of_another_log_of_the_same_records_are_true() -> None:
@@ -95,7 +95,7 @@ def test_notes_out_of_order_are_left_out_and_a_clock_set_back_makes_nothing_olde
     log = ToyLog()
     log.append(30, 0, 0)
     ages = ages_of(log, Note(5000, 10, 0), Note(1000, 20, 0), Note(2000, 15, 0))
-    assert ages.notes == [Note(5000, 10, 0), Note(5000, 20, 0)]
+    assert ages.some(NOTES_MAX) == [Note(5000, 10, 0), Note(5000, 20, 0)]
     ages.note(3000, LATE)
     assert ages.end_by(4999) == 0 and ages.end_by(5000) == 30
 
@@ -130,7 +130,7 @@ def test_no_record_is_early_whatever_becomes_of_its_log(seed: int) -> None:
                 epoch += 1
                 log.cut(chance.randrange(log.start_offset, log.end.value + 1))
             case 6:
-                saved = ages.notes[:: chance.randrange(1, 4)] if chance.random() < 0.7 else saved
+                saved = ages.some(NOTES_MAX)[:: chance.randrange(1, 4)] if chance.random() < 0.7 else saved
                 if chance.random() < 0.5:
                     ages = ages_of(log, *saved)
             case 7:
@@ -139,3 +139,14 @@ def test_no_record_is_early_whatever_becomes_of_its_log(seed: int) -> None:
         shown = ages.end_by(then)
         assert log.start_offset <= shown <= log.end.value
         assert all(when <= then for when in log.appended_ms[log.start_offset : shown])
+
+
+def test_some_are_spread_over_all_and_fewer_than_twice_as_many_as_are_asked_for() -> None:
+    log = ToyLog()
+    ages = Ages(log)  # type: ignore[arg-type]
+    for number in range(200):
+        ages.add(Note(number, number + 1, 0))
+    for most in (1, 7, 64, 199, 200, 1000):
+        some = ages.some(most)
+        assert min(most, 200) <= len(some) < 2 * most
+        assert some[0] == Note(0, 1, 0) and some[-1].time_ms >= 200 - max(1, 200 // most)
