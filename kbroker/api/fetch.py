@@ -245,9 +245,7 @@ class FetchJob:
         self.unknown: list[Row] = []  # partitions that the cluster does not have
         self.left = self.bytes_max  # of the limit
         self.size = 0  # of all records found
-        self.must_answer = (
-            False  # there is no use in waiting: a partition cannot be read here, or something is to be told
-        )
+        self.must_answer = False  # at once: a partition cannot be read here, or something is to be told
         self.answer = FetchResponse()
         self.topic: FetchableTopicResponse | None = None  # the last one of the answer
         self.copied = 0  # bytes of records that the answer holds itself

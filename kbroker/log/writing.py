@@ -89,11 +89,10 @@ class WritableLog:
         witness: Witness | None = None,
         cleaned_to: int = 0,
     ) -> None:
-        """A log whose files are in order. on_due: told when there is something to do in the background.
+        """A log whose files are in order.
 
-        cleaned_to: from the cleaner's checkpoint.
-
-        witness: what is to be lowered before the log is cut; None: nothing else tells how long it is.
+        on_due: told when there is something to do in the background. witness: what is to be lowered before the log is
+        cut; None: nothing else tells how long it is. cleaned_to: from the cleaner's checkpoint.
         """
         self.disk = disk
         self.directory = directory
@@ -190,9 +189,8 @@ class WritableLog:
 
     def reconfigure(self, config: TopicConfig) -> None:
         """Take a topic's changed settings."""
-        if (
-            config.compacts
-        ):  # what is not in a closed segment cannot be compacted in time (Kafka: LogConfig.maxSegmentMs)
+        # What is not in a closed segment cannot be compacted in time. (Kafka: LogConfig.maxSegmentMs)
+        if config.compacts:
             config = replace(config, segment_ms=min(config.segment_ms, config.max_compaction_lag_ms))
         self.config = config
         self.rules = Rules(config, self.directory.rpartition("/")[2])

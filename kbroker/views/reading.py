@@ -29,13 +29,7 @@ from functools import partial
 from typing import NamedTuple
 
 from kafka_wire.errors import KafkaError
-from kafka_wire.records import (
-    HEADER_SIZE,
-    MAGIC,
-    BatchHeader,
-    payload,
-    read_header,
-)
+from kafka_wire.records import HEADER_SIZE, MAGIC, BatchHeader, payload, read_header
 from kbroker.env import Buffer, FileSlice, Handle
 from kbroker.filters import Expression
 from kbroker.log.cold import NotInMemory

@@ -51,7 +51,7 @@ NO_SEQUENCE = -1
 
 LENGTH_OFFSET = 12  # what batch_length does not count: the base offset and itself
 LENGTH_MIN = HEADER_SIZE - LENGTH_OFFSET
-_EPOCH_AT, _CRC_AT, _CRC_FROM, _MAX_TIMESTAMP_AT = 12, 17, 21, 35
+_CRC_AT, _CRC_FROM, _MAX_TIMESTAMP_AT = 17, 21, 35
 _RECORD_SIZE_MIN = 7  # seven fields of a byte each: an empty record
 _RECORD_HEADER_SIZE_MIN = 2
 CODEC, DELETE_HORIZON = 0x07, 0x40  # of the attributes
