@@ -104,10 +104,10 @@ class Admin:
         """
         image = self._home.image
         known = [(image.topics.get(t) if isinstance(t, str) else image.topics_by_id.get(t)) for t in topics]
-        first = [number for number, topic in enumerate(known) if topic is not None and topic.view is not None]
-        order = [*first, *sorted({*range(len(topics))}.difference(first))] if first else range(len(topics))
+        is_view = [topic is not None and topic.view is not None for topic in known]
         outcomes: dict[int, TopicImage | KafkaError] = {}
-        for numbers in (order[: len(first)], order[len(first) :]):
+        for kind in (True, False):
+            numbers = [number for number, each in enumerate(is_view) if each is kind]
             results = await self._each(numbers, lambda number: self._delete(topics[number]))
             outcomes.update(zip(numbers, results, strict=True))
         return [outcomes[number] for number in range(len(topics))]

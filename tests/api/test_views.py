@@ -114,7 +114,6 @@ async def test_a_view_by_tags_is_read_with_the_offsets_of_its_source() -> None:
 
 
 async def test_a_filter_that_changes_is_the_one_that_counts() -> None:
-
     async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
         await make_view(client, tags="eu")
         await produce(client, tagged((b"a", b"eu"), (b"b", b"us")))

@@ -317,8 +317,8 @@ def aiokafka_forms(records: list[Record]) -> dict[str, Callable[[], Awaitable[An
     }
 
 
-@pytest.mark.parametrize("form", aiokafka_forms([]))
-def test_others_have_their_turn_while_aiokafka_gives_what_is_left_out(form: str) -> None:
+def turns_beside(work: Awaitable[object]) -> int:
+    """How often another task has its turn until that is done."""
     turns = 0
 
     async def other() -> None:
@@ -329,30 +329,22 @@ def test_others_have_their_turn_while_aiokafka_gives_what_is_left_out(form: str)
 
     async def both() -> None:
         task = asyncio.create_task(other())
-        await aiokafka_forms([Record(0)] * 1000 + [Record(1, "eu")])[form]()
+        await work
         task.cancel()
 
     run(both())
-    assert turns >= 10
+    return turns
+
+
+@pytest.mark.parametrize("form", aiokafka_forms([]))
+def test_others_have_their_turn_while_aiokafka_gives_what_is_left_out(form: str) -> None:
+    records = [Record(0)] * 1000 + [Record(1, "eu")]
+    assert turns_beside(aiokafka_forms(records)[form]()) >= 10
 
 
 def test_others_have_their_turn_between_batches_of_aiokafka(clock: Clock) -> None:
-    turns = 0
-
-    async def other() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    async def both() -> None:
-        task = asyncio.create_task(other())
-        script = Script(clock, *[(0.01, {"p": [Record(1)]})] * 10, empty={})
-        await filtered(Aiokafka(script), EU).getmany(timeout_ms=100)
-        task.cancel()
-
-    run(both())
-    assert turns >= 9
+    script = Script(clock, *[(0.01, {"p": [Record(1)]})] * 10, empty={})
+    assert turns_beside(filtered(Aiokafka(script), EU).getmany(timeout_ms=100)) >= 9
 
 
 def test_records_of_any_iterable_and_async_iterable_are_matched() -> None:
