@@ -38,7 +38,7 @@ from kbroker.log.derived.transactions import Marker, Transactions, may_begin
 from kbroker.turns import Work
 
 BATCHES_KEPT = 5
-PRODUCERS_A_PAUSE = 200
+PRODUCERS_A_PAUSE = 100
 GUARDS_MAX = 20_000
 TRANSACTIONAL, CONTROL = 0x10, 0x20  # of a batch's attributes
 SEQUENCE_MAX = 2**31 - 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -11,6 +13,7 @@ from kbroker.config import TopicConfig
 from kbroker.log.directory import LogDirectory
 from kbroker.log.log import PartitionLog
 from kbroker.log.retention import retainer
+from kbroker.log.retention.dropping import Dropping
 from kbroker.watermark import Watermark
 from tests.log.test_directory import World
 from tests.log.tools import TOPIC_ID, append, batch, contents, fill, log_for
@@ -35,6 +38,21 @@ async def filled(directory: LogDirectory, count: int, partition: int = 0, config
     fill(log, count)
     await log.flush(directory.env.offload)
     return opened(directory, partition, config)
+
+
+class HeldUp:
+    """A directory's worker, that stops before it renames files of deleted segments."""
+
+    def __init__(self, directory: LogDirectory) -> None:
+        self.is_renaming, self.gate = trio.Event(), trio.Event()
+        self._offload = directory.env.offload
+        object.__setattr__(directory.env, "offload", self)
+
+    async def __call__(self, work: Any) -> Any:
+        if isinstance(getattr(work, "__self__", None), Dropping):
+            self.is_renaming.set()
+            await self.gate.wait()
+        return await self._offload(work)
 
 
 async def apply(directory: LogDirectory) -> None:
@@ -121,16 +139,14 @@ async def test_a_log_that_is_cut_meanwhile_is_in_order() -> None:
         await log.flush(world.offload)
         opened(directory)
         world.clock.now_ms += HOUR_MS * 3 // 4
-        world.offload.is_thread, world.offload.gate = True, trio.Event()
+        worker = HeldUp(directory)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(directory.retainer.apply)
-            while not log.is_renaming:
-                await trio.sleep(0)
-                world.offload.gate.set()
-                world.offload.gate = trio.Event()
+            await worker.is_renaming.wait()
             log.truncate_to(offset)
             nursery.start_soon(log.settle, world.offload)
-            world.offload.gate.set()
+            await wait_all_tasks_blocked()
+            worker.gate.set()
         assert log.is_settled and log.end.value == offset
         fill(log, 3, first=offset)
         found = contents(log)
@@ -142,19 +158,16 @@ async def test_a_log_that_is_cut_meanwhile_is_in_order() -> None:
 async def test_a_topic_that_is_deleted_and_made_anew_meanwhile_loses_nothing() -> None:
     world = World()
     directory = world.start()
-    log = await filled(directory, 10)
+    await filled(directory, 10)
     world.clock.now_ms += 2 * HOUR_MS
-    world.offload.is_thread = True
+    worker = HeldUp(directory)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(directory.retainer.apply)
-        while log.renaming is None:
-            await trio.sleep(0)
-        world.offload.gate = gate = trio.Event()
+        await worker.is_renaming.wait()
         directory.remove("orders", 0)
         nursery.start_soon(directory.forget_removed)
         await wait_all_tasks_blocked()
-        world.offload.gate = None
-        gate.set()
+        worker.gate.set()
     fill(opened(directory), 5)
     world.kill()
     assert len(contents(opened(world.start()))) == 5
