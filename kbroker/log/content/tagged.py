@@ -66,16 +66,15 @@ class Tagger:
         if not names:
             return _NONE
         at = data.find(_NAME)
-        value, end = _value_at(data, at + len(_NAME))
-        if names == 1 or data.count(data[at:end]) == names:  # all have the same
+        start, end = _value_at(data, at + len(_NAME))
+        if names == 1 or (start and data.count(data[at:end]) == names):  # all have the same
             names = 1
         elif self.is_bounded and names > min(NAMES_MIN + NAMES_A_RECORD * count, NAMES_MAX, self.names):
             return _LOOK
         self.names -= names
-        values = {value}
-        for _ in range(names - 1):
-            at = data.find(_NAME, at + len(_NAME))
-            values.add(_value_at(data, at + len(_NAME))[0])
+        values = _values(data, names)
+        if values is None:
+            return _LOOK if self.is_bounded else _ANY
         self.values -= sum(map(len, values))
         if self.is_bounded and self.values < 0:
             return _LOOK
@@ -83,10 +82,24 @@ class Tagger:
         return bounded(numbers, len(data))
 
 
-def _value_at(data: bytes, at: int) -> tuple[bytes, int]:
-    """The value of the header whose name ends there, if it is one, and where it ends."""
+def _values(data: bytes, names: int) -> set[bytes] | None:
+    """What follows the first so many names. None: it is more than there is, as some of it overlaps: no honest batch."""
+    values, left, at = set[bytes](), max(len(data), VALUES_BYTES_MAX), 0
+    for _ in range(names):
+        at = data.find(_NAME, at) + len(_NAME)
+        start, end = _value_at(data, at)
+        left -= end - start
+        if left < 0:
+            return None
+        values.add(data[start:end])
+    return values
+
+
+def _value_at(data: bytes, at: int) -> tuple[int, int]:
+    """Where the value of the header begins and ends whose name ends there; (0, 0) if it is none."""
     try:
         size, start = read_varint(data, at)
     except (IndexError, ProtocolError):
-        return b"", at
-    return (data[start : start + size], start + size) if size > 0 else (b"", start)
+        return 0, 0
+    end = start + max(size, 0)
+    return (start, end) if end <= len(data) else (0, 0)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kafka_wire.primitives import varint
 from kafka_wire.records import HEADER_SIZE, ControlType, build_batch, control_batch, read_header
 from kbroker.log.content.tagged import NAMES_MAX, NAMES_MIN, NAMES_SUM_MAX, VALUES_BYTES_MAX, Tagger, number_of
 from kbroker.log.derived.tags import ABORTS, ANY, FIRST_TAG, LOOK, bounded
@@ -51,6 +54,25 @@ def test_nothing_is_missed_whatever_stands_around_it(records: list[list[bytes]],
 def test_a_name_without_its_end_is_no_tag() -> None:
     assert looked_at(build_batch([(1, b"k", b"kbroker-tags")])) == NOTHING
     assert looked_at(build_batch([(1, b"k", b"kbroker-tags" + b"\xff" * 20)])) == NOTHING
+
+
+def test_a_name_in_a_text_that_goes_on_takes_no_tags_from_others() -> None:
+    text = "kbroker-tags\u5934\u90e8\u7528\u9017\u53f7".encode()  # what follows the name reads as no length
+    rows = [(1, b"k", text, ()), (1, b"k", b"v", [("kbroker-tags", b"eu")])]
+    assert looked_at(build_batch(rows)) == looked_at(build_batch(rows[::-1])) == numbers(b"eu")
+
+
+@pytest.mark.parametrize("is_bounded", [True, False])
+def test_names_whose_values_would_overlap_cost_no_more_than_the_batch(is_bounded: bool) -> None:
+    lie = b"kbroker-tags" + varint(90_000)  # each takes what is behind it, with all other names
+    batch = build_batch([(1, b"k", lie * 4 + b"v" * 400, ()) for _ in range(250)])
+    tracemalloc.start()
+    try:
+        found = looked_at(batch, Tagger(is_bounded=is_bounded))
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(batch)
+    finally:
+        tracemalloc.stop()
+    assert found == ({LOOK} if is_bounded else {ANY})
 
 
 def test_too_many_tags_are_any() -> None:
