@@ -45,7 +45,7 @@ from kbroker.replication.doubt import DEFINITIVE, InDoubt, LedOn, NotLeader
 from kbroker.replication.followers import NEVER, Follower, FollowerSession
 from kbroker.replication.reads import NO_SCAN, SCANNED, SCANNED_IN_PART, Reader, ReadResult
 from kbroker.replication.stable import StableOffset
-from kbroker.replication.visible import VISIBLE
+from kbroker.replication.visible import Visible
 from kbroker.watermark import Watermark
 
 ACKS_ALL = -1
@@ -65,7 +65,7 @@ class Partition:
         "topic", "index", "topic_id", "log", "node_id", "leader_epoch", "leader_id", "leading", "isr", "image",
         "proposal", "followers", "high_watermark", "_epoch_start_offset", "_is_joined", "_alone", "_is_sole",
         "_maximal", "_is_unknown", "_retry_s", "_is_session_proven", "_liveness", "_on_isr_news", "_is_welcome",
-        "_stable",
+        "_stable", "_visible",
     )  # fmt: skip
 
     def __init__(
@@ -114,6 +114,7 @@ class Partition:
         self._on_isr_news = on_isr_news
         self._is_welcome = is_welcome
         self.high_watermark = Watermark(max(log.start_offset, min(high_watermark, log.end.value)))
+        self._visible: Visible | None = None  # where the log hides something, and somebody reads
         self._stable: StableOffset | None = None  # of this high watermark; None: nobody has asked for it
         log.guard(self.high_watermark)
 
@@ -664,7 +665,7 @@ class Partition:
         log, aborted = self.log, None
         end = log.end.value
         if log.hides and through is None and isolation != LOG_END:
-            through = VISIBLE
+            through = self._visible = self._visible or Visible()
         bound = last_stable = high_watermark = self.high_watermark.value
         if log.producers.transactions.first_unstable < high_watermark:
             last_stable = log.stable_below(high_watermark)
@@ -727,6 +728,8 @@ class Partition:
             if through is not None:
                 self.log.check_online()
                 return through.available(self.log, offset, bound, most)
+            if self._visible is not None:
+                return self._visible.available(self.log, offset, bound, most)
             return self.log.bytes_between(offset, bound, most)
         except OSError as error:
             raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, str(error)) from error

@@ -40,7 +40,7 @@ from kbroker.log.errors import CorruptLog
 from kbroker.log.log import PartitionLog
 from kbroker.log.segment import Segment
 from kbroker.replication.reads import Scanned
-from kbroker.replication.visible import VISIBLE, skip_marker
+from kbroker.replication.visible import Visible, skip_marker
 from kbroker.views.filtering import Filter
 from kbroker.views.results import Found, Result, Results
 
@@ -245,7 +245,7 @@ def _slices_of(
 ) -> tuple[Sequence[FileSlice | Buffer], int, int]:
     """What there is of a run from an offset to below another; the offset behind it, and how many bytes it is."""
     if log.hides:
-        return VISIBLE.read(log, first, bytes_max, stop, at_least_one, now)[:3]
+        return Visible().read(log, first, bytes_max, stop, at_least_one, now)[:3]
     size = run.end - run.position
     if run.offset == first and run.next_offset == stop and size <= bytes_max:
         return [FileSlice(run.handle, run.position, size)], stop, size

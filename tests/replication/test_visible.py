@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kafka_wire.records import BatchHeader, build_batch, headers
 from kbroker.env import FileSlice
+from kbroker.log import scan
 from kbroker.log.log import PartitionLog
 from kbroker.replication.partition import LOG_END, Partition
 from kbroker.replication.reads import NO_SCAN, SCANNED, SCANNED_IN_PART, ReadResult
 from kbroker.replication.visible import BATCHES_MAX
-from tests.log.tools import NOW, TOPIC_ID, new_disk, open_log
+from tests.log.tools import NOW, TOPIC_ID, cut_to, new_disk, open_log
 
 MOST = 1 << 20
 
@@ -108,3 +111,40 @@ def test_available_says_there_is_something() -> None:
     partition = partition_of(open_log(new_disk(), kbroker_delay_enable=True))
     append(partition, "h", "v")
     assert partition.available(0, MOST) > 0
+
+
+def test_who_waits_behind_what_is_hidden_looks_at_what_is_new_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    partition = partition_of(open_log(new_disk(), kbroker_delay_enable=True))
+    append(partition, "v")
+    walked = 0
+
+    def counted(*args: Any, **options: Any) -> Iterator[tuple[int, BatchHeader]]:
+        nonlocal walked
+        for each in walk(*args, **options):
+            walked += 1
+            yield each
+
+    walk = scan.walk
+    monkeypatch.setattr(scan, "walk", counted)
+    for n in range(100):
+        append(partition, "h")
+        assert partition.available(2, MOST) > 0
+        [marker] = batches(partition.read(2, MOST))
+        assert is_marker(marker) and marker.base_offset == 2 * n + 3
+        assert partition.available(2, MOST) == 0
+    assert walked < 2 * 100  # once each, and to find where to begin
+    append(partition, "v", "h")
+    rows = list(batches(partition.read(2, MOST)))
+    assert [row.base_offset for row in rows] == [202, 205] and is_marker(rows[1])
+    assert seen(partition) == [0, 202]
+    assert len(list(batches(partition.read(2, MOST, isolation=LOG_END)))) == 102
+
+
+def test_what_was_hidden_before_a_cut_hides_nothing_after_it() -> None:
+    log = open_log(new_disk(), kbroker_delay_enable=True)
+    partition = partition_of(log)
+    append(partition, "v", "h", "h")
+    assert seen(partition) == [0]
+    cut_to(log, 2)
+    append(partition, "v", "v")
+    assert seen(partition) == [0, 2, 4]
