@@ -4,8 +4,8 @@ Clients pass over hidden batches by themselves, but would be sent all of them. S
 through by its headers, and hidden batches are left out: what is sent lies in several slices, with a skip marker behind
 them where the last batch was hidden. Only logs that hide anything are read through here.
 
-Who waits at the end of a log is woken by all that is hidden there, and looks again from where he is. So it is kept where
-the last hidden batches lie that nothing visible is among.
+Who waits at the end of a log is woken by all that is hidden there, and looks again from where he is. So it is known
+from where to where nothing else lies there.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ from kbroker.views.results import Found, Result, Results
 
 LOOK_BYTES = 1024 * 1024  # of batches that one look reads
 LOOK_RECORDS = 50_000  # after which it ends, at the end of a batch
+RECORD_BYTES = 1024  # decompressed, which count as a record: bombs are few
 READ_BYTES = 256 * 1024  # at a time
 STRETCHES_MAX = 16_384  # of the index gone through by one plan
 RUNS_MAX = 256  # separate pieces of the log in one plan
@@ -375,7 +376,7 @@ class Look(NamedTuple):
         pieces: list[Found],
         run: Run,
     ) -> int:
-        """Judge one batch; how many records that was."""
+        """Judge one batch; how many records that was, or was as much work as."""
         records = _records_of(batch, header, self.unpacked_max)
         if learner is not None:
             if header.is_control or records is None:
@@ -384,12 +385,14 @@ class Look(NamedTuple):
                 numbers = tagger.numbers_in(records, header.count)
             offset = header.base_offset - run.segment.base_offset
             learner.note(position, header.size, offset, offset + header.last_offset_delta + 1, numbers, header.crc)
+        unpacked = len(records) if records is not None else 0 if header.is_control else self.unpacked_max
+        cost = max(header.count, unpacked // RECORD_BYTES)
         if header.last_offset < self.offset or not self.selection.is_exact:
-            return header.count
+            return cost
         left = left_of(batch, header, judge, records)
         if left is not None:
             pieces.append(Found(bytes(left), header.base_offset, header.next_offset))
-        return header.count
+        return cost
 
 
 def _records_of(batch: memoryview, header: BatchHeader, bytes_max: int) -> bytes | None:

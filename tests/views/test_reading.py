@@ -29,7 +29,7 @@ from kbroker.log.log import PartitionLog
 from kbroker.replication.reads import Scanned
 from kbroker.testing.disk import MemoryDisk
 from kbroker.views import reading
-from kbroker.views.reading import LOOK_BYTES, FilteredReader, Selection
+from kbroker.views.reading import LOOK_BYTES, UNPACKED_MAX, FilteredReader, Selection
 from kbroker.views.results import COST, Results
 from tests.log.tools import NOW, cut_to, new_disk, open_log
 
@@ -299,6 +299,14 @@ def test_a_look_ends_after_very_many_records() -> None:
         append_batch(log, "us", count=20_000, size=1, compression=4)
     scanned = ask(reader('key = "none"'), log, 0)
     assert scanned.is_partial and scanned.after == 60_000
+
+
+def test_a_look_ends_after_much_that_was_decompressed() -> None:
+    log = tagged_log(kbroker_tags_enable=False, kbroker_produce_validate="header")
+    for _ in range(5):
+        append_batch(log, "us", count=1, size=UNPACKED_MAX - 1000, compression=4)  # a few kilobytes each
+    scanned = ask(reader('key = "none"'), log, 0)
+    assert scanned.is_partial and scanned.after == 4  # 64 MB
 
 
 def test_what_nobody_knows_is_looked_at_once(meter: Meter) -> None:
