@@ -37,6 +37,7 @@ HIGH_WATERMARKS = "replication-offset-checkpoint"
 METADATA = "partition.metadata"
 DELETED_DIRECTORY = "-delete"  # what the name of a partition's directory ends with that is about to go
 FSYNC_FAILED = "fsync-failed"  # empty, in a partition's directory: the page cache cannot be trusted
+COMPACTED = "compacted"  # empty, in a partition's directory: offsets may be missing, that is no damage
 
 Key = tuple[str, int]
 

@@ -208,7 +208,7 @@ class PartitionLog(WritableLog):
         self.epochs.clear()
         self.producers = ProducerStates()
         self._snapshots = Snapshots(self.disk, self.directory, [])
-        self.is_created = self._is_metadata_synced = False
+        self.is_created = self._is_metadata_synced = self.has_hidden = self.has_gaps = False
         self._named, self.size, self.unread, self.start_offset = -1, 0, -1, offset
         self._dropped, self.may_return = [], False
         self._replace_ends(offset)
@@ -492,6 +492,7 @@ class PartitionLog(WritableLog):
         start = next(n for n, segment in enumerate(self.segments) if segment is old[0])
         assert self.segments[start : start + len(old)] == old and old[-1].is_closed
         assert self._replacing is None, f"{self.directory}: two segments at a time"
+        self._note_gaps()
         self._replacing = trio.Event()
         try:
             with trio.CancelScope(shield=True):  # once begun, the log and its files must not differ

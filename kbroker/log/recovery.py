@@ -31,7 +31,7 @@ from typing import NamedTuple
 from kafka_wire.records import BatchHeader
 from kbroker.env import Disk
 from kbroker.log import scan
-from kbroker.log.checkpoints import FSYNC_FAILED, METADATA
+from kbroker.log.checkpoints import COMPACTED, FSYNC_FAILED, METADATA
 from kbroker.log.cleaner import swap
 from kbroker.log.content.delayed import SCHEDULE_DIRECTORY
 from kbroker.log.derived.epochs import FILE_NAME as EPOCHS
@@ -103,6 +103,7 @@ class Recovered(NamedTuple):
     snapshots: list[int]
     is_created: bool  # the directory was there, with partition.metadata
     has_schedule: bool = False  # something was delayed in it
+    is_compacted: bool = False  # offsets are missing between its batches, or may be
 
 
 class _Found(NamedTuple):
@@ -126,7 +127,7 @@ def recover(
     leader_epoch_max: int,
     clean_end: End | None,
     progress: Progress,
-    has_gaps: bool,  # above the recovery point, too: of a follower, whose leader's log is compacted
+    has_gaps: bool,  # above the recovery point, too; the file COMPACTED says the same
 ) -> Recovered:
     """Bring a log's files into order. Blocks. Raises CorruptLog, OSError, Stopped."""
     epochs, producers = LeaderEpochs(), ProducerStates()
@@ -144,7 +145,8 @@ def recover(
     in_file = epochs.entries if is_known else None
     if not found.bases:
         epochs.clear()
-    tail = _Tail(leader_epoch_max, progress, has_gaps)
+    is_compacted = COMPACTED in found.others
+    tail = _Tail(leader_epoch_max, progress, has_gaps or is_compacted)
     if crash is Crash.CLEAN and clean_end is not None:
         _trust_end(directory, segments, clean_end)
     else:
@@ -184,7 +186,7 @@ def recover(
     aborted = segments[-1].aborted
     aborted.resume(end, has_file=aborted.path.rpartition("/")[2] in found.others)
     has_schedule = SCHEDULE_DIRECTORY in found.others
-    return Recovered(segments, start_offset, epochs, producers, snapshots, found.is_created, has_schedule)
+    return Recovered(segments, start_offset, epochs, producers, snapshots, found.is_created, has_schedule, is_compacted)
 
 
 class _Tail:

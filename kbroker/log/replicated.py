@@ -7,6 +7,8 @@ the new leader's (KAFKA-18723).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import HEADER_SIZE, LENGTH_OFFSET, MAGIC, BatchHeader, Buffer, check_crc, read_header
 
@@ -36,6 +38,12 @@ def check(
         headers.append(header)
         next_offset, latest_epoch, position = header.next_offset, header.leader_epoch, after
     return headers
+
+
+def has_gaps(headers: Sequence[BatchHeader], next_offset: int) -> bool:
+    """Whether an offset is missing between batches, or before the first of them."""
+    present = sum([header.last_offset_delta for header in headers]) + len(headers)
+    return headers[-1].next_offset - next_offset > present
 
 
 def _check_one(

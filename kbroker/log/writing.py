@@ -19,7 +19,7 @@ from kafka_wire.records import LENGTH_OFFSET, BatchHeader, assign, read_header, 
 from kbroker.config.topic import TopicConfig
 from kbroker.env import Clock, Disk
 from kbroker.log import recovery, replicated
-from kbroker.log.checkpoints import METADATA, Witness, metadata_content
+from kbroker.log.checkpoints import COMPACTED, METADATA, Witness, metadata_content
 from kbroker.log.content.delayed import SCHEDULE_DIRECTORY, Diverted, is_hidden
 from kbroker.log.content.validation import Rules
 from kbroker.log.derived.ahead import Ahead
@@ -73,7 +73,7 @@ class WritableLog:
         "_released", "rules", "reading", "rediscovery", "flushes", "unread", "_flushing", "_dirty_since_ms", "_cuts",
         "_unsettled", "_named", "_is_metadata_synced", "is_shared", "_witness", "_cut_to", "_restart_at", "_has_cut",
         "_settling", "cleaned_to", "horizon_ms", "_cleaning", "_replacing", "_replaced", "_dropped", "renaming",
-        "may_return", "ahead", "notes_tags", "hides", "has_hidden",
+        "may_return", "ahead", "notes_tags", "hides", "has_hidden", "has_gaps",
     )  # fmt: skip
 
     def __init__(
@@ -120,6 +120,7 @@ class WritableLog:
         self.hides = found.has_schedule  # there may be batches that consumers are not to see
         self.ahead: Ahead | None = None  # None: nothing was hidden in it by this process
         self.has_hidden = found.has_schedule  # whether, as far as is known, anything was ever delayed here
+        self.has_gaps = found.is_compacted  # whether the directory says that offsets may be missing
         self._released = 0  # the tick of the last `release_idle`
         self._flushing: trio.Event | None = None  # rings when the flush under way ends; None: none is
         self._dirty_since_ms: int | None = None  # when the oldest batch came that no flush covers
@@ -487,8 +488,22 @@ class WritableLog:
             return 0
         if headers[0].base_offset < self.end.value:
             self._begin_inside(headers[0])
+        elif not self.has_gaps and replicated.has_gaps(headers, self.end.value):
+            try:
+                self._note_gaps()
+            except OSError as error:
+                text = f"{self.directory}/{COMPACTED} cannot be made: {error}"
+                raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, text) from error
         self._append_run(data, headers, now_ms)
         return len(headers)
+
+    def _note_gaps(self) -> None:
+        """Have the next open know that compaction has left gaps, here or at the leader: the topic may not be compacted
+        any more by then, and would seem to be damaged. May raise OSError."""
+        if not self.has_gaps:
+            self.create()
+            self.disk.open(f"{self.directory}/{COMPACTED}", create=True).close()
+            self.has_gaps = True
 
     def _append_run(self, data: bytes | bytearray | memoryview, headers: list[BatchHeader], now_ms: int) -> None:
         """Append batches that lie back to back, in as few writes as there can be."""

@@ -135,6 +135,32 @@ def test_L9_gaps_that_compaction_left_are_kept_and_are_no_damage(crash: Crash, m
     assert left == expected[: len(left)] and len(left) >= len(expected) - (2 if missing else 0)
 
 
+@pytest.mark.parametrize("crash", [Crash.PROCESS, Crash.POWER])
+def test_L4_gaps_are_no_damage_when_the_topic_is_not_compacted_any_more(crash: Crash) -> None:
+    leader, disk = open_log(new_disk()), new_disk()
+    fill(leader, 41)
+    follower = open_log(disk, **CONFIG)
+    follower.append_replicated(with_gaps(leader), leader_epoch=EPOCH, now_ms=NOW)
+    if crash is Crash.PROCESS:
+        disk.kill()
+    else:
+        make_durable(follower)
+        disk.power_loss()
+    again = open_log(disk, crash, recovery_point=0, **CONFIG)
+    assert contents(again) == [row for row in contents(leader) if row[0] % 3]
+    assert again.has_gaps
+
+
+def test_without_gaps_nothing_is_said_of_them() -> None:
+    leader, disk = open_log(new_disk()), new_disk()
+    fill(leader, 41)
+    follower = open_log(disk, **CONFIG)
+    data = all_of(leader)
+    for at, header in headers(data):
+        follower.append_replicated(data[at : at + header.size], leader_epoch=EPOCH, now_ms=NOW)
+    assert not follower.has_gaps and not disk.exists("orders-0/compacted")
+
+
 # what is not taken
 
 
