@@ -90,9 +90,7 @@ class Partition:
             is_welcome: whether a broker, by id and epoch, may join an ISR: it is registered, and not about to stop.
             high_watermark: as it was kept by an earlier process.
         """
-        self.topic = topic
-        self.index = index
-        self.topic_id = topic_id
+        self.topic, self.index, self.topic_id = topic, index, topic_id
         self.log = log
         self.node_id = node_id
         self.leader_epoch = -1
@@ -725,11 +723,9 @@ class Partition:
         if offset >= bound:
             return 0
         try:
-            if through is not None:
+            if (reader := through or self._visible) is not None:
                 self.log.check_online()
-                return through.available(self.log, offset, bound, most)
-            if self._visible is not None:
-                return self._visible.available(self.log, offset, bound, most)
+                return reader.available(self.log, offset, bound, most)
             return self.log.bytes_between(offset, bound, most)
         except OSError as error:
             raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, str(error)) from error
