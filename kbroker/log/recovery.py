@@ -145,8 +145,7 @@ def recover(
     in_file = epochs.entries if is_known else None
     if not found.bases:
         epochs.clear()
-    is_compacted = COMPACTED in found.others
-    tail = _Tail(leader_epoch_max, progress, has_gaps or is_compacted)
+    tail = _Tail(leader_epoch_max, progress, has_gaps or COMPACTED in found.others)
     if crash is Crash.CLEAN and clean_end is not None:
         _trust_end(directory, segments, clean_end)
     else:
@@ -185,7 +184,7 @@ def recover(
         disk.remove(f"{directory}/{FSYNC_FAILED}")
     aborted = segments[-1].aborted
     aborted.resume(end, has_file=aborted.path.rpartition("/")[2] in found.others)
-    has_schedule = SCHEDULE_DIRECTORY in found.others
+    has_schedule, is_compacted = SCHEDULE_DIRECTORY in found.others, COMPACTED in found.others
     return Recovered(segments, start_offset, epochs, producers, snapshots, found.is_created, has_schedule, is_compacted)
 
 
