@@ -11,7 +11,7 @@ from kafka_wire.errors import KafkaError, ProtocolError
 from kafka_wire.primitives import crc32c, read_varint
 from kafka_wire.records import HEADER_SIZE, BatchHeader
 from kbroker.filters import TAGS_HEADER, split_tags
-from kbroker.log.derived.tags import ABORTS, FIRST_TAG, LOOK, bounded
+from kbroker.log.derived.tags import ABORTS, ANY, FIRST_TAG, LOOK, bounded
 from kbroker.log.derived.transactions import read_marker
 
 NAMES_MAX, NAMES_SUM_MAX = 1024, 4096  # found in a batch, and in several that came together: two milliseconds
@@ -74,7 +74,7 @@ class Tagger:
         self.names -= names
         values = _values(data, names)
         if values is None:
-            return _LOOK if self.is_bounded else _ANY
+            return _LOOK if self.is_bounded else frozenset((ANY,))
         self.values -= sum(map(len, values))
         if self.is_bounded and self.values < 0:
             return _LOOK
