@@ -20,12 +20,13 @@ from contextlib import closing, suppress
 from kbroker.env import Disk
 from kbroker.log import scan
 from kbroker.log.derived.aborted import SUFFIX as TRANSACTIONS
+from kbroker.log.derived.tags import SUFFIX as TAGS
 from kbroker.log.retention.dropping import DELETED
 
 CLEANED, SWAP = ".cleaned", ".swap"
 LOG = ".log"
 INDEXES = (".timeindex", ".index", TRANSACTIONS)
-OTHERS = (".tags",)  # what else may lie beside a segment: there is no new one, and nobody needs the old one
+OTHERS = (TAGS,)  # what else may lie beside a segment: there is no new one, and nobody needs the old one
 
 
 def discard(disk: Disk, stem: str) -> None:
