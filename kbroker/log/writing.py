@@ -20,7 +20,7 @@ from kbroker.config.topic import TopicConfig
 from kbroker.env import Clock, Disk
 from kbroker.log import recovery, replicated
 from kbroker.log.checkpoints import COMPACTED, METADATA, Witness, metadata_content
-from kbroker.log.content.delayed import SCHEDULE_DIRECTORY, Diverted, is_hidden
+from kbroker.log.content.delayed import SCHEDULE_DIRECTORY, Diverted, is_delivery, is_hidden
 from kbroker.log.content.validation import Rules
 from kbroker.log.derived.ahead import Ahead
 from kbroker.log.derived.producers import CONTROL, Guard, SeenBatch
@@ -238,6 +238,8 @@ class WritableLog:
             self.check_settled()
         if header is None:
             batch, header, diverted = self.rules.check(batch, now_ms)
+        if self.has_hidden and is_delivery(header):  # also when the topic delays nothing any more
+            raise KafkaError(ErrorCode.INVALID_RECORD, f"base sequence {header.base_sequence} is for the broker alone")
         append_time_ms = -1
         if self.rules.stamps:
             set_log_append_time(batch, 0, header, now_ms)

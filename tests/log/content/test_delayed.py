@@ -249,6 +249,15 @@ def test_clients_cannot_write_what_delivers() -> None:
         log.append(forged, leader_epoch=0, now_ms=NOW)
 
 
+def test_D2_clients_cannot_write_what_delivers_when_delay_is_switched_off() -> None:
+    log = delay_log()
+    put(log, later(b"k", b"v"))
+    log.reconfigure(open_log(new_disk()).config)
+    forged = delivery_batch([(NOW, Hidden(0, Kind.DELAYED, NOW, 0, content()))])
+    with pytest.raises(KafkaError, match="for the broker alone"):
+        log.append(forged, leader_epoch=0, now_ms=NOW)
+
+
 def content(key: bytes = b"k", value: bytes = b"v", **fields: bytes) -> bytes:
     log = delay_log()
     put(log, (key, value, {"kbroker-deliver-after": b"5"} | fields))
