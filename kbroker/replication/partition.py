@@ -466,10 +466,11 @@ class Partition:
         log = self.log
         if len(records):
             log.append_replicated(records, leader_epoch=leader_epoch, now_ms=now_ms)
-        self.high_watermark.advance(min(high_watermark, log.end.value))
-        log.producers.transactions.settle(self.high_watermark.value)
-        if log_start > log.start_offset:
-            log.advance_start(min(log_start, self.high_watermark.value))
+        committed = max(self.high_watermark.value, min(high_watermark, log.end.value))
+        if log_start > log.start_offset:  # first: what lies below may never have been the leader's
+            log.advance_start(min(log_start, committed))
+        self.high_watermark.advance(committed)
+        log.producers.transactions.settle(committed)
 
     def _check_following(self, leader_epoch: int) -> None:
         if not self.following or leader_epoch != self.leader_epoch:

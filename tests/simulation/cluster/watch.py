@@ -144,7 +144,8 @@ class Watch:
         if to < held.shown:
             raise ghost.broken(f"{node}: the high watermark {to} after {held.shown} (R1)")
         volume, who = node.node.volume, f"{node} in epoch {partition.leader_epoch}"
-        found = dict(batches(volume, partition.log.directory, held.shown, to)) if to > held.shown else {}
+        first = max(held.shown, partition.log.start_offset)  # what lies below the start is shown to nobody
+        found = dict(batches(volume, partition.log.directory, first, to)) if to > first else {}
         held.shown = to
         if not partition.leading:
             ghost.check_shown(who, found, to)
