@@ -88,15 +88,14 @@ class Delayer:
         return self._tracker.schedule if self._tracker is not None else None
 
     async def carry_to(self, offset: int) -> None:
-        """Wait until nothing that is pending lies below an offset. The caller bounds the wait."""
+        """Wait until nothing that is pending, or undecided, lies below an offset. The caller bounds the wait."""
         self._wanted = max(self._wanted, offset)
         self.wake()
         while not self._is_carried_to(offset):
             await self._moved.wait()
 
     def _is_carried_to(self, offset: int) -> bool:
-        tracker = self._tracker
-        return tracker is not None and min(tracker.schedule.lowest_offset, tracker.position.offset) >= offset
+        return self._tracker is not None and self._tracker.held_from >= offset
 
     def wake(self) -> None:
         """Something has changed: the role, the clock, the log."""
@@ -187,13 +186,19 @@ class Delayer:
 
     def _is_of_log(self, position: Position) -> bool:
         """Whether what was read up to a position is what the log has there: it may have been cut, or begun anew."""
-        at = self.log
-        first = at.segments[0].base_offset
+        at, first = self.log, self._first_offset
         if not first <= position.offset <= at.end.value:
             return False
-        if position.offset <= max(first, at.start_offset):
+        if position.offset == first:
             return True
         return at.epochs.epoch_at(position.offset - 1) in (-1, position.leader_epoch)
+
+    @property
+    def _first_offset(self) -> int:
+        """Where there may be what counts. The leader's log starts above nothing that is pending or undecided:
+        so what a follower has below that and did not read is not needed, and may never have been the leader's.
+        """
+        return max(self.log.segments[0].base_offset, self.log.start_offset)
 
     async def _load(self) -> Tracker:
         if self._is_damaged:
@@ -206,12 +211,12 @@ class Delayer:
         return await self._start_anew()
 
     async def _start_anew(self) -> Tracker:
-        """Know nothing, and read the log from its first batch on."""
+        """Know nothing, and read the log from its start on."""
         self.log.hold(0)
         self._end_leading()
         async with self.reading:
             await self.env.offload(partial(Schedule.discard, self.log.disk, self._directory))
-            first = Position(self.log.segments[0].base_offset, -1)
+            first = Position(self._first_offset, -1)
             self._tracker = Tracker(Schedule(self.log.disk, self._directory), first)
             self._saved, self._settled, self._is_damaged = (0, 0), 0, False
         return self._tracker

@@ -1,4 +1,4 @@
-"""Reading a partition's log for its delayer, in a worker: all of it, also below the log's start.
+"""Reading a partition's log for its delayer, in a worker.
 
 The loop says which pieces of which files are to be read (`Stretch`), as they are at that moment; a worker opens them
 and walks over their batches by the headers. What was deleted or cut meanwhile is an OSError, or ends early.
@@ -51,7 +51,7 @@ async def stretches(
 
 
 def batches(disk: Disk, pieces: Iterable[Stretch], offset: int, bound: int) -> Iterator[Batch]:
-    """The batches that begin at or above an offset, below a bound. Blocks. May raise OSError."""
+    """The batches from the one that holds an offset on, which begin below a bound. Blocks. May raise OSError."""
     for piece in pieces:
         if piece.start >= piece.end:
             continue
@@ -59,7 +59,7 @@ def batches(disk: Disk, pieces: Iterable[Stretch], offset: int, bound: int) -> I
             for position, header in scan.walk(file, piece.start, piece.end, chunk=CHUNK_BYTES):
                 if header.base_offset >= bound:
                     return
-                if header.base_offset >= offset:
+                if header.last_offset >= offset:
                     yield header, partial(file.pread, header.size, position)
 
 
