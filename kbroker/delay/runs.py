@@ -12,6 +12,7 @@ first half is its place: a row of the same place further on (the offset is large
 
 from __future__ import annotations
 
+import errno
 import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -235,10 +236,13 @@ class RunWriter:
 
 
 def make_directory(disk: Disk, directory: str) -> None:
-    """Have the directory of a schedule, in that of its partition, which is there. May raise OSError."""
-    if not disk.exists(directory):
-        disk.make_dirs(directory)
-        disk.sync_dir(directory.rpartition("/")[0])
+    """Have the directory of a schedule. May raise OSError: FileNotFoundError when that of its partition is gone, which
+    must not come back with nothing but a schedule in it.
+    """
+    parent = directory.rpartition("/")[0]
+    if not disk.exists(parent):
+        raise FileNotFoundError(errno.ENOENT, "there is no such partition any more", parent)
+    disk.make_dirs(directory)
 
 
 def run_path(directory: str, number: int) -> str:

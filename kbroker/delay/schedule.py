@@ -93,6 +93,7 @@ class Schedule:
         self._next_number = 0
         self._named: set[str] = set()  # files that the saved one speaks of
         self._waste: list[str] = []  # files that are not needed
+        self._is_directory_synced = False  # its name is durable
 
     def __len__(self) -> int:
         """How many are pending or taken; about: what is gone counts until its row comes up, what is searched for does
@@ -249,6 +250,11 @@ class Schedule:
         runs = [SavedRun(each.run.number, each.run.count, each.position, each.run.lowest_offset) for each in self._runs]
         content = encode(Saved(position, self._next_number, runs, rows, self._gone))
         make_directory(self._disk, self._directory)
+        if (
+            not self._is_directory_synced
+        ):  # a later start is to know, after a power failure too
+            self._disk.sync_dir(self._directory.rpartition("/")[0])
+            self._is_directory_synced = True
         self._disk.write_atomic(f"{self._directory}/{FILE}", content)
         self._named = {each.run.path for each in self._runs}
         self._remove_waste()

@@ -17,8 +17,16 @@ def entry(due_ms: int, id: int, key: bytes = KEY) -> Entry:
     return Entry(due_ms, id, id, key)
 
 
+def partition_disk(seed: int = 1) -> MemoryDisk:
+    """A disk with the directory of a partition."""
+    disk = MemoryDisk(seed=seed)
+    disk.make_dirs("orders-0")
+    disk.sync_dir("")
+    return disk
+
+
 def schedule_of(*entries: Entry) -> Schedule:
-    schedule = Schedule(MemoryDisk(seed=1), "orders-0/delay")
+    schedule = Schedule(partition_disk(), "orders-0/delay")
     schedule.add(entries)
     return schedule
 
@@ -96,7 +104,7 @@ def test_all_that_is_not_removed_is_listed_page_by_page() -> None:
 
 
 def test_what_was_saved_is_found_again_with_how_far_the_log_was_read() -> None:
-    disk = MemoryDisk(seed=1)
+    disk = partition_disk()
     assert Schedule.load(disk, "orders-0/delay") is None
     schedule = Schedule(disk, "orders-0/delay")
     schedule.add([entry(10, 1), entry(20, 2, OTHER)])
@@ -109,7 +117,7 @@ def test_what_was_saved_is_found_again_with_how_far_the_log_was_read() -> None:
 
 
 def test_a_damaged_one_is_as_good_as_none() -> None:
-    disk = MemoryDisk(seed=1)
+    disk = partition_disk()
     disk.make_dirs("orders-0/delay")
     disk.write_atomic("orders-0/delay/schedule", b"\0" * 100)
     assert Schedule.load(disk, "orders-0/delay") is None
@@ -129,7 +137,7 @@ def test_two_thousand_times_more_than_its_memory_is_in_few_runs_of_one_block_eac
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("kbroker.delay.schedule.MEMORY_ROWS", 4)
-    schedule = Schedule(MemoryDisk(seed=1), "orders-0/delay")
+    schedule = Schedule(partition_disk(), "orders-0/delay")
     for base in range(0, 8000, 8):
         schedule.add([entry(1 + (base * 7919 + n) % 65_537, base + n) for n in range(8)])
         while schedule.settle() and schedule.is_full:
@@ -147,7 +155,7 @@ def held_by(schedule: Schedule) -> list[bytes]:
 def test_what_is_taken_of_many_is_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kbroker.delay.schedule.MEMORY_ROWS", 64)
     entries = [entry(1 + (n * 7919) % 4001, n) for n in range(4000)]
-    schedule = Schedule(MemoryDisk(seed=1), "orders-0/delay")
+    schedule = Schedule(partition_disk(), "orders-0/delay")
     for at in range(0, 4000, 50):
         schedule.add(entries[at : at + 50])
         settle(schedule)
@@ -167,7 +175,7 @@ def many(disk: MemoryDisk) -> Schedule:
 
 
 def test_a_run_that_is_damaged_is_found_when_it_is_read() -> None:
-    disk = MemoryDisk(seed=1)
+    disk = partition_disk()
     many(disk)
     content = bytearray(disk.read("orders-0/delay/0.run"))
     content[20_000 * 16] ^= 1
@@ -180,7 +188,7 @@ def test_a_run_that_is_damaged_is_found_when_it_is_read() -> None:
 
 
 def test_a_run_that_is_gone_or_cut_makes_the_schedule_as_good_as_none() -> None:
-    disk = MemoryDisk(seed=1)
+    disk = partition_disk()
     many(disk)
     disk.open("orders-0/delay/0.run").truncate(4096)
     assert Schedule.load(disk, "orders-0/delay") is None
@@ -189,7 +197,7 @@ def test_a_run_that_is_gone_or_cut_makes_the_schedule_as_good_as_none() -> None:
 
 
 def test_a_full_disk_leaves_all_in_memory_and_it_says_that_it_is_full() -> None:
-    disk = MemoryDisk(seed=1)
+    disk = partition_disk()
     schedule = Schedule(disk, "orders-0/delay")
     disk.capacity = disk.used + 1000
     schedule.add([entry(1 + n, n) for n in range(20_000)])
@@ -213,3 +221,26 @@ def test_what_is_to_be_remembered_of_cancels_is_bounded(monkeypatch: pytest.Monk
             schedule.settle()
     assert len(schedule) < 300  # what is gone was left out
     assert schedule.take(NEVER, 10) == []
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_was_hidden_is_known_after_a_power_failure_once_a_schedule_was_saved(seed: int) -> None:
+    disk = partition_disk(seed)
+    disk.make_dirs("orders-0/delay")  # as the log does, which waits for no disk
+    schedule_of_disk(disk).save(Position(0, 0))
+    disk.power_loss()
+    assert MemoryDisk(volume=disk.volume).exists("orders-0/delay")
+
+
+def test_a_schedule_brings_no_directory_back_of_a_partition_that_is_gone() -> None:
+    disk = partition_disk()
+    disk.rename("orders-0", "orders-0.1-delete")
+    with pytest.raises(FileNotFoundError):
+        schedule_of_disk(disk).save(Position(0, 0))
+    assert not disk.exists("orders-0")
+
+
+def schedule_of_disk(disk: MemoryDisk) -> Schedule:
+    schedule = Schedule(disk, "orders-0/delay")
+    schedule.add([entry(10, 1)])
+    return schedule
