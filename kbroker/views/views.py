@@ -115,7 +115,8 @@ class Views:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """See to them until cancelled. started() when what an earlier process noted is known."""
-        self._kept = await self._env.offload(partial(_load, self._env))
+        if self._env.disk.exists(FILE_NAME):  # else no worker is waited for: all may be opening logs
+            self._kept = await self._env.offload(partial(_load, self._env))
         task_status.started()
         saved_s = -math.inf
         try:

@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "compat"))
 import common
+import delay_scenarios  # noqa: F401  (it registers its own)
 import group_scenarios
 import run as driver
 import scenarios as carried_out
