@@ -250,9 +250,7 @@ class Schedule:
         runs = [SavedRun(each.run.number, each.run.count, each.position, each.run.lowest_offset) for each in self._runs]
         content = encode(Saved(position, self._next_number, runs, rows, self._gone))
         make_directory(self._disk, self._directory)
-        if (
-            not self._is_directory_synced
-        ):  # a later start is to know, after a power failure too
+        if not self._is_directory_synced:  # a later start is to know, after a power failure too
             self._disk.sync_dir(self._directory.rpartition("/")[0])
             self._is_directory_synced = True
         self._disk.write_atomic(f"{self._directory}/{FILE}", content)
