@@ -15,7 +15,7 @@ Value: TypeAlias = "bool | int | float | str | None"
 
 INT_MAX = 2**31 - 1
 LONG_MAX = 2**63 - 1
-SHOWN_MAX = 200  # characters of a value in an error: it is sent to a client
+SHOWN_MAX = 1000  # characters of a value in an error: it is sent to a client
 DELAY_MS_MAX = 100 * 365 * 86_400_000  # a hundred years: every due time is a timestamp
 
 
