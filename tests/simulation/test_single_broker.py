@@ -46,8 +46,8 @@ def test_a_run_is_the_same_in_another_process(hash_seed: str) -> None:
     check_that_a_run_is_the_same_elsewhere(single_broker, 11, hash_seed)
 
 
-# A known weakness: a power failure flips a bit in the base offset of a batch that was not synced. It lies outside the CRC,
-# and in the log of a compacted topic, which may have gaps, nothing else tells.
+# A known weakness: a power failure flips a bit in the base offset of a batch that was not synced. It lies outside the
+# CRC, and in the log of a compacted topic, which may have gaps, nothing else tells.
 KNOWN = {25}
 
 
