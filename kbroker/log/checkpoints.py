@@ -36,8 +36,9 @@ CLEANED = "cleaner-offset-checkpoint"
 HIGH_WATERMARKS = "replication-offset-checkpoint"
 METADATA = "partition.metadata"
 DELETED_DIRECTORY = "-delete"  # what the name of a partition's directory ends with that is about to go
+OFFSET_MAX = 2**63 - 1
 FSYNC_FAILED = "fsync-failed"  # empty, in a partition's directory: the page cache cannot be trusted
-COMPACTED = "compacted"  # empty, in a partition's directory: offsets may be missing, that is no damage
+GAPS = "compacted"  # in a partition's directory: below which offset some may be missing, which is no damage
 
 Key = tuple[str, int]
 
@@ -161,6 +162,25 @@ def metadata_content(topic_id: bytes) -> bytes:
     """partition.metadata for a topic id of 16 bytes."""
     text = base64.urlsafe_b64encode(topic_id).rstrip(b"=").decode("ascii")
     return f"version: 0\ntopic_id: {text}\n".encode("ascii")
+
+
+def gaps_content(below: int) -> bytes:
+    """What says that below an offset, some may be missing."""
+    return f"0\n{below}\n".encode("ascii")
+
+
+def read_gaps(disk: Disk, directory: str) -> int:
+    """Below which offset of a log some may be missing; of any, where a power failure has damaged what said so.
+
+    May raise OSError.
+    """
+    try:
+        version, below = disk.read(f"{directory}/{GAPS}").decode("ascii").split()
+        return int(below) if version == "0" else OFFSET_MAX
+    except FileNotFoundError:
+        return 0
+    except ValueError:
+        return OFFSET_MAX
 
 
 def read_topic_id(disk: Disk, directory: str) -> bytes | None:

@@ -36,7 +36,7 @@ import trio
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.produce_fetch import AbortedTransaction
 from kbroker.env import FileSlice, Offload
-from kbroker.log.checkpoints import DELETED_DIRECTORY, METADATA
+from kbroker.log.checkpoints import DELETED_DIRECTORY, GAPS, METADATA
 from kbroker.log.cleaner import swap
 from kbroker.log.content import lookup
 from kbroker.log.content.lookup import Found
@@ -208,7 +208,8 @@ class PartitionLog(WritableLog):
         self.epochs.clear()
         self.producers = ProducerStates()
         self._snapshots = Snapshots(self.disk, self.directory, [])
-        self.is_created = self._is_metadata_synced = self.has_hidden = self.has_gaps = False
+        self.is_created = self._is_metadata_synced = self.has_hidden = False
+        self.gaps_below = self._gaps_synced = 0
         self._named, self.size, self.unread, self.start_offset = -1, 0, -1, offset
         self._dropped, self.may_return = [], False
         self._replace_ends(offset)
@@ -488,11 +489,12 @@ class PartitionLog(WritableLog):
         For who is in `being_cleaned`. Raises Superseded when they are not what they were then, LogOffline when the disk
         is in doubt, OSError when it merely refuses: nothing has changed then. `take_deleted` has the old files.
         """
+        self._note_gaps(old[-1].next_offset)
+        await self._sync_gaps(offload)
         self.check_unchanged()
         start = next(n for n, segment in enumerate(self.segments) if segment is old[0])
         assert self.segments[start : start + len(old)] == old and old[-1].is_closed
         assert self._replacing is None, f"{self.directory}: two segments at a time"
-        self._note_gaps()
         self._replacing = trio.Event()
         try:
             with trio.CancelScope(shield=True):  # once begun, the log and its files must not differ
@@ -503,6 +505,21 @@ class PartitionLog(WritableLog):
         finally:
             self._replacing.set()
             self._replacing = None
+
+    async def _sync_gaps(self, offload: Offload) -> None:
+        """Have durable what the next open is to know of gaps."""
+        below = self.gaps_below
+        if below == self._gaps_synced:
+            return
+        paths = [f"{self.directory}/{GAPS}"]
+        flush = Flush(self.disk, self.directory, (), paths, sync_directory=True, sync_parent=False)
+        try:
+            refused = await offload(flush.run)
+        except OSError as error:
+            raise self.fail(LogOffline(f"{self.directory}: fsync failed: {error}")) from error
+        if refused is not None:
+            raise refused
+        self._gaps_synced = below
 
     def check_unchanged(self) -> None:
         """Raise Superseded if the log was closed or cut since the pass of compaction began that goes on."""
@@ -607,7 +624,7 @@ class PartitionLog(WritableLog):
         return newest is not None and not newest.is_synced and newest.next_offset <= target
 
     async def _flush_once(self, target: int, offload: Offload) -> None:
-        cuts, changes, since_ms = self._cuts, self.epochs.changes, self._dirty_since_ms
+        cuts, changes, gaps, since_ms = self._cuts, self.epochs.changes, self.gaps_below, self._dirty_since_ms
         closed = [segment for segment in self.segments[:-1] if not segment.is_synced]
         newest = self.active.base_offset
         with_active = target > newest
@@ -631,6 +648,7 @@ class PartitionLog(WritableLog):
         if cuts == self._cuts:
             self._named, self._is_metadata_synced = newest, True
             self.epochs.synced(changes)
+            self._gaps_synced = gaps
             for segment in closed:
                 segment.is_synced = True
             self.flushed.advance(end)
@@ -649,8 +667,14 @@ class PartitionLog(WritableLog):
             paths.append(f"{self.directory}/{EPOCHS}")
         if not self._is_metadata_synced:
             paths.append(f"{self.directory}/{METADATA}")
+        owes_gaps = self.gaps_below != self._gaps_synced
+        if owes_gaps:
+            paths.append(f"{self.directory}/{GAPS}")
         has_new_names = (
-            self._named != self.active.base_offset or self.epochs.is_unsynced or not self._is_metadata_synced
+            self._named != self.active.base_offset
+            or self.epochs.is_unsynced
+            or owes_gaps
+            or not self._is_metadata_synced
         )
         return Flush(
             self.disk, self.directory, handles, paths,

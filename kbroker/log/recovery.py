@@ -31,7 +31,7 @@ from typing import NamedTuple
 from kafka_wire.records import BatchHeader
 from kbroker.env import Disk
 from kbroker.log import scan
-from kbroker.log.checkpoints import COMPACTED, FSYNC_FAILED, METADATA
+from kbroker.log.checkpoints import FSYNC_FAILED, METADATA, read_gaps
 from kbroker.log.cleaner import swap
 from kbroker.log.content.delayed import SCHEDULE_DIRECTORY
 from kbroker.log.derived.epochs import FILE_NAME as EPOCHS
@@ -103,7 +103,7 @@ class Recovered(NamedTuple):
     snapshots: list[int]
     is_created: bool  # the directory was there, with partition.metadata
     has_schedule: bool = False  # something was delayed in it
-    is_compacted: bool = False  # offsets are missing between its batches, or may be
+    gaps_below: int = 0  # below this, offsets may be missing between its batches
 
 
 class _Found(NamedTuple):
@@ -127,7 +127,6 @@ def recover(
     leader_epoch_max: int,
     clean_end: End | None,
     progress: Progress,
-    has_gaps: bool,  # above the recovery point, too; the file COMPACTED says the same
 ) -> Recovered:
     """Bring a log's files into order. Blocks. Raises CorruptLog, OSError, Stopped."""
     epochs, producers = LeaderEpochs(), ProducerStates()
@@ -145,7 +144,8 @@ def recover(
     in_file = epochs.entries if is_known else None
     if not found.bases:
         epochs.clear()
-    tail = _Tail(leader_epoch_max, progress, has_gaps or COMPACTED in found.others)
+    gaps_below = read_gaps(disk, directory)
+    tail = _Tail(leader_epoch_max, progress, max(recovery_point, gaps_below))
     if crash is Crash.CLEAN and clean_end is not None:
         _trust_end(directory, segments, clean_end)
     else:
@@ -184,22 +184,22 @@ def recover(
         disk.remove(f"{directory}/{FSYNC_FAILED}")
     aborted = segments[-1].aborted
     aborted.resume(end, has_file=aborted.path.rpartition("/")[2] in found.others)
-    has_schedule, is_compacted = SCHEDULE_DIRECTORY in found.others, COMPACTED in found.others
-    return Recovered(segments, start_offset, epochs, producers, snapshots, found.is_created, has_schedule, is_compacted)
+    has_schedule = SCHEDULE_DIRECTORY in found.others
+    return Recovered(segments, start_offset, epochs, producers, snapshots, found.is_created, has_schedule, gaps_below)
 
 
 class _Tail:
     """What the scan of a log's end came across: from which offset on, and the epochs it saw begin."""
 
-    __slots__ = ("start", "epochs", "epoch_max", "too_new", "progress", "has_gaps")
+    __slots__ = ("start", "epochs", "epoch_max", "too_new", "progress", "gaps_below")
 
-    def __init__(self, epoch_max: int, progress: Progress, has_gaps: bool) -> None:
+    def __init__(self, epoch_max: int, progress: Progress, gaps_below: int) -> None:
         self.start: int | None = None  # None: nothing was scanned
         self.epochs: list[tuple[int, int]] = []
         self.epoch_max = epoch_max
         self.too_new: int | None = None  # the epoch that ended the scan, being above epoch_max
         self.progress = progress
-        self.has_gaps = has_gaps
+        self.gaps_below = gaps_below  # what may be missing is below this
 
     def watch(self, batches: Iterator[tuple[int, BatchHeader]]) -> Iterator[tuple[int, BatchHeader]]:
         """The same batches up to one whose epoch cannot be, with a note made of each change of epoch."""
@@ -369,7 +369,7 @@ def _recover_segment(segment: Segment, interval: int, recovery_point: int, crash
         segment.forget_tags()
     segment.next_offset = start = segment.base_of(position) if position else base
     tail.start = start if tail.start is None else tail.start
-    gaps_below = base + RELATIVE_OFFSET_MAX if tail.has_gaps else recovery_point
+    gaps_below = min(tail.gaps_below, base + RELATIVE_OFFSET_MAX)
     batches = scan.scan(segment.file, position, segment.size, start, gaps_below)
     end = segment.index_batches(tail.watch(batches), position, interval)
     if segment.next_offset < proven:

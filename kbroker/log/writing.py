@@ -19,7 +19,7 @@ from kafka_wire.records import LENGTH_OFFSET, BatchHeader, assign, read_header, 
 from kbroker.config.topic import TopicConfig
 from kbroker.env import Clock, Disk
 from kbroker.log import recovery, replicated
-from kbroker.log.checkpoints import COMPACTED, METADATA, Witness, metadata_content
+from kbroker.log.checkpoints import GAPS, METADATA, Witness, gaps_content, metadata_content
 from kbroker.log.content.delayed import SCHEDULE_DIRECTORY, Diverted, is_delivery, is_hidden
 from kbroker.log.content.validation import Rules
 from kbroker.log.derived.ahead import Ahead
@@ -73,7 +73,7 @@ class WritableLog:
         "_released", "rules", "reading", "rediscovery", "flushes", "unread", "_flushing", "_dirty_since_ms", "_cuts",
         "_unsettled", "_named", "_is_metadata_synced", "is_shared", "_witness", "_cut_to", "_restart_at", "_has_cut",
         "_settling", "cleaned_to", "horizon_ms", "_cleaning", "_replacing", "_replaced", "_dropped", "renaming",
-        "may_return", "ahead", "notes_tags", "hides", "has_hidden", "has_gaps",
+        "may_return", "ahead", "notes_tags", "hides", "has_hidden", "gaps_below", "_gaps_synced",
     )  # fmt: skip
 
     def __init__(
@@ -120,7 +120,8 @@ class WritableLog:
         self.hides = found.has_schedule  # there may be batches that consumers are not to see
         self.ahead: Ahead | None = None  # None: nothing was hidden in it by this process
         self.has_hidden = found.has_schedule  # whether, as far as is known, anything was ever delayed here
-        self.has_gaps = found.is_compacted  # whether the directory says that offsets may be missing
+        self.gaps_below = found.gaps_below  # the directory says that below this, offsets may be missing
+        self._gaps_synced = found.gaps_below  # and durably so below this
         self._released = 0  # the tick of the last `release_idle`
         self._flushing: trio.Event | None = None  # rings when the flush under way ends; None: none is
         self._dirty_since_ms: int | None = None  # when the oldest batch came that no flush covers
@@ -176,7 +177,6 @@ class WritableLog:
         found = recovery.recover(
             disk, directory,
             crash=crash, recovery_point=recovery_point, start_offset=start_offset, interval=config.index_interval_bytes,
-            has_gaps=config.compacts or cleaned_to > 0,
             leader_epoch_max=LONG_MAX if leader_epoch_max is None else leader_epoch_max,
             clean_end=clean_end, progress=progress or Progress(),
         )  # fmt: skip
@@ -490,22 +490,22 @@ class WritableLog:
             return 0
         if headers[0].base_offset < self.end.value:
             self._begin_inside(headers[0])
-        elif not self.has_gaps and replicated.has_gaps(headers, self.end.value):
+        if replicated.has_gaps(headers, min(self.end.value, headers[0].base_offset)):
             try:
-                self._note_gaps()
+                self._note_gaps(headers[-1].next_offset)
             except OSError as error:
-                text = f"{self.directory}/{COMPACTED} cannot be made: {error}"
+                text = f"{self.directory}/{GAPS} cannot be written: {error}"
                 raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, text) from error
         self._append_run(data, headers, now_ms)
         return len(headers)
 
-    def _note_gaps(self) -> None:
-        """Have the next open know that compaction has left gaps, here or at the leader: the topic may not be compacted
-        any more by then, and would seem to be damaged. May raise OSError."""
-        if not self.has_gaps:
+    def _note_gaps(self, below: int) -> None:
+        """Have the next open know that compaction, here or at the leader, may have left gaps below an offset. They are
+        no damage there; elsewhere they are, as a base offset lies outside its batch's CRC. May raise OSError."""
+        if below > self.gaps_below:
             self.create()
-            self.disk.open(f"{self.directory}/{COMPACTED}", create=True).close()
-            self.has_gaps = True
+            self.disk.write_atomic(f"{self.directory}/{GAPS}", gaps_content(below), sync=False)
+            self.gaps_below = below
 
     def _append_run(self, data: bytes | bytearray | memoryview, headers: list[BatchHeader], now_ms: int) -> None:
         """Append batches that lie back to back, in as few writes as there can be."""

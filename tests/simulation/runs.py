@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -38,7 +38,7 @@ def batches(seeds: int, at_once: int) -> list[range]:
     return [range(first, min(first + at_once, seeds)) for first in range(0, seeds, at_once)]
 
 
-def check_seeds(scenario: Scenario, seeds: Iterable[int]) -> None:
+def check_seeds(scenario: Scenario, seeds: range) -> None:
     """The scenario keeps what it promises, seed by seed."""
     for seed in seeds:
         run(scenario, seed)
