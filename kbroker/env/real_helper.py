@@ -8,7 +8,7 @@
       the context ends: idle, or killed            ends with the broker, whichever way that goes, or when long idle
 
 Messages are pickles, each with its length in front, on the helper's standard input and output. It is started when there
-is work and none is idle. It may die at any moment: who asks for the next step is told so.
+is work and none is idle. It may die at any moment, or be stopped for good: who asks for the next step is told so.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, BinaryIO, Generic, TypeVar
 
 import trio
@@ -32,6 +32,8 @@ from kbroker.env.features import Features
 from kbroker.env.real_disk import RealDisk
 
 IDLE_SECONDS = 30.0  # then it ends; to start it takes a fraction of a second
+STEP_SECONDS_MAX = 600.0  # that one step may take: it may sync a whole segment to a slow disk, behind all others
+GREET_SECONDS_MAX = 5.0  # that one that was idle may take to say that it is there
 NICENESS = 10  # of 19: behind whatever else wants the processor
 START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); import kbroker.env.real_helper as h; h.serve()"
 CHUNK_BYTES = 64 * 1024
@@ -42,7 +44,7 @@ T = TypeVar("T")
 
 
 class HelperLost(OSError):
-    """The process has ended before its work did."""
+    """The process has ended before its work did, or does not answer any more."""
 
 
 class ProcessHelper:
@@ -71,7 +73,7 @@ class ProcessHelper:
             process = self._idle.pop()
             if process.poll() is None:
                 try:
-                    steps: RemoteSteps[str] = RemoteSteps(process)
+                    steps: RemoteSteps[str] = RemoteSteps(process, GREET_SECONDS_MAX)
                     await steps.send((self._root, _greet, ()))  # it may be about to end, having been idle for long
                     if await steps.step() and await steps.step() is None:
                         return process
@@ -105,9 +107,11 @@ async def _end(process: trio.Process) -> None:
 class RemoteSteps(Generic[T]):
     """Work in another process."""
 
-    def __init__(self, process: trio.Process) -> None:
+    def __init__(self, process: trio.Process, seconds_max: float = STEP_SECONDS_MAX) -> None:
+        """seconds_max: that sending a message, or a step, may take."""
         assert process.stdin is not None and process.stdout is not None
         self._process = process
+        self._seconds_max = seconds_max
         self._input, self._output = process.stdin, process.stdout
         self._buffer = bytearray()
         self.is_over = False  # it has come to its end: the process is free for other work
@@ -115,15 +119,15 @@ class RemoteSteps(Generic[T]):
     async def send(self, message: Any) -> None:
         """Send a message. Raises HelperLost."""
         data = pickle.dumps(message)
-        try:
+        with self._in_time():
             await self._input.send_all(_LENGTH.pack(len(data)) + data)
-        except trio.BrokenResourceError as error:
-            raise self._lost() from error
 
     async def step(self) -> T | None:
         """The next step; None: finished. Raises what the work does, HelperLost."""
         await self.send(None)
-        value, error, self.is_over = pickle.loads(await self._receive())
+        with self._in_time():
+            message = await self._receive()
+        value, error, self.is_over = pickle.loads(message)
         if error is not None:
             raise error
         return value  # type: ignore[no-any-return]
@@ -133,7 +137,7 @@ class RemoteSteps(Generic[T]):
         while len(self._buffer) < wanted:
             data = await self._output.receive_some(CHUNK_BYTES)
             if not data:
-                raise self._lost()
+                raise self._lost("has ended")
             self._buffer += data
             if len(self._buffer) >= _LENGTH.size:
                 wanted = _LENGTH.size + _LENGTH.unpack_from(self._buffer)[0]
@@ -141,8 +145,19 @@ class RemoteSteps(Generic[T]):
         del self._buffer[:wanted]
         return message
 
-    def _lost(self) -> HelperLost:
-        return HelperLost(f"the process {self._process.pid}, which was computing, has ended")
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """Wait for the other process no longer than for what it may take. Raises HelperLost."""
+        try:
+            with trio.fail_after(self._seconds_max):
+                yield
+        except trio.BrokenResourceError as error:
+            raise self._lost("has ended") from error
+        except trio.TooSlowError as error:
+            raise self._lost("does not answer") from error
+
+    def _lost(self, what: str) -> HelperLost:
+        return HelperLost(f"the process {self._process.pid}, which was computing, {what}")
 
 
 # in the other process ------------------------------------------------------------------------------------------------

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kbroker.env import Disk
-from kbroker.env.real_helper import HelperLost, ProcessHelper
+from kbroker.env.real_helper import GREET_SECONDS_MAX, STEP_SECONDS_MAX, HelperLost, ProcessHelper
 from kbroker.log.errors import CorruptLog
 
 
@@ -106,6 +108,35 @@ async def test_a_process_that_dies_is_told_of_and_another_one_takes_its_place(he
     [(idle, _), _] = await all_of(helper, whereabouts)
     os.kill(idle, signal.SIGKILL)
     assert await all_of(helper, squares, 2) == [0, 1]
+
+
+@pytest.fixture
+def clock() -> MockClock:
+    """Time stands still but for `jump`."""
+    return MockClock()
+
+
+async def after(clock: MockClock, seconds: float) -> None:
+    await wait_all_tasks_blocked()
+    clock.jump(seconds)
+
+
+async def test_a_process_that_does_not_answer_is_ended_in_time(helper: ProcessHelper, clock: MockClock) -> None:
+    """One that was stopped would hold its work, and whoever waits for that, for ever."""
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(HelperLost, match="does not answer"):
+            async with helper.begin(whereabouts) as steps:
+                found = await steps.step()
+                assert found is not None
+                os.kill(found[0], signal.SIGSTOP)
+                nursery.start_soon(after, clock, STEP_SECONDS_MAX)
+                await steps.step()
+        with pytest.raises(ProcessLookupError):
+            os.kill(found[0], 0)
+        [(idle, _), _] = await all_of(helper, whereabouts)
+        os.kill(idle, signal.SIGSTOP)
+        nursery.start_soon(after, clock, GREET_SECONDS_MAX)
+        assert await all_of(helper, squares, 2) == [0, 1]
 
 
 BROKER = """
