@@ -1,6 +1,7 @@
 """CompactLog 0: have a log compacted now, however little of it is dirty. kbroker's own: ApiVersions tells nobody of it.
 
-Asked of the partition's leader, which closes the active segment first: so all that is there by now is looked at.
+Asked of the partition's leader, which closes the active segment first: so all that is there by now is looked at (one
+that goes on is joined, though).
 `min.compaction.lag.ms` is kept, and nothing of an open transaction is touched. Followers compact their own logs when it
 is worth it. Who may alter the topic's configs may ask.
 """

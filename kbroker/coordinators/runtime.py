@@ -191,10 +191,7 @@ class Runtime(Generic[S]):
         """Have all that is in a shard's log by now compacted, as far as it is stable."""
         partition, gone = shard.partition, 0
         try:
-            end = partition.log.roll().base_offset
-            if partition.high_watermark.value < end:
-                await partition.high_watermark.wait_past(end - 1)
-            done = await self.logs.cleaner.compact(partition.log)
+            done = await self.logs.cleaner.compact_all(partition.log, partition.high_watermark)
             gone = done.records_before - done.records_after
         except KafkaError as error:
             if shard.closed is None:

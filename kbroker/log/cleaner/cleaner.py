@@ -26,12 +26,13 @@ from kbroker.config import BrokerConfig
 from kbroker.env import Env, Steps
 from kbroker.log.checkpoints import Key
 from kbroker.log.cleaner import swap
-from kbroker.log.cleaner.job import Covered, Group, Job, Lasts, Source
+from kbroker.log.cleaner.job import Covered, Group, Job, Lasts, Source, Tally
 from kbroker.log.cold import NotInMemory
 from kbroker.log.derived.aborted import AbortedRanges
 from kbroker.log.derived.producers import Producer
 from kbroker.log.errors import CorruptLog, LogOffline, Superseded, Uncleanable
 from kbroker.log.writing import LONG_MAX, NO_SPACE
+from kbroker.watermark import Watermark
 
 if TYPE_CHECKING:
     from kbroker.log.cleaner.choosing import Span
@@ -52,27 +53,17 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class Outcome:
+class Outcome(Tally):
     """What a compaction did to one log."""
 
-    bytes_before: int = 0  # of the segments that were looked at
-    bytes_after: int = 0
-    records_before: int = 0
-    records_after: int = 0
-    tombstones: int = 0  # of the records after: those that wait for delete.retention.ms to pass
     segments_before: int = 0
     segments_after: int = 0
     seconds: float = 0.0
     cleaned_to: int = 0  # everything below this offset is compacted
 
-    def add(self, group: Group) -> None:
+    def count(self, group: Group) -> None:
         """Count a group of segments that is done."""
-        tally = group.tally
-        self.bytes_before += tally.bytes_before
-        self.bytes_after += tally.bytes_after
-        self.records_before += tally.records_before
-        self.records_after += tally.records_after
-        self.tombstones += tally.tombstones
+        self.add(group.tally)
         self.segments_before += len(group.sources)
         self.segments_after += 1
 
@@ -184,6 +175,13 @@ class Cleaner:
 
     # compacting
 
+    async def compact_all(self, log: PartitionLog, committed: Watermark) -> Outcome:
+        """Compact all of a log that is in it by now, once that is committed. Raises KafkaError, as `compact` does, or
+        when the disk refuses another segment, or the log was cut meanwhile.
+        """
+        await committed.wait_past(log.roll().base_offset - 1)
+        return await self.compact(log)
+
     async def compact(self, log: PartitionLog, *, force: bool = True) -> Outcome:
         """Compact a log up to its active segment, which the caller may have rolled before.
 
@@ -291,7 +289,7 @@ class Cleaner:
     ) -> None:
         """Do with each step of a pass what is to be done."""
         segments = {segment.base_offset: segment for segment in span.segments}
-        end, horizon_ms = span.segments[-1].next_offset, LONG_MAX
+        end = span.segments[-1].next_offset
         while (step := await steps.step()) is not None:
             each.check_unchanged()
             match step:
@@ -300,10 +298,10 @@ class Cleaner:
                         old = [segments[source.base_offset] for source in step.sources]
                         await each.replace(old, step.size, self.env.offload)
                         self._on_replaced(each)
-                    outcome.add(step)
-                    horizon_ms = min(horizon_ms, step.tally.horizon_ms)
+                    outcome.count(step)
                 case Covered():  # where the map was full, nobody knows what is behind that
-                    each.cleaned(step.offset, horizon_ms if step.offset >= end else min(horizon_ms, each.horizon_ms))
+                    known_ms = each.horizon_ms if step.offset < end else LONG_MAX
+                    each.cleaned(step.offset, min(outcome.horizon_ms, known_ms))
                 case int():
                     await self._pace(step)
 

@@ -68,7 +68,7 @@ class Tally:
     bytes_after: int = 0
     records_before: int = 0
     records_after: int = 0
-    tombstones: int = 0  # that are left
+    tombstones: int = 0  # of the records after: those that wait for delete.retention.ms to pass
     horizon_ms: int = NEVER  # when the first that is left may go
 
     def add(self, other: Tally) -> None:

@@ -2,7 +2,8 @@
 
     place ──▶ going on, as a task of its own ──▶ over: kept for who asks again, as long as there are not many newer ones
 
-A compaction may take longer than a client waits for an answer. It goes on when the client has gone.
+A compaction may take longer than a client waits for an answer. It goes on when the client has gone. Of one that is over
+nothing is kept but what became of it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ class Order:
     """One compaction."""
 
     id: int
-    log: PartitionLog
     done: trio.Event = field(default_factory=trio.Event)
     outcome: Outcome | KafkaError | None = None  # once it is done
 
@@ -35,6 +35,7 @@ class Orders:
     def __init__(self, cleaner: Cleaner) -> None:
         self._cleaner = cleaner
         self._orders: dict[int, Order] = {}  # in the order of their ids
+        self._going_on: dict[PartitionLog, Order] = {}
         self._last_id = 0
         self._nursery: trio.Nursery | None = None
 
@@ -48,31 +49,27 @@ class Orders:
             self._nursery = None
 
     def place(self, log: PartitionLog, committed: Watermark) -> Order:
-        """Have all of a log compacted that is in it by now, once that is committed. One that goes on is joined.
-
-        Raises KafkaError when the disk refuses another segment.
-        """
-        for order in self._orders.values():
-            if order.log is log and not order.done.is_set():
-                return order
-        log.roll()
+        """Have a log compacted (Cleaner.compact_all). One that goes on is joined: it may leave out what came since."""
+        going_on = self._going_on.get(log)
+        if going_on is not None:
+            return going_on
         self._last_id += 1
-        order = self._orders[self._last_id] = Order(self._last_id, log)
+        order = self._orders[self._last_id] = self._going_on[log] = Order(self._last_id)
         for id in list(self._orders)[:-KEPT_MAX]:
             if self._orders[id].done.is_set():
                 del self._orders[id]
         assert self._nursery is not None
-        self._nursery.start_soon(self._carry_out, order, committed)
+        self._nursery.start_soon(self._carry_out, order, log, committed)
         return order
 
     def find(self, id: int) -> Order | None:
         """The order of that id, if it is remembered."""
         return self._orders.get(id)
 
-    async def _carry_out(self, order: Order, committed: Watermark) -> None:
+    async def _carry_out(self, order: Order, log: PartitionLog, committed: Watermark) -> None:
         try:
-            await committed.wait_past(order.log.active.base_offset - 1)
-            order.outcome = await self._cleaner.compact(order.log)
+            order.outcome = await self._cleaner.compact_all(log, committed)
         except KafkaError as error:
             order.outcome = error
+        del self._going_on[log]
         order.done.set()
