@@ -73,7 +73,7 @@ class WritableLog:
         "_released", "rules", "reading", "rediscovery", "flushes", "unread", "_flushing", "_dirty_since_ms", "_cuts",
         "_unsettled", "_named", "_is_metadata_synced", "is_shared", "_witness", "_cut_to", "_restart_at", "_has_cut",
         "_settling", "cleaned_to", "horizon_ms", "_cleaning", "_replacing", "_replaced", "_dropped", "renaming",
-        "may_return", "ahead", "notes_tags", "hides", "has_hidden", "gaps_below", "_gaps_synced",
+        "may_return", "ahead", "notes_tags", "has_hidden", "gaps_below", "_gaps_synced",
     )  # fmt: skip
 
     def __init__(
@@ -117,7 +117,6 @@ class WritableLog:
         self.may_return = False  # a crash may bring deleted segments back
         self.reading = Reading(self.segments)
         self.rediscovery = Rediscovery(disk, directory, self.segments)
-        self.hides = found.has_schedule  # there may be batches that consumers are not to see
         self.ahead: Ahead | None = None  # None: nothing was hidden in it by this process
         self.has_hidden = found.has_schedule  # whether, as far as is known, anything was ever delayed here
         self.gaps_below = found.gaps_below  # the directory says that below this, offsets may be missing
@@ -196,7 +195,6 @@ class WritableLog:
         self.config = config
         self.rules = Rules(config, self.directory.rpartition("/")[2])
         self.notes_tags = config.kbroker_tags_enable
-        self.hides = self.hides or config.kbroker_delay_enable
         self.flushes = min(config.flush_messages, config.flush_ms) < LONG_MAX  # whether needs_flush is worth asking
 
     def guard(self, high_watermark: Watermark, *, is_shared: bool = False) -> None:
@@ -210,6 +208,11 @@ class WritableLog:
     def active(self) -> Segment:
         """The segment that grows."""
         return self.segments[-1]
+
+    @property
+    def hides(self) -> bool:
+        """Whether there may be batches that consumers are not to see."""
+        return self.has_hidden or self.rules.delays
 
     # appending
 
@@ -307,7 +310,10 @@ class WritableLog:
         if self.rules.stamps and not header.is_control:
             set_log_append_time(batch, 0, header, now_ms)
             header = read_header(batch)
-        return self._append_own(batch, header, leader_epoch, now_ms)
+        offset = self._append_own(batch, header, leader_epoch, now_ms)
+        if header.is_control:
+            self._note_hidden()
+        return offset
 
     def _append_own(self, batch: bytearray, header: BatchHeader, leader_epoch: int, now_ms: int) -> int:
         offset = self.end.value

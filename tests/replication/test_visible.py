@@ -30,9 +30,9 @@ def partition_of(log: PartitionLog) -> Partition:
 def append(partition: Partition, *kinds: str, size: int = 50) -> None:
     """A batch for each: "h" is hidden, all others are seen."""
     for kind in kinds:
-        batch = build_batch([(NOW, b"\x00\x00\x4b\x42", b"v" * size)] * 2, control=kind == "h")
-        if kind == "h":
-            batch[53:57] = (-3).to_bytes(4, signed=True)
+        is_hidden = kind == "h"
+        records = [(NOW, b"\x00\x00\x4b\x42", b"v" * size)] * 2
+        batch = build_batch(records, control=is_hidden, base_sequence=-3 if is_hidden else -1)
         partition.log.append_hidden(batch, leader_epoch=0, now_ms=NOW)
     partition.follow_log()
 
@@ -94,7 +94,7 @@ def test_a_walk_is_bounded() -> None:
 
 def test_a_log_that_hides_nothing_is_read_as_ever() -> None:
     partition = partition_of(open_log(new_disk()))
-    append(partition, "v", "h", "v")
+    append(partition, "v", "v", "v")
     result = partition.read(0, MOST)
     assert len(list(batches(result))) == 3 and len(result.slices) == 1 and result.scan == NO_SCAN
 
@@ -105,6 +105,15 @@ def test_what_was_hidden_stays_so_when_delays_are_turned_off() -> None:
     append(partition, "v", "h")
     log.reconfigure(open_log(new_disk()).config)
     assert seen(partition) == [0]
+
+
+def test_a_replica_that_comes_when_delays_are_turned_off_hides_what_was_hidden() -> None:
+    leader, replica = partition_of(open_log(new_disk(), kbroker_delay_enable=True)), partition_of(open_log(new_disk()))
+    append(leader, "v", "h", "v")
+    data = b"".join(part.read() for part in leader.log.read(0, MOST, 6) if isinstance(part, FileSlice))
+    replica.log.append_replicated(data, leader_epoch=0, now_ms=NOW)
+    replica.follow_log()
+    assert seen(replica) == [0, 4]
 
 
 def test_available_says_there_is_something() -> None:
