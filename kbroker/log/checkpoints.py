@@ -28,6 +28,7 @@ from functools import partial
 
 import trio
 
+from kbroker.config.keys import LONG_MAX
 from kbroker.env import Disk, Offload
 
 RECOVERY_POINTS = "recovery-point-offset-checkpoint"
@@ -36,7 +37,6 @@ CLEANED = "cleaner-offset-checkpoint"
 HIGH_WATERMARKS = "replication-offset-checkpoint"
 METADATA = "partition.metadata"
 DELETED_DIRECTORY = "-delete"  # what the name of a partition's directory ends with that is about to go
-OFFSET_MAX = 2**63 - 1
 FSYNC_FAILED = "fsync-failed"  # empty, in a partition's directory: the page cache cannot be trusted
 GAPS = "compacted"  # in a partition's directory: below which offset some may be missing, which is no damage
 
@@ -176,11 +176,11 @@ def read_gaps(disk: Disk, directory: str) -> int:
     """
     try:
         version, below = disk.read(f"{directory}/{GAPS}").decode("ascii").split()
-        return int(below) if version == "0" else OFFSET_MAX
+        return int(below) if version == "0" else LONG_MAX
     except FileNotFoundError:
         return 0
     except ValueError:
-        return OFFSET_MAX
+        return LONG_MAX
 
 
 def read_topic_id(disk: Disk, directory: str) -> bytes | None:

@@ -42,6 +42,7 @@ import trio
 
 from kafka_wire.errors import KafkaError
 from kbroker.config import BrokerConfig, TopicConfig
+from kbroker.config.keys import LONG_MAX
 from kbroker.env import Env, Lock
 from kbroker.log.checkpoints import (
     CLEANED,
@@ -64,7 +65,6 @@ from kbroker.log.opening import Opening, Outcome, run_some
 from kbroker.log.recovery import Crash, End
 from kbroker.log.retention.retainer import Retainer
 from kbroker.log.troubles import Troubles
-from kbroker.log.writing import LONG_MAX
 from kbroker.turns import advance, finish_unqueued
 
 LOCK = ".lock"

@@ -24,6 +24,7 @@ from typing import NamedTuple, TypeAlias
 
 from kafka_wire import primitives
 from kafka_wire.records import HEADER_SIZE, LENGTH_OFFSET, BatchHeader, read_header
+from kbroker.config.keys import LONG_MAX
 from kbroker.config.topic import TopicConfig
 from kbroker.env import Buffer, Disk, File, Handle
 from kbroker.log import scan
@@ -38,7 +39,6 @@ INDEX_SAVE_BYTES = 8 * 1024 * 1024  # the index files lag behind the log by no m
 INDEX_INTERVAL_BYTES = 4096  # where nobody says otherwise
 NO_TIMESTAMP = -1
 RELATIVE_OFFSET_MAX = 2**31 - 1
-LONG_MAX = 2**63 - 1
 NOT_IN_INDEX = (NO_TIMESTAMP, NO_TIMESTAMP)  # in place of a largest timestamp: its time index has no entry
 
 WritableBuffer: TypeAlias = "bytearray | memoryview"

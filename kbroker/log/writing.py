@@ -16,6 +16,7 @@ import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import LENGTH_OFFSET, BatchHeader, assign, read_header, set_log_append_time
+from kbroker.config.keys import LONG_MAX
 from kbroker.config.topic import TopicConfig
 from kbroker.env import Clock, Disk
 from kbroker.log import recovery, replicated
@@ -37,7 +38,6 @@ from kbroker.watermark import Watermark
 if TYPE_CHECKING:
     from kbroker.log.content.tagged import Tagger
 
-LONG_MAX = 2**63 - 1
 NO_CUT = -1  # in place of an offset
 NO_PASS = -1
 NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))

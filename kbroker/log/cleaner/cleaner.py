@@ -23,6 +23,7 @@ import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.config import BrokerConfig
+from kbroker.config.keys import LONG_MAX
 from kbroker.env import Env, Steps
 from kbroker.log.checkpoints import Key
 from kbroker.log.cleaner import swap
@@ -31,7 +32,7 @@ from kbroker.log.cold import NotInMemory
 from kbroker.log.derived.aborted import AbortedRanges
 from kbroker.log.derived.producers import Producer
 from kbroker.log.errors import CorruptLog, LogOffline, Superseded, Uncleanable
-from kbroker.log.writing import LONG_MAX, NO_SPACE
+from kbroker.log.writing import NO_SPACE
 from kbroker.watermark import Watermark
 
 if TYPE_CHECKING:

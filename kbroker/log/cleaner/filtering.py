@@ -22,7 +22,8 @@ from kafka_wire import compression as codecs
 from kafka_wire.primitives import read_varint, varint
 from kafka_wire.records import CODEC, DELETE_HORIZON, NO_SEQUENCE, BatchHeader, payload, with_records
 from kafka_wire.walk import Keyed, keyed, stamps
-from kbroker.log.cleaner.job import NEVER, Last, Tally
+from kbroker.config.keys import LONG_MAX
+from kbroker.log.cleaner.job import Last, Tally
 from kbroker.log.cleaner.offset_map import OffsetMap
 from kbroker.log.cleaner.transactions import Decided
 from kbroker.log.derived.transactions import AbortedRange, read_marker
@@ -159,7 +160,7 @@ class Filter:
         """The batch with those records alone. is_dated: their time to go begins now."""
         records, now = b"".join(runs), header._replace(count=count)
         if is_dated:
-            horizon_ms = min(self.rules.now_ms + self.rules.delete_retention_ms, NEVER)
+            horizon_ms = min(self.rules.now_ms + self.rules.delete_retention_ms, LONG_MAX)
             self._waits_until(horizon_ms)
             records = _shifted(records, count, header.base_timestamp - horizon_ms)
             now = now._replace(attributes=header.attributes | DELETE_HORIZON, base_timestamp=horizon_ms)

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from kbroker.config.keys import LONG_MAX
 from kbroker.log.derived.aborted import AbortedRanges
-
-NEVER = 2**63 - 1  # ms
 
 
 class Source(NamedTuple):
@@ -69,7 +68,7 @@ class Tally:
     records_before: int = 0
     records_after: int = 0
     tombstones: int = 0  # of the records after: those that wait for delete.retention.ms to pass
-    horizon_ms: int = NEVER  # when the first that is left may go
+    horizon_ms: int = LONG_MAX  # when the first that is left may go
 
     def add(self, other: Tally) -> None:
         """Count both."""

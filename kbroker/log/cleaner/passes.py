@@ -32,9 +32,9 @@ from kbroker.log.derived.index import Indexes
 from kbroker.log.derived.transactions import AbortedRange, read_marker
 from kbroker.log.errors import CorruptLog, Uncleanable
 from kbroker.log.scan import WHOLE_BYTES
+from kbroker.log.segment import RELATIVE_OFFSET_MAX
 
 GROUP_SEGMENTS_MAX = 64  # what takes their place is renamed in one turn of the event loop: 5 ms
-RELATIVE_OFFSET_MAX = 2**31 - 1
 
 
 @dataclass(slots=True)

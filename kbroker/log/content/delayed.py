@@ -43,6 +43,7 @@ from kafka_wire.errors import ErrorCode, ProtocolError
 from kafka_wire.primitives import read_varint, varint
 from kafka_wire.records import NO_SEQUENCE, BatchHeader, Buffer, CorruptRecords, read_records
 from kafka_wire.walk import follow_chain, stamps
+from kbroker.config.keys import LONG_MAX
 from kbroker.turns import Errands
 
 SCHEDULE_DIRECTORY = "delay"  # in a partition's; it is there if anything ever lay hidden in its log
@@ -56,7 +57,6 @@ KEY_BYTES = 8  # of a key's digest
 NO_KEY = bytes(KEY_BYTES)
 OWN_OFFSET = -1  # in place of an id
 BAD_MAX = 1000  # records that are named of one batch
-LONG_MAX = 2**63 - 1
 NUMBER_MAX = 19  # digits
 FIELDS_AT_ONCE = 1024  # bytes of a record's headers, read in the event loop
 STEPS_AT_ONCE, STEPS_A_RECORD = 128, 8  # between two pauses; for a record that may ask for delay, besides its headers

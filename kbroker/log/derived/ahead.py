@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from kafka_wire.records import BatchHeader
-from kbroker.log.content.delayed import LONG_MAX, NO_EFFECTS, Effects
+from kbroker.config.keys import LONG_MAX
+from kbroker.log.content.delayed import NO_EFFECTS, Effects
 
 BATCHES_MAX = 1000
 NAMES_MAX = 10_000  # keys and ids together

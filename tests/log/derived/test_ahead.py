@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from kafka_wire.records import BatchHeader, build_batch, read_header
-from kbroker.log.content.delayed import LONG_MAX, NO_EFFECTS, Effects
+from kbroker.config.keys import LONG_MAX
+from kbroker.log.content.delayed import NO_EFFECTS, Effects
 from kbroker.log.derived.ahead import BATCHES_MAX, NAMES_MAX, NAMES_OF_ONE_MAX, Ahead, joined
 
 PLAIN = read_header(build_batch([(b"k", b"v")], control=True))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from kafka_wire.errors import ErrorCode, KafkaError
+from kbroker.config.keys import LONG_MAX
 from kbroker.log import log as log_module
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
-from kbroker.log.writing import LONG_MAX
 from kbroker.testing.disk import MemoryDisk
 from tests.log.tools import (
     NOW,
