@@ -13,13 +13,14 @@ from typing import TypeAlias
 
 from kafka_wire.errors import KafkaError, ProtocolError
 from kafka_wire.primitives import read_varint
-from kafka_wire.records import BatchHeader, Headers, check_crc, payload, with_records
+from kafka_wire.records import BatchHeader, Headers, check_crc, with_records
 from kbroker.filters import TAGS_HEADER, Expression, split_tags
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
 SEEN_MAX = 4096  # headers, or keys and headers, of which the verdict is remembered while a piece is filtered
 SEEN_BYTES_MAX = 256  # of each
+SEARCHED_MAX = 16 * 1024 * 1024  # bytes searched for tags in one go: all other threads wait for it
 
 _NAME = TAGS_HEADER.encode()
 
@@ -27,26 +28,20 @@ _NAME = TAGS_HEADER.encode()
 class Filter:
     """Judges the records of some batches. One for each piece of work."""
 
-    __slots__ = ("expression", "tags", "reads_key", "seen", "bytes_max")
+    __slots__ = ("expression", "tags", "reads_key", "seen")
 
-    def __init__(self, expression: Expression, bytes_max: int) -> None:
-        """bytes_max: of a batch, decompressed."""
+    def __init__(self, expression: Expression) -> None:
         self.expression = expression
         self.tags = expression.tags()
         self.reads_key = expression.reads_key
         self.seen: dict[bytes, bool] = {}  # headers as they stand -> whether they match
-        self.bytes_max = bytes_max
 
-    def left_of(self, batch: memoryview, header: BatchHeader, records: bytes | None = None) -> Buffer | None:
-        """What is left of a whole batch of data: itself if that is all, None if nothing is.
-
-        records: decompressed, if they are at hand.
-        """
+    def left_of(self, batch: memoryview, header: BatchHeader, records: bytes) -> Buffer | None:
+        """What is left of a whole batch of data: itself if that is all, None if nothing is. records: decompressed."""
         if not header.count:
             return None
         try:
-            data = payload(batch, max_bytes=self.bytes_max) if records is None else records
-            runs, count, latest = self._select(data, header.count)
+            runs, count, latest = self._select(records, header.count)
         except (KafkaError, ProtocolError, IndexError):
             return batch
         if count == header.count or not check_crc(batch, 0, header):
@@ -63,7 +58,7 @@ class Filter:
 
         Raises KafkaError, ProtocolError, IndexError for records that are not what they say.
         """
-        names = count if self.tags is None else _names_in(data, self.tags)
+        names = count if self.tags is None or len(data) > SEARCHED_MAX else _names_in(data, self.tags)
         if not names:
             return [], 0, 0
         runs: list[bytes] = []

@@ -28,12 +28,13 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from kafka_wire.errors import KafkaError
+from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.records import HEADER_SIZE, MAGIC, BatchHeader, payload, read_header
 from kbroker.env import Buffer, FileSlice, Handle
 from kbroker.filters import Expression
 from kbroker.log.cold import NotInMemory
-from kbroker.log.content.tagged import Tagger, number_of
+from kbroker.log.content.inspection import DECOMPRESSED_BYTES_MAX
+from kbroker.log.content.tagged import BATCH_BYTES_MAX, Tagger, number_of
 from kbroker.log.derived.tags import ABORTS, ANY, LOOK, Search, TagIndex
 from kbroker.log.derived.transactions import read_marker
 from kbroker.log.errors import CorruptLog
@@ -50,7 +51,7 @@ RECORD_BYTES = 1024  # decompressed, which count as a record: bombs are few
 READ_BYTES = 256 * 1024  # at a time
 STRETCHES_MAX = 16_384  # of the index gone through by one plan
 RUNS_MAX = 256  # separate pieces of the log in one plan
-UNPACKED_MAX = 16 * 1024 * 1024  # of a batch whose records are judged; a larger one passes as it is
+UNPACKED_MAX = DECOMPRESSED_BYTES_MAX  # of a batch; an exact view leaves out a larger one, which clients do not take
 _ALWAYS = (ANY, LOOK, ABORTS)  # whatever tags are wanted
 
 
@@ -130,7 +131,7 @@ class FilteredReader:
             return self._slices(log, offset, known, bytes_max, bound, at_least_one, now)
         if plan.runs:
             if now:
-                look = Look(plan, self.selection, start, bound, UNPACKED_MAX)
+                look = Look(plan, self.selection, start, bound)
                 raise NotInMemory(
                     look.run, partial(self._take, log, offset, bound, log.end), cost=min(plan.size, LOOK_BYTES)
                 )
@@ -141,7 +142,8 @@ class FilteredReader:
     def available(self, log: PartitionLog, offset: int, bound: int, most: int) -> int:
         """About how many bytes `read` may find from offset to below bound, counted no further than `most`; from memory.
 
-        What nobody has looked at counts as found, and what the index knows to be of no use does not. May raise OSError.
+        What nobody has looked at counts as found, and what the index knows to be of no use does not: that is kept, so
+        that who waits while much is appended has only the newest counted again. May raise OSError.
         """
         result = self.results.get(self, offset, log.end)
         start = result.after if result is not None else offset
@@ -339,11 +341,10 @@ class Look(NamedTuple):
     selection: Selection
     offset: int
     bound: int
-    unpacked_max: int
 
     def run(self) -> Looked:
         """Look. Blocks. Raises CorruptLog, OSError."""
-        judge, tagger = Filter(self.selection.expression, self.unpacked_max), Tagger(is_bounded=False)
+        judge, tagger = Filter(self.selection.expression), Tagger(is_bounded=False)
         looked = Looked([], self.plan.after, [])
         bytes_left, records_left = LOOK_BYTES, LOOK_RECORDS
         for run in self.plan.runs:
@@ -377,32 +378,35 @@ class Look(NamedTuple):
         run: Run,
     ) -> int:
         """Judge one batch; how many records that was, or was as much work as."""
-        records = _records_of(batch, header, self.unpacked_max)
+        records, size = _records_of(batch, header)
         if learner is not None:
-            if header.is_control or records is None:
-                numbers = tagger.look_at(batch, header) if header.is_control else frozenset((ANY,))
+            if header.is_control:
+                numbers = tagger.look_at(batch, header)
+            elif records is None or size > BATCH_BYTES_MAX:
+                numbers = frozenset((ANY,))
             else:
                 numbers = tagger.numbers_in(records, header.count)
             offset = header.base_offset - run.segment.base_offset
             learner.note(position, header.size, offset, offset + header.last_offset_delta + 1, numbers, header.crc)
-        unpacked = len(records) if records is not None else 0 if header.is_control else self.unpacked_max
-        cost = max(header.count, unpacked // RECORD_BYTES)
+        cost = max(header.count, size // RECORD_BYTES)
         if header.last_offset < self.offset or not self.selection.is_exact:
             return cost
-        left = left_of(batch, header, judge, records)
+        is_too_large = records is None and size > UNPACKED_MAX
+        left = left_of(batch, header, judge, records) if not is_too_large else None
         if left is not None:
             pieces.append(Found(bytes(left), header.base_offset, header.next_offset))
         return cost
 
 
-def _records_of(batch: memoryview, header: BatchHeader, bytes_max: int) -> bytes | None:
-    """A batch's records, decompressed; None if they cannot be had."""
+def _records_of(batch: memoryview, header: BatchHeader) -> tuple[bytes | None, int]:
+    """A batch's records, decompressed, None if they cannot be had; how many bytes that is, or were tried."""
     if header.is_control:
-        return None
+        return None, 0
     try:
-        return payload(batch, max_bytes=bytes_max)
-    except KafkaError:
-        return None
+        records = payload(batch, max_bytes=UNPACKED_MAX)
+    except KafkaError as error:
+        return None, UNPACKED_MAX + (error.code is ErrorCode.MESSAGE_TOO_LARGE)
+    return records, len(records)
 
 
 def left_of(batch: memoryview, header: BatchHeader, judge: Filter, records: bytes | None) -> bytes | bytearray | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kafka_wire.records import Record, build_batch, check_crc, read_header, read_records
+from kafka_wire.records import Record, build_batch, check_crc, payload, read_header, read_records
 from kbroker.filters import parse
+from kbroker.views import filtering
 from kbroker.views.filtering import SEEN_MAX, Filter
 from tests.log.content.odd_batches import batch_of, record, sealed
 
@@ -16,10 +19,16 @@ TEXTS = ('tags has "eu"', 'tags in ("eu", "us")', 'not tags has "eu"', 'key pref
 EU = b"\x02\x18kbroker-tags\x04eu"  # the headers of a record, as they stand
 
 
+def filtered(text: str, batch: bytearray | memoryview) -> Any:
+    """The bytes that are left."""
+    view = memoryview(batch)
+    return Filter(parse(text)).left_of(view, read_header(view), payload(view, max_bytes=MOST))
+
+
 def left_of(text: str, batch: bytearray) -> list[Record] | None:
     """The records that are left; the batch around them is looked at."""
     header = read_header(batch)
-    left = Filter(parse(text), MOST).left_of(memoryview(batch), header)
+    left = filtered(text, batch)
     if left is None:
         return None
     now = read_header(left)
@@ -60,7 +69,7 @@ def test_the_records_that_match_are_left_as_they_were(
 
 def test_a_batch_that_is_all_there_is_the_very_same() -> None:
     batch = memoryview(build_batch([(1, b"a", b"v")] * 3, compression=1))
-    assert Filter(parse('key = "a"'), MOST).left_of(batch, read_header(batch)) is batch
+    assert Filter(parse('key = "a"')).left_of(batch, read_header(batch), payload(batch, max_bytes=MOST)) is batch
 
 
 def test_offsets_with_gaps_stay() -> None:
@@ -77,26 +86,30 @@ def test_what_cannot_be_judged_stays_as_it_is() -> None:
     too_long = batch_of(record() + record(headers=EU) + b"\x00", 2)
     lie = batch_of(record(headers=b"\x06" + EU[1:]), 1)
     for batch in (wrong_crc, torn, too_long, lie):
-        assert Filter(parse('tags has "eu"'), MOST).left_of(memoryview(batch), read_header(batch)) == batch
+        assert filtered('tags has "eu"', batch) == batch
 
 
-def test_a_bomb_stays_as_it_is() -> None:
-    bomb = build_batch([(1, b"k", b"v" * 5_000_000, (("kbroker-tags", b"eu"),)), (1, b"k", b"v")], compression=4)
-    assert Filter(parse('tags has "eu"'), MOST).left_of(memoryview(bomb), read_header(bomb)) == bomb
+def test_what_is_too_large_to_be_searched_at_once_is_judged_record_by_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = build_batch(
+        [(1, b"k", b"v", (("kbroker-tags", b"eu"),)), (1, b"k", b"v" * 5000), (1, b"k", b"kbroker-tags")]
+    )
+    monkeypatch.setattr(filtering, "SEARCHED_MAX", 4999)
+    monkeypatch.setattr(filtering, "_names_in", None)
+    assert [each.offset for each in left_of('tags has "eu"', batch) or ()] == [0]
 
 
 def test_an_empty_batch_goes() -> None:
     batch = build_batch([(1, b"k", b"v")])
     batch[57:61] = bytes(4)
-    assert Filter(parse('key = "k"'), MOST).left_of(memoryview(batch), read_header(batch)) is None
+    assert filtered('key = "k"', batch) is None
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_verdicts_that_are_remembered_stay_few(text: str) -> None:
-    judge, expression = Filter(parse(text), 1 << 24), parse(text)
+    judge, expression = Filter(parse(text)), parse(text)
     rows = [(1, b"a%d" % n, b"", (("kbroker-tags", b"t%d,us" % n), ("x", b"%d" % n))) for n in range(2 * SEEN_MAX)]
     batch = build_batch(rows)
-    left = judge.left_of(memoryview(batch), read_header(batch))
+    left = judge.left_of(memoryview(batch), read_header(batch), payload(batch, max_bytes=1 << 24))
     kept = sum(expression.matches(row[1], row[3]) for row in rows)
     assert (read_header(left).count if left is not None else 0) == kept
     assert len(judge.seen) <= SEEN_MAX

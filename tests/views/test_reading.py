@@ -29,7 +29,7 @@ from kbroker.log.log import PartitionLog
 from kbroker.replication.reads import Scanned
 from kbroker.testing.disk import MemoryDisk
 from kbroker.views import reading
-from kbroker.views.reading import LOOK_BYTES, UNPACKED_MAX, FilteredReader, Selection
+from kbroker.views.reading import LOOK_BYTES, FilteredReader, Selection
 from kbroker.views.results import COST, Results
 from tests.log.tools import NOW, cut_to, new_disk, open_log
 
@@ -304,9 +304,27 @@ def test_a_look_ends_after_very_many_records() -> None:
 def test_a_look_ends_after_much_that_was_decompressed() -> None:
     log = tagged_log(kbroker_tags_enable=False, kbroker_produce_validate="header")
     for _ in range(5):
-        append_batch(log, "us", count=1, size=UNPACKED_MAX - 1000, compression=4)  # a few kilobytes each
+        append_batch(log, "us", count=1, size=(16 << 20) - 1000, compression=4)  # a few kilobytes each
     scanned = ask(reader('key = "none"'), log, 0)
     assert scanned.is_partial and scanned.after == 4  # 64 MB
+
+
+def test_a_large_batch_is_judged_like_any_other() -> None:
+    log = tagged_log(kbroker_tags_enable=False, kbroker_produce_validate="header")
+    append_batch(log, "eu", "us", count=20, size=1 << 20, compression=4)
+    assert [each.offset for each in consume(reader(), log)] == list(range(0, 20, 2))
+
+
+@pytest.mark.parametrize("has_index", [False, True])
+def test_an_exact_view_shows_nothing_of_a_batch_that_is_too_large_to_be_judged(
+    monkeypatch: pytest.MonkeyPatch, has_index: bool
+) -> None:
+    monkeypatch.setattr(reading, "UNPACKED_MAX", 50_000)
+    log = tagged_log(kbroker_tags_enable=has_index, kbroker_produce_validate="header")
+    append_batch(log, "eu", "us", size=50_000, compression=4)
+    append_batch(log, "eu", "us")
+    assert [each.offset for each in consume(reader(), log)] == [5, 7, 9]
+    assert [each.offset for each in consume(reader(is_exact=False), log)] == list(range(10))
 
 
 def test_what_nobody_knows_is_looked_at_once(meter: Meter) -> None:
