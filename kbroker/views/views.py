@@ -217,10 +217,16 @@ class Views:
                 await trio.lowlevel.checkpoint()
         for _, ages in known:
             ages.is_dirty = False
+        is_saved = False
         try:
             await self._env.offload(partial(_write, self._env, rows))
+            is_saved = True
         except OSError as error:
             log.warning("%s cannot be written; views may be later after a start: %s", FILE_NAME, error)
+        finally:
+            if not is_saved:
+                for _, ages in known:
+                    ages.is_dirty = True
 
 
 def late_views(image: ClusterImage) -> dict[str, int]:

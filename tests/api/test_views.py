@@ -347,6 +347,20 @@ async def test_a_full_disk_makes_late_views_no_later(autojump_clock: MockClock) 
         assert values(await client.call(fetch_request({("v", 0): 0}), 11)) == [b"a"]
 
 
+async def test_what_a_full_disk_did_not_take_is_saved_when_there_is_room(autojump_clock: MockClock) -> None:
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        await make_view(client, lag_ms=str(5 * MINUTES))
+        await trio.sleep(1)
+        await produce(client, batch(b"a"))
+        room, broker.disk.capacity = broker.disk.capacity, broker.disk.used
+        await trio.sleep(30)
+        before = broker.disk.read(FILE_NAME).splitlines()
+        broker.disk.capacity = room
+        await trio.sleep(30)  # in which nothing is appended
+        after = broker.disk.read(FILE_NAME).splitlines()
+        assert len(after) == len(before) + 1 and after[-1].split()[3] == b"1"
+
+
 async def test_a_late_view_is_read_from_followers_as_late(autojump_clock: MockClock) -> None:
     config = {"replica.selector.class": RACK_AWARE_SELECTOR}
     async with memory_cluster(
