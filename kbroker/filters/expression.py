@@ -22,12 +22,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import TypeAlias
 
 from kbroker.filters.syntax import All, Any, Kind, Not, Operand, Operator, Test, Tree, parse_tree
 from kbroker.filters.tags import TAGS_HEADER, split_tags
 
 FEW = 8  # values that are looked through one by one
+SORTED_AT_ONCE = 4096  # values: all other threads wait for it
 
 
 class Values(set[bytes]):
@@ -35,7 +37,7 @@ class Values(set[bytes]):
 
     __slots__ = ("_ordered",)
 
-    _ordered: list[bytes]
+    _ordered: list[list[bytes]]  # some thousand in each
 
     def begin_with(self, prefix: bytes) -> bool:
         """Whether one of them does."""
@@ -44,9 +46,15 @@ class Values(set[bytes]):
         try:
             ordered = self._ordered
         except AttributeError:
-            ordered = self._ordered = sorted(self)
-        at = bisect_left(ordered, prefix)
-        return at < len(ordered) and ordered[at].startswith(prefix)
+            rest = iter(self)
+            ordered = self._ordered = []
+            while some := sorted(islice(rest, SORTED_AT_ONCE)):
+                ordered.append(some)
+        for some in ordered:
+            at = bisect_left(some, prefix)
+            if at < len(some) and some[at].startswith(prefix):
+                return True
+        return False
 
 
 Found: TypeAlias = "list[Values | None]"  # by slot: each operand of an expression has one; None: it is not there

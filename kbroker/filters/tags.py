@@ -12,11 +12,25 @@ from collections.abc import Iterable
 
 TAGS_HEADER = "kbroker-tags"
 BLANKS = b" \t"
+SPLIT_BYTES = 64 * 1024  # of a value that are split in one go, for which all other threads wait
 
 
 def split_tags(value: bytes) -> set[bytes]:
     """The tags that a header's value names."""
+    if len(value) > SPLIT_BYTES:
+        return _split_long(value)
     tags = {tag.strip(BLANKS) for tag in value.split(b",")}
+    tags.discard(b"")
+    return tags
+
+
+def _split_long(value: bytes) -> set[bytes]:
+    tags, at = set[bytes](), 0
+    while at <= len(value):
+        end = value.find(b",", at + SPLIT_BYTES)
+        end = end if end >= 0 else len(value)
+        tags.update([tag.strip(BLANKS) for tag in value[at:end].split(b",")])
+        at = end + 1
     tags.discard(b"")
     return tags
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbroker.filters import Expression, FilterSyntaxError, parse, split_tags, tags_of
+from kbroker.filters import Expression, FilterSyntaxError, parse, split_tags, tags, tags_of
+from kbroker.filters.expression import SORTED_AT_ONCE, Values
 from kbroker.filters.syntax import DEPTH_MAX, LENGTH_MAX, TESTS_MAX
 
 CASES = json.loads((Path(__file__).parent.parent / "data/filter_cases.json").read_text(encoding="utf-8"))
@@ -248,6 +249,36 @@ def check_any(text: str) -> None:
 )
 def test_tags_are_those_of_which_every_match_has_one(text: str, tags: set[str] | None) -> None:
     assert parse(text).tags() == (tags and {tag.encode() for tag in tags})
+
+
+class Watched(bytes):
+    """Notes how much was split in one go."""
+
+    longest = 0
+
+    def split(self, *args: Any) -> list[bytes]:
+        Watched.longest = max(Watched.longest, len(self))
+        return super().split(*args)
+
+    def __getitem__(self, key: Any) -> Any:
+        return Watched(super().__getitem__(key))
+
+
+def test_a_long_value_is_split_a_piece_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tags, "SPLIT_BYTES", 10)
+    for value in (b"eu,us," * 5, b", a ,b" * 9, b"0123456789,0123456789", b"0" * 40 + b",,", b"eu,us,vip,", b"," * 30):
+        assert split_tags(Watched(value)) == {tag.strip() for tag in value.split(b",")} - {b""}
+    assert Watched.longest <= 40, "a piece ends with the first tag that fills it"
+    monkeypatch.undo()
+    assert len(split_tags(Watched(b"%d," * 50_000 % tuple(range(50_000))))) == 50_000
+    assert Watched.longest <= tags.SPLIT_BYTES + 10
+
+
+def test_many_values_are_sorted_some_at_a_time() -> None:
+    values = Values(b"%d" % n for n in range(10 * SORTED_AT_ONCE))
+    assert values.begin_with(b"40") and values.begin_with(b"%d" % (10 * SORTED_AT_ONCE - 1))
+    assert not values.begin_with(b"a") and not values.begin_with(b"%d" % (10 * SORTED_AT_ONCE))
+    assert max(map(len, values._ordered)) == SORTED_AT_ONCE and sum(map(len, values._ordered)) == len(values)
 
 
 def test_tags_are_split_at_commas_and_blanks_around_them_do_not_count() -> None:
