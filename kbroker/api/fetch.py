@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import trio
 
@@ -54,7 +54,9 @@ from kbroker.replication.doubt import InDoubt
 from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, Partition
 from kbroker.replication.reads import SCANNED_IN_PART
 from kbroker.turns import Work, answer, each, finish
-from kbroker.views.view import ViewPartition
+
+if TYPE_CHECKING:
+    from kbroker.views.view import ViewPartition
 
 RACKS_SINCE = 11  # consumers may be sent to followers, and these serve them (KIP-392)
 TOPIC_IDS_SINCE = 13
@@ -403,7 +405,7 @@ class FetchJob:
     ) -> bool:
         """Whether a replica in the reader's rack is to be read from: then it is told so, and gets nothing here."""
         listener = self.context.peer.listener
-        held = partition.source if isinstance(partition, ViewPartition) else partition
+        held = self.services.partition(partition.topic, partition.index)  # of a view, what its source is kept as
         replica_id = preferred(held, offset, self.rack, listener, self.services.image)
         if replica_id == NO_REPLICA:
             return False

@@ -11,12 +11,15 @@ DelayedFetch.tryComplete.)
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import trio
 
 from kafka_wire.errors import KafkaError
 from kbroker.replication.partition import READ_UNCOMMITTED, Partition
-from kbroker.views.view import ViewPartition
+
+if TYPE_CHECKING:
+    from kbroker.views.view import ViewPartition
 
 COUNTS_A_TURN = 256  # partitions counted before the loop sees to others
 

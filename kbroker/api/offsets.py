@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Iterator
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import trio
 
@@ -37,7 +37,9 @@ from kbroker.log.content.lookup import Found
 from kbroker.replication.doubt import InDoubt
 from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, Partition
 from kbroker.turns import STRIDE, Errands, Work, answer, each, finish_errands, one_at_a_time
-from kbroker.views.view import ViewPartition
+
+if TYPE_CHECKING:
+    from kbroker.views.view import ViewPartition
 
 LATEST, EARLIEST, MAX_TIMESTAMP, EARLIEST_LOCAL, LATEST_TIERED = -1, -2, -3, -4, -5
 KNOWN_SINCE = {MAX_TIMESTAMP: 7, EARLIEST_LOCAL: 8, LATEST_TIERED: 9}
