@@ -186,8 +186,10 @@ def _parse_double(key: ConfigKey, text: str) -> Value:
 
 def _parse_list(key: ConfigKey, text: str) -> Value:
     items = split_list(text)
-    if key.choices and text and not {item.strip() for item in text.split(",")} <= set(key.choices):
-        raise ValueError(text)  # nothing between two commas is no item either
+    if text and len(items) <= text.count(","):
+        raise ValueError(text)  # nothing between two commas is no item
+    if key.choices and not set(items) <= set(key.choices):
+        raise ValueError(text)
     joined = ",".join(dict.fromkeys(items) if key.choices else items)  # each of a set once
     return key.check(joined) if key.check else joined
 

@@ -25,7 +25,7 @@ def test_view_by_filter() -> None:
 
 
 def test_tags_are_an_expression() -> None:
-    configs = {**SOURCE, "kbroker.view.tags": 'eu, vip ,a"b\\c,'}
+    configs = {**SOURCE, "kbroker.view.tags": 'eu, vip ,a"b\\c'}
     checked = check_topic_configs(configs)
     assert checked["kbroker.view.tags"] == 'eu,vip,a"b\\c'
     found = view_of(configs)
@@ -50,6 +50,8 @@ def test_as_many_and_long_tags_as_allowed() -> None:
     [
         ({"kbroker.view.tags": ",".join(map(str, range(65)))}, "65 tags are too many: expected at most 64 tags of"),
         ({"kbroker.view.tags": "ä" * 125}, "is too long: expected at most 64 tags of at most 249 bytes"),
+        ({"kbroker.view.tags": "eu,,vip"}, '"eu,,vip" is not allowed: expected at most 64 tags of'),
+        ({"kbroker.view.tags": "eu,"}, '"eu," is not allowed'),
         ({"kbroker.view.filter": 'key = "' + "x" * 2048 + '"'}, "2056 characters are too many: expected at most 2048"),
         ({"kbroker.view.filter": 'tags has "eu" und x = "1"'}, "kbroker.view.filter: filter, position 15: expected "),
         ({"kbroker.view.filter": "("}, "position 2: expected "),
