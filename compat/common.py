@@ -368,15 +368,20 @@ def scenario(identifier: str) -> Callable[[Scenario], Scenario]:
     return register
 
 
-def main(client_class: type[Client]) -> None:
-    """The runner: carry out the asked scenarios in order, one line of JSON each."""
+def register() -> None:
+    """Fill SCENARIOS: each module of scenarios registers its own when it is imported."""
     import delay_scenarios  # noqa: F401
-    import group_scenarios  # noqa: F401 - registers itself, as the next
+    import group_scenarios  # noqa: F401
     import scenarios  # noqa: F401
     import transaction_scenarios  # noqa: F401
     import view_scenarios  # noqa: F401
+
+
+def main(client_class: type[Client]) -> None:
+    """The runner: carry out the asked scenarios in order, one line of JSON each."""
     from remote import serve
 
+    register()
     bootstrap = os.environ["COMPAT_BOOTSTRAP"]
     if os.environ.get("COMPAT_SERVE"):
         serve(client_class(bootstrap))

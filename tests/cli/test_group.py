@@ -495,10 +495,14 @@ def test_a_group_from_its_first_commit_to_its_deletion(broker: str) -> None:
     assert consumed(broker, "t", "-g", "g", "-e") == "c\n"
     assert [each["name"] for each in json.loads(group("list", "--format", "json").stdout)] == ["g"]
     rebalances = group("describe", "g", "--rebalances").stdout.splitlines()
-    assert rebalances[0] == "g: 4 rebalances, newest first", "two members came and went"
-    assert "generation 4 after " in rebalances[1]
     history = json.loads(group("describe", "g", "--rebalances", "--format", "json").stdout)[0]
-    assert [each["generation"] for each in history["rebalances"]] == [4, 3, 2, 1]
+    made = len(history["rebalances"])
+    assert rebalances[0] == f"g: {made} rebalances, newest first"
+    assert f"generation {made} after " in rebalances[1]
+    assert [each["generation"] for each in history["rebalances"]] == [*range(made, 0, -1)]
+    reasons = [each["reason"].partition(" ")[2] for each in history["rebalances"]]
+    # kafka-python joins again where its first join was faster than its metadata of the topic.
+    assert [why for why in reasons if why != "joined again"] == ["left", "joined"] * 2, "two members came and went"
     unowned = {each["partition"]: each["seconds"] for each in history["kbroker_group_partition_unowned_seconds_total"]}
     assert set(unowned) == {0, 1}
     assert all(0 < seconds < 30 for seconds in unowned.values()), "from the first member's end to the second's start"

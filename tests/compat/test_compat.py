@@ -10,7 +10,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "compat"))
 import common
-import delay_scenarios  # noqa: F401  (it registers its own)
 import group_scenarios
 import run as driver
 import scenarios as carried_out
@@ -29,6 +28,7 @@ LOST_BY_APACHE_KAFKA = {"transaction-broker-kill", "transaction-loop-kill"}
 
 
 def test_every_id_of_the_page_has_its_function_and_no_other_exists() -> None:
+    common.register()
     ids = read_scenarios(PAGE).all
     assert len(set(ids)) == len(ids)
     assert set(ids) == set(common.SCENARIOS)
