@@ -15,9 +15,11 @@ from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash, End
 from kbroker.log.segment import Segment
 from kbroker.testing.disk import MemoryDisk
+from kbroker.testing.world import Killed
 from tests.log.tools import (
     NOW,
     TOPIC_ID,
+    Fate,
     Worker,
     answers,
     append,
@@ -293,21 +295,6 @@ def test_L4_a_tail_that_no_torn_write_leaves_is_not_cut_off(position: int, value
         assert disk.read(LOG) == torn
 
 
-class Dead(BaseException):
-    """The process is."""
-
-
-def die_after(disk: MemoryDisk, steps: int) -> None:
-    """Let the process have so many more operations on its disk."""
-    left = iter(range(steps))
-
-    def alive() -> None:
-        if next(left, None) is None:
-            raise Dead
-
-    disk.alive = alive
-
-
 @pytest.mark.parametrize("offset", [0, 3, 10, 25, 60, 90])
 async def test_L4_a_kill_at_any_step_of_a_truncation_looks_like_no_damage(offset: int) -> None:
     """Indexes and snapshots tell of what was there: those of what is cut go first."""
@@ -315,10 +302,10 @@ async def test_L4_a_kill_at_any_step_of_a_truncation_looks_like_no_damage(offset
         disk, _ = await many_segments()
         log = open_log(disk, Crash.PROCESS, **SMALL)
         written = contents(log)
-        die_after(disk, step)
+        disk.alive = Fate(step)
         try:
             log.truncate_to(offset)
-        except Dead:
+        except Killed:
             pass
         disk.alive = lambda: None
         disk.kill()

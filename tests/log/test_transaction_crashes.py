@@ -10,27 +10,12 @@ from kbroker.log.derived.transactions import read_marker
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.testing.disk import MemoryDisk
+from kbroker.testing.world import Killed
 from tests.log.derived.test_aborted import named
 from tests.log.test_transactions import mark, write
-from tests.log.tools import Worker, append, make_durable, open_log
+from tests.log.tools import Fate, Worker, append, make_durable, open_log
 
 CONFIG = {"segment_bytes": 500, "index_interval_bytes": 100}
-
-
-class Dead(BaseException):
-    """The process ended."""
-
-
-class Fate:
-    """When a process ends: at the nth look at whether it lives."""
-
-    def __init__(self, nth: int) -> None:
-        self.left = nth
-
-    def __call__(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise Dead
 
 
 def live(disk: MemoryDisk, durable: list[int]) -> None:
@@ -88,7 +73,7 @@ def test_L1_L5_no_crash_leaves_an_index_that_lies(crash: Crash) -> None:
         try:
             live(first, durable)
             ended = False
-        except Dead:
+        except Killed:
             ended = True
         (first.volume.kill if crash is Crash.PROCESS else first.volume.power_loss)()
         disk = MemoryDisk(first.volume)

@@ -18,6 +18,7 @@ from kbroker.log.recovery import Crash, End
 from kbroker.log.writing import Appended
 from kbroker.testing.clock import EPOCH_MS
 from kbroker.testing.disk import MemoryDisk
+from kbroker.testing.world import Killed
 from kbroker.turns import do_errands
 
 TOPIC_ID = bytes(range(16))
@@ -69,6 +70,18 @@ def open_log(
         recovery_point=recovery_point, start_offset=start_offset, leader_epoch_max=leader_epoch_max, on_due=on_due,
         clean_end=clean_end,
     )  # fmt: skip
+
+
+class Fate:
+    """Ends a process at the nth look at whether it lives (from 0): each operation of a MemoryDisk begins with one."""
+
+    def __init__(self, nth: int) -> None:
+        self.left = nth
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
 
 
 def cut_to(log: PartitionLog, offset: int) -> None:

@@ -12,23 +12,11 @@ from kbroker.log.log import PartitionLog
 from kbroker.testing.disk import MemoryDisk
 from kbroker.testing.world import Killed
 from tests.log.cleaner.tools import COMPACT, Story, World, all_records, compact, markers, orders
-from tests.log.tools import producers_of
+from tests.log.tools import Fate, producers_of
 
 WRITTEN = {**COMPACT, "segment_bytes": 500}
 CONFIG = {**COMPACT, "segment_bytes": 1500}  # so that three segments become one
 STEPS_MAX = 600
-
-
-class Fate:
-    """Ends the process at a step; counts steps."""
-
-    def __init__(self, step: int) -> None:
-        self.left = step
-
-    def __call__(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise Killed
 
 
 async def written(world: World, seed: int = 3) -> tuple[LogDirectory, PartitionLog, Story]:

@@ -10,29 +10,14 @@ from kbroker.config import TopicConfig
 from kbroker.log.directory import LogDirectory
 from kbroker.log.log import PartitionLog
 from kbroker.testing.disk import MemoryDisk
+from kbroker.testing.world import Killed
 from kbroker.watermark import Watermark
 from tests.log.test_directory import World
-from tests.log.tools import NOW, TOPIC_ID, append, contents, log_for
+from tests.log.tools import NOW, TOPIC_ID, Fate, append, contents, log_for
 
 CONFIG = TopicConfig(segment_bytes=400, index_interval_bytes=100, retention_ms=5000)
 SECONDS = 12  # of records: two in a second, which are a segment
 EXPIRED = 12  # offset: at NOW + 11 s what is older than 5 s lies below
-
-
-class Killed(BaseException):
-    """The process is gone."""
-
-
-class Fate:
-    """Lets so many operations of the disk pass."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def __call__(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise Killed
 
 
 def opened(directory: LogDirectory) -> PartitionLog:
