@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
+
+from pytest import MonkeyPatch
 
 from kbroker.testing.world import Trace, simulate
+from tests.simulation.checker import Violation
 
 ROOT = Path(__file__).parents[2]
 OFFLOAD_S, SLOW_OFFLOAD_S = 0.002, 0.1
+MUTATION_SEEDS = 50
 PRINT_HASH = """
 from kbroker.testing.world import simulate
 from {module} import {name}
@@ -21,6 +26,24 @@ print(simulate({seed}, {name}, offload_s={offload_s}).hash)
 """
 
 Scenario: TypeAlias = "Callable[..., Awaitable[Any]]"
+
+
+class Planted(NamedTuple):
+    """A bug that has to be found: what plants it, what is then to be said of it (a pattern), and what lets it be seen.
+
+    That everything stands still is said of many a bug, also of one that only breaks: what a bug does is to be named.
+    """
+
+    bug: Callable[[MonkeyPatch], None]
+    says: str
+    faults: tuple[str, ...]
+    rules: Mapping[str, Any] = {}  # further options of a run
+    first: int = 0  # the seed to begin with: one that finds it, where many do not
+
+    @property
+    def id(self) -> str:
+        """Its name, as pytest shows it."""
+        return self.bug.__name__
 
 
 def run(
@@ -42,6 +65,22 @@ def check_seeds(scenario: Scenario, seeds: range) -> None:
     """The scenario keeps what it promises, seed by seed."""
     for seed in seeds:
         run(scenario, seed)
+
+
+def check_that_it_is_found(planted: Planted, scenario: Scenario, **options: Any) -> None:
+    """By one of so many seeds, with the words that are due."""
+    said = "nothing"
+    for seed in range(planted.first, planted.first + MUTATION_SEEDS):
+        try:
+            with MonkeyPatch.context() as patch:
+                planted.bug(patch)
+                run(scenario, seed, faults=planted.faults, **planted.rules, **options)
+        except Violation as found:
+            said = str(found)
+            if re.search(planted.says, said):
+                assert found.__notes__[-1].startswith(f"in the simulation of seed {seed},")
+                return
+    raise AssertionError(f"{planted.id} is not found; what was said last: {said}")
 
 
 def check_that_a_seed_is_a_run(scenario: Scenario, seed: int, other: int, seconds: float = 12) -> None:

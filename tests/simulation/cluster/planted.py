@@ -5,7 +5,7 @@ Each is a function that patches the brokers; PLANTED says under which faults to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from pytest import MonkeyPatch
@@ -21,8 +21,7 @@ from kbroker.replication import isr
 from kbroker.replication.followers import Follower
 from kbroker.replication.partition import LOG_END, Partition
 from kbroker.turns import Work
-
-Bug = Callable[[MonkeyPatch], None]
+from tests.simulation.runs import Planted
 
 
 def truncation_to_the_high_watermark(patch: MonkeyPatch) -> None:
@@ -120,15 +119,15 @@ def a_deposed_leader_is_certain_of_itself(patch: MonkeyPatch) -> None:
     patch.setattr(Partition, "is_proven", property(lambda self: True))
 
 
-PLANTED: list[tuple[Bug, tuple[str, ...]]] = [
-    (truncation_to_the_high_watermark, ("kill", "pause", "isolate")),
-    (a_smaller_isr_counts_before_it_is_written, ("lost_shrink", "store_cut", "one_way")),
-    (producers_known_to_their_leader_only, ("kill", "pause", "isolate")),
-    (reads_past_the_high_watermark, ("slow", "kill")),
-    (acknowledged_when_the_leader_has_it, ("slow", "kill")),
-    (a_restarted_leader_goes_on_in_its_epoch, ("kill", "restart", "slow")),
-    (nobody_is_eligible_outside_of_the_isr, ("last_standing",)),
-    (who_joins_may_have_started_again, ("rejoin", "old_fetch")),
-    (who_joins_may_lack_earlier_epochs, ("lag_join",)),
-    (a_deposed_leader_is_certain_of_itself, ("deposed",)),
+PLANTED = [
+    Planted(truncation_to_the_high_watermark, "R4", ("kill", "pause", "isolate"), first=6),
+    Planted(a_smaller_isr_counts_before_it_is_written, "R5", ("lost_shrink", "store_cut", "one_way")),
+    Planted(producers_known_to_their_leader_only, "duplicate", ("kill", "pause", "isolate")),
+    Planted(reads_past_the_high_watermark, "the high watermark is", ("slow", "kill")),
+    Planted(acknowledged_when_the_leader_has_it, "yet no high watermark has passed", ("slow", "kill")),
+    Planted(a_restarted_leader_goes_on_in_its_epoch, "R8", ("kill", "restart", "slow")),
+    Planted(nobody_is_eligible_outside_of_the_isr, "R3", ("last_standing",)),
+    Planted(who_joins_may_have_started_again, "R7", ("rejoin", "old_fetch")),
+    Planted(who_joins_may_lack_earlier_epochs, "R7", ("lag_join",)),
+    Planted(a_deposed_leader_is_certain_of_itself, "R14", ("deposed",)),
 ]

@@ -5,7 +5,7 @@ Each is a function that patches the broker; PLANTED says in which scenario, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pytest import MonkeyPatch
@@ -15,8 +15,7 @@ from kbroker.delay.schedule import Entry, Schedule
 from kbroker.delay.tracker import Tracker
 from kbroker.log.log import PartitionLog
 from tests.simulation.delays.scenario import cluster_delays, delays
-
-Bug = Callable[[MonkeyPatch], None]
+from tests.simulation.runs import Planted
 
 
 def a_little_early(patch: MonkeyPatch) -> None:
@@ -81,13 +80,21 @@ def some_of_a_batch_stay_behind(patch: MonkeyPatch) -> None:
     patch.setattr(Schedule, "take", lossy)
 
 
-PLANTED: list[tuple[Bug, Any, tuple[str, ...]]] = [
-    (a_little_early, delays, ("reset",)),
-    (forgotten_when_the_leadership_ends, cluster_delays, ("isolate", "kill", "slow")),
-    (delivered_before_all_was_read, cluster_delays, ("kill", "restart", "slow")),
-    (the_saved_schedule_is_ahead_of_what_it_has_read, delays, ("kill", "restart", "power_loss")),
-    (aborted_transactions_count, delays, ("reset", "kill")),
-    (cancels_are_forgotten, delays, ("reset",)),
-    (retention_takes_what_is_pending, delays, ("kill", "reset")),
-    (some_of_a_batch_stay_behind, delays, ("reset",)),
-]
+PLANTED = {
+    delays: [
+        Planted(a_little_early, "early", ("reset",)),
+        Planted(
+            the_saved_schedule_is_ahead_of_what_it_has_read,
+            "is delivered at .* not pending",
+            ("kill", "restart", "power_loss"),
+        ),
+        Planted(aborted_transactions_count, "is delivered at .* not pending", ("reset", "kill")),
+        Planted(cancels_are_forgotten, "is delivered at .* not pending", ("reset",)),
+        Planted(retention_takes_what_is_pending, "was never delivered", ("kill", "reset"), first=4),
+        Planted(some_of_a_batch_stay_behind, "lost, late, or undecided", ("reset",)),
+    ],
+    cluster_delays: [
+        Planted(forgotten_when_the_leadership_ends, "lost, late, or undecided", ("isolate", "kill", "slow"), first=6),
+        Planted(delivered_before_all_was_read, "is delivered at .* not pending", ("kill", "restart", "slow"), first=5),
+    ],
+}

@@ -9,14 +9,18 @@ import ast
 from typing import Any
 
 import pytest
-from pytest import MonkeyPatch
 
-from tests.simulation.checker import Violation
-from tests.simulation.delays.planted import PLANTED, Bug
+from tests.simulation.delays.planted import PLANTED
 from tests.simulation.delays.scenario import FAULT_SECONDS, cluster_delays, delays
-from tests.simulation.runs import batches, check_seeds, check_that_a_seed_is_a_run, last_words, run
-
-MUTATION_SEEDS = 50
+from tests.simulation.runs import (
+    Planted,
+    batches,
+    check_seeds,
+    check_that_a_seed_is_a_run,
+    check_that_it_is_found,
+    last_words,
+    run,
+)
 
 
 @pytest.mark.slow
@@ -49,10 +53,9 @@ def test_work_is_done_without_faults(scenario: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("bug", "scenario", "faults"), PLANTED, ids=[bug.__name__ for bug, *_ in PLANTED])
-def test_a_planted_bug_is_found(bug: Bug, scenario: Any, faults: tuple[str, ...]) -> None:
-    with MonkeyPatch.context() as patch, pytest.raises(Violation) as found:
-        bug(patch)
-        for seed in range(MUTATION_SEEDS):
-            run(scenario, seed, faults=faults)
-    assert "in the simulation of seed" in found.value.__notes__[-1]
+@pytest.mark.parametrize(
+    ("scenario", "planted"),
+    [pytest.param(scenario, each, id=each.id) for scenario, planted in PLANTED.items() for each in planted],
+)
+def test_a_planted_bug_is_found(scenario: Any, planted: Planted) -> None:
+    check_that_it_is_found(planted, scenario)

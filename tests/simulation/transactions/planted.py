@@ -5,7 +5,7 @@ Each is a function that patches the broker; PLANTED says under which rules and f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from pytest import MonkeyPatch
@@ -25,8 +25,7 @@ from kbroker.log.log import PartitionLog
 from kbroker.replication.partition import Partition
 from kbroker.transactions.coordinator import TransactionCoordinator
 from kbroker.transactions.transaction import Transaction
-
-Bug = Callable[[MonkeyPatch], None]
+from tests.simulation.runs import Planted
 
 
 def markers_lost(patch: MonkeyPatch) -> None:
@@ -129,20 +128,25 @@ def pending_offsets_lost_at_a_restart(patch: MonkeyPatch) -> None:
 ALONE = {"copies": False}
 LAGS = {"lags": True, **ALONE}
 OLD = {"version": 0, "durable": False, "lags": False, **ALONE}
-PLANTED: list[tuple[Bug, dict[str, Any]]] = [
-    (markers_lost, {"faults": ("reset",), **ALONE}),
-    (markers_not_taken_up_after_a_restart, {"faults": ("prepared", "marking"), **ALONE}),
-    (the_last_stable_offset_is_the_high_watermark, {"faults": ("reset",), **ALONE}),
-    (the_last_stable_offset_moves_when_the_marker_is_appended, {"faults": ("marking", "fail_over"), **LAGS}),
-    (transactions_in_memory_only, {"faults": ("open", "kill"), **ALONE}),
-    (no_verification, {"faults": ("reset",), "is_distant": False, **OLD}),
-    (a_marker_amid_a_verification_does_not_matter, {"faults": ("slow",), "is_distant": True, **OLD}),
-    (offsets_visible_before_the_marker, {"faults": ("reset",)}),
-    (unstable_offsets_are_told, {"faults": ("cut", "slow")}),
-    (the_last_to_be_committed_wins, {"faults": ("reset",)}),
-    (markers_before_the_decision_is_committed, {"faults": ("usurp",), **LAGS}),
-    (complete_before_the_markers_are_committed, {"faults": ("fail_over", "marked"), **LAGS}),
-    (a_quiet_border_ends_the_search_for_aborted_transactions, {"faults": ("reset",), **ALONE}),
-    (coordinators_do_not_flush, {"faults": ("power_loss",), "durable": True, **ALONE}),
-    (pending_offsets_lost_at_a_restart, {"faults": ("kill", "kill_twice")}),
+PLANTED = [
+    Planted(markers_lost, "is committed, and lost", ("reset",), ALONE),
+    Planted(markers_not_taken_up_after_a_restart, "the producers are not served", ("prepared", "marking"), ALONE),
+    Planted(the_last_stable_offset_is_the_high_watermark, "aborted read.* which is open", ("reset",), ALONE),
+    Planted(
+        the_last_stable_offset_moves_when_the_marker_is_appended,
+        "the last stable offset was told as",
+        ("marking", "fail_over"),
+        LAGS,
+    ),
+    Planted(transactions_in_memory_only, "aborted read", ("open", "kill"), ALONE),
+    Planted(no_verification, "aborted read", ("reset",), {"is_distant": False, **OLD}, first=3),
+    Planted(a_marker_amid_a_verification_does_not_matter, "aborted read", ("slow",), {"is_distant": True, **OLD}),
+    Planted(offsets_visible_before_the_marker, "committed so far is", ("reset",)),
+    Planted(unstable_offsets_are_told, "stable is", ("cut", "slow")),
+    Planted(the_last_to_be_committed_wins, "stable is", ("reset",)),
+    Planted(markers_before_the_decision_is_committed, "aborted read", ("usurp",), LAGS, first=37),
+    Planted(complete_before_the_markers_are_committed, "aborted read", ("fail_over", "marked"), LAGS, first=5),
+    Planted(a_quiet_border_ends_the_search_for_aborted_transactions, "aborted read", ("reset",), ALONE),
+    Planted(coordinators_do_not_flush, "the readers are not served", ("power_loss",), {"durable": True, **ALONE}),
+    Planted(pending_offsets_lost_at_a_restart, "offset .* after", ("kill", "kill_twice")),
 ]
