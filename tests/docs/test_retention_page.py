@@ -11,7 +11,7 @@ from kbroker.config import Scope
 from kbroker.config.table import find
 from tests.cli.process import broker_process
 from tests.docs.pages import DOCS, Block, blocks
-from tests.docs.test_filtering_page import run
+from tests.docs.running import run
 
 PAGE = "retention.md"
 
