@@ -30,7 +30,7 @@ DefaultRecord.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import NamedTuple, TypeAlias
 
@@ -364,38 +364,6 @@ def build_batch(
     ids = (producer_id, producer_epoch, base_sequence)
     header = BatchHeader(base_offset, 0, leader_epoch, MAGIC, 0, attributes, delta, base, latest, *ids, len(encoded))
     return _assemble(header, codecs.compress(compression, b"".join(encoded), level))
-
-
-def rebuild(
-    buf: Buffer,
-    pos: int = 0,
-    *,
-    max_bytes: int,
-    compression: int | None = None,
-    level: int | None = None,
-    keep: Callable[[Record], object] | None = None,
-) -> bytearray:
-    """The batch at `pos` again, in another codec (None: its own), with only the records `keep` returns true for.
-
-    Offsets, the batch's last offset, producer, sequence, timestamps and leader epoch stay. With no record left it is an
-    empty batch, which still holds its offsets and sequence (Kafka: DefaultRecordBatch.writeEmptyHeader). Raises what
-    read_records raises.
-    """
-    header = read_header(buf, pos)
-    kept = [record for record in read_records(buf, pos, max_bytes=max_bytes) if keep is None or keep(record)]
-    latest = header.max_timestamp
-    if not header.log_append_time:
-        latest = max((record.timestamp for record in kept), default=latest)
-    base, codec = header.base_timestamp, (header.compression if compression is None else compression)
-    encoded = [
-        _encode_record(
-            0 if header.log_append_time else record.timestamp - base, record.offset - header.base_offset, *record[2:]
-        )
-        for record in kept
-    ]
-    codec = codec if kept else codecs.NONE
-    header = header._replace(attributes=header.attributes & ~CODEC | codec, max_timestamp=latest, count=len(kept))
-    return _assemble(header, codecs.compress(codec, b"".join(encoded), level))
 
 
 def recompress(header: BatchHeader, payload: Buffer, compression: int, level: int | None = None) -> bytearray:

@@ -12,7 +12,7 @@ import trio
 from click.testing import CliRunner, Result
 
 from kafka_wire.primitives import crc32c
-from kafka_wire.records import ControlType, Record, assign, build_batch, control_batch, headers, read_header, rebuild
+from kafka_wire.records import ControlType, Record, assign, build_batch, control_batch, headers, read_header
 from kbroker.cli import cli
 from kbroker.env import DirectoryLocked
 from kbroker.env.features import Features
@@ -26,7 +26,7 @@ from kbroker.log.derived.transactions import read_marker
 from tests.log.cleaner.tools import Story, World, compact, orders
 from tests.log.content.odd_batches import KAFKA_FIELDS, KAFKA_RECORDS, batch_of, record
 from tests.log.test_transactions import several_segments
-from tests.log.tools import NOW, Worker, open_log
+from tests.log.tools import NOW, Worker, open_log, thinned
 
 
 def batch(base_offset: int, *values: bytes, **settings: int) -> bytearray:
@@ -383,8 +383,8 @@ def test_a_header_that_lies_about_time_is_found(partition: Path, latest: int) ->
 
 def test_compacted_batches_are_whole(partition: Path) -> None:
     whole = batch(4, b"a", b"b", b"c", b"d")
-    kept = rebuild(whole, max_bytes=10_000, keep=lambda record: record.offset in (5, 6))
-    empty = rebuild(batch(8, b"a"), max_bytes=10_000, keep=lambda record: False)
+    kept = thinned(whole, lambda offset: offset in (5, 6))
+    empty = thinned(batch(8, b"a"), lambda offset: False)
     segment(partition, 4).write_bytes(kept + empty)
     assert invoke("verify", partition).exit_code == 0
 

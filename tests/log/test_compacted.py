@@ -1,7 +1,7 @@
 """A log of which compaction has taken away records: what the rest relies on is there all the same (L9).
 
-kbroker does not compact yet. What a compaction may leave is made by hand: batches with fewer records, batches of a
-producer without any (they keep its last sequence), and gaps where plain batches were.
+What a compaction may leave, another broker's too, is made by hand: batches with fewer records, batches of a producer
+without any (they keep its last sequence), and gaps where plain batches were.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 import pytest
 
-from kafka_wire.records import BatchHeader, headers, read_header, rebuild
+from kafka_wire.records import BatchHeader, headers, read_header
 from kbroker.env import Disk
 from kbroker.log.log import PartitionLog
 from kbroker.log.recovery import Crash
 from tests.log.test_transactions import CONFIG, check, several_segments, write
-from tests.log.tools import contents, new_disk, open_log, producers_of
+from tests.log.tools import contents, new_disk, open_log, producers_of, thinned
 
 MIB = 1 << 20
 KEPT: dict[str, Callable[[int], bool]] = {
@@ -42,7 +42,7 @@ def compacted(data: bytes, position: int, header: BatchHeader, keep: Callable[[i
     is_bare = not any(map(keep, range(header.base_offset, header.next_offset)))
     if is_bare and header.producer_id < 0 and position != last:
         return b""
-    return bytes(rebuild(whole, max_bytes=MIB, keep=lambda record: keep(record.offset)))
+    return bytes(thinned(whole, keep))
 
 
 class Compacted:

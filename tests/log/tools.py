@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from kafka_wire import records
+from kafka_wire.walk import keyed, stamps
 from kbroker.config import TopicConfig
 from kbroker.env import Disk, Offload
 from kbroker.log.cold import NotInMemory
@@ -33,6 +34,18 @@ def batch(
     if producer >= 0:
         options |= {"producer_id": producer, "producer_epoch": epoch, "base_sequence": sequence}
     return records.build_batch([(at, b"key", value) for value in values or (b"value",)], **options)
+
+
+def thinned(whole: bytes | bytearray, keep: Callable[[int], object]) -> bytearray:
+    """What a compaction, of whatever broker, may leave of a batch: the records whose offsets are to be kept."""
+    header, data = records.read_header(whole), records.payload(whole, max_bytes=1 << 20)
+    found = keyed(data, header.count)
+    ends = [start for start, *_ in found[1:]] + [len(data)]
+    left = [data[start:end] for (start, delta, *_), end in zip(found, ends, strict=True) if keep(header[0] + delta)]
+    if left:
+        latest = max(delta for delta, _ in stamps(b"".join(left), len(left)))
+        header = header._replace(max_timestamp=header.base_timestamp + latest)
+    return records.with_records(header._replace(count=len(left)), b"".join(left))
 
 
 class StoppedClock:

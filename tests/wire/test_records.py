@@ -35,13 +35,15 @@ from kafka_wire.records import (
     check_crc,
     control_batch,
     headers,
+    payload,
     peek_control,
     read_control,
     read_header,
     read_records,
-    rebuild,
     set_log_append_time,
+    with_records,
 )
+from kafka_wire.walk import keyed
 
 MIB = 1 << 20
 NOW = 1_700_000_000_000
@@ -431,47 +433,21 @@ def test_B4_mutated_batches_are_read_or_refused(records: list[Any], codec: int, 
         assert error.code is not ErrorCode.UNKNOWN_SERVER_ERROR
 
 
-# rebuilding ---------------------------------------------------------------------------------------------------------
+# other records ------------------------------------------------------------------------------------------------------
 
 
 @per_codec
-def test_rebuild_in_another_codec_keeps_everything_else(codec: int) -> None:
+def test_other_records_in_a_batch_leave_all_else(codec: int) -> None:
     ids: dict[str, Any] = {"producer_id": 9, "producer_epoch": 1, "base_sequence": 5, "leader_epoch": 3}
-    batch = build_batch(SAMPLE, compression=codecs.GZIP, base_offset=1000, transactional=True, **ids)
-    again = rebuild(b"pad" + batch, 3, max_bytes=MIB, compression=codec)
-    before, after = read_header(batch), read_header(again)
-    assert after == before._replace(
-        length=after.length, crc=after.crc, attributes=before.attributes & ~7 | codec, max_timestamp=after.max_timestamp
-    )
-    assert check_crc(again, 0, after)
-    assert read(again) == read(batch)
-    assert read_header(rebuild(batch, max_bytes=MIB)).compression == codecs.GZIP
-
-
-@per_codec
-def test_L9_rebuild_without_some_records_keeps_offsets(codec: int) -> None:
-    batch = build_batch(SAMPLE, compression=codec, base_offset=1000)
-    again = rebuild(batch, max_bytes=MIB, keep=lambda record: record.offset in (1001, 1003))
-    assert read(again) == [SAMPLE_READ[1], SAMPLE_READ[3]]
-    header = read_header(again)
-    assert (header.base_offset, header.last_offset, header.count, header.max_timestamp) == (1000, 1003, 2, NOW)
-    assert read(rebuild(again, max_bytes=MIB, keep=lambda record: record.offset == 1003)) == [SAMPLE_READ[3]]
-
-
-@per_codec
-def test_L9_rebuild_without_any_record_keeps_sequence_and_last_offset(codec: int) -> None:
-    batch = build_batch(SAMPLE, compression=codec, base_offset=1000, producer_id=9, producer_epoch=1, base_sequence=5)
-    empty = rebuild(batch, max_bytes=MIB, keep=lambda record: False)
-    header = read_header(empty)
-    assert len(empty) == HEADER_SIZE
-    assert check_crc(empty, 0, header)
-    assert (header.last_offset, header.last_sequence, header.count, header.compression) == (1003, 8, 0, 0)
-    assert read(empty) == []
-
-
-def test_rebuild_keeps_log_append_time() -> None:
-    batch = build_batch([(5, b"k", b"v")], log_append_time=NOW)
-    assert read(rebuild(batch, max_bytes=MIB, compression=codecs.LZ4)) == [Record(0, NOW, b"k", b"v")]
+    batch = build_batch(SAMPLE, compression=codec, base_offset=1000, transactional=True, **ids)
+    before, records = read_header(batch), payload(b"pad" + batch, 3, max_bytes=MIB)
+    assert read(with_records(before, records)) == read(batch)
+    start = keyed(records, len(SAMPLE))[1][0]
+    fewer = with_records(before._replace(count=len(SAMPLE) - 1), records[start:])
+    after = read_header(fewer)
+    assert after == before._replace(length=after.length, crc=after.crc, count=before.count - 1)
+    assert check_crc(fewer, 0, after)
+    assert read(fewer) == read(batch)[1:]
 
 
 # control markers ----------------------------------------------------------------------------------------------------

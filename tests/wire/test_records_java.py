@@ -18,12 +18,14 @@ from kafka_wire.records import (
     check_crc,
     control_batch,
     headers,
+    payload,
     read_control,
     read_header,
     read_records,
-    rebuild,
     set_log_append_time,
+    with_records,
 )
+from kafka_wire.walk import keyed
 
 HERE = Path(__file__).parent
 JARS = sorted(HERE.parents[1].glob(".compat/apache-kafka-*/*.jar"))
@@ -85,10 +87,11 @@ def test_kafka_reads_what_we_write() -> None:
         build_batch(SAMPLE, base_offset=1000, compression=codec, transactional=True, **IDS) for codec in range(5)
     ]
     batches += [build_batch([(b"k", b"v")] * 2000, compression=codec, timestamp=NOW) for codec in range(5)]
-    batches += [
-        rebuild(batches[0], max_bytes=1 << 20, compression=codec, keep=lambda r: r.offset > 1000) for codec in range(5)
-    ]
-    batches += [rebuild(batches[1], max_bytes=1 << 20, keep=lambda r: False)]
+    for batch in batches[:5]:  # without their first record, as compaction may leave them
+        records = payload(batch, max_bytes=1 << 20)
+        start = keyed(records, len(SAMPLE))[1][0]
+        batches.append(with_records(read_header(batch)._replace(count=len(SAMPLE) - 1), records[start:]))
+    batches += [with_records(read_header(batches[0])._replace(count=0), b"")]
     for codec in range(5):
         stamped = build_batch(SAMPLE, compression=codec)
         set_log_append_time(stamped, 0, read_header(stamped), NOW + 99)
