@@ -172,13 +172,12 @@ def gaps_content(below: int) -> bytes:
 def read_gaps(disk: Disk, directory: str) -> int:
     """Below which offset of a log some may be missing; of any, where a power failure has damaged what said so.
 
-    May raise OSError.
+    Raises OSError: FileNotFoundError where nothing says so.
     """
+    text = disk.read(f"{directory}/{GAPS}").decode("ascii", errors="replace")
     try:
-        version, below = disk.read(f"{directory}/{GAPS}").decode("ascii").split()
-        return int(below) if version == "0" else LONG_MAX
-    except FileNotFoundError:
-        return 0
+        version, below = text.split()
+        return int(below) if version == "0" and text.endswith("\n") else LONG_MAX
     except ValueError:
         return LONG_MAX
 

@@ -12,13 +12,14 @@ How much is believed depends on how the last process ended:
 
 What is wrong *below* the recovery point, or after a mere kill is anything but the last write torn, was damaged later:
 that is corruption, and is never cut off (L4). So is a segment that does not end where the next begins, and a log that
-ends before what its recovery point or, after a mere kill, its index or a snapshot tells of: files were lost, emptied
-or cut short. Indexes, snapshots and the epoch checkpoint may be missing or torn in any
-combination (L5): they are rebuilt from the batches.
+ends before what its recovery point or, after a mere kill, its index or a snapshot tells of: files were lost, emptied or
+cut short. Indexes, snapshots and the epoch checkpoint may be missing or torn in any combination (L5): they are rebuilt
+from the batches.
 
-A batch's leader epoch lies outside its CRC. One that falls, or is above the cluster's (leader_epoch_max), is wrong like
-a CRC. Should what is durable be above the cluster's, it is the cluster's metadata that went back: nothing is opened, as
-new batches could not be told from old ones (R11).
+A batch's base offset and leader epoch lie outside its CRC. A gap between two batches is believed below the recovery
+point, and as far as the log has noted that compaction left some; elsewhere the second is wrong like a CRC. So is an
+epoch that falls, or is above the cluster's (leader_epoch_max). Should what is durable be above the cluster's, it is the
+cluster's metadata that went back: nothing is opened, as new batches could not be told from old ones (R11).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import NamedTuple
 from kafka_wire.records import BatchHeader
 from kbroker.env import Disk
 from kbroker.log import scan
-from kbroker.log.checkpoints import FSYNC_FAILED, METADATA, read_gaps
+from kbroker.log.checkpoints import FSYNC_FAILED, GAPS, METADATA, read_gaps
 from kbroker.log.cleaner import swap
 from kbroker.log.content.delayed import SCHEDULE_DIRECTORY
 from kbroker.log.derived.epochs import FILE_NAME as EPOCHS
@@ -144,7 +145,7 @@ def recover(
     in_file = epochs.entries if is_known else None
     if not found.bases:
         epochs.clear()
-    gaps_below = read_gaps(disk, directory)
+    gaps_below = read_gaps(disk, directory) if GAPS in found.others else 0
     tail = _Tail(leader_epoch_max, progress, max(recovery_point, gaps_below))
     if crash is Crash.CLEAN and clean_end is not None:
         _trust_end(directory, segments, clean_end)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kbroker.log.checkpoints import OffsetCheckpoint, metadata_content, read_topic_id
+from kbroker.config.keys import LONG_MAX
+from kbroker.log.checkpoints import OffsetCheckpoint, gaps_content, metadata_content, read_gaps, read_topic_id
 from tests.log.tools import TOPIC_ID, new_disk
 
 
@@ -42,6 +43,16 @@ def test_a_checkpoint_that_could_not_be_saved_stays_dirty() -> None:
     with pytest.raises(OSError):
         points.save()
     assert points.is_dirty
+
+
+def test_below_which_offset_there_may_be_gaps() -> None:
+    disk, whole = new_disk(), gaps_content(4123)
+    disk.make_dirs("orders-0")
+    disk.write_atomic("orders-0/compacted", whole)
+    assert read_gaps(disk, "orders-0") == 4123
+    for damaged in [whole[:size] for size in range(len(whole))] + [b"1\n4123\n", b"0\nx\n", b"\xff" * 7, bytes(7)]:
+        disk.write_atomic("orders-0/compacted", damaged)
+        assert read_gaps(disk, "orders-0") == LONG_MAX, "it is better to believe one too many"
 
 
 def test_partition_metadata() -> None:
