@@ -179,7 +179,7 @@ def recover(
     if crash is not Crash.CLEAN or clean_end is None or clean_end.producers:
         snapshots = restore_producers(disk, directory, segments, producers, snapshots, progress)
     if crash is Crash.ERROR:
-        _write_small_anew(disk, [f"{directory}/{METADATA}"] if found.is_created else [])
+        _write_small_anew(disk, [f"{directory}/{name}" for name in (METADATA, GAPS) if name in found.others])
         _write_small_anew(disk, [snapshot_path(directory, offset) for offset in snapshots])
     if FSYNC_FAILED in found.others:
         disk.remove(f"{directory}/{FSYNC_FAILED}")
@@ -415,7 +415,8 @@ def _write_anew(disk: Disk, segment: Segment, progress: Progress) -> None:
 
 
 def _write_small_anew(disk: Disk, paths: list[str]) -> None:
-    """The same for small files that nothing else could replace: whose log this is, and forgotten producers."""
+    """The same for small files that nothing else could replace: whose log this is, where it may have gaps, and forgotten
+    producers."""
     for path in paths:
         disk.write_atomic(path, disk.read(path), sync=True)
 

@@ -120,7 +120,8 @@ class WritableLog:
         self.ahead: Ahead | None = None  # None: nothing was hidden in it by this process
         self.has_hidden = found.has_schedule  # whether, as far as is known, anything was ever delayed here
         self.gaps_below = found.gaps_below  # the directory says that below this, offsets may be missing
-        self._gaps_synced = found.gaps_below  # and durably so below this
+        # And durably so below this, as far as is known; below the recovery point nobody asks.
+        self._gaps_synced = min(found.gaps_below, recovery_point)
         self._released = 0  # the tick of the last `release_idle`
         self._flushing: trio.Event | None = None  # rings when the flush under way ends; None: none is
         self._dirty_since_ms: int | None = None  # when the oldest batch came that no flush covers

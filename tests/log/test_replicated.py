@@ -151,6 +151,27 @@ def test_L4_gaps_are_no_damage_when_the_topic_is_not_compacted_any_more(crash: C
     assert again.gaps_below == 41
 
 
+@pytest.mark.parametrize("crash", [Crash.PROCESS, Crash.ERROR])
+def test_L3_a_note_of_gaps_that_an_earlier_process_left_is_durable_with_the_next_flush(crash: Crash) -> None:
+    leader, disk = open_log(new_disk()), new_disk()
+    fill(leader, 41)
+    follower = open_log(disk, **CONFIG)
+    follower.append_replicated(with_gaps(leader), leader_epoch=EPOCH, now_ms=NOW)
+    if crash is Crash.PROCESS:
+        disk.kill()
+    else:
+        disk.fail("sync", "*/compacted")
+        with pytest.raises(LogOffline):
+            make_durable(follower)
+        disk.heal()
+        follower.abandon()
+    make_durable(open_log(disk, crash, **CONFIG))
+    disk.power_loss()
+    again = open_log(disk, Crash.POWER, recovery_point=0, **CONFIG)
+    assert contents(again) == [row for row in contents(leader) if row[0] % 3]
+    assert again.gaps_below == 41, "and no further"
+
+
 @pytest.mark.parametrize("bit", [0, 21])
 def test_L3_a_base_offset_that_a_power_failure_has_damaged_is_no_gap(bit: int) -> None:
     """It lies outside the CRC: gaps are believed as far as the log has noted some, and no further."""
