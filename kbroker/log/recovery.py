@@ -415,8 +415,8 @@ def _write_anew(disk: Disk, segment: Segment, progress: Progress) -> None:
 
 
 def _write_small_anew(disk: Disk, paths: list[str]) -> None:
-    """The same for small files that nothing else could replace: whose log this is, where it may have gaps, and forgotten
-    producers."""
+    """The same for small files that nothing else could replace: whose log it is, below what it may have gaps, and
+    forgotten producers."""
     for path in paths:
         disk.write_atomic(path, disk.read(path), sync=True)
 
