@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from kafka_wire.errors import KafkaError
+from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.config import ViewSpec
 from kbroker.config.keys import LONG_MAX
 from kbroker.log.derived.epochs import NO_EPOCH
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class ViewPartition:
     """What a view shows of a partition of this broker. See Partition for what is not told here."""
 
-    __slots__ = ("spec", "source", "reader", "_ages", "_now_ms", "_late")
+    __slots__ = ("spec", "source", "reader", "_ages", "_now_ms", "_waited")
 
     def __init__(
         self, spec: ViewSpec, source: Partition, results: Results, ages: Ages | None, now_ms: Callable[[], int]
@@ -40,7 +40,7 @@ class ViewPartition:
         self.reader = None if spec.expression is None else _filtered(spec.expression, spec.is_exact, results)
         self._ages = ages
         self._now_ms = now_ms
-        self._late: dict[int, StableOffset] = {}  # by isolation level: what readers of a late view wait for
+        self._waited: dict[int, StableOffset] = {}  # by isolation level: what readers wait for
 
     # what is the source's
 
@@ -101,7 +101,7 @@ class ViewPartition:
     @property
     def high_watermark(self) -> Watermark:
         """The source's, or of a view that is late, where that was so long ago."""
-        return self.source.high_watermark if self._ages is None else self._late_watermark(READ_UNCOMMITTED)
+        return self.source.high_watermark if self._ages is None else self.watermark(READ_UNCOMMITTED)
 
     @property
     def last_stable_offset(self) -> int:
@@ -114,13 +114,24 @@ class ViewPartition:
         return bound if self._ages is None else min(bound, self._shown_below(self._ages))
 
     def watermark(self, isolation: int) -> Watermark:
-        """What a reader of that isolation level waits for: it rings when `bound` has moved, if not more often."""
-        return self.source.watermark(isolation) if self._ages is None else self._late_watermark(isolation)
+        """What a reader of that isolation level waits for: `bound`. It ends as the source's does, and with the view."""
+        found = self._waited.get(isolation)
+        if found is None or found.follows is not self.source.high_watermark:
+            if found is not None:
+                found.set()
+            found = self._waited[isolation] = StableOffset(self.source.high_watermark, lambda: self.bound(isolation))
+        found.set()
+        return found
 
     def ring(self) -> None:
         """Time has passed: ring for who waits for it."""
-        for watermark in self._late.values():
+        for watermark in self._waited.values():
             watermark.set()
+
+    def end(self) -> None:
+        """The view is no more, or another one: let go of who waits for this one."""
+        for watermark in self._waited.values():
+            watermark.close(KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION))
 
     def read(
         self,
@@ -147,16 +158,6 @@ class ViewPartition:
 
     def _shown_below(self, ages: Ages) -> int:
         return ages.end_by(self._now_ms() - self.spec.lag_ms)
-
-    def _late_watermark(self, isolation: int) -> StableOffset:
-        """It ends as the source's does, and moves as time passes."""
-        found = self._late.get(isolation)
-        if found is None or found.follows is not self.source.high_watermark:
-            if found is not None:
-                found.set()
-            found = self._late[isolation] = StableOffset(self.source.high_watermark, lambda: self.bound(isolation))
-        found.set()
-        return found
 
 
 def _filtered(expression: Expression, is_exact: bool, results: Results) -> Reader:

@@ -91,6 +91,8 @@ class Views:
         key = view.name, index
         found = self._views.get(key)
         if found is None or found.spec is not view.view or found.source is not source:
+            if found is not None:
+                found.end()
             found = self._views[key] = self._made(view.view, source)
         return found
 
@@ -148,6 +150,7 @@ class Views:
             is_it = topic is not None and topic.view is view.spec and held.get((view.topic, key[1])) is view.source
             if not is_it and self._views.get(key) is view:
                 del self._views[key]
+                view.end()
             if not number % LOOKED_AT_A_TURN:
                 await trio.lowlevel.checkpoint()
         for number, (key, ages) in enumerate(tuple(self._ages.items()), start=1):

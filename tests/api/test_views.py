@@ -122,6 +122,42 @@ async def test_a_filter_that_changes_is_the_one_that_counts() -> None:
         assert data(await client.call(fetch_request({("v", 0): 0}), 11)) == [b"b"]
 
 
+@pytest.mark.parametrize("own", [{}, {"tags": "eu"}, {"lag_ms": str(DAY_MS)}])
+async def test_a_fetch_that_waits_is_told_when_its_view_is_deleted(
+    autojump_clock: MockClock, own: dict[str, str]
+) -> None:
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client, broker.client() as other:
+        await make_view(client, **own)
+
+        async def delete() -> None:
+            await trio.sleep(5)
+            assert not (await call_delete(other, "v")).error_code
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(delete)
+            begun_s = trio.current_time()
+            response = await client.call(fetch_request({("v", 0): 0}, max_wait_ms=20 * MINUTES), 11)
+            assert one(response).error_code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+            assert 5 <= trio.current_time() - begun_s < 10
+
+
+async def test_a_fetch_that_waits_goes_on_by_the_filter_that_there_is_now(autojump_clock: MockClock) -> None:
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client, broker.client() as other:
+        await make_view(client, tags="eu")
+        await produce(client, tagged((b"a", b"us"), (b"b", b"de")))
+
+        async def change() -> None:
+            for tag in ("fr", "us"):
+                await trio.sleep(5)
+                assert not await alter(other, 2, "v", "kbroker.view.tags", tag)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(change)
+            begun_s = trio.current_time()
+            response = await client.call(fetch_request({("v", 0): 0}, max_wait_ms=20 * MINUTES), 11)
+            assert data(response) == [b"a"] and 10 <= trio.current_time() - begun_s < 15
+
+
 async def test_a_fetch_waits_for_what_is_written_to_the_source() -> None:
     async with memory_broker(topics={"t": 1}) as broker, broker.client() as client, broker.client() as other:
         await make_view(client)
