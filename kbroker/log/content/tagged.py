@@ -19,7 +19,7 @@ NAMES_MIN, NAMES_A_RECORD = 64, 4  # in a batch: more than so many is no honest 
 VALUES_BYTES_MAX = 32 * 1024  # of different values, read in the event loop: a millisecond, should they be mostly commas
 PACKED_MAX, UNPACKED_MAX = 16 * 1024, 128 * 1024  # bytes decompressed in the event loop
 PACKED_SUM_MAX = 64 * 1024  # of all batches that came together
-BATCH_BYTES_MAX = 16 * 1024 * 1024  # decompressed, by a worker: no broker lets more pass
+BATCH_BYTES_MAX = 16 * 1024 * 1024  # decompressed, by a worker: a larger batch stays a LOOK
 
 _NAME = TAGS_HEADER.encode()
 _LOOK, _NONE = frozenset((LOOK,)), frozenset[int]()
@@ -36,7 +36,7 @@ class Tagger:
     __slots__ = ("is_bounded", "names", "values", "packed")
 
     def __init__(self, *, is_bounded: bool = True) -> None:
-        """is_bounded: in the event loop. Without that, all that a broker can have let pass is looked at."""
+        """is_bounded: in the event loop. Without that, all batches that are not very large."""
         self.is_bounded = is_bounded
         self.names = NAMES_SUM_MAX  # that may yet be found
         self.values = VALUES_BYTES_MAX  # bytes that may yet be taken apart
