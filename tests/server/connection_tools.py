@@ -117,10 +117,10 @@ class Handlers:
     def metadata(self, request: MetadataRequest, context: Any) -> MetadataResponse:
         self.handled.append("metadata")
         self.on_handle()
-        return MetadataResponse(
-            brokers=[MetadataResponseBroker(node_id=1, host="h" * 20_000, port=1)] * (self.answer_size // 20_000),
-            cluster_id=None, controller_id=1, topics=[],
-        )  # fmt: skip
+        many, rest = divmod(self.answer_size, 20_000)
+        brokers = [MetadataResponseBroker(node_id=1, host="h" * 20_000, port=1)] * many
+        brokers.append(MetadataResponseBroker(node_id=1, host="h" * rest, port=1))
+        return MetadataResponse(brokers=brokers, cluster_id=None, controller_id=1, topics=[])
 
     async def _wait(self) -> HeartbeatResponse:
         bell = trio.Event()

@@ -7,6 +7,7 @@ import socket
 import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -478,9 +479,14 @@ async def test_a_crowd_in_memory_is_the_same_crowd(autojump_clock: MockClock) ->
                 for bell in handlers.bells:
                     bell.set()
                 handlers.bells.clear()
+                handlers.tide.advance(handlers.tide.value + 1)
 
         async def ask(client: BareClient) -> None:
-            requests = b"".join(heartbeat(n, "wait" if n % 3 else "now") for n in range(300))
+            groups = ("now", "wait", "await", "wait", "await", "await")
+            requests = b"".join(
+                heartbeat(n, f"await{n}" if group == "await" else group)
+                for n, group in zip(range(300), cycle(groups), strict=False)
+            )
             async with trio.open_nursery() as both:
                 both.start_soon(client.stream.send, [requests])
                 assert await ids(client, 300) == list(range(300))

@@ -9,10 +9,12 @@ import trio
 from trio.testing import MockClock
 
 from kbroker.env.features import Features
+from kbroker.server.connection import SEND_MAX
 from kbroker.server.porter import ALARMS_A_TURN, SERVED_A_TURN, Porter
+from kbroker.testing.net import MemoryNetwork
 from tests.env.worlds import MEMORY, REAL, make_net
-from tests.server.connection_tools import Handlers, heartbeat
-from tests.server.test_driver import WORLDS, TestTasks, house, ids, is_hung_up_on
+from tests.server.connection_tools import Handlers, heartbeat, metadata
+from tests.server.test_driver import HOST, WORLDS, TestTasks, house, ids, is_hung_up_on
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -132,6 +134,57 @@ async def test_no_task_waits() -> None:
         handlers.tide.advance(1)
         for client in clients:
             assert await ids(client, 2) == [1, 2]
+
+
+async def test_one_that_heads_the_line_without_a_look_is_looked_at() -> None:
+    """What stood before it was as much as is sent at a time."""
+    handlers, network = Handlers(answer_size=SEND_MAX - 70), MemoryNetwork(seed=1, buffer_size=2 * SEND_MAX)
+    async with house(network.host(HOST), handlers.apis(overlaps=True)) as home:
+        client = await home.client()
+        await client.stream.send([heartbeat(0, "await0") + metadata(1) + heartbeat(2, "await1") + heartbeat(3)])
+        await home.settle()
+        assert handlers.handled == ["await0", "metadata", "await1", "now"]
+        handlers.tide.advance(1)
+        assert await ids(client, 2) == [0, 1]
+        await home.settle()
+        assert handlers.awaited[1].looks == 1
+        handlers.tide.advance(2)
+        assert await ids(client, 2) == [2, 3]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+async def test_who_waits_for_memory_is_sent_what_it_awaits(world: str) -> None:
+    handlers, begun = Handlers(), (1_000_000).to_bytes(4, "big") + bytes(200_000)
+    async with house(make_net(world), handlers.apis(overlaps=True), requests_max=300_000) as home:
+        first, client = await home.client(), await home.client()
+        await first.stream.send([begun])
+        await home.settle()
+        await client.stream.send([heartbeat(1, "await0") + heartbeat(2, "await1") + begun])
+        await home.settle()
+        handlers.tide.advance(1)
+        assert await ids(client, 1) == [1]
+        await home.settle()
+        handlers.tide.advance(2)
+        assert await ids(client, 1) == [2]
+
+
+async def test_who_is_hung_up_on_for_what_it_is_owed_waits_no_more() -> None:
+    """All at once: a task that rests, an answer that is awaited, and another behind it that is too much."""
+    handlers = Handlers(answer_size=10_000)
+    async with house(make_net(MEMORY), handlers.apis(overlaps=True), answers_max=25_000) as home:
+        client, other = await home.client(), await home.client()
+        await client.stream.send([heartbeat(1, "wait")])
+        await home.settle()
+        handlers.bells[0].set()
+        assert await ids(client, 1) == [1]
+        for each in (client, other):
+            await each.stream.send([heartbeat(2, "await0") + metadata(3)])
+        await home.settle()
+        await client.stream.send([metadata(4)])
+        assert await is_hung_up_on(client)
+        assert handlers.awaited[0].bell is None
+        handlers.tide.advance(1)
+        assert await ids(other, 2) == [2, 3]
 
 
 class Guest:
