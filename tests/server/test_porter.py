@@ -152,41 +152,6 @@ async def test_one_that_heads_the_line_without_a_look_is_looked_at() -> None:
         assert await ids(client, 2) == [2, 3]
 
 
-@pytest.mark.parametrize("world", WORLDS)
-async def test_who_waits_for_memory_is_sent_what_it_awaits(world: str) -> None:
-    handlers, begun = Handlers(), (1_000_000).to_bytes(4, "big") + bytes(200_000)
-    async with house(make_net(world), handlers.apis(overlaps=True), requests_max=300_000) as home:
-        first, client = await home.client(), await home.client()
-        await first.stream.send([begun])
-        await home.settle()
-        await client.stream.send([heartbeat(1, "await0") + heartbeat(2, "await1") + begun])
-        await home.settle()
-        handlers.tide.advance(1)
-        assert await ids(client, 1) == [1]
-        await home.settle()
-        handlers.tide.advance(2)
-        assert await ids(client, 1) == [2]
-
-
-async def test_who_is_hung_up_on_for_what_it_is_owed_waits_no_more() -> None:
-    """All at once: a task that rests, an answer that is awaited, and another behind it that is too much."""
-    handlers = Handlers(answer_size=10_000)
-    async with house(make_net(MEMORY), handlers.apis(overlaps=True), answers_max=25_000) as home:
-        client, other = await home.client(), await home.client()
-        await client.stream.send([heartbeat(1, "wait")])
-        await home.settle()
-        handlers.bells[0].set()
-        assert await ids(client, 1) == [1]
-        for each in (client, other):
-            await each.stream.send([heartbeat(2, "await0") + metadata(3)])
-        await home.settle()
-        await client.stream.send([metadata(4)])
-        assert await is_hung_up_on(client)
-        assert handlers.awaited[0].bell is None
-        handlers.tide.advance(1)
-        assert await ids(other, 2) == [2, 3]
-
-
 class Guest:
     def __init__(self) -> None:
         self.due, self.served = float("inf"), 0
