@@ -62,7 +62,7 @@ class Delayer:
         self.reading = trio.Lock()  # over the schedule
         self._directory = f"{partition.log.directory}/{SCHEDULE_DIRECTORY}"
         self._tracker: Tracker | None = None  # None: not loaded
-        self._is_damaged = False  # what is on the disk is no good
+        self._is_void = not partition.log.has_hidden  # what is on the disk is damaged, or of an earlier log
         self._bell = trio.Event()
         self._epoch = -1  # leader epoch in which it delivers; -1: it does not
         self._gate = 0  # it may when the log has been read to here
@@ -110,7 +110,7 @@ class Delayer:
             except Damaged as error:
                 log.warning("%s: the schedule is damaged, it is made anew: %s", self.log.directory, error)
                 self.log.hold(0)
-                self._tracker, self._is_damaged = None, True
+                self._tracker, self._is_void = None, True
                 wait_s = 0.0
             except (KafkaError, OSError) as error:
                 self._tell(error)
@@ -201,7 +201,7 @@ class Delayer:
         return max(self.log.segments[0].base_offset, self.log.start_offset)
 
     async def _load(self) -> Tracker:
-        if self._is_damaged:
+        if self._is_void:
             return await self._start_anew()
         async with self.reading:
             found = await self.env.offload(partial(Schedule.load, self.log.disk, self._directory))
@@ -218,7 +218,7 @@ class Delayer:
             await self.env.offload(partial(Schedule.discard, self.log.disk, self._directory))
             first = Position(self._first_offset, -1)
             self._tracker = Tracker(Schedule(self.log.disk, self._directory), first)
-            self._saved, self._settled, self._is_damaged = (0, 0), 0, False
+            self._saved, self._settled, self._is_void = (0, 0), 0, False
         return self._tracker
 
     async def _settle(self, tracker: Tracker) -> None:
