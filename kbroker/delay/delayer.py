@@ -46,7 +46,7 @@ GATHER_S = 0.01  # from the news that there is something to read, to reading it
 LEISURE_S, LEISURE_S_MAX = 5.0, 60.0  # between two looks at a log of which nothing is awaited
 SAVE_S = 10.0
 FAR_OFFSETS = 100_000  # worth noting how far a log was read in which nothing is delayed
-CARRY_S = 30.0  # between two looks whether something holds the log back
+CARRY_S = 30.0  # between two looks whether something holds the log back, and between two goes at carrying all that does
 ATTEMPTS_MAX = 256  # at what is not in memory: one a segment
 RETRY_S = 1.0  # after trouble, and while too few replicas are in sync
 
@@ -70,10 +70,12 @@ class Delayer:
         self._appended_to = 0  # where the latest batch ends that it has appended
         self._settled = 0  # changes, when the schedule had nothing left to do
         self._saved = (0, 0)  # changes and offset, when the schedule was saved last
-        self._save_at = self._carry_at = 0.0
+        self._save_at = self._look_at = self._carry_at = 0.0
         self._leisure_s = LEISURE_S
-        self._after = START  # how far it has carried
-        self._wanted = 0  # where somebody wants the log to start
+        self._wanted = 0  # where somebody, or retention, wants the log to start
+        self._target = 0  # below which it carries all that is pending
+        self._after = START  # how far it has come with that, this time
+        self._has_carried = False  # anything, this time
         self._moved = trio.Event()  # rings when what is pending has moved
         self._told = ""
         partition.log.hold(0)
@@ -91,11 +93,8 @@ class Delayer:
         """Wait until nothing that is pending, or undecided, lies below an offset. The caller bounds the wait."""
         self._wanted = max(self._wanted, offset)
         self.wake()
-        while not self._is_carried_to(offset):
+        while self.log.held_from < offset:
             await self._moved.wait()
-
-    def _is_carried_to(self, offset: int) -> bool:
-        return self._tracker is not None and self._tracker.held_from >= offset
 
     def wake(self) -> None:
         """Something has changed: the role, the clock, the log."""
@@ -155,6 +154,7 @@ class Delayer:
             if step.committed is not None:
                 await self._commit(tracker, step.committed)
             self._note(tracker)
+            await self._make_room(tracker)
             if step.is_done:
                 return tracker
 
@@ -170,11 +170,28 @@ class Delayer:
 
     async def _commit(self, tracker: Tracker, producer_id: int) -> None:
         """Read again what a transaction has hidden, as its marker comes next."""
-        offset = tracker.open[producer_id].before.offset
-        pieces = await stretches(self.log, offset, self.env.offload, len(self.log.segments))
-        found = batches(self.log.disk, pieces, offset, tracker.position.offset)
-        async with self.reading:
-            await self.env.offload(partial(tracker.commit, producer_id, found))
+        offset: int | None = tracker.open[producer_id].before.offset
+        while offset is not None:
+            pieces = await stretches(self.log, offset, self.env.offload, len(self.log.segments))
+            found = batches(self.log.disk, pieces, offset, tracker.position.offset)
+            async with self.reading:
+                offset = await self.env.offload(partial(tracker.commit, producer_id, found))
+            await self._make_room(tracker)
+
+    async def _make_room(self, tracker: Tracker) -> None:
+        """Let the schedule do what it has to before it takes more, some at a time: that may be a search through all
+        that is pending, and what is due does not wait for it.
+        """
+        may_deliver = True
+        while tracker.schedule.is_full:
+            async with self.reading:
+                await self.env.offload(tracker.schedule.settle)
+            if may_deliver and self._may_append(tracker):
+                try:
+                    await self._deliver(tracker)
+                except KafkaError as error:
+                    self._tell(error)
+                    may_deliver = False
 
     def _note(self, tracker: Tracker) -> None:
         """The log was read on."""
@@ -257,7 +274,7 @@ class Delayer:
     def _end_leading(self) -> None:
         self._epoch = -1
         self._has_taken = False
-        self._after = START
+        self._target = 0
 
     def _take_over(self, tracker: Tracker) -> None:
         """Begin to deliver in this leadership, once all that was there when it began has been read."""
@@ -350,7 +367,12 @@ class Delayer:
     async def _carry(self, tracker: Tracker) -> None:
         """Append anew what holds back the log's start, some at a time, while nothing is on its way."""
         schedule, target = tracker.schedule, await self._wanted_start(tracker)
+        if target > self._target:
+            self._target, self._after, self._carry_at = target, START, 0.0
+            self._has_carried = False
         if self._has_taken or self._appended_to > tracker.position.offset or schedule.lowest_offset >= target:
+            return
+        if self.env.clock.liveness() < self._carry_at:  # what is left cannot be read, or is on its way out
             return
         async with self.reading:
             page = await self.env.offload(partial(schedule.page, self._after, CARRIED_MAX, below=target))
@@ -362,27 +384,34 @@ class Delayer:
         kept = [each for each in some if each.id in found.records and not cancels(each.id, each.key)]
         if kept:
             self._write(carrying_batch([found.records[each.id] for each in kept], self.env.clock.data_ms()))
+            self._has_carried = True
         if len(some) < len(page.entries):
             self._after = some[-1].due_ms, some[-1].id
         elif page.next is not None:
             self._after = page.next
+        elif self._has_carried:
+            self._after, self._has_carried = START, False  # once more, when that was read back
         else:
-            self._after = START
+            self._after, self._carry_at = START, self.env.clock.liveness() + CARRY_S
             schedule.tighten()
             self._settled = -1
-            self._carry_at = self.env.clock.liveness() + CARRY_S
 
     async def _wanted_start(self, tracker: Tracker) -> int:
-        """Where the log would start, were nothing pending."""
-        start, now_s = max(self.log.start_offset, self._wanted), self.env.clock.liveness()
-        if now_s < self._carry_at or tracker.schedule.lowest_offset >= self.log.active.base_offset:
-            return start
+        """Where the log would start, were nothing pending; but no further than all is decided."""
+        now_s = self.env.clock.liveness()
+        if now_s >= self._look_at and tracker.schedule.lowest_offset < self.log.active.base_offset:
+            self._look_at = now_s + CARRY_S
+            self._wanted = max(self._wanted, await self._retained_from())
+        return min(max(self.log.start_offset, self._wanted), tracker.safe_position.offset)
+
+    async def _retained_from(self) -> int:
+        """Where retention would have the log start."""
         for _ in range(ATTEMPTS_MAX):
             try:
-                return max(start, self.log.wanted_start(self.env.clock.data_ms()))
+                return self.log.wanted_start(self.env.clock.data_ms())
             except NotInMemory as lacking:
                 lacking.take(await self.env.offload(lacking.work))
-        return start
+        return 0
 
     # waiting
 

@@ -11,8 +11,8 @@ from contextlib import closing
 from functools import partial
 from typing import NamedTuple
 
-from kafka_wire.errors import KafkaError
-from kafka_wire.records import BatchHeader
+from kafka_wire.errors import ErrorCode, KafkaError
+from kafka_wire.records import BatchHeader, CorruptRecords, check_crc
 from kbroker.delay.schedule import Entry
 from kbroker.env import Disk, File, Offload
 from kbroker.log import scan
@@ -24,7 +24,8 @@ SEGMENTS_MAX = 4  # of one go
 CHUNK_BYTES = 4096
 FILES_MAX, BATCHES_KEPT = 16, 8
 
-Batch = tuple[BatchHeader, Callable[[], bytes]]  # a header, and what reads the whole batch while it is the latest
+# A header, and what reads the whole batch while it is the latest; that may raise CorruptRecords.
+Batch = tuple[BatchHeader, Callable[[], bytes]]
 
 
 class Stretch(NamedTuple):
@@ -60,7 +61,16 @@ def batches(disk: Disk, pieces: Iterable[Stretch], offset: int, bound: int) -> I
                 if header.base_offset >= bound:
                     return
                 if header.last_offset >= offset:
-                    yield header, partial(file.pread, header.size, position)
+                    yield header, partial(_whole, file, position, header)
+
+
+def _whole(file: File, position: int, header: BatchHeader) -> bytes:
+    """A batch as it was written: what is read here is written anew, so no damage may pass. Raises CorruptRecords."""
+    data = file.pread(header.size, position)
+    if not check_crc(data, 0, header):
+        text = f"the batch at offset {header.base_offset} of {file.path} is not what was written"
+        raise CorruptRecords(ErrorCode.CORRUPT_MESSAGE, text)
+    return data
 
 
 class Place(NamedTuple):
@@ -126,8 +136,8 @@ class _Reader:
         """The record of a place; None: there is none such."""
         offset = place.entry.offset
         kept = (each for each in self.batches if each.header.base_offset <= offset <= each.header.last_offset)
-        batch = next(kept, None) or self._find(place.stretch, offset)
         try:
+            batch = next(kept, None) or self._find(place.stretch, offset)
             hidden = batch.record(offset) if batch is not None else None
         except KafkaError:
             return None
@@ -143,7 +153,7 @@ class _Reader:
             if header.last_offset >= offset:
                 if not is_hidden(header):
                     return None
-                found = HiddenBatch(file.pread(header.size, position))
+                found = HiddenBatch(_whole(file, position, header))
                 self.batches = [found, *self.batches[: BATCHES_KEPT - 1]]
                 return found
         return None

@@ -53,7 +53,7 @@ class Open(NamedTuple):
 
 
 class Step(NamedTuple):
-    """How a go at the log ended."""
+    """How a go at the log ended. One also ends where the schedule is full: it has to settle before the next."""
 
     is_done: bool  # there was nothing left to read
     committed: int | None = None  # the producer whose transaction has to be read again first
@@ -93,7 +93,7 @@ class Tracker:
                     self._take_hidden(first, data())
                 self._pass(first)
                 waiting = None
-            elif number >= BATCHES_MAX or self.changes >= stop:
+            elif number >= BATCHES_MAX or self.changes >= stop or self.schedule.is_full:
                 return Step(False)
             if is_hidden(header) and needs_rest(header):
                 waiting = header, _kept(read)
@@ -161,15 +161,20 @@ class Tracker:
 
     # transactions
 
-    def commit(self, producer_id: int, found: Iterator[Batch]) -> None:
-        """A transaction was committed: count what it has hidden. found: from where it began, up to its marker.
+    def commit(self, producer_id: int, found: Iterator[Batch]) -> int | None:
+        """A transaction was committed: count what it has hidden, some of it at a time.
 
-        Raises Damaged, OSError, CorruptRecords.
+        found: from where it began, or where the last go has ended, up to its marker. Returns the offset to go on from;
+        None: that was all. Raises Damaged, OSError, CorruptRecords.
         """
-        for header, read, counts in _with_rests(found):
+        stop = self.changes + RECORDS_MAX
+        for number, (header, read, counts) in enumerate(_with_rests(found)):
+            if number >= BATCHES_MAX or self.changes >= stop or self.schedule.is_full:
+                return header.base_offset
             if counts and is_hidden(header) and header.is_transactional and header.producer_id == producer_id:
                 self._count(hidden_records(read()))
         self._end(producer_id)
+        return None
 
     def _begin(self, producer_id: int, records: Iterable[Hidden]) -> None:
         known, effects = self.open.get(producer_id), effects_of(records)

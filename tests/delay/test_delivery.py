@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 
+from kbroker.delay import schedule
 from kbroker.delay.schedule import Damaged, Entry, Schedule
 from kbroker.env import Disk
+from kbroker.log.log import PartitionLog
 from kbroker.testing.broker import MemoryCluster, memory_broker, memory_cluster
 from kbroker.testing.clock import EPOCH_MS
 from tests.delay.tools import MINUTE_MS, after, at_once, cancel, create, id_of, now, read, send, values, wait_for
@@ -269,3 +273,37 @@ async def test_D2_a_damaged_schedule_is_made_anew_from_the_log(
         await trio.sleep(20)
         assert await values(client) == [b"a"]
         assert not taking and not discarding
+
+
+async def test_what_is_due_does_not_wait_for_a_search_through_all_that_is_pending(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(schedule, "MEMORY_ROWS", 64)
+    monkeypatch.setattr(schedule, "BLOCKS_A_STEP", 1)
+    monkeypatch.setattr(schedule, "MERGED_RUNS", 64)
+    settle, append = Schedule.settle, PartitionLog.append_hidden
+    async with memory_broker() as broker, broker.client() as client:
+
+        def slow_settle(self: Schedule) -> bool:
+            if self._is_searching:
+                told.append("searched")
+                broker.clock.jump_data(100)
+            return settle(self)
+
+        def noted_append(self: PartitionLog, *args: Any, **options: Any) -> int:
+            told.append("delivered")
+            return append(self, *args, **options)
+
+        monkeypatch.setattr(Schedule, "settle", slow_settle)
+        monkeypatch.setattr(PartitionLog, "append_hidden", noted_append)
+        await create(client)
+        for n in range(20):
+            await send(client, *[after(3_600_000 + n, b"", b"far") for _ in range(65)])
+        await send(client, after(2000, b"due", b"due"))
+        await trio.sleep(1)
+        assert await values(client) == []
+        await send(client, now(b"of nobody"))
+        await send(client, cancel(b"of nobody"))  # read in one go with it
+        assert [each.value for each in await wait_for(client, 1, 1)] == [b"due"]
+    assert "searched" in told[told.index("delivered") :]

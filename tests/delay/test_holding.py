@@ -11,6 +11,7 @@ from kafka_wire.messages.configs import (
 )
 from kafka_wire.messages.topics import (
     DeleteRecordsPartition,
+    DeleteRecordsPartitionResult,
     DeleteRecordsRequest,
     DeleteRecordsTopic,
     DeleteTopicsRequest,
@@ -28,13 +29,17 @@ def log_of(broker: MemoryBroker) -> list[str]:
     return sorted(name for name in broker.disk.list_dir("t-0") if name.endswith(".log"))
 
 
-async def delete_records(client: BareClient, offset: int) -> int:
+async def try_to_delete_records(client: BareClient, offset: int) -> DeleteRecordsPartitionResult:
     part = DeleteRecordsPartition(partition_index=0, offset=offset)
     request = DeleteRecordsRequest(topics=[DeleteRecordsTopic(name="t", partitions=[part])], timeout_ms=10_000)
-    answer = (await client.call(request, 2)).topics[0].partitions[0]
+    answer: DeleteRecordsPartitionResult = (await client.call(request, 2)).topics[0].partitions[0]
+    return answer
+
+
+async def delete_records(client: BareClient, offset: int) -> int:
+    answer = await try_to_delete_records(client, offset)
     assert answer.error_code == 0, answer
-    low: int = answer.low_watermark
-    return low
+    return answer.low_watermark
 
 
 async def alter(client: BareClient, name: str, value: str) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import trio
 
+from kbroker.delay import tracker
+from kbroker.delay.tracker import Tracker
 from kbroker.testing.broker import MemoryBroker, memory_broker, memory_cluster
 from kbroker.testing.client import BareClient
 from tests.api.transaction_tools import Producer
@@ -112,3 +115,30 @@ async def test_D3_a_transaction_that_is_open_at_a_kill_is_read_again(autojump_cl
             await one.end(commit=True)
             found = await wait_for(client, 2, 60)
             assert [each.value for each in found] == [b"x", b"1"]
+
+
+async def test_a_large_transaction_is_read_again_some_at_a_time(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each kind of batch: all hidden, and the rest of it behind what is."""
+    monkeypatch.setattr(tracker, "RECORDS_MAX", 10)
+    commit, gone_on = Tracker.commit, 0
+
+    def counted(self: Tracker, *args: Any) -> int | None:
+        nonlocal gone_on
+        offset = commit(self, *args)
+        gone_on += offset is not None
+        return offset
+
+    monkeypatch.setattr(Tracker, "commit", counted)
+    async with memory_broker() as broker, broker.client() as client:
+        await create(client)
+        one = await begun(broker, client)
+        for n in range(10):
+            await one.send(*[after(5000, b"%d-%d" % (n, m)) for m in range(4)], *[at_once(b"x")] * (n % 2))
+        await one.end(commit=True)
+        found = await wait_for(client, 45, 20, isolation=READ_COMMITTED)
+        assert [each.value for each in found if each.value != b"x"] == [
+            b"%d-%d" % (n, m) for n in range(10) for m in range(4)
+        ]
+    assert gone_on == 3
