@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import trio
 
+from kafka_wire.errors import ErrorCode
 from kbroker.delay import tracker
 from kbroker.delay.tracker import Tracker
 from kbroker.testing.broker import MemoryBroker, memory_broker, memory_cluster
 from kbroker.testing.client import BareClient
 from tests.api.transaction_tools import Producer
-from tests.delay.tools import READ_COMMITTED, Row, after, at_once, cancel, create, send, values, wait_for
+from tests.delay.test_holding import delete_records, try_to_delete_records
+from tests.delay.tools import READ_COMMITTED, Row, after, at_once, cancel, create, produce, send, values, wait_for
 
 
 class Transaction:
@@ -142,3 +144,19 @@ async def test_a_large_transaction_is_read_again_some_at_a_time(
             b"%d-%d" % (n, m) for n in range(10) for m in range(4)
         ]
     assert gone_on == 3
+
+
+async def test_D2_no_log_starts_above_what_an_open_transaction_delays(autojump_clock: object) -> None:
+    """A replica that comes later would not get it, when the transaction is committed."""
+    async with memory_broker() as broker, broker.client() as client, broker.client() as other:
+        await create(client)
+        one = await begun(broker, client)
+        await one.send(after(5000, b"1"))
+        await send(client, at_once(b"x"))
+        assert (await try_to_delete_records(other, 2)).error_code == ErrorCode.REQUEST_TIMED_OUT
+        assert await values(client, isolation=READ_COMMITTED) == []
+        assert (await produce(client, at_once(b"y"))).log_start_offset == 0
+        await one.end(commit=True)
+        assert await delete_records(other, 2) == 2
+        found = await wait_for(client, 2, offset=2, isolation=READ_COMMITTED)
+        assert [each.value for each in found] == [b"y", b"1"]
