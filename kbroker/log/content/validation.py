@@ -168,6 +168,7 @@ class Rules:
         "stamps",
         "leaves_unread",
         "delays",
+        "_heeds_delay",
         "codec",
         "_reads",
         "_reads_fields",
@@ -191,7 +192,8 @@ class Rules:
         self._reads_fields = config.kbroker_produce_validate == "full" or config.compacts  # of uncompressed ones
         # some of what is stored nobody has read field by field
         self.leaves_unread = not (self._reads_fields and all(self._reads))
-        # A record that is pending is no value of its key yet: where old values go, nothing is delayed.
+        self._heeds_delay = config.kbroker_delay_enable
+        # A record that is pending is no value of its key yet: where old values go, what asks for delay is refused.
         self.delays = config.kbroker_delay_enable and not config.compacts
         self._before_ms = config.message_timestamp_before_max_ms
         self._after_ms = config.message_timestamp_after_max_ms
@@ -204,7 +206,7 @@ class Rules:
         _, _, _, _, _, attributes, _, base, latest, _, _, _, count = header
         if attributes & 0x08 or (latest < 0 and not self.stamps):
             return False
-        if self.delays and (attributes & 7 or header.base_sequence == DELIVERY_SEQUENCE or delayed.may_ask(batch)):
+        if self._heeds_delay and (attributes & 7 or header.base_sequence == DELIVERY_SEQUENCE or delayed.may_ask(batch)):
             return False
         low = 0
         if self._reads[attributes & 7]:
@@ -276,7 +278,7 @@ class Rules:
             self._check_append_time(header, now_ms)
         data = yield from self._decompressed(batch, header)
         walk = RecordWalk(data, header.count)
-        if self.delays and len(data) > WALKED_AT_ONCE_BYTES:  # records with very many headers may be among them
+        if self._heeds_delay and len(data) > WALKED_AT_ONCE_BYTES:  # records with very many headers may be among them
             yield partial(walk.step, header.count)
         else:
             while not walk.step():
@@ -288,7 +290,7 @@ class Rules:
         if not -(1 << 63) <= base + walk.low <= base + walk.high < 1 << 63:
             _refuse(ErrorCode.INVALID_RECORD, f"timestamps from {base + walk.low} to {base + walk.high} do not fit")
         latest = max(base + walk.high, records.NO_TIMESTAMP)
-        if self.delays:
+        if self._heeds_delay:
             split = yield from self._split(data, header, now_ms)
             if split.diverted is not None:
                 return (yield from self._divert(split, split.diverted, batch, header._replace(max_timestamp=latest)))
@@ -307,6 +309,9 @@ class Rules:
         split = yield from delayed.split(header, data, now_ms, self.config.kbroker_delay_max_ms)
         if split.bad:
             raise _bad_records(ErrorCode.INVALID_RECORD, header.count, split.bad)
+        if split.diverted is not None and not self.delays:
+            text = f"{self.name} delays nothing, as its cleanup.policy is {self.config.cleanup_policy}"
+            _refuse(ErrorCode.INVALID_RECORD, f"{text}, though kbroker.delay.enable is true")
         return split
 
     def _divert(

@@ -237,9 +237,13 @@ def test_topics_without_delay_take_the_headers_as_any_others() -> None:
     assert log.ahead is None
 
 
-def test_delay_has_no_effect_where_a_brokers_default_gives_it_to_a_compacted_topic() -> None:
-    log = delay_log(cleanup_policy="compact")
-    assert put(log, later(b"k", b"v")).base_offset == 0
+def test_D1_what_asks_for_delay_is_refused_where_a_brokers_default_gives_it_to_a_compacted_topic() -> None:
+    log = delay_log(cleanup_policy="compact,delete")
+    for row in (later(b"k", b"v"), (b"k", b"", {"kbroker-delay-cancel": b""})):
+        with pytest.raises(KafkaError, match="cleanup.policy is compact,delete") as refused:
+            put(log, plain(b"k", b"0"), row)
+        assert refused.value.code is ErrorCode.INVALID_RECORD
+    assert put(log, plain(b"k", b"kbroker-deliver-at"), later(b"k", b"past", -1)).base_offset == 0
 
 
 def test_clients_cannot_write_what_delivers() -> None:
