@@ -27,8 +27,8 @@ from functools import partial
 import trio
 
 from kafka_wire.errors import KafkaError
+from kbroker.delay.reads import batches, pieces_from, read_pending
 from kbroker.delay.schedule import NEVER, START, Damaged, Entry, Position, Schedule
-from kbroker.delay.stretches import batches, read_pending, stretches
 from kbroker.delay.tracker import Step, Tracker
 from kbroker.env import Env
 from kbroker.log.cold import NotInMemory
@@ -159,7 +159,7 @@ class Delayer:
                 return tracker
 
     async def _step(self, tracker: Tracker, offset: int, bound: int) -> Step:
-        pieces = await stretches(self.log, offset, self.env.offload)
+        pieces = await pieces_from(self.log, offset, self.env.offload)
         found = batches(self.log.disk, pieces, offset, bound)
         epoch = self.partition.leader_epoch if self.partition.leading else -1
         async with self.reading:
@@ -172,7 +172,7 @@ class Delayer:
         """Read again what a transaction has hidden, as its marker comes next."""
         offset: int | None = tracker.open[producer_id].before.offset
         while offset is not None:
-            pieces = await stretches(self.log, offset, self.env.offload, len(self.log.segments))
+            pieces = await pieces_from(self.log, offset, self.env.offload, len(self.log.segments))
             found = batches(self.log.disk, pieces, offset, tracker.position.offset)
             async with self.reading:
                 offset = await self.env.offload(partial(tracker.commit, producer_id, found))

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.delay.delayer import Delayer
+from kbroker.delay.reads import read_pending
 from kbroker.delay.schedule import Entry
-from kbroker.delay.stretches import read_pending
 from kbroker.env import Env
 from kbroker.log.content.delayed import Hidden, key_digest
 

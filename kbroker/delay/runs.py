@@ -250,7 +250,7 @@ def run_path(directory: str, number: int) -> str:
     return f"{directory}/{number}{SUFFIX}"
 
 
-def ahead(cursors: Iterable[Cursor], stride: int, bound: bytes) -> list[bytes]:
+def next_rows(cursors: Iterable[Cursor], stride: int, bound: bytes) -> list[bytes]:
     """The next rows within a bound, of all cursors together, in order; none: there are no more.
 
     Up to stride of each cursor. Who takes them passes all cursors by `through` the last that it took. May raise
@@ -268,8 +268,8 @@ def ahead(cursors: Iterable[Cursor], stride: int, bound: bytes) -> list[bytes]:
 
 
 def merged(cursors: list[Cursor]) -> Iterator[list[bytes]]:
-    """All rows of all cursors in order, some at a time: of each place the last. Raises like `ahead`."""
-    while rows := ahead(cursors, BLOCK_ROWS, END):
+    """All rows of all cursors in order, some at a time: of each place the last. Raises like `next_rows`."""
+    while rows := next_rows(cursors, BLOCK_ROWS, END):
         for each in cursors:
             each.pass_by(through(rows[-1]))
         yield distinct(rows)

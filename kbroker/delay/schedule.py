@@ -35,12 +35,12 @@ from kbroker.delay.runs import (
     Run,
     RunCursor,
     RunWriter,
-    ahead,
     distinct,
     entry_of,
     lowest_offset,
     make_directory,
     merged,
+    next_rows,
     pack,
     through,
 )
@@ -167,7 +167,7 @@ class Schedule:
         while len(taken) < most:
             lacking = most - len(taken)
             try:
-                rows = ahead(self._cursors, self._stride(lacking), pack(now_ms, NEVER, NEVER, END[:8]))
+                rows = next_rows(self._cursors, self._stride(lacking), pack(now_ms, NEVER, NEVER, END[:8]))
             except OSError:
                 if taken:
                     break
@@ -199,7 +199,7 @@ class Schedule:
         found: list[bytes] = []
         scanned = 0
         while len(found) <= most and scanned < SCANNED_MAX:
-            rows = ahead(cursors, self._stride(most), END)
+            rows = next_rows(cursors, self._stride(most), END)
             if not rows:
                 break
             scanned += len(rows)
@@ -306,7 +306,7 @@ class Schedule:
 
     def _trim(self) -> None:
         """Pass what is gone at the head of all rows."""
-        while len(self._gone) and (rows := ahead(self._cursors, 16, END)):
+        while len(self._gone) and (rows := next_rows(self._cursors, 16, END)):
             live = self._gone.live(rows)
             count = len(rows) if not live else rows.index(live[0])
             if not count:

@@ -20,8 +20,8 @@ from itertools import groupby, islice
 from typing import NamedTuple
 
 from kafka_wire.records import BatchHeader
+from kbroker.delay.reads import Batch
 from kbroker.delay.schedule import NEVER, Entry, Position, Schedule
-from kbroker.delay.stretches import Batch
 from kbroker.log.content.delayed import (
     Effects,
     Hidden,

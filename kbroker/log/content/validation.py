@@ -168,7 +168,7 @@ class Rules:
         "stamps",
         "leaves_unread",
         "delays",
-        "_heeds_delay",
+        "_heeds",
         "codec",
         "_reads",
         "_reads_fields",
@@ -192,7 +192,7 @@ class Rules:
         self._reads_fields = config.kbroker_produce_validate == "full" or config.compacts  # of uncompressed ones
         # some of what is stored nobody has read field by field
         self.leaves_unread = not (self._reads_fields and all(self._reads))
-        self._heeds_delay = config.kbroker_delay_enable
+        self._heeds = config.kbroker_delay_enable  # what asks for delay
         # A record that is pending is no value of its key yet: where old values go, what asks for delay is refused.
         self.delays = config.kbroker_delay_enable and not config.compacts
         self._before_ms = config.message_timestamp_before_max_ms
@@ -206,7 +206,7 @@ class Rules:
         _, _, _, _, _, attributes, _, base, latest, _, _, _, count = header
         if attributes & 0x08 or (latest < 0 and not self.stamps):
             return False
-        if self._heeds_delay and (attributes & 7 or header.base_sequence == DELIVERY_SEQUENCE or delayed.may_ask(batch)):
+        if self._heeds and (attributes & 7 or header.base_sequence == DELIVERY_SEQUENCE or delayed.may_ask(batch)):
             return False
         low = 0
         if self._reads[attributes & 7]:
@@ -278,7 +278,7 @@ class Rules:
             self._check_append_time(header, now_ms)
         data = yield from self._decompressed(batch, header)
         walk = RecordWalk(data, header.count)
-        if self._heeds_delay and len(data) > WALKED_AT_ONCE_BYTES:  # records with very many headers may be among them
+        if self._heeds and len(data) > WALKED_AT_ONCE_BYTES:  # records with very many headers may be among them
             yield partial(walk.step, header.count)
         else:
             while not walk.step():
@@ -290,7 +290,7 @@ class Rules:
         if not -(1 << 63) <= base + walk.low <= base + walk.high < 1 << 63:
             _refuse(ErrorCode.INVALID_RECORD, f"timestamps from {base + walk.low} to {base + walk.high} do not fit")
         latest = max(base + walk.high, records.NO_TIMESTAMP)
-        if self._heeds_delay:
+        if self._heeds:
             split = yield from self._split(data, header, now_ms)
             if split.diverted is not None:
                 return (yield from self._divert(split, split.diverted, batch, header._replace(max_timestamp=latest)))

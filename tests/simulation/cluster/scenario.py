@@ -62,8 +62,7 @@ async def cluster(
     min_isr = choices[2] if min_isr is None else min_isr
     world.trace("rules", size, operated, min_isr)
     checker = ClusterChecker()
-    with watched_log(checker) as failures, traced_log(world):
-        failures.on_found = checker.report_failure
+    with judged_log(world, checker):
         nodes = Cluster(world, size, min_isr=min_isr)
         watch = Watch(nodes, checker)
         with watch.installed():
@@ -95,8 +94,16 @@ class TracedLog(logging.Handler):
 
 
 @contextmanager
+def judged_log(world: World, checker: ClusterChecker) -> Iterator[None]:
+    """While the block runs, brokers' own failures are judged, and what they say is a part of the trace."""
+    with watched_log(checker) as failures, traced_log(world):
+        failures.on_found = checker.report_failure
+        yield
+
+
+@contextmanager
 def traced_log(world: World) -> Iterator[None]:
-    """While the block runs, what brokers say is a part of the trace."""
+    """What brokers say is a part of the trace."""
     logger, handler = logging.getLogger("kbroker"), TracedLog(world)
     level = logger.level
     logger.setLevel(logging.INFO)

@@ -19,9 +19,9 @@ from tests.simulation.cluster.history import ClusterChecker
 from tests.simulation.cluster.macros import AimingNemesis
 from tests.simulation.cluster.nodes import Cluster
 from tests.simulation.cluster.routing import routing
-from tests.simulation.cluster.scenario import START_SECONDS, converge, traced_log
+from tests.simulation.cluster.scenario import START_SECONDS, converge, judged_log
 from tests.simulation.cluster.watch import Watch
-from tests.simulation.single_broker import must_end, watched_log
+from tests.simulation.single_broker import must_end
 from tests.simulation.transactions.ledger import Ledger, Promise, StableHistory
 from tests.simulation.transactions.scenario import SETTINGS, TOPICS, Play, prepare
 
@@ -68,9 +68,7 @@ async def cluster_transactions(
     version = world.random("rules").choice([0, 2, 2]) if version is None else version
     ledger = ClusterLedger()
     with ExitStack() as stack:
-        failures = stack.enter_context(watched_log(ledger))
-        failures.on_found = ledger.report_failure
-        stack.enter_context(traced_log(world))
+        stack.enter_context(judged_log(world, ledger))
         nodes = Cluster(world, 3, SETTINGS)
         watch = Watch(nodes, ledger)
         stack.enter_context(watch.installed())

@@ -29,14 +29,14 @@ from tests.simulation.cluster.log_files import batches, segments
 from tests.simulation.cluster.macros import AimingNemesis
 from tests.simulation.cluster.nodes import Cluster
 from tests.simulation.cluster.routing import routing
-from tests.simulation.cluster.scenario import START_SECONDS, converge, traced_log
+from tests.simulation.cluster.scenario import START_SECONDS, converge, judged_log
 from tests.simulation.cluster.watch import Watch
 from tests.simulation.delays.ledger import BRIEF, LATER, DelayLedger, all_of
 from tests.simulation.delays.senders import Sender, TransactionalSender
 from tests.simulation.delays.story import Story
 from tests.simulation.delays.watch import watching
 from tests.simulation.nemesis import Nemesis
-from tests.simulation.single_broker import must_end, watched_log
+from tests.simulation.single_broker import must_end
 from tests.simulation.transactions.scenario import FLUSHED, SETTINGS
 
 FAULT_SECONDS = 8.0
@@ -69,9 +69,7 @@ async def delays(world: World, *, seconds: float = FAULT_SECONDS, faults: Sequen
     """One broker: faults for so many seconds, then healing, then judgement. Raises Violation."""
     ledger = ClusterDelayLedger()
     with ExitStack() as stack:
-        failures = stack.enter_context(watched_log(ledger))
-        failures.on_found = ledger.report_failure
-        stack.enter_context(traced_log(world))
+        stack.enter_context(judged_log(world, ledger))
         broker = OneBroker(world, ledger, CONFIG.with_values({**SETTINGS, **FLUSHED}))
         stack.enter_context(judging_each_opened_log(broker))
         stack.enter_context(watching(ledger, ledger.report))
@@ -90,9 +88,7 @@ async def cluster_delays(world: World, *, seconds: float = FAULT_SECONDS, faults
     """Three brokers. Raises Violation."""
     ledger = ClusterDelayLedger()
     with ExitStack() as stack:
-        failures = stack.enter_context(watched_log(ledger))
-        failures.on_found = ledger.report_failure
-        stack.enter_context(traced_log(world))
+        stack.enter_context(judged_log(world, ledger))
         nodes = Cluster(world, 3, SETTINGS)
         watch = Watch(nodes, ledger)
         stack.enter_context(watch.installed())

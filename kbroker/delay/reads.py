@@ -1,6 +1,6 @@
 """Reading a partition's log for its delayer, in a worker.
 
-The loop says which pieces of which files are to be read (`Stretch`), as they are at that moment; a worker opens them
+The loop says which pieces of which files are to be read (`Piece`), as they are at that moment; a worker opens them
 and walks over their batches by the headers. What was deleted or cut meanwhile is an OSError, or ends early.
 """
 
@@ -28,7 +28,7 @@ FILES_MAX, BATCHES_KEPT = 16, 8
 Batch = tuple[BatchHeader, Callable[[], bytes]]
 
 
-class Stretch(NamedTuple):
+class Piece(NamedTuple):
     """A piece of a segment's file."""
 
     path: str
@@ -36,22 +36,22 @@ class Stretch(NamedTuple):
     end: int
 
 
-async def stretches(
+async def pieces_from(
     log: PartitionLog, offset: int, offload: Offload, segments_max: int = SEGMENTS_MAX
-) -> list[Stretch]:
+) -> list[Piece]:
     """What there is from the batch that holds an offset on, or from shortly before. Raises KafkaError, OSError."""
     log.check_online()
     first = log.reading.number_of(offset)
     segment = log.segments[first]
     indexes = await when_told(segment.loaded, offload)
     start = indexes.offsets.position_before(max(offset - segment.base_offset, 0))
-    found = [Stretch(segment.path, start, segment.size)]
+    found = [Piece(segment.path, start, segment.size)]
     at = log.segments.index(segment) if segment in log.segments else len(log.segments)
-    found += [Stretch(each.path, 0, each.size) for each in log.segments[at + 1 : at + segments_max]]
+    found += [Piece(each.path, 0, each.size) for each in log.segments[at + 1 : at + segments_max]]
     return found
 
 
-def batches(disk: Disk, pieces: Iterable[Stretch], offset: int, bound: int) -> Iterator[Batch]:
+def batches(disk: Disk, pieces: Iterable[Piece], offset: int, bound: int) -> Iterator[Batch]:
     """The batches from the one that holds an offset on, which begin below a bound. Blocks. May raise OSError."""
     for piece in pieces:
         if piece.start >= piece.end:
@@ -77,7 +77,7 @@ class Place(NamedTuple):
     """Where the record of a pending entry is, about."""
 
     entry: Entry
-    stretch: Stretch
+    piece: Piece
 
 
 async def places(log: PartitionLog, entries: Iterable[Entry], offload: Offload) -> list[Place]:
@@ -89,7 +89,7 @@ async def places(log: PartitionLog, entries: Iterable[Entry], offload: Offload) 
         if indexes is None:
             indexes = await when_told(segment.loaded, offload)
         start = indexes.offsets.position_before(max(entry.offset - segment.base_offset, 0))
-        found.append(Place(entry, Stretch(segment.path, start, segment.size)))
+        found.append(Place(entry, Piece(segment.path, start, segment.size)))
     return found
 
 
@@ -137,19 +137,19 @@ class _Reader:
         offset = place.entry.offset
         kept = (each for each in self.batches if each.header.base_offset <= offset <= each.header.last_offset)
         try:
-            batch = next(kept, None) or self._find(place.stretch, offset)
+            batch = next(kept, None) or self._find(place.piece, offset)
             hidden = batch.record(offset) if batch is not None else None
         except KafkaError:
             return None
         return hidden if hidden is not None and hidden.id == place.entry.id else None
 
-    def _find(self, stretch: Stretch, offset: int) -> HiddenBatch | None:
-        if stretch.path not in self.files:
+    def _find(self, piece: Piece, offset: int) -> HiddenBatch | None:
+        if piece.path not in self.files:
             if len(self.files) >= FILES_MAX:
                 self.files.pop(next(iter(self.files))).close()
-            self.files[stretch.path] = self.disk.open(stretch.path)
-        file = self.files[stretch.path]
-        for position, header in scan.walk(file, stretch.start, stretch.end, chunk=CHUNK_BYTES):
+            self.files[piece.path] = self.disk.open(piece.path)
+        file = self.files[piece.path]
+        for position, header in scan.walk(file, piece.start, piece.end, chunk=CHUNK_BYTES):
             if header.last_offset >= offset:
                 if not is_hidden(header):
                     return None
