@@ -2,7 +2,8 @@
 
     {"topics": {"own-@": {"error_code": "UNKNOWN_TOPIC_OR_PARTITION", "partitions": {"0": {...}}}}}
 
-Fields at their defaults are left out, fields that a version lacks as well, and so are tagged fields of kbroker's own.
+Fields at their defaults are left out, fields that a version lacks as well, and so are tagged fields and configs of
+kbroker's own.
 A list of structs becomes a dict by what identifies its elements, so that order does not count but a second answer to
 the same thing does ("own-@ again"). Error codes have their names. IDs, hosts, ports, times of the broker's clock, ids
 of producers, members and sessions become words; record batches become what can be seen of them.
@@ -58,6 +59,7 @@ NOW = re.compile(r"\b1[78]\d{11}\b(?<!1700\d{9})")  # in a text: later than our 
 LONG_AGO = re.compile(r"-922337\d{13}\b")  # as far before as can be
 NOW_MS = 1_750_000_000_000  # later times are not of our records
 API_VERSIONS = 18
+OWN_CONFIGS = "kbroker."
 STAGED = ("idle", "open")  # transactional ids that are there for every probe
 TRANSACTIONS = "__transaction_state"  # Kafka makes it as soon as somebody speaks of transactions
 
@@ -112,6 +114,8 @@ class _Normal:
             if name == "api_keys" and plain["api_key"] != API_VERSIONS:
                 continue  # which other APIs there are is no oddity
             if TRANSACTIONS in (plain.get("name"), plain.get("resource_name")):
+                continue
+            if name == "configs" and plain.get("name", "").startswith(OWN_CONFIGS):
                 continue
             key = _identity(plain) or str(len(found))
             while key in found:

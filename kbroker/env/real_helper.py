@@ -87,7 +87,7 @@ class ProcessHelper:
         return await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def close(self) -> None:
-        """End those that are idle."""
+        """End those that are idle. Called in the event loop."""
         while self._idle:
             process = self._idle.pop()
             process.kill()

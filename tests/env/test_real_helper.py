@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ async def all_of(helper: ProcessHelper, work: Any, *args: Any) -> list[Any]:
 
 
 @pytest.fixture
-def helper(tmp_path: Path) -> Iterator[ProcessHelper]:
+async def helper(tmp_path: Path) -> AsyncIterator[ProcessHelper]:
     made = ProcessHelper(str(tmp_path))
     yield made
     made.close()
