@@ -64,6 +64,8 @@ LEAVE_S = 10.0  # a stop does not wait longer for others to take over
 LINGER_S = 0.3  # how long clients are told where to go instead
 ANSWER_BYTES_MAX = 128 << 20  # of answers that are made and not read by their clients, all connections together
 
+Beside = Callable[[Services], Awaitable[None]]
+
 log = logging.getLogger("kbroker")
 
 
@@ -150,10 +152,13 @@ class Broker:
         topics: Sequence[tuple[str, int]],
         brokers_min: int,
         on_ready: Callable[[Ready], None],
+        beside: Beside | None,
     ) -> None:
         """Come up and serve until cancelled."""
         apis = registry.load()
         async with trio.open_nursery() as nursery:
+            if beside is not None:
+                nursery.start_soon(beside, services)
             await nursery.start(services.brokers.run)
             registration = services.registration
             note_incarnation(self.env, registration.broker.incarnations, registration.incarnation)
@@ -317,6 +322,7 @@ async def run_broker(
     brokers_min: int = 1,
     on_ready: Callable[[Ready], None] = lambda ready: None,
     hands_over: Callable[[], bool] = lambda: True,
+    beside: Beside | None = None,
 ) -> None:
     """Run a broker until cancelled; it then stops cleanly, having handed over what others can lead.
 
@@ -328,6 +334,8 @@ async def run_broker(
         brokers_min: so many are to live before topics are created, and before this one is ready.
         on_ready: called once, when clients are served.
         hands_over: asked at the end, whether there is anybody to take over.
+        beside: a task that lives as long as the broker's own do, begun before it is registered. What it raises ends
+            the broker.
 
     Raises StartFailed, AddressInUse, DirectoryLocked or OSError when it cannot start.
     """
@@ -342,7 +350,7 @@ async def run_broker(
             home = identify(env, config.node_id, is_used=logs.has_logs())
             async with _store(env, config, store, home, is_used=logs.has_logs()) as opened:
                 services = broker.assemble(logs, home, opened)
-                serve = partial(broker.serve, services, home, list(topics), brokers_min, on_ready)
+                serve = partial(broker.serve, services, home, list(topics), brokers_min, on_ready, beside)
                 await broker.live(services, hands_over, serve)
         finally:
             with trio.CancelScope(shield=True):
