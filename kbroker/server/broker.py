@@ -23,6 +23,7 @@ from kbroker.api import registry
 from kbroker.api.brokers import ClusterBrokers
 from kbroker.api.context import Services
 from kbroker.api.fetch_sessions import FetchSessions
+from kbroker.api.registry import Api
 from kbroker.cluster.changes.features import FeatureTooNew
 from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.image import ClusterImage
@@ -152,10 +153,10 @@ class Broker:
         topics: Sequence[tuple[str, int]],
         brokers_min: int,
         on_ready: Callable[[Ready], None],
+        apis: Mapping[int, Api],
         beside: Beside | None,
     ) -> None:
         """Come up and serve until cancelled."""
-        apis = registry.load()
         async with trio.open_nursery() as nursery:
             if beside is not None:
                 nursery.start_soon(beside, services)
@@ -323,6 +324,7 @@ async def run_broker(
     on_ready: Callable[[Ready], None] = lambda ready: None,
     hands_over: Callable[[], bool] = lambda: True,
     beside: Beside | None = None,
+    apis: Mapping[int, Api] | None = None,
 ) -> None:
     """Run a broker until cancelled; it then stops cleanly, having handed over what others can lead.
 
@@ -336,6 +338,7 @@ async def run_broker(
         hands_over: asked at the end, whether there is anybody to take over.
         beside: a task that lives as long as the broker's own do, begun before it is registered. What it raises ends
             the broker.
+        apis: what clients are answered by, of the same APIs and versions as the registry's; None for the registry's.
 
     Raises StartFailed, AddressInUse, DirectoryLocked or OSError when it cannot start.
     """
@@ -350,7 +353,8 @@ async def run_broker(
             home = identify(env, config.node_id, is_used=logs.has_logs())
             async with _store(env, config, store, home, is_used=logs.has_logs()) as opened:
                 services = broker.assemble(logs, home, opened)
-                serve = partial(broker.serve, services, home, list(topics), brokers_min, on_ready, beside)
+                served = apis or registry.load()
+                serve = partial(broker.serve, services, home, list(topics), brokers_min, on_ready, served, beside)
                 await broker.live(services, hands_over, serve)
         finally:
             with trio.CancelScope(shield=True):
