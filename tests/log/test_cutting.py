@@ -15,10 +15,10 @@ from kbroker.log.errors import LogTruncated
 from kbroker.log.log import CUT_AT_ONCE, PartitionLog
 from kbroker.log.recovery import Crash
 from kbroker.testing.disk import MemoryDisk
+from kbroker.testing.world import Killed
 from kbroker.watermark import Watermark
 from tests.log.test_directory import World, orders
-from tests.log.test_recovery import Dead, die_after
-from tests.log.tools import TOPIC_ID, Worker, append, contents, fill, log_for, new_disk, open_log
+from tests.log.tools import TOPIC_ID, Fate, Worker, append, contents, fill, log_for, new_disk, open_log
 
 SMALL = {"segment_bytes": 100, "index_interval_bytes": 0}  # every batch has a segment of its own
 
@@ -61,12 +61,12 @@ async def test_L4_a_kill_at_any_step_of_such_a_cut_looks_like_no_damage() -> Non
         world = World()
         _, log = await checkpointed(world)
         log.guard(Watermark(5), is_shared=True)
-        die_after(world.disk, step)
+        world.disk.alive = Fate(step)
         try:
             log.truncate_to(10)
             await log.settle(world.offload)
             is_done = True
-        except Dead:
+        except Killed:
             pass
         world.disk.alive = lambda: None
         world.kill()
@@ -221,13 +221,13 @@ async def test_a_kill_at_any_step_leaves_the_log_as_it_was_or_none() -> None:
     while not is_done:
         world = World()
         _, log = await checkpointed(world)
-        die_after(world.disk, step)
+        world.disk.alive = Fate(step)
         try:
             log.start_over(100)
             await log.settle(world.offload)
             append(log, b"x")
             is_done = True
-        except Dead:
+        except Killed:
             pass
         world.disk.alive = lambda: None
         world.kill()
