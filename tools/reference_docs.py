@@ -34,8 +34,9 @@ NAME` explains a config on the command line, `kbroker config check FILE` checks 
 
 A broker takes its configuration from, the closest first:
 
-1. flags of `kbroker start`: `--override NAME=VALUE`, and `--listen`, `--advertise`, `--data-dir`, `--coordination`,
-   which are short for `listeners`, `advertised.listeners`, `kbroker.data.dir` and `kbroker.coordination`;
+1. flags of `kbroker start`: `--override NAME=VALUE`, of which the last counts, and `--listen`, `--advertise`,
+   `--data-dir`, `--coordination`, which are short for `listeners`, `advertised.listeners`, `kbroker.data.dir` and
+   `kbroker.coordination`. None goes before the other: who says one both ways is refused;
 2. `KBROKER_*` environment variables, then `KAFKA_*`, named as in the apache/kafka container image: `num.partitions` is
    `KAFKA_NUM_PARTITIONS`; `_` in a name is written `__`, `-` is `___`;
 3. the file given with `-c`: TOML (`*.toml`, keys dotted or quoted) or Java properties, so a `server.properties` of

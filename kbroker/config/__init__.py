@@ -7,6 +7,7 @@
     views.py        ViewSpec, what makes a topic a view
     table.py        the whole table by name; "did you mean"
     values.py       BrokerConfig (layers of values), topic_config
+    consistent.py   what no single key can tell
     sources.py      .properties, TOML, environment and flags into a BrokerConfig
     describe.py     rows for DescribeConfigs
 
@@ -25,7 +26,7 @@ from kbroker.config.describe import (
     describe_topic,
 )
 from kbroker.config.keys import ConfigError, ConfigKey, ConfigType, Scope, Update, format_value, parse
-from kbroker.config.sources import load, read_file, read_properties, read_toml
+from kbroker.config.sources import Derive, load, read_file, read_properties, read_toml
 from kbroker.config.table import TABLE, check_broker_configs, check_group_configs, check_topic_configs, find
 from kbroker.config.topic import TopicConfig
 from kbroker.config.values import BrokerConfig, Source, topic_config
@@ -39,6 +40,7 @@ __all__ = [
     "ConfigKey",
     "ConfigRow",
     "ConfigType",
+    "Derive",
     "ListenerAddress",
     "Scope",
     "Source",

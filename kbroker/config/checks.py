@@ -1,4 +1,5 @@
-"""Checks of values with a shape of their own. Each takes the text and returns it as it is kept, or raises ValueError.
+"""Checks of values with a shape of their own. Each takes the text and returns it as it is kept, or raises ValueError:
+Unfit, where what is wrong is not plain from what is expected.
 
 The first line of a check's docstring completes the sentence "expected ..." of the error.
 """
@@ -8,9 +9,10 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from kbroker.config.keys import split_list
+from kbroker.config.keys import Unfit, split_list
 
 ETCD_PORT = 2379
+PORT_MAX = 65535
 
 
 class StoreAddress(NamedTuple):
@@ -37,27 +39,59 @@ class ListenerAddress(NamedTuple):
     port: int
 
 
-# NAME://host:port, the host possibly empty or an IPv6 address in brackets.
-_LISTENER = re.compile(
-    r"(?P<name>[A-Za-z0-9_.-]+)://(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[^:/\[\]\s]*)):(?P<port>-?\d{1,5})"
-)
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+# host:port, the host possibly empty or an IPv6 address in brackets.
+_ENDPOINT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?)\]|(?P<host>[^:/\[\]@\s]*)):(?P<port>\d{1,7})")
 _MEMBER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?\]|[A-Za-z0-9._-]+)(:(?P<port>\d{1,5}))?")
 _DURATION = re.compile(r"by_duration:P(?=\d|T\d)(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+(\.\d+)?S)?)?")
 _THROTTLED = re.compile(r"\*|\d+:\d+(,\d+:\d+)*")
 
 
 def parse_listener(text: str) -> ListenerAddress:
-    """One NAME://HOST:PORT; ValueError when it is not."""
-    match = _LISTENER.fullmatch(text.strip())
-    if match is None or not 0 <= int(match["port"]) <= 65535:
-        raise ValueError(text)
-    return ListenerAddress(match["name"].upper(), match["v6"] or match["host"], int(match["port"]))
+    """One NAME://HOST:PORT; Unfit when it is not."""
+    name, slashes, endpoint = text.strip().partition("://")
+    if not slashes:
+        raise Unfit(f"{text} has no name, as PLAINTEXT://{text}")
+    return ListenerAddress(listener_name(name), *parse_endpoint(endpoint))
+
+
+def listener_name(text: str) -> str:
+    """A listener's name, which is the same in capitals; Unfit when it cannot be one."""
+    if not _NAME.fullmatch(text):
+        raise Unfit(f'"{text}" cannot be a listener\'s name, which is of letters, digits, "_", "-" and "."')
+    return text.upper()
+
+
+def parse_endpoint(text: str) -> tuple[str, int]:
+    """HOST:PORT, the host possibly empty, an IPv6 address in brackets; Unfit when it is not."""
+    match = _ENDPOINT.fullmatch(text)
+    if match is None:
+        raise Unfit(_no_endpoint(text))
+    if int(match["port"]) > PORT_MAX:
+        raise Unfit(f"{match['port']} is no port, which is from 0 to {PORT_MAX}")
+    return match["v6"] or match["host"], int(match["port"])
+
+
+def _no_endpoint(text: str) -> str:
+    """What is wrong with it."""
+    host, colon, port = text.rpartition(":")
+    if text.count(":") > 1 and "/" not in text and "[" not in text:
+        return f"{text} would be an address of IPv6, which stands in brackets: [ADDRESS]:PORT"
+    if not port or not colon:
+        return f"{text} has no port"
+    if not port.isdecimal():
+        return f'"{port}" in {text} is no port, which is a whole number from 0 to {PORT_MAX}'
+    return f"{text} is not HOST:PORT"
 
 
 def check_listeners(text: str) -> str:
     """a list of NAME://HOST:PORT, each name once, such as PLAINTEXT://localhost:9092"""
-    names = [parse_listener(item).name for item in split_list(text)]
-    if not names or len(set(names)) != len(names):
+    names: set[str] = set()
+    for name in (parse_listener(item).name for item in split_list(text)):
+        if name in names:
+            raise Unfit(f"{name} is there twice")
+        names.add(name)
+    if not names:
         raise ValueError(text)
     return text
 
@@ -91,7 +125,7 @@ def parse_store(text: str) -> StoreAddress:
 def _member(text: str) -> str:
     """One member of etcd, HOST:PORT."""
     match = _MEMBER.fullmatch(text.strip())
-    if match is None or not 0 < int(match["port"] or ETCD_PORT) <= 65535:
+    if match is None or not 0 < int(match["port"] or ETCD_PORT) <= PORT_MAX:
         raise ValueError(text)
     return f"{match['host']}:{match['port'] or ETCD_PORT}"
 

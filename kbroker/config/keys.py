@@ -23,6 +23,10 @@ class ConfigError(Exception):
     """A name or a value that is not possible: one line, for the person who wrote it."""
 
 
+class Unfit(ValueError):
+    """A check's refusal that says what is wrong: the text goes behind what is expected."""
+
+
 class ConfigType(IntEnum):
     """The types of DescribeConfigs (KIP-569), with Kafka's codes."""
 
@@ -101,9 +105,10 @@ def parse(key: ConfigKey, text: str) -> Value:
         if key.choices and key.type is not ConfigType.LIST and text not in key.choices:
             raise ValueError(text)
         value = _PARSERS.get(key.type, _parse_text)(key, text)
-    except ValueError:
+    except ValueError as error:
         shown = "the given value" if key.sensitive else f'"{text}"' if len(text) <= SHOWN_MAX else f'"{text[:60]}..."'
-        raise ConfigError(f"{key.name}: {shown} is not allowed: expected {expected(key)}") from None
+        why = f"; {error}" if isinstance(error, Unfit) else ""
+        raise ConfigError(f"{key.name}: {shown} is not allowed: expected {expected(key)}{why}") from None
     return value
 
 

@@ -10,12 +10,13 @@ a KAFKA_* name only when it looks like a misspelling, for other programs have va
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
-from kbroker.config.keys import ConfigError, Scope, parse
+from kbroker.config.consistent import check_consistent
+from kbroker.config.keys import ConfigError, Scope, Value, parse
 from kbroker.config.table import TABLE, did_you_mean, find, is_ignored
-from kbroker.config.values import BrokerConfig, Setting, Source, check_consistent
+from kbroker.config.values import BrokerConfig, Setting, Source
 
 # Of the command line (kbroker.cli), of container images and of Java: not configuration of a broker.
 NOT_CONFIG = frozenset(
@@ -45,23 +46,32 @@ NOT_CONFIG = frozenset(
 )
 
 
+# From what is set, typed, to what else is to be, as text. It goes before what it names of the former.
+Derive: TypeAlias = "Callable[[Mapping[str, Value]], Mapping[str, str]]"
+
+
 def load(
     file: Mapping[str, str] | None = None,
     env: Mapping[str, str] | None = None,
     flags: Mapping[str, str] | None = None,
     *,
     file_name: str = "the file",
+    derived: Mapping[str, Derive] | None = None,
 ) -> BrokerConfig:
     """The configuration of a broker.
 
     file: what `read_properties` or `read_toml` returned; env: all environment variables; flags: config names and values
-    from the command line. Warnings are in the result's `warnings`. Raises ConfigError.
+    from the command line; derived: who says what follows from all these, by what is told of where it came from.
+    Warnings are in the result's `warnings`. Raises ConfigError.
     """
     warnings: list[str] = []
     settings = _from_names(file or {}, file_name, warnings)
     settings.update(_from_env(env or {}, "KAFKA_", warnings))
     settings.update(_from_env(env or {}, "KBROKER_", warnings))
     settings.update(_from_names(flags or {}, "command line", warnings))
+    for origin, derive in (derived or {}).items():
+        given = {name: setting.value for name, setting in settings.items()}
+        settings.update(_from_names(derive(given), origin, warnings))
     config = BrokerConfig({Source.STATIC_BROKER: settings})
     check_consistent(config)
     warnings.extend(_advice(config))

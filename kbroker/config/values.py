@@ -17,7 +17,7 @@ from dataclasses import replace
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from kbroker.config.checks import ListenerAddress, StoreAddress, parse_listener, parse_protocol_map, parse_store
+from kbroker.config.checks import ListenerAddress, StoreAddress, parse_listener, parse_store
 from kbroker.config.keys import ConfigError, ConfigKey, Scope, Value, parse, split_list
 from kbroker.config.table import TABLE, find
 from kbroker.config.topic import TopicConfig
@@ -194,63 +194,6 @@ def topic_config(overrides: Mapping[str, str], broker: BrokerConfig) -> TopicCon
     if small_segment is not None:
         values["segment_bytes"] = small_segment
     return replace(broker.topic_defaults, **values) if values else broker.topic_defaults  # type: ignore[arg-type]
-
-
-def check_consistent(config: BrokerConfig) -> None:
-    """What no single key can tell. Raises ConfigError."""
-    if config.is_set("node.id") and config.is_set("broker.id") and config.get("broker.id") not in (-1, config.node_id):
-        raise ConfigError(
-            f"node.id is {config.get('node.id')} and broker.id is {config.get('broker.id')}: they must agree"
-        )
-    roles = config.get_list("process.roles")
-    if roles and "broker" not in roles:
-        raise ConfigError(f"process.roles is {','.join(roles)}: kbroker is broker and controller in one process")
-    protocols = parse_protocol_map(config.get_str("listener.security.protocol.map"))
-    listeners = config.listeners
-    if not listeners:
-        raise ConfigError(f"listeners: {config.get_str('listeners')} has no listener for clients")
-    for name in (address.name for address in listeners):
-        protocol = protocols.get(name)
-        if protocol is None:
-            raise ConfigError(
-                f"listeners: {name} has no entry in listener.security.protocol.map, such as {name}:PLAINTEXT"
-            )
-        if protocol != "PLAINTEXT":
-            raise ConfigError(f"listeners: {name} would speak {protocol}; kbroker speaks only PLAINTEXT so far")
-    _check_advertised(config, {address.name for address in listeners})
-    _check_etcd(config)
-
-
-def _check_etcd(config: BrokerConfig) -> None:
-    for one, other in (("user", "password"), ("tls.certificate", "tls.key")):
-        if bool(config.get_str(f"kbroker.etcd.{one}")) != bool(config.get_str(f"kbroker.etcd.{other}")):
-            raise ConfigError(f"kbroker.etcd.{one} and kbroker.etcd.{other} belong together: set both, or none")
-    tls = next((name for name in ("ca", "certificate") if config.get_str(f"kbroker.etcd.tls.{name}")), None)
-    if tls and config.store.engine == "etcd" and not config.store.is_tls:
-        raise ConfigError(f"kbroker.etcd.tls.{tls} is set, and {config.store.text} is without TLS: write etcds://")
-
-
-def _check_advertised(config: BrokerConfig, names: set[str]) -> None:
-    controllers = {name.upper() for name in config.get_list("controller.listener.names")}
-    for address in (parse_listener(item) for item in config.get_list("advertised.listeners")):
-        if address.name not in names and address.name not in controllers:
-            raise ConfigError(f"advertised.listeners: {address.name} is not one of listeners")
-        if address.host in WILDCARDS:
-            raise ConfigError(f'advertised.listeners: "{address.host}" is no address that a client can connect to')
-    told = config.advertised_listeners
-    for name, host, _ in config.listeners if config.store.engine == "etcd" else ():
-        if host in WILDCARDS and name not in told:
-            raise ConfigError(
-                f"advertised.listeners: brokers of other machines cannot be told where {name} is: "
-                f'its address in listeners, "{host}", stands for every one of this machine'
-            )
-    inter_broker = config.get_str("inter.broker.listener.name").upper()
-    if inter_broker and config.is_set("security.inter.broker.protocol"):
-        raise ConfigError(
-            "inter.broker.listener.name and security.inter.broker.protocol are both set: one chooses the listener"
-        )
-    if inter_broker and inter_broker not in names:
-        raise ConfigError(f"inter.broker.listener.name: {inter_broker} is not one of listeners")
 
 
 def _inherited(key: ConfigKey, broker: BrokerConfig) -> Value:

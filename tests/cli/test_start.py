@@ -17,7 +17,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kbroker.cli import cli
-from kbroker.cli.broker.start import host_and_port
 from tests.server.process import ENVIRONMENT
 
 ROOT = Path(__file__).parent.parent.parent
@@ -214,14 +213,6 @@ def test_nobody_there() -> None:
     result = kbroker(address, "list")
     assert result.exit_code == 3
     assert result.stderr == f"kbroker: no broker at {address}: Connection refused. Start one with: kbroker\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [("h:1", ("h", 1)), (":9", ("", 9)), ("9092", ("127.0.0.1", 9092)), ("[::1]:5", ("::1", 5))],
-)
-def test_host_and_port(text: str, address: tuple[str, int]) -> None:
-    assert host_and_port(text) == address
 
 
 @pytest.mark.slow

@@ -46,7 +46,8 @@ def test_ids_and_ports_count_up() -> None:
     assert plans[0].listeners == {"A": ("127.0.0.1", 9092), "B": ("::1", 9192)}
     assert plans[2].listeners == {"A": ("127.0.0.1", 9094), "B": ("::1", 9194)}
     assert plans[2].advertised == {"A": ("example.org", 19094)}
-    assert plans[2].overrides == {"node.id": "9", "default.replication.factor": "3"}
+    protocols = {"listener.security.protocol.map": "A:PLAINTEXT,B:PLAINTEXT"}
+    assert plans[2].overrides == {"node.id": "9", "default.replication.factor": "3", **protocols}
 
 
 def test_a_replication_factor_that_is_configured_stays() -> None:

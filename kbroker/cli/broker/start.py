@@ -7,12 +7,16 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from kbroker.cli.broker.layout import BROKERS_MAX, refuse_several
 from kbroker.cli.broker.logs import LEVELS
 from kbroker.cli.errors import EXIT_FAILED, Misconfigured
+
+if TYPE_CHECKING:
+    from kbroker.config import Derive
 
 _EPILOG = """\b
 Precedence: flag > KBROKER_* > KAFKA_* > file > default. Names are Kafka's: NUM_PARTITIONS in the environment is
@@ -30,8 +34,20 @@ second one at once, with 130. Status 2: bad configuration, port or data director
     envvar="KBROKER_CONFIG",
     help="Configuration: TOML (*.toml) or Java properties (Kafka's server.properties works).",
 )
-@click.option("--listen", metavar="HOST:PORT", help="Where to listen; port 0 picks one.  [default: 127.0.0.1:9092]")
-@click.option("--advertise", metavar="HOST:PORT", help="The address clients are told, where it differs.")
+@click.option(
+    "--listen",
+    "listens",
+    metavar="[NAME=]HOST:PORT",
+    multiple=True,
+    help="Where to listen; port 0 picks one. Repeatable, with names.  [default: 127.0.0.1:9092]",
+)
+@click.option(
+    "--advertise",
+    "advertises",
+    metavar="[NAME=]HOST:PORT",
+    multiple=True,
+    help="The address clients are told, where it differs; NAME is a listener's. Repeatable.",
+)
 @click.option("--data-dir", metavar="DIR", help="Where data is kept, made if absent.  [default: ./kbroker-data]")
 @click.option(
     "--coordination",
@@ -70,8 +86,8 @@ second one at once, with 130. Status 2: bad configuration, port or data director
 @click.option("--supervised", type=int, hidden=True)  # said by `--brokers` to each broker: how many to wait for
 def start(
     file: Path | None,
-    listen: str | None,
-    advertise: str | None,
+    listens: Sequence[str],
+    advertises: Sequence[str],
     data_dir: str | None,
     coordination: str | None,
     memory: bool,
@@ -88,14 +104,11 @@ def start(
 
     if memory and data_dir:
         raise click.UsageError("--memory and --data-dir exclude each other")
-    flags = _flags(listen, advertise, overrides)
-    if data_dir is not None:
-        flags["kbroker.data.dir"] = data_dir
-    if coordination is not None:
-        flags["kbroker.coordination"] = coordination
+    flags = _flags(overrides, listens, advertises, data_dir, coordination)
     wanted = [_topic(text) for text in topics]
     try:
-        config = load(read_config_file(file) if file else {}, os.environ, flags, file_name=str(file))
+        values = read_config_file(file) if file else {}
+        config = load(values, os.environ, flags, file_name=str(file), derived=_derived(listens))
     except ConfigError as error:
         raise Misconfigured(str(error)) from None
     set_up(log_level, log_format, node_id=config.node_id if supervised else None)
@@ -130,33 +143,49 @@ def _serve_supervised(serve: Callable[..., int], brokers_min: int) -> int:
         return EXIT_FAILED
 
 
-def host_and_port(text: str) -> tuple[str, int]:
-    """ "localhost:9092", ":9092", "9092" (both: every interface, or 127.0.0.1 for a bare port), "[::1]:9092"."""
-    host, _, port = text.rpartition(":")
-    if not text.count(":"):
-        host = "127.0.0.1"
-    if not port.isdecimal() or int(port) > 65535 or (":" in host and not host.startswith("[")):
-        raise click.UsageError(f"{text!r} is not HOST:PORT")
-    return host.strip("[]"), int(port)
+# The configs that flags of their own stand for.
+_FLAGS = {
+    "listeners": "--listen",
+    "advertised.listeners": "--advertise",
+    "kbroker.data.dir": "--data-dir",
+    "kbroker.coordination": "--coordination",
+}
 
 
-def _flags(listen: str | None, advertise: str | None, overrides: Sequence[str]) -> dict[str, str]:
-    flags: dict[str, str] = {}
+def _flags(
+    overrides: Sequence[str],
+    listens: Sequence[str],
+    advertises: Sequence[str],
+    data_dir: str | None,
+    coordination: str | None,
+) -> dict[str, str]:
+    """Configs and values: of --override the last counts; who says one by --override and its own flag is refused."""
+    given: dict[str, str] = {}
     for text in overrides:
         name, equals, value = text.partition("=")
         if not equals:
             raise click.UsageError(f"--override {text!r} is not NAME=VALUE")
-        flags[name.strip()] = value
-    if listen is not None:
-        flags["listeners"] = _listener(listen)
-    if advertise is not None:
-        flags["advertised.listeners"] = _listener(advertise)
-    return flags
+        given[name.strip()] = value
+    flags: dict[str, str] = {}
+    if listens or advertises:
+        from kbroker.cli.broker.listeners import listener_configs
+
+        flags |= listener_configs(listens, advertises)
+    flags |= {"kbroker.data.dir": data_dir} if data_dir is not None else {}
+    flags |= {"kbroker.coordination": coordination} if coordination is not None else {}
+    twice = next((name for name in flags if name in given), None)
+    if twice is not None:
+        raise click.UsageError(f"{_FLAGS[twice]} and --override {twice} exclude each other")
+    return given | flags
 
 
-def _listener(text: str) -> str:
-    host, port = host_and_port(text)
-    return f"PLAINTEXT://[{host}]:{port}" if ":" in host else f"PLAINTEXT://{host}:{port}"
+def _derived(listens: Sequence[str]) -> dict[str, Derive]:
+    """Who derives configs from those that are given, by what that is called."""
+    if not listens:
+        return {}
+    from kbroker.cli.broker.listeners import plain_protocols
+
+    return {"--listen": plain_protocols(listens)}
 
 
 def _topic(text: str) -> tuple[str, int]:

@@ -33,6 +33,7 @@ import click
 from kbroker import __version__
 from kbroker.cli.broker.banner import address_text, banner, seconds_since_start
 from kbroker.cli.broker.layout import LOCK, STORE_FILE, directory_of, named, refuse_others
+from kbroker.cli.broker.listeners import MAP
 from kbroker.cli.broker.logs import is_terminal
 from kbroker.cli.broker.signals import Signals, signal_name
 from kbroker.cli.errors import EXIT_USAGE, Failed, Misconfigured
@@ -99,6 +100,8 @@ def plan(config: BrokerConfig, count: int) -> list[Plan]:
     for n in range(count):
         own_id = config.node_id + n
         overrides = {**given, "node.id": str(own_id)}
+        if config.is_set(MAP):
+            overrides[MAP] = config.get_str(MAP)  # some of it may be of flags
         if config.is_set("broker.id"):
             overrides["broker.id"] = str(own_id)
         plans.append(Plan(own_id, _moved(configured, n), _moved(config.advertised_listeners, n), overrides))
@@ -273,10 +276,11 @@ class _Supervisor:
         settings = {**part.overrides, "listeners": _text(part.listeners), "kbroker.coordination": self._store}
         if part.advertised:
             settings["advertised.listeners"] = _text(part.advertised)
+        settings["kbroker.data.dir"] = directory_of(self._data_dir, broker.id)
         command = [sys.executable, "-m", "kbroker", "start", *orders.options]
         command += [f"--override={name}={value}" for name, value in settings.items()]
         brokers_min = 1 if self._announced else orders.brokers  # at first they wait for each other
-        command += ["--data-dir", directory_of(self._data_dir, broker.id), "--supervised", str(brokers_min)]
+        command += ["--supervised", str(brokers_min)]
         if broker is self._brokers[0] and not self._announced:
             command += [f"--topic={topic}" for topic in orders.topics]
         return command
