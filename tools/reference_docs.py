@@ -19,7 +19,7 @@ for source in (ROOT, ROOT / "protocol"):
 from kafka_wire.api import OWN_KEY_MIN  # noqa: E402
 from kbroker.api.registry import load  # noqa: E402
 from kbroker.config.broker_keys import BROKER_KEYS  # noqa: E402
-from kbroker.config.docs import documentation  # noqa: E402
+from kbroker.config.docs import REFUSED, documentation, is_refused  # noqa: E402
 from kbroker.config.inert_keys import IGNORED_PREFIXES, INERT_KEYS, REMOVED_NAMES  # noqa: E402
 from kbroker.config.keys import ConfigKey, Update, default_text, expected  # noqa: E402
 from kbroker.config.topic_keys import GROUP_KEYS, TOPIC_KEYS  # noqa: E402
@@ -43,13 +43,17 @@ A broker takes its configuration from, the closest first:
    Apache Kafka can be used as it is;
 4. the defaults.
 
-A name that nobody knows is an error in a file or flag, and a warning in a `KBROKER_*` variable.
+A name that nobody knows is an error in a file or flag, and a warning in a `KBROKER_*` variable. In a `KAFKA_*` variable
+it is a warning where it looks like a misspelling of one that is known (`KAFKA_NUM_PARTITION`); any other is passed over
+in silence, for Kafka's tools and images have variables of that kind too.
 """
 
 
 def configuration() -> str:
     """docs/reference/configuration.md."""
-    inert = [key for key in (*TOPIC_KEYS, *GROUP_KEYS, *BROKER_KEYS, *INERT_KEYS) if not key.effect]
+    without_effect = [key for key in (*TOPIC_KEYS, *GROUP_KEYS, *BROKER_KEYS, *INERT_KEYS) if not key.effect]
+    refused = [key for key in without_effect if is_refused(key)]
+    inert = [key for key in without_effect if not is_refused(key)]
     sections = [
         _INTRODUCTION,
         _section("Topics", "Given when a topic is created, or changed later.", [k for k in TOPIC_KEYS if k.effect]),
@@ -61,6 +65,7 @@ def configuration() -> str:
         + ", ".join(f"`{prefix}`" for prefix in IGNORED_PREFIXES)
         + ", and:\n\n"
         + _names(REMOVED_NAMES),
+        f"## Refused\n\n{REFUSED} An empty value is accepted.\n\n" + _names(key.name for key in refused),
     ]
     return "\n".join(sections)
 

@@ -37,6 +37,7 @@ BROKER_KEYS = (
     ConfigKey("node.id", INT, 1, low=0),
     ConfigKey("broker.id", INT, -1),
     ConfigKey("broker.rack", STRING, None),
+    ConfigKey("process.roles", LIST, "", choices=("broker", "controller")),
     ConfigKey("listeners", LIST, "PLAINTEXT://127.0.0.1:9092", check=check_listeners),
     ConfigKey("advertised.listeners", LIST, None, check=check_listeners),
     ConfigKey(
@@ -45,6 +46,7 @@ BROKER_KEYS = (
         "SASL_SSL:SASL_SSL,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT",
         check=check_protocol_map,
     ),
+    ConfigKey("controller.listener.names", LIST, ""),
     # Where the data is
     ConfigKey("log.dir", LIST, "kbroker-data"),
     ConfigKey("log.dirs", LIST, None),

@@ -5,10 +5,15 @@ A broker key that is only the default of a topic key takes the topic key's text 
 
 from __future__ import annotations
 
+from kbroker.config.checks import check_unset
 from kbroker.config.keys import ConfigKey, Scope
 from kbroker.config.topic_keys import GROUP_KEYS, TOPIC_KEYS
 
 NO_EFFECT = "Accepted, without effect: files and clients written for Apache Kafka work, nothing in kbroker changes."
+REFUSED = (
+    "Not accepted: Kafka would load a Java class by it, most of them to forbid something. kbroker cannot, and does not "
+    "act as if it did; a broker with this in its configuration does not start."
+)
 
 TOPIC_DOCS = {
     "cleanup.policy": "What happens to old data: delete removes segments by age and size; compact keeps the last value "
@@ -86,6 +91,8 @@ BROKER_DOCS = {
     "broker.rack": "Where the broker stands: replicas are spread over racks, consumers may read from their own.",
     "broker.session.timeout.ms": "A broker that is silent for this long counts as dead, and its partitions move.",
     "connections.max.idle.ms": "A connection without requests for this long is closed.",
+    "controller.listener.names": "Listeners of Kafka's controllers. kbroker is broker and controller in one "
+    "process, and does not open them.",
     "controlled.shutdown.enable": "Move leadership away before stopping.",
     "default.replication.factor": "Replicas of a topic created without a number.",
     "delete.topic.enable": "Whether topics can be deleted.",
@@ -169,6 +176,8 @@ BROKER_DOCS = {
     "offsets.topic.replication.factor": "Replicas of the topic that holds committed offsets. With fewer brokers than "
     "that, kbroker makes one on each, so that a single broker just works.",
     "offsets.topic.segment.bytes": "Segment size of the topic that holds committed offsets.",
+    "process.roles": "What Kafka's process is to be. kbroker is broker and controller in one; a list without broker is "
+    "refused.",
     "producer.id.expiration.ms": "An idempotent producer that is silent for this long is forgotten.",
     "queued.max.request.bytes": "Bytes of requests that have not fully arrived, of all connections together; -1: four "
     "times socket.request.max.bytes. Above it requests are received one after the other.",
@@ -211,8 +220,15 @@ _INHERITED = {
 
 def documentation(key: ConfigKey) -> str:
     """A key's meaning, and whether it has an effect. Every key has one."""
+    if is_refused(key):
+        return REFUSED
     meaning = _meaning(key)
     return meaning if key.effect or meaning == NO_EFFECT else f"Accepted, without effect. {meaning}"
+
+
+def is_refused(key: ConfigKey) -> bool:
+    """Whether no value but none is accepted."""
+    return key.check is check_unset
 
 
 def _meaning(key: ConfigKey) -> str:

@@ -114,8 +114,6 @@ INERT_KEYS = (
     _key("config.providers", LIST, "", check=check_unset),
     _key("authorizer.class.name", STRING, "", check=check_unset),
     _key("early.start.listeners", LIST, None),
-    _key("process.roles", LIST, "", choices=("broker", "controller")),
-    _key("controller.listener.names", LIST, ""),
     _key("sasl.mechanism.controller.protocol", STRING, "GSSAPI"),
     _key("metadata.log.max.record.bytes.between.snapshots", LONG, 20_971_520, low=1),
     _key("metadata.log.max.snapshot.interval.ms", LONG, 3_600_000, low=0),

@@ -14,8 +14,9 @@ from tests.server.process import ENVIRONMENT
 
 @contextmanager
 def broker_process(*options: str) -> Iterator[str]:
-    """The address of a broker in memory, with topic t of two partitions."""
-    command = [sys.executable, "-m", "kbroker", "start", "--listen", "127.0.0.1:0", "--memory", "--topic", "t:2"]
+    """The address of a broker with topic t of two partitions; in memory, where no option says otherwise."""
+    command = [sys.executable, "-m", "kbroker", "start", "--listen", "127.0.0.1:0", "--topic", "t:2"]
+    command += [] if "--data-dir" in options else ["--memory"]
     process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     try:
         assert process.stderr is not None

@@ -15,22 +15,22 @@ from pathlib import Path
 
 import pytest
 
-from kbroker.config import TABLE, ConfigKey, Scope
+from kbroker.config import TABLE, ConfigError, ConfigKey, Scope, load
+from kbroker.config.docs import documentation, is_refused
 
 SOURCE = Path(__file__).parents[2] / "kbroker"
 TABLES = {"topic_keys.py", "broker_keys.py", "inert_keys.py", "table.py", "checks.py", "docs.py"}  # they tell of keys
 PREFIX_MIN = len("consumer.")  # of a name made of parts: the rest is anything
 ALL_KEYS = [key for scope in Scope for key in TABLE[scope].values()]
-# Looked at when the broker starts, and refused if it asks for what kbroker is not.
-CHECKED = {"process.roles", "controller.listener.names"}
+BESIDE = {SOURCE / room for room in ("cli", "testing", "client")}  # what names keys there makes the broker do nothing
 
 
 @cache
 def mentioned() -> tuple[frozenset[str], frozenset[str], list[re.Pattern[str]]]:
-    """Texts, attributes, and texts made of parts, of all of kbroker but the tables and the commands."""
+    """Texts, attributes, and texts made of parts, of all of the broker but the tables."""
     texts, attributes, patterns = set(), set(), []
     for path in SOURCE.rglob("*.py"):
-        if path.name in TABLES or SOURCE / "cli" in path.parents:
+        if path.name in TABLES or BESIDE & {*path.parents}:
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         given = {id(name) for name in given_values(tree)}
@@ -87,5 +87,13 @@ def heirs(key: ConfigKey) -> Iterator[ConfigKey]:
 @pytest.mark.parametrize("key", ALL_KEYS, ids=lambda key: f"{key.scope.name}-{key.name}")
 def test_what_has_an_effect_is_read_and_the_other_way_round(key: ConfigKey) -> None:
     is_read = is_named(key) or any(is_named(heir) for heir in heirs(key) if key.scope is Scope.BROKER)
-    if key.name not in CHECKED:
-        assert key.effect == is_read, "nothing reads it: effect=False" if key.effect else "it is read: effect=True"
+    assert key.effect == is_read, "nothing reads it: effect=False" if key.effect else "it is read: effect=True"
+    said = documentation(key).startswith(("Accepted, without effect", "Not accepted"))
+    assert said == (not key.effect)
+
+
+@pytest.mark.parametrize("key", [key for key in ALL_KEYS if is_refused(key)], ids=lambda key: key.name)
+def test_what_is_said_to_be_refused_is(key: ConfigKey) -> None:
+    assert documentation(key).startswith("Not accepted")
+    with pytest.raises(ConfigError, match="kbroker cannot load Java classes"):
+        load(file={key.name: "org.example.Class"})
