@@ -234,6 +234,16 @@ class RealStream:
         self.close()
         await trio.lowlevel.checkpoint()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed here."""
+        return self._closed
+
+    def abandon(self) -> None:
+        """In a forked child: let go of its copy. What watches the socket is the parent's, and stays."""
+        self._closed = True
+        self._socket.close()
+
     # -- sending ------------------------------------------------------------------------------------------------------
 
     async def _send_large(self, parts: Sequence[Buffer | FileSlice]) -> None:
@@ -460,11 +470,20 @@ class RealListener:
 
     async def aclose(self) -> None:
         """Stop listening; idempotent."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """The same at once."""
         if not self._closed:
             self._closed = True
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
-        await trio.lowlevel.checkpoint()
+
+    def abandon(self) -> None:
+        """In a forked child: let go of its copy."""
+        self._closed = True
+        self._socket.close()
 
 
 class RealNet:

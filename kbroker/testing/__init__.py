@@ -9,6 +9,8 @@
     store       ProcessStore: one process's way to the coordination store, to be cut; StoreServer (store_server): the
                 store of such a world, far away, slow, down, forgetful
     client      a bare Kafka client
+    embedded    a broker beside a program that is not async: in a thread, or in a process
+    handles     KBroker, which a test has of it            pytest_plugin   the fixtures
 
 Import what you need from its module: this package itself imports nothing.
 """

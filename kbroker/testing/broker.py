@@ -18,8 +18,9 @@ and a network (hosts b1, b2 …, to be cut from each other); each has a machine 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from random import Random
 from typing import TypeVar
 
@@ -27,11 +28,12 @@ import trio
 
 from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.topics import CreatableTopic, CreateTopicsRequest
+from kbroker.api.registry import Api
 from kbroker.cluster.store import CoordinationStore
 from kbroker.cluster.stores.memory import MemoryStore
 from kbroker.config import BrokerConfig
-from kbroker.env import Env
-from kbroker.server.broker import Ready, run_broker
+from kbroker.env import Env, Net
+from kbroker.server.broker import Beside, Ready, run_broker
 from kbroker.testing.client import BareClient, connect
 from kbroker.testing.clock import SteeredClock
 from kbroker.testing.disk import MemoryDisk
@@ -55,7 +57,7 @@ async def inline(work: Callable[[], T]) -> T:
 class Machine:
     """What outlives a broker's process: disk, clock, coordination store. seed decides what is left to chance.
 
-    name: of the host. network, store: shared with other machines; new ones if not given.
+    name: of the host. network, store: shared with other machines; new ones if not given. clock: its own if not given.
     """
 
     def __init__(
@@ -65,9 +67,10 @@ class Machine:
         name: str = "broker",
         network: MemoryNetwork | None = None,
         store: MemoryStore | None = None,
+        clock: SteeredClock | None = None,
     ) -> None:
         self.name = name
-        self.clock = SteeredClock()
+        self.clock = clock or SteeredClock()
         self.disk = MemoryDisk(seed=seed)
         self.network = network or MemoryNetwork(seed=seed)
         self.store = store or MemoryStore(self.clock)
@@ -80,14 +83,21 @@ class Machine:
         self.starts += 1
         alive = self.life.check
         disk = MemoryDisk(self.disk.volume, holder=f"a process of {self.name}", alive=alive)
-        net = self.network.host(self.name, alive=alive)
         rng, helper = SeededRng(self.random, alive), InlineHelper(disk, inline)
-        return Env(ProcessClock(self.clock, alive), disk, net, rng, inline, helper)
+        return Env(ProcessClock(self.clock, alive), disk, self.new_net(alive), rng, inline, helper)
+
+    def new_net(self, alive: Callable[[], None]) -> Net:
+        """The network as a new process has it."""
+        return self.network.host(self.name, alive=alive)
+
+    def hang_up(self) -> None:
+        """Break every connection of the process, and stop listening."""
+        self.network.hosts[self.name].abort(Mark.RESET)
 
     def kill(self) -> None:
         """End the process as kill -9 does: connections break, locks are released, the page cache stays."""
         self.life.end()
-        self.network.hosts[self.name].abort(Mark.RESET)
+        self.hang_up()
         self.disk.volume.kill()
         self.life = Life()
 
@@ -108,6 +118,17 @@ class Life:
         """From here on nothing it does counts; its tasks unwind."""
         self.is_over = True
         self.scope.cancel()
+
+    async def live(self, program: Callable[[], Awaitable[None]]) -> None:
+        """Run a program. What it raises is passed on, unless that is because the life is over."""
+        try:
+            with self.scope:
+                await program()
+        except BaseException as error:
+            if not self.is_over:
+                raise
+            if (cancelled := cancelled_part(error)) is not None:
+                raise cancelled from None
 
 
 class MemoryBroker:
@@ -141,18 +162,19 @@ class MemoryBroker:
         return connect(self.env.net, HOST, self.port, client_id)
 
     async def run(
-        self, settings: BrokerConfig, store: CoordinationStore, topics: Mapping[str, int] | None = None
+        self,
+        settings: BrokerConfig,
+        store: CoordinationStore,
+        topics: Mapping[str, int] | None = None,
+        *,
+        apis: Mapping[int, Api] | None = None,
+        beside: Beside | None = None,
     ) -> None:
-        """Be a broker until stopped or killed."""
+        """Be a broker until stopped or killed. apis, beside: as for `run_broker`."""
+        told, on_ready = (topics or {}).items(), self._on_ready
+        serve = partial(run_broker, store=store, topics=told, on_ready=on_ready, beside=beside, apis=apis)
         try:
-            with self.life.scope:
-                told = topics or {}
-                await run_broker(self.env, settings, store=store, topics=told.items(), on_ready=self._on_ready)
-        except BaseException as error:
-            if not self.life.is_over:
-                raise
-            if (cancelled := cancelled_part(error)) is not None:
-                raise cancelled from None
+            await self.life.live(partial(serve, self.env, settings))
         finally:
             self._ended.set()
 

@@ -1,0 +1,200 @@
+"""Host: one broker after another on the same port, in the loop of whoever embeds it.
+
+    Host ─ port            from first to last
+         ─ machine ┐       until `renew`, which leaves nothing of what was there
+         ─ controls┘
+           ─ life          from `start` to `stop`, `kill`, or a failure
+
+    start ─▶ serving ─▶ stop: clean │ kill: as by kill -9 ─▶ start: same port, same data
+                   └──▶ renew: another machine, another broker
+
+Everything here is called in the loop. What fails while it serves is told by `failure`, and by the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, Protocol
+
+import trio
+
+from kbroker.api import registry
+from kbroker.api.context import Services
+from kbroker.api.registry import Api
+from kbroker.cluster.store import CoordinationStore
+from kbroker.config import BrokerConfig
+from kbroker.env import Env
+from kbroker.server.broker import Ready, run_broker
+from kbroker.testing.broker import Life
+from kbroker.testing.clock import SteeredClock
+from kbroker.testing.embedded.port import Port
+from kbroker.testing.world import only_cause
+
+# What differs from Kafka's defaults: an internal topic of fifty partitions is nothing that a test wants to wait for.
+TEST_CONFIG = {"offsets.topic.num.partitions": "4", "transaction.state.log.num.partitions": "4"}
+
+log = logging.getLogger("kbroker")
+
+
+class EmbeddedMachine(Protocol):
+    """What outlives a process: see machines.py."""
+
+    clock: SteeredClock
+    life: Life
+
+    @property
+    def store(self) -> CoordinationStore | None:
+        """The coordination store; None for the one that the configuration names."""
+
+    def env(self) -> Env:
+        """The world of a new process."""
+
+    def kill(self) -> None:
+        """End its process."""
+
+
+class Controls(Protocol):
+    """What breaks and steers a broker, and notes what it was asked: kbroker.testing.control."""
+
+    def apis(self) -> Mapping[int, Api]:
+        """Who answers clients."""
+
+    async def beside(self, services: Services) -> None:
+        """Runs while the broker does."""
+
+
+class NoControls:
+    """Nothing is broken, nothing steered."""
+
+    def __init__(self, clock: SteeredClock) -> None:
+        self.clock = clock
+
+    def apis(self) -> Mapping[int, Api]:
+        """The registry's."""
+        return registry.load()
+
+    async def beside(self, services: Services) -> None:
+        """Nothing."""
+
+
+class Host:
+    """A broker, or none, on a port. make_machine, make_controls: called at each `renew`.
+
+    config: Kafka's names. Nothing runs before the first `renew`.
+    """
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        port: Port,
+        config: Mapping[str, str],
+        make_machine: Callable[[], EmbeddedMachine],
+        make_controls: Callable[[SteeredClock], Controls],
+    ) -> None:
+        self.port = port
+        self.failure = ""  # why the latest life ended by itself
+        self.machine: EmbeddedMachine | None = None
+        self.controls: Controls | None = None
+        self._nursery = nursery
+        self._base = dict(config)
+        self._config = self._base
+        self._make_machine = make_machine
+        self._make_controls = make_controls
+        self._life: _Life | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a broker."""
+        return self._life is not None and not self._life.ended.is_set()
+
+    async def renew(self, config: Mapping[str, str] | None = None, topics: Mapping[str, int] | None = None) -> None:
+        """End the broker and forget its machine; start one on a new machine.
+
+        config: beside the host's own. topics: name -> partitions, to be there from the start. Raises what `start` does.
+        """
+        await self.kill()
+        self._config = {**self._base, **(config or {})}
+        self.machine = machine = self._make_machine()
+        self.controls = self._make_controls(machine.clock)
+        await self.start(topics)
+
+    async def start(self, topics: Mapping[str, int] | None = None) -> None:
+        """Start a broker on the machine, and wait until it serves. Nothing to do where it runs.
+
+        Raises ConfigError, StartFailed, AddressInUse or OSError.
+        """
+        if self.is_running:
+            return
+        assert self.machine is not None and self.controls is not None, "there is no machine before `renew`"
+        settings = BrokerConfig().with_values({"listeners": self._listeners(), **TEST_CONFIG, **self._config})
+        self.failure = ""
+        self.machine.life = Life()
+        self.port.make_room()
+        self._life = life = _Life(self.machine.life)
+        serve = partial(
+            run_broker,
+            self.machine.env(),
+            settings,
+            store=self.machine.store,
+            topics=(topics or {}).items(),
+            on_ready=life.on_ready,
+            beside=self.controls.beside,
+            apis=self.controls.apis(),
+        )
+        self._nursery.start_soon(self._live, life, serve)
+        await life.settled.wait()
+        if life.error is not None and not life.was_ready:
+            raise only_cause(life.error)
+
+    async def stop(self) -> None:
+        """Stop it cleanly. Nothing to do where none runs."""
+        if self._life is not None:
+            self._life.of_machine.scope.cancel()
+            await self._life.ended.wait()
+
+    async def kill(self) -> None:
+        """End it as kill -9 does, and wait until its tasks are gone. Nothing to do where none runs."""
+        if self.is_running and self._life is not None and self.machine is not None:
+            self.machine.kill()
+            await self._life.ended.wait()
+
+    def call(self, method: str, args: Any, kwargs: Any) -> Any:
+        """Call a method of the controls by name."""
+        assert self.controls is not None, "there are no controls before `renew`"
+        assert not method.startswith("_"), method
+        return getattr(self.controls, method)(*args, **kwargs)
+
+    async def _live(self, life: _Life, serve: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await life.of_machine.live(serve)
+        except Exception as error:
+            life.error = error
+            if life.was_ready:
+                cause = only_cause(error)
+                self.failure = f"{type(cause).__name__}: {cause}"
+                log.critical("the broker failed", exc_info=error)
+        finally:
+            life.ended.set()
+            life.settled.set()
+            self.port.hold()
+
+    def _listeners(self) -> str:
+        host = f"[{self.port.host}]" if ":" in self.port.host else self.port.host
+        return f"PLAINTEXT://{host}:{self.port.number}"
+
+
+class _Life:
+    """One run of a broker."""
+
+    def __init__(self, of_machine: Life) -> None:
+        self.of_machine = of_machine
+        self.settled = trio.Event()  # it serves, or has ended
+        self.ended = trio.Event()
+        self.was_ready = False
+        self.error: Exception | None = None
+
+    def on_ready(self, ready: Ready) -> None:
+        self.was_ready = True
+        self.settled.set()

@@ -1,0 +1,137 @@
+"""ThreadBroker: a broker in a background thread of this process, all of it in memory.
+
+    broker = ThreadBroker()             ready when this returns
+    broker.bootstrap_servers            "127.0.0.1:54321"
+    broker.kill(); broker.start()       the same port, the same data
+    broker.renew()                      another broker on that port: nothing is left of what was
+    broker.close()
+
+Its clients are real and connect over loopback. Nothing touches the disk, so nothing is left when the process is killed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from kbroker.testing.embedded.host import Host, NoControls
+from kbroker.testing.embedded.lines import Lines, thread_log
+from kbroker.testing.embedded.loop import LoopThread
+from kbroker.testing.embedded.machines import MemoryMachine
+from kbroker.testing.embedded.port import Port
+from kbroker.testing.embedded.portal import CALL_S, BrokerGone
+
+START_S = 30.0
+
+
+class ThreadBroker:
+    """An Embedded. It is its own Portal: its controls are in the same process."""
+
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        config: Mapping[str, str] | None = None,
+        topics: Mapping[str, int] | None = None,
+    ) -> None:
+        """Start it. port 0: any. config: Kafka's names, for every broker that will be here. topics: name -> partitions.
+
+        Raises AddressInUse, ConfigError, StartFailed.
+        """
+        self._port = Port(host, port)
+        self._lines = Lines()
+        self._resume: threading.Event | None = None
+        self._loop = LoopThread(f"the broker on port {self._port.number}")
+        thread_log.attach(self._loop.thread_id, self._lines)
+        self._host: Host = self._loop.call(self._make_host, config or {})
+        try:
+            self.renew(topics=topics)
+        except BaseException:
+            self.close()
+            raise
+
+    def _make_host(self, config: Mapping[str, str]) -> Host:
+        return Host(self._loop.nursery, self._port, config, MemoryMachine, NoControls)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where clients connect."""
+        return self._port.host, self._port.number
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it serves, or would, were it not paused."""
+        return self._loop.is_alive and self._host.is_running
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it is."""
+        return self._resume is not None
+
+    @property
+    def failure(self) -> str:
+        """Why it ended by itself; "" where it did not."""
+        return self._host.failure if self._loop.is_alive else "its thread has ended"
+
+    def log_lines(self) -> list[str]:
+        """What it logged since `renew`, oldest first; the latest 2,000 lines."""
+        return self._lines.all()
+
+    def call(self, method: str, *args: Any, timeout_s: float = CALL_S, **kwargs: Any) -> Any:
+        """Call a method of its controls; see Portal. It need not run, but it must not be paused."""
+        if self.is_paused:
+            raise BrokerGone("the broker is paused: resume() it first")
+        return self._loop.call(self._host.call, method, args, kwargs, timeout_s=timeout_s)
+
+    def start(self) -> None:
+        """Start it again where it was stopped or killed."""
+        self.resume()
+        self._loop.call(self._host.start, timeout_s=START_S)
+
+    def stop(self) -> None:
+        """Stop it cleanly."""
+        self.resume()
+        self._loop.call(self._host.stop, timeout_s=START_S)
+
+    def kill(self) -> None:
+        """End it as kill -9 does: connections break, and what it had written is there at the next start."""
+        self.resume()
+        self._loop.call(self._host.kill)
+
+    def pause(self) -> None:
+        """Stop its thread, as SIGSTOP or a long garbage collection does: it accepts, and does not answer."""
+        if self._resume is None:
+            paused, self._resume = threading.Event(), threading.Event()
+            self._loop.call(self._begin_pause, paused, self._resume)
+            paused.wait(CALL_S)
+
+    def resume(self) -> None:
+        """Let it go on. Nothing to do where it was not paused."""
+        if self._resume is not None:
+            self._resume.set()
+            self._resume = None
+
+    def renew(self, config: Mapping[str, str] | None = None, topics: Mapping[str, int] | None = None) -> None:
+        """Another broker, without anything of this one. config: beside what all have. Raises as the start does."""
+        self.resume()
+        self._lines.clear()
+        self._loop.call(self._host.renew, config, topics, timeout_s=START_S)
+        thread_log.attach(self._loop.thread_id, self._lines)
+
+    def close(self) -> None:
+        """End it for good; idempotent."""
+        self.resume()
+        if self._loop.is_alive:
+            self._loop.call(self._host.kill)
+        self._loop.close()
+        thread_log.detach(self._loop.thread_id)
+        self._port.close()
+
+    def _begin_pause(self, paused: threading.Event, resume: threading.Event) -> None:
+        async def pause() -> None:
+            paused.set()
+            resume.wait()
+
+        self._loop.nursery.start_soon(pause)
