@@ -7,7 +7,7 @@
     log_files/   `log ...`: segment files                     coordination/    `coord ...`: coordination stores
     client.py    connecting with kafka-python                  errors.py   how a command fails; exit codes
     lazy.py      commands imported when they are called        tables.py   aligned text and JSON    times.py   durations
-    shell.py     `completion`, `version`
+    shell.py     `completion`, `version`                       progress.py how far a long command is
 
 Exit codes: 0 done, 1 failed, 2 used or configured wrongly (also: port or data directory taken), 3 no broker reached,
 130 interrupted. A broker stopped by CTRL+C or SIGTERM has done what it was told: 0.

@@ -51,7 +51,7 @@ NO_SEQUENCE = -1
 
 LENGTH_OFFSET = 12  # what batch_length does not count: the base offset and itself
 LENGTH_MIN = HEADER_SIZE - LENGTH_OFFSET
-_CRC_AT, _CRC_FROM, _MAX_TIMESTAMP_AT = 17, 21, 35
+_CRC_AT, _CRC_FROM, _MAX_TIMESTAMP_AT, _PRODUCER_AT = 17, 21, 35, 43
 _RECORD_SIZE_MIN = 7  # seven fields of a byte each: an empty record
 _RECORD_HEADER_SIZE_MIN = 2
 CODEC, DELETE_HORIZON = 0x07, 0x40  # of the attributes
@@ -62,6 +62,7 @@ _unpack_header = _HEADER.unpack_from
 _new_tuple = tuple.__new__
 _NULL = b"\x01"  # the varint -1
 _pack_start = struct.Struct(">qii").pack_into  # base offset, batch length, leader epoch
+_pack_producer = struct.Struct(">qhi").pack_into
 _pack_int64 = struct.Struct(">q").pack_into
 _pack_uint32 = struct.Struct(">I").pack_into
 _pack_int16 = struct.Struct(">h").pack_into
@@ -210,6 +211,15 @@ def set_create_time(buf: WritableBuffer, pos: int, header: BatchHeader, latest: 
     """Let the records of the batch at `pos` have their own timestamps, the largest of which is `latest`; a new crc."""
     _pack_int16(buf, pos + _CRC_FROM, header.attributes & ~_LOG_APPEND_TIME)
     _pack_int64(buf, pos + _MAX_TIMESTAMP_AT, latest)
+    _seal(buf, pos, header.length + LENGTH_OFFSET)
+
+
+def set_producer(
+    buf: WritableBuffer, pos: int, header: BatchHeader, producer_id: int, producer_epoch: int, base_sequence: int
+) -> None:
+    """Make the batch at `pos` one of that producer (NO_PRODUCER_ID: of none), outside of any transaction; a new crc."""
+    _pack_int16(buf, pos + _CRC_FROM, header.attributes & (CODEC | _LOG_APPEND_TIME))
+    _pack_producer(buf, pos + _PRODUCER_AT, producer_id, producer_epoch, base_sequence)
     _seal(buf, pos, header.length + LENGTH_OFFSET)
 
 

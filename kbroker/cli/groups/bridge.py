@@ -7,7 +7,8 @@ reads the response; of that class: `parse_header`, then `decode`. `_Request` and
 from __future__ import annotations
 
 import struct
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from kafka_wire.api import APIS, request_header_version, response_class, response_header_version
 from kafka_wire.codegen import decode, encode
@@ -37,6 +38,37 @@ def send(client: Any, node_id: Any, request: object, key: int, version: int) -> 
         return await client._manager.send(_Request(request, response_class(key), key, version), node_id=node_id)
 
     return client._manager.run(exchange)
+
+
+class Asked(NamedTuple):
+    """A request, and the broker it is for."""
+
+    node_id: Any
+    request: object
+    key: int
+    version: int
+
+
+def send_all(client: Any, asked: Sequence[Asked]) -> list[Any]:
+    """Send several requests at once; their responses, in the order of the requests. In the place of a response there
+    may be kafka-python's error instead: no connection, no answer in time.
+    """
+    from kafka.errors import KafkaError
+
+    async def exchange() -> list[Any]:
+        futures = [
+            client._manager.send(_Request(each.request, response_class(each.key), each.key, each.version), each.node_id)
+            for each in asked
+        ]
+        answers: list[Any] = []
+        for future in futures:
+            try:
+                answers.append(await future)
+            except KafkaError as error:
+                answers.append(error)
+        return answers
+
+    return client._manager.run(exchange)  # type: ignore[no-any-return]
 
 
 class _Request:

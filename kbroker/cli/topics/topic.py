@@ -30,6 +30,8 @@ topic = LazyGroup(
         "alter": ("kbroker.cli.topics.topic:alter", "Change configs, add partitions."),
         "delete": ("kbroker.cli.topics.topic:delete", "Delete topics with all their records."),
         "compact": ("kbroker.cli.topics.compact:compact", "Compact a topic now."),
+        "export": ("kbroker.cli.topics.archive.export:export", "Write all records of a topic into a file."),
+        "import": ("kbroker.cli.topics.archive.restore:import_topic", "Append the records of such a file to a topic."),
         "produce": ("kbroker.cli.topics.produce:produce", "Write the lines of standard input as records."),
         "consume": ("kbroker.cli.topics.consume:consume", "Read records."),
     },

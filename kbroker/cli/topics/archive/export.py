@@ -1,0 +1,195 @@
+"""`kbroker topic export`: all records of a topic, as of now, into a file."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+
+from kafka_wire.api import ApiKey
+from kafka_wire.errors import ErrorCode, KafkaError
+from kafka_wire.messages.configs import DescribeConfigsRequest, DescribeConfigsResource
+from kafka_wire.records import headers
+from kbroker.cli.client import Connection, admin, check_code, connection_options
+from kbroker.cli.errors import Failed
+from kbroker.cli.groups import bridge
+from kbroker.cli.progress import Progress
+from kbroker.cli.tables import bytes_text, plural
+from kbroker.cli.topics import offsets
+from kbroker.cli.topics.archive import batches, form
+from kbroker.cli.topics.archive.batches import Gatherer
+from kbroker.cli.topics.archive.form import Span, Writer
+from kbroker.cli.topics.archive.wire import RETRY_S, Passing, Topic, fetch
+from kbroker.config import Scope, Source
+
+VIEW_KEYS = "kbroker.view."
+
+
+@click.command("export")
+@click.argument("name", metavar="TOPIC")
+@click.argument("file", metavar="FILE|-")
+@click.option("-p", "--partition", "numbers", type=click.IntRange(0), multiple=True, help="Only this one. Repeatable.")
+@click.option(
+    "--read-uncommitted", is_flag=True, help="What transactions have aborted or not ended yet, too, as if committed."
+)
+@click.option("-f", "--force", is_flag=True, help="Write over a FILE that exists.")
+@connection_options
+def export(
+    connection: Connection, name: str, file: str, numbers: Sequence[int], read_uncommitted: bool, force: bool
+) -> None:
+    """Write all records of a topic into FILE, or to standard output: keys, values, headers, times and partitions, with
+    the topic's configs.
+
+    It ends where the topic ended when it began. FILE appears when it is whole. `kbroker topic import` reads it.
+
+    \b
+      kbroker topic export orders orders.kbe
+      kbroker topic export orders - | ssh other kbroker topic import - orders --create
+    """
+    isolation = offsets.READ_UNCOMMITTED if read_uncommitted else offsets.READ_COMMITTED
+    with _output(file, force=force) as out, admin(connection) as client:
+        topic = Topic(client, name)
+        told = _described(topic, isolation, numbers)
+        writer = Writer(out, told)
+        with Progress(sum(span.end - span.first for span in told.partitions), _records) as progress:
+            done = 0
+            for span in told.partitions:
+                if not numbers or span.partition in numbers:
+                    _export(topic, span, isolation, writer, lambda read, done=done: progress.at(done + read))
+                done += span.end - span.first
+        writer.finish()
+    size = bytes_text(writer.bytes)
+    click.echo(f"exported {plural(writer.records, 'record')} of {name}: {size}", err=file == "-")
+
+
+def _records(count: int) -> str:
+    return plural(count, "record")
+
+
+def _described(topic: Topic, isolation: int, numbers: Sequence[int]) -> form.Topic:
+    """What is to be exported: each partition up to its end as of now."""
+    missing = sorted(set(numbers) - set(topic.leaders))
+    if missing:
+        raise Failed(f"topic {topic.name} has no partition {missing[0]}: it has 0 to {max(topic.leaders)}")
+
+    def ends() -> Mapping[offsets.TopicPartition, offsets.Ends]:
+        leaders = {(topic.name, index): topic.leader(index) for index in topic.leaders}
+        found = offsets.ends(topic.client, leaders, isolation)
+        if len(found) < len(leaders):
+            raise Passing("not all leaders tell where their partitions end")
+        return found
+
+    found = topic.patiently(ends)
+    spans = tuple(
+        Span(index, *(found[topic.name, index] if not numbers or index in numbers else (0, 0)))
+        for index in sorted(topic.leaders)
+    )
+    return form.Topic(
+        topic.name,
+        topic.id.hex(),
+        topic.cluster_id,
+        int(time.time() * 1000),
+        "read_committed" if isolation else "read_uncommitted",
+        spans,
+        _configs(topic),
+    )
+
+
+def _configs(topic: Topic) -> dict[str, str]:
+    """The configs that were set for the topic; of a view not those that make it one."""
+    resource = DescribeConfigsResource(resource_type=Scope.TOPIC, resource_name=topic.name, configuration_keys=None)
+    request, key = DescribeConfigsRequest(resources=[resource]), ApiKey.DESCRIBE_CONFIGS
+    told = topic.patiently(lambda: bridge.send(topic.client, None, request, key, topic.version(key))).results[0]
+    check_code(told.error_code, f"configs of {topic.name}", told.error_message)
+    return {
+        each.name: each.value
+        for each in told.configs
+        if each.config_source == Source.DYNAMIC_TOPIC and each.value is not None and not each.name.startswith(VIEW_KEYS)
+    }
+
+
+def _export(topic: Topic, span: Span, isolation: int, writer: Writer, progress: Any) -> None:
+    """One partition: fetch until its end, as it was, is reached."""
+    gatherer = Gatherer(span.first, span.end)
+    position, moved_at = span.first, time.monotonic()
+    while position < span.end:
+        told = fetch(topic, span.partition, position, isolation)
+        if told.error_code == ErrorCode.OFFSET_OUT_OF_RANGE:
+            position = gatherer.next_offset = _first_left(topic, span, position)
+            continue
+        before = position
+        for packed, reached in _gathered(told, gatherer, f"{topic.name} {span.partition}"):
+            position = reached
+            if packed is not None:
+                writer.batch(span.partition, packed)
+        if position > before:
+            moved_at = time.monotonic()
+        elif time.monotonic() > moved_at + RETRY_S:
+            raise Failed(
+                f"{topic.name} {span.partition}: nothing comes after offset {position}, and {span.end} is its end"
+            )
+        progress(position - span.first)
+    for packed in gatherer.rest():
+        writer.batch(span.partition, packed)
+
+
+def _gathered(told: Any, gatherer: Gatherer, place: str) -> Iterator[tuple[batches.Packed | None, int]]:
+    """What an answer makes ready, and the offset that is reached."""
+    aborted_ahead = sorted((each.first_offset, each.producer_id) for each in told.aborted_transactions or ())
+    aborted: set[int] = set()
+    data = told.records
+    try:
+        for pos, header in headers(data or b""):
+            while aborted_ahead and aborted_ahead[0][0] <= header.last_offset:
+                aborted.add(aborted_ahead.pop(0)[1])
+            if header.magic != batches.MAGIC:
+                raise Failed(f"{place}: records of format {header.magic}, of before Kafka 0.11, are not exported")
+            if batches.wanted(header, data[pos : pos + header.size], aborted):
+                for packed in gatherer.add(data, pos, header):
+                    yield packed, header.next_offset
+            yield None, header.next_offset
+    except KafkaError as error:
+        raise Failed(f"{place}: {error.message}") from None
+
+
+def _first_left(topic: Topic, span: Span, position: int) -> int:
+    """Where a partition begins by now, if what was to be read next has been deleted meanwhile. Raises Failed."""
+    leaders = {(topic.name, span.partition): topic.leaders[span.partition]}
+    found = topic.patiently(lambda: offsets.ends(topic.client, leaders))
+    now = found.get((topic.name, span.partition))
+    if now is None or now.first <= position:
+        raise Failed(f"{topic.name} {span.partition} has changed: offset {position} is no more in it")
+    first = min(now.first, span.end)
+    click.echo(
+        f"kbroker: {topic.name} {span.partition}: offsets {position} to {first - 1} were deleted meanwhile", err=True
+    )
+    return first
+
+
+@contextmanager
+def _output(file: str, *, force: bool) -> Iterator[BinaryIO]:
+    """Where to write. A file is written beside its place, and takes it when all went well."""
+    if file == "-":
+        if sys.stdout.isatty():
+            raise click.UsageError("an export is not for a terminal: name a FILE, or pipe it somewhere")
+        yield sys.stdout.buffer
+        return
+    path, partial = Path(file), Path(f"{file}.{os.getpid()}.partial")
+    if path.exists() and not force:
+        raise Failed(f"{file} exists (-f writes over it)")
+    try:
+        with open(partial, "xb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise Failed(f"cannot write {file}: {error.strerror or error}") from None
+    finally:
+        partial.unlink(missing_ok=True)

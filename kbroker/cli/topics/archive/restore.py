@@ -1,0 +1,179 @@
+"""`kbroker topic import`: the records of a file that `kbroker topic export` wrote, into a topic."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+
+from kbroker.cli.client import Connection, admin, check_code, connection_options
+from kbroker.cli.errors import Failed
+from kbroker.cli.progress import Progress
+from kbroker.cli.tables import bytes_text, plural
+from kbroker.cli.topics import offsets
+from kbroker.cli.topics.archive.batches import Packed, split
+from kbroker.cli.topics.archive.form import Damaged, Reader
+from kbroker.cli.topics.archive.wire import Passing, Producer, Topic
+
+TOPIC_ALREADY_EXISTS = 36
+
+
+@click.command("import")
+@click.argument("file", metavar="FILE|-")
+@click.argument("name", metavar="[TOPIC]", required=False)
+@click.option("--create", is_flag=True, help="Create the topic, with the partitions and configs it had.")
+@click.option("-r", "--replicas", type=click.IntRange(1), help="With --create.  [default: default.replication.factor]")
+@click.option("--resume", is_flag=True, help="Go on with an import that was broken off: skip what TOPIC has.")
+@click.option("--check", is_flag=True, help="Only read FILE, and tell whether it is whole.")
+@connection_options
+def import_topic(
+    connection: Connection,
+    file: str,
+    name: str | None,
+    create: bool,
+    replicas: int | None,
+    resume: bool,
+    check: bool,
+) -> None:
+    """Append the records of FILE, which `kbroker topic export` wrote, to the topic of the same name, or to TOPIC.
+
+    Each record goes into the partition it was in, in the same order, with key, headers and time. Offsets count on from
+    the topic's end; a topic's own log-append times are new.
+
+    \b
+      kbroker topic import orders.kbe --create
+      kbroker topic import orders.kbe orders-of-yesterday --create
+    """
+    with _told(file), _input(file) as source:
+        reader = Reader(source)
+        if check:
+            _check(reader, file)
+            return
+        name = name or reader.topic.topic
+        with admin(connection) as client:
+            if create:
+                _create(client, name, reader, replicas)
+            topic = Topic(client, name)
+            _check_partitions(topic, reader)
+            held = _held(topic) if resume or not create else {}
+            if resume:
+                _check_resumable(held, reader, name)
+            _restore(topic, reader, held if resume else {}, file, resumable=not any(held.values()) or resume)
+
+
+def _restore(topic: Topic, reader: Reader, skip: Mapping[int, int], file: str, *, resumable: bool) -> None:
+    producer = Producer(topic)
+    left = dict(skip)
+    total = sum(span.end - span.first for span in reader.topic.partitions)
+    skipped = sum(skip.values())
+    try:
+        with Progress(total, lambda count: plural(count, "record")) as progress:
+            for stored in reader.batches():
+                for packed in _after(stored.batch, stored.header, left, stored.partition):
+                    producer.add(stored.partition, packed)
+                progress.at(skipped + sum(producer.written.values()))
+            producer.flush()
+    except (Failed, Damaged, KeyboardInterrupt) as error:
+        _tell_how_far(topic, producer, file, error, resumable=resumable)
+        raise
+    done = plural(sum(producer.written.values()), "record")
+    click.echo(f"imported {done} into {topic.name}" + (f", after {skipped} that were there" if skipped else ""))
+
+
+def _after(batch: memoryview, header: Any, left: dict[int, int], partition: int) -> Iterator[Packed]:
+    """A batch without the records that are there already."""
+    there = left.get(partition, 0)
+    left[partition] = max(0, there - header.count)
+    if there >= header.count:
+        return
+    yield split(batch, there)[1] if there else Packed(bytearray(batch), header)
+
+
+def _tell_how_far(topic: Topic, producer: Producer, file: str, error: BaseException, *, resumable: bool) -> None:
+    """What was imported before something went wrong: so much is certain."""
+    if isinstance(error, Damaged):
+        try:
+            producer.flush()  # what is whole is imported
+        except Failed as second:
+            click.echo(f"kbroker: {second.message}", err=True)
+    count = sum(producer.written.values())
+    where = ", ".join(f"{records} in partition {index}" for index, records in sorted(producer.written.items()))
+    text = f"imported {plural(count, 'record')} into {topic.name}" + (f": {where}" if where else "")
+    if resumable and file != "-" and not isinstance(error, Damaged):
+        text += f"; --resume goes on there, if nobody else writes to {topic.name}"
+    click.echo(f"kbroker: {text}", err=True)
+
+
+def _create(client: Any, name: str, reader: Reader, replicas: int | None) -> None:
+    wanted = {
+        "num_partitions": len(reader.topic.partitions),
+        "replication_factor": replicas or -1,
+        "configs": dict(reader.topic.configs),
+    }
+    result = client.create_topics({name: wanted}, raise_errors=False)["topics"][0]
+    if result["error_code"] == TOPIC_ALREADY_EXISTS:
+        raise Failed(f"topic {name} exists: without --create, the records are appended to it")
+    check_code(result["error_code"], name, result["error_message"])
+
+
+def _check_partitions(topic: Topic, reader: Reader) -> None:
+    wanted = len(reader.topic.partitions)
+    if wanted > len(topic.leaders):
+        raise Failed(
+            f"{topic.name} has {plural(len(topic.leaders), 'partition')}, the export {wanted}: "
+            f"kbroker topic alter {topic.name} -p {wanted} adds some, or name another topic and --create"
+        )
+
+
+def _held(topic: Topic) -> dict[int, int]:
+    """How many records were ever written to each partition, where nothing but records was."""
+
+    def ends() -> dict[int, int]:
+        leaders = {(topic.name, index): topic.leader(index) for index in topic.leaders}
+        found = offsets.offsets(topic.client, leaders, offsets.LATEST)
+        if len(found) < len(leaders):
+            raise Passing("not all leaders tell where their partitions end")
+        return {index: end for (_, index), end in found.items()}
+
+    return topic.patiently(ends)
+
+
+def _check_resumable(held: Mapping[int, int], reader: Reader, name: str) -> None:
+    for span in reader.topic.partitions:
+        if held.get(span.partition, 0) > span.end - span.first:
+            raise Failed(
+                f"{name} {span.partition} has {held[span.partition]} records, more than the export: "
+                "it is not the beginning of this import"
+            )
+
+
+def _check(reader: Reader, file: str) -> None:
+    records = sum(stored.header.count for stored in reader.batches())
+    told = reader.topic
+    parts = plural(len(told.partitions), "partition")
+    click.echo(f"{file}: whole; {plural(records, 'record')} of {told.topic} in {parts}, {bytes_text(reader.position)}")
+
+
+@contextmanager
+def _input(file: str) -> Iterator[BinaryIO]:
+    if file == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        with open(Path(file), "rb") as source:
+            yield source
+    except OSError as error:
+        raise Failed(f"cannot read {file}: {error.strerror or error}") from None
+
+
+@contextmanager
+def _told(file: str) -> Iterator[None]:
+    """What is wrong with the file, or with reading it, in a line."""
+    try:
+        yield
+    except Damaged as error:
+        raise Failed(f"{'standard input' if file == '-' else file}: {error}") from None

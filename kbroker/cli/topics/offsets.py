@@ -1,0 +1,77 @@
+"""Where partitions begin and end, of as many as there are: one question to each leader, all of them asked at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+from kafka_wire.api import ApiKey
+from kbroker.cli.client import ANSWER_TIMEOUT_MS
+from kbroker.cli.errors import Failed
+from kbroker.cli.groups import bridge
+
+TopicPartition: TypeAlias = tuple[str, int]
+
+EARLIEST, LATEST = -2, -1
+READ_UNCOMMITTED, READ_COMMITTED = 0, 1
+PARTITIONS_AT_ONCE = 5000  # in one request
+NOBODY = -1
+
+
+class Ends(NamedTuple):
+    """The first offset of a partition and the next to be written."""
+
+    first: int
+    end: int
+
+
+def ends(
+    client: Any, leaders: Mapping[TopicPartition, int], isolation: int = READ_UNCOMMITTED
+) -> dict[TopicPartition, Ends]:
+    """Where partitions begin and end. leaders: which, and who leads each. READ_COMMITTED: the end is the last stable
+    offset. Those whose leader does not answer, or is another by now, are left out.
+    """
+    first = offsets(client, leaders, EARLIEST, isolation)
+    end = offsets(client, leaders, LATEST, isolation)
+    return {key: Ends(first[key], end[key]) for key in leaders if key in first and key in end}
+
+
+def offsets(
+    client: Any, leaders: Mapping[TopicPartition, int], timestamp: int, isolation: int = READ_UNCOMMITTED
+) -> dict[TopicPartition, int]:
+    """The first offset at or after a time in ms, -1 where there is none; EARLIEST and LATEST have their own meaning."""
+    from kafka_wire.messages.offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
+
+    version = bridge.supported_version(client, ApiKey.LIST_OFFSETS)
+    if version is None:
+        raise Failed("this broker does not have LIST_OFFSETS")
+    asked = []
+    for node, keys in by_leader(leaders).items():
+        for start in range(0, len(keys), PARTITIONS_AT_ONCE):
+            topics: dict[str, list[ListOffsetsPartition]] = {}
+            for topic, index in keys[start : start + PARTITIONS_AT_ONCE]:
+                topics.setdefault(topic, []).append(ListOffsetsPartition(partition_index=index, timestamp=timestamp))
+            request = ListOffsetsRequest(
+                replica_id=-1,
+                isolation_level=isolation,
+                topics=[ListOffsetsTopic(name=name, partitions=each) for name, each in topics.items()],
+                timeout_ms=ANSWER_TIMEOUT_MS,
+            )
+            asked.append(bridge.Asked(node, request, ApiKey.LIST_OFFSETS, version))
+    return {
+        (topic.name, each.partition_index): each.offset
+        for answer in bridge.send_all(client, asked)
+        if not isinstance(answer, Exception)
+        for topic in answer.topics
+        for each in topic.partitions
+        if not each.error_code
+    }
+
+
+def by_leader(leaders: Mapping[TopicPartition, int]) -> dict[int, list[TopicPartition]]:
+    """The partitions each broker leads; those without a leader are left out."""
+    found: dict[int, list[TopicPartition]] = {}
+    for key, node in leaders.items():
+        if node != NOBODY:
+            found.setdefault(node, []).append(key)
+    return found

@@ -1,0 +1,251 @@
+"""`kbroker topic export` and `import`, with a real broker."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from kafka_wire.api import ApiKey
+from kafka_wire.messages.produce_fetch import PartitionProduceData, ProduceRequest, TopicProduceData
+from kafka_wire.records import Record, build_batch, read_records
+from kbroker.cli import cli
+from kbroker.cli.client import Connection, admin, producer
+from kbroker.cli.groups import bridge
+from kbroker.cli.topics.archive.form import Reader
+from tests.cli.process import broker_process
+
+NOW = int(time.time() * 1000) - 1000
+RECORDS = [
+    Record(0, NOW, b"key", b"value", (("h", b"1"), ("none", None), ("h", b"2"))),
+    Record(0, NOW + 7, None, b""),
+    Record(0, NOW + 3, b"tombstone", None),
+    Record(0, NOW, None, None),
+    Record(0, NOW, b"\xff\x00", b"\x00" * 20_000),
+]
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[str]:
+    with broker_process() as address:
+        yield address
+
+
+def run(broker: str, *arguments: str, input: bytes | None = None) -> Result:
+    return CliRunner().invoke(cli, ["topic", *arguments, "-b", broker], input=input)
+
+
+def done(broker: str, *arguments: str) -> str:
+    result = run(broker, *arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def write(broker: str, topic: str, partition: int, records: Sequence[Record], compression: int = 0) -> None:
+    batch = build_batch(records, compression=compression)
+    with admin(Connection((broker,), {})) as client:
+        data = TopicProduceData(name=topic, partition_data=[PartitionProduceData(index=partition, records=batch)])
+        request = ProduceRequest(acks=-1, timeout_ms=1000, topic_data=[data])
+        told = bridge.send(client, None, request, ApiKey.PRODUCE, 9).responses[0].partition_responses[0]
+        assert told.error_code == 0, told
+
+
+def contents(file: Path) -> dict[int, list[Record]]:
+    found: dict[int, list[Record]] = {}
+    with file.open("rb") as source:
+        for each in Reader(source).batches():
+            records = (record._replace(offset=0) for record in read_records(each.batch, max_bytes=1 << 30))
+            found.setdefault(each.partition, []).extend(records)
+    return found
+
+
+def test_round_trip(broker: str, tmp_path: Path) -> None:
+    """Keys, values, headers, times, partitions, null values, configs: all is as it was, in a topic of another name."""
+    done(broker, "create", "orders", "-p", "3", "-c", "retention.ms=900000000", "-c", "cleanup.policy=delete")
+    for compression in range(5):
+        write(broker, "orders", 0, RECORDS, compression)
+    write(broker, "orders", 2, RECORDS[:1])
+    file, second = tmp_path / "orders.kbe", tmp_path / "again.kbe"
+    assert "exported 26 records of orders" in done(broker, "export", "orders", str(file))
+    assert contents(file) == {0: RECORDS * 5, 2: RECORDS[:1]}
+    assert "imported 26 records into copy" in done(broker, "import", str(file), "copy", "--create")
+    done(broker, "export", "copy", str(second))
+    assert contents(second) == contents(file)
+    assert "retention.ms    900000000" in done(broker, "describe", "copy")
+    assert "whole; 26 records of orders in 3 partitions" in done(broker, "import", "--check", str(file))
+    done(broker, "import", str(file), "copy")  # once more: appended
+    assert "exported 52 records" in done(broker, "export", "-f", "copy", str(second))
+
+
+def test_through_a_pipe(broker: str) -> None:
+    done(broker, "create", "piped")
+    write(broker, "piped", 0, RECORDS)
+    sent = run(broker, "export", "piped", "-")
+    assert sent.stderr == "exported 5 records of piped: 1.1 KB\n" or "exported 5 records" in sent.stderr
+    result = run(broker, "import", "-", "piped-copy", "--create", input=sent.stdout_bytes)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "imported 5 records into piped-copy\n"
+
+
+def test_only_what_is_committed(broker: str, tmp_path: Path) -> None:
+    done(broker, "create", "paid")
+    with producer(Connection((broker,), {}), transactional_id="till") as client:
+        client.init_transactions()
+        for value, ends in ((b"kept", client.commit_transaction), (b"dropped", client.abort_transaction)):
+            client.begin_transaction()
+            client.send("paid", value).get(timeout=10)
+            ends()
+        client.begin_transaction()
+        client.send("paid", b"open").get(timeout=10)
+        file = tmp_path / "paid.kbe"
+        assert "exported 1 record of paid" in done(broker, "export", "paid", str(file))
+        assert [record.value for record in contents(file)[0]] == [b"kept"]
+        done(broker, "export", "paid", str(file), "-f", "--read-uncommitted")
+        assert [record.value for record in contents(file)[0]] == [b"kept", b"dropped", b"open"]
+        client.abort_transaction()
+    done(broker, "import", str(file), "paid-copy", "--create")
+
+
+def test_one_that_begins_in_the_middle_of_a_batch(broker: str, tmp_path: Path) -> None:
+    from kafka import TopicPartition
+
+    done(broker, "create", "cut")
+    write(broker, "cut", 0, RECORDS)
+    with admin(Connection((broker,), {})) as client:
+        client.delete_records({TopicPartition("cut", 0): 2})
+    done(broker, "export", "cut", str(tmp_path / "cut"))
+    assert contents(tmp_path / "cut") == {0: RECORDS[2:]}
+
+
+def test_what_the_topic_would_not_take_in_one_batch_is_divided(broker: str, tmp_path: Path) -> None:
+    done(broker, "create", "wide")
+    records = [Record(0, NOW, None, os.urandom(1000)) for _ in range(200)]
+    write(broker, "wide", 0, records)
+    done(broker, "export", "wide", str(tmp_path / "wide"))
+    done(broker, "create", "narrow", "-c", "max.message.bytes=5000")
+    assert "imported 200 records" in done(broker, "import", str(tmp_path / "wide"), "narrow")
+    done(broker, "export", "narrow", str(tmp_path / "narrow"))
+    assert contents(tmp_path / "narrow") == contents(tmp_path / "wide")
+    done(broker, "create", "tiny", "-c", "max.message.bytes=500")
+    refused = run(broker, "import", str(tmp_path / "wide"), "tiny")
+    assert refused.exit_code == 1
+    assert "more than the topic's max.message.bytes allows" in refused.stderr
+
+
+def test_an_import_that_was_broken_off_goes_on_where_it_was(broker: str, tmp_path: Path) -> None:
+    done(broker, "create", "long", "-p", "2")
+    for partition in (0, 1):
+        write(broker, "long", partition, RECORDS)
+    file = tmp_path / "long"
+    done(broker, "export", "long", str(file))
+    done(broker, "create", "begun", "-p", "2")
+    write(broker, "begun", 0, RECORDS)
+    write(broker, "begun", 1, RECORDS[:2])
+    assert (
+        done(broker, "import", str(file), "begun", "--resume")
+        == "imported 3 records into begun, after 7 that were there\n"
+    )
+    done(broker, "export", "begun", str(tmp_path / "whole"))
+    assert contents(tmp_path / "whole") == contents(file)
+    write(broker, "begun", 0, RECORDS)
+    refused = run(broker, "import", str(file), "begun", "--resume")
+    assert "begun 0 has 10 records, more than the export" in refused.stderr
+
+
+def test_a_damaged_file_tells_the_place_and_what_was_imported(broker: str, tmp_path: Path) -> None:
+    done(broker, "create", "broken", "-p", "2")
+    for partition in (0, 1):
+        write(broker, "broken", partition, RECORDS)
+    file, cut = tmp_path / "broken", tmp_path / "cut"
+    done(broker, "export", "broken", str(file))
+    cut.write_bytes(file.read_bytes()[:-60])
+    assert f"the file ends after {cut.stat().st_size} bytes" in run(broker, "import", "--check", str(cut)).stderr
+    result = run(broker, "import", str(cut), "broken-copy", "--create")
+    assert result.exit_code == 1
+    assert "kbroker: imported 5 records into broken-copy: 5 in partition 0" in result.stderr
+    assert f"the file ends after {cut.stat().st_size} bytes" in result.stderr
+
+
+def test_mistakes_are_told(broker: str, tmp_path: Path) -> None:
+    file = tmp_path / "t.kbe"
+    done(broker, "export", "t", str(file))
+    cases = [
+        (("export", "absent", "x"), "topic absent does not exist"),
+        (("export", "t", str(file)), f"{file} exists (-f writes over it)"),
+        (("export", "t", str(tmp_path / "no" / "x")), "cannot write"),
+        (("export", "t", "x", "-p", "7"), "topic t has no partition 7: it has 0 to 1"),
+        (("import", str(file), "absent"), "topic absent does not exist"),
+        (("import", str(file), "--create"), "topic t exists: without --create"),
+        (("import", str(tmp_path / "absent")), "cannot read"),
+        (("import", str(tmp_path)), "cannot read"),
+    ]
+    for arguments, said in cases:
+        result = run(broker, *arguments)
+        assert result.exit_code == 1 and said in result.stderr, result.output
+    done(broker, "create", "single")
+    assert "kbroker topic alter single -p 2" in run(broker, "import", str(file), "single").stderr
+
+
+def test_a_full_disk_leaves_no_file_that_looks_whole(
+    broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    result = run(broker, "export", "t", str(tmp_path / "t.kbe"))
+    assert (result.exit_code, list(tmp_path.iterdir())) == (1, [])
+    assert "cannot write" in result.stderr and "No space left on device" in result.stderr
+
+
+def test_a_topic_that_is_deleted_or_made_anew_meanwhile(
+    broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kbroker.cli.topics.archive import export
+
+    real = export.fetch
+
+    def fetch(*arguments: Any) -> Any:
+        monkeypatch.setattr(export, "fetch", real)
+        done(broker, "delete", "brief")
+        if again:
+            done(broker, "create", "brief")
+        return real(*arguments)
+
+    for again, said in ((False, "topic brief was deleted"), (True, "topic brief was deleted and made anew")):
+        if not again:
+            done(broker, "create", "brief")
+        write(broker, "brief", 0, RECORDS)
+        monkeypatch.setattr(export, "fetch", fetch)
+        result = run(broker, "export", "brief", str(tmp_path / "brief"))
+        assert said in result.stderr and not list(tmp_path.iterdir())
+        done(broker, "create", "brief", "--if-not-exists")
+
+
+def test_records_that_are_deleted_meanwhile_are_told(
+    broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kafka import TopicPartition
+
+    from kbroker.cli.topics.archive import export
+
+    real = export.fetch
+
+    def fetch(*arguments: Any) -> Any:
+        monkeypatch.setattr(export, "fetch", real)
+        with admin(Connection((broker,), {})) as client:
+            client.delete_records({TopicPartition("ageing", 0): 2})
+        return real(*arguments)
+
+    done(broker, "create", "ageing")
+    write(broker, "ageing", 0, RECORDS)
+    monkeypatch.setattr(export, "fetch", fetch)
+    result = run(broker, "export", "ageing", str(tmp_path / "ageing"))
+    assert "ageing 0: offsets 0 to 1 were deleted meanwhile" in result.stderr
+    assert contents(tmp_path / "ageing") == {0: RECORDS[2:]}
