@@ -113,7 +113,7 @@ class Delays:
         clock = self.env.clock
         ahead_s = clock.data_ms() / 1000 - clock.liveness()
         while True:
-            await clock.sleep(LOOK_S)
+            await clock.sleep_data(LOOK_S)
             before, ahead_s = ahead_s, clock.data_ms() / 1000 - clock.liveness()
             if abs(ahead_s - before) > JUMP_S:
                 for each in self._delayers.values():

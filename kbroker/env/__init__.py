@@ -42,6 +42,11 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Wait in the I/O domain."""
 
+    async def sleep_data(self, seconds: float) -> bool:
+        """Wait between two looks at what depends on data time: as `sleep` does, but shorter where somebody is about to
+        set the data clock, or has just set it. True where that is so: what is to be noted by the old time, or is due by
+        the new one, is seen to at once."""
+
 
 class Handle(Protocol):
     """An open file, for those who must not lose it: slices on their way to a client, workers.

@@ -86,7 +86,7 @@ class Housekeeping:
 
     async def _expire_all(self) -> None:
         while True:
-            await self.runtime.env.clock.sleep(self.config().get_int("offsets.retention.check.interval.ms") / 1000)
+            await self.runtime.env.clock.sleep_data(self.config().get_int("offsets.retention.check.interval.ms") / 1000)
             for shard in self.runtime.leading.active():
                 try:
                     await finish(self.expire(shard))

@@ -474,7 +474,8 @@ class LogDirectory:
         """Flush in the background, delete what is too old, checkpoint, expire producers; until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._flush_when_due)
-            nursery.start_soon(self._every, "log.retention.check.interval.ms", self._expire_producers)
+            interval = "log.retention.check.interval.ms"
+            nursery.start_soon(partial(self._every, interval, self._expire_producers, by_data_time=True))
             nursery.start_soon(self._every, "log.flush.offset.checkpoint.interval.ms", self._checkpoint)
             nursery.start_soon(self._every, "replica.high.watermark.checkpoint.interval.ms", self._keep_high_watermarks)
             nursery.start_soon(self._release_idle)
@@ -484,9 +485,10 @@ class LogDirectory:
             await nursery.start(self.orders.run)
             task_status.started()
 
-    async def _every(self, name: str, duty: Callable[[], Awaitable[None]]) -> None:
+    async def _every(self, name: str, duty: Callable[[], Awaitable[None]], *, by_data_time: bool = False) -> None:
+        clock = self.env.clock
         while True:
-            await self.env.clock.sleep(max(self.config.get_int(name), 1) / 1000)
+            await (clock.sleep_data if by_data_time else clock.sleep)(max(self.config.get_int(name), 1) / 1000)
             try:
                 await duty()
             except OSError as error:
@@ -530,7 +532,7 @@ class LogDirectory:
 
     async def _release_idle(self) -> None:
         while True:
-            await self.env.clock.sleep(RELEASE_SECONDS)
+            await self.env.clock.sleep_data(RELEASE_SECONDS)
             await self._check_directory()
             await self._for_each(lambda key, each: each.release_idle())
             await self.retainer.remove_due()

@@ -12,6 +12,7 @@ from kbroker.testing.scheduler import someone_waits_for_idleness
 
 EPOCH_MS = 1_700_000_000_000  # where data time begins in a test: a date people recognise, 2023-11-14
 TICK_S = 2**-20  # exact in binary
+FOLLOW_S = 0.5  # real time: those who look at data time have so long to follow it
 IDLE_TURNS_MAX = 10  # turns of the scheduler with nothing to run and nothing to wait for, before it is a deadlock
 
 
@@ -73,6 +74,9 @@ def _stuck() -> None:
 class SteeredClock:
     """A Clock for an Env: follows the clock of the trio run, and jumps in one domain when told to.
 
+    `jump_data` sets it as the clocks of machines are set: nobody is told. `advance_data` tells those who look at data
+    time now and then, so that they look just before it, and just after.
+
     epoch_ms: data time when the run's clock shows origin; origin: when it is first asked, if not given. drift: seconds
     that pass here in one of the run's. now: the run's clock, where threads without a run ask too.
     """
@@ -91,6 +95,10 @@ class SteeredClock:
         self._now = now
         self._data_ahead_ms = 0
         self._liveness_ahead = 0.0
+        self._bell = trio.Event()  # rings for those in `sleep_data`
+        self._asleep: set[trio.lowlevel.Task] = set()
+        self._awake: set[trio.lowlevel.Task] = set()  # rung for, and not back yet
+        self._settled = trio.Event()
 
     def data_ms(self) -> int:
         """Milliseconds since the epoch."""
@@ -109,9 +117,52 @@ class SteeredClock:
         """Wait in the I/O domain, which nobody jumps."""
         await trio.sleep(seconds / self.drift)
 
+    async def sleep_data(self, seconds: float) -> bool:
+        """Wait in the I/O domain, until `advance_data` rings."""
+        task = trio.lowlevel.current_task()
+        self._is_back(task)
+        self._asleep.add(task)
+        bell = self._bell
+        try:
+            with trio.move_on_after(seconds / self.drift):
+                await bell.wait()
+                return True
+            return False
+        finally:
+            self._asleep.discard(task)
+
+    @property
+    def data_ahead_ms(self) -> int:
+        """How far data time has been moved."""
+        return self._data_ahead_ms
+
     def jump_data(self, ms: int) -> None:
         """Move data time; backwards, too, as the clocks of machines do."""
         self._data_ahead_ms += ms
+
+    async def advance_data(self, ms: int) -> None:
+        """Move data time forward, with those who depend on it: they look once more before, and once after. Returns when
+        they have, or have taken so long that nobody waits for them."""
+        assert ms >= 0, "data time is advanced forward"
+        await self._ring()
+        self.jump_data(ms)
+        await self._ring()
+
+    async def _ring(self) -> None:
+        """Ring for all who sleep, and wait until they sleep again."""
+        self._awake |= self._asleep
+        bell, self._bell, self._settled = self._bell, trio.Event(), trio.Event()
+        bell.set()
+        if self._awake:
+            with trio.move_on_after(FOLLOW_S):
+                await self._settled.wait()
+            self._awake.clear()
+
+    def _is_back(self, task: trio.lowlevel.Task) -> None:
+        if task in self._awake:
+            self._awake.remove(task)
+            if not self._awake:
+                self._settled.set()
 
     def jump_liveness(self, seconds: float) -> None:
         """Move liveness forward."""

@@ -72,6 +72,10 @@ class StoreClock:
         """Wait."""
         await trio.sleep(seconds)
 
+    async def sleep_data(self, seconds: float) -> bool:
+        """Not asked for."""
+        raise NotImplementedError
+
     def stop(self) -> None:
         """Stand still."""
         if self._stopped_at is None:

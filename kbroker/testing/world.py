@@ -324,6 +324,12 @@ class ProcessClock:
         await self._clock.sleep(seconds)
         self._alive()
 
+    async def sleep_data(self, seconds: float) -> bool:
+        """The same, between looks at data time."""
+        is_set = await self._clock.sleep_data(seconds)
+        self._alive()
+        return is_set
+
 
 class SeededRng:
     """An Rng that repeats itself."""

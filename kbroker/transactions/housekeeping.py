@@ -32,7 +32,7 @@ class Housekeeping:
     async def _expire_all(self) -> None:
         name = "transaction.remove.expired.transaction.cleanup.interval.ms"
         while True:
-            await self.runtime.env.clock.sleep(self.config().get_int(name) / 1000)
+            await self.runtime.env.clock.sleep_data(self.config().get_int(name) / 1000)
             for shard in self.runtime.leading.active():
                 try:
                     await finish(self.expire(shard))

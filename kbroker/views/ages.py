@@ -62,11 +62,15 @@ class Ages:
         self._epochs.append(note.epoch)
         self.is_dirty = True
 
-    def note(self, now_ms: int, late_ms: int) -> None:
-        """Note the end of the log, unless that was done a moment ago. late_ms: how late views of it are at most."""
+    def note(self, now_ms: int, late_ms: int, *, at_once: bool = False) -> None:
+        """Note the end of the log, unless that was done a moment ago. late_ms: how late views of it are at most.
+
+        at_once: though it was; while less than twice as many notes are kept.
+        """
         self._forget_untrue(len(self._times))
         end, last = self.log.end.value, self._ends[-1] if self._ends else NOTHING
-        if end > last and not (self._times and 0 <= now_ms - self._times[-1] < spacing_ms(late_ms)):
+        is_young = bool(self._times) and 0 <= now_ms - self._times[-1] < spacing_ms(late_ms)
+        if end > last and (not is_young or (at_once and len(self) < 2 * NOTES_MAX)):
             self.add(Note(now_ms, end, self.log.epochs.epoch_at(end - 1)))
         old = self._before(now_ms - late_ms) - 1  # of what is old enough for all views, the newest is enough
         if old > 0:

@@ -120,7 +120,7 @@ class Views:
         if self._env.disk.exists(FILE_NAME):  # else no worker is waited for: all may be opening logs
             self._kept = await self._env.offload(partial(_load, self._env))
         task_status.started()
-        saved_s = -math.inf
+        saved_s, is_set = -math.inf, False
         try:
             while True:
                 late_ms = self._late_ms(self._image())
@@ -129,12 +129,12 @@ class Views:
                     await self._news.wait()
                     self._news = trio.Event()
                     continue
-                await self._note_all(late_ms)
+                await self._note_all(late_ms, at_once=is_set)
                 if self._env.clock.liveness() - saved_s >= SAVE_S:
                     saved_s = self._env.clock.liveness()
                     await self._save()
                 moment_ms = min(MOMENT_MS, max(min(late_ms.values()) // 20, MOMENT_MIN_MS))
-                await self._env.clock.sleep(moment_ms / 1000)
+                is_set = await self._env.clock.sleep_data(moment_ms / 1000)
         finally:
             with trio.CancelScope(shield=True):
                 await self._save()
@@ -161,14 +161,17 @@ class Views:
             if not number % LOOKED_AT_A_TURN:
                 await trio.lowlevel.checkpoint()
 
-    async def _note_all(self, late_ms: Mapping[str, int]) -> None:
-        """Note where each source ends now, and ring for who waits for what is old enough by now."""
+    async def _note_all(self, late_ms: Mapping[str, int], *, at_once: bool) -> None:
+        """Note where each source ends now, and ring for who waits for what is old enough by now.
+
+        at_once: the clock is set; notes are made though the last ones are young.
+        """
         new, self._just_late = self._just_late, set()
         for number, (source, late) in enumerate(self._sources(late_ms), start=1):
             ages = self._ages_of(source)
             if source.topic in new and not ages and source.log.end.value > source.log.start_offset:
                 await self._guess(source, ages, late)
-            ages.note(self._env.clock.data_ms(), late)
+            ages.note(self._env.clock.data_ms(), late, at_once=at_once)
             if not number % LOOKED_AT_A_TURN:
                 await trio.lowlevel.checkpoint()
         for number, view in enumerate(tuple(self._views.values()), start=1):

@@ -74,6 +74,10 @@ class RunClock:
     async def sleep(self, seconds: float) -> None:
         await trio.sleep(seconds)
 
+    async def sleep_data(self, seconds: float) -> bool:
+        await trio.sleep(seconds)
+        return False
+
 
 class SeededRng:
     def __init__(self, seed: int = 0) -> None:

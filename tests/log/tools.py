@@ -63,6 +63,10 @@ class StoppedClock:
     async def sleep(self, seconds: float) -> None:
         await trio.sleep(seconds)
 
+    async def sleep_data(self, seconds: float) -> bool:
+        await trio.sleep(seconds)
+        return False
+
 
 def open_log(
     disk: Disk,

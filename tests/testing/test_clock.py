@@ -8,7 +8,7 @@ import time
 import pytest
 import trio
 
-from kbroker.testing.clock import EPOCH_MS, JumpClock, SteeredClock
+from kbroker.testing.clock import EPOCH_MS, FOLLOW_S, JumpClock, SteeredClock
 
 
 def test_an_hour_takes_no_time() -> None:
@@ -67,6 +67,60 @@ async def test_the_domains_move_apart(autojump_clock: trio.testing.MockClock) ->
     assert clock.data_ms() == EPOCH_MS + 2000
     with pytest.raises(AssertionError):
         clock.jump_liveness(-1)
+
+
+class Looker:
+    """Looks at data time every hour, and notes what it saw and whether it was rung for."""
+
+    def __init__(self, clock: SteeredClock, takes_s: float = 0.0) -> None:
+        self.clock, self.takes_s, self.seen = clock, takes_s, list[tuple[int, bool]]()
+
+    async def run(self) -> None:
+        while True:
+            is_set = await self.clock.sleep_data(3600)
+            await self.clock.sleep(self.takes_s)
+            self.seen.append((self.clock.data_ms() - EPOCH_MS, is_set))
+
+
+async def test_who_looks_at_data_time_looks_before_and_after_it_is_advanced(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    clock = SteeredClock()
+    lookers = [Looker(clock), Looker(clock)]
+    for each in lookers:
+        nursery.start_soon(each.run)
+    await trio.testing.wait_all_tasks_blocked()
+    await clock.advance_data(1_800_000)
+    for each in lookers:
+        assert each.seen == [(0, True), (1_800_000, True)]  # and all that when advance_data returns
+    clock.jump_data(5)  # nobody is told
+    await trio.sleep(3601)
+    for each in lookers:
+        assert each.seen[2:] == [(5_400_005, False)]
+    with pytest.raises(AssertionError):
+        await clock.advance_data(-1)
+
+
+async def test_advancing_does_not_wait_for_long_for_who_does_not_come_back(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    clock = SteeredClock(origin=trio.current_time())
+    slow, gone = Looker(clock, takes_s=100), trio.CancelScope()
+
+    async def sleep_until_cancelled() -> None:
+        with gone:
+            await clock.sleep_data(3600)
+
+    nursery.start_soon(slow.run)
+    nursery.start_soon(sleep_until_cancelled)
+    await trio.testing.wait_all_tasks_blocked()
+    gone.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    began = trio.current_time()
+    await clock.advance_data(1000)
+    assert trio.current_time() - began == FOLLOW_S  # the second time nobody was there to be waited for
+    await trio.sleep(100)
+    assert slow.seen == [(101_000, True)]
 
 
 async def test_a_fast_clock_sleeps_shorter(autojump_clock: trio.testing.MockClock) -> None:

@@ -95,7 +95,7 @@ class Cleaner:
         self.left: dict[PartitionLog, _Left] = {}  # what cannot be compacted, and why
         self._on_replaced = on_replaced
         self._on_cleaned = on_cleaned
-        self._bell = trio.Event()
+        self._rest = trio.CancelScope()  # before the next look, until cancelled
         self._busy: dict[PartitionLog, trio.Event] = {}  # a pass goes on; rings at its end
         self._places = trio.CapacityLimiter(1)
 
@@ -111,15 +111,15 @@ class Cleaner:
                     if found is not None:
                         nursery.start_soon(self._compact_quietly, found, self._take(found))
                         continue
-                    with trio.move_on_after(self._backoff()):
-                        await self._bell.wait()
-                    self._bell = trio.Event()
+                    with self._rest:
+                        await self.env.clock.sleep_data(self._backoff())
+                    self._rest = trio.CancelScope()
         finally:
             self.env.helper.close()
 
     def wake(self) -> None:
         """Look again now: a log may have become worth it."""
-        self._bell.set()
+        self._rest.cancel()
 
     def _backoff(self) -> float:
         return max(self.config().get_int("log.cleaner.backoff.ms") / 1000, REST_SECONDS)

@@ -55,10 +55,10 @@ class Retainer:
 
     async def run(self) -> None:
         """Look now and then, until cancelled."""
-        await self.env.clock.sleep(min(self._interval(), FIRST_SECONDS))
+        await self.env.clock.sleep_data(min(self._interval(), FIRST_SECONDS))
         while True:
             await self.apply()
-            await self.env.clock.sleep(self._interval())
+            await self.env.clock.sleep_data(self._interval())
 
     def _interval(self) -> float:
         return max(self.config().get_int("log.retention.check.interval.ms"), 1) / 1000
