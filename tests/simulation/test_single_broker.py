@@ -141,10 +141,10 @@ PLANTED = [
     Planted(any_first_number_accepted, "was answered .*OUT_OF_ORDER_SEQUENCE_NUMBER", ("session", "no_space"), first=3),
     Planted(
         repetition_of_what_is_not_flushed_acknowledged,
-        "acknowledged after a flush and lost",
+        "acknowledged after a flush and lost|high watermark .* after .* was acknowledged",
         ("kill_then_power_loss", "reset"),
         SLOW,
-        first=5,
+        first=26,
     ),
     Planted(a_file_that_two_write_at_once, "was answered .*KAFKA_STORAGE_ERROR", ("reset",), first=3),
 ]

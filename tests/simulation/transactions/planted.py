@@ -129,7 +129,7 @@ ALONE = {"copies": False}
 LAGS = {"lags": True, **ALONE}
 OLD = {"version": 0, "durable": False, "lags": False, **ALONE}
 PLANTED = [
-    Planted(markers_lost, "is committed, and lost", ("reset",), ALONE),
+    Planted(markers_lost, "is committed, and lost|aborted read.* which is aborted", ("reset",), ALONE),
     Planted(markers_not_taken_up_after_a_restart, "the producers are not served", ("prepared", "marking"), ALONE),
     Planted(the_last_stable_offset_is_the_high_watermark, "aborted read.* which is open", ("reset",), ALONE),
     Planted(
