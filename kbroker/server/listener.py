@@ -84,11 +84,13 @@ class Server:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._reap)
                 house = House(nursery, self.requests, self.answers, self.porter, self._complain, self._forget)
-                while True:
-                    self._take(await self.listener.accept(), house)
+                try:
+                    while True:
+                        self._take(await self.listener.accept(), house)
+                finally:
+                    for driver in list(self.drivers):  # at once: no step may look for a nursery that has ended
+                        driver.close()
         finally:
-            for driver in list(self.drivers):
-                driver.close()
             await self.listener.aclose()
 
     def _take(self, stream: Stream, house: House) -> None:

@@ -88,6 +88,30 @@ async def is_hung_up_on(client: BareClient) -> bool:
 
 
 @pytest.mark.parametrize("world", WORLDS)
+async def test_a_listener_that_ends_serves_nobody_while_something_still_has_to_end(world: str) -> None:
+    handlers, may_end = Handlers(), trio.Event()
+
+    async def shielded() -> None:
+        with trio.CancelScope(shield=True):
+            await may_end.wait()
+
+    async with house(make_net(world), handlers.apis()) as home:
+        slow, other = await home.client(), await home.client()
+        handlers._wait = shielded  # type: ignore[assignment,method-assign]
+        await slow.stream.send([heartbeat(1, "wait")])
+        await home.settle()
+        home.nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True), trio.move_on_after(5) as patience:
+            await home.settle()
+            with suppress(*GONE):
+                await other.stream.send([heartbeat(2, "now")])
+            assert await is_hung_up_on(other)
+        may_end.set()
+    assert not patience.cancelled_caught
+    assert handlers.handled == ["wait"]
+
+
+@pytest.mark.parametrize("world", WORLDS)
 async def test_who_asks_a_little_is_answered_before_who_asks_much(world: str) -> None:
     handlers = Handlers(answer_size=20_000)
     async with house(make_net(world), handlers.apis()) as home:
