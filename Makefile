@@ -104,10 +104,10 @@ $(BIN)/python:
 	$(if $(UV),$(UV) venv --quiet --python $(PYTHON) $(VENV),$(PYTHON) -m venv $(VENV))
 
 $(VENV)/run.stamp: pyproject.toml | $(BIN)/python
-	$(INSTALL) --editable ".[cli]"
+	$(INSTALL) --editable .
 	@$(BIN)/python -m compileall -q $(VENV) kbroker protocol >/dev/null 2>&1 || true
 	@touch $@
 
 $(VENV)/test.stamp: pyproject.toml | $(VENV)/run.stamp
-	$(INSTALL) --editable ".[cli,test,check]"
+	$(INSTALL) --editable ".[test,check]"
 	@touch $@

@@ -72,7 +72,7 @@ def environment(chosen: Interpreter) -> Path:
     if not (home / "bin" / "kbroker").exists():
         shutil.rmtree(home, ignore_errors=True)
         subprocess.run([chosen.path, "-m", "venv", "--without-pip", str(home)], check=True, timeout=120)
-        pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--editable", f"{ROOT}[cli]"]
+        pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--editable", str(ROOT)]
         subprocess.run(pip, check=True, timeout=600)
     return python
 

@@ -7,7 +7,8 @@
     log_files/   `log ...`: segment files                     coordination/    `coord ...`: coordination stores
     client.py    connecting with kafka-python                  errors.py   how a command fails; exit codes
     lazy.py      commands imported when they are called        tables.py   aligned text and JSON    times.py   durations
-    shell.py     `completion`, `version`                       progress.py how far a long command is
+    streams.py   output that cannot be written                 progress.py how far a long command is
+    shell.py     `completion`, `version`
 
 Exit codes: 0 done, 1 failed, 2 used or configured wrongly (also: port or data directory taken), 3 no broker reached,
 130 interrupted. A broker stopped by CTRL+C or SIGTERM has done what it was told: 0.
@@ -17,13 +18,13 @@ Importing this package loads click and nothing else; the command that starts a b
 
 from __future__ import annotations
 
-import os
 import sys
 
 import click
 
 from kbroker.cli.errors import run
 from kbroker.cli.lazy import LazyGroup
+from kbroker.cli.streams import prepare
 
 _HELP = """A Kafka-compatible broker. Without a command, starts one (see `kbroker start --help`).
 
@@ -85,20 +86,8 @@ cli.params.append(
 
 def main() -> None:
     """The console script."""
-    _fill_standard_descriptors()
+    prepare()
     sys.exit(run(cli))
-
-
-def _fill_standard_descriptors() -> None:
-    """Have stdin, stdout and stderr. One that was closed (`2>&-`) would else be the number of the first file we open,
-    and that file would get what is meant for people."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
 def _print_version(context: click.Context) -> None:

@@ -29,6 +29,7 @@ _RENAMED = {
     "ssl.key.location": "ssl_keyfile",
     "ssl.key.password": "ssl_password",
 }
+_FILES = {"ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_crlfile"}
 
 
 class Connection(NamedTuple):
@@ -136,7 +137,11 @@ def _properties(settings: Sequence[str], file: Path | None) -> dict[str, Any]:
         if not equals:
             raise click.UsageError(f"-X {text!r} is not NAME=VALUE")
         named[name.strip()] = value.strip()
-    return {_RENAMED.get(name, name.replace(".", "_")): _typed(value) for name, value in named.items()}
+    properties = {_RENAMED.get(name, name.replace(".", "_")): _typed(value) for name, value in named.items()}
+    for name in _FILES & properties.keys():  # kafka-python would take one that is not there for a broker that is not
+        if not Path(str(properties[name])).is_file():
+            raise Misconfigured(f"{name}: there is no file {properties[name]}")
+    return properties
 
 
 def _typed(text: str) -> Any:
@@ -160,10 +165,8 @@ def _settings(connection: Connection, **settings: Any) -> dict[str, Any]:
 
 @contextmanager
 def _clear_errors(connection: Connection) -> Iterator[None]:
-    try:
-        import kafka.errors as errors
-    except ImportError:
-        raise Failed("this command needs kafka-python: pip install 'kbroker[cli]'") from None
+    import kafka.errors as errors
+
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters comes as an exception
     _lend_codecs()
     if not any(name in connection.properties for name in ("proxy_url", "socks5_proxy")):
@@ -179,7 +182,19 @@ def _clear_errors(connection: Connection) -> Iterator[None]:
     except errors.KafkaConfigurationError as error:
         raise Misconfigured(f"{', '.join(map(str, error.args))} (see -X and --command-config)") from None
     except errors.KafkaError as error:
-        raise Failed(f"{type(error).__name__}: {error}") from None
+        raise Failed(str(error)) from None
+    except Exception as error:
+        if not _is_raised_in_kafka_python(error):
+            raise
+        raise Failed(f"{error or type(error).__name__}") from None  # e.g. ValueError: a name that is none
+
+
+def _is_raised_in_kafka_python(error: BaseException) -> bool:
+    """It complains of what it is given in many ways. What is raised by our own code is a bug, and shown as one."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == "kafka"
 
 
 def _lend_codecs() -> None:
@@ -197,9 +212,15 @@ def _lend_codecs() -> None:
 
 
 def _made(client: Callable[..., Any], settings: Mapping[str, Any]) -> Any:
+    from kafka.errors import KafkaTimeoutError
+
     try:
         return client(**settings)
-    except (AssertionError, ValueError, TypeError, RuntimeError) as error:  # a property it refuses
+    except KafkaTimeoutError:  # something listens there
+        where = ", ".join(settings["bootstrap_servers"])
+        seconds = settings["bootstrap_timeout_ms"] / 1000
+        raise Unreachable(f"{where}: no answer in Kafka's protocol within {seconds:g} s") from None
+    except (AssertionError, ValueError, TypeError, RuntimeError, OSError) as error:  # a property it refuses
         raise Misconfigured(f"{error} (see -X and --command-config)") from None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import IO, Any
 
@@ -41,16 +40,22 @@ class Unreachable(Failed):
 def run(command: click.Command) -> int:
     """Run a command with the process's arguments; returns the exit code."""
     try:
-        result = command.main(prog_name="kbroker", standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as done:
-        return done.exit_code
+        result = _called(command)
+        sys.stdout.flush()  # what cannot be written is told by us; Python would tell it in its own way
+        return result
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Who read our output has gone (`| head`). Python would complain once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # the machine's: a disk that is full, a file that is gone
+        Failed(": ".join(filter(None, (error.filename and str(error.filename), error.strerror or str(error))))).show()
         return EXIT_FAILED
+
+
+def _called(command: click.Command) -> int:
+    try:
+        result = command.main(prog_name="kbroker", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    return result if isinstance(result, int) else 0

@@ -350,8 +350,8 @@ def test_overlapping_segments_are_found(partition: Path) -> None:
 
 def test_empty_directory(tmp_path: Path) -> None:
     result = invoke("verify", tmp_path)
-    assert result.exit_code == 0
-    assert "there are no segments" in result.stderr
+    assert result.exit_code == 1
+    assert f"there are no segments below {tmp_path}" in result.stderr
 
 
 @pytest.mark.parametrize("codec", range(5))

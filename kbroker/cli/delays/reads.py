@@ -34,6 +34,7 @@ def delays(client: Any, topic: str) -> bool:
     answer = client.describe_configs([ConfigResource("TOPIC", topic)], config_filter="ALL")
     config = answer["topic"][topic].get(ENABLE)
     if config is None:
+        check_code(client.describe_topics([topic])[0]["error_code"], topic)
         raise Failed("this broker has no delayed delivery: it is not kbroker")
     return str(config["value"]) == "true"
 

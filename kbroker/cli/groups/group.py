@@ -116,14 +116,28 @@ def describe(
     told by kbroker only, and kept in memory: since its coordinator was started.
     """
     with admin(connection) as client:
-        groups = (_known(client, name, rebalances=rebalances) for name in names)
-        shown = [(found, positions(client, found)) for found in groups]
+        groups = {name: described(client, name, rebalances=rebalances) for name in names}
+        shown = [(found, positions(client, found)) for found in groups.values() if found]
         if not (lag or members or state or rebalances):
             lag = state = True
         held = {found.name: _held(client, rows) for found, rows in shown} if lag or style == "json" else {}
     if style == "json":
         click.echo(json_text([_as_json(*each, held[each[0].name], rebalances=rebalances) for each in shown]))
-        return
+    else:
+        _show(shown, held, lag=lag, members=members, state=state, rebalances=rebalances)
+    if missing := [f"group {name} does not exist" for name, found in groups.items() if found is None]:
+        raise Failed("; ".join(missing))
+
+
+def _show(
+    shown: Sequence[tuple[Described, Sequence[Position]]],
+    held: Mapping[str, Mapping[TopicPartition, Holder]],
+    *,
+    lag: bool,
+    members: bool,
+    state: bool,
+    rebalances: bool,
+) -> None:
     texts = []
     for found, rows in shown:
         parts = [_headline(found, rows)] if state else []
@@ -132,7 +146,8 @@ def describe(
         parts += [_member_table(found)] if members else []
         parts += [group_timeline.as_text(found.name, found.timeline)] if rebalances else []
         texts.append("\n".join(parts))
-    click.echo(visible_lines("\n\n".join(texts)))
+    if texts:
+        click.echo(visible_lines("\n\n".join(texts)))
 
 
 @click.command()
@@ -231,8 +246,8 @@ def members_of(found: Described) -> str:
     return "members unknown" if found.members is None else plural(len(found.members), "member")
 
 
-def _known(client: Any, name: str, *, rebalances: bool = False) -> Described:
-    found = described(client, name, rebalances=rebalances)
+def _known(client: Any, name: str) -> Described:
+    found = described(client, name)
     if found is None:
         raise Failed(f"group {name} does not exist")
     return found

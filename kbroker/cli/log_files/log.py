@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kbroker.cli.log_files.segments import Problem
     from kbroker.cli.log_files.small_files import Walked
 
+META = "meta.properties"  # which every broker's directory has
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 
 log = LazyGroup(
@@ -88,12 +89,14 @@ def verify(directories: tuple[Path, ...]) -> None:  # fmt: skip
     """
     from kbroker.cli.log_files.segments import segment_paths
 
-    counts = Counter[str]()
+    counts, empty = Counter[str](), list[str]()
     for directory in directories:
         with held(directory) as holder:
             if holder:
                 click.echo(f"kbroker: {holder} is writing to {directory}", err=True)
             partitions = segment_paths(directory)
+            if not partitions and not _is_data_directory(directory):
+                empty.append(str(directory))
             for partition in [each for each in partitions if any(each.glob("*.log.swap"))]:
                 text = "compacted segments are taking the place of others; the next start ends that, then check again"
                 click.echo(f"kbroker: {partition.relative_to(directory)} is left out: {text}", err=True)
@@ -102,11 +105,11 @@ def verify(directories: tuple[Path, ...]) -> None:  # fmt: skip
                 counts["problem"] += 1
                 click.echo(f"{path.relative_to(directory)}: {problem}")
             counts["partition"] += len(partitions)
-            if not partitions:
-                click.echo(f"kbroker: there are no segments below {directory}", err=True)
     what = ", ".join(plural(counts[name], name) for name in ("partition", "segment", "batch", "byte"))
     if counts["problem"]:
         raise Failed(f"{what}: {plural(counts['problem'], 'problem')}")
+    if empty:
+        raise Failed(f"there are no segments below {', '.join(empty)}: is that a broker's data?")
     click.echo(f"{what}: no damage")
 
 
@@ -133,6 +136,11 @@ def ends(directory: Path, style: str) -> None:
     rows = [(name, end.leader_epoch, end.end) for name, end in found.logs]
     click.echo(f"broker {found.broker_id} of cluster {found.cluster_id}")
     click.echo(table(("LOG", "LEADER EPOCH", "END"), rows))
+
+
+def _is_data_directory(directory: Path) -> bool:
+    """Whether a broker, or several of `kbroker start --brokers`, have been here: they may have no topics yet."""
+    return any(path.exists() for path in (directory / META, *directory.glob(f"broker-*/{META}")))
 
 
 def _verify_all(

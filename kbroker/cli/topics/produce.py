@@ -11,6 +11,7 @@ import click
 
 from kbroker.cli.client import Connection, admin, connection_options, producer
 from kbroker.cli.delays.reads import check_delays
+from kbroker.cli.errors import Failed
 from kbroker.cli.tables import format_option, json_text, plural
 from kbroker.cli.times import DurationType, MomentType, moment, span
 from kbroker.cli.topics.formats import Input, parse_header
@@ -93,6 +94,7 @@ def produce(
         with admin(connection) as asked:
             check_delays(asked, topic)
     with producer(connection, linger_ms=0 if at_terminal else 5, **settings) as client:
+        _check_there(client, topic, partition)
         for line in _lines(source):
             try:
                 record = line_format.parse(line)
@@ -107,6 +109,18 @@ def produce(
         client.flush()
         written.finish()
     click.echo(json_text(written.as_json()) if style == "json" else written.as_text())
+
+
+def _check_there(client: Any, topic: str, partition: int | None) -> None:
+    """Failed, unless the topic is there, or was made just now, and has the partition."""
+    from kafka.errors import KafkaTimeoutError
+
+    try:
+        known = client.partitions_for(topic)
+    except KafkaTimeoutError:
+        raise Failed(f"topic {topic} does not exist, and the broker does not make it: kbroker topic create") from None
+    if partition is not None and partition not in known:
+        raise Failed(f"topic {topic} has no partition {partition}: it has 0 to {max(known)}")
 
 
 class _Due(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -81,20 +82,16 @@ def create(
     }
     with admin(connection) as client:
         answer = client.create_topics(dict.fromkeys(names, wanted), raise_errors=False)
-    for result in answer["topics"]:
-        if not (if_not_exists and result["error_code"] == TOPIC_ALREADY_EXISTS):
-            check_code(result["error_code"], result["name"], result["error_message"])
+    fine = {0, TOPIC_ALREADY_EXISTS} if if_not_exists else {0}
+    problems = [each for each in answer["topics"] if each["error_code"] not in fine]
+    there = [each for each in answer["topics"] if each["error_code"] in fine]
     if style == "json":
         shown = ("name", "num_partitions", "replication_factor")
-        click.echo(json_text([{name: result[name] for name in shown} for result in answer["topics"]]))
-        return
-    for result in answer["topics"]:
-        if result["error_code"]:
-            click.echo(f"{result['name']} exists")
-        else:
-            made = f"view of {source}, " if source else ""
-            made += plural(result["num_partitions"], "partition")
-            click.echo(f"created {result['name']}: {made}, replication factor {result['replication_factor']}")
+        click.echo(json_text([{name: result[name] for name in shown} for result in there]))
+    else:
+        for result in there:
+            click.echo(_created(result, source))
+    _check_all(problems)
 
 
 @click.command()
@@ -135,13 +132,13 @@ def describe(connection: Connection, names: Sequence[str], all_configs: bool, st
     """Show a topic's partitions and configs."""
     with admin(connection) as client:
         found = {each["name"]: each for each in client.describe_topics(list(names))}
-        for name in names:
-            check_code(found[name]["error_code"], name)
-        shown = [_description(client, found[name], all_configs) for name in names]
+        there = [name for name in names if not found[name]["error_code"]]
+        shown = [_description(client, found[name], all_configs) for name in there]
     if style == "json":
         click.echo(json_text(shown))
-    else:
+    elif shown:
         click.echo("\n\n".join(map(_as_text, shown)))
+    _check_all([found[name] for name in names if found[name]["error_code"]])
 
 
 @click.command()
@@ -161,6 +158,7 @@ def alter(
     if not changes and partitions is None:
         raise click.UsageError("nothing to do: give -c, -d or -p")
     with admin(connection) as client:
+        _check_known(client, name, removed)
         if changes:
             _alter_configs(client, name, changes)
         if partitions is not None:
@@ -176,19 +174,60 @@ def alter(
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="TOPIC...")
 @click.option("--if-exists", is_flag=True, help="A topic that does not exist is fine.")
+@click.option("--internal", is_flag=True, help="Brokers' own topics, too: all groups' offsets, all transactions.")
 @connection_options
-def delete(connection: Connection, names: Sequence[str], if_exists: bool) -> None:
+def delete(connection: Connection, names: Sequence[str], if_exists: bool, internal: bool) -> None:
     """Delete topics with all their records."""
     with admin(connection) as client:
+        if not internal:
+            _check_not_internal(client, names)
         answer = client.delete_topics(list(names), raise_errors=False)
-    problems = []
+    fine = {0, UNKNOWN_TOPIC_OR_PARTITION} if if_exists else {0}
     for result in answer["topics"]:
         if not result["error_code"]:
             click.echo(f"deleted {result['name']}")
-        elif not (if_exists and result["error_code"] == UNKNOWN_TOPIC_OR_PARTITION):
-            problems.append(f"{result['name']}: {error_text(result['error_code'], result.get('error_message'))}")
+    _check_all([each for each in answer["topics"] if each["error_code"] not in fine])
+
+
+def _created(result: Mapping[str, Any], source: str | None) -> str:
+    if result["error_code"]:
+        return f"{result['name']} exists"
+    made = f"view of {source}, " if source else ""
+    made += plural(result["num_partitions"], "partition")
+    return f"created {result['name']}: {made}, replication factor {result['replication_factor']}"
+
+
+def _check_all(results: Sequence[Mapping[str, Any]]) -> None:
+    """Failed, when there are answers that carry an error, each with its name; what went well has been told before."""
+    problems = [
+        f"{each['name'] or 'an empty name'}: {error_text(each['error_code'], each.get('error_message'))}"
+        for each in results
+    ]
     if problems:
-        raise Failed("; ".join(problems))
+        raise Failed("; ".join(problem.removesuffix(".") for problem in problems))
+
+
+def _check_not_internal(client: Any, names: Sequence[str]) -> None:
+    """Failed, before anything is done, when one of the topics is the brokers' own."""
+    found = client.describe_topics(list(names))
+    if kept := sorted(str(each["name"]) for each in found if each["is_internal"] and not each["error_code"]):
+        what = "is an internal topic" if len(kept) == 1 else "are internal topics"
+        raise Failed(f"{', '.join(kept)} {what} of the brokers; nothing was deleted. If you mean it: --internal")
+
+
+def _check_known(client: Any, name: str, configs: Sequence[str]) -> None:
+    """Failed, when one of these is no config of topics: brokers say yes, as nothing is to be removed."""
+    from kafka.admin import ConfigResource
+
+    if not configs:
+        return
+    (found,) = client.describe_topics([name])
+    check_code(found["error_code"], name)
+    known = client.describe_configs([ConfigResource("TOPIC", name)], config_filter="ALL")["topic"][name]
+    for config in configs:
+        if config not in known:
+            close = get_close_matches(config, known, n=1)
+            raise Failed(f"{name}: topics have no config {config}" + (f", did you mean {close[0]}?" if close else ""))
 
 
 def _views(client: Any, names: Sequence[str]) -> dict[str, str]:

@@ -1,0 +1,275 @@
+"""Plain mistakes, and what a command answers: one line that names the culprit, the right exit code, never a traceback.
+
+First a table: every command of the tree, and what befalls every command. Then mistakes that only some can make.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from kbroker.cli import cli
+from kbroker.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNREACHABLE, EXIT_USAGE
+from tests.cli import forked
+from tests.cli.process import broker_process
+
+Path_ = tuple[str, ...]
+
+# What each command needs, to do something useful on a broker with topics t and u and group g. FILE, DIR: a file and a
+# directory that are none of a broker's. A new command that needs arguments wants a line here.
+ARGUMENTS: dict[str, list[str]] = {
+    "topic create": ["made", "--if-not-exists"],
+    "topic describe": ["t"],
+    "topic alter": ["t", "-c", "retention.ms=1000000000"],
+    "topic delete": ["nosuch", "--if-exists"],
+    "topic compact": ["compacted"],
+    "topic produce": ["t"],
+    "topic consume": ["t", "-e"],
+    "group describe": ["g"],
+    "group seek": ["g", "--to", "start"],
+    "group delete": ["g2"],
+    "group offset-delete": ["g", "-t", "t"],
+    "transaction describe": ["x"],
+    "transaction abort": ["t:0", "--start", "0"],
+    "delay list": ["t"],
+    "delay cancel": ["t", "--key", "k"],
+    "delay deliver-now": ["t", "--key", "k"],
+    "cluster reassign": ["t", "--to", "1"],
+    "cluster elect-leaders": ["t", "--yes"],
+    "cluster unregister": ["9"],
+    "coord info": ["FILE"],
+    "coord copy": ["FILE", "FILE.new"],
+    "coord adopt-logs": ["FILE", "DIR"],
+    "feature upgrade": ["--feature", "transaction.version=2"],
+    "feature downgrade": ["--feature", "group.version=1"],
+    "log dump": ["FILE"],
+    "log verify": ["DIR"],
+    "log ends": ["DIR"],
+    "config docs": ["retention.ms"],
+    "config check": ["FILE"],
+    "completion": ["bash"],
+}
+# Those that have no end, or begin no work, in the way this table runs them.
+NOT_RUN = {"start"}
+DONE_ONCE = {"group offset-delete"}  # and then there is nothing left to do
+
+
+def leaves(group: click.Group = cli, path: Path_ = ()) -> Iterator[tuple[Path_, click.Command]]:
+    """Every command of the tree."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from leaves(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+LEAVES = dict(leaves())
+CLIENTS = [
+    path for path, command in LEAVES.items() if any("--bootstrap-server" in each.opts for each in command.params)
+]
+RUN = [path for path in LEAVES if " ".join(path) not in NOT_RUN]
+
+
+def called(path: Path_, place: Path) -> list[str]:
+    """A whole command line."""
+    names = {"FILE": str(place / "file"), "FILE.new": str(place / "file.new"), "DIR": str(place / "empty")}
+    return [*path, *(names.get(each, each) for each in ARGUMENTS.get(" ".join(path), []))]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("mistakes")
+    (made / "file").write_text("no such thing = 1\n")
+    (made / "empty").mkdir()
+    return made
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with broker_process("--topic", "u", "--topic", "three:3") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def shell(address: str) -> Iterator[forked.Commands]:
+    with forked.commands(KBROKER_BROKERS=address) as found:
+        assert found.run("topic", "create", "compacted", "-c", "cleanup.policy=compact").code == 0
+        assert found.run("topic", "produce", "t", stdin=b"a\nb\n").code == 0
+        assert found.run("topic", "consume", "t", "-g", "g", "-n", "2").out == "a\nb\n"
+        yield found
+
+
+def test_every_command_has_its_line() -> None:
+    needy = [path for path, command in LEAVES.items() if any(each.required for each in command.params)]
+    assert [path for path in needy if " ".join(path) not in ARGUMENTS] == []
+    assert ARGUMENTS.keys() <= {" ".join(path) for path in LEAVES}
+
+
+@pytest.mark.parametrize("path", CLIENTS, ids=" ".join)
+def test_no_broker(path: Path_, place: Path) -> None:
+    done = CliRunner().invoke(cli, [*called(path, place), "-b", "127.0.0.1:1"], input="x\n")
+    assert (done.exit_code, done.stdout) == (EXIT_UNREACHABLE, "")
+    assert done.stderr.startswith("kbroker: no broker at 127.0.0.1:1: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=" ".join)
+def test_an_unknown_option(path: Path_, place: Path) -> None:
+    done = CliRunner().invoke(cli, [*called(path, place), "--no-such-option"])
+    assert done.exit_code == EXIT_USAGE
+    assert "--no-such-option" in done.stderr.splitlines()[-1]
+
+
+TAKE_ANYTHING = (type(click.STRING), click.Path)
+CHECKED = [
+    (path, option)
+    for path, command in LEAVES.items()
+    for option in command.params
+    if isinstance(option, click.Option) and not option.is_flag and not isinstance(option.type, TAKE_ANYTHING)
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "option"), CHECKED, ids=[f"{' '.join(path)} {option.opts[-1]}" for path, option in CHECKED]
+)
+def test_a_value_that_is_none(path: Path_, option: click.Option, place: Path) -> None:
+    done = CliRunner().invoke(cli, [*called(path, place), option.opts[-1], "no:such value"])
+    assert done.exit_code == EXIT_USAGE
+    assert "no:such value" in (last := done.stderr.splitlines()[-1]) or "filter, position 3" in last
+
+
+@pytest.mark.parametrize("path", RUN, ids=" ".join)
+def test_output_that_cannot_be_written(path: Path_, place: Path, shell: forked.Commands) -> None:
+    """A disk that is full, and a reader that has gone: where nothing is written, all is as ever."""
+    line = called(path, place)
+    first = shell.run(*line, stdin=b"x\n")
+    full = shell.run(*line, stdin=b"x\n", out=forked.FULL)
+    gone = shell.run(*line, stdin=b"x\n", out=forked.CLOSED_PIPE)
+    assert "Traceback" not in first.err + full.err + gone.err
+    if first.out and " ".join(path) not in DONE_ONCE:
+        assert full.code == gone.code == EXIT_FAILED
+        assert full.err.splitlines()[-1] == "kbroker: cannot write to standard output: No space left on device"
+        assert "standard output" not in gone.err
+    else:
+        assert {first.code, full.code, gone.code} <= {0, EXIT_FAILED, EXIT_USAGE}
+
+
+@pytest.mark.parametrize("path", CLIENTS, ids=" ".join)
+def test_interrupted(path: Path_, place: Path, shell: forked.Commands) -> None:
+    """CTRL+C while a broker does not answer."""
+    with silent_server() as (address, has_asked):
+        pid = shell.start(*called(path, place), "-b", address, stdin=b"x\n")
+        assert has_asked.wait(forked.SECONDS_MAX)
+        os.kill(pid, signal.SIGINT)
+        done = shell.wait(pid)
+    assert (done.code, done.out) == (EXIT_INTERRUPTED, "")
+    assert "Traceback" not in done.err
+
+
+@contextmanager
+def silent_server() -> Iterator[tuple[str, threading.Event]]:
+    """A port where questions are taken and none is answered; set when there is one."""
+    asked = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            kept = []
+            while True:
+                try:
+                    kept.append(listener.accept()[0])
+                    if kept[-1].recv(1):
+                        asked.set()
+                except OSError:
+                    return
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield "{}:{}".format(*listener.getsockname()), asked
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize(
+    ("line", "culprit"),
+    [
+        ("topic describe nosuch", "nosuch"),
+        ("topic alter nosuch -p 3", "nosuch"),
+        ("topic delete nosuch", "nosuch"),
+        ("topic compact nosuch", "nosuch"),
+        ("topic consume nosuch", "topic nosuch does not exist"),
+        ("topic consume nosuch -g g", "topic nosuch does not exist"),
+        ("topic consume t -p 7", "t has no partition 7"),
+        ("topic produce three -p 9", "three has no partition 9"),
+        ("topic produce three -p 3", "three has no partition 3: it has 0 to 2"),
+        ("topic produce bad/name", "bad/name"),
+        ("topic create bad/name", "bad/name"),
+        ("topic create t", "t: TOPIC_ALREADY_EXISTS"),
+        ("topic create new -c nosuch=1", "nosuch"),
+        ("topic create new -p 2000000", "new: "),
+        ("topic alter t -c nosuch=1", "nosuch"),
+        ("topic alter t -d nosuch", "t: topics have no config nosuch"),
+        ("topic alter t -d retention.mss", "did you mean retention.ms?"),
+        ("group describe nosuch", "group nosuch does not exist"),
+        ("group seek nosuch --to end", "group nosuch does not exist"),
+        ("group delete nosuch", "group nosuch does not exist"),
+        ("group offset-delete nosuch -t t", "group nosuch does not exist"),
+        ("transaction describe nosuch", "nosuch"),
+        ("delay list nosuch", "nosuch"),
+        ("cluster reassign nosuch --to 1", "nosuch"),
+        ("cluster reassign t --to 8", "8"),
+        ("topic list -X ssl_cafile=/nosuch", "/nosuch"),
+        ("topic list -X nosuch=1", "nosuch"),
+    ],
+)
+def test_what_does_not_exist(line: str, culprit: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KBROKER_BROKERS", address)
+    done = CliRunner().invoke(cli, line.split(), input="hi\n")
+    assert done.exit_code in (EXIT_FAILED, EXIT_USAGE)
+    assert culprit in done.stderr.splitlines()[-1]
+    assert len(done.stderr.splitlines()) == 1 or done.stderr.startswith("Usage: ")
+
+
+def test_of_several_names_those_that_are_good_are_done(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And told; then one line names those that are not."""
+    monkeypatch.setenv("KBROKER_BROKERS", address)
+
+    def run(line: str) -> tuple[int, list[str], str]:
+        done = CliRunner().invoke(cli, line.split())
+        return done.exit_code, [text.split(":")[0] for text in done.stdout.splitlines()], done.stderr
+
+    code, told, problem = run("topic create t5 t6 t t7")
+    assert (code, told) == (EXIT_FAILED, ["created t5", "created t6", "created t7"])
+    assert problem == "kbroker: t: TOPIC_ALREADY_EXISTS: Topic 't' already exists\n"
+    code, told, problem = run("topic describe t5 nosuch")
+    assert (code, told[0]) == (EXIT_FAILED, "t5")
+    assert "nosuch: UNKNOWN_TOPIC_OR_PARTITION" in problem
+    code, told, problem = run("topic delete t5 nosuch t6")
+    assert (code, told) == (EXIT_FAILED, ["deleted t5", "deleted t6"])
+    code, told, problem = run("group describe nosuch g --state")
+    assert code == EXIT_FAILED and "group nosuch does not exist" in problem
+
+
+def test_topics_of_the_brokers_are_not_deleted_unasked(
+    shell: forked.Commands, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KBROKER_BROKERS", address)
+    refused = CliRunner().invoke(cli, ["topic", "delete", "t7", "__consumer_offsets"])
+    assert (refused.exit_code, refused.stdout) == (EXIT_FAILED, "")
+    assert "__consumer_offsets is an internal topic" in refused.stderr and "--internal" in refused.stderr
+
+
+def test_a_directory_without_logs_is_not_verified(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["log", "verify", str(tmp_path)])
+    assert (done.exit_code, done.stdout) == (EXIT_FAILED, "")
+    assert str(tmp_path) in done.stderr
+    (tmp_path / "meta.properties").write_text("")  # a broker without topics
+    assert CliRunner().invoke(cli, ["log", "verify", str(tmp_path)]).exit_code == 0
