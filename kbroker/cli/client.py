@@ -215,13 +215,30 @@ def _made(client: Callable[..., Any], settings: Mapping[str, Any]) -> Any:
     from kafka.errors import KafkaTimeoutError
 
     try:
-        return client(**settings)
+        return _interruptibly(functools.partial(client, **settings))
     except KafkaTimeoutError:  # something listens there
         where = ", ".join(settings["bootstrap_servers"])
         seconds = settings["bootstrap_timeout_ms"] / 1000
         raise Unreachable(f"{where}: no answer in Kafka's protocol within {seconds:g} s") from None
     except (AssertionError, ValueError, TypeError, RuntimeError, OSError) as error:  # a property it refuses
         raise Misconfigured(f"{error} (see -X and --command-config)") from None
+
+
+def _interruptibly(make: Callable[[], Any]) -> Any:
+    """Wait for it in a way that CTRL+C ends: kafka-python's loop, where it runs in the thread that calls, swallows that."""
+    from concurrent.futures import Future
+    from threading import Thread
+
+    made = Future[Any]()
+
+    def run() -> None:
+        try:
+            made.set_result(make())
+        except BaseException as error:
+            made.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return made.result()
 
 
 def _knock(servers: Sequence[str]) -> None:

@@ -106,7 +106,7 @@ def address() -> Iterator[str]:
 def shell(address: str) -> Iterator[forked.Commands]:
     with forked.commands(KBROKER_BROKERS=address) as found:
         assert found.run("topic", "create", "compacted", "-c", "cleanup.policy=compact").code == 0
-        assert found.run("topic", "produce", "t", stdin=b"a\nb\n").code == 0
+        assert found.run("topic", "produce", "t", "-p", "0", stdin=b"a\nb\n").code == 0
         assert found.run("topic", "consume", "t", "-g", "g", "-n", "2").out == "a\nb\n"
         yield found
 
