@@ -225,7 +225,7 @@ def _made(client: Callable[..., Any], settings: Mapping[str, Any]) -> Any:
 
 
 def _interruptibly(make: Callable[[], Any]) -> Any:
-    """Wait for it in a way that CTRL+C ends: kafka-python's loop, where it runs in the thread that calls, swallows that."""
+    """Wait in a way that CTRL+C ends: kafka-python's loop swallows that where it runs in the thread that calls."""
     from concurrent.futures import Future
     from threading import Thread
 

@@ -67,7 +67,7 @@ class Commands:
     @staticmethod
     def _read(file: IO[bytes]) -> str:
         with open(file.name, "rb") as again:
-            return again.read().decode()
+            return again.read().decode(errors="backslashreplace")
 
     def _ask(self, what: object) -> int:
         assert self._process.stdin is not None and self._process.stdout is not None

@@ -34,6 +34,8 @@ ARGUMENTS: dict[str, list[str]] = {
     "topic compact": ["compacted"],
     "topic produce": ["t"],
     "topic consume": ["t", "-e"],
+    "topic export": ["t", "-"],
+    "topic import": ["FILE"],
     "group describe": ["g"],
     "group seek": ["g", "--to", "start"],
     "group delete": ["g2"],
@@ -60,6 +62,7 @@ ARGUMENTS: dict[str, list[str]] = {
 }
 # Those that have no end, or begin no work, in the way this table runs them.
 NOT_RUN = {"start"}
+READS_FIRST = {"topic import"}  # a file, before it asks a broker
 DONE_ONCE = {"group offset-delete"}  # and then there is nothing left to do
 
 
@@ -77,7 +80,9 @@ def leaves(group: click.Group = cli, path: Path_ = ()) -> Iterator[tuple[Path_, 
 
 LEAVES = dict(leaves())
 CLIENTS = [
-    path for path, command in LEAVES.items() if any("--bootstrap-server" in each.opts for each in command.params)
+    path
+    for path, command in LEAVES.items()
+    if any("--bootstrap-server" in each.opts for each in command.params) and " ".join(path) not in READS_FIRST
 ]
 RUN = [path for path in LEAVES if " ".join(path) not in NOT_RUN]
 
