@@ -39,6 +39,7 @@ class _Raw(io.FileIO):
     is_lost = False
 
     def write(self, data: Buffer, /) -> int:
+        """Write, waiting where there is no room just now. Raises OutputLost on stdout, once."""
         size = memoryview(data).nbytes
         while not self.is_lost:
             try:
