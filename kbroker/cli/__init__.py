@@ -1,6 +1,7 @@
 """The command line: `kbroker` starts a broker; `kbroker topic ...` is an ordinary client; the rest works on files.
 
-    broker/      `start`: flags to a BrokerConfig; the process: env, signals, banner, log lines; `config docs|check`
+    broker/      `start`: flags to a BrokerConfig; the process: env, signals, banner, log lines; `config docs|check`;
+                 broker/service/: `stop`, `status`, `ping`, and how a broker hangs together with what started it
     topics/      `topic ...`, produce and consume among them
     groups/      `group ...`; bridge.py: requests that kafka-python does not have
     transactions/, delays/, features/, cluster/    `transaction ...`, `delay ...`, `feature ...`, `cluster ...`
@@ -39,6 +40,9 @@ cli = LazyGroup(
     help=_HELP,
     commands_at={
         "start": ("kbroker.cli.broker.start:start", "Start a broker."),
+        "stop": ("kbroker.cli.broker.service.control:stop", "Stop the broker of a data directory, and wait for its end."),
+        "status": ("kbroker.cli.broker.service.control:status", "Tell whether a broker runs on a data directory."),
+        "ping": ("kbroker.cli.broker.service.ping:ping", "Ask whether a broker answers."),
         "topic": (
             "kbroker.cli.topics.topic:topic",
             "Create, list, describe, alter and delete topics; produce and consume.",

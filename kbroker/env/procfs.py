@@ -1,8 +1,10 @@
-"""Which process is in the way: read from /proc where there is one, "" elsewhere. For messages to people only."""
+"""Which process is in the way, and whether it is still the same: read from /proc where there is one, "" elsewhere."""
 
 from __future__ import annotations
 
 import os
+
+from kbroker.env.machine import read_boot_id
 
 LISTEN = "0A"  # state column of /proc/net/tcp
 
@@ -14,6 +16,29 @@ def process_name(pid: int) -> str:
             return f"process {pid} ({comm.read().strip()})"
     except OSError:
         return f"process {pid}"
+
+
+def process_identity(pid: int) -> str:
+    """What no other process has, on no machine, nor after a restart, nor one that is given the same pid later.
+
+    BOOT/NAMESPACE/PID/START: the run of the system, the namespace of pids as this process sees it (a container has its
+    own), when the process started in clock ticks. "" where that cannot be read, or there is no such process.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            state, *fields = file.read().rpartition(")")[2].split()
+        if state in "ZX":
+            return ""  # it has ended, and nobody has asked how
+        return f"{read_boot_id()}/{os.readlink('/proc/self/ns/pid')}/{pid}/{fields[18]}"
+    except (OSError, IndexError):
+        return ""
+
+
+def is_of_here(identity: str) -> bool:
+    """Whether a process of that identity, if it is one, can be seen from here: neither another machine's nor another
+    container's."""
+    own = process_identity(os.getpid())
+    return bool(own) and own.split("/")[:2] == identity.split("/")[:2]
 
 
 def port_holder(port: int) -> str:

@@ -30,14 +30,23 @@ def banner(who: str, place: str, addresses: Sequence[str], took: str, further: S
 
 def bootstrap_option(addresses: Sequence[str]) -> str:
     """ " -b HOST:PORT" for a client on this machine; "" where it finds the broker by itself."""
-    port = addresses[0].rpartition(":")[2]
-    near = f"localhost:{port}" if addresses[0].startswith(WILDCARDS) else addresses[0]
-    return "" if port == "9092" else f" -b {near}"
+    return "" if addresses[0].endswith(":9092") else f" -b {near(addresses[0])}"
+
+
+def near(address: str) -> str:
+    """The address by which a client on this machine comes in, where a broker listens on this one."""
+    return f"localhost:{address.rpartition(':')[2]}" if address.startswith(WILDCARDS) else address
 
 
 def address_text(host: str, port: int) -> str:
     """As a client is given it: an IPv6 address stands in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def address_of(text: str) -> tuple[str, int]:
+    """What address_text has made."""
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def seconds_since_start() -> float:

@@ -34,6 +34,13 @@ def memory_directory(shared: Path = SHARED_MEMORY) -> Iterator[tuple[str, str]]:
         yield directory, "in memory: lost on exit" if roomy else f"{directory}: lost on exit"
 
 
+def directories(shared: Path = SHARED_MEMORY) -> list[Path]:
+    """Those of all brokers in memory, of whatever user, that can be looked into."""
+    return sorted(
+        each for place in (shared, Path(tempfile.gettempdir())) for each in place.glob(PREFIX + "*") if os.access(each, os.R_OK)
+    )
+
+
 def remove_stale(shared: Path, now_s: float) -> None:
     """Remove what killed brokers left: directories of ours, not young, whose lock is free."""
     for directory in shared.glob(PREFIX + "*"):

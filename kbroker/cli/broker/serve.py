@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Protocol
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 import click
 import trio
 
-from kbroker import __version__
-from kbroker.cli.broker.banner import address_text, banner, seconds_since_start
+from kbroker import __version__, events
+from kbroker.cli.broker.banner import address_text, banner, near, seconds_since_start
 from kbroker.cli.broker.logs import is_terminal
-from kbroker.cli.broker.memory_directory import memory_directory
+from kbroker.cli.broker.service.life import LastWord, Life
+from kbroker.cli.broker.service.record import RunningFile
+from kbroker.cli.broker.service.options import Ties
 from kbroker.cli.broker.signals import Signals, signal_name
 from kbroker.cli.errors import Failed, Misconfigured
 from kbroker.config import BrokerConfig
-
-if TYPE_CHECKING:
-    from kbroker.cli.broker.supervised import Supervised
+from kbroker.events import tell
 
 GC_THRESHOLDS = (20_000, 20, 50)  # a broker makes few cycles; Python's 700 would go through its state all the time
 
@@ -35,12 +37,20 @@ class Ready(Protocol):
     """What the broker tells when it serves."""
 
     @property
+    def cluster_id(self) -> str:
+        """Of which cluster it is part."""
+
+    @property
     def node_id(self) -> int:
         """Its number."""
 
     @property
     def listeners(self) -> Mapping[str, tuple[str, int]]:
         """Listener name to the address bound."""
+
+    @property
+    def advertised(self) -> Mapping[str, tuple[str, int]]:
+        """Listener name to the address that clients are told; host "": the one they came in on."""
 
 
 def serve(
@@ -49,17 +59,25 @@ def serve(
     topics: Sequence[tuple[str, int]],
     memory: bool,
     plain: bool,
-    supervised: Supervised | None = None,
+    ties: Ties,
+    supervised: int | None = None,
 ) -> int:
     """Run a broker until a signal; returns the exit status. plain: no banner, even on a terminal.
 
-    topics: (name, partitions; -1 for num.partitions) to create if absent. supervised: set where a supervisor started
-    this broker; it speaks for all. Raises Misconfigured when it cannot start.
+    topics: (name, partitions; -1 for num.partitions) to create if absent. ties: to whatever started it. supervised: set
+    where a supervisor did, which speaks for all: so many brokers are to live before this one is ready. Raises
+    Misconfigured when it cannot start.
     """
     for warning in () if supervised else config.warnings:
         log.warning("%s", warning)
-    with memory_directory() if memory else nullcontext((config.data_dir, config.data_dir)) as (data_dir, place):
-        process = _Process(config, data_dir, place, supervised, banner=is_terminal(sys.stderr) and not plain)
+    with directory(config, memory) as (data_dir, place):
+        life = ties.begin(RunningFile(data_dir), node=config.node_id, data_dir=os.path.abspath(data_dir))
+        if plain:
+            about = {"version": __version__, "pid": os.getpid(), "node": config.node_id, "data_dir": place}
+            tell(log, events.STARTING, **about)
+        process = _Process(
+            config, data_dir, place, life, ties, supervised, banner=is_terminal(sys.stderr) and not plain
+        )  # fmt: skip
         try:
             trio.run(process.run, topics)
         except Exception as error:
@@ -67,43 +85,76 @@ def serve(
             if reason is None:
                 raise  # a bug, or a failure while serving: the traceback is wanted
             raise (Failed if _may_pass(error) else Misconfigured)(reason) from None
+        finally:
+            life.end()
     gc.freeze()  # nor need any as the process ends: with thousands of partitions it would take seconds
     return 0
 
 
+def directory(config: BrokerConfig, memory: bool) -> AbstractContextManager[tuple[str, str]]:
+    """Where data is, as a path and in words."""
+    if not memory:
+        return nullcontext((config.data_dir, config.data_dir))
+    from kbroker.cli.broker.memory_directory import memory_directory
+
+    return memory_directory()
+
+
 class _Process:
-    """A broker and the signals that end it."""
+    """A broker and what ends it."""
 
     def __init__(
-        self, config: BrokerConfig, data_dir: str, place: str, supervised: Supervised | None, *, banner: bool
+        self,
+        config: BrokerConfig,
+        data_dir: str,
+        place: str,
+        life: Life,
+        ties: Ties,
+        supervised: int | None,
+        *,
+        banner: bool,
     ) -> None:
         self.config = config
         self.data_dir = data_dir
         self.place = place  # data_dir in words
+        self.life = life
+        self.ties = ties
         self.supervised = supervised
         self.banner = banner
         self.ready = False
         self.hands_over = True  # what it leads, to others, when it stops
+        self.stops_at = 0.0  # when it began to stop
 
     async def run(self, topics: Sequence[tuple[str, int]]) -> None:
         """The broker, in a scope that the first signal cancels."""
+        logging.getLogger().addHandler(LastWord(self.life))
         token = trio.lowlevel.current_trio_token()
         with trio.CancelScope() as scope:
 
             def stop(reason: str) -> None:
-                log.info("%s: stopping", reason)
-                scope.cancel()
+                if not self.stops_at:
+                    self.stops_at = time.monotonic()
+                    tell(log, events.STOPPING, reason=reason)
+                    self.life.stop(reason)
+                    scope.cancel()
 
             def stop_with_all() -> None:
                 self.hands_over = False  # to whom? The others stop, too
                 stop("the supervisor ends")
 
+            def soon(reason: str) -> Callable[[], None]:
+                return lambda: token.run_sync_soon(stop, reason)
+
             # Not trio's own receiver of signals: at its end it would raise again what had come twice.
             Signals(lambda number: token.run_sync_soon(stop, signal_name(number))).watch()
+            if self.ties.parent is not None:
+                self.ties.parent.watch(soon(f"process {self.ties.parent.pid}, the parent, has ended"))
             if self.supervised is not None:
-                self.supervised.watch(lambda: token.run_sync_soon(stop_with_all))
+                from kbroker.cli.broker.supervised import watch_stdin
+
+                watch_stdin(lambda: token.run_sync_soon(stop_with_all))
             await self.run_broker(topics)
-        log.info("stopped")
+        tell(log, events.STOPPED, seconds=round(time.monotonic() - self.stops_at, 3))
 
     async def run_broker(self, topics: Sequence[tuple[str, int]]) -> None:
         """The broker in the real world, until it is cancelled."""
@@ -118,12 +169,13 @@ class _Process:
                 self._say_ready(ready)
                 nursery.start_soon(trio.to_thread.run_sync, import_the_rest)
 
-            brokers_min = self.supervised.brokers_min if self.supervised is not None else 1
+            if self.ties.systemd is not None:
+                nursery.start_soon(self.ties.systemd.beat_on, self.life)
             await run_broker(
                 env,
                 self.config,
                 topics=topics,
-                brokers_min=brokers_min,
+                brokers_min=self.supervised or 1,
                 on_ready=on_ready,
                 hands_over=lambda: self.hands_over,
             )
@@ -132,17 +184,27 @@ class _Process:
         self.ready = True
         gc.freeze()  # what is there now stays: no collection need look at it again
         gc.set_threshold(*GC_THRESHOLDS)
-        if self.supervised is not None:
-            self.supervised.tell_ready(ready.listeners)
-            return
         addresses = [address_text(*address) for address in ready.listeners.values()]
-        took = f"ready in {seconds_since_start():.2f} s"
+        seconds = seconds_since_start()
+        if self.supervised is None:
+            self._say_where(ready, addresses, seconds)
+        self.life.become_ready(
+            who=f"node {ready.node_id}",
+            cluster_id=ready.cluster_id,
+            listeners=dict(zip(ready.listeners, addresses, strict=True)),
+            advertised={name: address_text(*each) for name, each in ready.advertised.items() if each[0]},
+            bootstrap_servers=[near(addresses[0])],
+        )
+
+    def _say_where(self, ready: Ready, addresses: list[str], seconds: float) -> None:
+        """To people on a terminal, or in the log."""
         if self.banner:
-            click.echo(banner(f"node {ready.node_id}", self.place, addresses, took), err=True)
-        else:
-            about = f"kbroker {__version__}, node {ready.node_id}, data {self.place}"
-            log.info("%s, listening on %s", about, ", ".join(addresses))
-            log.info("%s", took)
+            who, took = f"node {ready.node_id}", f"ready in {seconds:.2f} s"
+            click.echo(banner(who, self.place, addresses, took), err=True)
+            return
+        about = {"version": __version__, "pid": os.getpid(), "node": ready.node_id, "data_dir": self.place}
+        tell(log, events.LISTENING, listeners=addresses, **about)
+        tell(log, events.READY, seconds=seconds, listeners=addresses, cluster_id=ready.cluster_id, **about)
 
 
 def import_the_rest() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,8 @@ import click
 
 from kbroker.cli.broker.layout import BROKERS_MAX, refuse_several
 from kbroker.cli.broker.logs import LEVELS
-from kbroker.cli.errors import EXIT_FAILED, Misconfigured
+from kbroker.cli.broker.service.options import Flags, Ties, service_options
+from kbroker.cli.errors import EXIT_FAILED, Failed, Misconfigured
 
 if TYPE_CHECKING:
     from kbroker.config import Derive
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _EPILOG = """\b
 Precedence: flag > KBROKER_* > KAFKA_* > file > default. Names are Kafka's: NUM_PARTITIONS in the environment is
 num.partitions. `kbroker config docs` lists them. CTRL+C or SIGTERM stops the broker cleanly, with exit status 0; a
-second one at once, with 130. Status 2: bad configuration, port or data directory in use.
+second one at once, with 130; `kbroker stop` does the same from elsewhere. Status 2: bad configuration, port or data
+directory in use.
 """
 
 
@@ -83,6 +84,7 @@ second one at once, with 130. Status 2: bad configuration, port or data director
     show_default=True,
     help="auto: for people on a terminal, dated lines into a file.",
 )
+@service_options
 @click.option("--supervised", type=int, hidden=True)  # said by `--brokers` to each broker: how many to wait for
 def start(
     file: Path | None,
@@ -97,6 +99,7 @@ def start(
     log_level: str,
     log_format: str,
     supervised: int | None,
+    service: Flags,
 ) -> int:
     """Start a broker, or several. No setup step: it is ready when it says so."""
     from kbroker.cli.broker.logs import set_up
@@ -111,35 +114,50 @@ def start(
         config = load(values, os.environ, flags, file_name=str(file), derived=_derived(listens))
     except ConfigError as error:
         raise Misconfigured(str(error)) from None
+    if service.detach:
+        return service.run_detached("" if memory else config.data_dir)
     set_up(log_level, log_format, node_id=config.node_id if supervised else None)
     plain = log_format == "json"
-    if brokers > 1:
-        from kbroker.cli.broker.supervisor import Orders, supervise
 
-        options = ["--log-level", log_level, "--log-format", log_format, *(["--config", str(file)] if file else [])]
-        options += [f"--override={text}" for text in overrides]
-        return supervise(config, Orders(brokers, options, topics, memory, plain))
-    from kbroker.cli.broker.serve import serve
+    def run(ties: Ties) -> int:
+        if brokers > 1:
+            from kbroker.cli.broker.supervisor import Orders, supervise
+
+            options = ["--log-level", log_level, "--log-format", log_format, *(["--config", str(file)] if file else [])]
+            options += [f"--override={text}" for text in overrides]
+            return supervise(config, Orders(brokers, options, topics, memory, plain, ties))
+        from kbroker.cli.broker.serve import serve
+
+        if not memory and not supervised:
+            refuse_several(config.data_dir)
+        return serve(config, topics=wanted, memory=memory, plain=plain, ties=ties, supervised=supervised)
 
     if supervised:
-        return _serve_supervised(partial(serve, config, topics=wanted, memory=False, plain=plain), supervised)
-    if not memory:
-        refuse_several(config.data_dir)
-    return serve(config, topics=wanted, memory=memory, plain=plain)
+        from kbroker.cli.broker.supervised import Starter
+
+        return _told(run, Ties(starter=Starter()), is_json=False)
+    return _told(run, service.ties(), is_json=plain)
 
 
-def _serve_supervised(serve: Callable[..., int], brokers_min: int) -> int:
-    """As one of several brokers: what goes wrong is told to the supervisor, and it tells."""
-    from kbroker.cli.broker.supervised import Supervised
-
-    supervised = Supervised(brokers_min)
+def _told(run: Callable[[Ties], int], ties: Ties, *, is_json: bool) -> int:
+    """Run it; a start that fails is told to who has started this process, and where the log is JSON, there."""
+    log = logging.getLogger("kbroker")
     try:
-        return serve(supervised=supervised)
-    except Misconfigured as error:
-        supervised.tell_failed(error.message)
+        return run(ties)
+    except Failed as error:
+        if ties.starter is not None:
+            ties.starter.tell_failed(error.message)
+        if is_json:
+            from kbroker.events import START_FAILED, tell
+
+            tell(log, START_FAILED, reason=error.message, status=error.exit_code)
+        elif ties.starter is None or ties.log_file is not None:
+            raise
         return error.exit_code
     except Exception:
-        logging.getLogger("kbroker").critical("the broker failed", exc_info=True)
+        if ties.starter is None:
+            raise
+        log.critical("the broker failed", exc_info=True)
         return EXIT_FAILED
 
 

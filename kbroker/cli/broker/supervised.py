@@ -1,7 +1,8 @@
-"""A broker that a supervisor has started (`supervisor.py`): what the two tell each other.
+"""What a broker tells the process that started it and reads its stdout: a supervisor, or `start --detach`.
 
-    stdout    {"ready": {"PLAINTEXT": ["127.0.0.1", 9092]}}    it serves, and where
-              {"failed": "127.0.0.1:9092 is in use"}           it cannot start, and why: status 2
+    stdout    {"doing": "opening logs: 3 of 40 ..."}           it starts, which takes long
+              {"ready": {"listeners": {...}, "pid": ...}}      it serves: all that running.json has
+              {"failed": "127.0.0.1:9092 is in use"}           it cannot start, and why; its exit status says the rest
     stdin     its end: stop. The supervisor says so, or is gone, however it went
 
 One JSON object a line. Pipes end with the process that holds them, on every system; nothing else has to be watched.
@@ -13,34 +14,50 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable
 
-STDIN = 0
+from kbroker.cli.broker.service.life import READY, STARTING, Life
+
+STDIN, STDOUT = 0, 1
 
 
-class Supervised(NamedTuple):
-    """How this broker stands in its cluster."""
+class Starter:
+    """The herald of whoever reads our stdout."""
 
-    brokers_min: int  # so many are to live before it is ready
+    def __init__(self, *, until_ready: bool = False) -> None:
+        """until_ready: it reads no longer; stdout is nowhere then."""
+        self._until_ready = until_ready
+        self._was_ready = False
 
-    def tell_ready(self, listeners: Mapping[str, tuple[str, int]]) -> None:
-        """This broker serves."""
-        _tell({"ready": listeners})
+    def __str__(self) -> str:
+        return "stdout"
+
+    def tell(self, life: Life) -> None:
+        """What it waits for."""
+        if life.state == STARTING and life.doing:
+            _tell({"doing": life.doing})
+        elif life.state == READY and not self._was_ready:
+            self._was_ready = True
+            _tell({"ready": life.record()})
+            if self._until_ready:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, STDOUT)
+                os.close(nowhere)
 
     def tell_failed(self, reason: str) -> None:
         """It cannot start."""
         _tell({"failed": reason})
 
-    def watch(self, stop: Callable[[], None]) -> None:
-        """Call stop, from another thread, when the supervisor wants it or has gone."""
 
-        def wait_for_end() -> None:
-            while os.read(STDIN, 1):
-                pass
-            stop()
+def watch_stdin(stop: Callable[[], None]) -> None:
+    """Call stop, from another thread, when the supervisor wants it or has gone."""
 
-        threading.Thread(target=wait_for_end, name="supervisor", daemon=True).start()
+    def wait_for_end() -> None:
+        while os.read(STDIN, 1):
+            pass
+        stop()
+
+    threading.Thread(target=wait_for_end, name="supervisor", daemon=True).start()
 
 
 def _tell(message: object) -> None:

@@ -25,19 +25,23 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, NamedTuple, TypeAlias
 
 import click
 
-from kbroker import __version__
-from kbroker.cli.broker.banner import address_text, banner, seconds_since_start
+from kbroker import __version__, events
+from kbroker.cli.broker.banner import address_of, address_text, banner, near, seconds_since_start
 from kbroker.cli.broker.layout import LOCK, STORE_FILE, directory_of, named, refuse_others
 from kbroker.cli.broker.listeners import MAP
 from kbroker.cli.broker.logs import is_terminal
+from kbroker.cli.broker.service.life import READY, STARTING, Life
+from kbroker.cli.broker.service.record import RunningFile
+from kbroker.cli.broker.service.options import Ties
 from kbroker.cli.broker.signals import Signals, signal_name
 from kbroker.cli.errors import EXIT_USAGE, Failed, Misconfigured
 from kbroker.config import BrokerConfig
+from kbroker.events import tell
 
 PORT_MAX = 65535
 DELAY_S, DELAY_S_MAX = 0.5, 30.0  # before a broker that died is started again: doubled each time
@@ -58,6 +62,7 @@ class Orders(NamedTuple):
     topics: Sequence[str]  # NAME[:PARTITIONS], created by the first when all are there
     memory: bool
     plain: bool  # no banner, even on a terminal
+    ties: Ties
 
 
 def supervise(config: BrokerConfig, orders: Orders) -> int:
@@ -68,7 +73,12 @@ def supervise(config: BrokerConfig, orders: Orders) -> int:
     with _directory(config, orders.memory) as (data_dir, place):
         refuse_others(data_dir, [each.id for each in plans])
         with _locked(data_dir):
-            return _Supervisor(orders, plans, config, data_dir, place).run()
+            who = named([each.id for each in plans])
+            life = orders.ties.begin(RunningFile(data_dir), who=who, data_dir=os.path.abspath(data_dir))
+            try:
+                return _Supervisor(orders, plans, config, data_dir, place, life).run()
+            finally:
+                life.end()
 
 
 def _directory(config: BrokerConfig, memory: bool) -> AbstractContextManager[tuple[str, str]]:
@@ -152,10 +162,10 @@ def _locked(data_dir: str) -> Iterator[None]:
 # -- what happens, told by other threads and by signals ---------------------------------------------------------------
 
 
-class Signalled(NamedTuple):
-    """A signal asks for the end."""
+class Asked(NamedTuple):
+    """The end is asked for."""
 
-    number: int
+    reason: str
 
 
 class Told(NamedTuple):
@@ -172,7 +182,7 @@ class Ended(NamedTuple):
     status: int
 
 
-Event: TypeAlias = "Signalled | Told | Ended"
+Event: TypeAlias = "Asked | Told | Ended"
 
 
 class _Broker:
@@ -190,12 +200,22 @@ class _Broker:
         self.start_at: float | None = None  # when it is to be started
         self.reason = ""  # why it cannot start, in its own words
 
+    def record(self) -> dict[str, Any]:
+        """As running.json has it."""
+        state = READY if self.listeners else STARTING if self.process else "waiting to be started again"
+        listeners = {name: address_text(*address) for name, address in self.listeners.items()}
+        pid = self.process.pid if self.process else None
+        return {"node": self.id, "state": state, "pid": pid, "listeners": listeners}
+
 
 class _Supervisor:
     """The brokers' processes, from the first start to the last end."""
 
-    def __init__(self, orders: Orders, plans: Sequence[Plan], config: BrokerConfig, data_dir: str, place: str) -> None:
+    def __init__(
+        self, orders: Orders, plans: Sequence[Plan], config: BrokerConfig, data_dir: str, place: str, life: Life
+    ) -> None:
         self._orders = orders
+        self._life = life
         self._data_dir = data_dir
         self._place = place
         self._brokers = [_Broker(part) for part in plans]
@@ -203,12 +223,16 @@ class _Supervisor:
         self._store = config.get_str("kbroker.coordination") or shared
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._announced = False  # all have served, and it was said
+        self._beat_at = 0.0  # when the service manager is to get a sign of life
         self._kill_at: float | None = None  # set: the whole stops, and until then nobody is killed
         self._failure: Failed | None = None  # why the whole stops
 
     def run(self) -> int:
         """Until a signal, or a broker that cannot start: then raises Failed."""
-        Signals(lambda number: self._events.put(Signalled(number)), self._kill).watch()
+        Signals(lambda number: self._events.put(Asked(signal_name(number))), self._kill).watch()
+        parent = self._orders.ties.parent
+        if parent is not None:
+            parent.watch(lambda: self._events.put(Asked(f"process {parent.pid}, the parent, has ended")))
         try:
             for broker in self._brokers:
                 self._start(broker)
@@ -219,13 +243,14 @@ class _Supervisor:
             self._kill()
         if self._failure is not None:
             raise self._failure
-        log.info("all brokers have stopped")
+        tell(log, events.BROKERS_STOPPED)
         return 0
 
     def _next(self) -> Event | None:
         """What happens next; None when it is time for something."""
         times = [broker.start_at for broker in self._brokers if broker.start_at is not None]
         times += [self._kill_at] if self._kill_at is not None else []
+        times += [self._beat_at] if self._orders.ties.systemd is not None else []
         wait_s = max(0.0, min(times) - time.monotonic()) if times else None
         if sys.platform == "win32":
             wait_s = min(0.5, wait_s or 0.5)  # there, no signal interrupts the wait
@@ -236,11 +261,14 @@ class _Supervisor:
 
     def _take(self, event: Event | None) -> None:
         match event:
-            case Signalled(number):
-                log.info("%s: stopping", signal_name(number))
+            case Asked(reason):
+                tell(log, events.STOPPING, reason=reason)
+                self._life.stop(reason)
                 self._stop()
-            case Told(broker, {"ready": listeners}):
-                self._note_ready(broker, {name: (host, port) for name, (host, port) in listeners.items()})
+            case Told(broker, {"ready": {"listeners": listeners}}):
+                self._note_ready(broker, {name: address_of(text) for name, text in listeners.items()})
+            case Told(broker, {"doing": doing}):
+                self._life.say(f"broker {broker.id}: {doing}")
             case Told(broker, {"failed": reason}):
                 broker.reason = str(reason)
             case Ended(broker, status):
@@ -252,9 +280,14 @@ class _Supervisor:
             if broker.start_at is not None and broker.start_at <= now:
                 self._start(broker)
         if self._kill_at is not None and self._kill_at <= now:
-            log.error("brokers that have not stopped within %d s are killed", STOP_S)
+            tell(log, events.BROKERS_KILLED, seconds=int(STOP_S))
             self._kill()
             self._kill_at = now + STOP_S
+        systemd = self._orders.ties.systemd
+        if systemd is not None and self._beat_at <= now:
+            self._beat_at = now + systemd.beat_s
+            with suppress(OSError):  # the first word has said so
+                systemd.beat(self._life)
 
     # ---- a broker's life
 
@@ -302,8 +335,9 @@ class _Supervisor:
         broker.listeners = listeners
         broker.plan = broker.plan._replace(listeners=listeners)  # what was picked is kept: clients know it
         if self._announced and self._kill_at is None:
-            said = "serves again" if came_back else "serves"
-            log.info("broker %d %s on %s", broker.id, said, ", ".join(_addresses(broker)))
+            how = "serves again" if came_back else "serves"
+            tell(log, events.BROKER_SERVES, node=broker.id, how=how, listeners=_addresses(broker))
+            self._life.learn(brokers=[each.record() for each in self._brokers])
         elif all(each.listeners for each in self._brokers):
             self._announced = True
             self._say_ready()
@@ -320,11 +354,13 @@ class _Supervisor:
         if not broker.has_served and (status == EXIT_USAGE or broker.attempts >= ATTEMPTS_MAX):
             kind = Misconfigured if status == EXIT_USAGE else Failed
             self._failure = kind(f"broker {broker.id} cannot start: {how}")
+            self._life.stop(self._failure.message)
             self._stop()
             return
         if time.monotonic() - broker.started_at >= STEADY_S:
             broker.delay_s = DELAY_S
-        log.warning("broker %d is down: %s; it is started again in %g s", broker.id, how, broker.delay_s)
+        tell(log, events.BROKER_DOWN, node=broker.id, reason=how, delay_s=broker.delay_s)
+        self._life.learn(brokers=[each.record() for each in self._brokers])
         broker.start_at = time.monotonic() + broker.delay_s
         broker.delay_s = min(DELAY_S_MAX, 2 * broker.delay_s)
 
@@ -346,14 +382,22 @@ class _Supervisor:
     def _say_ready(self) -> None:
         who = named([broker.id for broker in self._brokers])
         addresses = [_addresses(broker)[0] for broker in self._brokers]
-        took = f"ready in {seconds_since_start():.2f} s"
+        self._life.become_ready(
+            listeners={f"broker {each.id}": _addresses(each)[0] for each in self._brokers},
+            bootstrap_servers=[near(address) for address in addresses],
+            brokers=[each.record() for each in self._brokers],
+        )
+        seconds = seconds_since_start()
         if is_terminal(sys.stderr) and not self._orders.plain:
+            took = f"ready in {seconds:.2f} s"
             click.echo(banner(who, self._place, addresses, took, ["kbroker cluster info"]), err=True)
             return
-        log.info("kbroker %s, %s, data %s, listening on %s", __version__, who, self._place, ", ".join(addresses))
-        pids = ", ".join(f"{each.id} is process {each.process.pid}" for each in self._brokers if each.process)
-        log.info("broker %s", pids)
-        log.info("%s", took)
+        place, pids = self._place, {each.id: each.process.pid for each in self._brokers if each.process}
+        about = {"version": __version__, "who": who, "data_dir": place, "pid": os.getpid()}
+        tell(log, events.BROKERS_LISTENING, listeners=addresses, **about)
+        processes = [f"{node} is process {pid}" for node, pid in pids.items()]
+        tell(log, events.BROKERS_PROCESSES, processes=processes, pids=pids)
+        tell(log, events.BROKERS_READY, seconds=seconds, listeners=addresses, pid=os.getpid())
 
 
 def _text(listeners: Listeners) -> str:

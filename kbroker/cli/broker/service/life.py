@@ -1,0 +1,109 @@
+"""What the process of a broker, or the supervisor of several, is doing. Whoever is to know is told of every change.
+
+    starting ──▶ ready ──▶ stopping ──▶ ended
+        │                      ▲
+        └── a signal comes ────┘        a start that fails goes to ended at once
+
+A herald is told after each change, looks at the Life and does its part. One that fails is no reason to stop: the log
+tells of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from kbroker import __version__
+
+STARTING, READY, STOPPING, ENDED = "starting", "ready", "stopping", "ended"
+SAID_EVERY_S = 0.5  # heralds are not told more often what a start or a stop is about
+
+log = logging.getLogger("kbroker")
+
+
+class Herald(Protocol):
+    """Tells somebody."""
+
+    def tell(self, life: Life) -> None:
+        """The state, or what is being done, has changed. May raise OSError."""
+
+
+class Life:
+    """Owns the state. Changed by the process it is about; `say` by any of its threads."""
+
+    def __init__(self, heralds: Iterable[Herald], **about: Any) -> None:
+        """about: what is known from the start, as running.json has it."""
+        self.state = STARTING
+        self.doing = ""  # while it starts or stops: in words
+        self.about: dict[str, Any] = {"version": __version__, "pid": os.getpid(), **about}
+        self._heralds = list(heralds)
+        self._lock = threading.RLock()
+        self._told_at = 0.0
+        self._failed: set[Herald] = set()
+
+    def say(self, text: str) -> None:
+        """What is being done, while it is not ready."""
+        with self._lock:
+            if self.state in (STARTING, STOPPING):
+                self.doing = text
+                if time.monotonic() - self._told_at >= SAID_EVERY_S:
+                    self._tell()
+
+    def learn(self, **about: Any) -> None:
+        """Something more is known, or has changed, whatever the state."""
+        with self._lock:
+            self.about.update(about)
+            self._tell()
+
+    def become_ready(self, **about: Any) -> None:
+        """Clients are served. about: `listeners` and whatever else is known now."""
+        self._enter(READY, "", about)
+
+    def stop(self, reason: str) -> None:
+        """The end has begun."""
+        self._enter(STOPPING, reason, {})
+
+    def end(self) -> None:
+        """It is over; also of a start that failed. Idempotent."""
+        if self.state != ENDED:
+            self._enter(ENDED, "", {})
+
+    def record(self) -> dict[str, Any]:
+        """All of it, for running.json and the like."""
+        doing = {"doing": self.doing} if self.doing else {}
+        return {"state": self.state, **doing, **self.about}
+
+    def _enter(self, state: str, doing: str, about: Mapping[str, Any]) -> None:
+        with self._lock:
+            if self.state == STOPPING and state == READY:
+                return  # it became ready too late
+            self.state, self.doing = state, doing
+            self.about.update(about)
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told_at = time.monotonic()
+        for herald in self._heralds:
+            try:
+                herald.tell(self)
+            except OSError as error:
+                if herald not in self._failed:
+                    self._failed.add(herald)
+                    log.warning("%s: %s", herald, error.strerror or error)
+
+
+class LastWord(logging.Handler):
+    """Takes what the log says while a broker starts or stops for what it is doing."""
+
+    def __init__(self, life: Life) -> None:
+        super().__init__(logging.INFO)
+        self._life = life
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass the line on."""
+        if self._life.state in (STARTING, STOPPING) and getattr(record, "event", "") not in ("stopping", "starting"):
+            self._life.say(record.getMessage())
