@@ -4,7 +4,7 @@
     for people      topic orders created: 3 partitions, replication factor 1, for client "app" at 127.0.0.1:50302
     --log-format json    {..., "event": "topic_created", "topic": "orders", "partitions": 3, ...}
 
-One table makes both, and docs/reference/events.md, so that none of them says anything else than the others. The sentence
+One table makes both, and docs/reference/events.md, so that none of them says anything else than the others. A sentence
 names its fields in braces; what is told besides is for programs only. Lines of the log that are no event have no name.
 """
 

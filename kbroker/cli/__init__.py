@@ -40,7 +40,10 @@ cli = LazyGroup(
     help=_HELP,
     commands_at={
         "start": ("kbroker.cli.broker.start:start", "Start a broker."),
-        "stop": ("kbroker.cli.broker.service.control:stop", "Stop the broker of a data directory, and wait for its end."),
+        "stop": (
+            "kbroker.cli.broker.service.control:stop",
+            "Stop the broker of a data directory.",
+        ),
         "status": ("kbroker.cli.broker.service.control:status", "Tell whether a broker runs on a data directory."),
         "ping": ("kbroker.cli.broker.service.ping:ping", "Ask whether a broker answers."),
         "topic": (

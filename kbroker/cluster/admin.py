@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import trio
 
@@ -25,7 +25,6 @@ from kbroker.cluster.changes import config_changes, features, placement, views
 from kbroker.cluster.changes.config_changes import MIN_ISR, ConfigChange
 from kbroker.cluster.changes.features import BEFORE, FeatureUpdate
 from kbroker.cluster.changes.placement import NewTopic
-from kbroker.cluster.changes.reassignments import Change, Election, Wish, elections, reassignments
 from kbroker.cluster.elections import Rules
 from kbroker.cluster.image import NO_TOPIC_ID, ClusterImage, PartitionImage, TopicImage, unified
 from kbroker.cluster.keys import Keys, decode, id_text
@@ -36,6 +35,9 @@ from kbroker.config.keys import Scope
 from kbroker.config.views import VIEW_FILTER, VIEW_SOURCE
 from kbroker.env import Rng
 from kbroker.turns import Effort, Work, each, finish
+
+if TYPE_CHECKING:
+    from kbroker.cluster.changes.reassignments import Change, Election, Wish
 
 PRODUCER_ID_BLOCK = 1000
 ATTEMPTS_MAX = 10
@@ -134,12 +136,16 @@ class Admin:
 
     async def elect_leaders(self, asked: Sequence[Election], *, unclean: bool) -> list[None | KafkaError]:
         """Have partitions led by their preferred replicas, or, unclean, by any that lives if nobody leads."""
+        from kbroker.cluster.changes.reassignments import elections
+
         return await self._change_partitions(asked, partial(elections, unclean=unclean))
 
     async def alter_reassignments(
         self, wishes: Sequence[Wish], *, allow_replication_factor_change: bool
     ) -> list[None | KafkaError]:
         """Give partitions other replicas, or call that off (None); it is under way when this returns."""
+        from kbroker.cluster.changes.reassignments import reassignments
+
         change = partial(reassignments, allow_replication_factor_change=allow_replication_factor_change)
         return await self._change_partitions(wishes, change)
 

@@ -36,9 +36,8 @@ def memory_directory(shared: Path = SHARED_MEMORY) -> Iterator[tuple[str, str]]:
 
 def directories(shared: Path = SHARED_MEMORY) -> list[Path]:
     """Those of all brokers in memory, of whatever user, that can be looked into."""
-    return sorted(
-        each for place in (shared, Path(tempfile.gettempdir())) for each in place.glob(PREFIX + "*") if os.access(each, os.R_OK)
-    )
+    found = (each for place in (shared, Path(tempfile.gettempdir())) for each in place.glob(PREFIX + "*"))
+    return sorted(each for each in found if os.access(each, os.R_OK))
 
 
 def remove_stale(shared: Path, now_s: float) -> None:

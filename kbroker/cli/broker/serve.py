@@ -20,8 +20,7 @@ import trio
 from kbroker import __version__, events
 from kbroker.cli.broker.banner import address_text, banner, near, seconds_since_start
 from kbroker.cli.broker.logs import is_terminal
-from kbroker.cli.broker.service.life import LastWord, Life
-from kbroker.cli.broker.service.record import RunningFile
+from kbroker.cli.broker.service.life import LastWord, Life, RunningFile
 from kbroker.cli.broker.service.options import Ties
 from kbroker.cli.broker.signals import Signals, signal_name
 from kbroker.cli.errors import Failed, Misconfigured

@@ -35,8 +35,7 @@ from kbroker.cli.broker.banner import address_of, address_text, banner, near, se
 from kbroker.cli.broker.layout import LOCK, STORE_FILE, directory_of, named, refuse_others
 from kbroker.cli.broker.listeners import MAP
 from kbroker.cli.broker.logs import is_terminal
-from kbroker.cli.broker.service.life import READY, STARTING, Life
-from kbroker.cli.broker.service.record import RunningFile
+from kbroker.cli.broker.service.life import READY, STARTING, Life, RunningFile
 from kbroker.cli.broker.service.options import Ties
 from kbroker.cli.broker.signals import Signals, signal_name
 from kbroker.cli.errors import EXIT_USAGE, Failed, Misconfigured

@@ -11,7 +11,6 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.consumer_groups import ConsumerGroupHeartbeatRequest
 from kbroker.groups.consumer.core import Core
 from kbroker.groups.consumer.member import LEAVING_STATIC, ConsumerMember
-from kbroker.regex import InvalidRegex, Regex
 
 CLIENT_MAKES_ID_SINCE = 1  # KIP-1082
 NAME_BYTES_FIXED = 16  # what a name costs besides its text, roughly
@@ -54,6 +53,8 @@ def check_regex(request: ConsumerGroupHeartbeatRequest) -> None:
     """
     regex = request.subscribed_topic_regex
     if regex:
+        from kbroker.regex import InvalidRegex, Regex
+
         try:
             Regex(regex)
         except InvalidRegex as error:

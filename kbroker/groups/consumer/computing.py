@@ -15,7 +15,6 @@ from kbroker.groups.consumer.member import Target, assigned_of
 from kbroker.groups.group import Topics
 from kbroker.groups.storage.snapshots import TargetMemberSnapshot
 from kbroker.groups.storage.stored import state_pair_in_turns
-from kbroker.regex import Regex, TooCostly
 from kbroker.turns import Effort, Work, rest
 
 log = logging.getLogger("kbroker.groups")
@@ -28,6 +27,8 @@ Resolved: TypeAlias = dict[str, frozenset[str]]  # regular expression -> the top
 
 def resolve(regexes: Iterable[str], topics: Topics) -> Work[Resolved]:
     """What each of these regular expressions, which are valid, matches."""
+    from kbroker.regex import Regex, TooCostly
+
     resolved: Resolved = {}
     for regex in regexes:
         try:

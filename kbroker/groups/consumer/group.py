@@ -31,7 +31,7 @@ from kafka_wire.messages.group_admin import DescribedGroup, ListedGroup
 from kafka_wire.messages.groups import JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
 from kbroker.coordinators.effects import Compute, Effect, Reply, StateRecord, Ticket
 from kbroker.groups.classic.group import ClassicGroup
-from kbroker.groups.consumer import classic_members, migration, store, views
+from kbroker.groups.consumer import classic_members, migration, store
 from kbroker.groups.consumer.checks import (
     check_fresh,
     check_heartbeat,
@@ -453,14 +453,20 @@ class ConsumerGroup:
 
     def describe_consumer(self) -> Work[DescribedConsumerGroup]:
         """ConsumerGroupDescribe."""
+        from kbroker.groups.consumer import views
+
         return views.describe(self._core)
 
     def describe_classic(self) -> Work[DescribedGroup]:
         """DescribeGroups knows no consumer groups: GROUP_ID_NOT_FOUND and Dead; below version 6 without the error."""
+        from kbroker.groups.consumer import views
+
         return views.describe_classic(self._core)
 
     def listing(self) -> ListedGroup:
         """ListGroups."""
+        from kbroker.groups.consumer import views
+
         return views.listing(self._core)
 
     def snapshot(self) -> tuple[StateRecord, ...]:

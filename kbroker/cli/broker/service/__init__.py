@@ -1,8 +1,7 @@
 """The life of a broker's process, as its surroundings see it: a person, a script, systemd, the program that started it.
 
-life.py       what the process is doing; all the others are told of it
-record.py     `running.json` in the data directory; who has a data directory
-ready_file.py    --ready-file         systemd.py    sd_notify         parent.py    --exit-with-parent
-detach.py     `start --detach`: a broker that goes on when the command has ended
-control.py    `status`, `stop`        ping.py       `ping`
+life.py       what the process is doing, and `running.json`, which says so; all the others are told of it
+options.py    the flags of `start` that are about it    ready_file.py, parent.py    two of them
+systemd.py    sd_notify                                 detach.py    `start --detach`: to go on in the background
+control.py    `status`, `stop`                          ping.py      `ping`
 """

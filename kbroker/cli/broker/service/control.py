@@ -1,4 +1,4 @@
-"""`kbroker status` and `kbroker stop`: the broker of a data directory, found by what holds it (record.py).
+"""`kbroker status` and `kbroker stop`: the broker of a data directory, found by what holds it (life.py).
 
 Whom to signal is never guessed. Who holds the lock has written who it is; that it is still that process, and not one
 that was given its pid later, is looked up in the moment of the signal, by a descriptor of that very process where the
@@ -14,17 +14,18 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
-from kbroker.cli.broker.service.life import READY, STOPPING
-from kbroker.cli.broker.service.record import Found, find
+from kbroker.cli.broker.layout import LOCK
+from kbroker.cli.broker.service.life import READY, RUNNING, STOPPING, belongs_to, read_record
 from kbroker.cli.errors import EXIT_FAILED, EXIT_UNREACHABLE, Failed, Misconfigured, Unreachable
 from kbroker.cli.tables import format_option, json_text, visible
 from kbroker.cli.times import DurationType, span
+from kbroker.env.features import Features
 from kbroker.env.procfs import is_of_here, process_name
-from kbroker.env.real_lock import is_alive
+from kbroker.env.real_lock import LockHolder, is_alive, lock_holder
 
 STOP_WITHIN_MS = 90_000  # brokers that are started together have a minute
 LOOK_S = 0.02
@@ -52,7 +53,7 @@ def _where(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command(epilog="\b\nStatus 0: ready. 1: it starts or stops. 3: none runs.")
 @_where
-@click.option("-b", "--bootstrap-server", "address", metavar="HOST:PORT", help="Ask the broker at this address instead.")
+@click.option("-b", "--bootstrap-server", "address", metavar="HOST:PORT", help="Ask the broker there instead.")
 @format_option
 def status(data_dir: str | None, file: Path | None, memory: bool, address: str | None, style: str) -> int:
     """Tell whether a broker runs on a data directory: ready or not, process, addresses."""
@@ -117,6 +118,28 @@ def stop_command(data_dir: str) -> str:
     if not data_dir:
         return "kbroker stop --memory"
     return "kbroker stop" if data_dir == BrokerConfig().data_dir else f"kbroker stop --data-dir {data_dir}"
+
+
+class Found(NamedTuple):
+    """Who has a data directory."""
+
+    data_dir: str
+    holder: LockHolder
+    record: Mapping[str, Any]  # {}: it has not said anything yet
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process; None while it is not written yet."""
+        return self.holder.pid
+
+
+def find(data_dir: str) -> Found | None:
+    """Who has it; None: nobody. May raise OSError."""
+    holder = lock_holder(os.path.join(data_dir, LOCK), Features.detect())
+    if holder is None:
+        return None
+    record = read_record(Path(data_dir) / RUNNING)
+    return Found(data_dir, holder, record if belongs_to(record, holder) else {})
 
 
 class _Process:

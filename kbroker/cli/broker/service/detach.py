@@ -89,7 +89,7 @@ def _opened(path: Path) -> IO[bytes]:
     """To be appended to: it may be cut to nothing at any time, as log rotation does."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        log = open(path, "ab")
+        log = open(path, "ab")  # noqa: SIM115  the caller closes it
     except OSError as error:
         raise Misconfigured(
             f"cannot write the log {path}: {error.strerror}. Another place: kbroker start --detach --log-file FILE"
@@ -144,10 +144,7 @@ def _failure(status: int, reason: str, log_file: Path, begin: int) -> Failed:
             tail = log.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
         how = f"it ended with status {status}" if status >= 0 else f"it was killed by signal {-status}"
         reason = "\n".join([f"the broker did not start: {how}; its log {log_file} ends with", *tail])
-    failure = Misconfigured(reason) if status == EXIT_USAGE else Failed(reason)
-    if status > 0:
-        failure.exit_code = status
-    return failure
+    return Misconfigured(reason) if status == EXIT_USAGE else Failed(reason)
 
 
 def _say(record: Mapping[str, Any], log_file: Path, data_dir: str) -> None:

@@ -6,18 +6,35 @@
 
 A herald is told after each change, looks at the Life and does its part. One that fails is no reason to stop: the log
 tells of it.
+
+The first herald is the data directory's:
+
+    DIR/.lock           who holds the directory: a process, proven by the lock (env/real_lock.py)
+    DIR/running.json    what that process says of itself; written when it is ready, or takes long to be, and removed at
+                        the end. One that another process left, as it was killed, is not believed
+
+Of brokers that are started together, the common directory speaks for all; each broker's own for that one.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 from kbroker import __version__
+from kbroker.cli.broker.layout import LOCK
+from kbroker.env.procfs import process_identity
+from kbroker.env.real_lock import LockHolder, read_holder
+
+RUNNING = "running.json"
+RECORD_BYTES_MAX = 1 << 20
 
 STARTING, READY, STOPPING, ENDED = "starting", "ready", "stopping", "ended"
 SAID_EVERY_S = 0.5  # heralds are not told more often what a start or a stop is about
@@ -107,3 +124,54 @@ class LastWord(logging.Handler):
         """Pass the line on."""
         if self._life.state in (STARTING, STOPPING) and getattr(record, "event", "") not in ("stopping", "starting"):
             self._life.say(record.getMessage())
+
+
+class RunningFile:
+    """The herald of a data directory. Only who holds the lock writes."""
+
+    def __init__(self, data_dir: str) -> None:
+        self._path = Path(data_dir) / RUNNING
+        self._lock = Path(data_dir) / LOCK
+        self._me = LockHolder(os.getpid(), process_identity(os.getpid()))
+        self._is_written = False
+
+    def __str__(self) -> str:
+        return f"{self._path} is not up to date"
+
+    def tell(self, life: Life) -> None:
+        """Write it anew, or remove it."""
+        if life.state == ENDED:
+            if self._is_written and belongs_to(read_record(self._path), self._me):
+                with suppress(FileNotFoundError):
+                    os.remove(self._path)
+        elif read_holder(str(self._lock)) == self._me:
+            self._is_written = True
+            write_whole(self._path, {**life.record(), "identity": self._me.identity})
+
+
+def write_whole(path: Path, content: Mapping[str, Any]) -> None:
+    """Replace a file, so that whoever reads it meets the old one or the new one. Not made durable: it is about a
+    process, which no power failure outlives."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        os.replace(beside, path)
+    except OSError:
+        with suppress(OSError):
+            os.remove(beside)
+        raise
+
+
+def read_record(path: Path) -> Mapping[str, Any]:
+    """What a file says that write_whole has written; {} where there is none that can be understood."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.loads(file.read(RECORD_BYTES_MAX))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def belongs_to(record: Mapping[str, Any], holder: LockHolder) -> bool:
+    """Whether it was written by that process."""
+    return (record.get("pid"), record.get("identity")) == holder

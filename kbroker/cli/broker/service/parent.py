@@ -33,8 +33,8 @@ class Parent:
             raise Misconfigured(f"--exit-with-parent: process {expected or self.pid} has gone, or is not the parent")
         if expected is None and _adopts(self.pid):
             raise Misconfigured(
-                f"--exit-with-parent: the parent is process {self.pid}, which outlives everything: the one that started "
-                "this broker has gone, or the option is of no use here"
+                f"--exit-with-parent: the parent is process {self.pid}, which outlives everything: the one that "
+                "started this broker has gone, or the option is of no use here"
             )
 
     def watch(self, on_end: Callable[[], None]) -> None:

@@ -1,7 +1,7 @@
 """`kbroker ping`: does a broker answer? Two requests over a plain socket, so that it costs a health check little.
 
-    ApiVersions 0    is it Kafka, and which version of Metadata does it know?
-    Metadata         which broker of which cluster is it? (of no topic: it costs the broker nothing)
+ApiVersions 0    is it Kafka, and which version of Metadata does it know?
+Metadata         which broker of which cluster is it? (of no topic: it costs the broker nothing)
 """
 
 from __future__ import annotations

@@ -13,8 +13,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from kbroker.cli.broker.service.life import READY, Life
-from kbroker.cli.broker.service.record import write_whole
+from kbroker.cli.broker.service.life import READY, Life, write_whole
 from kbroker.cli.errors import Misconfigured
 from kbroker.env.procfs import process_identity, process_name
 

@@ -1,4 +1,4 @@
-"""Telling a service manager, by the datagram socket that NOTIFY_SOCKET names (sd_notify(3)); nothing where it is not set.
+"""Telling a service manager, by the datagram socket that NOTIFY_SOCKET names (sd_notify(3)), where there is one.
 
     STATUS=opening logs: 3 of 40 partitions done, 120 MiB read     what it is doing
     EXTEND_TIMEOUT_USEC=30000000                                   while it starts: it is alive, wait on
@@ -28,7 +28,7 @@ class Systemd:
     """The herald of a service manager."""
 
     def __init__(self, address: str, watchdog_s: float = 0.0) -> None:
-        """address: a path, or "@" and an abstract name (Linux). watchdog_s: it wants a sign at least so often; 0: no."""
+        """address: a path, or "@" and an abstract name (Linux). watchdog_s: it wants signs at least so often; 0: no."""
         self._address = address
         self._watchdog_s = watchdog_s
         self._state = ""
