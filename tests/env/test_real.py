@@ -20,9 +20,10 @@ import trio
 
 from kbroker.env import AddressInUse, DirectoryLocked, FileSlice, real_disk, real_net
 from kbroker.env.features import Features
-from kbroker.env.procfs import port_holder, process_name
+from kbroker.env.procfs import is_of_here, port_holder, process_identity, process_name
 from kbroker.env.real import raise_file_limit, real_env
 from kbroker.env.real_disk import RealDisk
+from kbroker.env.real_lock import lock_holder, take_lock
 from tests.env.worlds import features_of
 
 HOLD_THE_LOCK = """
@@ -253,8 +254,36 @@ def test_the_lock_names_another_process_and_goes_with_it(tmp_path: Path, missing
         with pytest.raises(DirectoryLocked) as refusal:
             disk.lock(".lock")
         assert refusal.value.holder.startswith(f"process {other.pid}")
+        holder = lock_holder(str(tmp_path / ".lock"), Features.detect().without(*missing))
+        assert holder is not None and holder.pid == other.pid
+        if os.path.exists("/proc/self/stat"):
+            assert holder.is_proven and is_of_here(holder.identity)
+            assert not holder._replace(identity=process_identity(os.getpid())).is_proven
         other.kill()
+        other.wait()
+        assert not holder.is_proven
+    assert lock_holder(str(tmp_path / ".lock"), Features.detect().without(*missing)) is None
     disk.lock(".lock").release()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="shared locks")
+def test_who_looks_at_a_lock_keeps_nobody_from_taking_it(tmp_path: Path) -> None:
+    path, features = str(tmp_path / ".lock"), Features.detect()
+    take_lock(path, features).release()
+    looks = True
+
+    def look() -> None:
+        while looks:
+            lock_holder(path, features)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for _ in range(200):
+            take_lock(path, features).release()
+    finally:
+        looks = False
+        thread.join()
 
 
 async def test_an_address_in_use_names_the_holder(tmp_path: Path) -> None:

@@ -55,22 +55,23 @@ def _where(command: Callable[..., Any]) -> Callable[..., Any]:
 @_where
 @click.option("-b", "--bootstrap-server", "address", metavar="HOST:PORT", help="Ask the broker there instead.")
 @format_option
-def status(data_dir: str | None, file: Path | None, memory: bool, address: str | None, style: str) -> int:
+@click.pass_context
+def status(
+    context: click.Context, data_dir: str | None, file: Path | None, memory: bool, address: str | None, style: str
+) -> None:
     """Tell whether a broker runs on a data directory: ready or not, process, addresses."""
     if address is not None:
         if data_dir or file or memory:
             raise click.UsageError("-b is about an address: --data-dir, -c and --memory are about a directory")
-        return _status_of_address(address, style)
+        _tell_of_address(address, style)
+        return
     directory = _directory(data_dir, file, memory)
     found = _find(directory)
-    if found is None:
-        if style == "json":
-            click.echo(json_text({"state": "stopped", "data_dir": directory}))
-            return EXIT_UNREACHABLE
+    if found is None and style != "json":
         raise Unreachable(f"no broker runs on {directory}")
-    about = _about(found)
+    about = {"state": "stopped", "data_dir": directory} if found is None else _about(found)
     click.echo(json_text(about) if style == "json" else _text(about))
-    return 0 if about["state"] == READY else EXIT_FAILED
+    context.exit(EXIT_UNREACHABLE if found is None else 0 if about["state"] == READY else EXIT_FAILED)
 
 
 @click.command(epilog="\b\nStatus 0: it has stopped. 1: it has not. 3: none runs.")
@@ -109,15 +110,6 @@ def stop(data_dir: str | None, file: Path | None, memory: bool, timeout_ms: int,
         return
     was = "" if told else ", which was stopping already"
     click.echo(f"stopped {process.name}{was}, in {time.monotonic() - began:.1f} s")
-
-
-def stop_command(data_dir: str) -> str:
-    """The command that stops the broker of a directory; "": one in memory."""
-    from kbroker.config import BrokerConfig
-
-    if not data_dir:
-        return "kbroker stop --memory"
-    return "kbroker stop" if data_dir == BrokerConfig().data_dir else f"kbroker stop --data-dir {data_dir}"
 
 
 class Found(NamedTuple):
@@ -271,12 +263,8 @@ def _text(about: Mapping[str, Any]) -> str:
     return "\n".join(visible(line) for line in lines)
 
 
-def _status_of_address(address: str, style: str) -> int:
+def _tell_of_address(address: str, style: str) -> None:
     from kbroker.cli.broker.service.ping import TIMEOUT_S, ask, located
 
     answer = ask(located(address), time.monotonic() + TIMEOUT_S)
-    if style == "json":
-        click.echo(json_text({"state": READY, **answer.fields()}))
-    else:
-        click.echo(f"{answer}")
-    return 0
+    click.echo(json_text({"state": READY, **answer.fields()}) if style == "json" else answer)

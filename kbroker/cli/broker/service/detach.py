@@ -148,9 +148,16 @@ def _failure(status: int, reason: str, log_file: Path, begin: int) -> Failed:
 
 
 def _say(record: Mapping[str, Any], log_file: Path, data_dir: str) -> None:
-    from kbroker.cli.broker.service.control import stop_command
-
     click.echo(f"process    {record['pid']}")
     click.echo(f"listening  {', '.join(record['bootstrap_servers'])}")
     click.echo(f"log        {log_file}")
-    click.echo(f"stop       {stop_command(data_dir)}")
+    click.echo(f"stop       {_stop_command(data_dir)}")
+
+
+def _stop_command(data_dir: str) -> str:
+    """The command that stops the broker of a directory; "": one in memory."""
+    from kbroker.config import BrokerConfig
+
+    if not data_dir:
+        return "kbroker stop --memory"
+    return "kbroker stop" if data_dir == BrokerConfig().data_dir else f"kbroker stop --data-dir {data_dir}"
