@@ -27,7 +27,12 @@ PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
     for path in (ROOT / "README.md", *sorted((DOCS / "how-to").glob("*.md")))
 }
-NOT_RUN_MAX = {"README.md": 1}  # blocks of a page that nobody carries out
+NOT_RUN_MAX = {  # blocks of a page that nobody carries out
+    "README.md": 1,
+    "docs/how-to/go.md": 2,
+    "docs/how-to/move-from-kafka.md": 1,
+    "docs/how-to/node.md": 1,
+}
 NOT_CODE = {"text", "toml", "properties", "yaml", "json", "xml", "gradle", "dockerfile", "ini", "promql"}
 UNFENCED = re.compile(r"\n\n    (?=(kbroker|make|pip|docker|python3?|curl|\S*bin/kbroker)\b).*")
 
