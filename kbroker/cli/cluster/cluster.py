@@ -81,7 +81,7 @@ def brokers(connection: Connection, style: str) -> None:
     """List brokers with what each carries: leaders, replicas, how many of those are not in sync, bytes."""
     with admin(connection) as client:
         found, partitions = reads.members(client), reads.partitions(client)
-        usages = {broker.id: _usage(client, broker) for broker in found.live}
+        usages = reads.usages(client, [broker.id for broker in found.live])
     loads = {broker.id: _load(broker, partitions, usages.get(broker.id)) for broker in found.brokers}
     if style == "json":
         rows = [
@@ -108,16 +108,6 @@ def brokers(connection: Connection, style: str) -> None:
 
 def _controls(found: Members, broker: Broker) -> bool:
     return broker.id == found.controller
-
-
-def _usage(client: Any, broker: Broker) -> Usage | None:
-    """None for one that does not answer: it may have died a moment ago."""
-    import kafka.errors
-
-    try:
-        return reads.usage(client, broker.id)
-    except kafka.errors.KafkaError:
-        return None
 
 
 def _load(broker: Broker, partitions: Sequence[Partition], usage: Usage | None) -> Load:

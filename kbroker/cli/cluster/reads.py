@@ -102,10 +102,10 @@ def members(client: Any) -> Members:
     return Members(told.cluster_id, told.controller_id, tuple(sorted(brokers)))
 
 
-def partitions(client: Any, topics: Sequence[str] | None = None) -> list[Partition]:
+def partitions(client: Any, topics: Sequence[str] | None = None, *, with_views: bool = False) -> list[Partition]:
     """Partitions in order, of these topics, or of all but views, which have none of their own.
 
-    Raises Failed for a topic that is not there.
+    with_views: as others see them, with the partitions of their sources. Raises Failed for a topic that is not there.
     """
     from kafka_wire.messages.metadata import MetadataRequest, MetadataRequestTopic
 
@@ -127,31 +127,32 @@ def partitions(client: Any, topics: Sequence[str] | None = None) -> list[Partiti
         for topic in told.topics
         for each in topic.partitions
     ]
-    if topics is None:
-        views = _config(client, {each.topic for each in found}, "kbroker.view.source")
-        found = [each for each in found if each.topic not in views]
+    if topics is None and not with_views:
+        told = configs(client, {each.topic for each in found}, ["kbroker.view.source"])
+        found = [each for each in found if not told.get(each.topic)]
     return sorted(found)
 
 
 def min_isr(client: Any, topics: Iterable[str]) -> dict[str, int]:
     """min.insync.replicas of each of these topics."""
-    return {name: int(value) for name, value in _config(client, topics, "min.insync.replicas").items()}
+    told = configs(client, topics, ["min.insync.replicas"])
+    return {name: int(value) for name, values in told.items() for value in values.values()}
 
 
-def _config(client: Any, topics: Iterable[str], key: str) -> dict[str, str]:
-    """One config of each of these topics, of those that have it."""
+def configs(client: Any, topics: Iterable[str], keys: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Some configs of each of these topics, of those that have a value."""
     from kafka_wire.messages.configs import DescribeConfigsRequest, DescribeConfigsResource
 
-    names, found = sorted(set(topics)), dict[str, str]()
+    names, found = sorted(set(topics)), dict[str, dict[str, str]]()
     version = _version(client, ApiKey.DESCRIBE_CONFIGS)
     for start in range(0, len(names), TOPICS_AT_ONCE):
         resources = [
-            DescribeConfigsResource(resource_type=2, resource_name=name, configuration_keys=[key])
+            DescribeConfigsResource(resource_type=2, resource_name=name, configuration_keys=list(keys))
             for name in names[start : start + TOPICS_AT_ONCE]
         ]
         told = _ask(client, DescribeConfigsRequest(resources=resources), ApiKey.DESCRIBE_CONFIGS, version)
         for result in told.results:
-            found.update((result.resource_name, config.value) for config in result.configs if config.value)
+            found[result.resource_name] = {each.name: each.value for each in result.configs if each.value}
     return found
 
 
@@ -176,16 +177,33 @@ def moves(client: Any) -> list[Move]:
     )
 
 
-def usage(client: Any, broker_id: int) -> Usage | None:
-    """What a broker's partitions take on its disk; None when it does not say."""
+def usages(client: Any, brokers: Sequence[int]) -> dict[int, Usage]:
+    """What the partitions of these brokers take on their disks, of those that tell: one may have died a moment ago."""
     from kafka_wire.messages.topics import DescribeLogDirsRequest
 
-    version = bridge.supported_version(client, ApiKey.DESCRIBE_LOG_DIRS)
+    key = ApiKey.DESCRIBE_LOG_DIRS
+    version = bridge.supported_version(client, key)
     if version is None:
-        return None
-    told = bridge.send(client, broker_id, DescribeLogDirsRequest(topics=None), ApiKey.DESCRIBE_LOG_DIRS, version)
-    good = [result for result in told.results if not result.error_code]
-    if told.error_code or not good:
+        return {}
+    request = DescribeLogDirsRequest(topics=None)
+    told = bridge.send_all(client, [bridge.Asked(broker, request, key, version) for broker in brokers])
+    found = {broker: _usage(answer) for broker, answer in zip(brokers, told, strict=True)}
+    return {broker: usage for broker, usage in found.items() if usage is not None}
+
+
+def sizes(client: Any, partitions: Sequence[Partition]) -> dict[TopicPartition, int]:
+    """The bytes that their leaders have of partitions, of those that tell."""
+    found = usages(client, sorted({each.leader for each in partitions if each.leader != NOBODY}))
+    return {
+        each.key: found[each.leader].sizes[each.key]
+        for each in partitions
+        if each.leader in found and each.key in found[each.leader].sizes
+    }
+
+
+def _usage(told: Any) -> Usage | None:
+    good = [] if isinstance(told, Exception) else [result for result in told.results if not result.error_code]
+    if not good or told.error_code:
         return None
     sizes = {
         (topic.name, each.partition_index): each.partition_size

@@ -14,7 +14,7 @@ from kbroker.cli.broker.logs import is_terminal
 from kbroker.cli.client import Connection, admin, connection_options
 from kbroker.cli.cluster import reads
 from kbroker.cli.cluster.plan import Impossible, Targets, drained, spread
-from kbroker.cli.cluster.reads import Broker, Members, Move, Partition, TopicPartition, Usage
+from kbroker.cli.cluster.reads import Broker, Members, Move, Partition, TopicPartition
 from kbroker.cli.cluster.throttle import release, throttle, throttled_topics
 from kbroker.cli.errors import Failed
 from kbroker.cli.groups.group import PartitionsType, chosen, place
@@ -158,7 +158,7 @@ def _live(members: Members, ids: Sequence[int]) -> list[Broker]:
 
 
 def _show_plan(client: Any, moving: Sequence[Partition], targets: Targets, style: str) -> None:
-    sizes = _sizes(client, moving)
+    sizes = reads.sizes(client, moving)
     if style == "json":
         rows = [
             {"topic": each.topic, "partition": each.partition, "replicas": each.replicas, "target": targets[each.key]}
@@ -176,19 +176,6 @@ def _show_plan(client: Any, moving: Sequence[Partition], targets: Targets, style
     click.echo(table(("TOPIC", "PARTITION", "REPLICAS", "TARGET", "SIZE"), cells))
     copied = sum(sizes.get(each.key, 0) * len(set(targets[each.key]) - set(each.replicas)) for each in moving)
     click.echo(f"{plural(len(moving), 'partition')} to reassign, {bytes_text(copied)} to copy", err=True)
-
-
-def _sizes(client: Any, partitions: Sequence[Partition]) -> dict[TopicPartition, int]:
-    """What their leaders have of them."""
-    usages: dict[int, Usage | None] = {}
-    for leader in {each.leader for each in partitions if each.leader >= 0}:
-        usages[leader] = reads.usage(client, leader)
-    found = {}
-    for each in partitions:
-        usage = usages.get(each.leader)
-        if usage is not None and each.key in usage.sizes:
-            found[each.key] = usage.sizes[each.key]
-    return found
 
 
 # -- doing ------------------------------------------------------------------------------------------------------------
@@ -256,7 +243,7 @@ def _copied(client: Any, left: Sequence[Move]) -> tuple[int, int]:
     leaders = {partitions[move.key].leader for move in left if move.key in partitions}
     asked = {id for id in {*leaders, *(id for move in left for id in move.adding)} if id >= 0}
     live = {broker.id for broker in reads.members(client).live}
-    sizes = {id: usage.sizes for id in asked & live if (usage := reads.usage(client, id)) is not None}
+    sizes = {id: usage.sizes for id, usage in reads.usages(client, sorted(asked & live)).items()}
     copied = total = 0
     for move in left:
         leader = partitions[move.key].leader if move.key in partitions else reads.NOBODY

@@ -1,4 +1,5 @@
-"""`group ...`: group.py, what groups there are, and deleting them; seek.py, moving them; timeline.py, their rebalances.
+"""`group ...`: overview.py, all of them; group.py, what one is, and deleting it; seek.py, moving it; timeline.py,
+its rebalances.
 
 reads.py is what those know of a group, bridge.py sends what kafka-python has no class for.
 """

@@ -7,6 +7,7 @@ reads the response; of that class: `parse_header`, then `decode`. `_Request` and
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from kafka_wire.codegen import decode, encode
 from kafka_wire.errors import ProtocolError
 from kafka_wire.primitives import read_uvarint
 
+IN_FLIGHT_MAX = 5  # for a broker: kafka-python refuses more, or forgets them
 NULL = b"\xff\xff"
 NO_TAGS = b"\x00"
 
@@ -53,6 +55,21 @@ def send_all(client: Any, asked: Sequence[Asked]) -> list[Any]:
     """Send several requests at once; their responses, in the order of the requests. In the place of a response there
     may be kafka-python's error instead: no connection, no answer in time.
     """
+    answers: list[Any] = [None] * len(asked)
+    left = list(enumerate(asked))
+    while left:
+        per_node = Counter[Any]()
+        now, later = list[tuple[int, Asked]](), list[tuple[int, Asked]]()
+        for place, each in left:
+            (now if per_node[each.node_id] < IN_FLIGHT_MAX else later).append((place, each))
+            per_node[each.node_id] += 1
+        for (place, _), answer in zip(now, _exchanged(client, [each for _, each in now]), strict=True):
+            answers[place] = answer
+        left = later
+    return answers
+
+
+def _exchanged(client: Any, asked: Sequence[Asked]) -> list[Any]:
     from kafka.errors import KafkaError
 
     async def exchange() -> list[Any]:

@@ -24,7 +24,6 @@ from kbroker.cli.groups.reads import (
     existing,
     patiently,
 )
-from kbroker.cli.groups.reads import list_groups as all_groups
 from kbroker.cli.lazy import LazyGroup
 from kbroker.cli.tables import format_option, json_text, plural, table, visible, visible_lines
 from kbroker.cli.times import moment, span
@@ -34,7 +33,7 @@ group = LazyGroup(
     name="group",
     help="List and describe consumer groups, move their offsets, delete them.",
     commands_at={
-        "list": ("kbroker.cli.groups.group:list_groups", "List consumer groups."),
+        "list": ("kbroker.cli.groups.overview:list_groups", "List groups with their members and lag."),
         "describe": ("kbroker.cli.groups.group:describe", "Show a group's state, lag, members and rebalances."),
         "seek": ("kbroker.cli.groups.seek:seek", "Move a group's committed offsets."),
         "delete": ("kbroker.cli.groups.group:delete", "Delete groups with their offsets."),
@@ -78,24 +77,6 @@ class Position(NamedTuple):
     end: int | None
     lag: int | None
     member: Member | None
-
-
-@click.command("list")
-@format_option
-@connection_options
-def list_groups(connection: Connection, style: str) -> None:
-    """List consumer groups."""
-    with admin(connection) as client:
-        found = all_groups(client)
-    names = ("group_id", "group_type", "group_state", "protocol_type")
-    rows = [tuple(str(each.get(name) or "") for name in names) for each in found]
-    if style == "json":
-        keys = ("name", "type", "state", "protocol_type")
-        click.echo(json_text([dict(zip(keys, row, strict=True)) for row in rows]))
-    elif rows:
-        click.echo(table(("GROUP", "TYPE", "STATE", "PROTOCOL"), rows))
-    else:
-        click.echo("no groups", err=True)
 
 
 @click.command()

@@ -16,6 +16,7 @@ from kbroker.cli.client import ANSWER_TIMEOUT_MS, check_code
 from kbroker.cli.errors import Failed
 from kbroker.cli.groups import bridge
 from kbroker.cli.groups.timeline import Told, read
+from kbroker.cli.topics.offsets import Ends
 
 GROUP_ID_NOT_FOUND = 69
 COORDINATOR_MOVING = (14, 15, 16)  # LOAD_IN_PROGRESS, NOT_AVAILABLE, NOT_COORDINATOR: ask again
@@ -49,13 +50,6 @@ class Described(NamedTuple):
     members: tuple[Member, ...] | None
     coordinator: str
     timeline: Told | None = None  # None: not asked for, or the broker keeps none
-
-
-class Ends(NamedTuple):
-    """The first offset of a partition and the next to be written."""
-
-    first: int
-    end: int
 
 
 def described(client: Any, name: str, *, rebalances: bool = False) -> Described | None:

@@ -17,7 +17,6 @@ from kbroker.cli.groups.reads import (
     COORDINATOR_MOVING,
     IDLE_STATES,
     Described,
-    Ends,
     TopicPartition,
     committed,
     described,
@@ -27,6 +26,7 @@ from kbroker.cli.groups.reads import (
     patiently,
 )
 from kbroker.cli.tables import format_option, json_text, plural, table
+from kbroker.cli.topics.offsets import Ends
 from kbroker.cli.topics.reading import parse_start
 
 

@@ -18,7 +18,6 @@ from kbroker.cli.times import DurationType
 TOPIC_ALREADY_EXISTS = 36
 UNKNOWN_TOPIC_OR_PARTITION = 3
 VIEW_KEYS, SOURCE = "kbroker.view.", "kbroker.view.source"
-DESCRIBED_AT_ONCE = 1000  # topics, whose configs one request asks for
 _ERROR_PREFIX = r"^\[Error \d+\] \w+: "  # kafka-python's, before what the broker said
 
 topic = LazyGroup(
@@ -26,10 +25,11 @@ topic = LazyGroup(
     help="Create, list, describe, alter, compact and delete topics; produce and consume.",
     commands_at={
         "create": ("kbroker.cli.topics.topic:create", "Create topics."),
-        "list": ("kbroker.cli.topics.topic:list_topics", "List topics."),
+        "list": ("kbroker.cli.topics.overview:list_topics", "List topics, with what is in them."),
         "describe": ("kbroker.cli.topics.topic:describe", "Show a topic's partitions and configs."),
         "alter": ("kbroker.cli.topics.topic:alter", "Change configs, add partitions."),
         "delete": ("kbroker.cli.topics.topic:delete", "Delete topics with all their records."),
+        "trim": ("kbroker.cli.topics.trim:trim", "Delete a topic's oldest records."),
         "compact": ("kbroker.cli.topics.compact:compact", "Compact a topic now."),
         "export": ("kbroker.cli.topics.archive.export:export", "Write all records of a topic into a file."),
         "import": ("kbroker.cli.topics.archive.restore:import_topic", "Append the records of such a file to a topic."),
@@ -92,35 +92,6 @@ def create(
         for result in there:
             click.echo(_created(result, source))
     _check_all(problems)
-
-
-@click.command()
-@click.option("-a", "--all", "everything", is_flag=True, help="Internal topics too.")
-@format_option
-@connection_options
-def list_topics(connection: Connection, everything: bool, style: str) -> None:
-    """List topics."""
-    with admin(connection) as client:
-        topics = sorted(client.describe_topics(), key=lambda each: str(each["name"]))
-        topics = [each for each in topics if everything or not each["is_internal"]]
-        views = _views(client, [each["name"] for each in topics])
-    rows = [
-        (
-            each["name"],
-            len(each["partitions"]),
-            max((len(p["replica_nodes"]) for p in each["partitions"]), default=0),
-            views.get(each["name"]),
-        )
-        for each in topics
-    ]
-    if style == "json":
-        names = ("name", "partitions", "replicas", "view_of")
-        click.echo(json_text([dict(zip(names, row, strict=True)) for row in rows]))
-    elif rows:
-        headings = ("NAME", "PARTITIONS", "REPLICAS", "VIEW OF")
-        click.echo(table(headings, rows) if views else table(headings[:3], [row[:3] for row in rows]))
-    else:
-        click.echo("no topics", err=True)
 
 
 @click.command()
@@ -228,19 +199,6 @@ def _check_known(client: Any, name: str, configs: Sequence[str]) -> None:
         if config not in known:
             close = get_close_matches(config, known, n=1)
             raise Failed(f"{name}: topics have no config {config}" + (f", did you mean {close[0]}?" if close else ""))
-
-
-def _views(client: Any, names: Sequence[str]) -> dict[str, str]:
-    """Of what topics these are views, where they are."""
-    from kafka.admin import ConfigResource
-
-    found: dict[str, str] = {}
-    for start in range(0, len(names), DESCRIBED_AT_ONCE):
-        asked = [ConfigResource("TOPIC", name, {SOURCE: None}) for name in names[start : start + DESCRIBED_AT_ONCE]]
-        for name, configs in client.describe_configs(asked, config_filter="ALL").get("topic", {}).items():
-            if configs.get(SOURCE, {}).get("value"):
-                found[name] = configs[SOURCE]["value"]
-    return found
 
 
 def _alter_configs(client: Any, name: str, changes: Mapping[str, tuple[str, str | None]]) -> None:
