@@ -78,6 +78,10 @@ class Services:
         """What this broker holds, by topic and index."""
         return self.replicas.partitions
 
+    def is_alive(self, broker_id: int) -> bool:
+        """Whether a broker is there, as far as is known."""
+        return broker_id in self.image.brokers
+
     async def wait_applied(self) -> None:
         """Wait until this broker, and every other that is there, has carried out the image as it is now.
 

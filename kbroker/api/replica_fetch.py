@@ -142,7 +142,8 @@ class ReplicaFetch(Awaited):
             parting = partition.parting(offset, epoch, last_epoch, as_replica=True) if last_epoch >= 0 else None
             if parting is None:
                 session.put(key, partition).move(offset, epoch, wanted.partition_max_bytes)
-                partition.note_fetch(session.replica_id, session.broker_epoch, offset, session.heard_s, session)
+                start = wanted.log_start_offset
+                partition.note_fetch(session.replica_id, session.broker_epoch, offset, session.heard_s, session, start)
                 return
             session.drop(key)
             self._tell_parting(key, partition, parting)

@@ -42,8 +42,9 @@ from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.image import NO_TOPIC_ID, ClusterImage, TopicImage
 from kbroker.config import describe_topic
 from kbroker.groups.coordinator import OFFSETS_TOPIC
-from kbroker.log.log import PartitionLog
 from kbroker.replication.doubt import InDoubt
+from kbroker.replication.partition import Partition
+from kbroker.replication.starts import wait_started
 from kbroker.turns import STRIDE, Work, each, finish
 
 TIMEOUT_MS_MAX = 120_000  # no admin request waits longer, whatever it asks for
@@ -51,6 +52,7 @@ AUTO_CREATE_TIMEOUT_MS = 10_000
 DUPLICATE_NAME = KafkaError(ErrorCode.INVALID_REQUEST, "Duplicate topic name.")
 DELETE_RECORDS_TIMEOUT_S = 5.0  # at least: noting the new start takes an fsync, which Kafka does not wait for
 
+Moves: TypeAlias = dict[Partition, DeleteRecordsPartitionResult]  # what is to be answered once it is done
 Doubts: TypeAlias = list[tuple[DeleteRecordsPartitionResult, InDoubt]]  # refusals that are to be confirmed
 
 
@@ -240,31 +242,44 @@ def _grown(name: str, *errors: KafkaError | None) -> CreatePartitionsTopicResult
 
 @handles(ApiKey.DELETE_RECORDS, 0, 2)
 async def delete_records(request: DeleteRecordsRequest, context: Context) -> DeleteRecordsResponse:
-    """Move the log start of partitions; offset -1 means the high watermark (KIP-107)."""
+    """Move the log start of partitions; offset -1 means the high watermark (KIP-107).
+
+    It is answered when no replica of a broker that is alive has anything of that any more.
+    """
     services = context.services
-    starts: dict[PartitionLog, int] = {}
+    moves: Moves = {}
     doubts: Doubts = []
-    results = await finish(_starts(request, services, starts, doubts))
+    results = await finish(_moves(request, services, moves, doubts))
     for result in await services.replicas.unconfirmed(doubts):
         result.error_code = ErrorCode.NOT_LEADER_OR_FOLLOWER
-    failed = None
-    with trio.move_on_after(max(timeout_s(request.timeout_ms), DELETE_RECORDS_TIMEOUT_S)) as scope:
+    failed = ErrorCode.REQUEST_TIMED_OUT
+    with trio.move_on_after(max(timeout_s(request.timeout_ms), DELETE_RECORDS_TIMEOUT_S)):
         try:
-            if starts:
-                await services.delays.carry(starts)
-                await services.logs.move_starts(starts)
+            if moves:
+                await _move(moves, services)
         except OSError:
             failed = ErrorCode.KAFKA_STORAGE_ERROR
-    if scope.cancelled_caught:
-        failed = ErrorCode.REQUEST_TIMED_OUT
-    if failed is not None:
-        for result in (row for topic_result in results for row in topic_result.partitions if not row.error_code):
-            result.low_watermark, result.error_code = -1, failed
+    for number, (partition, row) in enumerate(moves.items()):
+        if not partition.leading:
+            row.low_watermark, row.error_code = -1, ErrorCode.NOT_LEADER_OR_FOLLOWER
+        elif partition.low_watermark(services.is_alive) < row.low_watermark:
+            row.low_watermark, row.error_code = -1, failed
+        if number % STRIDE == STRIDE - 1:
+            await trio.lowlevel.checkpoint()
     return DeleteRecordsResponse(topics=results)
 
 
-def _starts(
-    request: DeleteRecordsRequest, services: Services, starts: dict[PartitionLog, int], doubts: Doubts
+async def _move(moves: Moves, services: Services) -> None:
+    """Have these logs, and those of their followers, start there. Raises OSError."""
+    starts = {partition.log: row.low_watermark for partition, row in moves.items()}
+    await services.delays.carry(starts)
+    await services.logs.move_starts(starts)
+    offsets = [(partition, row.low_watermark) for partition, row in moves.items()]
+    await wait_started(offsets, services.is_alive, services.replicas.sessions, services.env.clock)
+
+
+def _moves(
+    request: DeleteRecordsRequest, services: Services, moves: Moves, doubts: Doubts
 ) -> Work[list[DeleteRecordsTopicResult]]:
     """As in Kafka, the last word about a partition counts, and it is answered once."""
     last: dict[str, dict[int, DeleteRecordsPartition]] = {}
@@ -276,7 +291,7 @@ def _starts(
         yield
     results = []
     for name, partitions in last.items():
-        start_of = partial(_start_of, name, services=services, starts=starts, doubts=doubts)
+        start_of = partial(_start_of, name, services=services, moves=moves, doubts=doubts)
         rows = yield from each(start_of, partitions.values())
         results.append(DeleteRecordsTopicResult(name=name, partitions=rows))
         yield
@@ -284,16 +299,16 @@ def _starts(
 
 
 def _start_of(
-    topic: str, asked: DeleteRecordsPartition, services: Services, starts: dict[PartitionLog, int], doubts: Doubts
+    topic: str, asked: DeleteRecordsPartition, services: Services, moves: Moves, doubts: Doubts
 ) -> DeleteRecordsPartitionResult:
-    """What to answer once the log starts there, which is noted in starts; or why it will not."""
+    """What to answer once the log starts there, which is noted in moves; or why it will not."""
     row = DeleteRecordsPartitionResult(
         partition_index=asked.partition_index, low_watermark=-1, error_code=ErrorCode.NONE
     )
     try:
         partition = services.partition(topic, asked.partition_index)
         row.low_watermark = partition.deletable_to(asked.offset)
-        starts[partition.log] = row.low_watermark
+        moves[partition] = row
     except InDoubt as doubt:
         row.error_code = doubt.found.code
         doubts.append((row, doubt))

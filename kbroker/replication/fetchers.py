@@ -293,7 +293,7 @@ class Fetchers:
             if isinstance(step, Append):
                 now_ms = self._env.clock.data_ms()
                 partition.append_from_leader(step.records, epoch, step.high_watermark, step.log_start, now_ms)
-                if step.records and not more:
+                if not more and (step.records or partition.log.start_offset != position.log_start):
                     self._moved(leader, key, partition, step)
             elif isinstance(step, Truncate):
                 partition.diverged(epoch, step.epoch, step.end_offset)

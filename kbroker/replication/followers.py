@@ -28,10 +28,13 @@ class FollowerSession(Protocol):
 class Follower:
     """One follower of one partition, in one leader epoch."""
 
-    __slots__ = ("end", "session", "broker_epoch", "caught_up_s", "is_awaited", "_is_behind", "_leader_end", "_named_s")
+    __slots__ = (
+        "end", "start", "session", "broker_epoch", "caught_up_s", "is_awaited", "_is_behind", "_leader_end", "_named_s",
+    )  # fmt: skip
 
     def __init__(self, caught_up_s: float) -> None:
         self.end = UNKNOWN  # its log's end; UNKNOWN: it has not fetched in this epoch
+        self.start = UNKNOWN  # where its log begins
         self.session: FollowerSession | None = None  # None: it does not fetch this partition (any more)
         self.broker_epoch = -1
         self.caught_up_s = caught_up_s

@@ -40,7 +40,7 @@ from kbroker.log.derived.producers import Guard
 from kbroker.log.derived.transactions import ALL_STABLE, Marker
 from kbroker.log.log import PartitionLog
 from kbroker.log.writing import Appended
-from kbroker.replication import isr
+from kbroker.replication import histories, isr
 from kbroker.replication.doubt import DEFINITIVE, InDoubt, LedOn, NotLeader
 from kbroker.replication.followers import NEVER, Follower, FollowerSession
 from kbroker.replication.reads import NO_SCAN, SCANNED, SCANNED_IN_PART, Reader, ReadResult
@@ -285,9 +285,11 @@ class Partition:
             raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER if is_old else ErrorCode.UNKNOWN_LEADER_EPOCH)
 
     def note_fetch(
-        self, replica_id: int, broker_epoch: int, offset: int, now_s: float, session: FollowerSession
+        self, replica_id: int, broker_epoch: int, offset: int, now_s: float, session: FollowerSession, start: int
     ) -> None:
         """Note that a follower has everything below offset: it moves the high watermark, and may bring it into the ISR.
+
+        start: where its log begins.
 
         To be called after check_follower, and after `parting` has said that its log is a part of this one: who diverges
         must not count (R1). What the session hears from now on it hears for this partition, until note_gone.
@@ -303,10 +305,15 @@ class Partition:
             raise KafkaError(ErrorCode.OFFSET_OUT_OF_RANGE)
         moved = offset != follower.end
         follower.note(session, broker_epoch, offset, end, now_s)
+        follower.start = start
         if replica_id not in self._maximal:
             self._await(follower, now_s, self._is_welcome(replica_id, broker_epoch))
         elif moved:
             self._advance()
+
+    def low_watermark(self, is_alive: Callable[[int], bool]) -> int:
+        """Below this no replica has anything, of those on brokers that are alive. -1: of one nobody knows (yet)."""
+        return min([self.log.start_offset, *(each.start for id, each in self.followers.items() if is_alive(id))])
 
     def note_gone(self, replica_id: int) -> None:
         """A follower does not fetch this partition any more, or not through that session."""
@@ -774,16 +781,9 @@ class Partition:
         return self._epoch_end(epoch)
 
     def _epoch_end(self, epoch: int) -> tuple[int, int]:
-        """Epochs that left no record count: what was written in one of them elsewhere is no part of this log."""
-        log, end = self.log, self.log.end.value
         if not self.leading:
-            return log.epochs.end_offset_for(epoch, end)
-        if epoch == self.leader_epoch:
-            return epoch, end
-        latest = log.epochs.latest
-        if latest < epoch < self.leader_epoch:
-            return (latest if latest != NO_EPOCH else epoch), self._epoch_start_offset
-        return log.epochs.end_offset_for(epoch, end if latest == self.leader_epoch else self._epoch_start_offset)
+            return self.log.epochs.end_offset_for(epoch, self.log.end.value)
+        return histories.epoch_end(self.log, epoch, self.leader_epoch, self._epoch_start_offset)
 
     def deletable_to(self, offset: int) -> int:
         """Where the log would start if everything below offset (-1: the high watermark) were given up.

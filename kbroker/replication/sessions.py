@@ -178,6 +178,15 @@ class ReplicaSessions:
                 session.hurried_until_s = now_s + HURRY_S
                 session.ring()
 
+    def tell_start(self, replica_ids: Iterable[int], key: Key, now_s: float) -> None:
+        """Tell these followers soon where the log of a partition starts, if they fetch it."""
+        for replica_id in replica_ids:
+            session = self._sessions.get(replica_id)
+            if session is not None and (followed := session.partitions.get(key)) is not None:
+                session.stale[followed] = None
+                session.hurried_until_s = now_s + HURRY_S
+                session.ring()
+
     def drop(self, replica_id: int, broker_epoch: int) -> Work[None]:
         """A registration of a broker is over: so is the session that it began."""
         session = self._sessions.get(replica_id)

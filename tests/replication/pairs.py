@@ -133,7 +133,8 @@ class Replicas:
                 return "diverged", *parted
             partition.read_as_replica(offset, 0, leader_epoch, at_least_one=False)  # for its checks
             session.heard_s, session.proven_s = self.now_s, session.answered_s
-            partition.note_fetch(follower.node_id, follower.broker_epoch, offset, self.now_s, session)
+            start = follower.partition.log.start_offset
+            partition.note_fetch(follower.node_id, follower.broker_epoch, offset, self.now_s, session, start)
         except KafkaError as error:
             if error.code is not ErrorCode.OFFSET_OUT_OF_RANGE:
                 raise
