@@ -14,7 +14,7 @@ FetchSession.)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from kafka_wire.errors import ErrorCode, KafkaError
@@ -91,6 +91,11 @@ class FetchSessions:
 
     def __len__(self) -> int:
         return len(self._sessions)
+
+    def partitions(self, session_id: int) -> Sequence[PartitionKey]:
+        """What is in a session now; nothing where there is none."""
+        session = self._sessions.get(session_id)
+        return tuple(session.wanted) if session is not None else ()
 
     def resume(self, session_id: int, epoch: int, by_id: bool, now_ms: int) -> Session:
         """The session an incremental request means, for it to change.

@@ -10,6 +10,7 @@
                 store of such a world, far away, slow, down, forgetful
     client      a bare Kafka client
     embedded    a broker beside a program that is not async: in a thread, or in a process
+    control     what a test can do with a broker: faults, a journal of requests, its clock
     handles     KBroker, which a test has of it            pytest_plugin   the fixtures
 
 Import what you need from its module: this package itself imports nothing.

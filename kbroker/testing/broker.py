@@ -36,6 +36,7 @@ from kbroker.env import Env, Net
 from kbroker.server.broker import Beside, Ready, run_broker
 from kbroker.testing.client import BareClient, connect
 from kbroker.testing.clock import SteeredClock
+from kbroker.testing.control.controls import Controls
 from kbroker.testing.disk import MemoryDisk
 from kbroker.testing.net import Mark, MemoryNet, MemoryNetwork
 from kbroker.testing.store import ProcessStore
@@ -198,17 +199,20 @@ async def memory_broker(
     topics: Mapping[str, int] | None = None,
     config: Mapping[str, str] | None = None,
     machine: Machine | None = None,
+    controls: Controls | None = None,
 ) -> AsyncIterator[MemoryBroker]:
     """A broker that serves while the block runs, and stops cleanly after it.
 
     topics: name -> partitions, created if absent. config: Kafka's names. machine: to be started on, else a new one.
+    controls: of that machine's clock, to break answers and to read which requests came.
     """
     machine = machine or Machine()
     machine.life = Life()
     settings = BrokerConfig().with_values({"listeners": f"PLAINTEXT://{HOST}:0", **(config or {})})
     broker = MemoryBroker(machine, machine.env())
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(broker.run, settings, machine.store, topics)
+        apis = controls.apis() if controls is not None else None
+        nursery.start_soon(partial(broker.run, settings, machine.store, topics, apis=apis))
         await broker.wait_serving()
         yield broker
         nursery.cancel_scope.cancel()
