@@ -75,6 +75,9 @@ READY = Event(
     "Clients are served. `listeners` is a list of HOST:PORT; `seconds` since the process began.",
     more=("listeners", "pid", "node", "data_dir", "version", "cluster_id"),
 )
+HTTP_LISTENING = Event(
+    "http_listening", "metrics and health on {url}", "With `ready`, where HTTP is served (`--http-port`)."
+)
 STOPPING = Event("stopping", "{reason}: stopping", "A signal, or the end of its parent, asks the broker to stop.")
 STOPPED = Event("stopped", "stopped", "The broker has stopped in order: everything is on the disk.", more=("seconds",))
 START_FAILED = Event(

@@ -51,6 +51,10 @@ BROKER_KEYS = (
     ConfigKey("log.dir", LIST, "kbroker-data"),
     ConfigKey("log.dirs", LIST, None),
     ConfigKey("kbroker.data.dir", STRING, None),
+    # What it tells over HTTP
+    ConfigKey("kbroker.http.port", INT, -1, low=-1, high=65535),
+    ConfigKey("kbroker.http.host", STRING, "127.0.0.1"),
+    ConfigKey("kbroker.http.allowed.hosts", LIST, ""),
     # What the brokers of a cluster agree on
     ConfigKey("kbroker.coordination", STRING, "", check=check_store),
     ConfigKey("initial.broker.registration.timeout.ms", INT, 60_000),

@@ -125,6 +125,11 @@ BROKER_DOCS = {
     "for one broker; sqlite:PATH for a file that several brokers of one machine share, each with a data directory of "
     "its own; etcd://HOST:PORT,HOST:PORT,HOST:PORT for brokers of several machines (needs kbroker[etcd]), etcds:// to "
     "reach it by TLS.",
+    "kbroker.http.allowed.hosts": "Names by which a request may call the HTTP server, besides localhost, addresses, "
+    "and the hosts of listeners and advertised.listeners. `*`: any, which lets web pages read what is told here.",
+    "kbroker.http.host": "The address that HTTP is served on.",
+    "kbroker.http.port": "The port for metrics, health and the JSON API (docs/how-to/monitoring.md). 0 picks one, -1 "
+    "serves no HTTP.",
     "kbroker.data.dir": "Where kbroker keeps its data. Goes before log.dirs and log.dir.",
     "kbroker.etcd.password": "The password of kbroker.etcd.user.",
     "kbroker.etcd.tls.ca": "A PEM file with the authorities that vouch for etcd's certificate. Empty for those that "

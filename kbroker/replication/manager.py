@@ -204,6 +204,11 @@ class ReplicaManager:
         """Note that a batch was refused for now, in case that the log is being opened; see PartitionLog.refuse."""
         self._opening.refuse((topic, index), header)
 
+    @property
+    def opening(self) -> tuple[int, int]:
+        """Of the logs that were to be opened of late: how many are, and of how many."""
+        return self._opening.progress
+
     async def wait_open(self) -> None:
         """Wait until no log is being opened: each is in `partitions`, or its partition in `failures.offline`."""
         await self._opening.wait_idle()

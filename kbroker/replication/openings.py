@@ -49,6 +49,11 @@ class Openings:
         """Whether the log of a partition, by topic and index, is being opened."""
         return key in self._under_way
 
+    @property
+    def progress(self) -> tuple[int, int]:
+        """How many logs are open, of all since the last time that none was being opened."""
+        return self._opened, self._opened + len(self._under_way)
+
     def add(self, opening: Opening) -> None:
         """Have a log opened whose key is not here yet."""
         assert opening.key not in self._under_way, f"{opening.directory} is being opened"
@@ -106,9 +111,9 @@ class Openings:
         while True:
             await self._clock.sleep(REPORT_S)
             if self._under_way:
-                total = self._opened + len(self._under_way)
+                opened, total = self.progress
                 read = self._bytes_read + sum(each.progress.bytes for each in self._under_way.values())
-                log.info("opening logs: %d of %d partitions done, %d MiB read", self._opened, total, read >> 20)
+                log.info("opening logs: %d of %d partitions done, %d MiB read", opened, total, read >> 20)
 
     def _say_how_long_it_took(self) -> None:
         seconds = self._clock.liveness() - self._busy_since_s

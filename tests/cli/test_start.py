@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,6 +144,30 @@ def test_refused_in_one_line(tmp_path: Path) -> None:
     assert second.returncode == 2
     assert said.startswith("kbroker: the data directory is in use by ")
     assert said.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_http_is_served_where_it_is_asked_for(tmp_path: Path) -> None:
+    """And a port that is taken is told in one line, before anything else is done."""
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        taken = holder.getsockname()[1]
+        in_use = start("--listen", "127.0.0.1:0", "--data-dir", str(tmp_path / "a"), "--http-port", str(taken))
+        _, said = in_use.communicate(timeout=30)
+    assert (in_use.returncode, said.count("\n")) == (2, 1)
+    assert said.startswith(f"kbroker: 127.0.0.1:{taken} is in use") and "kbroker --http-port 0" in said
+
+    process = start("--listen", "127.0.0.1:0", "--memory", "--http-port", "0")
+    assert process.stderr is not None
+    url = next(found[1] for line in process.stderr if (found := re.search(r"metrics and health on (http\S+/)", line)))
+    try:
+        with urllib.request.urlopen(f"{url}readyz", timeout=10) as answer:
+            assert json.load(answer) == {"status": "ready"}
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(urllib.request.Request(f"{url}healthz", headers={"Host": "evil.example"}))
+    finally:
+        process.terminate()
+        process.communicate(timeout=10)
+    assert process.returncode == 0
 
 
 @pytest.mark.slow

@@ -12,8 +12,13 @@ WILDCARDS = ("0.0.0.0:", "[::]:")
 _IMPORTED_AT = time.monotonic()
 
 
-def banner(who: str, place: str, addresses: Sequence[str], took: str, further: Sequence[str] = ()) -> str:
-    """The lines. who: "node 1"; place: the data directory in words; further: commands to try besides the first."""
+def banner(
+    who: str, place: str, addresses: Sequence[str], took: str, further: Sequence[str] = (), url: str = ""
+) -> str:
+    """The lines. who: "node 1"; place: the data directory in words; further: commands to try besides the first.
+
+    url: of metrics and health.
+    """
     bold, plain = ("", "") if "NO_COLOR" in os.environ else ("\x1b[1m", "\x1b[0m")
     option = bootstrap_option(addresses)
     tries = [f"echo hi | kbroker topic produce{option} demo", *(f"{command}{option}" for command in further)]
@@ -21,6 +26,7 @@ def banner(who: str, place: str, addresses: Sequence[str], took: str, further: S
         f"{bold}kbroker {__version__}{plain}, {who}",
         f"  data       {place}",
         f"  listening  {', '.join(addresses)}",
+        *([f"  metrics    {url}metrics"] if url else []),
         f"  try        {tries[0]}",
         *(f"             {command}" for command in tries[1:]),
         f"{bold}{took}{plain} (CTRL+C to quit)",

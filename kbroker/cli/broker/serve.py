@@ -11,8 +11,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Protocol
 
 import click
 import trio
@@ -26,6 +26,10 @@ from kbroker.cli.broker.signals import Signals, signal_name
 from kbroker.cli.errors import Failed, Misconfigured
 from kbroker.config import BrokerConfig
 from kbroker.events import tell
+
+if TYPE_CHECKING:
+    from kbroker.env import Env
+    from kbroker.http.beside import Beside
 
 GC_THRESHOLDS = (20_000, 20, 50)  # a broker makes few cycles; Python's 700 would go through its state all the time
 
@@ -162,10 +166,12 @@ class _Process:
 
         raise_file_limit()
         env = real_env(self.data_dir)
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery, self._http(env) as http:
 
             def on_ready(ready: Ready) -> None:
-                self._say_ready(ready)
+                if http is not None:
+                    http.note_ready()
+                self._say_ready(ready, http)
                 nursery.start_soon(trio.to_thread.run_sync, import_the_rest)
 
             if self.ties.systemd is not None:
@@ -177,29 +183,42 @@ class _Process:
                 brokers_min=self.supervised or 1,
                 on_ready=on_ready,
                 hands_over=lambda: self.hands_over,
+                beside=http.attach if http is not None else None,
             )
 
-    def _say_ready(self, ready: Ready) -> None:
+    def _http(self, env: Env) -> AbstractAsyncContextManager[Beside | None]:
+        """The HTTP server, where it is asked for."""
+        if self.config.get_int("kbroker.http.port") < 0:
+            return nullcontext()
+        from kbroker.http.beside import http_server
+
+        return http_server(env, self.config)
+
+    def _say_ready(self, ready: Ready, http: Beside | None) -> None:
         self.ready = True
         gc.freeze()  # what is there now stays: no collection need look at it again
         gc.set_threshold(*GC_THRESHOLDS)
+        url = f"http://{address_text(*http.address)}/" if http is not None else ""
         addresses = [address_text(*address) for address in ready.listeners.values()]
         seconds = seconds_since_start()
+        if url and (self.supervised is not None or not self.banner):
+            tell(log, events.HTTP_LISTENING, url=url)
         if self.supervised is None:
-            self._say_where(ready, addresses, seconds)
+            self._say_where(ready, addresses, seconds, url)
         self.life.become_ready(
             who=f"node {ready.node_id}",
             cluster_id=ready.cluster_id,
             listeners=dict(zip(ready.listeners, addresses, strict=True)),
             advertised={name: address_text(*each) for name, each in ready.advertised.items() if each[0]},
             bootstrap_servers=[near(addresses[0])],
+            **({"http": url} if url else {}),
         )
 
-    def _say_where(self, ready: Ready, addresses: list[str], seconds: float) -> None:
-        """To people on a terminal, or in the log."""
+    def _say_where(self, ready: Ready, addresses: list[str], seconds: float, url: str) -> None:
+        """To people on a terminal, or in the log. url: of HTTP, "" where that is not served."""
         if self.banner:
             who, took = f"node {ready.node_id}", f"ready in {seconds:.2f} s"
-            click.echo(banner(who, self.place, addresses, took), err=True)
+            click.echo(banner(who, self.place, addresses, took, url=url), err=True)
             return
         about = {"version": __version__, "pid": os.getpid(), "node": ready.node_id, "data_dir": self.place}
         tell(log, events.LISTENING, listeners=addresses, **about)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +65,13 @@ directory in use.
     metavar="N",
     help="A cluster of N brokers on this machine, ports and node ids counting up.",
 )
+@click.option(
+    "--http-port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Serve metrics, health and a JSON API over HTTP; port 0 picks one.  [default: off]",
+)
+@click.option("--http-host", metavar="HOST", help="The address for that.  [default: 127.0.0.1]")
 @click.option("--override", "overrides", metavar="NAME=VALUE", multiple=True, help="Set a config. Repeatable.")
 @click.option(
     "--topic", "topics", metavar="NAME[:PARTITIONS]", multiple=True, help="A topic to have from the start. Repeatable."
@@ -95,6 +102,8 @@ def start(
     coordination: str | None,
     memory: bool,
     brokers: int,
+    http_port: int | None,
+    http_host: str | None,
     overrides: Sequence[str],
     topics: Sequence[str],
     log_level: str,
@@ -108,7 +117,13 @@ def start(
 
     if memory and data_dir:
         raise click.UsageError("--memory and --data-dir exclude each other")
-    flags = _flags(overrides, listens, advertises, data_dir, coordination)
+    given = {
+        "kbroker.data.dir": data_dir,
+        "kbroker.coordination": coordination,
+        "kbroker.http.port": http_port,
+        "kbroker.http.host": http_host,
+    }
+    flags = _flags(overrides, listens, advertises, given)
     wanted = [_topic(text) for text in topics]
     try:
         values = read_config_file(file) if file else {}
@@ -180,6 +195,8 @@ _FLAGS = {
     "advertised.listeners": "--advertise",
     "kbroker.data.dir": "--data-dir",
     "kbroker.coordination": "--coordination",
+    "kbroker.http.port": "--http-port",
+    "kbroker.http.host": "--http-host",
 }
 
 
@@ -187,10 +204,12 @@ def _flags(
     overrides: Sequence[str],
     listens: Sequence[str],
     advertises: Sequence[str],
-    data_dir: str | None,
-    coordination: str | None,
+    of_flags: Mapping[str, str | int | None],
 ) -> dict[str, str]:
-    """Configs and values: of --override the last counts; who says one by --override and its own flag is refused."""
+    """Configs and values: of --override the last counts; who says one by --override and its own flag is refused.
+
+    of_flags: the configs that have flags of their own, and what these say.
+    """
     given: dict[str, str] = {}
     for text in overrides:
         name, equals, value = text.partition("=")
@@ -202,8 +221,7 @@ def _flags(
         from kbroker.cli.broker.listeners import listener_configs
 
         flags |= listener_configs(listens, advertises)
-    flags |= {"kbroker.data.dir": data_dir} if data_dir is not None else {}
-    flags |= {"kbroker.coordination": coordination} if coordination is not None else {}
+    flags |= {name: str(value) for name, value in of_flags.items() if value is not None}
     twice = next((name for name in flags if name in given), None)
     if twice is not None:
         raise click.UsageError(f"{_FLAGS[twice]} and --override {twice} exclude each other")

@@ -101,7 +101,8 @@ class Plan(NamedTuple):
 def plan(config: BrokerConfig, count: int) -> list[Plan]:
     """Ids and ports, counted up from those of config. Raises Misconfigured where the ports do not suffice."""
     configured = {each.name: (each.host, each.port) for each in config.listeners}
-    _check_ports([port for _, port in configured.values()], count)
+    http_port = config.get_int("kbroker.http.port")
+    _check_ports([*(port for _, port in configured.values()), max(http_port, 0)], count)
     given: dict[str, str] = {}
     if not config.is_set("default.replication.factor"):
         given["default.replication.factor"] = str(min(3, count))
@@ -111,6 +112,9 @@ def plan(config: BrokerConfig, count: int) -> list[Plan]:
         overrides = {**given, "node.id": str(own_id)}
         if config.is_set(MAP):
             overrides[MAP] = config.get_str(MAP)  # some of it may be of flags
+        if http_port >= 0:
+            overrides["kbroker.http.port"] = str(http_port and http_port + n)
+            overrides["kbroker.http.host"] = config.get_str("kbroker.http.host")
         if config.is_set("broker.id"):
             overrides["broker.id"] = str(own_id)
         plans.append(Plan(own_id, _moved(configured, n), _moved(config.advertised_listeners, n), overrides))
@@ -130,7 +134,7 @@ def _check_ports(ports: Sequence[int], count: int) -> None:
         for port in range(first, first + count):
             if port in taken:
                 raise Misconfigured(
-                    f"listeners: --brokers {count} needs {count} ports in a row for each listener, "
+                    f"listeners: --brokers {count} needs {count} ports in a row for each listener and for HTTP, "
                     f"and those from {taken[port]} and from {first} overlap"
                 )
             taken[port] = first

@@ -1,0 +1,113 @@
+"""A client for tests: raw bytes over a memory stream, and answers read by h11."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import h11
+import trio
+
+from kbroker.env import Stream
+from kbroker.http.hosts import Hosts
+from kbroker.http.messages import Answer, Request
+from kbroker.http.server import Server
+from kbroker.testing.net import MemoryNet, MemoryNetwork
+
+PORT = 9644
+GET = b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+class Reply:
+    """An answer, whole."""
+
+    def __init__(self, response: h11.Response, body: bytes) -> None:
+        self.status = response.status_code
+        self.headers = {name.decode(): value.decode() for name, value in response.headers}
+        self.body = body
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.http = h11.Connection(h11.CLIENT)
+
+    async def get(self, path: str, *, method: str = "GET", host: str = "localhost") -> Reply:
+        """Ask, and read the answer."""
+        request = h11.Request(method=method, target=path, headers=[("Host", host)])
+        await self.send(self.http.send(request) + self.http.send(h11.EndOfMessage()))
+        return await self.reply()
+
+    async def send(self, data: bytes) -> None:
+        await self.stream.send((data,))
+
+    async def reply(self) -> Reply:
+        """The next answer."""
+        response, body = None, b""
+        while True:
+            event = self.http.next_event()
+            if event is h11.NEED_DATA:
+                self.http.receive_data(await receive(self.stream))
+            elif isinstance(event, h11.Response):
+                response = event
+            elif isinstance(event, h11.Data):
+                body += bytes(event.data)
+            elif isinstance(event, h11.EndOfMessage):
+                assert response is not None
+                if self.http.our_state is h11.DONE and self.http.their_state is h11.DONE:
+                    self.http.start_next_cycle()
+                return Reply(response, body)
+            else:
+                raise AssertionError(f"no answer, but {event!r}")
+
+
+async def receive(stream: Stream) -> bytes:
+    """Some bytes; b"" at the end."""
+    buffer = bytearray(65536)
+    return bytes(buffer[: await stream.receive_into(memoryview(buffer))])
+
+
+async def raw(net: MemoryNet, port: int, data: bytes) -> bytes:
+    """All that comes back for these bytes, until the server closes; it must not reset the connection."""
+    stream = await net.connect("localhost", port)
+    await stream.send((data,))
+    answer = b""
+    while received := await receive(stream):
+        answer += received
+    stream.close()
+    return answer
+
+
+@asynccontextmanager
+async def connected(net: MemoryNet, port: int, host: str = "localhost") -> AsyncIterator[Client]:
+    """A client with a connection of its own."""
+    stream = await net.connect(host, port)
+    try:
+        yield Client(stream)
+    finally:
+        stream.close()
+
+
+@asynccontextmanager
+async def serving(
+    handle: Callable[[Request], Awaitable[Answer]], *names: str
+) -> AsyncIterator[tuple[MemoryNet, Server]]:
+    """A server of this handler in memory; names: by which it may be called."""
+    net = MemoryNetwork(seed=1).host("broker")
+    server = Server(await net.listen("127.0.0.1", PORT), handle, Hosts(names), lambda: 1_764_340_000_000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.run)
+        yield net, server
+        nursery.cancel_scope.cancel()
