@@ -1,6 +1,6 @@
 """Configuration: one table of keys, from which files, flags, DescribeConfigs and the documentation derive.
 
-    keys.py         what a key is; text to value
+    keys.py         what a key is; text to value  units.py        7d and 64MiB as the numbers that keys count
     topic_keys.py   the topic and group keys      topic.py        TopicConfig, a topic's values
     broker_keys.py  the broker keys               inert_keys.py   Kafka's keys that change nothing here
     checks.py       values with a shape           docs.py         what each key means

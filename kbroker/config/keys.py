@@ -41,6 +41,9 @@ class ConfigType(IntEnum):
     PASSWORD = 9
 
 
+NUMBERS = (ConfigType.INT, ConfigType.SHORT, ConfigType.LONG, ConfigType.DOUBLE)
+
+
 class Scope(IntEnum):
     """Whose key it is. The codes are those of a config resource on the wire (GROUP: KIP-1043)."""
 

@@ -3,8 +3,9 @@
 Precedence, the closest first: flags, KBROKER_* variables, KAFKA_* variables, the file, the defaults. Variables are
 named as in the apache/kafka container image: NUM_PARTITIONS is num.partitions; `__` stands for `_`, `___` for `-`.
 
-An unknown name is an error in a file or a flag. In the environment a KBROKER_* name that nobody knows gets a warning;
-a KAFKA_* name only when it looks like a misspelling, for other programs have variables of that kind too.
+Durations and sizes may have units (7d, 64MiB) in flags, TOML and the environment; a properties file is Kafka's, and
+exact. An unknown name is an error in a file or a flag. In the environment a KBROKER_* name that nobody knows gets a
+warning; a KAFKA_* name only when it looks like a misspelling, for other programs have variables of that kind too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from kbroker.config.consistent import check_consistent
-from kbroker.config.keys import ConfigError, Scope, Value, parse
+from kbroker.config.keys import NUMBERS, ConfigError, Scope, Value, parse
 from kbroker.config.table import TABLE, did_you_mean, find, is_ignored
 from kbroker.config.values import BrokerConfig, Setting, Source
 
@@ -68,7 +69,7 @@ def load(
     settings = _from_names(file or {}, file_name, warnings)
     settings.update(_from_env(env or {}, "KAFKA_", warnings))
     settings.update(_from_env(env or {}, "KBROKER_", warnings))
-    settings.update(_from_names(flags or {}, "command line", warnings))
+    settings.update(_from_names(_flags(flags or {}), "command line", warnings))
     for origin, derive in (derived or {}).items():
         given = {name: setting.value for name, setting in settings.items()}
         settings.update(_from_names(derive(given), origin, warnings))
@@ -91,7 +92,17 @@ def read_toml(text: str, name: str = "the file") -> dict[str, str]:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name} is not TOML: {error}") from None
-    return dict(_flatten(tree, ""))
+    return {path: _exact(path, value) for path, value in _flatten(tree, "")}
+
+
+def _exact(name: str, text: str) -> str:
+    """A value in which there may be a unit ("7d"), as the key counts it. Raises ConfigError."""
+    key = TABLE[Scope.BROKER].get(name)
+    if key is None or not text[-1:].isalpha() or key.type not in NUMBERS:
+        return text
+    from kbroker.config.units import exact  # most configurations need it not
+
+    return exact(key, text)
 
 
 def read_properties(text: str) -> dict[str, str]:
@@ -148,6 +159,13 @@ def _toml_text(path: str, value: object) -> str:
     raise ConfigError(f"{path}: {value!r} is not allowed: expected text, a number, true or false")
 
 
+def _flags(flags: Mapping[str, str]) -> dict[str, str]:
+    try:
+        return {name: _exact(name, text.strip()) for name, text in flags.items()}
+    except ConfigError as error:
+        raise ConfigError(f"command line: {error}") from None
+
+
 def _from_names(values: Mapping[str, str], origin: str, warnings: list[str]) -> dict[str, Setting]:
     settings: dict[str, Setting] = {}
     for name, text in values.items():
@@ -157,8 +175,16 @@ def _from_names(values: Mapping[str, str], origin: str, warnings: list[str]) -> 
         try:
             settings[name] = Setting(parse(find(Scope.BROKER, name), text), origin)
         except ConfigError as error:
-            raise ConfigError(f"{origin}: {error}") from None
+            raise ConfigError(f"{origin}: {error}{_of_units(name, text)}") from None
     return settings
+
+
+def _of_units(name: str, text: str) -> str:
+    """What to add where a value is refused only for its unit."""
+    try:
+        return "" if _exact(name, text.strip()) == text else " (units are for TOML, flags and the environment)"
+    except ConfigError:
+        return ""
 
 
 def _from_env(env: Mapping[str, str], prefix: str, warnings: list[str]) -> dict[str, Setting]:
@@ -171,7 +197,8 @@ def _from_env(env: Mapping[str, str], prefix: str, warnings: list[str]) -> dict[
             name = f"kbroker.{name}" if f"kbroker.{name}" in TABLE[Scope.BROKER] else name
         if name in TABLE[Scope.BROKER]:
             try:
-                settings[name] = Setting(parse(TABLE[Scope.BROKER][name], env[variable]), variable)
+                text = _exact(name, env[variable].strip())
+                settings[name] = Setting(parse(TABLE[Scope.BROKER][name], text), variable)
             except ConfigError as error:
                 raise ConfigError(f"{variable}: {error}") from None
         else:

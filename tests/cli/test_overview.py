@@ -52,7 +52,7 @@ def test_policies(policy: str | None, ms: int | None, size: int | None, text: st
 
 
 def test_topics_with_what_is_in_them(broker: str) -> None:
-    done(broker, "topic", "create", "orders", "-p", "3", "-c", "retention.ms=3600000")
+    done(broker, "topic", "create", "orders", "-p", "3", "-c", "retention.ms=1h")
     done(broker, "topic", "produce", "orders", input="a\nb\nc\n")
     done(broker, "topic", "create", "orders.eu", "--view-of", "orders", "--tags", "eu")
     rows = {row["name"]: row for row in json.loads(done(broker, "topic", "list", "--format", "json"))}
@@ -135,6 +135,11 @@ def test_trim_shows_asks_and_deletes(broker: str) -> None:
     assert (again.exit_code, again.stderr) == (0, "nothing to delete\n")
     planned = json.loads(done(broker, "topic", "trim", "long", "-p", "1", "--before", "end", "-y", "--format", "json"))
     assert planned == [{"topic": "long", "partition": 1, "first": 6, "next": 10, "new_first": 10, "deleted": 4}]
+
+
+def test_a_unit_that_could_mean_two_things(broker: str) -> None:
+    result = run(broker, "topic", "alter", "t", "-c", "segment.bytes=64M")
+    assert result.exit_code == 2 and "M could be MB (1000000 bytes) or MiB (1048576)" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -63,11 +63,15 @@ def _explain(key: object) -> str:
 
     from kbroker.config.docs import documentation
     from kbroker.config.keys import ConfigKey, Update, default_text, expected
+    from kbroker.config.units import unit_of
 
     assert isinstance(key, ConfigKey)
     lines = [f"{key.name} ({key.scope.name.lower()}, {key.type.name})", ""]
     lines += textwrap.wrap(documentation(key), 90, initial_indent="  ", subsequent_indent="  ")
     lines += ["", f"  default   {default_text(key)}", f"  accepts   {expected(key)}"]
+    unit = unit_of(key)
+    if unit is not None:
+        lines.append(f"  units     {unit.examples}, in flags, TOML and the environment; else {unit.word}")
     if key.synonyms:
         lines.append(f"  else      {', then '.join(synonym.name for synonym in key.synonyms)} of the broker")
     if key.update is not Update.READ_ONLY:

@@ -45,7 +45,14 @@ topic = LazyGroup(
 @click.argument("names", nargs=-1, required=True, metavar="TOPIC...")
 @click.option("-p", "--partitions", type=click.IntRange(1), help="How many.  [default: the broker's num.partitions]")
 @click.option("-r", "--replicas", type=click.IntRange(1), help="How many.  [default: default.replication.factor]")
-@click.option("-c", "--config", "configs", metavar="NAME=VALUE", multiple=True, help="A topic config. Repeatable.")
+@click.option(
+    "-c",
+    "--config",
+    "configs",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="A topic config: retention.ms=7d. Repeatable.",
+)
 @click.option(
     "--view-of", "source", metavar="TOPIC", help="A read-only view of this topic; the next four are for views."
 )
@@ -76,7 +83,7 @@ def create(
         "num_partitions": partitions or -1,
         "replication_factor": replicas or -1,
         "configs": {
-            **_pairs(configs, "-c"),
+            **topic_configs(configs),
             **{f"{VIEW_KEYS}{key}": str(value) for key, value in of_view.items() if value is not None},
         },
     }
@@ -124,7 +131,7 @@ def alter(
     connection: Connection, name: str, configs: Sequence[str], removed: Sequence[str], partitions: int | None
 ) -> None:
     """Change configs, add partitions."""
-    changes: dict[str, tuple[str, str | None]] = {key: ("SET", value) for key, value in _pairs(configs, "-c").items()}
+    changes: dict[str, tuple[str, str | None]] = {key: ("SET", value) for key, value in topic_configs(configs).items()}
     changes.update(dict.fromkeys(removed, ("DELETE", None)))
     if not changes and partitions is None:
         raise click.UsageError("nothing to do: give -c, -d or -p")
@@ -280,11 +287,19 @@ def _as_text(shown: Mapping[str, Any]) -> str:
     return text
 
 
-def _pairs(texts: Sequence[str], option: str) -> dict[str, str]:
-    pairs = {}
+def topic_configs(texts: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE of topic configs, 7d and 64MiB as the numbers they stand for. Raises a usage error."""
+    from kbroker.config import TABLE, ConfigError, Scope
+    from kbroker.config.units import exact
+
+    configs = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            raise click.UsageError(f"{option} {text!r} is not NAME=VALUE")
-        pairs[name.strip()] = value.strip()
-    return pairs
+            raise click.UsageError(f"-c {text!r} is not NAME=VALUE")
+        key = TABLE[Scope.TOPIC].get(name.strip())  # what is in no table of ours is for the broker to judge
+        try:
+            configs[name.strip()] = value.strip() if key is None else exact(key, value.strip())
+        except ConfigError as error:
+            raise click.UsageError(f"-c {error}") from None
+    return configs
