@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class LazyGroup(click.Group):
@@ -45,9 +48,23 @@ class LazyGroup(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the default command first where it is meant."""
         own = {*ctx.help_option_names, *(name for option in self.params for name in option.opts)}
-        if self._default and (not args or (args[0].startswith("-") and args[0] not in own)):
+        is_meant = args[0].startswith("-") and args[0] not in own if args else not ctx.resilient_parsing
+        if self._default and is_meant:  # a shell that completes nothing yet means none
             args = [self._default, *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """Commands, without importing them; options, those of the default command too."""
+        from click.shell_completion import CompletionItem
+
+        if not incomplete.startswith("-"):
+            rows = self._commands_at.items()
+            return [CompletionItem(name, help=text) for name, (_, text) in rows if name.startswith(incomplete)]
+        found = list(super().shell_complete(ctx, incomplete))
+        default = self.get_command(ctx, self._default) if self._default else None
+        if default is not None:
+            found += default.shell_complete(ctx, incomplete)
+        return list({each.value: each for each in found}.values())
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in --help, without importing the commands."""
