@@ -11,6 +11,8 @@ _HOW_TO = {
     "zsh": 'eval "$(kbroker completion zsh)"     # in ~/.zshrc',
     "fish": "kbroker completion fish > ~/.config/fish/completions/kbroker.fish",
 }
+_BASH_ADDS = "            COMPREPLY+=($value)\n"
+_NO_BLANK = "            [[ $value == *= ]] && compopt -o nospace\n"  # a value follows
 
 
 @click.command(epilog="\b\n" + "\n".join(_HOW_TO.values()))
@@ -25,7 +27,7 @@ def completion(shell: str) -> None:
     assert made is not None
     # Not `.source()` as a whole: click's bash class first runs bash to look at its version.
     script = made(cli, {}, "kbroker", "_KBROKER_COMPLETE")
-    click.echo(script.source_template % script.source_vars())
+    click.echo(script.source_template.replace(_BASH_ADDS, _BASH_ADDS + _NO_BLANK) % script.source_vars())
 
 
 @click.command()

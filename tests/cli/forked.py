@@ -33,8 +33,9 @@ class Done(NamedTuple):
 class Commands:
     """`run(...)` a command; `start(...)` one, do something to it, then `wait(pid)`."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], env: Mapping[str, str]) -> None:
         self._process = process
+        self.env = env
         self._files: dict[int, tuple[IO[bytes], IO[bytes], IO[bytes]]] = {}
 
     def run(self, *arguments: str, out: str = PIPE, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> Done:
@@ -79,15 +80,11 @@ class Commands:
 @contextmanager
 def commands(**env: str) -> Iterator[Commands]:
     """The process that forks, and an end to it."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.cli.forked"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**ENVIRONMENT, "HOME": "/nonexistent", **env},
-    )
+    whole = {**ENVIRONMENT, "HOME": "/nonexistent", **env}
+    command = [sys.executable, "-m", "tests.cli.forked"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=whole)
     try:
-        yield Commands(process)
+        yield Commands(process, whole)
     finally:
         assert process.stdin is not None
         process.stdin.close()

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 
 from kbroker.cli import cli
 from kbroker.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNREACHABLE, EXIT_USAGE
+from kbroker.cli.names import NameType
 from tests.cli import forked
 from tests.cli.process import broker_process
 
@@ -136,7 +137,7 @@ def test_an_unknown_option(path: Path_, place: Path) -> None:
     assert "--no-such-option" in done.stderr.splitlines()[-1]
 
 
-TAKE_ANYTHING = (type(click.STRING), click.Path)
+TAKE_ANYTHING = (type(click.STRING), click.Path, NameType)
 CHECKED = [
     (path, option)
     for path, command in LEAVES.items()

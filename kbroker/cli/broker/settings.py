@@ -8,6 +8,7 @@ import click
 
 from kbroker.cli.errors import Misconfigured
 from kbroker.cli.lazy import LazyGroup
+from kbroker.cli.names import CONFIG
 from kbroker.cli.tables import plural, table
 
 config = LazyGroup(
@@ -22,7 +23,7 @@ config = LazyGroup(
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", type=CONFIG, metavar="[NAME]", required=False)
 def docs(name: str | None) -> None:
     """Explain the config NAME, of topics, brokers or groups; without a name, list them all."""
     from kbroker.config.keys import Scope, default_text

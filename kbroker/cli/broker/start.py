@@ -17,6 +17,8 @@ from kbroker.cli.broker.service.options import Flags, Ties, service_options
 from kbroker.cli.errors import EXIT_FAILED, Failed, Misconfigured
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from kbroker.config import Derive
 
 _EPILOG = """\b
@@ -72,7 +74,14 @@ directory in use.
     help="Serve metrics, health and a JSON API over HTTP; port 0 picks one.  [default: off]",
 )
 @click.option("--http-host", metavar="HOST", help="The address for that.  [default: 127.0.0.1]")
-@click.option("--override", "overrides", metavar="NAME=VALUE", multiple=True, help="Set a config. Repeatable.")
+@click.option(
+    "--override",
+    "overrides",
+    shell_complete=lambda *so_far: _completed(*so_far),
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Set a config. Repeatable.",
+)
 @click.option(
     "--topic", "topics", metavar="NAME[:PARTITIONS]", multiple=True, help="A topic to have from the start. Repeatable."
 )
@@ -153,6 +162,12 @@ def start(
 
         return _told(run, Ties(starter=Starter()), is_json=False)
     return _told(run, service.ties(), is_json=plain)
+
+
+def _completed(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    from kbroker.cli.names import BROKER_SETTING
+
+    return BROKER_SETTING.shell_complete(ctx, param, incomplete)
 
 
 def _told(run: Callable[[Ties], int], ties: Ties, *, is_json: bool) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -25,9 +25,13 @@ from kbroker.cli.groups.reads import (
     patiently,
 )
 from kbroker.cli.lazy import LazyGroup
+from kbroker.cli.names import GROUP, completions, topics
 from kbroker.cli.tables import format_option, json_text, plural, table, visible, visible_lines
 from kbroker.cli.times import moment, span
 from kbroker.cli.transactions.reads import Holder, holders
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 group = LazyGroup(
     name="group",
@@ -67,6 +71,10 @@ class PartitionsType(click.ParamType[tuple[str, tuple[int, ...] | None]]):
             self.fail(f"{value!r} is not TOPIC or TOPIC:PARTITION,PARTITION...", param, ctx)
         return topic, partitions
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+        """Topics; the partitions behind the colon are up to people."""
+        return completions(topics(ctx), incomplete)
+
 
 class Position(NamedTuple):
     """How far a group is in a partition, and who has it. None: there is none, or nobody knows."""
@@ -80,7 +88,7 @@ class Position(NamedTuple):
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True, metavar="GROUP...")
+@click.argument("names", nargs=-1, required=True, type=GROUP, metavar="GROUP...")
 @click.option("--lag", is_flag=True, help="Offsets and lag, partition by partition.")
 @click.option("--members", is_flag=True, help="Members, and the partitions each has.")
 @click.option("--state", is_flag=True, help="One line: state, protocol, members, coordinator, lag.")
@@ -132,7 +140,7 @@ def _show(
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True, metavar="GROUP...")
+@click.argument("names", nargs=-1, required=True, type=GROUP, metavar="GROUP...")
 @connection_options
 def delete(connection: Connection, names: Sequence[str]) -> None:
     """Delete groups with their offsets. A group with members is not deleted."""
@@ -149,7 +157,7 @@ def delete(connection: Connection, names: Sequence[str]) -> None:
 
 
 @click.command("offset-delete")
-@click.argument("name", metavar="GROUP")
+@click.argument("name", type=GROUP, metavar="GROUP")
 @click.option(
     "-t",
     "--topic",

@@ -25,6 +25,7 @@ from kbroker.cli.groups.reads import (
     offsets_at,
     patiently,
 )
+from kbroker.cli.names import GROUP
 from kbroker.cli.tables import format_option, json_text, plural, table
 from kbroker.cli.topics.offsets import Ends
 from kbroker.cli.topics.reading import parse_start
@@ -73,7 +74,7 @@ def parse_target(text: str) -> Target:
 
 
 @click.command()
-@click.argument("name", metavar="GROUP")
+@click.argument("name", type=GROUP, metavar="GROUP")
 @click.option(
     "--to",
     "target",

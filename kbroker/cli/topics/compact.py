@@ -10,6 +10,7 @@ import click
 from kafka_wire.api import ApiKey
 from kbroker.cli.client import ANSWER_TIMEOUT_MS, Connection, admin, check_code, connection_options, error_text
 from kbroker.cli.errors import Failed
+from kbroker.cli.names import TOPIC
 from kbroker.cli.tables import bytes_text, format_option, json_text, table
 
 VERSION = 0  # of CompactLog
@@ -18,7 +19,7 @@ HEADINGS = ("PARTITION", "RECORDS", "AFTER", "BYTES", "AFTER", "TOMBSTONES", "SE
 
 
 @click.command()
-@click.argument("name", metavar="TOPIC")
+@click.argument("name", type=TOPIC, metavar="TOPIC")
 @click.option("-p", "--partition", "numbers", type=click.IntRange(0), multiple=True, help="Only this one. Repeatable.")
 @format_option
 @connection_options

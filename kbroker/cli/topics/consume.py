@@ -10,6 +10,7 @@ import click
 
 from kbroker.cli.client import Connection, connection_options, consumer
 from kbroker.cli.errors import Failed
+from kbroker.cli.names import GROUP, TOPIC
 from kbroker.cli.topics.formats import Output, Shown
 from kbroker.cli.topics.reading import POLL_MS, Start, everything, limited, matching, parse_start, write_record
 from kbroker.filters import Expression, FilterSyntaxError, parse
@@ -46,7 +47,7 @@ class FilterType(click.ParamType[Expression]):
 
 
 @click.command()
-@click.argument("topics", nargs=-1, required=True, metavar="TOPIC...")
+@click.argument("topics", nargs=-1, required=True, type=TOPIC, metavar="TOPIC...")
 @click.option(
     "-o",
     "--offset",
@@ -63,6 +64,7 @@ class FilterType(click.ParamType[Expression]):
 @click.option(
     "-g",
     "--group",
+    type=GROUP,
     metavar="GROUP",
     help="As a member of this group: goes on where the group was, and "
     "commits what it has written. -o is for partitions the group has not read yet.",

@@ -12,6 +12,7 @@ import click
 from kbroker.cli.client import Connection, admin, connection_options, producer
 from kbroker.cli.delays.reads import check_delays
 from kbroker.cli.errors import Failed
+from kbroker.cli.names import TOPIC
 from kbroker.cli.tables import format_option, json_text, plural
 from kbroker.cli.times import DurationType, MomentType, moment, span
 from kbroker.cli.topics.formats import Input, parse_header
@@ -20,7 +21,7 @@ UNDER_WAY_MAX = 10_000  # records sent and not yet acknowledged
 
 
 @click.command()
-@click.argument("topic")
+@click.argument("topic", type=TOPIC, metavar="TOPIC")
 @click.option("-k", "--key", help="The key of every record.")
 @click.option(
     "-H", "--header", "headers", metavar="NAME:VALUE", multiple=True, help="A header of every record. Repeatable."

@@ -12,6 +12,7 @@ import click
 from kbroker.cli.client import Connection, admin, check_code, connection_options, error_text
 from kbroker.cli.errors import Failed
 from kbroker.cli.lazy import LazyGroup
+from kbroker.cli.names import TOPIC, TOPIC_CONFIG, TOPIC_SETTING
 from kbroker.cli.tables import format_option, json_text, plural, table
 from kbroker.cli.times import DurationType
 
@@ -49,12 +50,15 @@ topic = LazyGroup(
     "-c",
     "--config",
     "configs",
-    metavar="NAME=VALUE",
+    type=TOPIC_SETTING,
     multiple=True,
     help="A topic config: retention.ms=7d. Repeatable.",
 )
 @click.option(
-    "--view-of", "source", metavar="TOPIC", help="A read-only view of this topic; the next four are for views."
+    "--view-of",
+    "source",
+    type=TOPIC,
+    help="A read-only view of this topic; the next four are for views.",
 )
 @click.option("--tags", metavar="TAG,TAG", help="Of records with one of these tags in their header kbroker-tags.")
 @click.option("--filter", "expression", metavar="EXPRESSION", help="Of records that this matches: docs/filtering.md.")
@@ -102,7 +106,7 @@ def create(
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True, metavar="TOPIC...")
+@click.argument("names", nargs=-1, required=True, type=TOPIC, metavar="TOPIC...")
 @click.option("-a", "--all-configs", is_flag=True, help="All configs, not only those that were set.")
 @format_option
 @connection_options
@@ -120,10 +124,22 @@ def describe(connection: Connection, names: Sequence[str], all_configs: bool, st
 
 
 @click.command()
-@click.argument("name", metavar="TOPIC")
-@click.option("-c", "--config", "configs", metavar="NAME=VALUE", multiple=True, help="Set a config. Repeatable.")
+@click.argument("name", type=TOPIC, metavar="TOPIC")
 @click.option(
-    "-d", "--delete-config", "removed", metavar="NAME", multiple=True, help="Go back to the default. Repeatable."
+    "-c",
+    "--config",
+    "configs",
+    type=TOPIC_SETTING,
+    multiple=True,
+    help="Set a config. Repeatable.",
+)
+@click.option(
+    "-d",
+    "--delete-config",
+    "removed",
+    type=TOPIC_CONFIG,
+    multiple=True,
+    help="Go back to the default. Repeatable.",
 )
 @click.option("-p", "--partitions", type=click.IntRange(1), help="The new number of partitions; it can only grow.")
 @connection_options
@@ -150,7 +166,7 @@ def alter(
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True, metavar="TOPIC...")
+@click.argument("names", nargs=-1, required=True, type=TOPIC, metavar="TOPIC...")
 @click.option("--if-exists", is_flag=True, help="A topic that does not exist is fine.")
 @click.option("--internal", is_flag=True, help="Brokers' own topics, too: all groups' offsets, all transactions.")
 @connection_options

@@ -19,6 +19,7 @@ from kafka_wire.records import headers
 from kbroker.cli.client import Connection, admin, check_code, connection_options
 from kbroker.cli.errors import Failed
 from kbroker.cli.groups import bridge
+from kbroker.cli.names import TOPIC
 from kbroker.cli.progress import Progress
 from kbroker.cli.tables import bytes_text, plural
 from kbroker.cli.topics import offsets
@@ -32,7 +33,7 @@ VIEW_KEYS = "kbroker.view."
 
 
 @click.command("export")
-@click.argument("name", metavar="TOPIC")
+@click.argument("name", type=TOPIC, metavar="TOPIC")
 @click.argument("file", metavar="FILE|-")
 @click.option("-p", "--partition", "numbers", type=click.IntRange(0), multiple=True, help="Only this one. Repeatable.")
 @click.option(

@@ -12,6 +12,7 @@ import click
 
 from kbroker.cli.client import Connection, admin, check_code, connection_options
 from kbroker.cli.errors import Failed
+from kbroker.cli.names import TOPIC
 from kbroker.cli.progress import Progress
 from kbroker.cli.tables import bytes_text, plural
 from kbroker.cli.topics import offsets
@@ -24,7 +25,7 @@ TOPIC_ALREADY_EXISTS = 36
 
 @click.command("import")
 @click.argument("file", metavar="FILE|-")
-@click.argument("name", metavar="[TOPIC]", required=False)
+@click.argument("name", type=TOPIC, metavar="[TOPIC]", required=False)
 @click.option("--create", is_flag=True, help="Create the topic, with the partitions and configs it had.")
 @click.option("-r", "--replicas", type=click.IntRange(1), help="With --create.  [default: default.replication.factor]")
 @click.option("--resume", is_flag=True, help="Go on with an import that was broken off: skip what TOPIC has.")
