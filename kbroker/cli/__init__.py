@@ -8,8 +8,8 @@
     log_files/   `log ...`: segment files                     coordination/    `coord ...`: coordination stores
     client.py    connecting with kafka-python                  errors.py   how a command fails; exit codes
     lazy.py      commands imported when they are called        tables.py   aligned text and JSON    times.py   durations
-    streams.py   output that cannot be written                 progress.py how far a long command is
-    shell.py     `completion`, `version`                       names.py    names that a shell completes
+    shell.py     `completion`, `version`                       progress.py how far a long command is
+    names.py     names that a shell completes
 
 Exit codes: 0 done, 1 failed, 2 used or configured wrongly (also: port or data directory taken), 3 no broker reached,
 130 interrupted. A broker stopped by CTRL+C or SIGTERM has done what it was told: 0.
@@ -23,9 +23,8 @@ import sys
 
 import click
 
-from kbroker.cli.errors import run
+from kbroker.cli.errors import prepare_streams, run
 from kbroker.cli.lazy import LazyGroup
-from kbroker.cli.streams import prepare
 
 _HELP = """A Kafka-compatible broker. Without a command, starts one (see `kbroker start --help`).
 
@@ -93,7 +92,7 @@ cli.params.append(
 
 def main() -> None:
     """The console script."""
-    prepare()
+    prepare_streams()
     sys.exit(run(cli))
 
 
