@@ -35,6 +35,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "topic compact": ["compacted"],
     "topic produce": ["t"],
     "topic consume": ["t", "-e"],
+    "topic trim": ["t", "--before", "1", "--yes"],
     "topic export": ["t", "-"],
     "topic import": ["FILE"],
     "group describe": ["g"],

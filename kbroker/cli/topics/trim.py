@@ -14,6 +14,7 @@ from kbroker.cli.cluster import reads
 from kbroker.cli.errors import Failed
 from kbroker.cli.groups import bridge
 from kbroker.cli.groups.seek import Target, TargetType
+from kbroker.cli.names import TOPIC
 from kbroker.cli.tables import format_option, json_text, plural, table
 from kbroker.cli.topics import offsets
 from kbroker.cli.topics.offsets import Ends
@@ -36,7 +37,7 @@ class Step(NamedTuple):
 
 
 @click.command()
-@click.argument("name", metavar="TOPIC")
+@click.argument("name", type=TOPIC, metavar="TOPIC")
 @click.option("-p", "--partition", "numbers", type=click.IntRange(0), multiple=True, help="Only this one. Repeatable.")
 @click.option(
     "--before",
