@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 
+from kbroker.cli.broker.start import FLAGS
 from kbroker.config.broker_keys import BROKER_KEYS
 from kbroker.config.docs import REFUSED, documentation, is_refused
 from kbroker.config.inert_keys import IGNORED_PREFIXES, INERT_KEYS, REMOVED_NAMES
@@ -20,9 +22,8 @@ NAME` explains a config on the command line, `kbroker config check FILE` checks 
 
 A broker takes its configuration from, the closest first:
 
-1. flags of `kbroker start`: `--override NAME=VALUE`, of which the last counts, and `--listen`, `--advertise`,
-   `--data-dir`, `--coordination`, which are short for `listeners`, `advertised.listeners`, `kbroker.data.dir` and
-   `kbroker.coordination`. None goes before the other: who says one both ways is refused;
+1. flags of `kbroker start`: `--override NAME=VALUE`, of several the last, or a flag of its own, never both:
+%s;
 2. `KBROKER_*` environment variables, then `KAFKA_*`, named as in the apache/kafka container image: `num.partitions` is
    `KAFKA_NUM_PARTITIONS`; `_` in a name is written `__`, `-` is `___`;
 3. the file given with `-c`: TOML (`*.toml`, keys dotted or quoted) or Java properties, so a `server.properties` of
@@ -41,7 +42,7 @@ def configuration() -> str:
     refused = [key for key in without_effect if is_refused(key)]
     inert = [key for key in without_effect if not is_refused(key)]
     sections = [
-        _INTRODUCTION,
+        _INTRODUCTION % _flags(),
         _section("Topics", "Given when a topic is created, or changed later.", [k for k in TOPIC_KEYS if k.effect]),
         _section("Brokers", "", [key for key in BROKER_KEYS if key.effect]),
         _section("Groups", "", [key for key in GROUP_KEYS if key.effect]),
@@ -54,6 +55,11 @@ def configuration() -> str:
         f"## Refused\n\n{REFUSED} An empty value is accepted.\n\n" + _names(key.name for key in refused),
     ]
     return "\n".join(sections)
+
+
+def _flags() -> str:
+    lines = textwrap.wrap(", ".join(f"`{flag}` is `{name}`" for name, flag in FLAGS.items()), 116)
+    return "\n".join(f"   {line}" for line in lines)
 
 
 def _section(title: str, lead: str, keys: Iterable[ConfigKey]) -> str:

@@ -205,7 +205,7 @@ def _let_go_of_what_is_gone() -> None:
 
 
 # The configs that flags of their own stand for.
-_FLAGS = {
+FLAGS = {
     "listeners": "--listen",
     "advertised.listeners": "--advertise",
     "kbroker.data.dir": "--data-dir",
@@ -239,7 +239,7 @@ def _flags(
     flags |= {name: str(value) for name, value in of_flags.items() if value is not None}
     twice = next((name for name in flags if name in given), None)
     if twice is not None:
-        raise click.UsageError(f"{_FLAGS[twice]} and --override {twice} exclude each other")
+        raise click.UsageError(f"{FLAGS[twice]} and --override {twice} exclude each other")
     return given | flags
 
 

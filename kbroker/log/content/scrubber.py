@@ -79,7 +79,7 @@ class Scrubber:
             self.report()
             unread = sum(each.unread >= 0 for each in self.logs.values())
             if unread and self.bytes_per_second():
-                log.info(
+                log.debug(
                     "partitions with records that were not looked at yet: %d; `kbroker log verify` does that", unread
                 )
 

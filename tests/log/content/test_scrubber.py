@@ -83,7 +83,7 @@ async def test_what_is_bad_is_told_again_when_there_is_more_and_while_it_is_ther
 async def test_what_nobody_came_to_look_at_is_told_at_the_end(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("DEBUG")
     log = open_log(new_disk())
     append(log, b"v")
     async with scrubbing(log):
