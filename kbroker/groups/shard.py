@@ -20,7 +20,6 @@ from kbroker.coordinators.replay import Unsettled
 from kbroker.coordinators.shard import Shard, Tasks
 from kbroker.env import Clock
 from kbroker.groups.classic.group import ClassicGroup
-from kbroker.groups.consumer.group import ConsumerGroup
 from kbroker.groups.group import Group, Topics
 from kbroker.groups.offsets import Changes, Offsets, records_of
 from kbroker.groups.pending import Transaction
@@ -104,6 +103,8 @@ class GroupShard(Shard):
     def consumer_group_to_join(self, group_id: str) -> tuple[Group, list[Effect]]:
         """The group that a member of the consumer protocol joins, and what comes before it: it is made if there is
         none, and a classic group is turned into one. Raises KafkaError when that may not be (check_upgrade)."""
+        from kbroker.groups.consumer.group import ConsumerGroup
+
         present, limits = self._groups.get(group_id), self._surroundings.settings_of(group_id).consumer
         topics, effects = self._surroundings.topics, list[Effect]()
         if isinstance(present, ConsumerGroup):
@@ -294,6 +295,8 @@ class GroupShard(Shard):
         for state in stored:
             if isinstance(state, GroupSnapshot):
                 return ClassicGroup.restore(state, settings.classic, now=now)
+        from kbroker.groups.consumer.group import ConsumerGroup
+
         return ConsumerGroup.restore(group_id, stored, settings.consumer, self._surroundings.topics, now=now)
 
 

@@ -127,7 +127,7 @@ BEHIND_DOORS = {
     "kbroker.delay.delayer",
     "kbroker.env.real_helper",
     "kbroker.filters",
-    "kbroker.groups.consumer.views",
+    "kbroker.groups.consumer.group",
     "kbroker.log.cleaner.passes",
     "kbroker.log.content.tagged",
     "kbroker.regex",

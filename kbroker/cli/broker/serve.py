@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 import click
@@ -230,6 +231,7 @@ def import_the_rest() -> None:
     from kafka_wire import compression, primitives
 
     primitives.crc32c(b"")
+    import_module("kbroker.groups.consumer.group")
     for codec in (compression.GZIP, compression.SNAPPY, compression.LZ4, compression.ZSTD):
         compression.compress(codec, b"")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -190,18 +189,6 @@ def _told(run: Callable[[Ties], int], ties: Ties, *, is_json: bool) -> int:
             raise
         log.critical("the broker failed", exc_info=True)
         return EXIT_FAILED
-    finally:
-        _let_go_of_what_is_gone()
-
-
-def _let_go_of_what_is_gone() -> None:
-    """The terminal may have ended before the broker: Python would fail once more at its last flush, and say so in the
-    exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 # The configs that flags of their own stand for.

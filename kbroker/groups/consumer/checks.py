@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.consumer_groups import ConsumerGroupHeartbeatRequest
-from kbroker.groups.consumer.core import Core
 from kbroker.groups.consumer.member import LEAVING_STATIC, ConsumerMember
+
+if TYPE_CHECKING:
+    from kbroker.groups.consumer.core import Core
 
 CLIENT_MAKES_ID_SINCE = 1  # KIP-1082
 NAME_BYTES_FIXED = 16  # what a name costs besides its text, roughly
