@@ -118,7 +118,7 @@ BROKERS_STOPPED = Event("brokers_stopped", "all brokers have stopped", "The end 
 TOPIC_CREATED = Event(
     "topic_created",
     "topic {topic} created: {partitions} partitions, replication factor {replication_factor}, {why}",
-    "A topic is there. `how`: `asked`, `auto` (a client asked for it in Metadata), `start` (--topic), `internal`.",
+    "A topic is there. `how`: `asked` (CreateTopics), `auto` (a client asked about it in Metadata), `internal`.",
     more=("how", "client_id", "client", "configs"),
 )
 TOPIC_DELETED = Event(
@@ -172,7 +172,7 @@ CONNECTIONS_MORE = Event(
 )
 CONNECTION_FAILED = Event(
     "connection_failed",
-    "closing the connection from {client}{reason}",
+    "closing the connection from {client}: {reason}",
     "Not the client's fault: a bug, or the disk.",
     logging.ERROR,
 )

@@ -20,6 +20,7 @@ from tools.reference.apis import apis  # noqa: E402
 from tools.reference.configuration import configuration  # noqa: E402
 from tools.reference.differences import differences  # noqa: E402
 from tools.reference.errors import errors  # noqa: E402
+from tools.reference.events import events  # noqa: E402
 from tools.reference.limits import limits  # noqa: E402
 
 PAGES: dict[str, Callable[[], str]] = {
@@ -28,6 +29,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/differences.md": differences,
     "docs/reference/errors.md": errors,
     "docs/reference/limits.md": limits,
+    "docs/reference/events.md": events,
 }
 
 

@@ -35,6 +35,7 @@ from kafka_wire.messages.configs import (
 )
 from kbroker.api.context import Context, Services
 from kbroker.api.registry import handles
+from kbroker.api.telling import ConfigChanges
 from kbroker.cluster.changes.config_changes import ConfigChange, ConfigOp, check_ops
 from kbroker.cluster.changes.placement import check_topic_name
 from kbroker.cluster.image import ClusterImage, TopicImage
@@ -228,7 +229,7 @@ async def alter_configs(request: AlterConfigsRequest, context: Context) -> Alter
         ops = [(int(ConfigOp.SET), config.name, config.value) for config in resource.configs]
         return resource.resource_type, resource.resource_name, ops
 
-    responses = await _alter(request, wish, AlterConfigsResourceResponse, context.services, replace=True)
+    responses = await _alter(request, wish, AlterConfigsResourceResponse, context, replace=True)
     return AlterConfigsResponse(responses=responses)
 
 
@@ -242,7 +243,7 @@ async def incremental_alter_configs(
         ops = [(config.config_operation, config.name, config.value) for config in resource.configs]
         return resource.resource_type, resource.resource_name, ops
 
-    responses = await _alter(request, wish, IncrementalAlterConfigsResourceResponse, context.services, replace=False)
+    responses = await _alter(request, wish, IncrementalAlterConfigsResourceResponse, context, replace=False)
     return IncrementalAlterConfigsResponse(responses=responses)
 
 
@@ -250,12 +251,13 @@ async def _alter(
     request: AlterConfigsRequest | IncrementalAlterConfigsRequest,
     wish: Callable[[Any], Wish],
     response: Callable[..., R],
-    services: Services,
+    context: Context,
     *,
     replace: bool,
 ) -> list[R]:
     """Each resource stands for itself: one that is refused does not stop the others."""
 
+    services, changed = context.services, ConfigChanges()
     resources: list[Any] = [*request.resources]
     times = Counter((resource.resource_type, resource.resource_name) for resource in resources)
 
@@ -275,8 +277,9 @@ async def _alter(
 
     plans = await finish(planned())
     changes = [plan for plan in plans if isinstance(plan, ConfigChange)]
-    alteration = services.admin.alter_configs(changes, validate_only=request.validate_only)
+    alteration = services.admin.alter_configs(changes, changed.note, validate_only=request.validate_only)
     outcomes = await services.carry_out(alteration, len(changes), TIMEOUT_S)
+    changed.tell(context)
     carried_out = iter(outcomes)
     results = (next(carried_out) if isinstance(plan, ConfigChange) else plan for plan in plans)
 

@@ -153,7 +153,7 @@ class _Wanted:
 async def _create_and_describe(
     missing: list[str], wanted: _Wanted, request: MetadataRequest, context: Context
 ) -> MetadataResponse:
-    failed = await create_missing(missing, context.services)
+    failed = await create_missing(missing, context)
     return await finish(_metadata(wanted, request, context, failed))
 
 

@@ -38,6 +38,7 @@ from kafka_wire.messages.topics import (
 )
 from kbroker.api.context import Context, Services
 from kbroker.api.registry import handles
+from kbroker.api.telling import ASKED, AUTO, tell_created, tell_deleted, tell_grown
 from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.image import NO_TOPIC_ID, ClusterImage, TopicImage
 from kbroker.config import describe_topic
@@ -71,6 +72,8 @@ async def create_topics(request: CreateTopicsRequest, context: Context) -> Creat
     wishes = await finish(each(_new_topic, request.topics))
     creation = services.admin.create_topics(wishes, validate_only=request.validate_only)
     results = await services.carry_out(creation, len(wishes), timeout_s(request.timeout_ms))
+    if not request.validate_only:
+        tell_created([result for result in results if isinstance(result, TopicImage)], context, ASKED)
     by_name = {topic.name: (topic, result) for topic, result in zip(request.topics, results, strict=True)}
     describe = partial(_created, services=services)
     return CreateTopicsResponse(  # a name given twice is answered once, as in Kafka
@@ -112,14 +115,16 @@ def _created(topic: CreatableTopic, result: TopicImage | KafkaError, services: S
     )
 
 
-async def create_missing(names: Iterable[str], services: Services) -> dict[str, ErrorCode]:
+async def create_missing(names: Iterable[str], context: Context) -> dict[str, ErrorCode]:
     """Create topics that a Metadata request asked for, with the broker's defaults. Returns the errors by name."""
+    services = context.services
     wanted = [
         services.groups.topic.wish() if name == OFFSETS_TOPIC else NewTopic(name) for name in dict.fromkeys(names)
     ]
     creation = services.admin.create_topics(wanted, validate_only=False)
     timeout_s, late = AUTO_CREATE_TIMEOUT_MS / 1000, ErrorCode.LEADER_NOT_AVAILABLE
     results = await services.carry_out(creation, len(wanted), timeout_s, late)
+    tell_created([result for result in results if isinstance(result, TopicImage)], context, AUTO)
     return {
         topic.name: result.code
         for topic, result in zip(wanted, results, strict=True)
@@ -142,6 +147,7 @@ async def delete_topics(request: DeleteTopicsRequest, context: Context) -> Delet
     if services.config.get_bool("delete.topic.enable"):
         deletion = services.admin.delete_topics(wanted)
         results = await services.carry_out(deletion, len(wanted), timeout_s(request.timeout_ms))
+        tell_deleted([result for result in results if isinstance(result, TopicImage)], context)
     pairs = zip(wanted, results, strict=True)
     return DeleteTopicsResponse(responses=responses + await finish(each(lambda pair: _deleted(*pair), pairs)))
 
@@ -211,6 +217,9 @@ async def create_partitions(request: CreatePartitionsRequest, context: Context) 
         return outcomes
 
     done = await context.services.carry_out(grow(), len(wanted), timeout_s(request.timeout_ms))
+    if not request.validate_only:
+        grown = [topic for topic, error in zip(wanted, outcomes, strict=False) if error is None]
+        tell_grown([(topic.name, topic.count) for topic in grown], context)
     refusals = [*outcomes, *[None] * (len(wanted) - len(outcomes))]  # what is certain is told, whatever is late
     for number, (topic, *told) in enumerate(zip(wanted, refusals, done, strict=True)):
         results.append(_grown(topic.name, *told))

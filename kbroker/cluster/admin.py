@@ -13,7 +13,7 @@ so that nobody sees half a topic, and what a dead broker left unfinished can be 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -125,12 +125,20 @@ class Admin:
         return await _theirs(self._grow(name, total, assignments, validate_only))
 
     async def alter_configs(
-        self, changes: Sequence[ConfigChange], validate_only: bool = False
+        self,
+        changes: Sequence[ConfigChange],
+        on_change: Callable[[ConfigChange, Mapping[str, str], Mapping[str, str]], None] = lambda *_: None,
+        validate_only: bool = False,
     ) -> list[None | KafkaError]:
-        """Change configs of topics, groups and brokers; None for each that succeeded."""
+        """Change configs of topics, groups and brokers; None for each that succeeded.
+
+        on_change: told of each that is written, with what was set before and what is.
+        """
 
         async def one(change: ConfigChange) -> None:
-            await self._alter(change, validate_only)
+            changed = await self._alter(change, validate_only)
+            if changed is not None:
+                on_change(change, *changed)
 
         return await self._each(changes, one)
 
@@ -422,7 +430,10 @@ class Admin:
                 return self._home.image.topics.get(name, grown)
         raise _contended()
 
-    async def _alter(self, change: ConfigChange, validate_only: bool) -> None:
+    async def _alter(
+        self, change: ConfigChange, validate_only: bool
+    ) -> tuple[Mapping[str, str], Mapping[str, str]] | None:
+        """What was set, and what is now; None where nothing is written."""
         if change.scope is Scope.TOPIC:
             for _, name, text in change.ops:
                 if name == VIEW_FILTER:
@@ -449,13 +460,13 @@ class Admin:
             if change.scope is Scope.TOPIC:
                 views.check_source(current, altered)
             if validate_only or altered == current:
-                return
+                return None
             guards.append(Guard(key, entry.mod_revision if entry else 0))
             op = self._writer.put(key, {"configs": altered}) if altered else Delete(key)
             result = await self._writer.commit(guards, [op])
             await self._home.wait_applied(result.revision)
             if result.succeeded:
-                return
+                return current, altered
         raise _contended()
 
     def _check_broker_name(self, name: str) -> None:

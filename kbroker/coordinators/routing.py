@@ -20,6 +20,7 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.image import NO_LEADER, TopicImage
 from kbroker.cluster.registration import Registration
+from kbroker.events import TOPIC_CREATED, tell
 from kbroker.turns import Work
 
 NAME_A_PAUSE = 1024  # characters that are hashed between two pauses
@@ -87,7 +88,10 @@ class InternalTopic:
                 if self.image is not None:
                     return
                 result = (await self.registration.admin.create_topics([self.wish()]))[0]
-                if isinstance(result, TopicImage) or result.code == ErrorCode.TOPIC_ALREADY_EXISTS:
+                if isinstance(result, TopicImage):
+                    _tell_created(result)
+                    return
+                if result.code == ErrorCode.TOPIC_ALREADY_EXISTS:
                     return
                 log.error("%s cannot be created: %s", self.name, result.message)
         raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE)
@@ -101,3 +105,18 @@ class InternalTopic:
         if leader == NO_LEADER:
             raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE)
         return leader
+
+
+def _tell_created(topic: TopicImage) -> None:
+    tell(
+        log,
+        TOPIC_CREATED,
+        topic=topic.name,
+        partitions=len(topic.partitions),
+        replication_factor=len(topic.partitions[0].replicas),
+        configs=dict(topic.configs),
+        how="internal",
+        why="for the broker itself",
+        client_id="",
+        client="",
+    )

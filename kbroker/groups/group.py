@@ -6,7 +6,7 @@ What a type does not know, it refuses with Kafka's code. `now` is liveness time 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
 from kafka_wire.errors import ErrorCode
@@ -39,6 +39,12 @@ class Committer(NamedTuple):
     generation: int  # or member epoch; negative: no member
     version: int = MEMBER_EPOCH_SINCE  # of OffsetCommit
     transactional: bool = False  # TxnOffsetCommit
+
+
+class Expelled(NamedTuple):
+    """An Order: members are out, as they were too late; to be told of."""
+
+    members: Sequence[tuple[str, Client, str]]  # member id, and why
 
 
 class Group(Protocol):

@@ -19,8 +19,9 @@ from kbroker.coordinators.effects import Compute, Effect, Pair, StateRecord
 from kbroker.coordinators.replay import Unsettled
 from kbroker.coordinators.shard import Shard, Tasks
 from kbroker.env import Clock
+from kbroker.events import MEMBER_EXPELLED, MORE_CHANGED, first_ones, tell
 from kbroker.groups.classic.group import ClassicGroup
-from kbroker.groups.group import Group, Topics
+from kbroker.groups.group import Expelled, Group, Topics
 from kbroker.groups.offsets import Changes, Offsets, records_of
 from kbroker.groups.pending import Transaction
 from kbroker.groups.settings import Settings
@@ -222,6 +223,16 @@ class GroupShard(Shard):
     def on_alarm(self, name: str, now: float, now_ms: int) -> Iterable[Effect]:
         """The deadline of a group has passed."""
         return self._groups[name].on_alarm(now, now_ms)
+
+    def carry_out(self, name: str, what: object) -> None:
+        """Tell people of members that are out."""
+        assert isinstance(what, Expelled)
+        members, left = first_ones(what.members)
+        for member_id, client, reason in members:
+            who = {"client_id": client.id, "client": client.host.removeprefix("/")}
+            tell(log, MEMBER_EXPELLED, group=name, member=member_id, reason=reason, **who)
+        if left:
+            tell(log, MORE_CHANGED, count=left, what=f"members out of group {name}")
 
     def resign(self, code: ErrorCode) -> Iterable[Effect]:
         """What answers those who wait for their groups."""

@@ -40,6 +40,7 @@ from kbroker.api.metadata import unsupported_version
 from kbroker.api.registry import Route, RouteTable
 from kbroker.awaited import Awaited
 from kbroker.env import FileSlice
+from kbroker.server.complaints import Unsupported
 from kbroker.turns import Work, finish, is_long, under_way
 from kbroker.turns import answer as in_turns
 
@@ -151,6 +152,8 @@ class Connection:
             return self.failure is None and self._handle()
         except Exception as error:
             self.failure = error
+            if answer := getattr(error, "answer", b""):  # of who speaks something else (kafka_wire/foreign.py)
+                self._put((answer,))
             return False
         finally:
             self.frames.settle()
@@ -212,7 +215,7 @@ class Connection:
     def _refuse_version(self, header: RequestHeader) -> None:
         """ApiVersions is answered in version 0, so that the client learns which there are; nothing else can be."""
         if header.key != ApiKey.API_VERSIONS:
-            raise ProtocolError(f"API {header.key} version {header.version} is not supported")
+            raise Unsupported(header.key, header.version)
         self._put(response_parts(header.key, 0, header.correlation_id, unsupported_version()))
 
     # -- answers ------------------------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
 
 import trio
 
@@ -25,6 +24,8 @@ from kafka_wire.frames import Parts
 from kbroker.api.registry import CloseConnection
 from kbroker.awaited import Awaited
 from kbroker.env import Stream
+from kbroker.events import CONNECTION_CLOSED, CONNECTION_FAILED, Event
+from kbroker.server.complaints import Complaints, Unsupported
 from kbroker.server.connection import Connection, memory_of
 from kbroker.server.memory import AnswerMemory, RequestMemory
 from kbroker.server.porter import Porter
@@ -37,17 +38,10 @@ DISCARD_MAX = 16  # receives, before closing on a client that goes on sending
 log = logging.getLogger("kbroker.connection")
 
 
-class Complain(Protocol):
-    """Tells people of something, unless it was told too often already."""
-
-    def __call__(self, line: str, level: int = logging.INFO, failure: BaseException | None = None) -> None:
-        """level: of the log; ERROR where it is not the client's fault. failure: to be told with its traceback."""
-
-
 class House:
     """What all connections of a listener share: the nursery of their tasks, bounds, and whom to tell."""
 
-    __slots__ = ("nursery", "requests", "answers", "porter", "complain", "closed", "now")
+    __slots__ = ("nursery", "requests", "answers", "porter", "complaints", "closed", "now")
 
     def __init__(
         self,
@@ -55,10 +49,10 @@ class House:
         requests: RequestMemory,
         answers: AnswerMemory,
         porter: Porter,
-        complain: Complain,
+        complaints: Complaints,
         closed: Callable[[Driver], None],
     ) -> None:
-        """complain: told of a client that breaks the protocol, of a disk that fails, of a failure of our own.
+        """complaints: told of a client that breaks the protocol, of a disk that fails, of a failure of our own.
 
         closed: told of each connection that is closed.
         """
@@ -66,7 +60,7 @@ class House:
         self.requests = requests
         self.answers = answers
         self.porter = porter
-        self.complain = complain
+        self.complaints = complaints
         self.closed = closed
         self.now = trio.lowlevel.current_clock().current_time
 
@@ -103,7 +97,7 @@ class Driver:
         try:
             self.stream.watch(self.step, self.house.nursery)
         except OSError as error:
-            self.house.complain(f"closing the connection from {self.core.peer}: it cannot be watched: {error}")
+            self._complain(CONNECTION_CLOSED, f"it cannot be watched: {error}")
             self.close()
 
     def step(self) -> bool:
@@ -163,7 +157,7 @@ class Driver:
 
     def evict(self, reason: str) -> None:
         """Close, as all connections together take too much memory, and this one has done so for longest."""
-        self.house.complain(f"closing the connection from {self.core.peer}: {reason}")
+        self._complain(CONNECTION_CLOSED, reason)
         self.close()
 
     def look(self, elapsed_s: float, idle_max_s: float) -> str | None:
@@ -331,16 +325,19 @@ class Driver:
         self.close()
 
     def _tell(self, failure: Exception) -> None:
-        closing = f"closing the connection from {self.core.peer}"
-        if isinstance(failure, ProtocolError | CloseConnection):
-            self.house.complain(f"{closing}: {failure}")
+        if isinstance(failure, Unsupported):
+            self.house.complaints.note_unsupported(self.core.peer, failure)
+        elif isinstance(failure, ProtocolError | CloseConnection):
+            self._complain(CONNECTION_CLOSED, str(failure))
         else:
-            self.house.complain(f"{closing} after a failure of our own", logging.ERROR, failure)
+            self._complain(CONNECTION_FAILED, "a failure of our own", failure)
         failure.__traceback__ = failure.__context__ = None  # they hold the frame that was being handled
 
     def _tell_of_disk(self, error: OSError) -> None:
-        text = f"closing the connection from {self.core.peer}: reading for it failed: {error}"
-        self.house.complain(text, logging.ERROR)
+        self._complain(CONNECTION_FAILED, f"reading for it failed: {error}")
+
+    def _complain(self, event: Event, reason: str, failure: Exception | None = None) -> None:
+        self.house.complaints.complain(event, failure, client=str(self.core.peer), reason=reason)
 
     def _discard(self) -> None:
         """Receive what has arrived, for nothing: closing over it would be a reset, and take the last answers away."""

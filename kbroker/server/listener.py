@@ -12,7 +12,6 @@ It compares counters, so a busy connection pays nothing for it.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Mapping
 
@@ -23,6 +22,8 @@ from kafka_wire.frames import Scratch
 from kbroker.api.context import NO_BROKER, Peer, Services
 from kbroker.api.registry import Api, CloseConnection, Route, Routes, RouteTable
 from kbroker.env import Listener, Stream
+from kbroker.events import CONNECTION_CLOSED, CONNECTION_REFUSED
+from kbroker.server.complaints import Complaints
 from kbroker.server.connection import Connection
 from kbroker.server.driver import Driver, House
 from kbroker.server.memory import AnswerMemory, RequestMemory
@@ -31,9 +32,6 @@ from kbroker.server.porter import Porter
 REAPER_INTERVAL_S = 10.0
 TRIALS_MAX = 32  # connections beyond the limits; one more, and the oldest has to go
 TRIAL_S = 5.0
-COMPLAINTS_MAX = 10  # log lines of one level between two rounds of the reaper
-
-log = logging.getLogger("kbroker.listener")
 
 
 class TrialRoutes(RouteTable):
@@ -76,14 +74,14 @@ class Server:
         self._clients = 0  # connections that are counted, also
         self._per_address: Counter[str] = Counter()
         self._trials: dict[Peer, tuple[Driver, float]] = {}  # with the time until which they have to be introduced
-        self._complaints: Counter[int] = Counter()  # by level, since the reaper's last round
+        self._complaints = Complaints()
 
     async def run(self) -> None:
         """Accept until cancelled. Every task of a connection lives in a nursery of this call."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._reap)
-                house = House(nursery, self.requests, self.answers, self.porter, self._complain, self._forget)
+                house = House(nursery, self.requests, self.answers, self.porter, self._complaints, self._forget)
                 try:
                     while True:
                         self._take(await self.listener.accept(), house)
@@ -104,7 +102,7 @@ class Server:
         elif self.name == self.services.inter_broker_listener and len(self.services.image.registrations) > 1:
             self._try(stream, house)
         else:
-            self._complain(f"refusing a connection from {stream.peer[0]}: {limit}")
+            self._complaints.complain(CONNECTION_REFUSED, client=stream.peer[0], reason=limit)
             stream.close()
 
     def _limit(self, address: str) -> str | None:
@@ -149,23 +147,11 @@ class Server:
         if peer.broker_id == NO_BROKER:
             self._uncount(peer)
 
-    def _complain(self, line: str, level: int = logging.INFO, failure: BaseException | None = None) -> None:
-        """Log what a client did wrong, or what failed here, but not the ten-thousandth time in a row.
-
-        Each level has its own bound: no crowd of mistaken clients hides a failure of ours.
-        """
-        self._complaints[level] += 1
-        if self._complaints[level] <= COMPLAINTS_MAX:
-            log.log(level, "%s", line, exc_info=failure)
-
     async def _reap(self) -> None:
         while True:
             await self.services.env.clock.sleep(REAPER_INTERVAL_S)
             self.look_round(REAPER_INTERVAL_S)
-            for level, number in self._complaints.items():
-                if number > COMPLAINTS_MAX:
-                    log.log(level, "closed or refused %d more connections for such reasons", number - COMPLAINTS_MAX)
-            self._complaints.clear()
+            self._complaints.look_round()
 
     def look_round(self, elapsed_s: float) -> None:
         """Another elapsed_s seconds have passed: close the connections that have been quiet for too long."""
@@ -173,7 +159,7 @@ class Server:
         for driver in list(self.drivers):
             reason = driver.look(elapsed_s, idle_max_s)
             if reason is not None:
-                self._complain(f"closing the connection from {driver.core.peer}: {reason}")
+                self._complaints.complain(CONNECTION_CLOSED, client=str(driver.core.peer), reason=reason)
                 driver.close()
         now = trio.current_time()
         for driver, until in [*self._trials.values()]:

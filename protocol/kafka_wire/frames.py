@@ -130,7 +130,7 @@ class FrameBuffer:
     def next_frame(self) -> bytearray | None:
         """The next whole frame without its size, which the caller owns; None when more has to arrive.
 
-        Raises ProtocolError for a size that is negative or over the limit.
+        Raises ProtocolError for a size that is negative or over the limit, and says what it may be instead.
         """
         if self._large is not None:
             return self._finish_large()
@@ -158,7 +158,10 @@ class FrameBuffer:
         self._head = self._tail = 0
 
     def _refuse(self, size: int) -> None:
-        raise ProtocolError(f"a frame of {size} bytes, where 0 to {self.bytes_max} are allowed")
+        from kafka_wire.foreign import SHOWN_MAX, foreign
+
+        found = foreign(bytes(self._buf[self._head : min(self._tail, self._head + 2 * SHOWN_MAX)]))
+        raise found or ProtocolError(f"a frame of {size} bytes, where 0 to {self.bytes_max} are allowed")
 
     def _finish_large(self) -> bytearray | None:
         if self._filled < self._large_size:

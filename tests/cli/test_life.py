@@ -23,7 +23,7 @@ from kbroker.cli.broker.service.systemd import Systemd, systemd_of
 from kbroker.cli.errors import Misconfigured
 from kbroker.env.features import Features
 from kbroker.env.real_lock import take_lock
-from kbroker.events import LINES_LEFT_OUT, MEMBER_EXPELLED, tell
+from kbroker.events import EVENTS, LINES_LEFT_OUT, MEMBER_EXPELLED, tell
 
 
 class Listener:
@@ -258,3 +258,12 @@ def test_an_event_as_json_has_its_name_and_its_fields() -> None:
     assert line["message"] == "group g: member m is out: r"
     with pytest.raises(AssertionError, match="is told with"):
         tell(log, MEMBER_EXPELLED, group="g")
+
+
+def test_every_event_is_told_somewhere_and_can_be() -> None:
+    root = Path(__file__).parents[2] / "kbroker"
+    source = "\n".join(path.read_text() for path in root.rglob("*.py") if path.name != "events.py")
+    constants = {event.name.upper() for event in EVENTS.values()}
+    assert not [name for name in constants if f"{name}," not in source and f"{name})" not in source]
+    taken = {"time", "level", "logger", "message", "event", "exception"}
+    assert not [event.name for event in EVENTS.values() if taken & set(event.fields)]

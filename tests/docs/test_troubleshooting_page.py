@@ -20,7 +20,7 @@ GAP = "…"
 def messages() -> str:
     """Every text in the source, one a line, with a gap where a value is put in."""
     texts = []
-    for path in (ROOT / "kbroker").rglob("*.py"):
+    for path in (*(ROOT / "kbroker").rglob("*.py"), *(ROOT / "protocol").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 texts.append(

@@ -241,6 +241,18 @@ async def test_a_group_that_fails_starts_over_and_others_go_on(
         assert group.listing().group_state == "Empty"
 
 
+async def test_people_are_told_of_members_that_are_out(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    caplog.set_level("INFO")
+    async with rig() as made:
+        member = enter(made, "g")
+        await trio.sleep(11)
+    told = f"group g: member {member} is out: no heartbeat for 10000 ms: session.timeout.ms"
+    (record,) = [record for record in caplog.records if record.getMessage() == told]
+    assert record.fields["client_id"] == "app" and record.fields["client"] == "1.2.3.4"  # type: ignore[attr-defined]
+
+
 async def test_offsets_of_deleted_and_recreated_topics_are_forgotten() -> None:
     machine = Machine()
     async with rig(machine) as made:

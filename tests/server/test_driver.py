@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import socket
+import struct
 import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -17,9 +18,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from kbroker.api.registry import Api
 from kbroker.env import Net
 from kbroker.env.features import Features
+from kbroker.server.complaints import COMPLAINTS_MAX
 from kbroker.server.connection import FRAMES_MAX, SEND_MAX
 from kbroker.server.driver import LAST_WORDS_S, UNREAD_MAX_S, Driver
-from kbroker.server.listener import COMPLAINTS_MAX, REAPER_INTERVAL_S, Server
+from kbroker.server.listener import REAPER_INTERVAL_S, Server
 from kbroker.server.memory import HELD_MAX_S, AnswerMemory, RequestMemory
 from kbroker.server.porter import Porter
 from kbroker.testing.client import BareClient
@@ -282,6 +284,38 @@ async def test_no_crowd_of_mistaken_clients_hides_a_failure_of_our_own(caplog: p
     told = [record for record in caplog.records if record.name == "kbroker.listener"]
     assert len(told) == COMPLAINTS_MAX + 1
     assert told[-1].levelname == "ERROR" and told[-1].exc_info is not None
+
+
+@pytest.mark.parametrize("world", WORLDS)
+async def test_an_http_client_is_told_that_this_is_no_http_server(world: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with house(make_net(world), Handlers().apis()) as home:
+        client = await home.client()
+        await client.stream.send([heartbeat(1) + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + b"x" * 3000])
+        said = b""
+        with trio.fail_after(10), suppress(*GONE):
+            space = memoryview(bytearray(4096))
+            while size := await client.stream.receive_into(space):
+                said += space[:size]
+        earned, _, rest = said.partition(b"HTTP/1.1 400 Bad Request\r\n")
+        assert earned[4:8] == b"\0\0\0\1" and rest.endswith(b"it does not speak HTTP.\n")
+    assert "it sent an HTTP request (GET / HTTP/1.1), and this is a port for Kafka" in caplog.text
+
+
+async def test_what_a_software_cannot_have_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    sasl, sasl_authenticate, metadata_99 = (struct.pack(">hhih", *each, 1, -1) for each in ((17, 1), (36, 0), (3, 99)))
+    async with house(make_net(MEMORY), Handlers().apis()) as home:
+        for request in (sasl, sasl, sasl_authenticate, metadata_99, metadata_99):
+            client = await home.client()
+            await client.stream.send([framed(request)])
+            assert await is_hung_up_on(client)
+    told = [record.getMessage().partition(" asks for ")[2] for record in caplog.records]
+    assert told == [
+        "SaslHandshake version 1, which is not supported: there is no security yet, set security.protocol=PLAINTEXT",
+        "SaslAuthenticate version 0, which is not supported: there is no security yet, set security.protocol=PLAINTEXT",
+        "Metadata version 99, which is not supported: versions 0 to 13 are",
+    ]
 
 
 @pytest.mark.parametrize("world", [MEMORY, REAL])  # without epoll, trio's own exceptions go round in circles

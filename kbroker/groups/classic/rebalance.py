@@ -13,7 +13,7 @@ On an alarm they end in the order of their times, so that a clock that jumps for
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Self
 
@@ -23,15 +23,16 @@ from kafka_wire.messages.groups import (
     JoinGroupResponseMember,
     SyncGroupResponse,
 )
-from kbroker.coordinators.effects import Effect, Reply, Store, Ticket
+from kbroker.coordinators.effects import Effect, Order, Reply, Store, Ticket
 from kbroker.groups.classic.members import Member, Roster
 from kbroker.groups.consumer_protocol import PROTOCOL_TYPE, pairs, read_assignment, read_subscription
-from kbroker.groups.group import Client
+from kbroker.groups.group import Client, Expelled
 from kbroker.groups.settings import GroupLimits
 from kbroker.groups.storage.snapshots import GroupSnapshot, GroupTombstone
 from kbroker.groups.timeline import Timeline
 
 POSTPONED_S_MIN = 1.0  # between two attempts to complete a rebalance that nobody has joined
+OF_POLLS = "max.poll.interval.ms of its consumer"  # where a member's rebalance timeout comes from
 
 _OK = ErrorCode.NONE
 
@@ -154,8 +155,7 @@ class RebalancingGroup:
         """Begin a generation of those who have joined. Static members that have not may still come: they stay."""
         roster = self._roster
         absent = [m for m in roster if m.join_ticket is None and m.group_instance_id is None]
-        for member in absent:
-            self._remove(member, now)
+        self._expel(absent, [f"did not rejoin within {m.rebalance_timeout_ms} ms: {OF_POLLS}" for m in absent], now)
         if len(roster) and not roster.elect_joined_leader():  # only absent static ones: their sessions decide
             self._set_phase_end(now + max(roster.rebalance_timeout_ms / 1000, POSTPONED_S_MIN))
             return
@@ -243,6 +243,14 @@ class RebalancingGroup:
         self._roster.remove(member)
         self.timeline.left(member.member_id, now)
 
+    def _expel(self, members: Sequence[Member], reasons: Sequence[str], now: float) -> None:
+        """Members are out, as they were too late."""
+        for member in members:
+            self._remove(member, now)
+        if members:
+            told = [(m.member_id, m.client, reason) for m, reason in zip(members, reasons, strict=True)]
+            self._effects.append(Order(Expelled(told)))
+
     def _members_left(self, member_ids: Iterable[str], reason: str, now: float, now_ms: int) -> None:
         """These (or ids that were only pending, if none) are gone: a generation ends, a rebalance waits for fewer."""
         if self.state is PREPARING:
@@ -268,8 +276,7 @@ class RebalancingGroup:
         for member_id in [each for each, end in self._pending.items() if end <= until]:
             del self._pending[member_id]
         silent = [member for member in self._roster if member.session_end <= until and not member.excused]
-        for member in silent:
-            self._remove(member, now)
+        self._expel(silent, [f"no heartbeat for {m.session_timeout_ms} ms: session.timeout.ms" for m in silent], now)
         names = [member.member_id for member in silent]
         self._members_left(names, f"{some(names)} fell silent", now, now_ms)
 
@@ -283,8 +290,8 @@ class RebalancingGroup:
         missing = [member for member in self._roster if member.member_id in self._pending_sync]
         self._set_phase_end(None)
         if missing:
-            for member in missing:
-                self._remove(member, now)
+            timeout_ms = self._roster.rebalance_timeout_ms
+            self._expel(missing, [f"did not sync within {timeout_ms} ms: {OF_POLLS}"] * len(missing), now)
             self._prepare(f"{some([each.member_id for each in missing])} did not sync", now, now_ms)
 
     def _next_end(self) -> float | None:

@@ -29,7 +29,7 @@ from kafka_wire.messages.consumer_groups import (
 )
 from kafka_wire.messages.group_admin import DescribedGroup, ListedGroup
 from kafka_wire.messages.groups import JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
-from kbroker.coordinators.effects import Compute, Effect, Reply, StateRecord, Ticket
+from kbroker.coordinators.effects import Compute, Effect, Order, Reply, StateRecord, Ticket
 from kbroker.groups.classic.group import ClassicGroup
 from kbroker.groups.consumer import classic_members, migration, store
 from kbroker.groups.consumer.checks import (
@@ -45,7 +45,7 @@ from kbroker.groups.consumer.checks import (
 from kbroker.groups.consumer.core import Core
 from kbroker.groups.consumer.member import LEAVING_STATIC, ConsumerMember, MemberState, Owned
 from kbroker.groups.consumer.reconciliation import LONG_TOPICS
-from kbroker.groups.group import MEMBER_EPOCH_SINCE, Client, Committer, Topics
+from kbroker.groups.group import MEMBER_EPOCH_SINCE, Client, Committer, Expelled, Topics
 from kbroker.groups.settings import ConsumerGroupLimits, Settings
 from kbroker.groups.storage.snapshots import GroupSnapshot
 from kbroker.groups.timeline import Timeline
@@ -319,10 +319,11 @@ class ConsumerGroup:
         late = core.expired(now, lambda m: m.session_end <= now or (m.rebalance_end or now + 1) <= now)
         if late:
             names = ", ".join(member.member_id for member in late[:3]) + ("…" if len(late) > 3 else "")
+            told = [(member.member_id, member.client, _lateness(core, member, now)) for member in late]
             migration.remove(core, late, f"{names} did not answer in time", now, now_ms)
         if core.waiting and core.members and core.replaced_by is None:
             core.compute_target(now, now_ms)
-        return core.take()
+        return core.take(Order(Expelled(told))) if late else core.take()
 
     def see_topics(self, topics: Topics, now: float, now_ms: int) -> list[Effect]:
         """Topics were made, deleted, or have more partitions: a new group epoch if that concerns a subscription.
@@ -500,3 +501,14 @@ def _assigned(
 ) -> list[Effect]:
     response.assignment = found
     return [Reply(ticket, response)]
+
+
+def _lateness(core: Core, member: ConsumerMember, now: float) -> str:
+    """Why a member is out."""
+    classic = member.classic
+    if member.session_end <= now:
+        if classic is not None:
+            return f"no heartbeat for {classic.session_timeout_ms} ms: session.timeout.ms"
+        return f"no heartbeat for {core.limits.session_timeout_ms} ms: group.consumer.session.timeout.ms"
+    did_not = "revoke partitions" if classic is None else "rejoin or sync"
+    return f"did not {did_not} within {member.rebalance_timeout_ms} ms: max.poll.interval.ms of its consumer"

@@ -33,10 +33,10 @@ from kafka_wire.messages.groups import (
     SyncGroupRequestAssignment,
     SyncGroupResponse,
 )
-from kbroker.coordinators.effects import Effect, Store
+from kbroker.coordinators.effects import Effect, Order, Store
 from kbroker.groups.classic.group import ClassicGroup
 from kbroker.groups.classic.members import MEMBER_BYTES_FIXED, protocols_bytes
-from kbroker.groups.group import Client, Committer
+from kbroker.groups.group import Client, Committer, Expelled
 from kbroker.groups.settings import GroupLimits
 from kbroker.groups.storage.snapshots import GroupSnapshot
 from kbroker.turns import at_once
@@ -67,6 +67,7 @@ class Script:
         self.stored: list[object] = []
         self.answered: set[tuple[str, int]] = set()
         self.tickets = 0
+        self.expelled: list[tuple[str, str]] = []  # of whom people are told, and why
 
     def play(self, text: str) -> None:
         """Play the steps; a step whose outcome is not the expected one fails the test."""
@@ -238,7 +239,14 @@ class Script:
     # -- what comes of it
 
     def perform(self, effects: list[Effect]) -> list[str]:
-        return [self.stored_line(each) if isinstance(each, Store) else self.reply_line(each) for each in effects]
+        out = []
+        for each in effects:
+            if isinstance(each, Order):
+                assert isinstance(each.what, Expelled)
+                self.expelled += [(self.name_of(member_id), why) for member_id, _, why in each.what.members]
+            else:
+                out.append(self.stored_line(each) if isinstance(each, Store) else self.reply_line(each))
+        return out
 
     def stored_line(self, store: Store) -> str:
         (record,) = store.records

@@ -416,6 +416,36 @@ def test_G6_a_follower_that_never_syncs_is_out() -> None:
     """)
 
 
+def test_who_is_out_is_told_of_with_the_timeout_it_has_missed() -> None:
+    polls = "max.poll.interval.ms of its consumer"
+    script = two("""
+        join a
+        wait 60              => a JOIN generation=3 leader=a protocol=range members=a
+    """)
+    assert script.expelled == [("b", "no heartbeat for 45000 ms: session.timeout.ms")]
+    script = two("""
+        join a
+        wait 40
+        heartbeat b          => REBALANCE_IN_PROGRESS
+        wait 20              => a JOIN generation=3 leader=a protocol=range members=a
+        wait 60              => STORE Empty 4
+    """)
+    assert script.expelled[:1] == [("b", f"did not rejoin within 60000 ms: {polls}")]
+    script = two("""
+        join a
+        join b               => a JOIN generation=3 leader=a protocol=range members=a,b
+        ; b JOIN generation=3 leader=a protocol=range
+        sync a a=x b=y       => STORE Stable 3 a(x) b(y); a SYNC x
+        wait 40
+        heartbeat a          => NONE
+        heartbeat b          => NONE
+        wait 20
+    """)
+    assert script.expelled == [("b", f"did not sync within 60000 ms: {polls}")]
+    left = two("leave b              => b LEAVE NONE NONE")
+    assert not left.expelled, "who leaves is not expelled"
+
+
 def test_G6_a_rebalance_that_nobody_joins_does_not_spin() -> None:
     script = play("""
         join a v3 static=A rebalance=0   => a JOIN generation=1 leader=a protocol=range members=a

@@ -25,7 +25,7 @@ from kafka_wire.messages.groups import (
     SyncGroupRequestAssignment,
     SyncGroupResponse,
 )
-from kbroker.coordinators.effects import Effect, Store
+from kbroker.coordinators.effects import Effect, Order, Store
 from kbroker.groups.classic.group import ClassicGroup
 from kbroker.groups.classic.rebalance import GroupState
 from kbroker.groups.group import Client
@@ -223,6 +223,8 @@ class GroupMachine(RuleBasedStateMachine):
         for effect in effects:
             if isinstance(effect, Store):
                 self.note_record(*effect.records)
+                continue
+            if isinstance(effect, Order):
                 continue
             assert effect.to in self.waiting, "answered twice, or never asked"
             assert isinstance(effect.to, Asked)

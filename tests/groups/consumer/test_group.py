@@ -267,6 +267,8 @@ def test_G6_silent_member_is_removed_when_its_session_ends() -> None:
     assert [each.member_id for each in at_once(world.group.describe_consumer()).members] == ["m2"]
     assert assignment(world.heartbeat(member_id="m2", member_epoch=2)) == {topic_id(1): [0, 1]}
     assert world.heartbeat(member_id="m1", member_epoch=1).error_code == ErrorCode.UNKNOWN_MEMBER_ID
+    silence = "no heartbeat for 45000 ms: group.consumer.session.timeout.ms"
+    assert world.expelled == [("m1", CLIENT, silence)]
 
 
 def test_G6_member_that_does_not_revoke_in_time_is_removed() -> None:
@@ -278,6 +280,8 @@ def test_G6_member_that_does_not_revoke_in_time_is_removed() -> None:
         world.heartbeat(member_id="m2", member_epoch=2)
         world.advance(3)
     assert [each.member_id for each in at_once(world.group.describe_consumer()).members] == ["m2"]
+    ((member, _, why),) = world.expelled
+    assert member == "m1" and why.startswith("did not revoke partitions within ")
 
 
 def test_member_that_revokes_in_time_has_no_deadline_left() -> None:

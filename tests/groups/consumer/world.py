@@ -17,10 +17,10 @@ from kafka_wire.messages.consumer_groups import (
     ConsumerGroupTopicPartitions,
 )
 from kbroker.config import BrokerConfig
-from kbroker.coordinators.effects import Compute, Effect, Pair, Reply, StateRecord, Store
+from kbroker.coordinators.effects import Compute, Effect, Order, Pair, Reply, StateRecord, Store
 from kbroker.groups.consumer.group import ConsumerGroup
 from kbroker.groups.consumer.member import Owned
-from kbroker.groups.group import Client
+from kbroker.groups.group import Client, Expelled
 from kbroker.groups.settings import ConsumerGroupLimits, read_settings
 from kbroker.groups.storage.snapshots import RegexSnapshot, TargetEpochSnapshot
 from kbroker.groups.storage.stored import read_state
@@ -54,6 +54,7 @@ class World:
         self.computing: list[Compute] = []
         self.tokens = 0
         self.topics_made = 0
+        self.expelled: list[tuple[str, Client, str]] = []  # of whom people are told
 
     @property
     def core(self) -> Any:
@@ -70,7 +71,11 @@ class World:
         stores = [each for each in effects if isinstance(each, Store)]
         replies = [each for each in effects if isinstance(each, Reply)]
         computes = [each for each in effects if isinstance(each, Compute)]
-        assert effects == [*stores, *replies, *computes]
+        orders = [each for each in effects if isinstance(each, Order)]
+        assert effects == [*stores, *replies, *orders, *computes]
+        for order in orders:
+            assert isinstance(order.what, Expelled)
+            self.expelled += order.what.members
         assert len(stores) <= 1 and len(replies) <= 1
         for store in stores:
             self.log.extend(_state(record) for record in store.records)
