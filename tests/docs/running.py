@@ -22,8 +22,7 @@ import pytest
 
 from tests.docs.pages import ROOT, Block
 
-ADDRESS = "localhost:9092"
-SAME_ADDRESS = "127.0.0.1:9092"
+PORT, PORTS = 9092, 3  # of a page's broker, or of as many
 SECONDS_MAX = 60
 CLIENTS = ("confluent_kafka", "aiokafka")  # which have an environment of their own under .compat, made by `make compat`
 GO_MODULES = {"github.com/twmb/franz-go": "franz_go", "github.com/IBM/sarama": "sarama"}
@@ -40,6 +39,7 @@ class Reader:
     def __init__(self, directory: Path, address: str) -> None:
         self.directory = directory
         self.address = address
+        self.port = int(address.rpartition(":")[2])
 
     @property
     def environment(self) -> dict[str, str]:
@@ -49,7 +49,11 @@ class Reader:
         return {**os.environ, **ours, "KBROKER_LISTENERS": f"PLAINTEXT://{self.address}"}
 
     def code(self, block: Block) -> str:
-        return block.code.replace(ADDRESS, self.address).replace(SAME_ADDRESS, self.address)
+        """With the broker's address in place of the page's."""
+        code = block.code
+        for n in range(PORTS):
+            code = re.sub(rf"(localhost|127\.0\.0\.1):{PORT + n}\b", f"127.0.0.1:{self.port + n}", code)
+        return code
 
     def run(self, block: Block) -> str:
         """What it prints. Raises Lacking, or AssertionError if it fails."""
@@ -69,7 +73,9 @@ class Reader:
     def normal(self, text: str) -> str:
         """With the page's address, which need not be said, in place of the broker's, which must be."""
         text = text.replace("\r\n", "\n").replace(f" -b {self.address}", "")
-        return text.replace(self.address, ADDRESS).replace(SAME_ADDRESS, ADDRESS)
+        for n in range(PORTS):
+            text = re.sub(rf"(localhost|127\.0\.0\.1):({PORT + n}|{self.port + n})\b", f"localhost:{PORT + n}", text)
+        return text
 
     def write(self, block: Block) -> None:
         """The file that a block is."""
