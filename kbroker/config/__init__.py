@@ -9,7 +9,7 @@
     values.py       BrokerConfig (layers of values), topic_config
     consistent.py   what no single key can tell
     sources.py      .properties, TOML, environment and flags into a BrokerConfig
-    describe.py     rows for DescribeConfigs
+    review.py       every mistake of a file           describe.py     rows for DescribeConfigs
 
 Everything here is pure: text in, values out. `kbroker.cli` reads the files and the environment.
 """

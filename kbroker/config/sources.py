@@ -92,10 +92,10 @@ def read_toml(text: str, name: str = "the file") -> dict[str, str]:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name} is not TOML: {error}") from None
-    return {path: _exact(path, value) for path, value in _flatten(tree, "")}
+    return {path: exact_text(path, value) for path, value in flatten_toml(tree)}
 
 
-def _exact(name: str, text: str) -> str:
+def exact_text(name: str, text: str) -> str:
     """A value in which there may be a unit ("7d"), as the key counts it. Raises ConfigError."""
     key = TABLE[Scope.BROKER].get(name)
     if key is None or not text[-1:].isalpha() or key.type not in NUMBERS:
@@ -107,12 +107,15 @@ def _exact(name: str, text: str) -> str:
 
 def read_properties(text: str) -> dict[str, str]:
     r"""Java's .properties: `name=value`, `name: value` or `name value`; # and ! comments; `\` escapes and continues."""
-    values: dict[str, str] = {}
-    for line in _logical_lines(text):
+    return {name: value for _, name, value in property_lines(text)}
+
+
+def property_lines(text: str) -> Iterator[tuple[int, str, str]]:
+    """Each property with the number of the line where it begins: (line, name, value)."""
+    for number, line in _logical_lines(text):
         match = _PROPERTY.match(line)
         assert match is not None
-        values[_unescape(match["name"])] = _unescape(match["value"]).rstrip()
-    return values
+        yield number, _unescape(match["name"]), _unescape(match["value"]).rstrip()
 
 
 # A name ends at the first =, : or blank that is not escaped; blanks around one = or : belong to neither side.
@@ -121,30 +124,32 @@ _ESCAPE = re.compile(r"\\(u[0-9A-Fa-f]{4}|.)", re.DOTALL)
 _CONTROL = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
 
 
-def _logical_lines(text: str) -> Iterator[str]:
-    pending = ""
-    for raw in text.splitlines():
+def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
+    pending, began = "", 0
+    for number, raw in enumerate(text.splitlines(), 1):
         line = pending + raw.lstrip()
         if not pending and (not line or line[0] in "#!"):
             continue
+        began = began if pending else number
         if (len(line) - len(line.rstrip("\\"))) % 2:  # an odd number of backslashes: the line goes on
             pending = line[:-1]
             continue
         pending = ""
-        yield line
+        yield began, line
     if pending:
-        yield pending
+        yield began, pending
 
 
 def _unescape(text: str) -> str:
     return _ESCAPE.sub(lambda m: chr(int(m[1][1:], 16)) if len(m[1]) == 5 else _CONTROL.get(m[1], m[1]), text)
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+def flatten_toml(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The dotted names of a TOML tree with their values as text. Raises ConfigError for a value that is none."""
     for name, value in tree.items():
         path = f"{prefix}{name}"
         if isinstance(value, Mapping):
-            yield from _flatten(value, path + ".")
+            yield from flatten_toml(value, path + ".")
         elif isinstance(value, list):
             yield path, ",".join(_toml_text(path, item) for item in value)
         else:
@@ -161,7 +166,7 @@ def _toml_text(path: str, value: object) -> str:
 
 def _flags(flags: Mapping[str, str]) -> dict[str, str]:
     try:
-        return {name: _exact(name, text.strip()) for name, text in flags.items()}
+        return {name: exact_text(name, text.strip()) for name, text in flags.items()}
     except ConfigError as error:
         raise ConfigError(f"command line: {error}") from None
 
@@ -175,14 +180,14 @@ def _from_names(values: Mapping[str, str], origin: str, warnings: list[str]) -> 
         try:
             settings[name] = Setting(parse(find(Scope.BROKER, name), text), origin)
         except ConfigError as error:
-            raise ConfigError(f"{origin}: {error}{_of_units(name, text)}") from None
+            raise ConfigError(f"{origin}: {error}{hint_at_units(name, text)}") from None
     return settings
 
 
-def _of_units(name: str, text: str) -> str:
+def hint_at_units(name: str, text: str) -> str:
     """What to add where a value is refused only for its unit."""
     try:
-        return "" if _exact(name, text.strip()) == text else " (units are for TOML, flags and the environment)"
+        return "" if exact_text(name, text.strip()) == text else " (units are for TOML, flags and the environment)"
     except ConfigError:
         return ""
 
@@ -197,7 +202,7 @@ def _from_env(env: Mapping[str, str], prefix: str, warnings: list[str]) -> dict[
             name = f"kbroker.{name}" if f"kbroker.{name}" in TABLE[Scope.BROKER] else name
         if name in TABLE[Scope.BROKER]:
             try:
-                text = _exact(name, env[variable].strip())
+                text = exact_text(name, env[variable].strip())
                 settings[name] = Setting(parse(TABLE[Scope.BROKER][name], text), variable)
             except ConfigError as error:
                 raise ConfigError(f"{variable}: {error}") from None

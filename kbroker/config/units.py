@@ -7,10 +7,12 @@ exact: there, what Kafka would refuse is refused. What could mean two things is 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from types import MappingProxyType
 from typing import NamedTuple
 
-from kbroker.config.keys import NUMBERS, ConfigError, ConfigKey
+from kbroker.config.keys import NUMBERS, ConfigError, ConfigKey, Scope
+from kbroker.config.table import TABLE
 
 _DURATIONS_MS = MappingProxyType({"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000})
 _SIZES = MappingProxyType(
@@ -71,6 +73,19 @@ def exact(key: ConfigKey, text: str) -> str:
     if amount % unit.step:
         raise ConfigError(f'{key.name}: "{text.strip()}" is not allowed: it is no whole number of {unit.word}')
     return str(amount // unit.step)
+
+
+def exact_pairs(scope: Scope, texts: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Each NAME=VALUE as a pair, the value as in `exact`. What is in no table of ours stays: another may judge it.
+
+    Raises ConfigError.
+    """
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not name:
+            raise ConfigError(f"{text!r} is not NAME=VALUE")
+        key = TABLE[scope].get(name)
+        yield name, value if key is None else exact(key, value)
 
 
 def _why(unit: Unit, written: str) -> str:

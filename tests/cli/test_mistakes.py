@@ -60,6 +60,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "log ends": ["DIR"],
     "config docs": ["retention.ms"],
     "config check": ["FILE"],
+    "config set": ["--all", "log.retention.ms=7d"],
     "completion": ["bash"],
 }
 # Those that have no end, or begin no work, in the way this table runs them.
@@ -221,6 +222,14 @@ def silent_server() -> Iterator[tuple[str, threading.Event]]:
         ("topic create bad/name", "bad/name"),
         ("topic create t", "t: TOPIC_ALREADY_EXISTS"),
         ("topic create new -c nosuch=1", "nosuch"),
+        ("topic create new -c segment.bytes=64M", "M could be MB"),
+        ("topic trim nosuch --keep 1", "nosuch"),
+        ("topic export nosuch -", "topic nosuch does not exist"),
+        ("config set --all nosuch=1", "nosuch"),
+        ("config set --all -d nosuch", "unknown broker config nosuch"),
+        ("config set --broker 8 log.retention.ms=1h", "broker 8 is not there"),
+        ("config set --broker 1 num.partitions=2", "num.partitions cannot be changed while the broker runs"),
+        ("config show --broker 8", "broker 8 is not there"),
         ("topic create new -p 2000000", "new: "),
         ("topic alter t -c nosuch=1", "nosuch"),
         ("topic alter t -d nosuch", "t: topics have no config nosuch"),

@@ -1,23 +1,38 @@
-"""`kbroker config`: what a config means, and whether a file is good."""
+"""`kbroker config`: what a config means, whether a file is good, what a broker starts with. Of brokers that run:
+dynamic.py.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
+from kbroker.cli.broker.dynamic import HIDDEN, Setting, running
+from kbroker.cli.broker.start import CONFIG_OPTIONS, config_flags, configured, read_text, start
+from kbroker.cli.client import Connection, connection_options
 from kbroker.cli.errors import Misconfigured
 from kbroker.cli.lazy import LazyGroup
 from kbroker.cli.names import CONFIG
-from kbroker.cli.tables import plural, table
+from kbroker.cli.tables import format_option, json_text, plural, table, visible
+
+if TYPE_CHECKING:
+    from kbroker.config import BrokerConfig
 
 config = LazyGroup(
     name="config",
-    help="Explain and check configuration.",
+    help="Explain, check, show and change the configuration of brokers.",
     commands_at={
         "docs": ("kbroker.cli.broker.settings:docs", "Explain a config; without a name, list them all."),
         "check": ("kbroker.cli.broker.settings:check", "Check a configuration file."),
+        "show": ("kbroker.cli.broker.settings:show", "Show the values a broker has, and where they come from."),
+        "list": ("kbroker.cli.broker.dynamic:list_configs", "List what was set while brokers run."),
+        "set": ("kbroker.cli.broker.dynamic:set_configs", "Change configs of brokers that run."),
     },
+    aliases={"ls": "list", "alter": "set"},
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
@@ -44,19 +59,89 @@ def docs(name: str | None) -> None:
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def check(file: Path) -> None:
-    """Check a configuration FILE (TOML or Java properties), as `kbroker start -c FILE` would read it."""
-    from kbroker.cli.broker.start import read_config_file
-    from kbroker.config import ConfigError, load
+@format_option
+def check(file: Path, style: str) -> None:
+    """Check a configuration FILE (TOML or Java properties), as `kbroker start -c FILE` would read it.
 
-    try:
-        values = read_config_file(file)
-        loaded = load(values, file_name=str(file))
-    except ConfigError as error:
-        raise Misconfigured(str(error)) from None
-    for warning in loaded.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    click.echo(f"{file}: {plural(len(values), 'setting')}, no mistakes")
+    All its mistakes are told, each with its line; exit status 2 when there is one.
+    """
+    from kbroker.config.review import review
+
+    found = review(read_text(file), str(file))
+    mistakes = [each for each in found.findings if each.is_mistake]
+    if style == "json":
+        click.echo(json_text([{"file": str(file), **each._asdict()} for each in found.findings]))
+    for each in found.findings if style != "json" else ():
+        place = f"{file}:{each.line}" if each.line else str(file)
+        click.echo(visible(f"{place}: {'' if each.is_mistake else 'warning: '}{each.text}"))
+    if mistakes:
+        raise Misconfigured(f"{file}: {plural(found.settings, 'setting')}, {plural(len(mistakes), 'mistake')}")
+    click.echo(f"{file}: {plural(found.settings, 'setting')}, no mistakes", err=style == "json")
+
+
+@click.command()
+@click.option("-a", "--all", "everything", is_flag=True, help="All configs, not only those that were set.")
+@click.option("--origin", "with_origin", is_flag=True, help="Where each value comes from.")
+@click.option("--broker", "broker_id", type=click.IntRange(0), metavar="N", help="With -b: which broker.")
+@format_option
+@connection_options
+def show(
+    connection: Connection,
+    everything: bool,
+    with_origin: bool,
+    broker_id: int | None,
+    style: str,
+    file: Path | None,
+    overrides: Sequence[str],
+    listens: Sequence[str],
+    advertises: Sequence[str],
+    **of_flags: Any,
+) -> None:
+    """Show the values a broker would start with, given the options of `kbroker start`, the file and the environment.
+
+    With -b or --broker: the values of a broker that runs.
+
+    \b
+      kbroker config show --origin -c server.properties --override num.partitions=3
+      kbroker config show --origin -b localhost:9092
+    """
+    if _was_given("servers") or broker_id is not None:
+        if any(map(_was_given, CONFIG_OPTIONS)):
+            raise click.UsageError("a broker that runs has its values: no -c, --override or the like")
+        rows = running(connection, broker_id)
+    else:
+        config = configured(file, overrides, listens, advertises, config_flags(**of_flags))
+        rows = _effective(config)
+    rows = [row for row in rows if everything or row.is_set]
+    if style == "json":
+        click.echo(json_text([{key: value for key, value in row._asdict().items() if key != "is_set"} for row in rows]))
+    elif rows:
+        headings = ("NAME", "VALUE", "ORIGIN") if with_origin else ("NAME", "VALUE")
+        click.echo(table(headings, [row[: len(headings)] for row in rows]))
+    else:
+        click.echo("all values are the defaults (-a shows them)", err=True)
+
+
+show.params += [each for each in start.params if each.name in CONFIG_OPTIONS]
+
+
+def _was_given(option: str) -> bool:
+    """On the command line, not by the environment."""
+    return click.get_current_context().get_parameter_source(option) is ParameterSource.COMMANDLINE
+
+
+def _effective(config: BrokerConfig) -> list[Setting]:
+    from kbroker.config import TABLE, Scope, format_value
+
+    return [
+        Setting(
+            key.name,
+            HIDDEN if key.sensitive and config.is_set(key.name) else format_value(config.get(key.name)),
+            config.origin(key.name),
+            config.is_set(key.name),
+        )
+        for key in TABLE[Scope.BROKER].values()
+    ]
 
 
 def _explain(key: object) -> str:

@@ -18,7 +18,7 @@ from kbroker.cli.errors import EXIT_FAILED, Failed, Misconfigured
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from kbroker.config import Derive
+    from kbroker.config import BrokerConfig, Derive
 
 _EPILOG = """\b
 Precedence: flag > KBROKER_* > KAFKA_* > file > default. Names are Kafka's: NUM_PARTITIONS in the environment is
@@ -121,23 +121,12 @@ def start(
 ) -> int:
     """Start a broker, or several. No setup step: it is ready when it says so."""
     from kbroker.cli.broker.logs import set_up
-    from kbroker.config import ConfigError, load
 
     if memory and data_dir:
         raise click.UsageError("--memory and --data-dir exclude each other")
-    given = {
-        "kbroker.data.dir": data_dir,
-        "kbroker.coordination": coordination,
-        "kbroker.http.port": http_port,
-        "kbroker.http.host": http_host,
-    }
-    flags = _flags(overrides, listens, advertises, given)
+    given = config_flags(data_dir, coordination, http_port, http_host)
     wanted = [_topic(text) for text in topics]
-    try:
-        values = read_config_file(file) if file else {}
-        config = load(values, os.environ, flags, file_name=str(file), derived=_derived(listens))
-    except ConfigError as error:
-        raise Misconfigured(str(error)) from None
+    config = configured(file, overrides, listens, advertises, given)
     if service.detach:
         return service.run_detached("" if memory else config.data_dir)
     set_up(log_level, log_format, node_id=config.node_id if supervised else None)
@@ -191,7 +180,38 @@ def _told(run: Callable[[Ties], int], ties: Ties, *, is_json: bool) -> int:
         return EXIT_FAILED
 
 
-# The configs that flags of their own stand for.
+def config_flags(
+    data_dir: str | None, coordination: str | None, http_port: int | None, http_host: str | None
+) -> dict[str, str | int | None]:
+    """The configs that these flags of `start` say."""
+    return {
+        "kbroker.data.dir": data_dir,
+        "kbroker.coordination": coordination,
+        "kbroker.http.port": http_port,
+        "kbroker.http.host": http_host,
+    }
+
+
+def configured(
+    file: Path | None,
+    overrides: Sequence[str],
+    listens: Sequence[str],
+    advertises: Sequence[str],
+    of_flags: Mapping[str, str | int | None],
+) -> BrokerConfig:
+    """What a command line, its file and the environment come to. of_flags: as in `_flags`. Raises Misconfigured."""
+    from kbroker.config import ConfigError, load
+
+    flags = _flags(overrides, listens, advertises, of_flags)
+    try:
+        values = read_config_file(file) if file else {}
+        return load(values, os.environ, flags, file_name=str(file), derived=_derived(listens))
+    except ConfigError as error:
+        raise Misconfigured(str(error)) from None
+
+
+# The options of `start` that say configs, and the configs that have flags of their own.
+CONFIG_OPTIONS = ("file", "overrides", "listens", "advertises", "data_dir", "coordination", "http_port", "http_host")
 FLAGS = {
     "listeners": "--listen",
     "advertised.listeners": "--advertise",
@@ -250,8 +270,13 @@ def read_config_file(file: Path) -> dict[str, str]:
     """The names and values in a configuration file. Raises Misconfigured, or ConfigError for TOML that is none."""
     from kbroker.config import read_file
 
+    return read_file(read_text(file), str(file))
+
+
+def read_text(file: Path) -> str:
+    """What is in a file that people write. Raises Misconfigured."""
     try:
-        return read_file(file.read_text(encoding="utf-8"), str(file))
+        return file.read_text(encoding="utf-8")
     except OSError as error:
         raise Misconfigured(f"cannot read {file}: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -305,17 +305,10 @@ def _as_text(shown: Mapping[str, Any]) -> str:
 
 def topic_configs(texts: Sequence[str]) -> dict[str, str]:
     """NAME=VALUE of topic configs, 7d and 64MiB as the numbers they stand for. Raises a usage error."""
-    from kbroker.config import TABLE, ConfigError, Scope
-    from kbroker.config.units import exact
+    from kbroker.config import ConfigError, Scope
+    from kbroker.config.units import exact_pairs
 
-    configs = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise click.UsageError(f"-c {text!r} is not NAME=VALUE")
-        key = TABLE[Scope.TOPIC].get(name.strip())  # what is in no table of ours is for the broker to judge
-        try:
-            configs[name.strip()] = value.strip() if key is None else exact(key, value.strip())
-        except ConfigError as error:
-            raise click.UsageError(f"-c {error}") from None
-    return configs
+    try:
+        return dict(exact_pairs(Scope.TOPIC, texts))
+    except ConfigError as error:
+        raise click.UsageError(f"-c {error}") from None

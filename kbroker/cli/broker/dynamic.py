@@ -1,0 +1,183 @@
+"""`kbroker config list | set`: the configs of brokers that run (KIP-226), and what `config show -b` knows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import click
+
+from kafka_wire.api import ApiKey
+from kbroker.cli.client import Connection, admin, check_code, connection_options
+from kbroker.cli.cluster import reads
+from kbroker.cli.errors import Failed
+from kbroker.cli.groups import bridge
+from kbroker.cli.names import BROKER_SETTING
+from kbroker.cli.tables import format_option, json_text, table
+
+HIDDEN = "(hidden)"
+ALL = ""  # the name of the resource that stands for all brokers
+SET, DELETE = 0, 1
+
+
+class Setting(NamedTuple):
+    """A config of a broker. origin: where its value comes from, in words."""
+
+    name: str
+    value: str | None
+    origin: str
+    is_set: bool
+
+
+def running(connection: Connection, broker_id: int | None) -> list[Setting]:
+    """The configs of a broker that runs; None: of the only one. Raises Failed."""
+    from kbroker.config import Source
+
+    with admin(connection) as client:
+        live = [broker.id for broker in reads.members(client).live]
+        if broker_id is None and len(live) > 1:
+            raise Failed(f"brokers {', '.join(map(str, live))} are there: say which by --broker")
+        configs = _described(client, live[0] if broker_id is None else broker_id, live)
+    return [
+        Setting(
+            each.name, HIDDEN if each.is_sensitive else each.value, _origin(each), each.config_source != Source.DEFAULT
+        )
+        for each in configs
+    ]
+
+
+@click.command("list")
+@format_option
+@connection_options
+def list_configs(connection: Connection, style: str) -> None:
+    """List the configs that were set while brokers run: for all of them, and for one. (`config set` sets them.)"""
+    from kbroker.config import Source
+
+    rows: list[tuple[str, str, str | None]] = []
+    with admin(connection) as client:
+        live = [broker.id for broker in reads.members(client).live]
+        for broker in (None, *live):
+            wanted = Source.DYNAMIC_DEFAULT_BROKER if broker is None else Source.DYNAMIC_BROKER
+            rows += [
+                ("all" if broker is None else str(broker), each.name, HIDDEN if each.is_sensitive else each.value)
+                for each in _described(client, broker, live)
+                if each.config_source == wanted
+            ]
+    if style == "json":
+        click.echo(json_text([dict(zip(("broker", "name", "value"), row, strict=True)) for row in rows]))
+    elif rows:
+        click.echo(table(("BROKER", "NAME", "VALUE"), rows))
+    else:
+        click.echo("nothing was set", err=True)
+
+
+@click.command("set")
+@click.argument("pairs", nargs=-1, type=BROKER_SETTING, metavar="NAME=VALUE...")
+@click.option("--broker", "broker_id", type=click.IntRange(0), metavar="N", help="Of this broker.")
+@click.option("--all", "for_all", is_flag=True, help="Of all brokers, those to come among them.")
+@click.option(
+    "-d", "--delete-config", "removed", metavar="NAME", multiple=True, help="Undo an earlier set. Repeatable."
+)
+@connection_options
+def set_configs(
+    connection: Connection, pairs: Sequence[str], broker_id: int | None, for_all: bool, removed: Sequence[str]
+) -> None:
+    """Change configs of brokers that run, at once and for their next starts.
+
+    \b
+      kbroker config set --all log.retention.ms=7d
+      kbroker config set --broker 2 leader.replication.throttled.rate=50MB
+      kbroker config set --all -d log.retention.ms
+    """
+    changes = {**broker_configs(pairs), **dict.fromkeys(removed, None)}
+    if not changes:
+        raise click.UsageError("nothing to do: give NAME=VALUE or -d NAME")
+    if for_all == (broker_id is not None):
+        raise click.UsageError("give --broker N or --all, one of them")
+    _check_names(removed)
+    whose = "all brokers" if for_all else f"broker {broker_id}"
+    with admin(connection) as client:
+        if broker_id is not None:
+            _check_there(broker_id, [broker.id for broker in reads.members(client).live])
+        _alter(client, ALL if for_all else str(broker_id), changes, whose)
+    done = [f"{name} back to its default" if value is None else f"{name}={value}" for name, value in changes.items()]
+    click.echo(f"altered {whose}: {', '.join(done)}")
+
+
+def broker_configs(texts: Sequence[str]) -> dict[str, str | None]:
+    """NAME=VALUE of broker configs, 7d and 64MiB as the numbers they stand for. Raises a usage error."""
+    from kbroker.config import ConfigError, Scope
+    from kbroker.config.units import exact_pairs
+
+    try:
+        return dict(exact_pairs(Scope.BROKER, texts))
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _check_names(removed: Sequence[str]) -> None:
+    """A broker takes back what was never set, whatever it is; so that a misspelt name would be said to be done."""
+    from kbroker.config import ConfigError, Scope, find
+
+    try:
+        for name in removed:
+            find(Scope.BROKER, name)
+    except ConfigError as error:
+        raise Failed(str(error)) from None
+
+
+def _check_there(broker: int, live: Sequence[int]) -> None:
+    if broker not in live:
+        raise Failed(f"broker {broker} is not there: only {', '.join(map(str, live))}")
+
+
+def _alter(client: Any, resource: str, changes: dict[str, str | None], whose: str) -> None:
+    from kafka_wire.messages.configs import (
+        IncrementalAlterableConfig,
+        IncrementalAlterConfigsRequest,
+        IncrementalAlterConfigsResource,
+    )
+    from kbroker.config import Scope
+
+    key = ApiKey.INCREMENTAL_ALTER_CONFIGS
+    version = bridge.supported_version(client, key)
+    if version is None:
+        raise Failed("this broker does not have INCREMENTAL_ALTER_CONFIGS")
+    configs = [
+        IncrementalAlterableConfig(name=name, config_operation=DELETE if value is None else SET, value=value)
+        for name, value in changes.items()
+    ]
+    asked = IncrementalAlterConfigsResource(resource_type=Scope.BROKER, resource_name=resource, configs=configs)
+    request = IncrementalAlterConfigsRequest(resources=[asked], validate_only=False)
+    told = bridge.send(client, int(resource) if resource else None, request, key, version).responses[0]
+    check_code(told.error_code, whose, told.error_message)
+
+
+def _described(client: Any, broker: int | None, live: Sequence[int]) -> list[Any]:
+    """The configs of a broker, as it tells them; None: those for all."""
+    from kafka_wire.messages.configs import DescribeConfigsRequest, DescribeConfigsResource
+    from kbroker.config import Scope
+
+    if broker is not None:
+        _check_there(broker, live)
+    key = ApiKey.DESCRIBE_CONFIGS
+    version = bridge.supported_version(client, key)
+    if version is None:
+        raise Failed("this broker does not have DESCRIBE_CONFIGS")
+    name = ALL if broker is None else str(broker)
+    resource = DescribeConfigsResource(resource_type=Scope.BROKER, resource_name=name, configuration_keys=None)
+    told = bridge.send(client, broker, DescribeConfigsRequest(resources=[resource]), key, version).results[0]
+    check_code(told.error_code, f"broker {name}" if name else "all brokers", told.error_message)
+    return list(told.configs)
+
+
+def _origin(told: Any) -> str:
+    """Where a broker's value comes from, in words."""
+    from kbroker.config import Source
+
+    return {
+        Source.DYNAMIC_BROKER: "set for this broker",
+        Source.DYNAMIC_DEFAULT_BROKER: "set for all brokers",
+        Source.STATIC_BROKER: "its start",
+        Source.DEFAULT: "default",
+    }.get(told.config_source, "unknown")
