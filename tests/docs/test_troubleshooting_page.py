@@ -27,11 +27,17 @@ def messages() -> str:
                     "".join(str(part.value) if isinstance(part, ast.Constant) else GAP for part in node.values)
                 )
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                texts.append(re.sub(r"%[.\d]*[a-z]", GAP, node.value))
+                texts.append(re.sub(r"%[.\d]*[a-z]|\{\w+\}", GAP, node.value))
     return "\n".join(text.replace("\n", " ") for text in texts)
 
 
 def is_said(quoted: str) -> bool:
+    """As one text of the source, or as one that tells the reason by another: "group …: member … is out: …"."""
+    ends = [found.start() for found in re.finditer(": ", quoted)]
+    return is_a_text(quoted) or any(is_a_text(quoted[:end]) and is_said(quoted[end + 2 :]) for end in ends)
+
+
+def is_a_text(quoted: str) -> bool:
     pieces = [re.escape(piece) for piece in re.split(rf"\s*{GAP}\s*", quoted) if len(piece) > 1]
     return re.search(r"[^\n]*".join(pieces), messages()) is not None
 
