@@ -45,7 +45,6 @@ from kbroker.config import describe_topic
 from kbroker.groups.coordinator import OFFSETS_TOPIC
 from kbroker.replication.doubt import InDoubt
 from kbroker.replication.partition import Partition
-from kbroker.replication.starts import wait_started
 from kbroker.turns import STRIDE, Work, each, finish
 
 TIMEOUT_MS_MAX = 120_000  # no admin request waits longer, whatever it asks for
@@ -280,6 +279,8 @@ async def delete_records(request: DeleteRecordsRequest, context: Context) -> Del
 
 async def _move(moves: Moves, services: Services) -> None:
     """Have these logs, and those of their followers, start there. Raises OSError."""
+    from kbroker.replication.starts import wait_started  # only for those who ask: a broker starts without it
+
     starts = {partition.log: row.low_watermark for partition, row in moves.items()}
     await services.delays.carry(starts)
     await services.logs.move_starts(starts)

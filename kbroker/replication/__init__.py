@@ -13,7 +13,6 @@ throttles.py   room for others while replicas are filled
 reads.py       what a fetch of one partition is told
 visible.py     what consumers see of a log that hides what is for later
 doubt.py       has confirmed what a leader is about to say for good
-histories.py   where an epoch ends: by that replicas find out where their histories part
 starts.py      waits until replicas have given up what their leader has
 stable.py      the last stable offset, to wait for
 manager.py     ReplicaManager: which partitions are here, kept in step with the picture of the cluster

@@ -40,7 +40,7 @@ from kbroker.log.derived.producers import Guard
 from kbroker.log.derived.transactions import ALL_STABLE, Marker
 from kbroker.log.log import PartitionLog
 from kbroker.log.writing import Appended
-from kbroker.replication import histories, isr
+from kbroker.replication import isr
 from kbroker.replication.doubt import DEFINITIVE, InDoubt, LedOn, NotLeader
 from kbroker.replication.followers import NEVER, Follower, FollowerSession
 from kbroker.replication.reads import NO_SCAN, SCANNED, SCANNED_IN_PART, Reader, ReadResult
@@ -768,9 +768,8 @@ class Partition:
         epoch, end_offset = self._epoch_end(last_fetched_epoch)
         if end_offset < 0 or offset < self.log.start_offset:
             raise self._out_of_range(offset, LOG_END if as_replica else READ_UNCOMMITTED)
-        if epoch >= last_fetched_epoch and end_offset >= offset:
-            return None
-        return epoch, end_offset
+        is_common = epoch >= last_fetched_epoch and end_offset >= offset
+        return None if is_common else (epoch, end_offset)
 
     def epoch_end(self, epoch: int) -> tuple[int, int]:
         """The last epoch of this log at or before epoch, and where it ends; (-1, -1) when there is none (R4).
@@ -781,9 +780,10 @@ class Partition:
         return self._epoch_end(epoch)
 
     def _epoch_end(self, epoch: int) -> tuple[int, int]:
+        epochs, end = self.log.epochs, self.log.end.value
         if not self.leading:
-            return self.log.epochs.end_offset_for(epoch, self.log.end.value)
-        return histories.epoch_end(self.log, epoch, self.leader_epoch, self._epoch_start_offset)
+            return epochs.end_offset_for(epoch, end)
+        return epochs.end_offset_while_leading(epoch, end, self.leader_epoch, self._epoch_start_offset)
 
     def deletable_to(self, offset: int) -> int:
         """Where the log would start if everything below offset (-1: the high watermark) were given up.

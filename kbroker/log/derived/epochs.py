@@ -83,6 +83,18 @@ class LeaderEpochs:
             return self._epochs[-1], log_end
         return (self._epochs[n - 1] if n else epoch), self._starts[n]
 
+    def end_offset_while_leading(self, epoch: int, log_end: int, leader_epoch: int, begun_at: int) -> tuple[int, int]:
+        """The same, of a leader's log: its own epoch ends at log_end, and what came before that where it began.
+
+        Epochs that left no record count: what was written in one of them elsewhere is no part of this log. So in epoch
+        6, begun at 55, of a log with the epochs 1 and 3: 2 -> (1, where 3 starts), 5 -> (3, 55), 6 -> (6, log_end).
+        """
+        if epoch == leader_epoch:
+            return epoch, log_end
+        if self.latest < epoch < leader_epoch:
+            return (self.latest if self.latest != NO_EPOCH else epoch), begun_at
+        return self.end_offset_for(epoch, log_end if self.latest == leader_epoch else begun_at)
+
     def epoch_at(self, offset: int) -> int:
         """The epoch that wrote an offset; -1 when unknown."""
         n = bisect_right(self._starts, offset)
