@@ -22,6 +22,7 @@ from kbroker.cli import cli
 from kbroker.cli.broker.layout import LOCK
 from kbroker.cli.broker.service.life import RUNNING
 from kbroker.env.features import Features
+from kbroker.env.procfs import process_identity
 from kbroker.env.real_lock import take_lock
 from tests.cli.test_start import start, wait_ready
 from tests.server.process import ENVIRONMENT
@@ -182,6 +183,9 @@ def test_who_is_stopped_is_proven_and_who_hangs_is_told_of_or_killed(tmp_path: P
         other = kbroker("stop", "--data-dir", tmp_path)
         assert other.exit_code == 1 and "nothing was signalled" in other.stderr
         assert kbroker("status", "--data-dir", tmp_path).exit_code == 1
+        (tmp_path / LOCK).write_text(f"{bystander.pid}\n{process_identity(bystander.pid)}\n")
+        reader = kbroker("stop", "--data-dir", tmp_path)
+        assert reader.exit_code == 1 and "does not say that it is a broker" in reader.stderr
         assert bystander.poll() is None
     finally:
         lock.release()

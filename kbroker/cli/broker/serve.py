@@ -29,6 +29,7 @@ from kbroker.config import BrokerConfig
 from kbroker.events import tell
 
 if TYPE_CHECKING:
+    from kbroker.api.context import Services
     from kbroker.env import Env
     from kbroker.http.beside import Beside
 
@@ -75,7 +76,8 @@ def serve(
     for warning in () if supervised else config.warnings:
         log.warning("%s", warning)
     with directory(config, memory) as (data_dir, place):
-        life = ties.begin(RunningFile(data_dir), node=config.node_id, data_dir=os.path.abspath(data_dir))
+        about = {"node": config.node_id, "who": f"node {config.node_id}", "data_dir": os.path.abspath(data_dir)}
+        life = ties.begin(RunningFile(data_dir), **about)
         if plain:
             about = {"version": __version__, "pid": os.getpid(), "node": config.node_id, "data_dir": place}
             tell(log, events.STARTING, **about)
@@ -175,6 +177,11 @@ class _Process:
                 self._say_ready(ready, http)
                 nursery.start_soon(trio.to_thread.run_sync, import_the_rest)
 
+            async def beside(services: Services) -> None:
+                self.life.learn()  # the directory is ours now
+                if http is not None:
+                    await http.attach(services)
+
             if self.ties.systemd is not None:
                 nursery.start_soon(self.ties.systemd.beat_on, self.life)
             await run_broker(
@@ -184,7 +191,7 @@ class _Process:
                 brokers_min=self.supervised or 1,
                 on_ready=on_ready,
                 hands_over=lambda: self.hands_over,
-                beside=http.attach if http is not None else None,
+                beside=beside,
             )
 
     def _http(self, env: Env) -> AbstractAsyncContextManager[Beside | None]:
@@ -207,7 +214,6 @@ class _Process:
         if self.supervised is None:
             self._say_where(ready, addresses, seconds, url)
         self.life.become_ready(
-            who=f"node {ready.node_id}",
             cluster_id=ready.cluster_id,
             listeners=dict(zip(ready.listeners, addresses, strict=True)),
             advertised={name: address_text(*each) for name, each in ready.advertised.items() if each[0]},

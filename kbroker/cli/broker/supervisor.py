@@ -74,6 +74,7 @@ def supervise(config: BrokerConfig, orders: Orders) -> int:
         with _locked(data_dir):
             who = named([each.id for each in plans])
             life = orders.ties.begin(RunningFile(data_dir), who=who, data_dir=os.path.abspath(data_dir))
+            life.learn()
             try:
                 return _Supervisor(orders, plans, config, data_dir, place, life).run()
             finally:

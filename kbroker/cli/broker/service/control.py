@@ -30,6 +30,7 @@ from kbroker.env.real_lock import LockHolder, is_alive, lock_holder
 STOP_WITHIN_MS = 90_000  # brokers that are started together have a minute
 LOOK_S = 0.02
 SETTLE_S = 0.1  # who has just taken the lock has written its pid by then
+RECORD_S = 1.0  # and has told what it is
 KILLED_WITHIN_S = 10.0
 
 
@@ -145,6 +146,10 @@ class _Process:
         # The descriptor is of whoever had the pid when it was made: is it still who holds the lock?
         if _proven(_find(found.data_dir) or found) != self.pid:
             raise Failed(f"the data directory {found.data_dir} has changed hands just now: try again")
+        if not _says_who_it_is(found):
+            raise Failed(
+                f"{self.name} holds {found.data_dir}, and does not say that it is a broker: nothing was signalled"
+            )
 
     def signal(self, number: signal.Signals) -> str:
         """Send it; the name of the signal."""
@@ -192,6 +197,15 @@ def _proven(found: Found) -> int:
     if identity and not is_of_here(identity):
         raise Failed(f"{found.data_dir} is held by a process of another container or machine: stop it there")
     raise Failed(f"{found.data_dir} is held by a process that cannot be told from others: nothing was signalled")
+
+
+def _says_who_it_is(found: Found) -> bool:
+    """Whether it is a broker: `kbroker log` holds a directory, too, while it reads there."""
+    until = time.monotonic() + RECORD_S
+    while not found.record and time.monotonic() < until:
+        time.sleep(LOOK_S)
+        found = _find(found.data_dir) or found
+    return bool(found.record)
 
 
 def _descriptor(pid: int) -> int | None:

@@ -151,13 +151,11 @@ def _say(record: Mapping[str, Any], log_file: Path, data_dir: str) -> None:
     click.echo(f"process    {record['pid']}")
     click.echo(f"listening  {', '.join(record['bootstrap_servers'])}")
     click.echo(f"log        {log_file}")
-    click.echo(f"stop       {_stop_command(data_dir)}")
+    click.echo(f"stop       {_stop_command(data_dir or record['data_dir'])}")
 
 
 def _stop_command(data_dir: str) -> str:
-    """The command that stops the broker of a directory; "": one in memory."""
+    """The command that stops the broker of a directory."""
     from kbroker.config import BrokerConfig
 
-    if not data_dir:
-        return "kbroker stop --memory"
     return "kbroker stop" if data_dir == BrokerConfig().data_dir else f"kbroker stop --data-dir {data_dir}"

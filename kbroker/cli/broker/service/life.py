@@ -10,7 +10,7 @@ tells of it.
 The first herald is the data directory's:
 
     DIR/.lock           who holds the directory: a process, proven by the lock (env/real_lock.py)
-    DIR/running.json    what that process says of itself; written when it is ready, or takes long to be, and removed at
+    DIR/running.json    what that process says of itself, from a few milliseconds after it has the lock, and removed at
                         the end. One that another process left, as it was killed, is not believed
 
 Of brokers that are started together, the common directory speaks for all; each broker's own for that one.
@@ -122,7 +122,7 @@ class LastWord(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Pass the line on."""
-        if self._life.state in (STARTING, STOPPING) and getattr(record, "event", "") not in ("stopping", "starting"):
+        if self._life.state in (STARTING, STOPPING) and not hasattr(record, "event"):
             self._life.say(record.getMessage())
 
 
