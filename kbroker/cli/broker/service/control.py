@@ -147,9 +147,7 @@ class _Process:
         if _proven(_find(found.data_dir) or found) != self.pid:
             raise Failed(f"the data directory {found.data_dir} has changed hands just now: try again")
         if not _says_who_it_is(found):
-            raise Failed(
-                f"{self.name} holds {found.data_dir}, and does not say that it is a broker: nothing was signalled"
-            )
+            raise Failed(f"{self.name} holds {found.data_dir} and does not say that it is a broker: it is left alone")
 
     def signal(self, number: signal.Signals) -> str:
         """Send it; the name of the signal."""
