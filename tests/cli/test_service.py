@@ -157,6 +157,41 @@ def test_a_start_that_fails_tells_why_where_it_was_asked_for(broker: Detached, t
 
 
 @pytest.mark.slow
+def test_a_start_that_fails_is_an_event_where_the_log_is_json(broker: Detached) -> None:
+    failed = run("--memory", "--listen", broker.ready["bootstrap_servers"], "--log-format", "json")
+    assert failed.returncode == 2
+    told = json.loads(failed.stderr.splitlines()[-1])
+    assert (told["event"], told["status"], told["level"]) == ("start_failed", 2, "error")
+    assert "is in use by" in told["reason"]
+
+
+@pytest.mark.slow
+def test_the_log_says_what_clients_bring_about(broker: Detached) -> None:
+    address = broker.ready["bootstrap_servers"]
+    for arguments in (
+        ["create", "orders", "-p", "2"],
+        ["alter", "orders", "-c", "retention.ms=1"],
+        ["delete", "orders"],
+    ):
+        done = kbroker("topic", *arguments, KBROKER_BROKERS=address)
+        assert done.exit_code == 0, done.stderr
+    host, port = address.split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as browser:
+        browser.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        said = b""
+        while chunk := browser.recv(4096):
+            said += chunk
+    assert said.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    created, changed, deleted = (
+        broker.events(name)[-1] for name in ("topic_created", "config_changed", "topic_deleted")
+    )
+    assert (created["topic"], created["partitions"], created["client_id"]) == ("orders", 2, "kbroker-cli")
+    assert (changed["resource"], changed["old"], changed["new"]) == ("topic orders", None, "1")
+    assert deleted["topic"] == "orders" and deleted["client"].startswith("127.0.0.1:")
+    assert "an HTTP request (GET /metrics HTTP/1.1)" in broker.events("connection_closed")[-1]["reason"]
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks into /proc")
 def test_who_is_stopped_is_proven_and_who_hangs_is_told_of_or_killed(tmp_path: Path) -> None:
     process = start("--listen", "127.0.0.1:0", "--data-dir", str(tmp_path))

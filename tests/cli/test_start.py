@@ -57,7 +57,7 @@ def kbroker(broker: str, *arguments: str, stdin: bytes | None = None) -> Result:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stops_cleanly_on_a_signal(number: signal.Signals) -> None:
     process = start("start", "--listen", "127.0.0.1:0", "--memory", "--log-format", "json")
     wait_ready(process)
