@@ -23,7 +23,12 @@ STORIES: dict[str, Callable[[Any], list[str]]] = {
     "delayed-delivery.md": sorted,  # of three partitions, as the page says
     "views.md": list,
 }
-ELSEWHERE = ("clusters.md", "etcd.md", "recovery.md")  # how-to pages that were there before the folder
+ELSEWHERE = (
+    "clusters.md",
+    "coordination.md",
+    "etcd.md",
+    "recovery.md",
+)  # how-to pages that were there before the folder
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
     for path in (ROOT / "README.md", *(DOCS / name for name in ELSEWHERE), *sorted((DOCS / "how-to").glob("*.md")))
