@@ -4,8 +4,11 @@ in the broker's loop                                  in the test
     controls    Controls: one broker's                    remote   Faults, Clock, Requests, over a portal
     faults      which requests something happens to       spans    "30m", seconds, timedelta
     answers     answers that carry an error
-    topics      which topics a request is about           asked    the same of a fetch session
-    journal     the requests that came
+    topics      which topics a request is about           kafka    Kafka: topics, records, groups, by its protocol
+    asked       the same, of a fetch session              links    connections to brokers
+    journal     the requests that came                    reader   a topic's records (reading: from bytes)
+                                                          groups   a group's members and lag
+                                                          clients  settings for client libraries
 
 Nothing here imports a client library. In tests of the broker itself: `memory_broker(controls=...)`.
 """
