@@ -41,7 +41,9 @@ class ListenerAddress(NamedTuple):
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 # host:port, the host possibly empty or an IPv6 address in brackets.
-_ENDPOINT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?)\]|(?P<host>[^:/\[\]@\s]*)):(?P<port>\d{1,7})")
+_ENDPOINT = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?)\]|(?P<host>[0-9A-Za-z%._-]*)):(?P<port>\d{1,7})"
+)
 _MEMBER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?\]|[A-Za-z0-9._-]+)(:(?P<port>\d{1,5}))?")
 _DURATION = re.compile(r"by_duration:P(?=\d|T\d)(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+(\.\d+)?S)?)?")
 _THROTTLED = re.compile(r"\*|\d+:\d+(,\d+:\d+)*")
@@ -81,6 +83,8 @@ def _no_endpoint(text: str) -> str:
         return f"{text} has no port"
     if not port.isdecimal():
         return f'"{port}" in {text} is no port, which is a whole number from 0 to {PORT_MAX}'
+    if (odd := re.search(r"[^0-9A-Za-z%._-]", host)) and "[" not in host:
+        return f"a host has no {odd[0]!r}, as {text} has"
     return f"{text} is not HOST:PORT"
 
 

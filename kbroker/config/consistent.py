@@ -73,7 +73,7 @@ def _check_advertised(config: BrokerConfig, names: set[str]) -> None:
             raise ConfigError(
                 f"advertised.listeners: {address.name} is not one of listeners, which has {', '.join(sorted(names))}"
             )
-        if is_wildcard(address.host):
+        if address.host and is_wildcard(address.host):
             raise ConfigError(
                 f'advertised.listeners: "{address.host}" is no address that a client can connect to: '
                 f"give the name by which clients of {address.name} reach this machine"
@@ -82,7 +82,7 @@ def _check_advertised(config: BrokerConfig, names: set[str]) -> None:
             raise ConfigError(f"advertised.listeners: {address.name} has port 0, which no client can connect to")
     told = config.advertised_listeners
     for name, host, _ in config.listeners if config.store.engine == "etcd" else ():
-        if host in WILDCARDS and name not in told:
+        if host in WILDCARDS and not told.get(name, ("", 0))[0]:
             raise ConfigError(
                 f"advertised.listeners: brokers of other machines cannot be told where {name} is: "
                 f'its address in listeners, "{host}", stands for every one of this machine'
@@ -90,7 +90,7 @@ def _check_advertised(config: BrokerConfig, names: set[str]) -> None:
 
 
 def is_wildcard(host: str) -> bool:
-    """Whether a host stands for every address of a machine, however it is written: "", "0.0.0.0", "0", "::", "0::0"."""
+    """Whether a host stands for every address of a machine, however it is written: "0.0.0.0", "0", "::", "0::0"."""
     return not host.strip("0:.")
 
 

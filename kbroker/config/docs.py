@@ -83,7 +83,8 @@ GROUP_DOCS = {
 
 BROKER_DOCS = {
     "advertised.listeners": "The addresses clients are told to connect to. Unset: those of `listeners`; for a listener "
-    "bound to every interface, the address a connection arrived on.",
+    "bound to every interface, and for an entry without a host (PLAINTEXT://:9092), the address a connection arrived "
+    "on.",
     "auto.create.topics.enable": "Create a topic when a client asks for one that does not exist.",
     "auto.leader.rebalance.enable": "Give partitions back to their preferred leaders from time to time.",
     "broker.heartbeat.interval.ms": "How often a broker renews its session with the cluster.",

@@ -2,6 +2,7 @@
 
 Precedence, the closest first: flags, KBROKER_* variables, KAFKA_* variables, the file, the defaults. Variables are
 named as in the apache/kafka container image: NUM_PARTITIONS is num.partitions; `__` stands for `_`, `___` for `-`.
+Another widespread image writes KAFKA_CFG_ for KAFKA_; both are understood, the longer one first.
 
 Durations and sizes may have units (7d, 64MiB) in flags, TOML and the environment; a properties file is Kafka's, and
 exact. An unknown name is an error in a file or a flag. In the environment a KBROKER_* name that nobody knows gets a
@@ -41,8 +42,10 @@ NOT_CONFIG = frozenset(
         "KAFKA_VERSION",
         "KBROKER_BROKERS",
         "KBROKER_CONFIG",
+        "KBROKER_CONTAINER",
         "KBROKER_LOG_FORMAT",
         "KBROKER_LOG_LEVEL",
+        "KBROKER_READY_FILE",
     }
 )
 
@@ -68,6 +71,7 @@ def load(
     warnings: list[str] = []
     settings = _from_names(file or {}, file_name, warnings)
     settings.update(_from_env(env or {}, "KAFKA_", warnings))
+    settings.update(_from_env(env or {}, "KAFKA_CFG_", warnings))
     settings.update(_from_env(env or {}, "KBROKER_", warnings))
     settings.update(_from_names(_flags(flags or {}), "command line", warnings))
     for origin, derive in (derived or {}).items():
@@ -197,6 +201,8 @@ def _from_env(env: Mapping[str, str], prefix: str, warnings: list[str]) -> dict[
     for variable in sorted(env):
         if not variable.startswith(prefix) or variable in NOT_CONFIG:
             continue
+        if prefix == "KAFKA_" and variable.startswith("KAFKA_CFG_"):
+            continue
         name = env_name(variable[len(prefix) :])
         if prefix == "KBROKER_" and name not in TABLE[Scope.BROKER]:
             name = f"kbroker.{name}" if f"kbroker.{name}" in TABLE[Scope.BROKER] else name
@@ -221,7 +227,7 @@ def env_name(text: str) -> str:
 def _env_warning(variable: str, name: str, prefix: str) -> list[str]:
     close = did_you_mean(Scope.BROKER, name)
     hint = f", did you mean {prefix}{close.upper().replace('.', '_')}?" if close else ""
-    if prefix == "KAFKA_" and not close:
+    if prefix != "KBROKER_" and not close:
         return []
     return [f"environment variable {variable} is ignored: unknown config {name}{hint}"]
 

@@ -120,7 +120,9 @@ def test_ports_of_each_listener_count_up_and_every_broker_has_the_map() -> None:
         (["A=h:9o92"], [], '"9o92" in h:9o92 is no port'),
         (["::1:9092"], [], "::1:9092 would be an address of IPv6, which stands in brackets"),
         (["[::1:9092"], [], "[::1:9092 is not HOST:PORT"),
-        (["user@h:1"], [], "user@h:1 is not HOST:PORT"),
+        (["user@h:1"], [], "a host has no '@', as user@h:1 has"),
+        (['"h":1'], [], "a host has no '\"'"),
+        (["h /x:1"], [], "a host has no ' '"),
         (["A://h:9"], [], "write A=h:9"),
         (["=h:1"], [], '"" cannot be a listener\'s name'),
         (["A B=h:1"], [], '"A B" cannot be a listener\'s name'),
@@ -160,7 +162,6 @@ def test_wrong_flags_are_told_with_the_culprit_and_the_way(
         ([], ["0:1"], '"0" is no address'),
         ([], ["[::]:1"], '"::" is no address'),
         ([], ["[0:0::0]:1"], '"0:0::0" is no address'),
-        ([], [":1"], '"" is no address'),
         ([], ["h:0"], "PLAINTEXT has port 0, which no client can connect to"),
     ],
 )
@@ -201,6 +202,13 @@ def test_each_listener_tells_its_own_address_to_those_who_came_by_it() -> None:
         assert told_by(f"127.0.0.1:{port}") == f"127.0.0.1:{port}"
         assert told_by(f"127.0.0.2:{port}") == f"127.0.0.2:{port}"
         assert told_by(outside) == "out.test:1"
+
+
+@pytest.mark.slow
+def test_what_is_advertised_without_a_host_is_the_address_by_which_a_client_came() -> None:
+    """As in compose files of bitnami's image. Kafka would tell the machine's name."""
+    with started("start", "--listen", "127.0.0.1:0", "--advertise", ":29092", "--memory") as (address,):
+        assert told_by(address) == "127.0.0.1:29092"
 
 
 @pytest.mark.slow

@@ -5,5 +5,6 @@ logs.py     its log lines                            memory_directory.py, layout
 signals.py  what ends it                             banner.py       what it says when it is ready
 supervisor.py, supervised.py    `start --brokers N`: who starts brokers, and what one that is started so tells
 listeners.py    `--listen` and `--advertise`     settings.py     `config`; dynamic.py, of brokers that run
+container.py    where it is in an image
 service/    the life of the process, as its surroundings see it: `stop`, `status`, `ping`, `start --detach`, systemd
 """

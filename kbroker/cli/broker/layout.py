@@ -11,6 +11,7 @@ The two are not mixed: whoever starts one as the other would see none of its top
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -57,6 +58,12 @@ def refuse_others(data_dir: str, ids: Collection[int]) -> None:
             f" ({named(sorted(ids))}): start more brokers; or, once nothing is left on it,"
             f" move {directory_of(data_dir, left_out[-1])} away"
         )
+
+
+def unusable(error: OSError, data_dir: str = "the data directory") -> str:
+    """Why a directory cannot be used; where it is a matter of rights, also who would have to have them."""
+    who = f" (to user {os.geteuid()})" if isinstance(error, PermissionError) and hasattr(os, "geteuid") else ""
+    return f"cannot use {error.filename or data_dir}: {error.strerror or error}{who}"
 
 
 def named(ids: Collection[int]) -> str:

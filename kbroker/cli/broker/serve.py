@@ -20,6 +20,7 @@ import trio
 
 from kbroker import __version__, events
 from kbroker.cli.broker.banner import address_text, banner, near, seconds_since_start
+from kbroker.cli.broker.layout import unusable
 from kbroker.cli.broker.logs import is_terminal
 from kbroker.cli.broker.service.life import LastWord, Life, RunningFile
 from kbroker.cli.broker.service.options import Ties
@@ -256,7 +257,7 @@ def why(error: BaseException) -> str | None:
     if isinstance(error, ConfigError | StartFailed):
         return str(error)
     if isinstance(error, OSError):
-        return f"cannot use {error.filename or 'the data directory'}: {error.strerror or error}"
+        return unusable(error)
     return None
 
 

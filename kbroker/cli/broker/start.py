@@ -149,7 +149,13 @@ def start(
         from kbroker.cli.broker.supervised import Starter
 
         return _told(run, Ties(starter=Starter()), is_json=False)
-    return _told(run, service.ties(), is_json=plain)
+    ties = service.ties()
+    if _is_container():
+        from kbroker.cli.broker.container import Testcontainers, check
+
+        check(config, os.environ)
+        ties = ties._replace(others=(Testcontainers(),))
+    return _told(run, ties, is_json=plain)
 
 
 def _completed(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
@@ -250,13 +256,23 @@ def _flags(
     return given | flags
 
 
+def _is_container() -> bool:
+    """Whether this is an image's program: container.py."""
+    return os.environ.get("KBROKER_CONTAINER", "0") != "0"
+
+
 def _derived(listens: Sequence[str]) -> dict[str, Derive]:
     """Who derives configs from those that are given, by what that is called."""
-    if not listens:
-        return {}
-    from kbroker.cli.broker.listeners import plain_protocols
+    derived: dict[str, Derive] = {}
+    if listens:
+        from kbroker.cli.broker.listeners import plain_protocols
 
-    return {"--listen": plain_protocols(listens)}
+        derived["--listen"] = plain_protocols(listens)
+    if _is_container():
+        from kbroker.cli.broker.container import defaults
+
+        derived["KBROKER_CONTAINER"] = defaults
+    return derived
 
 
 def _topic(text: str) -> tuple[str, int]:

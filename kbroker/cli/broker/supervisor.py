@@ -32,7 +32,7 @@ import click
 
 from kbroker import __version__, events
 from kbroker.cli.broker.banner import address_of, address_text, banner, near, seconds_since_start
-from kbroker.cli.broker.layout import LOCK, STORE_FILE, directory_of, named, refuse_others
+from kbroker.cli.broker.layout import LOCK, STORE_FILE, directory_of, named, refuse_others, unusable
 from kbroker.cli.broker.listeners import MAP
 from kbroker.cli.broker.logs import is_terminal
 from kbroker.cli.broker.service.life import READY, STARTING, Life, RunningFile
@@ -156,7 +156,7 @@ def _locked(data_dir: str) -> Iterator[None]:
             f"the data directory is in use by {error.holder}. Another directory: kbroker --data-dir DIR"
         ) from None
     except OSError as error:
-        raise Misconfigured(f"cannot use {error.filename or data_dir}: {error.strerror or error}") from None
+        raise Misconfigured(unusable(error, data_dir)) from None
     try:
         yield
     finally:

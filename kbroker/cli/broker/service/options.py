@@ -32,10 +32,11 @@ class Ties(NamedTuple):
     systemd: Systemd | None = None
     starter: Starter | None = None
     log_file: str | None = None
+    others: tuple[Herald, ...] = ()
 
     def begin(self, *heralds: Herald, **about: Any) -> Life:
         """The life of this process, told of to all who are tied to it, and to heralds before them."""
-        others = (self.ready_file, self.systemd, self.starter)
+        others = (self.ready_file, self.systemd, self.starter, *self.others)
         if self.log_file is not None:
             about["log_file"] = self.log_file
         about["started_ms"] = int(time.time() * 1000)
@@ -128,6 +129,7 @@ def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @click.option(
         "--ready-file",
+        envvar="KBROKER_READY_FILE",
         type=click.Path(dir_okay=False, path_type=Path),
         help="A file to be there while the broker is ready: JSON with address and pid.",
     )

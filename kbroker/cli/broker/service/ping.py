@@ -12,6 +12,7 @@ import struct
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
@@ -40,8 +41,8 @@ CLIENT_ID = "kbroker-ping"
     "servers",
     metavar="HOST:PORT,...",
     envvar=["KBROKER_BROKERS", "KAFKA_BOOTSTRAP_SERVERS"],
-    default="localhost:9092",
-    show_default=True,
+    default=lambda: _told_by_ready_file() or "localhost:9092",
+    show_default="localhost:9092",
     help="Where brokers are; one that answers is enough. Else $KBROKER_BROKERS, $KAFKA_BOOTSTRAP_SERVERS.",
 )
 @click.option("-w", "--wait", is_flag=True, help="Wait until one answers.")
@@ -57,6 +58,14 @@ def ping(servers: str, wait: bool, timeout_ms: int | None, style: str) -> None:
     seconds = timeout_ms / 1000 if timeout_ms is not None else WAIT_S if wait else TIMEOUT_S
     answer = _first(addresses, time.monotonic() + seconds, wait)
     click.echo(json_text(answer.fields()) if style == "json" else answer)
+
+
+def _told_by_ready_file() -> str | None:
+    """Where the broker of this environment is: in a container, whose health is asked for, it may have any port."""
+    from kbroker.cli.broker.service.ready_file import bootstrap_servers
+
+    path = os.environ.get("KBROKER_READY_FILE")
+    return bootstrap_servers(Path(path)) if path else None
 
 
 class Answer(NamedTuple):

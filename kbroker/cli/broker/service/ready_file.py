@@ -50,6 +50,17 @@ class ReadyFile:
                 os.remove(self._path)
 
 
+def bootstrap_servers(path: Path) -> str | None:
+    """What the ready file says of where the broker is; None where there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.loads(file.read(CONTENT_BYTES_MAX))
+    except (OSError, ValueError):
+        return None
+    servers = found.get("bootstrap_servers") if isinstance(found, dict) else None
+    return servers if isinstance(servers, str) and servers else None
+
+
 def _clear(path: Path) -> None:
     """Remove what a broker has left that is gone. Raises Misconfigured."""
     try:
