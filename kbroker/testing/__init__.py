@@ -11,7 +11,8 @@
     client      a bare Kafka client
     embedded    a broker beside a program that is not async: in a thread, or in a process
     control     what a test can do with a broker: faults, a journal of requests, its clock
-    handles     KBroker, which a test has of it            pytest_plugin   the fixtures
+    handles     KBroker, which a test has of it
+    pytest_plugin           the fixtures                   pytest_trio_plugin      those for tests in trio
 
 Import what you need from its module: this package itself imports nothing.
 """

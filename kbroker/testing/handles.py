@@ -7,50 +7,8 @@ kbroker.kill(); kbroker.start()     the same port, the same data
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
-from kbroker.testing.embedded.portal import Portal
-
-
-class Embedded(Portal, Protocol):
-    """A broker of ours, in a thread or in a process. Each method blocks until it is done, and may raise what its broker
-    does. See embedded/thread.py for what they promise."""
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Where clients connect."""
-
-    @property
-    def is_running(self) -> bool:
-        """Whether there is a broker."""
-
-    @property
-    def failure(self) -> str:
-        """Why it ended by itself; "" where it did not."""
-
-    def log_lines(self) -> list[str]:
-        """What it logged, oldest first."""
-
-    def start(self) -> None:
-        """Start it again."""
-
-    def stop(self) -> None:
-        """Stop it cleanly."""
-
-    def kill(self) -> None:
-        """End it as kill -9 does."""
-
-    def pause(self) -> None:
-        """Stop it as SIGSTOP does."""
-
-    def resume(self) -> None:
-        """Let it go on."""
-
-    def renew(self, config: Mapping[str, str] | None = None, topics: Mapping[str, int] | None = None) -> None:
-        """Another broker on the same port."""
-
-    def close(self) -> None:
-        """End it for good."""
+from kbroker.testing.embedded.backends import Embedded
 
 
 class KBroker:
@@ -80,6 +38,11 @@ class KBroker:
         """What it logged since the test began, oldest first; the latest 2,000 lines."""
         return self.embedded.log_lines()
 
+    @property
+    def failure(self) -> str:
+        """Why it ended by itself; "" where it did not."""
+        return self.embedded.failure
+
     def start(self) -> None:
         """Start it again after `stop` or `kill`: the same port, the same data. Returns when it serves."""
         self.embedded.start()
@@ -99,3 +62,28 @@ class KBroker:
     def resume(self) -> None:
         """Let it go on."""
         self.embedded.resume()
+
+    # -- for the plugin ------------------------------------------------------------------------------------------------
+
+    def renew(self, config: Mapping[str, str] | None = None, topics: Mapping[str, int] | None = None) -> None:
+        """Have another broker there, as new. config: beside what it was made with. topics: name -> partitions.
+
+        Raises CannotStart.
+        """
+        self.embedded.renew(config, topics)
+
+    def prepare(self, config: Mapping[str, str] | None = None) -> None:
+        """The next `renew` will want this config, probably."""
+        self.embedded.prepare(config)
+
+    def problems(self) -> list[str]:
+        """What a test that has passed did not see, a line each."""
+        return [f"the broker died during the test: {self.failure}"] if self.failure else []
+
+    def sections(self) -> list[tuple[str, str]]:
+        """What to show with a test that failed: titles and texts."""
+        return [(f"kbroker log ({self.bootstrap_servers})", "\n".join(self.log_lines))] if self.log_lines else []
+
+    def close(self) -> None:
+        """End it for good."""
+        self.embedded.close()

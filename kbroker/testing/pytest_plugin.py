@@ -5,45 +5,243 @@
         app.send(kbroker.bootstrap_servers)
         assert kbroker.topic("orders").wait_for(1)[0].value == b"..."
 
-`kbroker` is a broker of the test's own: the session has one on a port that stays, and each test finds another broker
-there. pytest loads this module at every start, also where nobody uses it: it imports nothing but what pytest has.
+    kbroker           a broker of the test's own: the session has a port, and each test finds another broker behind it
+    kbroker_cluster   several, of the test's own
+    make_kbroker      makes brokers that stay until the session ends
+    kbroker_config    what all of them are configured with; to be overridden in a conftest.py
+    akbroker          a broker in the loop and on the clock of a test in trio (with pytest-trio: pytest_trio_plugin.py)
+
+pytest loads this module at every start, also where nobody uses it: it imports nothing but what pytest has. What a test
+did not see is told at its end: a fault that never came, a broker that died. The report of a failed test has its log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+import os
+import re
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 if TYPE_CHECKING:
     from kbroker.testing.handles import KBroker
 
+BACKENDS = ("thread", "process")
+MARKER = "kbroker(topics={NAME: PARTITIONS}, config={NAME: VALUE}, brokers=N): what the broker of this test is to have"
+MARKER_WORDS = ("topics", "config", "brokers")
+ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):(\d{1,5})")
+BROKERS = 3  # of a cluster, if the marker says nothing
+SETTINGS = {
+    "backend": ("thread", "where brokers run: in a thread of this process (in memory), or in a process of their own"),
+    "external": (
+        "",
+        "HOST:PORT of a Kafka to test with; tests that need more than it can do are skipped",
+    ),
+    "host": ("127.0.0.1", "the address brokers listen on"),
+    "port": ("0", "the port of the session's broker; 0: any that is free"),
+}
+_used = pytest.StashKey[list["KBroker"]]()  # by a test, in the order in which it asked for them
+
+
+# -- options -----------------------------------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Each setting is an option, a variable of the environment and a line of the ini file; the first that is set."""
+    group = parser.getgroup("kbroker", "Kafka brokers for tests")
+    for name, (default, what) in SETTINGS.items():
+        group.addoption(f"--kbroker-{name}", metavar=name.upper(), help=f"{what} [{default or 'none'}]")
+        parser.addini(f"kbroker_{name}", f"{what} (also --kbroker-{name}, {_variable(name)})")
+    parser.addini("kbroker_config", "NAME=VALUE lines: Kafka's configs for every broker", type="linelist")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Announce the marker, and the fixtures for trio where pytest-trio is there."""
+    config.addinivalue_line("markers", MARKER)
+    _check(config)
+    if config.pluginmanager.hasplugin("trio"):
+        from kbroker.testing import pytest_trio_plugin
+
+        config.pluginmanager.register(pytest_trio_plugin, "kbroker-trio")
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Which Kafka, where it is not ours."""
+    external = setting(config, "external")
+    return f"kbroker: tests run against the Kafka at {external}" if external else None
+
+
+def setting(config: pytest.Config, name: str) -> str:
+    """What was chosen."""
+    return (
+        config.getoption(f"kbroker_{name}")
+        or os.environ.get(_variable(name))
+        or config.getini(f"kbroker_{name}")
+        or SETTINGS[name][0]
+    )
+
+
+def _check(config: pytest.Config) -> None:
+    """Refuse what cannot be, before any test runs."""
+    backend, port, external = (setting(config, name) for name in ("backend", "port", "external"))
+    if backend not in BACKENDS:
+        raise pytest.UsageError(f"kbroker_backend is {' or '.join(BACKENDS)}, not {backend!r}")
+    if not port.isdecimal() or int(port) > 65535:
+        raise pytest.UsageError(f"kbroker_port is 0 to 65535, not {port!r}")
+    if external and not ADDRESS.fullmatch(external):
+        raise pytest.UsageError(f"kbroker_external is HOST:PORT, not {external!r}")
+    if external and (config.getoption("numprocesses", None) or 0) > 1:
+        raise pytest.UsageError("one external Kafka is for one process: each would wipe the topics of the others; -n 0")
+
+
+def _variable(name: str) -> str:
+    return f"PYTEST_KBROKER_{name.upper()}"
+
+
+class Wish(NamedTuple):
+    """What a test's markers ask for."""
+
+    topics: dict[str, int]
+    config: dict[str, str]
+    brokers: int
+
+
+def wish_of(item: pytest.Item) -> Wish:
+    """Of all markers of a test; what stands closer to it wins."""
+    topics: dict[str, int] = {}
+    config: dict[str, str] = {}
+    brokers = BROKERS
+    for marker in reversed(list(item.iter_markers("kbroker"))):
+        unknown = [name for name in marker.kwargs if name not in MARKER_WORDS]
+        if marker.args or unknown:
+            what = repr(unknown[0] if unknown else marker.args[0])
+            pytest.fail(f"@pytest.mark.kbroker knows {', '.join(MARKER_WORDS)}; not {what}", pytrace=False)
+        topics.update(marker.kwargs.get("topics", {}))
+        config.update(texts(marker.kwargs.get("config", {})))
+        brokers = marker.kwargs.get("brokers", brokers)
+    return Wish(topics, config, brokers)
+
+
+def texts(config: Mapping[str, Any]) -> dict[str, str]:
+    """Values as Kafka writes them."""
+    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in config.items()}
+
+
+# -- fixtures ----------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="session")
-def make_kbroker() -> Iterator[Callable[..., KBroker]]:
-    """Make a broker that lives until the session ends: make_kbroker(config={...}, topics={...}, port=0)."""
-    from kbroker.testing.embedded.thread import ThreadBroker
-    from kbroker.testing.handles import KBroker
+def kbroker_config() -> Mapping[str, Any]:
+    """Kafka's configs for every broker: override it, in any scope, to return others."""
+    return {}
 
+
+@pytest.fixture(scope="session")
+def make_kbroker(request: pytest.FixtureRequest) -> Iterator[Callable[..., KBroker]]:
+    """Make a broker that stays as it is until the session ends: make_kbroker(config={...}, topics={...}, port=0)."""
     made: list[KBroker] = []
 
-    def make(*, config: dict[str, str] | None = None, topics: dict[str, int] | None = None, port: int = 0) -> KBroker:
-        made.append(KBroker(ThreadBroker(port=port, config=config, topics=topics)))
+    def make(**wanted: Any) -> KBroker:
+        made.append(_make(request.config, **wanted))
         return made[-1]
 
     yield make
     for broker in made:
-        broker.embedded.close()
+        broker.close()
 
 
 @pytest.fixture(scope="session")
-def _kbroker_session(make_kbroker: Callable[..., KBroker]) -> KBroker:
-    return make_kbroker()
+def _kbroker_of_session(request: pytest.FixtureRequest) -> Iterator[KBroker]:
+    """The port of the session, with what is behind it."""
+    broker = _make(request.config, port=int(setting(request.config, "port")))
+    yield broker
+    broker.close()
 
 
 @pytest.fixture
-def kbroker(_kbroker_session: KBroker) -> KBroker:
-    """A broker of this test's own."""
-    _kbroker_session.embedded.renew()
-    return _kbroker_session
+def kbroker(
+    request: pytest.FixtureRequest, _kbroker_of_session: KBroker, kbroker_config: Mapping[str, Any]
+) -> Iterator[KBroker]:
+    """A broker of this test's own, as new."""
+    wish, base = wish_of(request.node), texts(kbroker_config)
+    broker = _kbroker_of_session
+    with _told_plainly():
+        broker.renew({**base, **wish.config}, wish.topics)
+    request.node.stash.setdefault(_used, []).append(broker)
+    yield broker
+    broker.prepare(base)
+
+
+@pytest.fixture
+def akbroker() -> None:
+    """A broker in trio: pytest_trio_plugin.py has it, where pytest-trio is installed."""
+    pytest.fail("the fixture akbroker is for tests in trio: pip install pytest-trio", pytrace=False)
+
+
+def _make(config: pytest.Config, *, backend: str = "", port: int = 0, **wanted: Any) -> KBroker:
+    from kbroker.testing.embedded.backends import make_embedded
+    from kbroker.testing.handles import KBroker
+
+    lines = [line.partition("=") for line in config.getini("kbroker_config")]
+    base = {name.strip(): value.strip() for name, _, value in lines}
+    wanted["config"] = {**base, **texts(wanted.get("config") or {})}
+    backend = backend or setting(config, "backend")
+    if external := setting(config, "external"):
+        backend = f"external {external}"
+    with _told_plainly():
+        return KBroker(make_embedded(backend, setting(config, "host"), port, **wanted))
+
+
+class _told_plainly:
+    """A broker that cannot start is told in one line; it is no fault of the code that pytest would show."""
+
+    def __enter__(self) -> None:
+        """Nothing."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        from kbroker.testing.embedded.portal import CannotStart
+
+        if isinstance(error, CannotStart):
+            hint = "; leave kbroker_port at 0 where several run at once" if "in use" in str(error) else ""
+            pytest.fail(f"the broker does not start: {error}{hint}", pytrace=False)
+
+
+# -- what a test did not see -------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    """A fixture may ask for what an external Kafka does not have, too."""
+    yield from _judged(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Fail a test whose fault never came, or whose broker died; skip one that an external Kafka cannot serve."""
+    yield from _judged(item)
+    for broker in item.stash.get(_used, ()):
+        if problems := broker.problems():
+            pytest.fail("\n".join(problems), pytrace=False)
+
+
+def _judged(item: pytest.Item) -> Generator[None, None, None]:
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ == "Uncontrollable":  # of kbroker.testing.embedded.portal, unless nobody imported that
+            pytest.skip(str(error))
+        for broker in item.stash.get(_used, ()):
+            if failure := broker.failure:
+                error.add_note(f"the broker died during the test: {failure}")
+        raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """The report of a failed test has what its brokers logged and were asked."""
+    report = yield
+    if report.failed:
+        for broker in item.stash.get(_used, ()):
+            report.sections += broker.sections()
+    return report

@@ -10,6 +10,8 @@ import os
 import weakref
 from typing import Protocol
 
+from kbroker.testing.embedded.portal import BrokerGone
+
 
 class Inherited(Protocol):
     """Something with a descriptor."""
@@ -24,6 +26,12 @@ _inherited: weakref.WeakSet[Inherited] = weakref.WeakSet()
 def let_go_in_children(thing: Inherited) -> None:
     """Have thing abandoned in every child forked from now on, as long as anybody holds it."""
     _inherited.add(thing)
+
+
+def check_owner(pid: int) -> None:
+    """Raise BrokerGone in a process that was forked of the one that has the broker."""
+    if pid != os.getpid():
+        raise BrokerGone(f"the broker belongs to process {pid}, of which this one was forked")
 
 
 def _let_go() -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import trio
 
@@ -24,12 +24,14 @@ from kbroker.api import registry
 from kbroker.api.context import Services
 from kbroker.api.registry import Api
 from kbroker.cluster.store import CoordinationStore
-from kbroker.config import BrokerConfig
-from kbroker.env import Env
-from kbroker.server.broker import Ready, run_broker
+from kbroker.config import BrokerConfig, ConfigError
+from kbroker.env import DirectoryLocked, Env
+from kbroker.server.broker import Ready, host_port, run_broker
+from kbroker.server.identity import StartFailed
 from kbroker.testing.broker import Life
 from kbroker.testing.clock import SteeredClock
 from kbroker.testing.embedded.port import Port
+from kbroker.testing.embedded.portal import CannotStart
 from kbroker.testing.world import only_cause
 
 # What differs from Kafka's defaults: an internal topic of fifty partitions is nothing that a test wants to wait for.
@@ -82,7 +84,7 @@ class NoControls:
 class Host:
     """A broker, or none, on a port. make_machine, make_controls: called at each `renew`.
 
-    config: Kafka's names. Nothing runs before the first `renew`.
+    config: Kafka's names. Nothing runs before the first `renew`. What starts a broker raises CannotStart.
     """
 
     def __init__(
@@ -103,6 +105,8 @@ class Host:
         self._make_machine = make_machine
         self._make_controls = make_controls
         self._life: _Life | None = None
+        self._prepared: _Prepared | None = None
+        self._turn = trio.Lock()  # of who starts and ends it
 
     @property
     def is_running(self) -> bool:
@@ -112,23 +116,48 @@ class Host:
     async def renew(self, config: Mapping[str, str] | None = None, topics: Mapping[str, int] | None = None) -> None:
         """End the broker and forget its machine; start one on a new machine.
 
-        config: beside the host's own. topics: name -> partitions, to be there from the start. Raises what `start` does.
+        config: beside the host's own. topics: name -> partitions, to be there from the start. A broker that was
+        prepared with the same config and topics is the one.
         """
-        await self.kill()
-        self._config = {**self._base, **(config or {})}
+        wish = _Wish(dict(config or {}), dict(topics or {}))
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None:
+            await prepared.done.wait()
+            if prepared.wish == wish and self.is_running:
+                return
+        async with self._turn:
+            await self._renew(wish)
+
+    def prepare(self, config: Mapping[str, str] | None = None, topics: Mapping[str, int] | None = None) -> None:
+        """Begin to `renew`, and do not wait for it: what is likely to be asked for next."""
+        self._prepared = prepared = _Prepared(_Wish(dict(config or {}), dict(topics or {})))
+        self._nursery.start_soon(self._prepare, prepared)
+
+    async def _prepare(self, prepared: _Prepared) -> None:
+        try:
+            async with self._turn:
+                await self._renew(prepared.wish)
+        except CannotStart:
+            pass  # who asks for it tries again, and is told
+        finally:
+            prepared.done.set()
+
+    async def _renew(self, wish: _Wish) -> None:
+        await self._kill()
+        self._config = {**self._base, **wish.config}
         self.machine = machine = self._make_machine()
         self.controls = self._make_controls(machine.clock)
-        await self.start(topics)
+        await self._start(wish.topics)
 
-    async def start(self, topics: Mapping[str, int] | None = None) -> None:
-        """Start a broker on the machine, and wait until it serves. Nothing to do where it runs.
+    async def start(self) -> None:
+        """Start a broker on the machine, and wait until it serves. Nothing to do where it runs."""
+        async with self._turn:
+            if not self.is_running:
+                await self._start({})
 
-        Raises ConfigError, StartFailed, AddressInUse or OSError.
-        """
-        if self.is_running:
-            return
+    async def _start(self, topics: Mapping[str, int]) -> None:
         assert self.machine is not None and self.controls is not None, "there is no machine before `renew`"
-        settings = BrokerConfig().with_values({"listeners": self._listeners(), **TEST_CONFIG, **self._config})
+        settings = self._settings()
         self.failure = ""
         self.machine.life = Life()
         self.port.make_room()
@@ -138,7 +167,7 @@ class Host:
             self.machine.env(),
             settings,
             store=self.machine.store,
-            topics=(topics or {}).items(),
+            topics=topics.items(),
             on_ready=life.on_ready,
             beside=self.controls.beside,
             apis=self.controls.apis(),
@@ -146,16 +175,21 @@ class Host:
         self._nursery.start_soon(self._live, life, serve)
         await life.settled.wait()
         if life.error is not None and not life.was_ready:
-            raise only_cause(life.error)
+            raise _cannot_start(life.error)
 
     async def stop(self) -> None:
         """Stop it cleanly. Nothing to do where none runs."""
-        if self._life is not None:
-            self._life.of_machine.scope.cancel()
-            await self._life.ended.wait()
+        async with self._turn:
+            if self._life is not None:
+                self._life.of_machine.scope.cancel()
+                await self._life.ended.wait()
 
     async def kill(self) -> None:
         """End it as kill -9 does, and wait until its tasks are gone. Nothing to do where none runs."""
+        async with self._turn:
+            await self._kill()
+
+    async def _kill(self) -> None:
         if self.is_running and self._life is not None and self.machine is not None:
             self.machine.kill()
             await self._life.ended.wait()
@@ -180,9 +214,27 @@ class Host:
             life.settled.set()
             self.port.hold()
 
-    def _listeners(self) -> str:
-        host = f"[{self.port.host}]" if ":" in self.port.host else self.port.host
-        return f"PLAINTEXT://{host}:{self.port.number}"
+    def _settings(self) -> BrokerConfig:
+        listener = f"PLAINTEXT://{host_port(self.port.host, self.port.number)}"
+        try:
+            return BrokerConfig().with_values({"listeners": listener, **TEST_CONFIG, **self._config})
+        except ConfigError as error:
+            raise CannotStart(str(error)) from None
+
+
+class _Wish(NamedTuple):
+    """What a broker is to have."""
+
+    config: dict[str, str]
+    topics: dict[str, int]
+
+
+class _Prepared:
+    """A broker that is likely to be wanted soon."""
+
+    def __init__(self, wish: _Wish) -> None:
+        self.wish = wish
+        self.done = trio.Event()
 
 
 class _Life:
@@ -198,3 +250,11 @@ class _Life:
     def on_ready(self, ready: Ready) -> None:
         self.was_ready = True
         self.settled.set()
+
+
+def _cannot_start(error: Exception) -> BaseException:
+    """Why it did not start; a bug stays what it is."""
+    cause = only_cause(error)
+    if isinstance(cause, StartFailed | ConfigError | OSError | DirectoryLocked):
+        return CannotStart(str(cause)).with_traceback(None)
+    return cause

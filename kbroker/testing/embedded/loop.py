@@ -20,6 +20,7 @@ from typing import Any
 
 import trio
 
+from kbroker.testing.embedded.forks import check_owner
 from kbroker.testing.embedded.portal import CALL_S, BrokerGone
 
 START_S = 30.0
@@ -56,7 +57,8 @@ class LoopThread:
         Raises what it raises; TimeoutError when waiting took longer than timeout_s, or the loop does not turn;
         BrokerGone when there is no loop.
         """
-        self._check_caller()
+        check_owner(self._pid)
+        self._check_thread()
         future: Future[Any] = Future()
         try:
             self._token.run_sync_soon(self._begin, future, function, args, kwargs, timeout_s)
@@ -73,16 +75,14 @@ class LoopThread:
         """End all that runs there, and the thread; idempotent."""
         if not self.is_alive:
             return
-        self._check_caller()
+        self._check_thread()
         try:
             self._token.run_sync_soon(self.nursery.cancel_scope.cancel)
         except trio.RunFinishedError:
             pass
         self._thread.join(CALL_S)
 
-    def _check_caller(self) -> None:
-        if self._pid != os.getpid():
-            raise BrokerGone(f"{self.name} runs in process {self._pid}, of which this one was forked")
+    def _check_thread(self) -> None:
         if threading.get_ident() == self._thread.ident:
             raise RuntimeError(f"called from the loop of {self.name} itself, which would wait for itself for ever")
 

@@ -28,8 +28,8 @@ FEATURES = Features.detect()
 
 
 def real_time() -> SteeredClock:
-    """A clock that shows the time of day, until it is steered. For use inside a trio run."""
-    return SteeredClock(epoch_ms=time.time_ns() // 1_000_000)
+    """A clock that shows the time of day, until it is steered. Any thread may read it."""
+    return SteeredClock(epoch_ms=time.time_ns() // 1_000_000, now=time.perf_counter)
 
 
 class MemoryMachine(Machine):
@@ -62,6 +62,10 @@ class DirectoryMachine:
         self.clock = real_time()
         self.store: CoordinationStore | None = None  # the one that the configuration names
         self.life = Life()
+
+    def kill(self) -> None:
+        """End what runs in this process, which takes a moment."""
+        self.life.end()
 
     def env(self) -> Env:
         """The world, with a clock to be steered."""

@@ -19,12 +19,13 @@ import sys
 from kbroker.env import AddressInUse
 from kbroker.env.procfs import port_holder
 from kbroker.testing.embedded.forks import let_go_in_children
+from kbroker.testing.embedded.portal import CannotStart
 
 CAN_SHARE = sys.platform == "linux"  # two bound sockets, as long as only one listens
 
 
 class Port:
-    """A bound address. Raises AddressInUse when somebody listens there, OSError for one that cannot be had."""
+    """A bound address. CannotStart when somebody listens there already, or it cannot be had."""
 
     def __init__(self, host: str, port: int) -> None:
         self.host = host
@@ -46,8 +47,8 @@ class Port:
         except OSError as error:
             bound.close()
             if error.errno == errno.EADDRINUSE:
-                raise AddressInUse(self.host, self.number, port_holder(self.number)) from None
-            raise
+                error = AddressInUse(self.host, self.number, port_holder(self.number))
+            raise CannotStart(f"a broker cannot listen there: {error}") from None
         self._socket, self.number = bound, bound.getsockname()[1]
 
     def make_room(self) -> None:

@@ -20,6 +20,10 @@ class Uncontrollable(RuntimeError):
     """What is asked cannot be done with this kind of broker, whatever the test does."""
 
 
+class CannotStart(Exception):
+    """A broker does not start; the message is one line for people."""
+
+
 class Portal(Protocol):
     """Calls a method of a broker's controls by name."""
 
@@ -30,12 +34,18 @@ class Portal(Protocol):
         """
 
 
-class NoPortal:
-    """Where there is no way in. why: said to whoever asks."""
+KINDS = (CannotStart, BrokerGone, Uncontrollable, TimeoutError, LookupError, ValueError)
 
-    def __init__(self, why: str) -> None:
-        self.why = why
 
-    def call(self, method: str, *args: Any, timeout_s: float = CALL_S, **kwargs: Any) -> Any:
-        """Raises Uncontrollable."""
-        raise Uncontrollable(self.why)
+def as_told(error: BaseException) -> tuple[str, str]:
+    """An exception on its way to another process: its kind, as far as it is one of KINDS, and its text."""
+    text = str(error.args[0]) if error.args else ""
+    for kind in KINDS:
+        if isinstance(error, kind):
+            return kind.__name__, text
+    return "", f"{type(error).__name__}: {error}"
+
+
+def told(kind: str, text: str) -> Exception:
+    """The exception again, in the process that asked."""
+    return next((each(text) for each in KINDS if each.__name__ == kind), RuntimeError(f"in the broker: {text}"))

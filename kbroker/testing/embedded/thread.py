@@ -11,10 +11,12 @@ Its clients are real and connect over loopback. Nothing touches the disk, so not
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 from typing import Any
 
+from kbroker.testing.embedded.forks import check_owner
 from kbroker.testing.embedded.host import Host, NoControls
 from kbroker.testing.embedded.lines import Lines, thread_log
 from kbroker.testing.embedded.loop import LoopThread
@@ -38,22 +40,24 @@ class ThreadBroker:
     ) -> None:
         """Start it. port 0: any. config: Kafka's names, for every broker that will be here. topics: name -> partitions.
 
-        Raises AddressInUse, ConfigError, StartFailed.
+        Raises CannotStart.
         """
+        self.is_ours = True
+        self._pid = os.getpid()
         self._port = Port(host, port)
+        self._config = dict(config or {})
         self._lines = Lines()
         self._resume: threading.Event | None = None
-        self._loop = LoopThread(f"the broker on port {self._port.number}")
-        thread_log.attach(self._loop.thread_id, self._lines)
-        self._host: Host = self._loop.call(self._make_host, config or {})
+        self._loop, self._host = self._open()
         try:
             self.renew(topics=topics)
         except BaseException:
             self.close()
             raise
 
-    def _make_host(self, config: Mapping[str, str]) -> Host:
-        return Host(self._loop.nursery, self._port, config, MemoryMachine, NoControls)
+    def _open(self) -> tuple[LoopThread, Host]:
+        loop = LoopThread(f"the broker on port {self._port.number}")
+        return loop, loop.call(Host, loop.nursery, self._port, self._config, MemoryMachine, NoControls)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -116,9 +120,19 @@ class ThreadBroker:
     def renew(self, config: Mapping[str, str] | None = None, topics: Mapping[str, int] | None = None) -> None:
         """Another broker, without anything of this one. config: beside what all have. Raises as the start does."""
         self.resume()
+        check_owner(self._pid)
+        if not self._loop.is_alive:
+            thread_log.detach(self._loop.thread_id)
+            self._loop, self._host = self._open()
         self._lines.clear()
-        self._loop.call(self._host.renew, config, topics, timeout_s=START_S)
         thread_log.attach(self._loop.thread_id, self._lines)
+        self._loop.call(self._host.renew, config, topics, timeout_s=START_S)
+
+    def prepare(self, config: Mapping[str, str] | None = None) -> None:
+        """Begin to `renew` and do not wait for it: the next call of `renew` is likely to want the same config."""
+        self.resume()
+        if self._loop.is_alive:
+            self._loop.call(self._host.prepare, config)
 
     def close(self) -> None:
         """End it for good; idempotent."""
