@@ -25,7 +25,7 @@ from typing import Any
 import trio
 
 from kbroker.cli.broker.logs import set_up
-from kbroker.testing.embedded.host import Host, NoControls
+from kbroker.testing.embedded.host import Host
 from kbroker.testing.embedded.machines import DirectoryMachine
 from kbroker.testing.embedded.port import Port
 from kbroker.testing.embedded.portal import as_told
@@ -48,16 +48,18 @@ class Child:
     async def run(self) -> None:
         """Take orders until stdin ends."""
         async with trio.open_nursery() as self._nursery:
-            self._host = Host(self._nursery, self._port, self._config, self._make_machine, NoControls)
+            self._host = Host(self._nursery, self._port, self._config, self._make_machine)
             token = trio.lowlevel.current_trio_token()
             threading.Thread(target=self._read, args=(token,), name="orders", daemon=True).start()
             await trio.sleep_forever()
 
-    async def renew(self, directory: str, config: dict[str, str], topics: dict[str, int]) -> None:
-        """Another broker, on the data of a directory; what the one before had is removed."""
+    async def renew(
+        self, directory: str, config: dict[str, str], topics: dict[str, int], saved: dict[str, Any] | None
+    ) -> None:
+        """Another broker, on the data of a directory; what the one before had is removed. saved: of the controls."""
         await self._host.kill()
         before, self._current = self._current, directory
-        await self._host.renew(config, topics)
+        await self._host.renew(config, topics, saved)
         if before not in ("", directory):
             self._nursery.start_soon(trio.to_thread.run_sync, partial(remove, self._directory / before))
 

@@ -20,9 +20,6 @@ from typing import Any, NamedTuple, Protocol
 
 import trio
 
-from kbroker.api import registry
-from kbroker.api.context import Services
-from kbroker.api.registry import Api
 from kbroker.cluster.store import CoordinationStore
 from kbroker.config import BrokerConfig, ConfigError
 from kbroker.env import DirectoryLocked, Env
@@ -30,6 +27,7 @@ from kbroker.server.broker import Ready, host_port, run_broker
 from kbroker.server.identity import StartFailed
 from kbroker.testing.broker import Life
 from kbroker.testing.clock import SteeredClock
+from kbroker.testing.control.controls import Controls
 from kbroker.testing.embedded.port import Port
 from kbroker.testing.embedded.portal import CannotStart
 from kbroker.testing.world import only_cause
@@ -57,32 +55,8 @@ class EmbeddedMachine(Protocol):
         """End its process."""
 
 
-class Controls(Protocol):
-    """What breaks and steers a broker, and notes what it was asked: kbroker.testing.control."""
-
-    def apis(self) -> Mapping[int, Api]:
-        """Who answers clients."""
-
-    async def beside(self, services: Services) -> None:
-        """Runs while the broker does."""
-
-
-class NoControls:
-    """Nothing is broken, nothing steered."""
-
-    def __init__(self, clock: SteeredClock) -> None:
-        self.clock = clock
-
-    def apis(self) -> Mapping[int, Api]:
-        """The registry's."""
-        return registry.load()
-
-    async def beside(self, services: Services) -> None:
-        """Nothing."""
-
-
 class Host:
-    """A broker, or none, on a port. make_machine, make_controls: called at each `renew`.
+    """A broker, or none, on a port. make_machine: called at each `renew`.
 
     config: Kafka's names. Nothing runs before the first `renew`. What starts a broker raises CannotStart.
     """
@@ -93,7 +67,6 @@ class Host:
         port: Port,
         config: Mapping[str, str],
         make_machine: Callable[[], EmbeddedMachine],
-        make_controls: Callable[[SteeredClock], Controls],
     ) -> None:
         self.port = port
         self.failure = ""  # why the latest life ended by itself
@@ -103,7 +76,6 @@ class Host:
         self._base = dict(config)
         self._config = self._base
         self._make_machine = make_machine
-        self._make_controls = make_controls
         self._life: _Life | None = None
         self._prepared: _Prepared | None = None
         self._turn = trio.Lock()  # of who starts and ends it
@@ -113,24 +85,30 @@ class Host:
         """Whether there is a broker."""
         return self._life is not None and not self._life.ended.is_set()
 
-    async def renew(self, config: Mapping[str, str] | None = None, topics: Mapping[str, int] | None = None) -> None:
+    async def renew(
+        self,
+        config: Mapping[str, str] | None = None,
+        topics: Mapping[str, int] | None = None,
+        saved: Mapping[str, Any] | None = None,
+    ) -> None:
         """End the broker and forget its machine; start one on a new machine.
 
-        config: beside the host's own. topics: name -> partitions, to be there from the start. A broker that was
-        prepared with the same config and topics is the one.
+        config: beside the host's own. topics: name -> partitions, to be there from the start. saved: of the controls of
+        an earlier process. A broker that was prepared with the same wishes is the one.
         """
-        wish = _Wish(dict(config or {}), dict(topics or {}))
+        wish = _Wish(dict(config or {}), dict(topics or {}), saved)
         prepared, self._prepared = self._prepared, None
         if prepared is not None:
             await prepared.done.wait()
-            if prepared.wish == wish and self.is_running:
+            if prepared.wish == wish and self.is_running and self.controls is not None:
+                self.controls.reset()  # clients that were left over may have been there already
                 return
         async with self._turn:
             await self._renew(wish)
 
-    def prepare(self, config: Mapping[str, str] | None = None, topics: Mapping[str, int] | None = None) -> None:
+    def prepare(self, config: Mapping[str, str] | None = None) -> None:
         """Begin to `renew`, and do not wait for it: what is likely to be asked for next."""
-        self._prepared = prepared = _Prepared(_Wish(dict(config or {}), dict(topics or {})))
+        self._prepared = prepared = _Prepared(_Wish(dict(config or {}), {}, None))
         self._nursery.start_soon(self._prepare, prepared)
 
     async def _prepare(self, prepared: _Prepared) -> None:
@@ -146,7 +124,9 @@ class Host:
         await self._kill()
         self._config = {**self._base, **wish.config}
         self.machine = machine = self._make_machine()
-        self.controls = self._make_controls(machine.clock)
+        self.controls = Controls(machine.clock)
+        if wish.saved is not None:
+            self.controls.restore(wish.saved)
         await self._start(wish.topics)
 
     async def start(self) -> None:
@@ -169,7 +149,6 @@ class Host:
             store=self.machine.store,
             topics=topics.items(),
             on_ready=life.on_ready,
-            beside=self.controls.beside,
             apis=self.controls.apis(),
         )
         self._nursery.start_soon(self._live, life, serve)
@@ -227,6 +206,7 @@ class _Wish(NamedTuple):
 
     config: dict[str, str]
     topics: dict[str, int]
+    saved: Mapping[str, Any] | None
 
 
 class _Prepared:

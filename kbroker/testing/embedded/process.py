@@ -63,7 +63,7 @@ class ProcessBroker:
         self._child: _Child | None = None
         self._renewals = 0
         self._wish: tuple[dict[str, str], dict[str, int]] = {}, {}
-        self._saved: Any = None  # of the controls, over a kill
+        self._saved: Any = None  # the controls' state, while there is no process
         try:
             self.renew(topics=topics)
         except BaseException:
@@ -108,7 +108,7 @@ class ProcessBroker:
         if self._child is not None and self._child.is_alive:
             self._child.ask("start", timeout_s=START_S)
         else:
-            self._open(self._wish[0], {})
+            self._open(self._wish[0], {}, self._saved)
 
     def stop(self) -> None:
         """Stop it cleanly. Its process goes on, without a broker."""
@@ -117,13 +117,18 @@ class ProcessBroker:
             self._child.ask("stop", timeout_s=START_S)
 
     def kill(self) -> None:
-        """End its process by SIGKILL. What it had written is there at the next start."""
+        """End its process by SIGKILL. What it had written is there at the next start, and so are its controls."""
+        if self._child is not None and self._child.is_alive and not self._child.is_paused:
+            self._saved = self._child.ask("call", "save", [], {})
         self._end_child()
         self._port.hold()
 
     def pause(self) -> None:
         """Stop its process by SIGSTOP: the system accepts connections for it, and nobody answers."""
-        self._living(or_paused=True).pause()
+        child = self._living(or_paused=True)
+        if not child.is_paused:
+            self._saved = child.ask("call", "save", [], {})
+            child.pause()
 
     def resume(self) -> None:
         """Let it go on. Nothing to do where it was not paused."""
@@ -137,10 +142,10 @@ class ProcessBroker:
         self._wish = dict(config or {}), dict(topics or {})
         self._lines.clear()
         if self._child is not None and self._child.is_alive:
-            self._child.ask("renew", str(self._renewals), *self._wish, timeout_s=START_S)
+            self._child.ask("renew", str(self._renewals), *self._wish, None, timeout_s=START_S)
         else:
             remove(Path(self.directory) / str(self._renewals - 1))
-            self._open(*self._wish)
+            self._open(*self._wish, None)
 
     def prepare(self, config: Mapping[str, str] | None = None) -> None:
         """Nothing to do: who wants brokers quickly has them in a thread."""
@@ -151,12 +156,12 @@ class ProcessBroker:
         self._port.close()
         self._stack.close()
 
-    def _open(self, config: dict[str, str], topics: dict[str, int]) -> None:
+    def _open(self, config: dict[str, str], topics: dict[str, int], saved: Any) -> None:
         """A new process, with a broker on the data of the latest `renew`."""
         self._end_child()
         self._port.make_room()
         self._child = child = _Child([*self.address, self.directory, self._config], self._lines)
-        child.ask("renew", str(self._renewals), config, topics, timeout_s=START_S)
+        child.ask("renew", str(self._renewals), config, topics, saved, timeout_s=START_S)
 
     def _end_child(self) -> None:
         if self._child is not None:
@@ -253,6 +258,8 @@ class _Child:
             raise Uncontrollable("pause() of a process needs signals that Windows does not have")
         self.is_paused = True
         self._process.send_signal(signal.SIGSTOP)
+        if hasattr(os, "waitid"):  # the system wakes it when we are gone only if it stands still by then
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """SIGCONT."""

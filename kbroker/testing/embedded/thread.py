@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kbroker.testing.embedded.forks import check_owner
-from kbroker.testing.embedded.host import Host, NoControls
+from kbroker.testing.embedded.host import Host
 from kbroker.testing.embedded.lines import Lines, thread_log
 from kbroker.testing.embedded.loop import LoopThread
 from kbroker.testing.embedded.machines import MemoryMachine
@@ -57,7 +57,7 @@ class ThreadBroker:
 
     def _open(self) -> tuple[LoopThread, Host]:
         loop = LoopThread(f"the broker on port {self._port.number}")
-        return loop, loop.call(Host, loop.nursery, self._port, self._config, MemoryMachine, NoControls)
+        return loop, loop.call(Host, loop.nursery, self._port, self._config, MemoryMachine)
 
     @property
     def address(self) -> tuple[str, int]:
