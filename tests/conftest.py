@@ -12,6 +12,8 @@ import pytest
 
 from tests.volumes import SMALL_DISK_BYTES
 
+pytest_plugins = ("pytester",)
+
 
 def pytest_configure() -> None:
     """Interrupts work, though a shell without job control has what it starts in the background ignore them."""

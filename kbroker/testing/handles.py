@@ -7,8 +7,14 @@ kbroker.kill(); kbroker.start()     the same port, the same data
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+from kbroker.testing.control.remote import Clock, Faults, Requests
 from kbroker.testing.embedded.backends import Embedded
+from kbroker.testing.embedded.portal import BrokerGone, Uncontrollable
+
+REPORTED_REQUESTS = 100  # the latest, with a test that failed
+REPORTED_LINES = 100
 
 
 class KBroker:
@@ -16,6 +22,8 @@ class KBroker:
 
     def __init__(self, embedded: Embedded) -> None:
         self.embedded = embedded
+        self.faults = Faults(embedded)
+        self.clock = Clock(embedded)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -42,6 +50,10 @@ class KBroker:
     def failure(self) -> str:
         """Why it ended by itself; "" where it did not."""
         return self.embedded.failure
+
+    def requests(self, api: str | None = None, *, client_id: str | None = None, topic: str | None = None) -> Requests:
+        """What clients have asked since the test began: of an API ("Produce"), of a client, about a topic."""
+        return Requests(self.embedded, api, client_id=client_id, topic=topic)
 
     def start(self) -> None:
         """Start it again after `stop` or `kill`: the same port, the same data. Returns when it serves."""
@@ -78,11 +90,29 @@ class KBroker:
 
     def problems(self) -> list[str]:
         """What a test that has passed did not see, a line each."""
-        return [f"the broker died during the test: {self.failure}"] if self.failure else []
+        self.resume()
+        if self.failure:
+            return [f"the broker died during the test: {self.failure}"]
+        return self._told("unfired")
 
     def sections(self) -> list[tuple[str, str]]:
         """What to show with a test that failed: titles and texts."""
-        return [(f"kbroker log ({self.bootstrap_servers})", "\n".join(self.log_lines))] if self.log_lines else []
+        self.resume()
+        texts = {
+            "kbroker: the broker died during the test": self.failure.splitlines(),
+            "kbroker: what the test did": self._told("history"),
+            "kbroker: requests": self._told("journal_lines", REPORTED_REQUESTS),
+            "kbroker: log": self.log_lines[-REPORTED_LINES:],
+        }
+        return [(f"{title} ({self.bootstrap_servers})", "\n".join(lines)) for title, lines in texts.items() if lines]
+
+    def _told(self, method: str, *args: Any) -> list[str]:
+        """Lines of the controls; none where there is nobody to tell."""
+        try:
+            lines: list[str] = self.embedded.call(method, *args)
+            return lines
+        except (BrokerGone, Uncontrollable, TimeoutError):
+            return []
 
     def close(self) -> None:
         """End it for good."""

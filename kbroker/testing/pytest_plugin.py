@@ -204,44 +204,40 @@ class _told_plainly:
 
         if isinstance(error, CannotStart):
             hint = "; leave kbroker_port at 0 where several run at once" if "in use" in str(error) else ""
-            pytest.fail(f"the broker does not start: {error}{hint}", pytrace=False)
+            raise pytest.fail.Exception(f"the broker does not start: {error}{hint}", pytrace=False) from None
 
 
 # -- what a test did not see -------------------------------------------------------------------------------------------
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
-    """A fixture may ask for what an external Kafka does not have, too."""
-    yield from _judged(item)
-
-
-@pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    """Fail a test whose fault never came, or whose broker died; skip one that an external Kafka cannot serve."""
-    yield from _judged(item)
+    """Fail a test that has passed though its fault never came, or its broker died."""
+    __tracebackhide__ = True
+    yield
     for broker in item.stash.get(_used, ()):
         if problems := broker.problems():
             pytest.fail("\n".join(problems), pytrace=False)
 
 
-def _judged(item: pytest.Item) -> Generator[None, None, None]:
-    try:
-        yield
-    except BaseException as error:
-        if type(error).__name__ == "Uncontrollable":  # of kbroker.testing.embedded.portal, unless nobody imported that
-            pytest.skip(str(error))
-        for broker in item.stash.get(_used, ()):
-            if failure := broker.failure:
-                error.add_note(f"the broker died during the test: {failure}")
-        raise
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """The report of a failed test has what its brokers logged and were asked."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that its kind of broker cannot serve is skipped. One that failed is shown with what its brokers tell."""
+    error = call.excinfo.value if call.excinfo is not None else None
+    if type(error).__name__ == "Uncontrollable":  # of kbroker.testing.embedded.portal, where anybody has imported that
+        call.excinfo = pytest.ExceptionInfo.from_exception(_raised(pytest.skip.Exception(str(error))))
     report = yield
     if report.failed:
         for broker in item.stash.get(_used, ()):
             report.sections += broker.sections()
     return report
+
+
+def _raised(error: BaseException) -> BaseException:
+    """With the traceback that pytest looks for in every exception."""
+    try:
+        raise error
+    except BaseException as raised:
+        return raised

@@ -2,7 +2,7 @@
 
     backends    what all kinds have in common, and the choice
     thread      ThreadBroker: in memory, ready in milliseconds; another one for each test
-    process     ProcessBroker: killed and stopped by the system; what runs there: child
+    process     ProcessBroker: killed and stopped by the system; what runs there: child; when nothing does: between
     external    a Kafka that is not ours
 
     host        the broker's lives, in the loop it runs in

@@ -49,8 +49,7 @@ class ExternalKafka:
         raise self._refusal("it is not ours to pause")
 
     def resume(self) -> None:
-        """Refused."""
-        raise self._refusal("it is not ours to pause")
+        """Nothing to do: it is never paused."""
 
     def renew(self, config: Mapping[str, str] | None = None, topics: Mapping[str, int] | None = None) -> None:
         """Nothing to do, unless it had to be configured. Wiping and topics are its user's, by the protocol."""

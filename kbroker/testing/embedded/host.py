@@ -141,7 +141,7 @@ class Host:
         self.failure = ""
         self.machine.life = Life()
         self.port.make_room()
-        self._life = life = _Life(self.machine.life)
+        life = _Life(self.machine.life)
         serve = partial(
             run_broker,
             self.machine.env(),
@@ -151,6 +151,7 @@ class Host:
             on_ready=life.on_ready,
             apis=self.controls.apis(),
         )
+        self._life = life
         self._nursery.start_soon(self._live, life, serve)
         await life.settled.wait()
         if life.error is not None and not life.was_ready:

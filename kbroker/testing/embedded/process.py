@@ -22,7 +22,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as LateError
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from kbroker.cli.broker.layout import LOCK
 from kbroker.cli.broker.memory_directory import memory_directory
@@ -32,6 +32,9 @@ from kbroker.testing.embedded.forks import check_owner, let_go_in_children
 from kbroker.testing.embedded.lines import Lines
 from kbroker.testing.embedded.port import Port
 from kbroker.testing.embedded.portal import CALL_S, BrokerGone, Uncontrollable, told
+
+if TYPE_CHECKING:
+    from kbroker.testing.embedded.between import Between
 
 START_S = 60.0
 END_S = 10.0
@@ -63,7 +66,8 @@ class ProcessBroker:
         self._child: _Child | None = None
         self._renewals = 0
         self._wish: tuple[dict[str, str], dict[str, int]] = {}, {}
-        self._saved: Any = None  # the controls' state, while there is no process
+        self._saved: Any = None  # the controls' state, when it was last asked for
+        self._between: Between | None = None  # the controls, from a kill to the next start
         try:
             self.renew(topics=topics)
         except BaseException:
@@ -99,7 +103,9 @@ class ProcessBroker:
         return self._lines.all()
 
     def call(self, method: str, *args: Any, timeout_s: float = CALL_S, **kwargs: Any) -> Any:
-        """Call a method of its controls; see Portal. Its process has to run."""
+        """Call a method of its controls; see Portal. It need not run, but it must not be paused."""
+        if self._between is not None:
+            return self._between.call(method, args, kwargs)
         return self._living().ask("call", method, args, kwargs, timeout_s=timeout_s)
 
     def start(self) -> None:
@@ -108,7 +114,7 @@ class ProcessBroker:
         if self._child is not None and self._child.is_alive:
             self._child.ask("start", timeout_s=START_S)
         else:
-            self._open(self._wish[0], {}, self._saved)
+            self._open(self._wish[0], {}, self._between.save() if self._between is not None else self._saved)
 
     def stop(self) -> None:
         """Stop it cleanly. Its process goes on, without a broker."""
@@ -120,6 +126,10 @@ class ProcessBroker:
         """End its process by SIGKILL. What it had written is there at the next start, and so are its controls."""
         if self._child is not None and self._child.is_alive and not self._child.is_paused:
             self._saved = self._child.ask("call", "save", [], {})
+        if self._child is not None:
+            from kbroker.testing.embedded.between import Between
+
+            self._between = Between(self._saved)
         self._end_child()
         self._port.hold()
 
@@ -159,6 +169,7 @@ class ProcessBroker:
     def _open(self, config: dict[str, str], topics: dict[str, int], saved: Any) -> None:
         """A new process, with a broker on the data of the latest `renew`."""
         self._end_child()
+        self._between = None
         self._port.make_room()
         self._child = child = _Child([*self.address, self.directory, self._config], self._lines)
         child.ask("renew", str(self._renewals), config, topics, saved, timeout_s=START_S)
@@ -170,7 +181,7 @@ class ProcessBroker:
 
     def _living(self, *, or_paused: bool = False) -> _Child:
         if self._child is None:
-            raise BrokerGone("the broker was killed: start() it first")
+            raise BrokerGone("there is no process")
         if self._child.is_paused and not or_paused:
             raise BrokerGone("the broker is paused: resume() it first")
         return self._child

@@ -41,9 +41,11 @@ def read(address: tuple[str, int], topic: str = "t") -> list[bytes]:
     return talk(address, fetch)
 
 
-def topics(address: tuple[str, int]) -> set[str]:
-    async def ask(client: BareClient) -> set[str]:
+def topics(address: tuple[str, int]) -> dict[str, int]:
+    """Names and numbers of partitions."""
+
+    async def ask(client: BareClient) -> dict[str, int]:
         answer = await client.call(MetadataRequest(topics=None), 12)
-        return {topic.name for topic in answer.topics}
+        return {topic.name: len(topic.partitions) for topic in answer.topics}
 
     return talk(address, ask)
