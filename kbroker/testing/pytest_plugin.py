@@ -61,9 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", MARKER)
     _check(config)
     if config.pluginmanager.hasplugin("trio"):
-        from kbroker.testing import pytest_trio_plugin
-
-        config.pluginmanager.register(pytest_trio_plugin, "kbroker-trio")
+        config.pluginmanager.import_plugin("kbroker.testing.pytest_trio_plugin")
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

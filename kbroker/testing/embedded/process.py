@@ -87,16 +87,12 @@ class ProcessBroker:
     @property
     def is_running(self) -> bool:
         """Whether it serves, or would, were it not paused."""
-        child = self._child
-        return child is not None and child.is_alive and (child.is_paused or bool(child.ask("state")[0]))
+        return self._child is not None and self._child.state()[0]
 
     @property
     def failure(self) -> str:
         """Why it ended by itself; "" where it did not."""
-        child = self._child
-        if child is None or child.is_paused:
-            return ""
-        return str(child.ask("state")[1]) if child.is_alive else child.end()
+        return self._child.state()[1] if self._child is not None else ""
 
     def log_lines(self) -> list[str]:
         """What it logged since `renew`, oldest first; the latest 2,000 lines."""
@@ -247,6 +243,16 @@ class _Child:
             if future.done():
                 raise
             raise TimeoutError(f"the broker's process did not answer within {timeout_s + GRACE_S:g} s") from None
+
+    def state(self) -> tuple[bool, str]:
+        """Whether there is a broker, and why not, where it ended by itself."""
+        if self.is_paused:
+            return True, ""
+        try:
+            is_running, failure = self.ask("state")
+            return is_running, failure
+        except BrokerGone as error:
+            return False, str(error)
 
     def end(self) -> str:
         """How it ended, in words."""
