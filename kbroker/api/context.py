@@ -7,13 +7,14 @@ fetch sessions, and they reach those through here.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.api.fetch_sessions import FetchSessions
+from kbroker.api.registry import Tallies
 from kbroker.cluster.admin import Admin
 from kbroker.cluster.changes.views import check_no_view
 from kbroker.cluster.image import ClusterImage
@@ -57,6 +58,7 @@ class Services:
     views: Views
     producer_ids: ProducerIds
     brokers: Brokers  # each other broker, and this one
+    tallies: Tallies = field(default_factory=Tallies)
 
     @property
     def admin(self) -> Admin:

@@ -53,6 +53,7 @@ from kbroker.log.errors import LogOffline
 from kbroker.replication.doubt import InDoubt
 from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, Partition
 from kbroker.replication.reads import SCANNED_IN_PART
+from kbroker.replication.traffic import TopicTraffic
 from kbroker.turns import Work, answer, each, finish
 
 if TYPE_CHECKING:
@@ -545,10 +546,22 @@ class FetchJob:
             self.answer.error_code = ErrorCode.INVALID_FETCH_SESSION_EPOCH
             self.found, self.unknown = [], []
 
+    def _traffic(self, name: str | bytes) -> TopicTraffic | None:
+        """Of a topic that there is."""
+        image, of = self.services.image, self.services.replicas.traffic.of
+        topic = image.topics_by_id.get(name) if isinstance(name, bytes) else image.topics.get(name)
+        return None if topic is None else of(topic.name)
+
     def _put(self, rows: Iterable[Row]) -> None:
         """Add to the answer what the client does not know. Neighbours of one topic share an entry, as in Kafka."""
         session, opens, topic = self.session, self.opens, self.topic
+        counted: str | bytes | None = None
+        traffic: TopicTraffic | None = None
         for key, data, length in rows:
+            if key[0] != counted:
+                counted, traffic = key[0], self._traffic(key[0])
+            if traffic is not None:
+                traffic.fetched(length, data.error_code)
             if session is None:
                 pass
             elif opens:

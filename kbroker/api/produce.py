@@ -277,14 +277,17 @@ def _refuse(
     topic: str, data: PartitionProduceData, error: KafkaError, partition: Partition | None, under_way: _Produce
 ) -> PartitionProduceResponse:
     """The answer for a batch that was refused; where certain records are to blame it names them (KIP-467)."""
-    under_way.context.services.tell_of_disk(topic, data.index, error)
+    services = under_way.context.services
+    services.tell_of_disk(topic, data.index, error)
     doubt = error if isinstance(error, InDoubt) else None
     if doubt is not None:
         error = doubt.found
     log_start, bad = -1, error.records if isinstance(error, BadRecords) else ()
     if error.code in REFUSED_FOR_NOW:
-        replicas = under_way.context.services.replicas
-        _note_refusal(data.records, partition.log.refuse if partition else partial(replicas.refuse, topic, data.index))
+        refuse = partition.log.refuse if partition else partial(services.replicas.refuse, topic, data.index)
+        _note_refusal(data.records, refuse)
+    if topic in services.image.topics:
+        services.replicas.traffic.of(topic).refused(error.code, len(data.records or b""))
     if partition is not None and error.code in WITH_LOG_START and not isinstance(error, NoBatch | NotVerified):
         log_start = partition.log.start_offset
     bad = bad[: RECORD_ERRORS_MAX - under_way.record_errors]

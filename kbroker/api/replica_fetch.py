@@ -97,7 +97,7 @@ class ReplicaFetch(Awaited):
         self.epoch = 0  # of the session, as this fetch left it
         self.error = ErrorCode.NONE  # of the session
         self.rows: list[tuple[Key, FetchPartitionData]] = []
-        self.read: list[Followed] = []  # whose records are in them
+        self.read: dict[Followed, int] = {}  # whose records are in them, how many bytes
         self.size = 0  # of those
         self.copied = 0  # bytes of records that the answer holds itself
         self.failed = False  # the follower is to be told something at once
@@ -216,7 +216,7 @@ class ReplicaFetch(Awaited):
         data.log_start_offset = followed.told_start = result.log_start_offset
         data.records = records
         self.rows.append((followed.key, data))
-        self.read.append(followed)
+        self.read[followed] = result.length
         self.size += result.length
         throttle = self.services.replicas.leader_throttle
         if throttle.is_set and self._is_throttled(followed.partition):
@@ -316,7 +316,7 @@ class ReplicaFetch(Awaited):
         """What was read is too little: it will be read again, and first."""
         if self.read:
             session.news = {**dict.fromkeys(self.read), **session.news}
-            self.rows, self.read, self.size, self.copied = [], [], 0, 0
+            self.rows, self.read, self.size, self.copied = [], {}, 0, 0
 
     def _held_s(self, session: ReplicaSession) -> float:
         """How long what there is may be held back, seconds."""
@@ -355,6 +355,8 @@ class ReplicaFetch(Awaited):
         for followed in session.take_stale(TOLD_MAX):
             self._tell_offsets(followed)
         session.answer(self.services.env.clock.liveness())
+        for followed, size in self.read.items():
+            followed.partition.traffic.sent_to_follower(size)
         return FetchResponse(session_id=session.id, responses=_by_topic(self.rows))
 
     def _tell_offsets(self, followed: Followed) -> None:

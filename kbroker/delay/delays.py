@@ -48,6 +48,10 @@ class Delays:
         found = self._delayers.get((topic, index))
         return found.delayer if found is not None else None
 
+    def delayers(self) -> list[tuple[Key, Delayer]]:
+        """All of them, by topic and index."""
+        return [(key, running.delayer) for key, running in self._delayers.items()]
+
     def assume(self, partition: Partition) -> None:
         """A partition is held here, in whatever role. To be told when that, or its topic's configs, have changed."""
         key = partition.topic, partition.index

@@ -13,6 +13,7 @@ This module holds the contracts only, so that importing it costs nothing.
     descriptors.py   when there is none left            procfs.py        which process is in the way
     real_watch.py    files that others write to         real_helper.py   a process that computes
     machine.py       which boot this is, and on what its files lie
+    real_process.py  what this process uses
 """
 
 from __future__ import annotations
@@ -321,6 +322,34 @@ class RpcChannel(Protocol):
 
     def close(self) -> None:
         """Disconnect; idempotent."""
+
+
+class Usage(NamedTuple):
+    """What a process uses of its system. None: that is not told here."""
+
+    cpu_s: float  # of all threads, since it began
+    collections: Sequence[int]  # of Python's garbage, by generation
+    resident_bytes: int | None = None
+    virtual_bytes: int | None = None
+    open_fds: int | None = None
+    max_fds: int | None = None
+    threads: int | None = None
+    started_s: float | None = None  # since the epoch
+    read_bytes: int | None = None  # from disks, not from memory
+    written_bytes: int | None = None
+
+
+class Process(Protocol):
+    """What can be measured of this process; for who tells people of it, not for what the broker does."""
+
+    def now(self) -> float:
+        """Seconds, never 0, on a clock that is cheap to look at."""
+
+    def loop_cpu_s(self) -> float:
+        """Seconds of CPU of the thread that calls: the event loop's."""
+
+    def usage(self) -> Usage:
+        """All of it. Blocks for moments: offload it."""
 
 
 class Net(Protocol):

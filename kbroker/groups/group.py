@@ -61,6 +61,10 @@ class Group(Protocol):
         """Liveness seconds; when on_alarm may have something to do. It may be early, never late."""
 
     @property
+    def size(self) -> int:
+        """How many members it has."""
+
+    @property
     def timeline(self) -> Timeline:
         """Its last rebalances."""
 

@@ -5,6 +5,7 @@
     messages.py   requests that were read, and answers
     hosts.py      which names a request may call this server by
     paths.py      what is to be had, and who answers it
+    metrics/      what Prometheus scrapes
     health.py     whether the broker lives, and whether it serves
 
 A broker that is not asked for it imports none of this.

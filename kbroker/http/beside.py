@@ -11,9 +11,10 @@ import trio
 
 from kbroker.api.context import Services
 from kbroker.config import BrokerConfig
-from kbroker.env import AddressInUse, Env
+from kbroker.env import AddressInUse, Env, Process
 from kbroker.http.health import Life
 from kbroker.http.hosts import ANY, Hosts
+from kbroker.http.metrics.page import Metrics
 from kbroker.http.paths import Paths
 from kbroker.http.server import Server
 from kbroker.server.identity import StartFailed
@@ -22,9 +23,10 @@ from kbroker.server.identity import StartFailed
 class Beside:
     """The server, as who runs the broker sees it."""
 
-    def __init__(self, address: tuple[str, int], life: Life) -> None:
+    def __init__(self, address: tuple[str, int], life: Life, metrics: Metrics) -> None:
         self.address = address  # with the real port
         self._life = life
+        self._metrics = metrics
 
     def note_ready(self) -> None:
         """The broker serves."""
@@ -33,6 +35,7 @@ class Beside:
     async def attach(self, services: Services) -> None:
         """Answer for a broker of these services; runs as long as that does (`run_broker`, beside)."""
         self._life.attach(services)
+        self._metrics.begin(services)
         try:
             await trio.sleep_forever()
         finally:
@@ -40,7 +43,7 @@ class Beside:
 
 
 @asynccontextmanager
-async def http_server(env: Env, config: BrokerConfig) -> AsyncIterator[Beside]:
+async def http_server(env: Env, config: BrokerConfig, process: Process) -> AsyncIterator[Beside]:
     """Serve HTTP as `kbroker.http.*` say, while the block runs. Raises StartFailed."""
     host, port = config.get_str("kbroker.http.host"), config.get_int("kbroker.http.port")
     try:
@@ -50,7 +53,8 @@ async def http_server(env: Env, config: BrokerConfig) -> AsyncIterator[Beside]:
     except OSError as error:
         raise StartFailed(f"cannot serve HTTP on {host}:{port}: {error.strerror or error}") from error
     life = Life()
-    server = Server(listener, Paths(life).answer, Hosts(own_names(config)), env.clock.data_ms)
+    metrics = Metrics(life, process)
+    server = Server(listener, Paths(life, metrics).answer, Hosts(own_names(config)), env.clock.data_ms)
     async with trio.open_nursery() as nursery:
         scope = trio.CancelScope(shield=True)  # it ends with the block, which may go on when cancelled
 
@@ -60,7 +64,7 @@ async def http_server(env: Env, config: BrokerConfig) -> AsyncIterator[Beside]:
 
         nursery.start_soon(run)
         try:
-            yield Beside(listener.address, life)
+            yield Beside(listener.address, life, metrics)
         finally:
             scope.cancel()
 

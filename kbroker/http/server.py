@@ -56,7 +56,6 @@ class Server:
         self.hosts = hosts
         self.data_ms = data_ms
         self.connections: dict[Connection, None] = {}  # the longest idle first
-        self.requests = 0  # read whole, so far
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -126,7 +125,6 @@ class Connection:
             event = await self._read_request()
             if event is None:
                 return False
-            self._server.requests += 1
             with trio.move_on_after(ANSWER_S) as scope:
                 await self._answer(event)
             if self._http.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}:

@@ -9,6 +9,7 @@ fetchers.py    carries that out: what this broker follows, fetched from its lead
 sessions.py    the other side: what each follower of this broker has, and what is news to it
 openings.py    logs that are being opened
 failures.py    logs that fail: handed over, begun anew
+traffic.py     counts what goes through, by topic
 throttles.py   room for others while replicas are filled
 reads.py       what a fetch of one partition is told
 visible.py     what consumers see of a log that hides what is for later

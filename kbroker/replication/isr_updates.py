@@ -46,6 +46,7 @@ class IsrUpdates:
         self._config = config
         self._clock = clock
         self._news: dict[Partition, None] = {}
+        self.shrinks = self.expands = self.failures = 0  # changes that were written, and those that were not
         self._held: dict[Partition, float] = {}  # not to be asked until; each is asked then
         self._bell = trio.Event()
 
@@ -102,8 +103,15 @@ class IsrUpdates:
         now_s = self._clock.liveness()
         for (partition, change), outcome in zip(changes, outcomes, strict=True):
             partition.settle(change, outcome, _newest(partition, self._image()))
+            self._count(change, outcome)
             if outcome is not IsrOutcome.WRITTEN or change.joining:
                 self._held[partition] = now_s + HOLD_S
+
+    def _count(self, change: IsrChange, outcome: IsrOutcome) -> None:
+        is_written = outcome is IsrOutcome.WRITTEN
+        self.failures += not is_written
+        self.expands += is_written and bool(change.joining)
+        self.shrinks += is_written and not set(change.partition.isr) <= set(change.isr)
 
     async def _wanted(self) -> list[tuple[Partition, IsrChange]]:
         """Changes that partitions with news want, proposed."""

@@ -38,7 +38,7 @@ import trio
 
 from kafka_wire.errors import KafkaError
 from kafka_wire.records import BatchHeader
-from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage, compared
+from kbroker.cluster.image import NO_LEADER, ClusterImage, PartitionImage, TopicImage, compared
 from kbroker.cluster.isr_changes import IsrChange, IsrOutcome
 from kbroker.cluster.peers.brokers import Brokers
 from kbroker.config import BrokerConfig, TopicConfig, topic_config
@@ -53,6 +53,7 @@ from kbroker.replication.openings import Openings
 from kbroker.replication.partition import Partition
 from kbroker.replication.sessions import ReplicaSessions
 from kbroker.replication.throttles import Throttle
+from kbroker.replication.traffic import Traffic
 from kbroker.watermark import Watermark
 
 CHUNK = 32  # partitions between two checkpoints
@@ -139,6 +140,8 @@ class ReplicaManager:
         self.failures = Failures(
             node_id, logs.env.clock, self.partitions, lambda: self._carried_out, registration.hand_over
         )
+        self.traffic = Traffic()
+        self.elections = self.unclean_elections = 0  # of leaders, while this broker was the controller
         self.sessions = ReplicaSessions(first_id=1 + logs.env.rng.below(2**30))  # of this broker's followers
         self.leader_throttle = self._throttle("leader.replication.throttled.rate")
         self.follower_throttle = self._throttle("follower.replication.throttled.rate")
@@ -319,15 +322,29 @@ class ReplicaManager:
             self._tell_configs(difference.group_configs_changed)
         for topic in difference.topic_configs_changed:
             yield from self._reconfigure(topic)
+        for gone in difference.topics_deleted:
+            self.traffic.forget(gone.name)
         if difference.partitions_added:
             yield self._forget_removed
         for topic, image in (*difference.partitions_added, *difference.partitions_changed):
             self._apply(topic, image)
+            if new.controller_id == self.node_id:
+                self._note_election(old, topic, image)
             yield None
         if difference.topics_deleted or difference.topics_created or difference.partitions_added:
             deleted = [topic.name for topic in difference.topics_deleted if not is_read_anew]
             for coordinator in self._coordinators.values():
                 coordinator.on_topics_changed(deleted)
+
+    def _note_election(self, old: ClusterImage, topic: TopicImage, image: PartitionImage) -> None:
+        """Count a leader that is another than before, and one that may lack what was committed."""
+        before = old.topics_by_id.get(topic.id)
+        if before is None or image.index >= len(before.own_partitions) or image.leader == NO_LEADER:
+            return
+        was = before.own_partitions[image.index]
+        if image.leader != was.leader:
+            self.elections += 1
+            self.unclean_elections += image.leader not in was.isr and image.leader not in was.elr
 
     def _realign(self, image: ClusterImage) -> Iterator[None]:
         """Have everything in the role that an image gives it, of whatever a lost registration and a catch-up that was
@@ -472,7 +489,7 @@ class ReplicaManager:
             self.partitions[key] = Partition(
                 topic, index, opening.topic_id, opened, self.node_id, lambda: self._registration.is_proven,
                 liveness=self.logs.env.clock.liveness, on_isr_news=self.isr_updates.note, is_welcome=self._is_welcome,
-                high_watermark=self.logs.high_watermark(topic, index),
+                high_watermark=self.logs.high_watermark(topic, index), traffic=self.traffic.of(topic),
             )  # fmt: skip
         if self._target is not None:  # else the next image decides
             self._settle(opening, self._target)

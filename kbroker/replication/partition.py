@@ -45,6 +45,7 @@ from kbroker.replication.doubt import DEFINITIVE, InDoubt, LedOn, NotLeader
 from kbroker.replication.followers import NEVER, Follower, FollowerSession
 from kbroker.replication.reads import NO_SCAN, SCANNED, SCANNED_IN_PART, Reader, ReadResult
 from kbroker.replication.stable import StableOffset
+from kbroker.replication.traffic import TopicTraffic
 from kbroker.replication.visible import Visible
 from kbroker.watermark import Watermark
 
@@ -65,7 +66,7 @@ class Partition:
         "topic", "index", "topic_id", "log", "node_id", "leader_epoch", "leader_id", "leading", "isr", "image",
         "proposal", "followers", "high_watermark", "_epoch_start_offset", "_is_joined", "_alone", "_is_sole",
         "_maximal", "_is_unknown", "_retry_s", "_is_session_proven", "_liveness", "_on_isr_news", "_is_welcome",
-        "_stable", "_visible",
+        "_stable", "_visible", "traffic",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +82,7 @@ class Partition:
         on_isr_news: Callable[[Partition], None] | None = None,
         is_welcome: Callable[[int, int], bool] = lambda replica_id, broker_epoch: True,
         high_watermark: int = 0,
+        traffic: TopicTraffic | None = None,
     ) -> None:
         """
         Args:
@@ -89,12 +91,12 @@ class Partition:
             on_isr_news: told when there may be somebody to join the ISR, for `wanted_isr` to be asked soon.
             is_welcome: whether a broker, by id and epoch, may join an ISR: it is registered, and not about to stop.
             high_watermark: as it was kept by an earlier process.
+            traffic: the topic's.
         """
         self.topic, self.index, self.topic_id = topic, index, topic_id
-        self.log = log
+        self.log, self.traffic = log, traffic or TopicTraffic()
         self.node_id = node_id
-        self.leader_epoch = -1
-        self.leader_id = NO_LEADER
+        self.leader_epoch, self.leader_id = -1, NO_LEADER
         self.leading = False
         self.isr: tuple[int, ...] = ()  # as agreed
         self.image: PartitionImage | None = None  # the newest told
@@ -107,10 +109,8 @@ class Partition:
         self._maximal = frozenset[int]()  # ISR (R5)
         self._is_unknown = False  # whether the proposal was, or will be, carried out
         self._retry_s = NEVER
-        self._is_session_proven = is_session_proven
-        self._liveness = liveness
-        self._on_isr_news = on_isr_news
-        self._is_welcome = is_welcome
+        self._is_session_proven, self._liveness = is_session_proven, liveness
+        self._on_isr_news, self._is_welcome = on_isr_news, is_welcome
         self.high_watermark = Watermark(max(log.start_offset, min(high_watermark, log.end.value)))
         self._visible: Visible | None = None  # where the log hides something, and somebody reads
         self._stable: StableOffset | None = None  # of this high watermark; None: nobody has asked for it
@@ -473,6 +473,7 @@ class Partition:
         log = self.log
         if len(records):
             log.append_replicated(records, leader_epoch=leader_epoch, now_ms=now_ms)
+            self.traffic.followed(len(records))
         committed = max(self.high_watermark.value, min(high_watermark, log.end.value))
         if log_start > log.start_offset:  # first: what lies below may never have been the leader's
             log.advance_start(min(log_start, committed))
@@ -531,12 +532,8 @@ class Partition:
     def append(self, batch: bytearray | memoryview, acks: int, now_ms: int) -> Appended:
         """Check and append a batch, patched in place with its offsets and leader epoch.
 
-        Args:
-            batch: one record batch; see PartitionLog.append for what is checked.
-            acks: see check_append.
-            now_ms: data time, for LogAppendTime and the timestamp window.
-
-        Raises KafkaError; LogOffline when the disk failed.
+        See PartitionLog.append for what is checked, check_append for acks. now_ms: data time, for LogAppendTime and the
+        timestamp window. Raises KafkaError; LogOffline when the disk failed.
         """
         self.check_append(acks)
         return self.write(batch, None, now_ms)
@@ -562,6 +559,8 @@ class Partition:
         except KafkaError as error:
             self._check_refusal(error)
             raise
+        count = header.count if header is not None else appended.last_offset - appended.base_offset + 1
+        self.traffic.appended(len(batch), count)
         self.follow_log()
         return appended
 

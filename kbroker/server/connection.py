@@ -37,7 +37,7 @@ from kafka_wire.frames import (
 from kafka_wire.source import SLICE
 from kbroker.api.context import NO_BROKER, Context, Peer, Services
 from kbroker.api.metadata import unsupported_version
-from kbroker.api.registry import Route, RouteTable
+from kbroker.api.registry import Route, RouteTable, Tally
 from kbroker.awaited import Awaited
 from kbroker.env import FileSlice
 from kbroker.server.complaints import Unsupported
@@ -58,13 +58,15 @@ LONG_FRAME = 16384  # bytes; may have so many entries that decoding them is done
 class Waiting:
     """A place in the line: an answer still to come."""
 
-    __slots__ = ("header", "peer", "answer", "overlaps", "is_long", "is_encoding")
+    __slots__ = ("header", "peer", "answer", "overlaps", "is_long", "is_encoding", "tally", "began")
 
     def __init__(
         self,
         header: RequestHeader,
         peer: Peer,
         answer: Coroutine[Any, Any, Any] | Awaited,
+        tally: Tally,
+        began: float,
         *,
         overlaps: bool,
         is_long: bool,
@@ -72,6 +74,8 @@ class Waiting:
         self.header = header
         self.peer = peer
         self.answer = answer
+        self.tally = tally
+        self.began = began  # when the request was taken up, where that is measured
         self.overlaps = overlaps  # requests behind it are handled meanwhile
         self.is_long = is_long  # it is work that goes on, see turns.py
         self.is_encoding = False  # the answer was there, and is long: it is a coroutine of its parts
@@ -189,6 +193,8 @@ class Connection:
         except KeyError:
             self._refuse_version(header)
             return
+        tally = route.tally
+        began = 0.0 if tally.now is None else tally.now()
         context = self._context
         if context.version != version or context.client_id != client_id:
             context = self._context = Context(self._services, self.peer, version, client_id)
@@ -200,17 +206,17 @@ class Connection:
             if isinstance(request, CoroutineType):
                 request.close()  # the rest of the decoding is awaited together with the handler
                 later = _decode_and_handle(decoding, route, context)
-                self._wait(Waiting(header, self.peer, later, overlaps=False, is_long=True))
+                self._wait(Waiting(header, self.peer, later, tally, began, overlaps=False, is_long=True))
                 return
         answer = route.api.handle(request, context)
-        if answer is None:
-            return
         if isinstance(answer, CoroutineType | Awaited):
             # A broker asks for many of its clients, in no order: none of them waits for another's answer.
             overlaps = route.api.overlaps or self.peer.broker_id != NO_BROKER
-            self._wait(Waiting(header, self.peer, answer, overlaps=overlaps, is_long=is_long(answer)))
-        else:
+            self._wait(Waiting(header, self.peer, answer, tally, began, overlaps=overlaps, is_long=is_long(answer)))
+            return
+        if answer is not None:
             self._put(route.write(correlation_id, answer))
+        tally.note(began)
 
     def _refuse_version(self, header: RequestHeader) -> None:
         """ApiVersions is answered in version 0, so that the client learns which there are; nothing else can be."""
@@ -269,6 +275,7 @@ class Connection:
     def _end_wait(self, head: Waiting) -> None:
         """The answer at the head of the line is there, or there is to be none."""
         self.line.popleft()
+        head.tally.note(head.began)
         if not head.overlaps:
             self.blocked = False
 

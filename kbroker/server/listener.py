@@ -65,7 +65,8 @@ class Server:
         self.name = name
         self.listener = listener
         self.services = services
-        self.routes = Routes(apis)
+        self.routes = Routes(apis, services.tallies)
+        self.crowd = services.tallies.crowd(name)
         self.requests = requests
         self.answers = answers
         self.porter = porter
@@ -102,6 +103,7 @@ class Server:
         elif self.name == self.services.inter_broker_listener and len(self.services.image.registrations) > 1:
             self._try(stream, house)
         else:
+            self.crowd.note_refused()
             self._complaints.complain(CONNECTION_REFUSED, client=stream.peer[0], reason=limit)
             stream.close()
 
@@ -119,6 +121,7 @@ class Server:
     def _serve(self, stream: Stream, peer: Peer, routes: RouteTable, house: House) -> None:
         driver = Driver(stream, Connection(self.services, routes, peer, self._scratch, house.now), house)
         self.drivers[driver] = None
+        self.crowd.note_accepted()
         if isinstance(routes, TrialRoutes):
             self._trials[peer] = driver, trio.current_time() + TRIAL_S
         driver.start()
@@ -143,6 +146,7 @@ class Server:
 
     def _forget(self, driver: Driver) -> None:
         del self.drivers[driver]
+        self.crowd.note_closed()
         peer = driver.core.peer
         if peer.broker_id == NO_BROKER:
             self._uncount(peer)

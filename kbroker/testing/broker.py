@@ -228,6 +228,7 @@ class MemoryCluster:
         own_config: Callable[[int], Mapping[str, str]],
         seed: int,
         nursery: trio.Nursery,
+        beside: Callable[[int], Beside | None] = lambda broker_id: None,
     ) -> None:
         self.network = MemoryNetwork(seed=seed)
         self.store = MemoryStore(SteeredClock())
@@ -238,6 +239,7 @@ class MemoryCluster:
         self.brokers: dict[int, MemoryBroker] = {}  # those that run
         self._config = config
         self._own_config = own_config
+        self._beside = beside
         self._clients: MemoryNet = self.network.host("client")
         self._nursery = nursery
 
@@ -254,11 +256,8 @@ class MemoryCluster:
         way = self.ways[broker_id] = ProcessStore(self.store, broker.env.clock, broker.life.check)
         own = {"node.id": str(broker_id), "listeners": f"PLAINTEXT://{machine.name}:{PORT}"}
         differing = {name.replace("__", "."): value for name, value in config.items()}
-        self._nursery.start_soon(
-            broker.run,
-            BrokerConfig().with_values({**own, **self._config, **self._own_config(broker_id), **differing}),
-            way,
-        )
+        settings = BrokerConfig().with_values({**own, **self._config, **self._own_config(broker_id), **differing})
+        self._nursery.start_soon(partial(broker.run, settings, way, beside=self._beside(broker_id)))
         await broker.wait_serving()
         return broker
 
@@ -295,14 +294,15 @@ async def memory_cluster(
     config: Mapping[str, str] | None = None,
     own_config: Callable[[int], Mapping[str, str]] = lambda broker_id: {},
     seed: int = 0,
+    beside: Callable[[int], Beside | None] = lambda broker_id: None,
 ) -> AsyncIterator[MemoryCluster]:
     """Brokers 1..size that serve while the block runs. All are killed after it.
 
     topics: name -> partitions, created when all brokers serve. config: Kafka's names, for all brokers. own_config: the
-    same for a broker of an id.
+    same for a broker of an id; beside: what runs beside it (`run_broker`).
     """
     async with trio.open_nursery() as nursery:
-        cluster = MemoryCluster(size, config or {}, own_config, seed, nursery)
+        cluster = MemoryCluster(size, config or {}, own_config, seed, nursery, beside)
         async with trio.open_nursery() as starting:
             for broker_id in cluster.machines:
                 starting.start_soon(cluster.start, broker_id)

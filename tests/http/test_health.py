@@ -20,7 +20,7 @@ from kbroker.server.broker import Ready, run_broker
 from kbroker.server.identity import StartFailed
 from kbroker.testing.broker import Machine, memory_broker
 from tests.api.test_produce import batch, produce
-from tests.http.tools import PORT, Reply, connected
+from tests.http.tools import PORT, Reply, StillProcess, connected
 
 T = TypeVar("T")
 CONFIG = BrokerConfig().with_values({"listeners": "PLAINTEXT://127.0.0.1:9092", "kbroker.http.port": str(PORT)})
@@ -51,7 +51,7 @@ async def test_readiness_follows_the_broker_from_start_to_end() -> None:
         assert (alive.status, alive.json) == (200, {"status": "alive"})
         return told.json  # type: ignore[no-any-return]
 
-    async with http_server(env, CONFIG) as http:
+    async with http_server(env, CONFIG, StillProcess()) as http:
         detail = "opening the data directory and the coordination store"
         assert await readiness(503) == {"status": "starting", "detail": detail}
 
@@ -89,13 +89,13 @@ def test_who_is_not_part_of_the_cluster_or_leaves_it_is_not_ready() -> None:
 
 async def test_a_port_that_is_taken_is_told_at_once() -> None:
     env = Machine().env()
-    async with http_server(env, CONFIG):
+    async with http_server(env, CONFIG, StillProcess()):
         with pytest.raises(StartFailed, match=f"127.0.0.1:{PORT} is in use.*kbroker --http-port 0"):
-            async with http_server(env, CONFIG):
+            async with http_server(env, CONFIG, StillProcess()):
                 pass
 
 
 async def test_an_address_that_is_not_ours_is_told() -> None:
     with pytest.raises(StartFailed, match="cannot serve HTTP on elsewhere:9644: "):
-        async with http_server(Machine().env(), CONFIG.with_values({"kbroker.http.host": "elsewhere"})):
+        async with http_server(Machine().env(), CONFIG.with_values({"kbroker.http.host": "elsewhere"}), StillProcess()):
             pass

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import h11
 import trio
 
-from kbroker.env import Stream
+from kbroker.api.context import Services
+from kbroker.config import BrokerConfig
+from kbroker.env import Stream, Usage
+from kbroker.http.beside import http_server
 from kbroker.http.hosts import Hosts
 from kbroker.http.messages import Answer, Request
 from kbroker.http.server import Server
+from kbroker.testing.broker import Life, Machine, MemoryBroker
 from kbroker.testing.net import MemoryNet, MemoryNetwork
+from tests.http.exposition import Page, parse
 
 PORT = 9644
 GET = b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -110,4 +116,73 @@ async def serving(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.run)
         yield net, server
+        nursery.cancel_scope.cancel()
+
+
+class StillProcess:
+    """A process that uses what it is said to."""
+
+    def __init__(self) -> None:
+        self.cpu_s = 0.0
+        self.used = Usage(1.5, [3, 2, 1], 1000, 2000, 17, 1024, 4, 1.7e9, 4096, 8192)
+
+    def now(self) -> float:
+        return 1 + trio.current_time()
+
+    def loop_cpu_s(self) -> float:
+        return self.cpu_s
+
+    def usage(self) -> Usage:
+        return self.used
+
+
+class Told:
+    """A broker, and what it tells over HTTP."""
+
+    def __init__(self, broker: MemoryBroker, services: Services, process: StillProcess) -> None:
+        self.broker = broker
+        self.services = services
+        self.process = process
+
+    async def get(self, path: str, *, method: str = "GET") -> Reply:
+        """An answer."""
+        async with connected(self.broker.env.net, PORT) as client:
+            return await client.get(path, method=method)
+
+    async def metrics(self) -> Page:
+        """A scrape."""
+        told = await self.get("/metrics")
+        assert told.status == 200, told.text
+        assert told.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        return parse(told.body)
+
+    async def json(self, path: str, status: int = 200) -> Any:
+        """A JSON answer of that status."""
+        told = await self.get(path)
+        assert told.status == status, told.text
+        return told.json
+
+
+@asynccontextmanager
+async def told_broker(
+    topics: Mapping[str, int] | None = None, machine: Machine | None = None, **config: str
+) -> AsyncIterator[Told]:
+    """A broker in memory with its HTTP server. config: dots as `__`."""
+    machine = machine or Machine()
+    machine.life = Life()
+    settings = BrokerConfig().with_values(
+        {"listeners": "PLAINTEXT://127.0.0.1:9092", "kbroker.http.port": str(PORT)}
+        | {name.replace("__", "."): value for name, value in config.items()}
+    )
+    broker, process, seen = MemoryBroker(machine, machine.env()), StillProcess(), list[Services]()
+    async with http_server(broker.env, settings, process) as http, trio.open_nursery() as nursery:
+
+        async def beside(services: Services) -> None:
+            seen.append(services)
+            await http.attach(services)
+
+        nursery.start_soon(partial(broker.run, settings, machine.store, topics, beside=beside))
+        await broker.wait_serving()
+        http.note_ready()
+        yield Told(broker, seen[0], process)
         nursery.cancel_scope.cancel()

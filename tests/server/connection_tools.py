@@ -16,7 +16,7 @@ from kafka_wire.frames import Scratch, request_header
 from kafka_wire.messages.groups import HeartbeatRequest, HeartbeatResponse
 from kafka_wire.messages.metadata import MetadataRequest, MetadataResponse, MetadataResponseBroker
 from kbroker.api.context import Peer
-from kbroker.api.registry import Api, Routes
+from kbroker.api.registry import Api, Routes, Tallies
 from kbroker.awaited import Awaited
 from kbroker.config import BrokerConfig
 from kbroker.server.connection import Connection
@@ -25,7 +25,9 @@ from kbroker.watermark import Bell, Watermark
 
 T = TypeVar("T")
 
-SERVICES: Any = SimpleNamespace(config=BrokerConfig(), env=SimpleNamespace(clock=SteeredClock()))
+SERVICES: Any = SimpleNamespace(
+    config=BrokerConfig(), env=SimpleNamespace(clock=SteeredClock()), tallies=Tallies()
+)
 VERSION = 3  # of Heartbeat: not flexible
 
 

@@ -199,9 +199,10 @@ class _Process:
         """The HTTP server, where it is asked for."""
         if self.config.get_int("kbroker.http.port") < 0:
             return nullcontext()
+        from kbroker.env.real_process import RealProcess
         from kbroker.http.beside import http_server
 
-        return http_server(env, self.config)
+        return http_server(env, self.config, RealProcess())
 
     def _say_ready(self, ready: Ready, http: Beside | None) -> None:
         self.ready = True

@@ -454,6 +454,11 @@ class ClassicGroup(RebalancingGroup):
         return frozenset(topic for each in subscriptions if each is not None for topic in each.topics)
 
     @property
+    def size(self) -> int:
+        """How many members it has."""
+        return len(self._roster)
+
+    @property
     def empty_since_ms(self) -> int | None:
         """Data time since when nobody is here: from then on its offsets age. None: somebody is, they do not (G5).
 

@@ -113,6 +113,11 @@ class ConsumerGroup:
         return self._core.deadline
 
     @property
+    def size(self) -> int:
+        """How many members it has."""
+        return len(self._core.members)
+
+    @property
     def timeline(self) -> Timeline:
         """Its last rebalances; a "generation" there is a group epoch here."""
         return self._core.timeline

@@ -93,6 +93,7 @@ class Cleaner:
         self.logs = logs
         self.config = config
         self.left: dict[PartitionLog, _Left] = {}  # what cannot be compacted, and why
+        self.passes = self.bytes_read = self.bytes_written = 0  # of logs that were compacted, since the start
         self._on_replaced = on_replaced
         self._on_cleaned = on_cleaned
         self._rest = trio.CancelScope()  # before the next look, until cancelled
@@ -237,6 +238,9 @@ class Cleaner:
                 and (force or span.is_worth_it(each.config.min_cleanable_dirty_ratio))
             ):
                 await self._pass(each, span, outcome)
+                self.passes += 1
+                self.bytes_read += outcome.bytes_before
+                self.bytes_written += outcome.bytes_after
             is_done = True
             self.left.pop(each, None)
         except Superseded as error:  # its files are not what they were: another time

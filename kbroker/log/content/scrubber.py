@@ -22,7 +22,6 @@ from kafka_wire.records import headers
 from kbroker.env import Env
 from kbroker.log.checkpoints import Key
 from kbroker.log.cold import told
-from kbroker.log.content.inspection import batch_problem
 from kbroker.turns import Errands, finish_errands
 
 if TYPE_CHECKING:
@@ -111,6 +110,8 @@ class Scrubber:
 
     def _look_at(self, key: Key, each: PartitionLog, offset: int, end: int) -> Errands[tuple[int, int]]:
         """Look at some batches from an offset on, below end; the offset behind them, and what it cost, in bytes."""
+        from kbroker.log.content.inspection import batch_problem  # here: a start does without it
+
         cost = 0
         slices = yield from told(partial(each.read, offset, CHUNK_BYTES, end))
         for part in slices:

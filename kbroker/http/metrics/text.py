@@ -1,0 +1,53 @@
+"""Prometheus' text format 0.0.4: samples of one metric stand together, behind its HELP and TYPE lines. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+from kbroker.http.metrics.table import Metric
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+LINES_A_PIECE = 200  # some 50 us
+
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+
+
+def escaped(value: str) -> str:
+    """A label's value, as it stands in quotes."""
+    return value.translate(_ESCAPES)
+
+
+def labelled(metric: Metric, *values: object) -> str:
+    """The labels of one sample, as many as there are values."""
+    if not values:
+        return ""
+    pairs = zip(metric.labels, values, strict=False)
+    return "{" + ",".join([f'{name}="{escaped(str(value))}"' for name, value in pairs]) + "}"
+
+
+def single(metric: Metric, value: float) -> bytes:
+    """A metric with one sample and no labels."""
+    return f"{metric.head}{metric.name} {number(value)}\n".encode()
+
+
+def number(value: float) -> str:
+    """A value: whole numbers without a point."""
+    return str(int(value)) if value == int(value) else repr(float(value))
+
+
+def family(metric: Metric, labels: Sequence[str], values: Sequence[int]) -> Iterator[bytes]:
+    """All samples of a metric: whole numbers, each with its labels (`labelled`)."""
+    yield metric.head.encode()
+    name = metric.name
+    for at in range(0, len(labels), LINES_A_PIECE):
+        some = zip(labels[at : at + LINES_A_PIECE], values[at : at + LINES_A_PIECE], strict=True)
+        yield "".join([f"{name}{label} {value}\n" for label, value in some]).encode()
+
+
+def lines(metric: Metric, samples: Iterable[str]) -> Iterator[bytes]:
+    """All samples of a metric; each is what follows the name (or "_sum" and the like), without the end of the line."""
+    yield metric.head.encode()
+    rest = iter(samples)
+    while some := list(islice(rest, LINES_A_PIECE)):
+        yield "".join([f"{metric.name}{sample}\n" for sample in some]).encode()
