@@ -25,9 +25,7 @@ from kbroker.watermark import Bell, Watermark
 
 T = TypeVar("T")
 
-SERVICES: Any = SimpleNamespace(
-    config=BrokerConfig(), env=SimpleNamespace(clock=SteeredClock()), tallies=Tallies()
-)
+SERVICES: Any = SimpleNamespace(config=BrokerConfig(), env=SimpleNamespace(clock=SteeredClock()), tallies=Tallies())
 VERSION = 3  # of Heartbeat: not flexible
 
 
