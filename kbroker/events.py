@@ -147,6 +147,29 @@ MEMBER_EXPELLED = Event(
     "A group goes on without a member that was too late. `reason` names the timeout.",
     more=("client_id", "client"),
 )
+REGEX_TOO_COSTLY = Event(
+    "regex_too_costly",
+    "the regular expression {regex} matches no topic: {reason}",
+    "A member's subscription by regular expression takes too long to be looked at; the group goes on without.",
+    logging.WARNING,
+)
+TRANSACTION_TIMED_OUT = Event(
+    "transaction_timed_out",
+    "{partition}: transaction {transactional_id} has timed out",
+    "Its producer was silent for `transaction.timeout.ms`: the transaction is aborted.",
+)
+STATE_NOT_STORED = Event(
+    "state_not_stored",
+    "{partition}: {name} was not stored: {reason}",
+    "A change of a group or transaction could not be written to its partition, which is loaded again.",
+    logging.ERROR,
+)
+TOPIC_NOT_CREATED = Event(
+    "topic_not_created",
+    "{topic} cannot be created: {reason}",
+    "A topic of the broker's own, which groups or transactions need, could not be made.",
+    logging.ERROR,
+)
 UNSUPPORTED_API = Event(
     "unsupported_api",
     "{client} asks for {api} version {version}, which is not supported: {advice}",

@@ -20,7 +20,7 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.image import NO_LEADER, TopicImage
 from kbroker.cluster.registration import Registration
-from kbroker.events import TOPIC_CREATED, tell
+from kbroker.events import TOPIC_CREATED, TOPIC_NOT_CREATED, tell
 from kbroker.turns import Work
 
 NAME_A_PAUSE = 1024  # characters that are hashed between two pauses
@@ -93,7 +93,7 @@ class InternalTopic:
                     return
                 if result.code == ErrorCode.TOPIC_ALREADY_EXISTS:
                     return
-                log.error("%s cannot be created: %s", self.name, result.message)
+                tell(log, TOPIC_NOT_CREATED, topic=self.name, reason=result.message)
         raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE)
 
     def leader_of(self, name: str) -> int:

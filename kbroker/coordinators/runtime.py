@@ -23,6 +23,7 @@ from kbroker.coordinators.leading import Leading
 from kbroker.coordinators.routing import InternalTopic
 from kbroker.coordinators.shard import APPEND_ERRORS, Refuse, Shard, Tasks, Ticket, same, told
 from kbroker.env import Env
+from kbroker.events import STATE_NOT_STORED, tell
 from kbroker.log.directory import LogDirectory
 from kbroker.replication.partition import Partition
 from kbroker.turns import Work, each, finish
@@ -118,7 +119,7 @@ class Runtime(Generic[S]):
             shard.perform(name, effects)
         except KafkaError as error:
             code = APPEND_ERRORS.get(error.code, ErrorCode.UNKNOWN_SERVER_ERROR)
-            log.error("%s: %s was not stored: %s", shard, name, error)
+            tell(log, STATE_NOT_STORED, partition=str(shard), name=name, reason=str(error))
             self.leading.restart(shard, code)
             raise KafkaError(code) from error
         self.note(shard, name)

@@ -10,6 +10,7 @@ from kafka_wire.errors import ErrorCode, KafkaError, ProtocolError
 from kbroker.coordinators.effects import Effect, Pair, StateRecord, Store
 from kbroker.coordinators.shard import BATCH_BYTES_FIXED, RECORD_BYTES_FIXED, Shard, Tasks
 from kbroker.env import Clock
+from kbroker.events import TRANSACTION_TIMED_OUT, tell
 from kbroker.replication.partition import Partition
 from kbroker.transactions.states import IDLE
 from kbroker.transactions.storage import decode_key, decode_value, encode_key, measured
@@ -93,7 +94,7 @@ class TransactionShard(Shard):
 
     def on_alarm(self, name: str, now: float, now_ms: int) -> Iterable[Effect]:
         """The time of a transaction is over."""
-        log.info("%s: transaction %s has timed out", self, name)
+        tell(log, TRANSACTION_TIMED_OUT, partition=str(self), transactional_id=name)
         return self._transactions[name].time_out(self.terms, fresh_id=None, now=now, now_ms=now_ms)
 
     def resign(self, code: ErrorCode) -> Iterable[Effect]:

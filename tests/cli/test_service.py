@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -268,6 +269,36 @@ def test_who_has_lost_its_parent_before_it_began_does_not_start(tmp_path: Path) 
         orphan = subprocess.run([sys.executable, "-c", script], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=log)
     wait_gone(int(orphan.stdout))
     assert "outlives everything" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.slow
+def test_a_broker_in_the_background_goes_on_when_nobody_waits_for_it_any_more(tmp_path: Path) -> None:
+    listening, telling = os.pipe()
+    os.close(listening)
+    ready_file = tmp_path / "ready"
+    command = [sys.executable, "-m", "kbroker", "--memory", "--listen", "127.0.0.1:0", "--ready-file", str(ready_file)]
+    process = subprocess.Popen([*command, "--detached", "x"], env=ENVIRONMENT, stdout=telling, stderr=telling)
+    os.close(telling)
+    host, port = wait_file(ready_file)["bootstrap_servers"].split(":")
+    with socket.create_connection((host, int(port)), timeout=10):
+        pass
+    process.terminate()
+    assert process.wait(timeout=10) == 0
+
+
+def test_the_unit_of_the_page_is_one(tmp_path: Path) -> None:
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("no systemd here")
+    page = (Path(__file__).parents[2] / "docs/how-to/service.md").read_text()
+    unit = re.search(r"```ini\n(.*?)```", page, re.DOTALL)
+    assert unit is not None
+    text = unit[1].replace("/opt/kbroker/bin/kbroker", sys.executable).replace("User=kbroker", "User=root")
+    (tmp_path / "kbroker.service").write_text(text)
+    command = ["systemd-analyze", "verify", str(tmp_path / "kbroker.service")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    said = CliRunner().invoke(cli, ["start", "--help"]).stdout
+    assert all(flag in said for flag in re.findall(r"--[a-z-]+", text))
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from kbroker.cli.broker.service.life import READY, STARTING, Life
 
@@ -61,7 +61,5 @@ def watch_stdin(stop: Callable[[], None]) -> None:
 
 
 def _tell(message: object) -> None:
-    try:
-        print(json.dumps(message), flush=True, file=sys.stdout)
-    except OSError:
-        pass  # it has gone
+    with suppress(OSError):  # it has gone
+        os.write(STDOUT, f"{json.dumps(message)}\n".encode())

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
 from kbroker.coordinators.effects import Pair
+from kbroker.events import REGEX_TOO_COSTLY, tell
 from kbroker.groups.consumer.assignors import ASSIGNORS, MemberSpec
 from kbroker.groups.consumer.member import Target, assigned_of
 from kbroker.groups.group import Topics
@@ -21,6 +22,7 @@ log = logging.getLogger("kbroker.groups")
 
 INTERNAL_PREFIX = "__"  # unlike Kafka: no pattern reaches the broker's own topics; by name they can be subscribed to
 NOTHING: Target = {}
+REGEX_SHOWN_MAX = 100  # characters
 
 Resolved: TypeAlias = dict[str, frozenset[str]]  # regular expression -> the topics it matches
 
@@ -35,7 +37,7 @@ def resolve(regexes: Iterable[str], topics: Topics) -> Work[Resolved]:
             names = (name for name in list(topics) if not name.startswith(INTERNAL_PREFIX))
             resolved[regex] = frozenset((yield from Regex(regex).matching(names)))
         except TooCostly as error:
-            log.warning("the regular expression %.100s matches no topic: %s", regex, error)
+            tell(log, REGEX_TOO_COSTLY, regex=regex[:REGEX_SHOWN_MAX], reason=str(error))
             resolved[regex] = frozenset()
     return resolved
 
