@@ -55,10 +55,22 @@ class Retainer:
 
     async def run(self) -> None:
         """Look now and then, until cancelled."""
-        await self.env.clock.sleep_data(min(self._interval(), FIRST_SECONDS))
+        is_set = await self.env.clock.sleep_data(min(self._interval(), FIRST_SECONDS))
         while True:
             await self.apply()
-            await self.env.clock.sleep_data(self._interval())
+            if is_set and await self._flush_closed():
+                await self.apply()
+            is_set = await self.env.clock.sleep_data(self._interval())
+
+    async def _flush_closed(self) -> bool:
+        """The clock is set: what would go, were it durable, is not left for the next time. Whether there was any."""
+        waiting = [each for each in self.logs.values() if each.flushed.value < each.active.base_offset]
+        for each in waiting:
+            try:
+                await each.flush_closed(self.env.offload)
+            except (OSError, KafkaError) as error:
+                log.error("%s: %s", each.directory, error)
+        return bool(waiting)
 
     def _interval(self) -> float:
         return max(self.config().get_int("log.retention.check.interval.ms"), 1) / 1000
