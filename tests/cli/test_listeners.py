@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -202,6 +203,11 @@ def test_each_listener_tells_its_own_address_to_those_who_came_by_it() -> None:
         assert told_by(f"127.0.0.1:{port}") == f"127.0.0.1:{port}"
         assert told_by(f"127.0.0.2:{port}") == f"127.0.0.2:{port}"
         assert told_by(outside) == "out.test:1"
+        wrong = CliRunner().invoke(cli, ["ping", "--advertised", "-b", outside, "--timeout", "2s"])
+        assert wrong.exit_code == 3
+        assert "clients are told out.test:1 for node 1: no broker at out.test:1: " in wrong.stdout
+        right = CliRunner().invoke(cli, ["ping", "--advertised", "-b", f"127.0.0.2:{port}", "--format", "json"])
+        assert json.loads(right.stdout)["advertised"] == [{"node": 1, "address": f"127.0.0.2:{port}", "problem": None}]
 
 
 @pytest.mark.slow

@@ -1,38 +1,27 @@
-"""`kbroker ping`: does a broker answer? Two requests over a plain socket, so that it costs a health check little.
-
-ApiVersions 0    is it Kafka, and which version of Metadata does it know?
-Metadata         which broker of which cluster is it? (of no topic: it costs the broker nothing)
-"""
+"""`kbroker ping`: does a broker answer, and which?"""
 
 from __future__ import annotations
 
 import os
-import socket
-import struct
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import click
 
-from kafka_wire.api import ApiKey
-from kafka_wire.errors import ProtocolError
+from kbroker.cli.broker.service.asking import Answer, ask
 from kbroker.cli.errors import Unreachable
-from kbroker.cli.tables import format_option, json_text, plural, visible
+from kbroker.cli.tables import format_option, json_text
 from kbroker.cli.times import DurationType
 
 DEFAULT_PORT = 9092
 TIMEOUT_S, WAIT_S = 3.0, 60.0
 RETRY_S = 0.1
-ATTEMPT_S = 3.0  # who has not answered by then is asked again, where there is time
-ANSWER_BYTES_MAX = 16 << 20
-METADATA_VERSION = 9  # with cluster id and controller; an older broker is asked in what it has
-CLIENT_ID = "kbroker-ping"
 
 
-@click.command(epilog="\b\nStatus 0: a broker answers. 3: none does.")
+@click.command(
+    epilog="\b\nStatus 0: a broker answers. 3: none does; or, with --advertised, not all can be reached from here."
+)
 @click.option(
     "-b",
     "--bootstrap-server",
@@ -47,17 +36,28 @@ CLIENT_ID = "kbroker-ping"
 )
 @click.option("-w", "--wait", is_flag=True, help="Wait until one answers.")
 @click.option(
+    "--advertised", is_flag=True, help="Try also, as a client would, the addresses that brokers tell clients."
+)
+@click.option(
     "--timeout", "timeout_ms", type=DurationType(), help="How long to try, such as 500ms.  [default: 3s; with -w 60s]"
 )
 @format_option
-def ping(servers: str, wait: bool, timeout_ms: int | None, style: str) -> None:
+def ping(servers: str, wait: bool, advertised: bool, timeout_ms: int | None, style: str) -> None:
     """Ask whether a broker answers, and which."""
     addresses = [located(part.strip()) for part in servers.split(",") if part.strip()]
     if not addresses:
         raise click.UsageError("-b names no broker")
     seconds = timeout_ms / 1000 if timeout_ms is not None else WAIT_S if wait else TIMEOUT_S
     answer = _first(addresses, time.monotonic() + seconds, wait)
-    click.echo(json_text(answer.fields()) if style == "json" else answer)
+    if not advertised:
+        click.echo(json_text(answer.fields()) if style == "json" else answer)
+        return
+    from kbroker.cli.broker.service.reach import check, reach
+
+    told = reach(answer, seconds)
+    fields = {**answer.fields(), "advertised": [each._asdict() for each in told]}
+    click.echo(json_text(fields) if style == "json" else "\n".join(map(str, (answer, *told))))
+    check(told)
 
 
 def _told_by_ready_file() -> str | None:
@@ -66,26 +66,6 @@ def _told_by_ready_file() -> str | None:
 
     path = os.environ.get("KBROKER_READY_FILE")
     return bootstrap_servers(Path(path)) if path else None
-
-
-class Answer(NamedTuple):
-    """What a broker says."""
-
-    address: str
-    node: int | None  # None: it cannot be told which of the brokers it is
-    cluster_id: str | None
-    brokers: dict[int, str]
-    controller: int | None
-    took_ms: float
-
-    def __str__(self) -> str:
-        who = f"node {self.node}" if self.node is not None else "a broker"
-        cluster = f" of cluster {self.cluster_id}" if self.cluster_id else ""
-        return visible(f"{self.address} answers: {who}{cluster}, {plural(len(self.brokers), 'broker')}")
-
-    def fields(self) -> dict[str, Any]:
-        """For programs."""
-        return {**self._asdict(), "took_ms": round(self.took_ms, 1)}
 
 
 def located(server: str) -> tuple[str, int]:
@@ -108,67 +88,3 @@ def _first(addresses: Sequence[tuple[str, int]], until: float, wait: bool) -> An
         if not wait or time.monotonic() + RETRY_S >= until:
             raise Unreachable("; ".join(problems))
         time.sleep(RETRY_S)
-
-
-def ask(address: tuple[str, int], until: float) -> Answer:
-    """What the broker there says. until: time.monotonic(). Raises Unreachable."""
-    text = f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
-    began = time.monotonic()
-    seconds = max(0.001, min(ATTEMPT_S, until - began))
-    try:
-        with socket.create_connection(address, timeout=seconds) as connection:
-            return _ask(connection, text, began)
-    except TimeoutError:
-        raise Unreachable(f"{text}: no answer within {seconds:.3g} s") from None
-    except (ConnectionResetError, BrokenPipeError, EOFError):
-        raise Unreachable(f"{text}: it hangs up: no Kafka broker, or not its plaintext port") from None
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
-        raise Unreachable(f"no broker at {text}: {reason}") from None
-    except (ProtocolError, struct.error):
-        raise Unreachable(f"{text}: what answers there does not speak Kafka's protocol") from None
-
-
-def _ask(connection: socket.socket, text: str, began: float) -> Answer:
-    from kafka_wire.messages.metadata import ApiVersionsRequest, MetadataRequest
-
-    with suppress(OSError):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    versions = _call(connection, ApiKey.API_VERSIONS, 0, ApiVersionsRequest())
-    highest = next((each.max_version for each in versions.api_keys if each.api_key == ApiKey.METADATA), None)
-    if versions.error_code or highest is None:
-        raise ProtocolError("no Metadata")
-    metadata = _call(connection, ApiKey.METADATA, min(METADATA_VERSION, highest), MetadataRequest(topics=[]))
-    brokers = {each.node_id: f"{each.host}:{each.port}" for each in metadata.brokers}
-    peers = {connection.getpeername()[:2], (text.rpartition(":")[0].strip("[]"), connection.getpeername()[1])}
-    found = [each.node_id for each in metadata.brokers if (each.host, each.port) in peers or len(brokers) == 1]
-    controller = metadata.controller_id if metadata.controller_id >= 0 else None
-    took_ms = (time.monotonic() - began) * 1000
-    return Answer(text, found[0] if len(found) == 1 else None, metadata.cluster_id, brokers, controller, took_ms)
-
-
-def _call(connection: socket.socket, key: ApiKey, version: int, request: object) -> Any:
-    """One request and its response."""
-    from kafka_wire.api import response_class
-    from kafka_wire.codegen import decode, encode
-    from kafka_wire.frames import read_response_header, request_parts
-
-    connection.sendall(b"".join(request_parts(key, version, 1, CLIENT_ID, [encode(request, version)])))
-    (size,) = struct.unpack(">i", _receive(connection, 4))
-    if not 0 < size <= ANSWER_BYTES_MAX:
-        raise ProtocolError(f"an answer of {size} bytes")
-    frame = _receive(connection, size)
-    correlation_id, body = read_response_header(frame, key, version)
-    if correlation_id != 1:
-        raise ProtocolError("the answer is to another request")
-    return decode(response_class(key), version, frame, body)
-
-
-def _receive(connection: socket.socket, size: int) -> bytes:
-    received = bytearray()
-    while len(received) < size:
-        chunk = connection.recv(min(65536, size - len(received)))
-        if not chunk:
-            raise EOFError
-        received += chunk
-    return bytes(received)
