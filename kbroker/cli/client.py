@@ -54,8 +54,18 @@ def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="Where brokers are. Else $KBROKER_BROKERS, $KAFKA_BOOTSTRAP_SERVERS.",
     )
-    @click.option("-X", "settings", metavar="NAME=VALUE", multiple=True, help="A client property. Repeatable.")
-    @click.option("--command-config", type=click.Path(dir_okay=False, path_type=Path), help="A file of them.")
+    @click.option(
+        "-X",
+        "settings",
+        metavar="NAME=VALUE",
+        multiple=True,
+        help="A property of the client, such as request.timeout.ms=5000. Repeatable.",
+    )
+    @click.option(
+        "--command-config",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="A file of client properties, NAME=VALUE a line.",
+    )
     @functools.wraps(command)
     def wrapped(*args: Any, servers: str, settings: Sequence[str], command_config: Path | None, **rest: Any) -> Any:
         addresses = tuple(part.strip() for part in servers.split(",") if part.strip())

@@ -31,6 +31,11 @@ class LazyGroup(click.Group):
         self._aliases = dict(aliases or {})
         self._default = default
 
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Other name -> name."""
+        return self._aliases
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, in the order of the table."""
         return list(self._commands_at)

@@ -70,7 +70,12 @@ def bytes_text(count: int | None) -> str | None:
 def format_option(command: Any) -> Any:
     """The --format option of commands that print something."""
     return click.option(
-        "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True, help="For whom."
+        "--format",
+        "style",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        show_default=True,
+        help="table for people, json for programs.",
     )(command)
 
 

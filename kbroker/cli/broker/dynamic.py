@@ -73,8 +73,8 @@ def list_configs(connection: Connection, style: str) -> None:
 
 @click.command("set")
 @click.argument("pairs", nargs=-1, type=BROKER_SETTING, metavar="NAME=VALUE...")
-@click.option("--broker", "broker_id", type=click.IntRange(0), metavar="N", help="Of this broker.")
-@click.option("--all", "for_all", is_flag=True, help="Of all brokers, those to come among them.")
+@click.option("--broker", "broker_id", type=click.IntRange(0), metavar="N", help="Change this broker's.")
+@click.option("--all", "for_all", is_flag=True, help="Change those of all brokers, those to come among them.")
 @click.option(
     "-d", "--delete-config", "removed", metavar="NAME", multiple=True, help="Undo an earlier set. Repeatable."
 )

@@ -72,7 +72,7 @@ directory in use.
     metavar="PORT",
     help="Serve metrics, health and a JSON API over HTTP; port 0 picks one.  [default: off]",
 )
-@click.option("--http-host", metavar="HOST", help="The address for that.  [default: 127.0.0.1]")
+@click.option("--http-host", metavar="HOST", help="The address --http-port is served at.  [default: 127.0.0.1]")
 @click.option(
     "--override",
     "overrides",
@@ -90,7 +90,7 @@ directory in use.
     default="info",
     show_default=True,
     envvar="KBROKER_LOG_LEVEL",
-    help="What is worth a line on stderr.",
+    help="Write lines of this level and above to stderr.",
 )
 @click.option(
     "--log-format",

@@ -43,8 +43,8 @@ _ids = click.option("--id", "ids", type=click.IntRange(0), multiple=True, help="
 @click.command("list")
 @_where
 @_key
-@click.option("-n", "--num", type=click.IntRange(1), default=100, show_default=True, help="So many at most.")
-@click.option("-a", "--all", "everything", is_flag=True, help="All of them.")
+@click.option("-n", "--num", type=click.IntRange(1), default=100, show_default=True, help="At most so many records.")
+@click.option("-a", "--all", "everything", is_flag=True, help="All records.")
 @format_option
 @connection_options
 def list_pending(

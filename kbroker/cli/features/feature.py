@@ -81,7 +81,7 @@ def list_features(connection: Connection, style: str) -> None:
     type=FeatureType(),
     multiple=True,
     metavar="NAME=LEVEL",
-    help="Which, and how far. Repeatable.  [default: all, as far as this broker can]",
+    help="The feature, and the level it is to have. Repeatable.  [default: all, as far as this broker can]",
 )
 @click.option("--dry-run", is_flag=True, help="Only ask whether it would be done.")
 @connection_options
@@ -98,7 +98,7 @@ def upgrade(connection: Connection, wanted: Sequence[tuple[str, int]], dry_run: 
 @click.command()
 @click.option(
     "--feature", "wanted", type=FeatureType(), multiple=True, required=True, metavar="NAME=LEVEL",
-    help="Which, and how far. Repeatable.",
+    help="The feature, and the level it is to have. Repeatable.",
 )  # fmt: skip
 @click.option("--unsafe", is_flag=True, help="Even if something the cluster knows is lost by it.")
 @click.option("--dry-run", is_flag=True, help="Only ask whether it would be done.")

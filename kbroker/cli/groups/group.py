@@ -166,7 +166,7 @@ def delete(connection: Connection, names: Sequence[str]) -> None:
     multiple=True,
     required=True,
     metavar="TOPIC[:PARTITION,...]",
-    help="Which offsets. Repeatable.",
+    help="The topics whose offsets go. Repeatable.",
 )
 @connection_options
 def offset_delete(connection: Connection, name: str, topics: Sequence[tuple[str, tuple[int, ...] | None]]) -> None:

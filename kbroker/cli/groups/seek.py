@@ -91,7 +91,7 @@ def parse_target(text: str) -> Target:
     type=PartitionsType(),
     multiple=True,
     metavar="TOPIC[:PARTITION,...]",
-    help="Only these. Repeatable.  [default: all it has committed offsets for]",
+    help="Only of these. Repeatable.  [default: all it has committed offsets for]",
 )
 @click.option("--new", is_flag=True, help="The group may not exist yet; with --topic.")
 @click.option("--execute", is_flag=True, help="Carry it out, not only show the plan.")

@@ -20,7 +20,9 @@ HEADINGS = ("PARTITION", "RECORDS", "AFTER", "BYTES", "AFTER", "TOMBSTONES", "SE
 
 @click.command()
 @click.argument("name", type=TOPIC, metavar="TOPIC")
-@click.option("-p", "--partition", "numbers", type=click.IntRange(0), multiple=True, help="Only this one. Repeatable.")
+@click.option(
+    "-p", "--partition", "numbers", type=click.IntRange(0), multiple=True, help="Only this partition. Repeatable."
+)
 @format_option
 @connection_options
 def compact(connection: Connection, name: str, numbers: Sequence[int], style: str) -> None:

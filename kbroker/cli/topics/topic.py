@@ -44,8 +44,12 @@ topic = LazyGroup(
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="TOPIC...")
-@click.option("-p", "--partitions", type=click.IntRange(1), help="How many.  [default: the broker's num.partitions]")
-@click.option("-r", "--replicas", type=click.IntRange(1), help="How many.  [default: default.replication.factor]")
+@click.option(
+    "-p", "--partitions", type=click.IntRange(1), help="How many partitions.  [default: the broker's num.partitions]"
+)
+@click.option(
+    "-r", "--replicas", type=click.IntRange(1), help="How many replicas of each.  [default: default.replication.factor]"
+)
 @click.option(
     "-c",
     "--config",
@@ -58,13 +62,13 @@ topic = LazyGroup(
     "--view-of",
     "source",
     type=TOPIC,
-    help="A read-only view of this topic; the next four are for views.",
+    help="Make read-only views of this topic; the next four say what they show.",
 )
-@click.option("--tags", metavar="TAG,TAG", help="Of records with one of these tags in their header kbroker-tags.")
-@click.option("--filter", "expression", metavar="EXPRESSION", help="Of records that this matches: docs/filtering.md.")
+@click.option("--tags", metavar="TAG,TAG", help="Only records with one of these tags in their header kbroker-tags.")
+@click.option("--filter", "expression", metavar="EXPRESSION", help="Only records that this matches: docs/filtering.md.")
 @click.option("--lag", "lag_ms", type=DurationType(), metavar="DURATION", help="Everything so much later: 5m, 1h.")
 @click.option("--mode", type=click.Choice(("exact", "prune")), help="prune: whole batches in which some may match.")
-@click.option("--if-not-exists", is_flag=True, help="A topic that exists is fine.")
+@click.option("--if-not-exists", is_flag=True, help="Do not fail if a topic exists.")
 @format_option
 @connection_options
 def create(
@@ -167,7 +171,7 @@ def alter(
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, type=TOPIC, metavar="TOPIC...")
-@click.option("--if-exists", is_flag=True, help="A topic that does not exist is fine.")
+@click.option("--if-exists", is_flag=True, help="Do not fail if a topic does not exist.")
 @click.option("--internal", is_flag=True, help="Brokers' own topics, too: all groups' offsets, all transactions.")
 @connection_options
 def delete(connection: Connection, names: Sequence[str], if_exists: bool, internal: bool) -> None:

@@ -38,7 +38,9 @@ class Step(NamedTuple):
 
 @click.command()
 @click.argument("name", type=TOPIC, metavar="TOPIC")
-@click.option("-p", "--partition", "numbers", type=click.IntRange(0), multiple=True, help="Only this one. Repeatable.")
+@click.option(
+    "-p", "--partition", "numbers", type=click.IntRange(0), multiple=True, help="Only this partition. Repeatable."
+)
 @click.option(
     "--before",
     type=TargetType(),

@@ -36,8 +36,10 @@ transaction = LazyGroup(
 
 
 @click.command("list")
-@click.option("--state", "states", type=click.Choice(tuple(BY_NAME)), multiple=True, help="Only those. Repeatable.")
-@click.option("--producer-id", "producer_ids", type=int, multiple=True, help="Only theirs. Repeatable.")
+@click.option(
+    "--state", "states", type=click.Choice(tuple(BY_NAME)), multiple=True, help="Only in this state. Repeatable."
+)
+@click.option("--producer-id", "producer_ids", type=int, multiple=True, help="Only of this producer. Repeatable.")
 @click.option("--longer-than", type=DurationType(), metavar="DURATION", help="Only those that run longer: 90s, 15m.")
 @click.option("--id", "pattern", metavar="REGEX", help="Only ids that match as a whole.")
 @format_option
@@ -87,7 +89,7 @@ def describe(connection: Connection, names: Sequence[str], style: str) -> None:
     type=PartitionsType(),
     multiple=True,
     metavar="TOPIC[:PARTITION,...]",
-    help="Only these. Repeatable.  [default: all topics]",
+    help="Only in these partitions. Repeatable.  [default: all topics]",
 )
 @click.option(
     "--older-than",

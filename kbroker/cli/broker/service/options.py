@@ -131,7 +131,7 @@ def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--ready-file",
         envvar="KBROKER_READY_FILE",
         type=click.Path(dir_okay=False, path_type=Path),
-        help="A file to be there while the broker is ready: JSON with address and pid.",
+        help="A file that is there while the broker is ready: JSON with address and pid.",
     )
     @click.option(
         "--exit-with-parent",
@@ -139,7 +139,7 @@ def service_options(command: Callable[..., Any]) -> Callable[..., Any]:
         is_flag=False,
         flag_value=ANY_PARENT,
         metavar="[PID]",
-        help="Stop when the process that started this one has ended, however. PID: which that is.",
+        help="Stop when the process that started this one (or PID) has ended, however it did.",
     )
     @click.option("--detached", hidden=True)  # said by `--detach` to the process that goes on: its log
     @functools.wraps(command)

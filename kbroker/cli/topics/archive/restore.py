@@ -27,7 +27,12 @@ TOPIC_ALREADY_EXISTS = 36
 @click.argument("file", metavar="FILE|-")
 @click.argument("name", type=TOPIC, metavar="[TOPIC]", required=False)
 @click.option("--create", is_flag=True, help="Create the topic, with the partitions and configs it had.")
-@click.option("-r", "--replicas", type=click.IntRange(1), help="With --create.  [default: default.replication.factor]")
+@click.option(
+    "-r",
+    "--replicas",
+    type=click.IntRange(1),
+    help="With --create: how many of each.  [default: default.replication.factor]",
+)
 @click.option("--resume", is_flag=True, help="Go on with an import that was broken off: skip what TOPIC has.")
 @click.option("--check", is_flag=True, help="Only read FILE, and tell whether it is whole.")
 @connection_options
