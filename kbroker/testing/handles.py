@@ -1,14 +1,23 @@
 """KBroker: a broker as a test sees it, whatever is behind it. What the fixtures `kbroker` and `make_kbroker` give.
 
-kbroker.bootstrap_servers           for any client
-kbroker.kill(); kbroker.start()     the same port, the same data
+    kbroker.bootstrap_servers                       for any client
+    kbroker.create_topic("orders", partitions=3)
+    kbroker.topic("orders").wait_for(1)[0].value    what is there, asked by the protocol
+    kbroker.faults.error("Produce", "NOT_LEADER_OR_FOLLOWER", times=2)
+    kbroker.clock.advance("30m")
+    kbroker.kill(); kbroker.start()                 the same port, the same data
+
+Each call blocks until it is done, and any thread may make it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
+from kafka_wire.errors import KafkaError
+from kbroker.testing.control.kafka import Group, Kafka, Topic
 from kbroker.testing.control.remote import Clock, Faults, Requests
 from kbroker.testing.embedded.backends import Embedded
 from kbroker.testing.embedded.portal import BrokerGone, Uncontrollable
@@ -24,6 +33,8 @@ class KBroker:
         self.embedded = embedded
         self.faults = Faults(embedded)
         self.clock = Clock(embedded)
+        self.kafka = Kafka(lambda: self.bootstrap_servers)
+        self._theirs: tuple[set[str], set[str]] | None = None  # topics and groups of an external Kafka
 
     @property
     def address(self) -> tuple[str, int]:
@@ -50,6 +61,23 @@ class KBroker:
     def failure(self) -> str:
         """Why it ended by itself; "" where it did not."""
         return self.embedded.failure
+
+    def create_topic(self, name: str, partitions: int = 1, *, config: Mapping[str, Any] | None = None) -> Topic:
+        """Create a topic, which can be written to when this returns. See Kafka.create_topic for what it raises."""
+        return self.kafka.create_topic(name, partitions, config=config)
+
+    def topic(self, name: str) -> Topic:
+        """A topic, to read or wait for what is in it."""
+        return self.kafka.topic(name)
+
+    def group(self, group_id: str) -> Group:
+        """A consumer group, to look at or wait for."""
+        return self.kafka.group(group_id)
+
+    def client_config(self, client: str, role: str | None = None, *, fast: bool = True) -> dict[str, Any]:
+        """Settings for a client library ("kafka-python", "confluent", "aiokafka", "java"), for a role of it
+        ("producer", "consumer", "admin"): where the broker is and, if fast, times that suit tests."""
+        return self.kafka.client_config(client, role, fast=fast)
 
     def requests(self, api: str | None = None, *, client_id: str | None = None, topic: str | None = None) -> Requests:
         """What clients have asked since the test began: of an API ("Produce"), of a client, about a topic."""
@@ -83,10 +111,26 @@ class KBroker:
         Raises CannotStart.
         """
         self.embedded.renew(config, topics)
+        if not self.embedded.is_ours:
+            self._wipe()
+            for name, partitions in (topics or {}).items():
+                self.create_topic(name, partitions)
 
     def prepare(self, config: Mapping[str, str] | None = None) -> None:
         """The next `renew` will want this config, probably."""
         self.embedded.prepare(config)
+        if not self.embedded.is_ours:
+            self._wipe()
+
+    def _wipe(self) -> None:
+        """Delete from an external Kafka the topics and groups that were not there when it was first looked at."""
+        topics, groups = set(self.kafka.topics()), set(self.kafka.groups())
+        if self._theirs is None:
+            self._theirs = topics, groups
+        self.kafka.delete_topics(topics - self._theirs[0])
+        for group in groups - self._theirs[1]:
+            with suppress(KafkaError):  # a client that was left over is still a member
+                self.kafka.delete_groups([group])
 
     def problems(self) -> list[str]:
         """What a test that has passed did not see, a line each."""
@@ -116,4 +160,5 @@ class KBroker:
 
     def close(self) -> None:
         """End it for good."""
+        self.kafka.close()
         self.embedded.close()
