@@ -78,6 +78,11 @@ READY = Event(
 HTTP_LISTENING = Event(
     "http_listening", "metrics and health on {url}", "With `ready`, where HTTP is served (`--http-port`)."
 )
+SEEDED = Event(
+    "seeded",
+    "seed: {records} records written, of {topics} topics that have some",
+    "With `ready`, where `start --seed` was given. `records` is 0 where all had been written before.",
+)
 STOPPING = Event("stopping", "{reason}: stopping", "A signal, or the end of its parent, asks the broker to stop.")
 STOPPED = Event("stopped", "stopped", "The broker has stopped in order: everything is on the disk.", more=("seconds",))
 START_FAILED = Event(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kbroker.config.consistent import check_consistent
 from kbroker.config.keys import ConfigError, Scope, parse
@@ -46,7 +46,7 @@ def review(text: str, file_name: str) -> Reviewed:
         try:
             tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            return Reviewed((_broken_toml(str(error)),), 0)
+            return Reviewed((broken_toml(str(error)),), 0)
     lines = list(_toml_lines(text) if is_toml else (_Line(*each) for each in property_lines(text)))
     findings, good = list[Finding](), dict[str, str]()
     seen: dict[str, int] = {}
@@ -97,7 +97,7 @@ def _together(good: dict[str, str], lines: dict[str, int]) -> Iterator[Finding]:
         yield Finding(0, "", False, warning)
 
 
-def _broken_toml(said: str) -> Finding:
+def broken_toml(said: str) -> Finding:
     """tomllib's word about a file that is none; it ends in "(at line 3, column 7)"."""
     found = re.fullmatch(r"(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)", said)
     if found is None or found["line"] is None:
@@ -106,12 +106,29 @@ def _broken_toml(said: str) -> Finding:
 
 
 def _toml_lines(text: str) -> Iterator[_Line]:
-    """Each value of a good TOML file, with the line where its statement begins.
+    """Each value of a good TOML file, with the line where its statement begins."""
+    table = ""
+    for line, statement, tree in toml_statements(text):
+        if tree is None:
+            yield _Line(
+                line, "", ConfigError("a value that goes on for too many lines: what follows is not looked into")
+            )
+        elif statement.startswith("[["):
+            name = _path(tree).removesuffix(".")
+            yield _Line(line, name, ConfigError(f"{name}: a list of tables is not allowed"))
+        elif not statement.startswith("["):
+            yield from _flat(tree, table, line)
+        table = _path(tree) if statement.startswith("[") else table
+
+
+def toml_statements(text: str) -> Iterator[tuple[int, str, dict[str, Any] | None]]:
+    """The statements of a good TOML file: the line where one begins, its text, what it says. None: it is too long to
+    look into, as all that follows.
 
     tomllib keeps no lines. A statement (a value, or a table's head) is good TOML by itself: so it ends with the first
     line at which it is.
     """
-    table, pending, began, attempts = "", "", 1, 0
+    pending, began, attempts = "", 1, 0
     for number, line in enumerate(text.splitlines(), 1):
         if not pending:
             began, attempts = number, 0
@@ -125,26 +142,15 @@ def _toml_lines(text: str) -> Iterator[_Line]:
             tree = tomllib.loads(pending)
         except tomllib.TOMLDecodeError:
             attempts += 1
-            if attempts < ATTEMPTS_MAX:
-                continue
-            yield _Line(
-                began, "", ConfigError("a value that goes on for too many lines to look into: what follows is not read")
-            )
-            return
-        yield from _statement(tree, pending.lstrip(), table, began)
-        table = _path(tree) if pending.lstrip().startswith("[") else table
+            if attempts == ATTEMPTS_MAX:
+                yield began, pending.lstrip(), None
+                return
+            continue
+        yield began, pending.lstrip(), tree
         pending = ""
 
 
-def _statement(tree: dict[str, object], text: str, table: str, line: int) -> Iterator[_Line]:
-    if not text.startswith("["):
-        yield from _flat(tree, table, line)
-    elif text.startswith("[["):
-        name = _path(tree).removesuffix(".")
-        yield _Line(line, name, ConfigError(f"{name}: a list of tables is not allowed"))
-
-
-def _flat(tree: dict[str, object], table: str, line: int) -> Iterator[_Line]:
+def _flat(tree: dict[str, Any], table: str, line: int) -> Iterator[_Line]:
     try:
         for name, value in list(flatten_toml(tree, table)):
             yield _Line(line, name, value)

@@ -150,7 +150,7 @@ class Broker:
         self,
         services: Services,
         home: Home,
-        topics: Sequence[tuple[str, int]],
+        topics: Sequence[NewTopic],
         brokers_min: int,
         on_ready: Callable[[Ready], None],
         apis: Mapping[int, Api],
@@ -302,9 +302,8 @@ async def _wait_brokers(number: int, services: Services) -> None:
         raise StartFailed(f"of {number} brokers only {there} came up within {BROKERS_WAIT_S:g} s")
 
 
-async def _create(topics: Iterable[tuple[str, int]], services: Services) -> None:
+async def _create(wishes: Sequence[NewTopic], services: Services) -> None:
     """Create the topics asked for at start; those that are there stay as they are."""
-    wishes = [NewTopic(name, partitions) for name, partitions in topics]
     for wish, result in zip(wishes, await services.admin.create_topics(wishes), strict=True):
         if isinstance(result, KafkaError) and result.code != ErrorCode.TOPIC_ALREADY_EXISTS:
             raise StartFailed(f"topic {wish.name} cannot be created: {result.message}")
@@ -319,7 +318,7 @@ async def run_broker(
     config: BrokerConfig,
     *,
     store: CoordinationStore | None = None,
-    topics: Iterable[tuple[str, int]] = (),
+    topics: Iterable[NewTopic | tuple[str, int]] = (),
     brokers_min: int = 1,
     on_ready: Callable[[Ready], None] = lambda ready: None,
     hands_over: Callable[[], bool] = lambda: True,
@@ -332,7 +331,7 @@ async def run_broker(
         env: the world; its disk is the data directory.
         config: checked already.
         store: the coordination store; None for the one that the config names (kbroker.coordination).
-        topics: (name, partitions) to be there from the start; present ones are left as they are.
+        topics: to be there from the start, (name, partitions) or more; present ones are left as they are.
         brokers_min: so many are to live before topics are created, and before this one is ready.
         on_ready: called once, when clients are served.
         hands_over: asked at the end, whether there is anybody to take over.
@@ -354,7 +353,8 @@ async def run_broker(
             async with _store(env, config, store, home, is_used=logs.has_logs()) as opened:
                 services = broker.assemble(logs, home, opened)
                 served = apis or registry.load()
-                serve = partial(broker.serve, services, home, list(topics), brokers_min, on_ready, served, beside)
+                wishes = [NewTopic(*each) if isinstance(each, tuple) else each for each in topics]
+                serve = partial(broker.serve, services, home, wishes, brokers_min, on_ready, served, beside)
                 await broker.live(services, hands_over, serve)
         finally:
             with trio.CancelScope(shield=True):

@@ -115,7 +115,7 @@ x = 1
         (
             "k.toml",
             "log.dirs = [\n" + '"a]",\n' * 300 + "]",
-            ["1: a value that goes on for too many lines to look into: what follows is not read"],
+            ["1: a value that goes on for too many lines: what follows is not looked into"],
         ),
     ],
 )

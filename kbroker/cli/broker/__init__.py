@@ -7,4 +7,5 @@ supervisor.py, supervised.py    `start --brokers N`: who starts brokers, and wha
 listeners.py    `--listen` and `--advertise`     settings.py     `config`; dynamic.py, of brokers that run
 container.py    where it is in an image
 service/    the life of the process, as its surroundings see it: `stop`, `status`, `ping`, `start --detach`, systemd
+seed/       `start --topic` and `start --seed`: what there is from the start
 """

@@ -19,7 +19,7 @@ import click
 import trio
 
 from kbroker import __version__, events
-from kbroker.cli.broker.banner import address_text, banner, near, seconds_since_start
+from kbroker.cli.broker.banner import address_of, address_text, banner, near, seconds_since_start
 from kbroker.cli.broker.layout import unusable
 from kbroker.cli.broker.logs import is_terminal
 from kbroker.cli.broker.service.life import LastWord, Life, RunningFile
@@ -31,6 +31,7 @@ from kbroker.events import tell
 
 if TYPE_CHECKING:
     from kbroker.api.context import Services
+    from kbroker.cli.broker.seed.wishes import Wish
     from kbroker.env import Env
     from kbroker.http.beside import Beside
 
@@ -62,7 +63,7 @@ class Ready(Protocol):
 def serve(
     config: BrokerConfig,
     *,
-    topics: Sequence[tuple[str, int]],
+    wishes: Sequence[Wish],
     memory: bool,
     plain: bool,
     ties: Ties,
@@ -70,7 +71,7 @@ def serve(
 ) -> int:
     """Run a broker until a signal; returns the exit status. plain: no banner, even on a terminal.
 
-    topics: (name, partitions; -1 for num.partitions) to create if absent. ties: to whatever started it. supervised: set
+    wishes: topics to create if absent, and their records. ties: to whatever started it. supervised: set
     where a supervisor did, which speaks for all: so many brokers are to live before this one is ready. Raises
     Misconfigured when it cannot start.
     """
@@ -86,7 +87,7 @@ def serve(
             config, data_dir, place, life, ties, supervised, banner=is_terminal(sys.stderr) and not plain
         )  # fmt: skip
         try:
-            trio.run(process.run, topics)
+            trio.run(process.run, wishes)
         except Exception as error:
             reason = None if process.ready else why(error)
             if reason is None:
@@ -132,7 +133,7 @@ class _Process:
         self.hands_over = True  # what it leads, to others, when it stops
         self.stops_at = 0.0  # when it began to stop
 
-    async def run(self, topics: Sequence[tuple[str, int]]) -> None:
+    async def run(self, wishes: Sequence[Wish]) -> None:
         """The broker, in a scope that the first signal cancels."""
         logging.getLogger().addHandler(LastWord(self.life))
         token = trio.lowlevel.current_trio_token()
@@ -160,10 +161,10 @@ class _Process:
                 from kbroker.cli.broker.supervised import watch_stdin
 
                 watch_stdin(lambda: token.run_sync_soon(stop_with_all))
-            await self.run_broker(topics)
+            await self.run_broker(wishes)
         tell(log, events.STOPPED, seconds=round(time.monotonic() - self.stops_at, 3))
 
-    async def run_broker(self, topics: Sequence[tuple[str, int]]) -> None:
+    async def run_broker(self, wishes: Sequence[Wish]) -> None:
         """The broker in the real world, until it is cancelled."""
         from kbroker.env.real import raise_file_limit, real_env
         from kbroker.server.broker import run_broker
@@ -172,7 +173,7 @@ class _Process:
         env = real_env(self.data_dir)
         async with trio.open_nursery() as nursery, self._http(env) as http:
 
-            def on_ready(ready: Ready) -> None:
+            def say_ready(ready: Ready) -> None:
                 if http is not None:
                     http.note_ready()
                 self._say_ready(ready, http)
@@ -183,17 +184,35 @@ class _Process:
                 if http is not None:
                     await http.attach(services)
 
+            async def plant(ready: Ready) -> None:
+                await self._plant(env, wishes, ready)
+                say_ready(ready)
+
+            def on_ready(ready: Ready) -> None:
+                if any(each.records for each in wishes):
+                    nursery.start_soon(plant, ready)
+                else:
+                    say_ready(ready)
+
             if self.ties.systemd is not None:
                 nursery.start_soon(self.ties.systemd.beat_on, self.life)
             await run_broker(
                 env,
                 self.config,
-                topics=topics,
+                topics=[each.topic() for each in wishes],
                 brokers_min=self.supervised or 1,
                 on_ready=on_ready,
                 hands_over=lambda: self.hands_over,
                 beside=beside,
             )
+
+    async def _plant(self, env: Env, wishes: Sequence[Wish], ready: Ready) -> None:
+        """Have the records of a seed written, before anybody is told that this broker is ready."""
+        from kbroker.cli.broker.seed.planting import plant
+
+        address = near(address_text(*next(iter(ready.listeners.values()))))
+        records = await plant(wishes, env.net, env.clock, *address_of(address))
+        tell(log, events.SEEDED, records=records, topics=sum(bool(each.records) for each in wishes))
 
     def _http(self, env: Env) -> AbstractAsyncContextManager[Beside | None]:
         """The HTTP server, where it is asked for."""

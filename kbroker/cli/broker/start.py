@@ -18,6 +18,7 @@ from kbroker.cli.errors import EXIT_FAILED, Failed, Misconfigured
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from kbroker.cli.broker.seed.wishes import Wish
     from kbroker.config import BrokerConfig, Derive
 
 _EPILOG = """\b
@@ -82,7 +83,18 @@ directory in use.
     help="Set a config. Repeatable.",
 )
 @click.option(
-    "--topic", "topics", metavar="NAME[:PARTITIONS]", multiple=True, help="A topic to have from the start. Repeatable."
+    "--topic",
+    "topics",
+    metavar="NAME[:PARTITIONS[:REPLICAS]][,CONFIG=VALUE...]",
+    multiple=True,
+    help="A topic to have from the start. Repeatable.",
+)
+@click.option(
+    "--seed",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="KBROKER_SEED",
+    metavar="FILE",
+    help="Topics with configs and records to have from the start: TOML (*.toml) or JSON lines.",
 )
 @click.option(
     "--log-level",
@@ -114,6 +126,7 @@ def start(
     http_host: str | None,
     overrides: Sequence[str],
     topics: Sequence[str],
+    seed: Path | None,
     log_level: str,
     log_format: str,
     supervised: int | None,
@@ -125,7 +138,7 @@ def start(
     if memory and data_dir:
         raise click.UsageError("--memory and --data-dir exclude each other")
     given = config_flags(data_dir, coordination, http_port, http_host)
-    wanted = [_topic(text) for text in topics]
+    wishes = _wishes(topics, seed)
     config = configured(file, overrides, listens, advertises, given)
     if service.detach:
         return service.run_detached("" if memory else config.data_dir)
@@ -138,12 +151,13 @@ def start(
 
             options = ["--log-level", log_level, "--log-format", log_format, *(["--config", str(file)] if file else [])]
             options += [f"--override={text}" for text in overrides]
-            return supervise(config, Orders(brokers, options, topics, memory, plain, ties))
+            first = [f"--topic={text}" for text in topics] + ([f"--seed={seed}"] if seed else [])
+            return supervise(config, Orders(brokers, options, first, memory, plain, ties))
         from kbroker.cli.broker.serve import serve
 
         if not memory and not supervised:
             refuse_several(config.data_dir)
-        return serve(config, topics=wanted, memory=memory, plain=plain, ties=ties, supervised=supervised)
+        return serve(config, wishes=wishes, memory=memory, plain=plain, ties=ties, supervised=supervised)
 
     if supervised:
         from kbroker.cli.broker.supervised import Starter
@@ -275,11 +289,26 @@ def _derived(listens: Sequence[str]) -> dict[str, Derive]:
     return derived
 
 
-def _topic(text: str) -> tuple[str, int]:
-    name, colon, partitions = text.partition(":")
-    if not name or (colon and (not partitions.isdecimal() or int(partitions) < 1)):
-        raise click.UsageError(f"--topic {text!r} is not NAME[:PARTITIONS]")
-    return name, int(partitions) if colon else -1
+def _wishes(topics: Sequence[str], seed: Path | None) -> list[Wish]:
+    """The topics to have from the start. Raises Misconfigured for a seed with mistakes, and a usage error."""
+    if not topics and not seed:
+        return []
+    from kbroker.cli.broker.seed.wishes import merged, wish
+
+    try:
+        named = [wish(text) for text in topics]
+    except ValueError as error:
+        raise click.UsageError(f"--topic {error}") from None
+    return merged(named, _seeded(seed) if seed else [])
+
+
+def _seeded(file: Path) -> list[Wish]:
+    from kbroker.cli.broker.seed.reading import SeedError, read_seed
+
+    try:
+        return read_seed(read_text(file), str(file))
+    except SeedError as error:
+        raise Misconfigured("\n".join(f"{file}:{each.line}: {each.text}" for each in error.mistakes)) from None
 
 
 def read_config_file(file: Path) -> dict[str, str]:

@@ -58,7 +58,7 @@ class Orders(NamedTuple):
 
     brokers: int
     options: Sequence[str]  # those of `kbroker start` that every broker is given as they are
-    topics: Sequence[str]  # NAME[:PARTITIONS], created by the first when all are there
+    first: Sequence[str]  # those for the first, which sees to them when all are there: --topic, --seed
     memory: bool
     plain: bool  # no banner, even on a terminal
     ties: Ties
@@ -319,7 +319,7 @@ class _Supervisor:
         brokers_min = 1 if self._announced else orders.brokers  # at first they wait for each other
         command += ["--supervised", str(brokers_min)]
         if broker is self._brokers[0] and not self._announced:
-            command += [f"--topic={topic}" for topic in orders.topics]
+            command += orders.first
         return command
 
     def _listen(self, broker: _Broker, process: subprocess.Popen[str]) -> None:

@@ -1,0 +1,267 @@
+"""A seed file: topics to have from the start, with configs and records. Pure: text in, wishes out.
+
+TOML (*.toml):                          JSON lines (any other name): a topic or a record each
+
+    [[topic]]                           {"topic": "orders", "partitions": 3, "config": {"retention.ms": "7d"}}
+    name = "orders"                     {"topic": "orders", "key": "a", "value": {"total": 3}}
+    partitions = 3
+    config = {"retention.ms" = "7d"}    replication_factor, config, and of a record partition, key, headers and
+    [[topic.record]]                    timestamp may be left out. What `kbroker topic consume -J` writes is such a
+    key = "a"                           file, too: payload is value there, ts timestamp; offsets do not count.
+    value = "one"
+
+A value (or a key, or a header's) is text, null for none, {"base64": "..."} for bytes; anything else of JSON is written
+as its text. Every mistake is told with its line.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from binascii import Error as Base64Error
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from kafka_wire.records import Headers
+from kbroker.cli.broker.seed.wishes import Record, Wish, check_name, configs_of
+from kbroker.cli.times import time_ms
+
+OF_TOPICS = ("name", "partitions", "replication_factor", "config")
+OF_RECORDS = ("partition", "key", "value", "headers", "timestamp")
+OF_CONSUMED = ("offset", "tstype", "broker")  # of `consume -J`: of no use here
+TIMESTAMP_MAX = 2**63 - 1
+
+
+class Mistake(NamedTuple):
+    """What is wrong in a line."""
+
+    line: int
+    text: str
+
+
+class SeedError(Exception):
+    """A file with mistakes."""
+
+    def __init__(self, mistakes: list[Mistake]) -> None:
+        super().__init__("; ".join(f"line {each.line}: {each.text}" for each in mistakes))
+        self.mistakes = mistakes
+
+
+def read_seed(text: str, name: str) -> list[Wish]:
+    """The topics of a file, with their records. Raises SeedError with all its mistakes."""
+    reader = _Reader()
+    (_read_toml if name.lower().endswith(".toml") else _read_json)(text, reader)
+    if reader.mistakes:
+        raise SeedError(sorted(reader.mistakes))
+    return list(reader.wishes.values())
+
+
+class _Reader:
+    """Collects wishes and mistakes."""
+
+    def __init__(self) -> None:
+        self.wishes: dict[str, Wish] = {}
+        self.mistakes: list[Mistake] = []
+        self._declared: dict[str, int] = {}  # topic to the line that says what it is
+
+    def topic(self, line: int, told: Mapping[str, Any]) -> Wish:
+        """A topic that is described. With mistakes: as far as it is understood."""
+        name = told.get("name")
+        mistake = _unknown(told, OF_TOPICS)
+        configs: dict[str, str] = {}
+        partitions = replicas = -1
+        try:
+            name = _name(name)
+            if name in self._declared:
+                raise ValueError(f"topic {name} was described before, in line {self._declared[name]}")
+            partitions, replicas = (_count(told, key) for key in ("partitions", "replication_factor"))
+            configs = configs_of(list(_pairs(told.get("config", {}))))
+        except ValueError as error:
+            mistake = mistake or str(error)
+        if mistake:
+            self.mistakes.append(Mistake(line, mistake))
+        name = str(name)
+        self._declared.setdefault(name, line)
+        earlier = self.wishes.get(name)
+        self.wishes[name] = Wish(name, partitions, replicas, configs, earlier.records if earlier else [])
+        return self.wishes[name]
+
+    def record(self, line: int, name: object, told: Mapping[str, Any]) -> None:
+        """A record of a topic, which need not be described."""
+        try:
+            unknown = _unknown(told, OF_RECORDS)
+            if unknown:
+                raise ValueError(unknown)
+            name = _name(name)
+            record = _record(told)
+        except ValueError as error:
+            self.mistakes.append(Mistake(line, str(error)))
+            return
+        wish = self.wishes.setdefault(name, Wish(name))
+        if record.partition is not None and 0 < wish.partitions <= record.partition:
+            text = f"there is no partition {record.partition}: topic {name} has {wish.partitions}"
+            self.mistakes.append(Mistake(line, text))
+        wish.records.append(record)
+
+
+def _read_json(text: str, reader: _Reader) -> None:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            told = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            reader.mistakes.append(Mistake(number, f"not JSON: {error}"))
+            continue
+        if not isinstance(told, dict) or "topic" not in told:
+            reader.mistakes.append(Mistake(number, 'not {"topic": NAME, ...}'))
+            continue
+        name = told.pop("topic")
+        for alias, meant in (("payload", "value"), ("ts", "timestamp")):
+            if alias in told:
+                told.setdefault(meant, told.pop(alias))
+        if told.keys() & {*OF_RECORDS}:
+            reader.record(number, name, {key: value for key, value in told.items() if key not in OF_CONSUMED})
+        else:
+            reader.topic(number, {"name": name, **told})
+
+
+def _read_toml(text: str, reader: _Reader) -> None:
+    import tomllib
+
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        from kbroker.config.review import broken_toml
+
+        found = broken_toml(str(error))
+        reader.mistakes.append(Mistake(found.line, found.text))
+        return
+    lines = _Lines(text)
+    for key in tree.keys() - {"topic"}:
+        reader.mistakes.append(Mistake(1, f"{key} is not known here: topics are [[topic]]"))
+    topics = tree.get("topic", [])
+    if not isinstance(topics, list) or not all(isinstance(each, dict) for each in topics):
+        reader.mistakes.append(Mistake(1, "topics are [[topic]], each with a name"))
+        return
+    for index, each in enumerate(topics):
+        records = each.pop("record", [])
+        wish = reader.topic(lines.topic(index), each)
+        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+            reader.mistakes.append(Mistake(lines.topic(index), "records are [[topic.record]]"))
+            continue
+        for number, record in enumerate(records):
+            reader.record(lines.record(index, number), wish.name, record)
+
+
+class _Lines:
+    """Where the tables of a TOML file begin."""
+
+    def __init__(self, text: str) -> None:
+        from kbroker.config.review import toml_statements
+
+        self._topics: list[int] = []
+        self._records: list[list[int]] = []
+        for line, _, tree in toml_statements(text):
+            if tree is None:
+                return
+            head = tree.get("topic")
+            if isinstance(head, list):  # [[topic]]
+                self._topics.append(line)
+                self._records.append([])
+            elif isinstance(head, dict) and isinstance(head.get("record"), list) and self._records:
+                self._records[-1].append(line)
+
+    def topic(self, index: int) -> int:
+        return self._topics[index] if index < len(self._topics) else 1
+
+    def record(self, index: int, number: int) -> int:
+        """Its topic's line, where it has no head of its own."""
+        records = self._records[index] if index < len(self._records) else []
+        return records[number] if number < len(records) else self.topic(index)
+
+
+def _unknown(told: Mapping[str, Any], known: tuple[str, ...]) -> str:
+    unknown = [key for key in told if key not in known]
+    return f"{unknown[0]} is not known here: {', '.join(known)} are" if unknown else ""
+
+
+def _name(name: object) -> str:
+    if not isinstance(name, str):
+        raise ValueError("a topic needs a name")
+    check_name(name)
+    return name
+
+
+def _count(told: Mapping[str, Any], key: str) -> int:
+    value = told.get(key, -1)
+    if key in told and not _is_whole(value, 1, 2**31 - 1):
+        raise ValueError(f"{key}: {json.dumps(value, default=str)} is not a whole number, at least 1")
+    return int(value)
+
+
+def _pairs(configs: object) -> Iterator[str]:
+    if not isinstance(configs, dict):
+        raise ValueError("config: expected names and values")
+    for name, value in configs.items():
+        if isinstance(value, dict | list) or value is None:
+            raise ValueError(f"config {name}: expected text, a number, true or false")
+        yield f"{name}={str(value).lower() if isinstance(value, bool) else value}"
+
+
+def _record(told: Mapping[str, Any]) -> Record:
+    partition = told.get("partition")
+    if partition is not None and not _is_whole(partition, 0, 2**31 - 1):
+        raise ValueError(f"partition: {json.dumps(partition, default=str)} is not a whole number, at least 0")
+    return Record(
+        _bytes(told.get("key"), "key"),
+        _bytes(told.get("value"), "value"),
+        _headers(told.get("headers") or {}),
+        partition,
+        _timestamp(told.get("timestamp")),
+    )
+
+
+def _bytes(value: object, what: str) -> bytes | None:
+    if value is None or isinstance(value, str):
+        return None if value is None else value.encode()
+    if isinstance(value, dict) and value.keys() == {"base64"}:
+        try:
+            return b64decode(value["base64"], validate=True)
+        except (Base64Error, ValueError, TypeError):
+            raise ValueError(f"{what}: what base64 says is not Base64") from None
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError):
+        raise ValueError(f"{what}: {value!r} is no value of JSON") from None
+
+
+def _headers(told: object) -> Headers:
+    """{"name": "value"}, or as `consume -J` writes them: ["name", "value", ...]."""
+    if isinstance(told, dict):
+        pairs = list(told.items())
+    elif isinstance(told, list) and len(told) % 2 == 0:
+        pairs = list(zip(told[::2], told[1::2], strict=True))
+    else:
+        raise ValueError("headers: expected names and values")
+    if not all(isinstance(name, str) for name, _ in pairs):
+        raise ValueError("headers: a name is not text")
+    return tuple((name, _bytes(value, f"header {name}")) for name, value in pairs)
+
+
+def _timestamp(told: object) -> int | None:
+    if isinstance(told, datetime):
+        told = told.isoformat()
+    try:
+        if isinstance(told, str):
+            return time_ms(told)
+    except (ValueError, OverflowError):
+        pass
+    if told is None or _is_whole(told, 0, TIMESTAMP_MAX):
+        return told  # type: ignore[return-value]
+    raise ValueError(f"timestamp: {told!r} is no time: milliseconds since the epoch, or 2026-11-28T18:30:00Z")
+
+
+def _is_whole(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
