@@ -46,6 +46,7 @@ NOT_CONFIG = frozenset(
         "KBROKER_LOG_FORMAT",
         "KBROKER_LOG_LEVEL",
         "KBROKER_READY_FILE",
+        "KBROKER_SEED",
     }
 )
 

@@ -64,7 +64,7 @@ def test_no_command_is_start() -> None:
         (["topic", "create"], "Missing argument"),
         (["start", "--memory", "--data-dir", "x"], "exclude each other"),
         (["start", "--override", "a"], "is not NAME=VALUE"),
-        (["start", "--topic", "a:b"], "is not NAME[:PARTITIONS]"),
+        (["start", "--topic", "a:b"], "is not NAME[:PARTITIONS[:REPLICAS]]"),
         (["start", "--override", "num.partitionz=1"], "did you mean num.partitions?"),
         (["start", "-c", "no such file"], "cannot read no such file: No such file"),
         (["topic", "alter", "t"], "nothing to do"),

@@ -70,7 +70,9 @@ class _Cluster:
 
     async def find(self, names: Sequence[str], client: BareClient) -> dict[str, dict[int, BareClient]]:
         """A connection to the leader of each partition of these topics, once all have one."""
-        request = MetadataRequest(topics=[MetadataRequestTopic(name=name) for name in names])
+        request = MetadataRequest(
+            topics=[MetadataRequestTopic(name=name) for name in names], allow_auto_topic_creation=False
+        )
         while True:
             told = await client.call(request, METADATA)
             brokers = {each.node_id: (each.host, each.port) for each in told.brokers}

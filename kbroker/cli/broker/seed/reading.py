@@ -19,9 +19,9 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from kafka_wire.records import Headers
 from kbroker.cli.broker.seed.wishes import Record, Wish, check_name, configs_of
@@ -31,6 +31,8 @@ OF_TOPICS = ("name", "partitions", "replication_factor", "config")
 OF_RECORDS = ("partition", "key", "value", "headers", "timestamp")
 OF_CONSUMED = ("offset", "tstype", "broker")  # of `consume -J`: of no use here
 TIMESTAMP_MAX = 2**63 - 1
+
+T = TypeVar("T")
 
 
 class Mistake(NamedTuple):
@@ -68,41 +70,42 @@ class _Reader:
     def topic(self, line: int, told: Mapping[str, Any]) -> Wish:
         """A topic that is described. With mistakes: as far as it is understood."""
         name = told.get("name")
-        mistake = _unknown(told, OF_TOPICS)
-        configs: dict[str, str] = {}
-        partitions = replicas = -1
-        try:
-            name = _name(name)
-            if name in self._declared:
-                raise ValueError(f"topic {name} was described before, in line {self._declared[name]}")
-            partitions, replicas = (_count(told, key) for key in ("partitions", "replication_factor"))
-            configs = configs_of(list(_pairs(told.get("config", {}))))
-        except ValueError as error:
-            mistake = mistake or str(error)
-        if mistake:
-            self.mistakes.append(Mistake(line, mistake))
+        self._try(line, "", lambda: _check_known(told, OF_TOPICS))
+        self._try(line, "", lambda: _name(name))
         name = str(name)
+        if name in self._declared:
+            self._note(line, f"topic {name} was described before, in line {self._declared[name]}")
         self._declared.setdefault(name, line)
+        partitions = self._try(line, -1, lambda: _count(told, "partitions"))
+        replicas = self._try(line, -1, lambda: _count(told, "replication_factor"))
+        configs = self._try(line, dict[str, str](), lambda: configs_of(list(_pairs(told.get("config", {})))))
         earlier = self.wishes.get(name)
         self.wishes[name] = Wish(name, partitions, replicas, configs, earlier.records if earlier else [])
         return self.wishes[name]
 
     def record(self, line: int, name: object, told: Mapping[str, Any]) -> None:
         """A record of a topic, which need not be described."""
-        try:
-            unknown = _unknown(told, OF_RECORDS)
-            if unknown:
-                raise ValueError(unknown)
-            name = _name(name)
-            record = _record(told)
-        except ValueError as error:
-            self.mistakes.append(Mistake(line, str(error)))
+        if not isinstance(name, str) or name not in self.wishes:  # else it was looked at
+            name = self._try(line, None, lambda: _name(name))
+        self._try(line, "", lambda: _check_known(told, OF_RECORDS))
+        record = self._try(line, None, lambda: _record(told))
+        if name is None or record is None:
             return
         wish = self.wishes.setdefault(name, Wish(name))
         if record.partition is not None and 0 < wish.partitions <= record.partition:
-            text = f"there is no partition {record.partition}: topic {name} has {wish.partitions}"
-            self.mistakes.append(Mistake(line, text))
+            self._note(line, f"there is no partition {record.partition}: topic {name} has {wish.partitions}")
         wish.records.append(record)
+
+    def _try(self, line: int, default: T, read: Callable[[], T]) -> T:
+        """What is read; the default where it is a mistake, which is noted."""
+        try:
+            return read()
+        except ValueError as error:
+            self._note(line, str(error))
+            return default
+
+    def _note(self, line: int, text: str) -> None:
+        self.mistakes.append(Mistake(line, text))
 
 
 def _read_json(text: str, reader: _Reader) -> None:
@@ -182,9 +185,11 @@ class _Lines:
         return records[number] if number < len(records) else self.topic(index)
 
 
-def _unknown(told: Mapping[str, Any], known: tuple[str, ...]) -> str:
+def _check_known(told: Mapping[str, Any], known: tuple[str, ...]) -> str:
     unknown = [key for key in told if key not in known]
-    return f"{unknown[0]} is not known here: {', '.join(known)} are" if unknown else ""
+    if unknown:
+        raise ValueError(f"{unknown[0]} is not known here: {', '.join(known)} are")
+    return ""
 
 
 def _name(name: object) -> str:
