@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -123,16 +124,17 @@ class Reader:
         return ["java", *quiet, "-cp", f"{jars[-1]}/*", "Main.java"]
 
     def go(self, code: str) -> list[str]:
-        folder = next(folder for module, folder in GO_MODULES.items() if module in code)
+        folder = next((folder for module, folder in GO_MODULES.items() if module in code), "")
         if not shutil.which("go") or not (ROOT / ".compat" / folder).exists():
             raise Lacking(f"no Go, or no {folder}: make compat fetches that")
-        room = self.directory / folder
-        room.mkdir()
+        room = Path(tempfile.mkdtemp(dir=self.directory))
         (room / "main.go").write_text(code, encoding="utf-8")
+        if not folder:  # nothing but the standard library
+            return ["go", "run", str(room / "main.go")]
         ours = ROOT / "compat" / folder
         shutil.copy(ours / "go.sum", room)
-        adapter = str((ROOT / "compat/go").resolve())
-        (room / "go.mod").write_text((ours / "go.mod").read_text(encoding="utf-8").replace("../go", adapter))
+        module = (ours / "go.mod").read_text(encoding="utf-8").replace("../go", str(ROOT / "compat/go"))
+        (room / "go.mod").write_text(module, encoding="utf-8")
         return ["go", "run", "-C", str(room), "-mod=mod", "."]
 
     def node(self, code: str) -> list[str]:
