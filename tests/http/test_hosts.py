@@ -35,10 +35,10 @@ def test_a_star_admits_all() -> None:
 def test_own_names_are_those_of_the_configuration() -> None:
     config = BrokerConfig().with_values(
         {
-            "listeners": "A://*:1,B://b.lan:2",
+            "listeners": "A://0.0.0.0:1,B://b.lan:2",
             "advertised.listeners": "A://kafka:1",
             "listener.security.protocol.map": "A:PLAINTEXT,B:PLAINTEXT",
             "kbroker.http.allowed.hosts": "x.lan, y.lan",
         }
     )
-    assert set(own_names(config)) == {"127.0.0.1", "b.lan", "kafka", "x.lan", "y.lan"}
+    assert set(own_names(config)) == {"127.0.0.1", "0.0.0.0", "b.lan", "kafka", "x.lan", "y.lan"}

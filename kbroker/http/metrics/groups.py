@@ -19,7 +19,7 @@ from kbroker.http.metrics.text import escaped, family, labelled, lines, single
 from kbroker.turns import Work
 
 GROUPS_AT_ONCE = 32
-OFFSETS_AT_ONCE = 128
+OFFSETS_AT_ONCE = 32
 
 
 class Position(NamedTuple):
@@ -64,14 +64,7 @@ def groups(services: Services, ends: Ends) -> Iterator[bytes]:
     yield from _of_groups(services)
     yield from lines(table.GROUP_OFFSET, (f"{_label(each)} {each.offset}" for each in _positions(services)))
     yield from lines(table.GROUP_OFFSET_SUM, _sums(services, None))
-    yield from lines(
-        table.GROUP_LAG,
-        (
-            f"{_label(each)} {lag}"
-            for each in _positions(services)
-            if (lag := lag_of(each.offset, ends.get((each.topic, each.partition)))) is not None
-        ),
-    )
+    yield from lines(table.GROUP_LAG, _lags(services, ends))
     yield from lines(table.GROUP_LAG_SUM, _sums(services, ends))
     yield from lines(table.UNOWNED, _unowned(services))
 
@@ -101,11 +94,19 @@ def lag_of(offset: int, end: int | None) -> int | None:
     return None if end is None else max(0, end - offset)
 
 
+def _lags(services: Services, ends: Ends) -> Iterator[str]:
+    for each in _positions(services):
+        lag = lag_of(each.offset, ends.get((each.topic, each.partition)))
+        yield "" if lag is None else f"{_label(each)} {lag}"
+
+
 def _sums(services: Services, ends: Ends | None) -> Iterator[str]:
     """Sums over a group's partitions of a topic: of offsets, or where ends are given, of lags that are known."""
     current: tuple[str, str] | None = None
     total: int | None = None
-    for each in _positions(services):
+    for place, each in enumerate(_positions(services), start=1):
+        if not place % OFFSETS_AT_ONCE:
+            yield ""
         if (each.group, each.topic) != current:
             if current is not None and total is not None:
                 yield f"{labelled(table.GROUP_LAG_SUM, *current)} {total}"
@@ -119,5 +120,6 @@ def _sums(services: Services, ends: Ends | None) -> Iterator[str]:
 
 def _unowned(services: Services) -> Iterator[str]:
     for group in _groups(services):
+        yield ""
         for (topic, partition), seconds in group.timeline.unowned_s().items():
             yield f"{labelled(table.UNOWNED, group.group_id, topic, partition)} {seconds:.3f}"

@@ -12,9 +12,9 @@ from kbroker.http.metrics.table import Metric
 from kbroker.http.metrics.text import family, labelled, lines, single
 from kbroker.replication import isr
 from kbroker.replication.partition import Partition
+from kbroker.turns import Effort
 
 READ_AT_ONCE = 16  # partitions: some 50 us
-TOPICS_AT_ONCE = 8
 
 _ALL = (table.LOG_SIZE, table.LOG_SEGMENTS, table.LOG_START, table.LOG_END, table.UNDER_REPLICATED, table.IN_SYNC_COUNT,
         table.REPLICAS_COUNT, table.UNDER_MIN_ISR, table.AT_MIN_ISR, table.STABLE_LAG)  # fmt: skip
@@ -127,14 +127,15 @@ def partitions(services: Services) -> Iterator[bytes]:
 def _cluster(image: ClusterImage, led_or_offline: Columns, is_controller: bool) -> Iterator[bytes]:
     """What the controller tells of the cluster; other brokers say 0, so that sums are right."""
     labels, counts, offline, unpreferred = list[str](), list[int](), 0, 0
-    for number, topic in enumerate(image.topics.values() if is_controller else ()):
-        if not number % TOPICS_AT_ONCE:
-            yield b""
+    effort = Effort()
+    for topic in image.topics.values() if is_controller else ():
         if topic.view is not None:
             continue
         labels.append(labelled(table.TOPIC_PARTITIONS, topic.name))
         counts.append(len(topic.partitions))
         for partition in topic.partitions:
+            if effort.spent():
+                yield b""
             if partition.leader == NO_LEADER:
                 offline += 1
                 label = f'{{topic="{topic.name}",partition="{partition.index}"}}'

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 
 from kbroker.http.metrics.table import Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-LINES_A_PIECE = 200  # some 50 us
+LINES_A_PIECE, SAMPLES_A_PIECE = 200, 50  # some 50 us: of what is gathered, and of what is still to be
 
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
@@ -46,8 +45,16 @@ def family(metric: Metric, labels: Sequence[str], values: Sequence[int]) -> Iter
 
 
 def lines(metric: Metric, samples: Iterable[str]) -> Iterator[bytes]:
-    """All samples of a metric; each is what follows the name (or "_sum" and the like), without the end of the line."""
+    """All samples of a metric; each is what follows the name (or "_sum" and the like), without the end of the line.
+
+    An empty one is no sample, but a pause: so much work was done without one.
+    """
     yield metric.head.encode()
-    rest = iter(samples)
-    while some := list(islice(rest, LINES_A_PIECE)):
-        yield "".join([f"{metric.name}{sample}\n" for sample in some]).encode()
+    some: list[str] = []
+    for sample in samples:
+        if sample:
+            some.append(f"{metric.name}{sample}\n")
+        if not sample or len(some) >= SAMPLES_A_PIECE:
+            yield "".join(some).encode()
+            some.clear()
+    yield "".join(some).encode()
