@@ -9,6 +9,7 @@ shard.py               GroupShard: the groups and offsets of one partition
 coordinator.py         GroupCoordinator: all shards here, and what their groups are made with (settings.py)
 membership.py, offset_requests.py, transaction_requests.py        what handlers call
 housekeeping.py        what is forgotten
-timeline.py            the last rebalances of a group; timeline_views.py, as they are told to who asks
+timeline.py            the last rebalances of a group; timeline_views.py, as they are told to who asks, and
+                       timeline_json.py, as JSON
 consumer_protocol.py   what consumers write into a classic group's opaque bytes
 """

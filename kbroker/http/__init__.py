@@ -6,6 +6,7 @@
     hosts.py      which names a request may call this server by
     paths.py      what is to be had, and who answers it
     metrics/      what Prometheus scrapes
+    api/          topics, groups and brokers as JSON
     health.py     whether the broker lives, and whether it serves
 
 A broker that is not asked for it imports none of this.

@@ -2,14 +2,15 @@
 
 /                   this list
 /healthz            the event loop lives          /readyz             the broker serves, or what it is doing
-/metrics            for Prometheus
+/metrics            for Prometheus                /api/v1/...         JSON
 """
 
 from __future__ import annotations
 
 from kbroker.api.context import Services
+from kbroker.http.api import brokers, groups, topics
 from kbroker.http.health import Life, health, readiness
-from kbroker.http.messages import Answer, Refused, Request, shown
+from kbroker.http.messages import Answer, Refused, Request, json_answer, shown
 from kbroker.http.metrics.page import Metrics
 from kbroker.http.metrics.text import CONTENT_TYPE
 
@@ -17,6 +18,12 @@ INDEX = b"""\
 /healthz                          whether the broker lives
 /readyz                           whether it serves, and if not, what it is doing
 /metrics                          for Prometheus
+/api/v1/brokers                   who belongs to the cluster, and what each carries
+/api/v1/topics                    all topics, a page at a time: ?limit=100&after=NAME
+/api/v1/topics/NAME               one, with its partitions
+/api/v1/groups                    the groups that this broker coordinates
+/api/v1/groups/NAME               one, with its members, offsets and lag
+/api/v1/groups/NAME/rebalances    its last rebalances
 """
 
 
@@ -40,7 +47,28 @@ class Paths:
                 return readiness(self._life)
             case ("metrics",):
                 return Answer(await self._metrics.page(self._services(), self._requests), CONTENT_TYPE)
+            case ("api", "v1", *rest):
+                try:
+                    return await self._json(self._services(), request._replace(path=tuple(rest)))
+                except Refused as refused:
+                    return json_answer({"error": refused.text}, refused.status)
         raise Refused(404, f"there is no {shown('/' + '/'.join(request.path))} here; / lists what there is")
+
+    async def _json(self, services: Services, request: Request) -> Answer:
+        match request.path:
+            case ("brokers",):
+                return await brokers.brokers(services)
+            case ("topics",):
+                return await topics.topics(services, request)
+            case ("topics", name):
+                return topics.topic(services, name, request)
+            case ("groups",):
+                return await groups.groups(services, request)
+            case ("groups", name):
+                return await groups.group(services, name, request)
+            case ("groups", name, "rebalances"):
+                return await groups.rebalances(services, name)
+        raise Refused(404, f"there is no {shown('/api/v1/' + '/'.join(request.path))} here; / lists what there is")
 
     def _services(self) -> Services:
         """Raises Refused where there is no broker yet, or no more."""

@@ -6,15 +6,13 @@ Only a kbroker tells them (messages/rebalances.py); from any other broker the gr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from kafka_wire.messages.rebalances import GroupRebalance, UnownedSeconds
 from kbroker.cli.tables import plural, table
+from kbroker.groups.timeline_json import METRIC, date_text, rebalance_json, unowned_json
 
-METRIC = "kbroker_group_partition_unowned_seconds_total"
 SHOWN_MAX = 10  # members or partitions of one rebalance; JSON has all that the broker tells
-DATE_MS_MAX = 253_402_300_800_000  # the year 10000, for which there is no date
 
 
 class Told(NamedTuple):
@@ -48,32 +46,12 @@ def as_json(told: Told | None) -> dict[str, Any]:
     """The same for programs; null where the broker tells nothing, or what is not known."""
     if told is None:
         return {"rebalances": None, METRIC: None}
-    totals = [
-        {"topic": each.topic, "partition": each.partition, "seconds": round(each.seconds, 3)}
-        for each in told.unowned_seconds
-    ]
-    return {"rebalances": [_rebalance_json(each) for each in reversed(told.rebalances)], METRIC: totals}
-
-
-def _rebalance_json(each: GroupRebalance) -> dict[str, Any]:
-    return {
-        "began": _date(each.began_ms),
-        "began_ms": each.began_ms,
-        "reason": each.reason,
-        "generation": _known(each.generation),
-        "joined_ms": _known(each.joined_ms),
-        "took_ms": _known(each.took_ms),
-        "awaited": [{"member_id": one.member_id, "after_ms": _known(one.after_ms)} for one in each.awaited],
-        "given_up": each.given_up,
-        "partitions_moved": each.partitions_moved,
-        "partitions_unowned": each.partitions_unowned,
-        "unowned_ms_max": each.unowned_ms_max,
-        "unowned": [{"topic": one.topic, "partition": one.partition, "ms": one.ms} for one in each.unowned],
-    }
+    totals = [unowned_json(each) for each in told.unowned_seconds]
+    return {"rebalances": [rebalance_json(each) for each in reversed(told.rebalances)], METRIC: totals}
 
 
 def _rebalance_text(each: GroupRebalance) -> str:
-    lines = [f"{_date(each.began_ms)}  {_course(each)}: {each.reason}"]
+    lines = [f"{date_text(each.began_ms)}  {_course(each)}: {each.reason}"]
     # The worst first: who has not come, then who came last.
     late = sorted(each.awaited, key=lambda one: (one.after_ms >= 0, -one.after_ms, one.member_id))
     if late:
@@ -113,13 +91,3 @@ def _some(names: Sequence[str], count: int) -> str:
 
 def _seconds(ms: int) -> str:
     return f"{ms / 1000:.3f} s"
-
-
-def _known(value: int) -> int | None:
-    return None if value < 0 else value
-
-
-def _date(ms: int) -> str:
-    if not 0 <= ms < DATE_MS_MAX:
-        return str(ms)
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from kbroker.groups.timeline_json import METRIC
+
 GAUGE, COUNTER, HISTOGRAM, SUMMARY = "gauge", "counter", "histogram", "summary"
 
 
@@ -194,7 +196,7 @@ NUM_GROUPS = _gauge(_M + "numgroups", "Groups coordinated here.")
 NUM_OFFSETS = _gauge(_M + "numoffsets", "Committed offsets kept here.")
 GROUPS = _gauge("kbroker_groups", "Groups coordinated here, by type (classic, consumer) and state.", "type", "state")
 UNOWNED = _counter(
-    "kbroker_group_partition_unowned_seconds_total",
+    METRIC,
     "Seconds in which a partition had no owner in its group's rebalances, since its coordinator started.",
     "group",
     "topic",
