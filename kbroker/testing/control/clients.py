@@ -43,7 +43,9 @@ FAST: dict[str, dict[str | None, dict[str, Any]]] = {
             "reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 200, "socket.timeout.ms": 3000,
             "topic.metadata.refresh.fast.interval.ms": 50,
         },
-        "producer": {"retry.backoff.ms": 20, "request.timeout.ms": 2000, "message.timeout.ms": 20_000},
+        "producer": {
+            "retry.backoff.ms": 20, "request.timeout.ms": 2000, "socket.timeout.ms": 2000, "message.timeout.ms": 20_000,
+        },
         "consumer": {"session.timeout.ms": 6000, "heartbeat.interval.ms": 300, "fetch.wait.max.ms": 100},
         "admin": {},
     },

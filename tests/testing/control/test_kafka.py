@@ -122,7 +122,7 @@ def test_a_group_is_waited_for_and_its_lag_told(kafka: Kafka, producer: KafkaPro
 
     def poll() -> None:
         while not polling.is_set():
-            consumer.poll(timeout_ms=50)
+            consumer.poll(timeout_ms=500)
 
     poller = threading.Thread(target=poll)
     poller.start()
