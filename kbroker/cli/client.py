@@ -13,10 +13,13 @@ from typing import Any, NamedTuple
 import click
 
 from kbroker.cli.errors import Failed, Misconfigured, Unreachable
+from kbroker.cli.presence import Presence
+from kbroker.cli.quirks import lend_codecs, producer_class, with_nulls
 
 CONNECT_TIMEOUT_S = 3.0
 ANSWER_TIMEOUT_MS = 10_000
-BATCH_BYTES_MAX = 1 << 30  # decompressed
+GONE_TIMEOUT_MS = 500  # to say goodbye to a broker that is not there
+RETRIES = {"reconnect_backoff_ms": 50, "reconnect_backoff_max_ms": 1000}  # a broker that is back is soon noticed
 _DEFAULT_PORT = 9092
 
 # Names of the Java client and librdkafka whose kafka-python name is not simply the same with underscores.
@@ -89,31 +92,37 @@ def admin(connection: Connection) -> Iterator[Any]:
 
 
 @contextmanager
-def producer(connection: Connection, **settings: Any) -> Iterator[Any]:
-    """A KafkaProducer."""
+def producer(connection: Connection, presence: Presence | None = None, **settings: Any) -> Iterator[Any]:
+    """A KafkaProducer. What it was given and nobody waited for is given up at the end."""
+    presence = presence or Presence()
     with _clear_errors(connection):
-        from kafka import KafkaProducer
+        from kafka.errors import KafkaTimeoutError
 
-        settings = {"max_block_ms": ANSWER_TIMEOUT_MS, **settings}
-        client = _made(KafkaProducer, _settings(connection, **settings))
+        own = {"max_block_ms": ANSWER_TIMEOUT_MS, "kafka_client": presence.client_factory, **RETRIES, **with_nulls()}
+        client = _made(producer_class(), _settings(connection, **own, **settings))
         try:
             yield client
         finally:
-            client.close(timeout=CONNECT_TIMEOUT_S)
+            try:
+                client.close(timeout=0 if presence.is_lost else CONNECT_TIMEOUT_S)
+            except KafkaTimeoutError:
+                pass
 
 
 @contextmanager
-def consumer(connection: Connection, **settings: Any) -> Iterator[Any]:
+def consumer(connection: Connection, presence: Presence | None = None, **settings: Any) -> Iterator[Any]:
     """A KafkaConsumer that commits nothing by itself; closed at the end, which also leaves its group."""
+    presence = presence or Presence()
     with _clear_errors(connection):
         from kafka import KafkaConsumer
 
-        settings = {"enable_auto_commit": False, "allow_auto_create_topics": False, **settings}
+        own = {"enable_auto_commit": False, "allow_auto_create_topics": False, **RETRIES}
+        settings = {**own, "kafka_client": presence.client_factory, **settings}
         client = _made(KafkaConsumer, _settings(connection, **settings))
         try:
             yield client
         finally:
-            client.close(timeout_ms=ANSWER_TIMEOUT_MS)
+            client.close(timeout_ms=GONE_TIMEOUT_MS if presence.is_lost else ANSWER_TIMEOUT_MS)
 
 
 def error_text(code: int, message: str | None = None) -> str:
@@ -178,7 +187,7 @@ def _clear_errors(connection: Connection) -> Iterator[None]:
     import kafka.errors as errors
 
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters comes as an exception
-    _lend_codecs()
+    lend_codecs()
     if not any(name in connection.properties for name in ("proxy_url", "socks5_proxy")):
         _knock(connection.servers)
     try:
@@ -205,20 +214,6 @@ def _is_raised_in_kafka_python(error: BaseException) -> bool:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == "kafka"
-
-
-def _lend_codecs() -> None:
-    """Give kafka-python our codecs where it has none: it wants three more packages to read a compressed topic."""
-    import kafka.codec
-    import kafka.record.default_records as batches
-
-    from kafka_wire.compression import compress, decompress
-
-    for number, name in ((2, "snappy"), (3, "lz4"), (4, "zstd")):
-        if not getattr(kafka.codec, f"has_{name}")():
-            setattr(kafka.codec, name, "kafka_wire")  # has_<name>() asks whether this is None
-            setattr(batches, f"{name}_encode", functools.partial(compress, number))
-            setattr(batches, f"{name}_decode", functools.partial(decompress, number, max_bytes=BATCH_BYTES_MAX))
 
 
 def _made(client: Callable[..., Any], settings: Mapping[str, Any]) -> Any:

@@ -28,12 +28,12 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def at(self, done: int) -> None:
-        """So much is done. Cheap: called for every piece of work."""
+    def at(self, done: int, more: str = "") -> None:
+        """So much is done; more: what else there is to say, behind it. Cheap: called for every piece of work."""
         if not self._shown or (now := time.monotonic()) < self._next:
             return
         self._next = now + REDRAW_S
-        sys.stderr.write(ERASE + self.line(done, now - self._began))
+        sys.stderr.write(ERASE + self.line(done, now - self._began) + (f"  {more}" if more else ""))
         sys.stderr.flush()
 
     def line(self, done: int, seconds: float) -> str:

@@ -44,11 +44,15 @@ class MomentType(click.ParamType[int]):
 
 
 def time_ms(text: str) -> int:
-    """A moment that people wrote, in milliseconds since the epoch. Raises ValueError."""
+    """A moment that people wrote, in milliseconds since the epoch: a date, 18:30 (today), -5m (ago), seconds or
+    milliseconds since the epoch. Raises ValueError."""
     if text.isdecimal():
         number = int(text)
         return number * 1000 if number < SECONDS_BELOW else number
-    moment = datetime.fromisoformat(text)
+    now = datetime.now().astimezone()
+    if ago := re.fullmatch(r"-(\d{1,12})(ms|s|m|h|d)", text):
+        return int(now.timestamp() * 1000) - int(ago[1]) * _UNITS_MS[ago[2]]
+    moment = datetime.fromisoformat(f"{now:%Y-%m-%d}T{text}" if re.fullmatch(r"\d\d:\d\d(:\d\d)?", text) else text)
     return int((moment if moment.tzinfo else moment.astimezone()).astimezone(UTC).timestamp() * 1000)
 
 

@@ -71,7 +71,7 @@ def test_no_command_is_start() -> None:
         (["topic", "produce", "t", "-f", "%q"], "%q is not a field"),
         (["topic", "produce", "t", "-H", "x"], "'x' is not NAME:VALUE"),
         (["topic", "consume", "t", "-o", "x"], "is not start, end, N"),
-        (["topic", "consume", "t", "-p", "x"], "invalid literal"),
+        (["topic", "consume", "t", "-p", "x"], "'x' is no list of partitions such as 0 or 0,2"),
         (["topic", "consume", "t", "--filter", "a = b"], "filter, position 5: expected a string in quotes, found 'b'"),
         (["topic", "list", "-X", "x"], "is not NAME=VALUE"),
         (["topic", "list", "-b", "h:x"], "is not HOST:PORT"),

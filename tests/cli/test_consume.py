@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
 
-from kbroker.cli.topics.consume import _records, _seek
-from kbroker.cli.topics.reading import Start, limited, parse_start
+from kbroker.cli.presence import Presence
+from kbroker.cli.topics.consume import Reader, seek
+from kbroker.cli.topics.formats import Shown
+from kbroker.cli.topics.reading import Start, limited, parse_start, parse_topics
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,7 @@ class Arrived(NamedTuple):
     partition: int
     offset: int
     timestamp: int = 0
+    timestamp_type: int = 0
     key: bytes | None = None
     value: bytes | None = None
     headers: tuple[tuple[str, bytes], ...] = ()
@@ -70,6 +74,10 @@ class FakeClient:
         return {0: [Arrived("t", 0, offset) for offset in range(first, self.next)]}
 
 
+def records(ends: dict[int, int] | None) -> Iterator[Shown | None]:
+    return Reader(FakeClient(), Presence(), parse_topics(["t"], is_regex=False, wait=False), None).records(ends)
+
+
 @pytest.mark.parametrize(
     ("start", "offset"),
     [
@@ -87,20 +95,20 @@ class FakeClient:
 )
 def test_seek(start: Start, offset: int) -> None:
     client = FakeClient()
-    _seek(client, [0], start, {0: 20})
+    seek(client, [0], start, {0: 20})
     assert client.next == offset
 
 
 def test_exit_at_end_leaves_out_what_came_later() -> None:
-    offsets = [record.offset for record in _records(FakeClient(), {0: 14}) if record]
+    offsets = [record.offset for record in records({0: 14}) if record]
     assert offsets == [10, 11, 12, 13]
 
 
 def test_count() -> None:
-    assert [record.offset for record, _ in limited(_records(FakeClient(), None), 4) if record] == [10, 11, 12, 13]
+    assert [record.offset for record, _ in limited(records(None), 4) if record] == [10, 11, 12, 13]
 
 
 def test_count_counts_what_matches() -> None:
-    found = list(limited(_records(FakeClient(), None), 2, lambda record: record.offset % 4 == 0))
+    found = list(limited(records(None), 2, lambda record: record.offset % 4 == 0))
     assert [record.offset for record, matches in found if record and matches] == [12, 16]
     assert found[-1] == (None, False)

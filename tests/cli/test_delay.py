@@ -121,7 +121,8 @@ def broker() -> Iterator[str]:
 @pytest.mark.slow
 def test_what_is_produced_for_later_is_listed_cancelled_and_delivered_now(broker: str) -> None:
     for key in ("a", "b", "c"):
-        said = done(broker, "topic", "produce", "later", "-p", "0", "-k", key, "--delay", "2h", stdin="one\ntwo\n")
+        given = ("-p", "0", "-k", key, "--delay", "2h")
+        said = run(broker, "topic", "produce", "later", *given, stdin="one\ntwo\n").stderr
         assert said == "wrote 2 records to later: partition 0, due in 2 h 0 min\n"
     listed = json.loads(done(broker, "delay", "list", "later", "--format", "json"))
     assert [each["key"] for each in listed] == ["a", "a", "b", "b", "c", "c"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbroker.cli.topics.formats import Input, Output, Parsed, Shown, json_fields, parse_header
+from kbroker.cli.topics.formats import Input, Output, Parsed, Shown, json_line, parse_header
 
 RECORD = Shown("demo", 3, 42, 1700, b"key", b"value", (("a", b"1"), ("b", None)))
 
@@ -78,7 +80,7 @@ def test_header() -> None:
 
 
 def test_json() -> None:
-    fields = json_fields(RECORD._replace(key=None, value=b"\xff"))
+    fields = json.loads(json_line(RECORD._replace(key=None, value=b"\xff")))
     assert fields["key"] is None
     assert fields["payload"] == {"base64": "/w=="}
     assert fields["headers"] == ["a", "1", "b", None]

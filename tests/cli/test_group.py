@@ -45,6 +45,7 @@ from kbroker.cli.groups.group import (
 )
 from kbroker.cli.groups.reads import Described, Member
 from kbroker.cli.groups.seek import Step, Target, check_idle, parse_target, plan
+from kbroker.cli.presence import Presence
 from kbroker.cli.topics import consume_group
 from kbroker.cli.topics.formats import Output, Shown
 from tests.cli.process import broker_process
@@ -411,16 +412,16 @@ class Joined(NamedTuple):
 
 def test_a_member_commits_what_it_has_written(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     member = FakeMember()
-    records = consume_group._records(member, {("t", 0): 5}, Joined(), lambda: False)
-    consume_group.write_and_commit(member, consume_group.limited(records, None), Output(r"%o\n"))
+    records = consume_group._records(member, {("t", 0): 5}, Joined(), lambda: False, Presence())
+    consume_group.write_and_commit(member, consume_group.limited(records, None), Output(r"%o\n"), Presence())
     assert capsysbinary.readouterr().out == b"0\n1\n2\n3\n4\n"
     assert member.commits == [("t", 0, 2), ("t", 0, 4), ("t", 0, 5)]
 
 
 def test_a_member_commits_no_more_than_it_was_asked_for() -> None:
     member = FakeMember()
-    records = consume_group._records(member, None, Joined(), lambda: False)
-    consume_group.write_and_commit(member, consume_group.limited(records, 3), Output(""))
+    records = consume_group._records(member, None, Joined(), lambda: False, Presence())
+    consume_group.write_and_commit(member, consume_group.limited(records, 3), Output(""), Presence())
     assert member.commits == [("t", 0, 2), ("t", 0, 3)]
 
 
@@ -431,8 +432,10 @@ def test_a_member_commits_what_its_filter_leaves_out(capsysbinary: pytest.Captur
         (lambda record: record.offset % 3 == 1, 1, b"1\n", 2),
     ):
         member = FakeMember()
-        records = consume_group._records(member, {("t", 0): 6}, Joined(), lambda: False)
-        consume_group.write_and_commit(member, consume_group.limited(records, count, matches), Output(r"%o\n"))
+        records = consume_group._records(member, {("t", 0): 6}, Joined(), lambda: False, Presence())
+        consume_group.write_and_commit(
+            member, consume_group.limited(records, count, matches), Output(r"%o\n"), Presence()
+        )
         assert capsysbinary.readouterr().out == out
         assert member.commits[-1] == ("t", 0, last)
 
@@ -442,7 +445,7 @@ def test_an_interrupted_member_commits_its_batch_and_ends() -> None:
     with consume_group.interruptions() as interrupted:
         signal.raise_signal(signal.SIGINT)
         assert interrupted()
-        assert list(consume_group._records(member, None, Joined(), interrupted)) == []
+        assert list(consume_group._records(member, None, Joined(), interrupted, Presence())) == []
         with pytest.raises(KeyboardInterrupt):  # the second one
             signal.raise_signal(signal.SIGINT)
     with consume_group.interruptions() as interrupted:
@@ -455,10 +458,12 @@ def test_a_commit_that_comes_after_a_rebalance_is_not_fatal(capsys: pytest.Captu
 
     batch = [(Shown("t", 0, 4, 0, None, b"v", ()), True), (None, False)]
     for error in (errors.CommitFailedError(), errors.IllegalGenerationError("x")):
-        consume_group.write_and_commit(FakeMember(error), iter(batch), Output(""))
+        consume_group.write_and_commit(FakeMember(error), iter(batch), Output(""), Presence())
         assert "may be read once more" in capsys.readouterr().err
     with pytest.raises(errors.GroupAuthorizationFailedError):
-        consume_group.write_and_commit(FakeMember(errors.GroupAuthorizationFailedError("x")), iter(batch), Output(""))
+        consume_group.write_and_commit(
+            FakeMember(errors.GroupAuthorizationFailedError("x")), iter(batch), Output(""), Presence()
+        )
 
 
 def kbroker(broker: str, *arguments: str, stdin: bytes | None = None) -> Result:

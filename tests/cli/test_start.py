@@ -217,7 +217,7 @@ def test_produce_and_consume(broker: str, codec: str) -> None:
     topic = f"demo-{codec}"
     options = ("-f", "%k:%v", "-H", "from:me", "-Z", "-z", codec)
     written = kbroker(broker, "produce", topic, *options, stdin=b"a:1\nb:2\nc:\n")
-    assert written.stdout == f"wrote 3 records to {topic}: partition 0 offsets 0 to 2\n"
+    assert written.stderr == f"wrote 3 records to {topic}: partition 0 offsets 0 to 2\n"
     read = kbroker(broker, "consume", topic, "-e", "-f", r"%o %k=%v %V %h\n")
     assert read.stdout.splitlines() == ["0 a=1 1 from=me", "1 b=2 1 from=me", "2 c= -1 from=me"]
     assert kbroker(broker, "consume", topic, "-o", "+1", "-n", "1").stdout == "2\n"
@@ -229,7 +229,7 @@ def test_produce_and_consume(broker: str, codec: str) -> None:
 @pytest.mark.slow
 def test_consume_what_is_not_there(broker: str) -> None:
     missing = kbroker(broker, "consume", "nowhere")
-    assert (missing.exit_code, missing.stderr) == (1, "kbroker: topic nowhere does not exist\n")
+    assert (missing.exit_code, missing.stderr) == (1, "kbroker: topic nowhere does not exist (--wait waits)\n")
     assert "has no partition 7" in kbroker(broker, "consume", "given", "-p", "7").stderr
 
 

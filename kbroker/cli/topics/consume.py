@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from kbroker.cli.client import Connection, connection_options, consumer
 from kbroker.cli.errors import Failed
 from kbroker.cli.names import GROUP, TOPIC
+from kbroker.cli.presence import Presence
 from kbroker.cli.topics.formats import Output, Shown
-from kbroker.cli.topics.reading import POLL_MS, Start, everything, limited, matching, parse_start, write_record
+from kbroker.cli.topics.reading import (
+    Start,
+    Topics,
+    everything,
+    limited,
+    matching,
+    parse_partitions,
+    parse_start,
+    parse_topics,
+    polled,
+    write_record,
+)
 from kbroker.filters import Expression, FilterSyntaxError, parse
+
+DISCOVER_S = 2.0  # how often new topics that match are looked for
 
 
 class StartType(click.ParamType[Start]):
@@ -28,7 +43,11 @@ class StartType(click.ParamType[Start]):
         try:
             return parse_start(str(value))
         except ValueError:
-            self.fail(f"{value!r} is not start, end, N, +N, -N or @TIME", param, ctx)
+            self.fail(
+                f"{value!r} is not start, end, N, +N, -N or a time such as @2026-11-28T18:30, @18:30 or @-5m",
+                param,
+                ctx,
+            )
 
 
 class FilterType(click.ParamType[Expression]):
@@ -48,6 +67,8 @@ class FilterType(click.ParamType[Expression]):
 
 @click.command()
 @click.argument("topics", nargs=-1, required=True, type=TOPIC, metavar="TOPIC...")
+@click.option("-r", "--regex", is_flag=True, help="Each TOPIC is a regular expression for whole names: 'orders-.*'.")
+@click.option("--wait", is_flag=True, help="Wait for a topic that is not there yet.")
 @click.option(
     "-o",
     "--offset",
@@ -55,17 +76,17 @@ class FilterType(click.ParamType[Expression]):
     type=StartType(),
     default="start",
     show_default=True,
-    help="Where to begin: start, end, N, +N (N after the start), -N (N before the end), @TIME (seconds or "
-    "milliseconds since the epoch, or 2026-11-22T12:00:00).",
+    metavar="WHERE",
+    help="Where to begin: start, end, N, +N (N after the start), -N (N before the end), or a time: @-5m, @18:30, "
+    "@2026-11-22T12:00:00, @SECONDS since the epoch.",
 )
-@click.option("-n", "--count", type=click.IntRange(1), help="Stop after so many records.")
+@click.option("-n", "--count", type=click.IntRange(1), metavar="N", help="Stop after N records.")
 @click.option("-e", "--exit-at-end", is_flag=True, help="Stop at what was the end when it began.")
 @click.option("-p", "--partitions", metavar="N,N...", help="Only these partitions.")
 @click.option(
     "-g",
     "--group",
     type=GROUP,
-    metavar="GROUP",
     help="As a member of this group: goes on where the group was, and "
     "commits what it has written. -o is for partitions the group has not read yet.",
 )
@@ -82,14 +103,18 @@ class FilterType(click.ParamType[Expression]):
     "pattern",
     default=r"%v\n",
     show_default=True,
-    help="%v value, %k key, %h headers, %t topic, %p partition, %o offset, %d time; %v{hex}, %v{base64}.",
+    metavar="FORMAT",
+    help="%v value, %k key, %h headers, %t topic, %p partition, %o offset, %d time in ms; %v{hex}, %v{base64}, "
+    r"%d{iso}, %d{strftime[%H:%M:%S]}; \n \t \0.",
 )
-@click.option("-J", "--json", "as_json", is_flag=True, help="A JSON object a line, as kcat's.")
+@click.option("-J", "--json", "as_json", is_flag=True, help="A JSON object a line, as kcat's; produce -J reads it.")
 @click.option("--read-committed", is_flag=True, help="Leave out what transactions have not committed.")
 @connection_options
 def consume(
     connection: Connection,
     topics: Sequence[str],
+    regex: bool,
+    wait: bool,
     start: Start,
     count: int | None,
     exit_at_end: bool,
@@ -100,17 +125,21 @@ def consume(
     as_json: bool,
     read_committed: bool,
 ) -> None:
-    """Read records, and go on as they arrive.
+    """Read records, and go on as they arrive, until CTRL+C.
 
     \b
-      kbroker topic consume demo -o start -n 1
-      kbroker topic consume demo -e -f '%p/%o %k: %v\\n'
-      kbroker topic consume demo -g billing
+      kbroker topic consume demo -n 1                       the first record
+      kbroker topic consume demo -e -f '%d{iso} %k: %v\\n'   all there are
+      kbroker topic consume demo -o -10                     the last 10, and what comes
+      kbroker topic consume demo -o @-5m                    from five minutes ago
+      kbroker topic consume -r 'orders-.*' --wait -J        several topics, as JSON
+      kbroker topic consume demo -g billing                 as a member of a group
       kbroker topic consume demo --filter 'country in ("de", "at")'
     """
     try:
-        write = Output(pattern)
-        only = {int(part) for part in partitions.split(",")} if partitions else None
+        write = None if as_json else Output(pattern)
+        only = parse_partitions(partitions)
+        wanted = parse_topics(topics, is_regex=regex, wait=wait)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     matches = everything if expression is None else matching(expression)
@@ -120,46 +149,85 @@ def consume(
 
         if only or start not in (Start("start"), Start("end")):
             raise click.UsageError("with -g: no -p, and -o start or end (to move a group: kbroker group seek)")
-        shown = None if as_json else write
-        consume_as_member(connection, group, topics, start, shown, count, exit_at_end, isolation, matches)
+        consume_as_member(connection, group, wanted, start, write, count, exit_at_end, isolation, matches)
         return
-    with consumer(connection, isolation_level=isolation) as client:
-        assigned = _assign(client, topics, only)
-        ends = dict(client.end_offsets(assigned))
-        _seek(client, assigned, start, ends)
+    presence = Presence()
+    with consumer(connection, presence, isolation_level=isolation) as client:
+        reader = Reader(client, presence, wanted, only)
+        ends = reader.begin(start)
         out = sys.stdout.buffer
-        for record, matched in limited(_records(client, ends if exit_at_end else None), count, matches):
+        for record, matched in limited(reader.records(ends if exit_at_end else None), count, matches):
             if matched or record is None:
-                write_record(out, record, None if as_json else write)
+                write_record(out, record, write)
 
 
-def _records(client: Any, ends: Mapping[Any, int] | None) -> Iterator[Shown | None]:
-    """Records as they arrive, and None after each batch of them; with ends, until all are reached."""
-    while ends is None or any(client.position(partition) < end for partition, end in ends.items()):
-        for partition, records in client.poll(timeout_ms=POLL_MS).items():
-            for r in records:
-                if ends is None or r.offset < ends[partition]:
-                    yield Shown(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers))
-        yield None
+class Reader(NamedTuple):
+    """Reads partitions by itself, without a group."""
+
+    client: Any
+    presence: Presence
+    topics: Topics
+    only: set[int] | None  # partitions; None: all
+
+    def begin(self, start: Start) -> dict[Any, int]:
+        """Have the partitions, each where it is to begin; returns where they end. Raises Failed."""
+        partitions = self._partitions(self.topics.waited_for(self.client, self.presence))
+        self.client.assign(partitions)
+        ends = dict(self.client.end_offsets(partitions))
+        seek(self.client, partitions, start, ends)
+        return ends
+
+    def records(self, ends: Mapping[Any, int] | None) -> Iterator[Shown | None]:
+        """Records as they arrive, and None after each batch of them; with ends, until all are reached."""
+        look_at = time.monotonic() + DISCOVER_S
+        while ends is None or any(self.client.position(partition) < end for partition, end in ends.items()):
+            for partition, records in polled(self.client).items():
+                for r in records:
+                    if ends is None or r.offset < ends[partition]:
+                        yield shown(r)
+            yield None
+            self.presence.look()
+            if ends is None and self.topics.pattern and not self.presence.is_lost and time.monotonic() > look_at:
+                self._discover()
+                look_at = time.monotonic() + DISCOVER_S
+
+    def _discover(self) -> None:
+        """Topics that match and were not there yet: all that is in them is new."""
+        from kafka.errors import KafkaError
+
+        try:
+            had = self.client.assignment()
+            new = [each for each in self._partitions(self.topics.now(self.client)) if each not in had]
+            if new:
+                self.client.assign([*had, *new])
+                self.client.seek_to_beginning(*new)
+        except KafkaError as error:
+            if not getattr(error, "retriable", False):
+                raise
+
+    def _partitions(self, topics: Sequence[str]) -> list[Any]:
+        from kafka import TopicPartition
+
+        found = []
+        for topic in topics:
+            known = self.client.partitions_for_topic(topic) or set()
+            missing = sorted((self.only or set()) - known)
+            if missing and self.topics.pattern is None:
+                raise Failed(f"topic {topic} has no partition {missing[0]}: it has 0 to {max(known)}")
+            found += [
+                TopicPartition(topic, number) for number in sorted(known if self.only is None else known & self.only)
+            ]
+        return found
 
 
-def _assign(client: Any, topics: Sequence[str], only: set[int] | None) -> list[Any]:
-    from kafka import TopicPartition
-
-    assigned = []
-    for topic in topics:
-        known = client.partitions_for_topic(topic)
-        if not known:
-            raise Failed(f"topic {topic} does not exist")
-        missing = sorted((only or set()) - known)
-        if missing:
-            raise Failed(f"topic {topic} has no partition {missing[0]}: it has 0 to {max(known)}")
-        assigned += [TopicPartition(topic, number) for number in sorted(known) if only is None or number in only]
-    client.assign(assigned)
-    return assigned
+def shown(r: Any) -> Shown:
+    """A record of kafka-python's, as formats see it."""
+    is_append_time = r.timestamp_type == 1
+    return Shown(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers), is_append_time)
 
 
-def _seek(client: Any, assigned: Sequence[Any], start: Start, ends: Mapping[Any, int]) -> None:
+def seek(client: Any, assigned: Sequence[Any], start: Start, ends: Mapping[Any, int]) -> None:
+    """Go to where each partition is to begin, within what there is."""
     firsts = client.beginning_offsets(assigned)
     by_time = client.offsets_for_times(dict.fromkeys(assigned, start.number)) if start.base == "time" else {}
     for partition in assigned:

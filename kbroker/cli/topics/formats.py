@@ -4,21 +4,27 @@ r"""Formats of records, as rpk and kcat have them.
     %k     key            %p  partition   %h     headers, name=value,name=value     \n \t \r \0 \\ \xNN
     %K %V %S  length of key, value (-1: null)    %o  offset
     %v{hex} %k{hex} %v{base64} %k{base64}        bytes that are not text
+    %d{iso} %d{strftime[%H:%M:%S]}               a time that people read, in this machine's time zone
 
 Writing, a format turns a record into bytes (`Output`). Reading, it takes a line apart (`Input`): %k %v %h and what
 stands between them; the last field takes the rest of the line.
+
+As JSON a record is a line that has everything, as kcat writes it, and that can be read back byte by byte (`json_line`,
+`from_json`): bytes that are not UTF-8 are {"base64": "..."}. What rpk writes is read, too.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from datetime import datetime
+from typing import Any, NamedTuple
 
 _TOKEN = re.compile(
-    r"%(?P<field>[a-zA-Z%])(?:\{(?P<encoding>hex|base64)\})?"
+    r"%(?P<field>[a-zA-Z%])(?:\{(?P<encoding>hex|base64|iso|strftime\[[^\]]*\])\})?"
     r"|\\(?:x(?P<byte>[0-9a-fA-F]{2})|(?P<escape>.))"
 )
 _ESCAPES = {"n": b"\n", "t": b"\t", "r": b"\r", "0": b"\0", "\\": b"\\"}
@@ -36,14 +42,17 @@ class Shown(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Headers
+    is_append_time: bool = False
 
 
 class Parsed(NamedTuple):
-    """What a line of input says; None: the format does not speak of it."""
+    """What a line of input says; None: the format does not speak of it, or of JSON: null."""
 
     key: bytes | None
     value: bytes | None
     headers: Headers
+    timestamp_ms: int | None = None
+    partition: int | None = None
 
 
 _FIELDS: dict[str, Callable[[Shown], bytes]] = {
@@ -79,6 +88,18 @@ class Output:
         return b"".join(part if isinstance(part, bytes) else part(record) for part in self._parts)
 
 
+class KeyAndValue:
+    """What kcat -K means: a key, the delimiter, the value; without a delimiter there is no key."""
+
+    def __init__(self, delimiter: bytes) -> None:
+        self._delimiter = delimiter
+
+    def parse(self, line: bytes) -> Parsed:
+        """Take a line apart."""
+        key, found, value = line.partition(self._delimiter)
+        return Parsed(key, value, ()) if found else Parsed(None, line, ())
+
+
 class Input:
     """A compiled format: `parse(line) -> Parsed`. A line break at its end is implied."""
 
@@ -112,8 +133,15 @@ class Input:
         if field not in ("k", "v", "h"):
             raise ValueError(f"%{field} has no meaning for input")
         if encoding:
+            if encoding not in _DECODINGS:
+                raise ValueError(f"{{{encoding}}} has no meaning for input")
             self._decoders[field] = _DECODINGS[encoding]
         return b"(?P<%s>.*%s)" % (field.encode(), b"" if last else b"?")
+
+
+def unescaped(text: str) -> bytes:
+    r"""The bytes that a text with \n \t \0 \xNN means."""
+    return b"".join(part if isinstance(part, bytes) else b"%" for part in _split(text.replace("%", "%%")))
 
 
 def parse_header(text: str) -> tuple[str, bytes]:
@@ -124,20 +152,47 @@ def parse_header(text: str) -> tuple[str, bytes]:
     return name, value.encode()
 
 
-def json_fields(record: Shown) -> dict[str, object]:
-    """The record as kcat -J writes it; bytes that are not UTF-8 as {"base64": ...}."""
+def json_line(record: Shown) -> bytes:
+    """The record as kcat -J writes it, with a line break."""
     headers: list[object] = []
     for name, value in record.headers:
         headers += [name, _json_text(value)]
-    return {
+    fields = {
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
+        "tstype": "logappend" if record.is_append_time else "create",
         "ts": record.timestamp_ms,
         "headers": headers,
         "key": _json_text(record.key),
         "payload": _json_text(record.value),
     }
+    return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
+
+
+def from_json(line: bytes) -> Parsed:
+    """Read back what `json_line`, kcat -J or rpk wrote. Raises ValueError, which says what is wrong."""
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        where = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise ValueError(f"is no JSON{where}: {line[:80]!r}") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"is no JSON object: {line[:80]!r}")
+    if unknown := sorted(fields.keys() - _JSON_FIELDS):
+        raise ValueError(f"has an unknown field {unknown[0]!r}; there are {', '.join(sorted(_JSON_FIELDS))}")
+    if "payload" not in fields and "value" not in fields:
+        raise ValueError('has no "payload"; null is a tombstone')
+    value = fields["payload"] if "payload" in fields else fields["value"]
+    timestamp = _json_number(fields, "ts" if "ts" in fields else "timestamp")
+    headers = [(name, _json_bytes(value, "header")) for name, value in _json_headers(fields.get("headers"))]
+    key = _json_bytes(fields.get("key"), "key")
+    return Parsed(key, _json_bytes(value, "payload"), headers, timestamp, _json_number(fields, "partition"))
+
+
+_JSON_FIELDS = {
+    "topic", "partition", "offset", "tstype", "ts", "broker", "headers", "key", "payload", "value", "timestamp",
+}  # fmt: skip
 
 
 def _json_text(data: bytes | None) -> object:
@@ -147,6 +202,37 @@ def _json_text(data: bytes | None) -> object:
         return data.decode()
     except UnicodeDecodeError:
         return {"base64": b64encode(data).decode()}
+
+
+def _json_bytes(value: object, what: str) -> bytes | None:
+    if value is None:
+        return None
+    try:
+        if isinstance(value, str):
+            return value.encode()
+        if isinstance(value, dict) and value.keys() == {"base64"}:
+            return b64decode(value["base64"], validate=True)
+    except (ValueError, TypeError):
+        pass
+    raise ValueError(f'has a {what} that is neither text, null nor {{"base64": "..."}}')
+
+
+def _json_headers(headers: Any) -> list[tuple[str, object]]:
+    """kcat: name, value, name, value...; rpk: [{"key": name, "value": value}...]."""
+    items = headers or []
+    if isinstance(items, list) and all(isinstance(each, dict) and each.keys() == {"key", "value"} for each in items):
+        items = [part for each in items for part in (each["key"], each["value"])]
+    if isinstance(items, list) and len(items) % 2 == 0 and all(isinstance(name, str) for name in items[::2]):
+        return list(zip(items[::2], items[1::2], strict=True))
+    raise ValueError('has "headers" that are not ["name", "value", ...]')
+
+
+def _json_number(fields: dict[str, Any], name: str) -> int | None:
+    """A number that is not negative; None: there is none. -1 is Kafka's word for that."""
+    value = fields.get(name)
+    if value is None or (type(value) is int and -1 <= value < 1 << 63):
+        return None if value in (None, -1) else value
+    raise ValueError(f"has a {name!r} that is no number")
 
 
 def _headers(text: bytes) -> Headers:
@@ -165,7 +251,7 @@ def _split(text: str) -> list[bytes | tuple[str, str | None]]:
         if match["field"]:
             if match["field"] not in _FIELDS:
                 raise ValueError(f"%{match['field']} is not a field; there are {', '.join('%' + f for f in _FIELDS)}")
-            parts.append((match["field"], match["encoding"]))
+            parts.append((match["field"], _encoding(match["field"], match["encoding"])))
         elif match["byte"]:
             parts.append(bytes.fromhex(match["byte"]))
         else:
@@ -175,11 +261,35 @@ def _split(text: str) -> list[bytes | tuple[str, str | None]]:
     return parts
 
 
+def _encoding(field: str, encoding: str | None) -> str | None:
+    if encoding and (field in "dT") == (encoding in _ENCODINGS):
+        raise ValueError(f"%{field}{{{encoding}}} has no meaning: %v{{hex}}, %k{{base64}}, %d{{iso}}")
+    return encoding
+
+
 def _writer(part: bytes | tuple[str, str | None]) -> bytes | Callable[[Shown], bytes]:
     if isinstance(part, bytes):
         return part
     read = _FIELDS[part[0]]
     if part[1] is None:
         return read
+    if part[0] in "dT":
+        return _time(part[1])
     encode = _ENCODINGS[part[1]]
     return lambda record: encode(read(record))
+
+
+def _time(encoding: str) -> Callable[[Shown], bytes]:
+    """A readable time; nothing where a record has none, and the number where no calendar knows it."""
+    form = None if encoding == "iso" else encoding.removeprefix("strftime[").removesuffix("]")
+
+    def read(record: Shown) -> bytes:
+        if record.timestamp_ms < 0:
+            return b""
+        try:
+            moment = datetime.fromtimestamp(record.timestamp_ms / 1000).astimezone()
+        except (ValueError, OverflowError, OSError):
+            return b"%d" % record.timestamp_ms
+        return (moment.isoformat(timespec="milliseconds") if form is None else moment.strftime(form)).encode()
+
+    return read

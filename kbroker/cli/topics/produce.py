@@ -1,32 +1,50 @@
-"""`kbroker topic produce`: every line of standard input is a record."""
+"""`kbroker topic produce`: every line of standard input is a record; or every file."""
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
 
-from kbroker.cli.client import Connection, admin, connection_options, producer
+from kbroker.cli.client import Connection, admin, connection_options, error_text, producer
 from kbroker.cli.delays.reads import check_delays
 from kbroker.cli.errors import Failed
 from kbroker.cli.names import TOPIC
-from kbroker.cli.tables import format_option, json_text, plural
+from kbroker.cli.presence import Presence
+from kbroker.cli.progress import Progress
+from kbroker.cli.quirks import NULL, header
+from kbroker.cli.tables import bytes_text, format_option, json_text, plural
 from kbroker.cli.times import DurationType, MomentType, moment, span
-from kbroker.cli.topics.formats import Input, parse_header
+from kbroker.cli.topics.formats import Input, KeyAndValue, from_json, parse_header, unescaped
+from kbroker.cli.topics.given import RECORD_BYTES_MAX, Given, from_files, from_lines, standard_input
 
 UNDER_WAY_MAX = 10_000  # records sent and not yet acknowledged
+UNDER_WAY_BYTES_MAX = 32 << 20
+LOOK_S = 0.2  # how often we see whether the broker is there, while it does not answer
+DELIVERY_TIMEOUT_MS = 120_000  # kafka-python's
 
 
 @click.command()
 @click.argument("topic", type=TOPIC, metavar="TOPIC")
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
 @click.option("-k", "--key", help="The key of every record.")
 @click.option(
-    "-H", "--header", "headers", metavar="NAME:VALUE", multiple=True, help="A header of every record. Repeatable."
+    "-H", "--header", "headers", metavar="NAME:VALUE", multiple=True, help="A header for every record. Repeatable."
 )
-@click.option("-p", "--partition", type=click.IntRange(0), help="Where to write.  [default: by key, else spread]")
+@click.option(
+    "-p",
+    "--partition",
+    type=click.IntRange(0),
+    metavar="N",
+    help="The partition to write to.  [default: chosen by the key; without a key, they are spread]",
+)
 @click.option(
     "-z",
     "--compression",
@@ -36,13 +54,22 @@ UNDER_WAY_MAX = 10_000  # records sent and not yet acknowledged
     help="How batches are compressed.",
 )
 @click.option(
+    "-D", "--delimiter", default=r"\n", show_default=True, help=r"What ends a record, e.g. \0; '' for only the end."
+)
+@click.option(
+    "-K", "--key-delimiter", metavar="TEXT", help="What stands between key and value: ':' for lines as key:value."
+)
+@click.option(
     "-f",
     "--input-format",
     "pattern",
-    default="%v",
-    show_default=True,
-    help=r"How a line is read: %k key, %v value, %h headers (a=b,c=d), e.g. '%k\t%v'.",
+    metavar="FORMAT",
+    help=r"How a line is read: %k key, %v value, %h headers (a=b,c=d), %v{hex}; e.g. '%k\t%v'.  [default: %v]",
 )
+@click.option(
+    "-J", "--json", "as_json", is_flag=True, help="Each line is a JSON object, as consume -J and kcat -J write it."
+)
+@click.option("--same-partition", is_flag=True, help="With -J: into the partition the record says it was in.")
 @click.option("--delay", type=DurationType(), metavar="DURATION", help="Deliver after so long: 90s, 30m, 2d.")
 @click.option("--at", type=MomentType(), metavar="TIME", help="Deliver then: 2026-11-28T18:30, or since the epoch.")
 @click.option("-Z", "--tombstone", is_flag=True, help="An empty value is null: in a compacted topic, a deletion.")
@@ -51,77 +78,121 @@ UNDER_WAY_MAX = 10_000  # records sent and not yet acknowledged
     type=click.Choice(["all", "-1", "1", "0"]),
     default="all",
     show_default=True,
-    help="Who must have a record before it counts as written.",
+    help="Who must have a record before it counts as written: all in-sync replicas, the leader (1), nobody (0).",
 )
 @format_option
 @connection_options
 def produce(
     connection: Connection,
     topic: str,
+    files: Sequence[Path],
     key: str | None,
     headers: Sequence[str],
     partition: int | None,
     compression: str,
-    pattern: str,
+    delimiter: str,
+    key_delimiter: str | None,
+    pattern: str | None,
+    as_json: bool,
+    same_partition: bool,
     delay: int | None,
     at: int | None,
     tombstone: bool,
     acks: str,
     style: str,
 ) -> None:
-    """Write the lines of standard input as records to TOPIC.
+    """Write each line of standard input as a record to TOPIC; or the content of each FILE.
+
+    What was written is told on standard error; with --format json, on standard output.
 
     \b
       echo hi | kbroker topic produce demo
-      kbroker topic produce demo -f '%k:%v' < file
+      kbroker topic produce users -K : < lines-of-key-and-value
+      kbroker topic produce photos -k summer *.jpg
+      kbroker topic consume demo -e -J | kbroker topic produce copy -J
       echo paid? | kbroker topic produce checks -k o-17 --delay 30m
     """
     due = _due(delay, at)
+    if same_partition and (not as_json or partition is not None):
+        raise click.UsageError("--same-partition is for -J, without -p")
     try:
-        line_format = Input(pattern)
-        common_headers = [parse_header(text) for text in headers]
+        common = [parse_header(text) for text in headers]
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    settings: dict[str, Any] = {"acks": "all" if acks == "-1" else acks if acks == "all" else int(acks)}
+    if due:
+        common.append((due.header, b"%d" % due.ms))
+        with admin(connection) as asked:
+            check_delays(asked, topic)
+    at_terminal = sys.stdin.isatty() and not files
+    presence = Presence()
+    written = _Written(topic, presence, each=at_terminal and style == "table", due=due.text if due else "")
+    given = _given(files, as_json, pattern, key_delimiter, delimiter, written.look)
+    to = _Sending(topic, key, common, partition, same_partition, tombstone)
+    try:
+        with producer(connection, presence, **_settings(acks, compression, at_terminal)) as client:
+            to.check(client)
+            if written.each:
+                click.echo("each line is a record; CTRL+D ends", err=True)
+            with Progress(None if at_terminal else _input_bytes(files), bytes_text) as progress:
+                for each in given:
+                    written.add(each, to.send(client, each))
+                    progress.at(written.bytes_read, plural(written.count, "record"))
+                written.finish()
+    except (Failed, KeyboardInterrupt):
+        written.take_what_is_there()
+        if written.count:
+            click.echo(written.as_text(), err=True)
+        raise
+    click.echo(json_text(written.as_json()) if style == "json" else written.as_text(), err=style != "json")
+
+
+def _given(
+    files: Sequence[Path],
+    as_json: bool,
+    pattern: str | None,
+    key_delimiter: str | None,
+    delimiter: str,
+    idle: Callable[[], None],
+) -> Iterator[Given]:
+    """The records there are to write. Raises UsageError."""
+    said = {"-J": as_json, "-f": pattern, "-K": key_delimiter, "FILE": files}
+    ways = [name for name, is_said in said.items() if is_said]
+    if len(ways) > 1:
+        raise click.UsageError(f"{' and '.join(ways)} are ways to say what a record is: give one of them")
+    try:
+        if files:
+            return from_files(files)
+        end = unescaped(delimiter)
+        if as_json:
+            return from_lines(standard_input(idle), end, from_json)
+        parse = KeyAndValue(unescaped(key_delimiter)).parse if key_delimiter else Input(pattern or "%v").parse
+        return from_lines(standard_input(idle), end, parse)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _settings(acks: str, compression: str, at_terminal: bool) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "acks": "all" if acks == "-1" else acks if acks == "all" else int(acks),
+        "linger_ms": 0 if at_terminal else 5,
+        "max_request_size": RECORD_BYTES_MAX,  # what is too large, the broker says
+        "delivery_timeout_ms": DELIVERY_TIMEOUT_MS,
+    }
     if settings["acks"] != "all":
         settings["enable_idempotence"] = False  # it needs acks=all
     if compression != "none":
         settings["compression_type"] = compression
-    source = sys.stdin.buffer
-    at_terminal = sys.stdin.isatty()
-    written = _Written(topic, each=at_terminal and style == "table", due=due.text if due else "")
-    if due:
-        common_headers.append((due.header, b"%d" % due.ms))
-        with admin(connection) as asked:
-            check_delays(asked, topic)
-    with producer(connection, linger_ms=0 if at_terminal else 5, **settings) as client:
-        _check_there(client, topic, partition)
-        for line in _lines(source):
-            try:
-                record = line_format.parse(line)
-            except ValueError as error:
-                raise click.UsageError(str(error)) from None
-            value = None if tombstone and not record.value else record.value
-            the_key = key.encode() if key is not None else record.key
-            future = client.send(
-                topic, value, key=the_key, headers=[*common_headers, *record.headers], partition=partition
-            )
-            written.add(future)
-        client.flush()
-        written.finish()
-    click.echo(json_text(written.as_json()) if style == "json" else written.as_text())
+    return settings
 
 
-def _check_there(client: Any, topic: str, partition: int | None) -> None:
-    """Failed, unless the topic is there, or was made just now, and has the partition."""
-    from kafka.errors import KafkaTimeoutError
-
-    try:
-        known = client.partitions_for(topic)
-    except KafkaTimeoutError:
-        raise Failed(f"topic {topic} does not exist, and the broker does not make it: kbroker topic create") from None
-    if partition is not None and partition not in known:
-        raise Failed(f"topic {topic} has no partition {partition}: it has 0 to {max(known)}")
+def _input_bytes(files: Sequence[Path]) -> int | None:
+    """How much there is to read; None where nobody knows."""
+    with suppress(OSError):
+        if files:
+            return sum(path.stat().st_size for path in files)
+        status = os.fstat(sys.stdin.fileno())
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+    return None
 
 
 class _Due(NamedTuple):
@@ -140,31 +211,90 @@ def _due(delay: int | None, at: int | None) -> _Due | None:
     return None if at is None else _Due("kbroker-deliver-at", at, f"due at {moment(at)}")
 
 
+def _reason(error: Any) -> str:
+    if getattr(error, "errno", 0) > 0:
+        return error_text(error.errno, ", ".join(map(str, error.args)) or None)
+    return str(error)
+
+
+class _Sending(NamedTuple):
+    """What all records have in common, and sending one."""
+
+    topic: str
+    key: str | None
+    headers: Sequence[tuple[str, bytes]]
+    partition: int | None
+    same_partition: bool
+    tombstone: bool
+
+    def check(self, client: Any) -> None:
+        """Failed, unless the topic is there, or was made just now, and has the partition."""
+        from kafka.errors import KafkaTimeoutError
+
+        try:
+            known = client.partitions_for(self.topic)
+        except KafkaTimeoutError:
+            raise Failed(f"topic {self.topic} does not exist, and is not made: kbroker topic create") from None
+        self._check_partition(self.partition, known)
+
+    def send(self, client: Any, given: Given) -> Any:
+        """A future. Raises Failed."""
+        record = given.record
+        key = self.key.encode() if self.key is not None else record.key
+        value = None if self.tombstone and not record.value else record.value
+        partition = record.partition if self.same_partition else self.partition
+        if self.same_partition and partition is not None:
+            self._check_partition(partition, client.partitions_for(self.topic), f"{given.place}: ")
+        return client.send(
+            self.topic,
+            NULL if value is None else value,
+            key=NULL if key is None else key,
+            headers=[header(*each) for each in (*self.headers, *record.headers)],
+            partition=partition,
+            timestamp_ms=record.timestamp_ms,
+        )
+
+    def _check_partition(self, number: int | None, known: set[int], place: str = "") -> None:
+        if number is not None and number not in known:
+            raise Failed(f"{place}topic {self.topic} has no partition {number}: it has 0 to {max(known)}")
+
+
 class _Written:
     """What was acknowledged: the first and last offset and the number of records, by partition."""
 
-    def __init__(self, topic: str, *, each: bool, due: str) -> None:
+    def __init__(self, topic: str, presence: Presence, *, each: bool, due: str) -> None:
         self.topic = topic
         self.due = due  # when all of them are delivered; "": at once
         self.each = each  # at a terminal: tell at once
         self.partitions: dict[int, tuple[int, int, int]] = {}
-        self._futures: deque[Any] = deque()
+        self.count = self.bytes_read = 0
+        self._presence = presence
+        self._under_way: deque[tuple[str, int, Any]] = deque()  # place, bytes, future
+        self._bytes_under_way = 0
 
-    def add(self, future: Any) -> None:
-        self._futures.append(future)
-        while self._futures and (self.each or len(self._futures) > UNDER_WAY_MAX or self._futures[0].is_done):
+    def add(self, given: Given, future: Any) -> None:
+        """Sent; waits while too much is under way. Raises Failed, which names the place."""
+        self._under_way.append((given.place, given.bytes_read, future))
+        self._bytes_under_way += given.bytes_read
+        while self._under_way and (self.each or self._is_much() or self._under_way[0][2].is_done):
+            self._take()
+
+    def look(self) -> None:
+        """While there is nothing to send: what has been acknowledged, and is the broker there? Raises Failed."""
+        self._presence.look()
+        while self._under_way and self._under_way[0][2].is_done:
             self._take()
 
     def finish(self) -> None:
-        while self._futures:
+        """Wait for all. Raises Failed."""
+        while self._under_way:
             self._take()
 
-    def _take(self) -> None:
-        done = self._futures.popleft().get(timeout=60)
-        first, last, count = self.partitions.get(done.partition, (done.offset, done.offset, 0))
-        self.partitions[done.partition] = (min(first, done.offset), max(last, done.offset), count + 1)
-        if self.each:
-            click.echo(f"wrote {self.topic} {self._place(done.partition, done.offset, done.offset)}")
+    def take_what_is_there(self) -> None:
+        """After a failure: what was acknowledged all the same."""
+        for _, _, future in self._under_way:
+            if future.is_done and not future.exception:
+                self._count(future.value)
 
     def as_json(self) -> list[dict[str, object]]:
         return [
@@ -173,18 +303,38 @@ class _Written:
         ]
 
     def as_text(self) -> str:
-        total = sum(count for _, _, count in self.partitions.values())
         places = [self._place(partition, *ends) for partition, (*ends, _) in sorted(self.partitions.items())]
-        return f"wrote {plural(total, 'record')} to {self.topic}" + (f": {'; '.join(places)}" if places else "")
+        return f"wrote {plural(self.count, 'record')} to {self.topic}" + (f": {'; '.join(places)}" if places else "")
+
+    def _is_much(self) -> bool:
+        return len(self._under_way) > UNDER_WAY_MAX or self._bytes_under_way > UNDER_WAY_BYTES_MAX
+
+    def _take(self) -> None:
+        import kafka.errors as errors
+
+        place, size, future = self._under_way[0]
+        while not future.is_done:
+            with suppress(errors.KafkaError):  # why it failed is told below
+                future.get(timeout=LOOK_S)
+            self._presence.look()
+        self._under_way.popleft()
+        self._bytes_under_way -= size
+        self.bytes_read += size
+        try:
+            done = future.get()
+        except errors.KafkaError as error:
+            raise Failed(f"{place} was not written: {_reason(error)}") from None
+        self._count(done)
+        if self.each:
+            click.echo(f"wrote {self.topic} {self._place(done.partition, done.offset, done.offset)}", err=True)
+
+    def _count(self, done: Any) -> None:
+        self.count += 1
+        first, last, count = self.partitions.get(done.partition, (done.offset, done.offset, 0))
+        self.partitions[done.partition] = (min(first, done.offset), max(last, done.offset), count + 1)
 
     def _place(self, partition: int, first: int, last: int) -> str:
         if first < 0:  # acks=0: nobody said where; delayed: it has no offset yet
             return f"partition {partition}" + (f", {self.due}" if self.due else "")
         offsets = f"offset {first}" if first == last else f"offsets {first} to {last}"
         return f"partition {partition} {offsets}"
-
-
-def _lines(source: BinaryIO) -> Any:
-    for line in source:
-        line = line[:-1] if line.endswith(b"\n") else line
-        yield line[:-1] if line.endswith(b"\r") else line

@@ -1,17 +1,27 @@
-"""What reading alone and as a member of a group have in common: where to begin, what matches, how it is shown."""
+"""What reading alone and as a member of a group have in common: which topics, where to begin, what matches, how it is
+shown.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import BinaryIO, NamedTuple, TypeAlias
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
+import click
+
+from kbroker.cli.errors import Failed
+from kbroker.cli.presence import Presence
 from kbroker.cli.times import time_ms
-from kbroker.cli.topics.formats import Output, Shown, json_fields
+from kbroker.cli.topics.formats import Output, Shown, json_line
 from kbroker.filters import Expression
 
 Matches: TypeAlias = Callable[[Shown], bool]
 
 POLL_MS = 200  # how long CTRL+C may have to wait
+LOOK_AGAIN_S = 0.5  # for topics that are not there yet
+INTERNAL = "__"  # so begin the names of the brokers' own topics; an expression has to say so if it means them
 
 
 class Start(NamedTuple):
@@ -19,6 +29,75 @@ class Start(NamedTuple):
 
     base: str
     number: int = 0
+
+
+class Topics(NamedTuple):
+    """Which topics to read: by name, or by regular expressions that match whole names."""
+
+    names: Sequence[str]
+    pattern: re.Pattern[str] | None
+    wait: bool  # for those that are not there
+
+    def there(self, client: Any) -> list[str]:
+        """Those that are there, with partitions. Raises Failed, if some are not, and it is not to wait."""
+        found = self.now(client)
+        if not self.wait and (missing := self._missing(found)):
+            raise Failed(f"{missing} (--wait waits)")
+        return found
+
+    def waited_for(self, client: Any, presence: Presence, ended: Callable[[], bool] = lambda: False) -> list[str]:
+        """The same, when all are there; it is said once what is waited for."""
+        said = False
+        while missing := self._missing(found := self.there(client)):
+            if ended():
+                break
+            if not said:
+                click.echo(f"kbroker: {missing}: waiting", err=True)
+                said = True
+            presence.look()
+            time.sleep(LOOK_AGAIN_S)
+        return found
+
+    def now(self, client: Any) -> list[str]:
+        """Those that are there, whichever they are."""
+        if self.pattern is None:
+            return [name for name in dict.fromkeys(self.names) if client.partitions_for_topic(name)]
+        return sorted(name for name in client.topics() if self.matches(name))
+
+    def matches(self, name: str) -> bool:
+        """Whether an expression means it."""
+        assert self.pattern is not None
+        is_meant = not name.startswith(INTERNAL) or INTERNAL in self.pattern.pattern
+        return is_meant and self.pattern.fullmatch(name) is not None
+
+    def _missing(self, found: Sequence[str]) -> str:
+        if self.pattern is not None:
+            return "" if found else f"no topic matches {' or '.join(self.names)}"
+        missing = [name for name in self.names if name not in found]
+        plural = "topics {} do not exist" if len(missing) > 1 else "topic {} does not exist"
+        return plural.format(", ".join(missing)) if missing else ""
+
+
+def parse_topics(names: Sequence[str], *, is_regex: bool, wait: bool) -> Topics:
+    """What the command line says. Raises ValueError."""
+    if not is_regex:
+        return Topics(names, None, wait)
+    for name in names:
+        try:
+            re.compile(name)
+            pattern = re.compile("|".join(f"(?:{each})" for each in names))
+        except re.error as error:
+            raise ValueError(f"{name!r} is no regular expression: {error}") from None
+    return Topics(names, pattern, wait)
+
+
+def parse_partitions(text: str | None) -> set[int] | None:
+    """ "0,2": which partitions; None: all. Raises ValueError."""
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", text):
+        raise ValueError(f"{text!r} is no list of partitions such as 0 or 0,2")
+    return {int(part) for part in text.split(",")}
 
 
 def parse_start(text: str) -> Start:
@@ -29,8 +108,23 @@ def parse_start(text: str) -> Start:
         return Start("end")
     if text.startswith("@"):
         return Start("time", time_ms(text[1:]))
+    if text[:1].isdecimal() and not text.isdecimal():  # a date
+        return Start("time", time_ms(text))
     number = int(text)
     return Start("start" if text[0] == "+" else "end" if number < 0 or text[0] == "-" else "at", number)
+
+
+def polled(client: Any) -> dict[Any, Sequence[Any]]:
+    """What has arrived, by partition. Nothing where it will work in a moment: a broker is lost, a group is moving."""
+    from kafka.errors import KafkaError
+
+    try:
+        return dict(client.poll(timeout_ms=POLL_MS))
+    except KafkaError as error:
+        if not error.retriable:
+            raise
+        time.sleep(POLL_MS / 1000)
+        return {}
 
 
 def everything(record: Shown) -> bool:
@@ -61,9 +155,5 @@ def write_record(out: BinaryIO, record: Shown | None, write: Output | None) -> N
     """Write a record, as JSON without an Output; flush at None, which ends a batch."""
     if record is None:
         out.flush()
-    elif write is not None:
-        out.write(write(record))
     else:
-        import json
-
-        out.write(json.dumps(json_fields(record), ensure_ascii=False).encode() + b"\n")
+        out.write(json_line(record) if write is None else write(record))
