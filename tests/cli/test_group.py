@@ -391,7 +391,15 @@ class FakeMember:
 
     def poll(self, timeout_ms: int) -> dict[Any, list[Any]]:
         first, self.next = self.next, min(self.next + 2, 6)
-        fields = {"topic": "t", "partition": 0, "timestamp": 0, "key": None, "value": b"v", "headers": ()}
+        fields = {
+            "topic": "t",
+            "partition": 0,
+            "timestamp": 0,
+            "timestamp_type": 0,
+            "key": None,
+            "value": b"v",
+            "headers": (),
+        }
         return {("t", 0): [SimpleNamespace(offset=offset, **fields) for offset in range(first, self.next)]}
 
     def assignment(self) -> set[Any]:

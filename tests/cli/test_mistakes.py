@@ -264,7 +264,7 @@ def test_of_several_names_those_that_are_good_are_done(address: str, monkeypatch
 
     code, told, problem = run("topic create t5 t6 t t7")
     assert (code, told) == (EXIT_FAILED, ["created t5", "created t6", "created t7"])
-    assert problem == "kbroker: t: TOPIC_ALREADY_EXISTS: Topic 't' already exists\n"
+    assert problem == "kbroker: t: TOPIC_ALREADY_EXISTS: Topic 't' already exists.\n"
     code, told, problem = run("topic describe t5 nosuch")
     assert (code, told[0]) == (EXIT_FAILED, "t5")
     assert "nosuch: UNKNOWN_TOPIC_OR_PARTITION" in problem

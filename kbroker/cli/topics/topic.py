@@ -202,7 +202,7 @@ def _check_all(results: Sequence[Mapping[str, Any]]) -> None:
         for each in results
     ]
     if problems:
-        raise Failed("; ".join(problem.removesuffix(".") for problem in problems))
+        raise Failed("; ".join([*(problem.removesuffix(".") for problem in problems[:-1]), problems[-1]]))
 
 
 def _check_not_internal(client: Any, names: Sequence[str]) -> None:
