@@ -24,6 +24,7 @@ from kbroker.cli.topics.reading import (
     parse_start,
     parse_topics,
     polled,
+    shown,
     write_record,
 )
 from kbroker.filters import Expression, FilterSyntaxError, parse
@@ -218,12 +219,6 @@ class Reader(NamedTuple):
                 TopicPartition(topic, number) for number in sorted(known if self.only is None else known & self.only)
             ]
         return found
-
-
-def shown(r: Any) -> Shown:
-    """A record of kafka-python's, as formats see it."""
-    is_append_time = r.timestamp_type == 1
-    return Shown(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers), is_append_time)
 
 
 def seek(client: Any, assigned: Sequence[Any], start: Start, ends: Mapping[Any, int]) -> None:

@@ -19,9 +19,8 @@ import click
 from kbroker.cli.client import Connection, consumer
 from kbroker.cli.errors import Failed
 from kbroker.cli.presence import Presence
-from kbroker.cli.topics.consume import shown
 from kbroker.cli.topics.formats import Output, Shown
-from kbroker.cli.topics.reading import POLL_MS, Matches, Start, Topics, limited, polled, write_record
+from kbroker.cli.topics.reading import POLL_MS, Matches, Start, Topics, limited, polled, shown, write_record
 
 COMMIT_TIMEOUT_MS = 5_000
 LAST_COMMIT_S = 30.0

@@ -127,6 +127,12 @@ def polled(client: Any) -> dict[Any, Sequence[Any]]:
         return {}
 
 
+def shown(r: Any) -> Shown:
+    """A record of kafka-python's, as formats see it."""
+    is_append_time = r.timestamp_type == 1
+    return Shown(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers), is_append_time)
+
+
 def everything(record: Shown) -> bool:
     """What matches without a filter."""
     return True
