@@ -29,7 +29,7 @@ def process_identity(pid: int) -> str:
             state, *fields = file.read().rpartition(")")[2].split()
         if state in "ZX":
             return ""  # it has ended, and nobody has asked how
-        return f"{read_boot_id()}/{os.readlink('/proc/self/ns/pid')}/{pid}/{fields[18]}"
+        return f"{read_boot_id()}/{_link('/proc/self/ns/pid')}/{pid}/{fields[18]}"
     except (OSError, IndexError):
         return ""
 

@@ -153,8 +153,9 @@ def test_a_start_that_fails_tells_why_where_it_was_asked_for(broker: Detached, t
     locked = run("--data-dir", broker.directory, "--detach", "--listen", "127.0.0.1:0", "--log-file", tmp_path / "log")
     assert locked.returncode == 2 and f"in use by process {broker.ready['pid']}" in locked.stderr
     assert broker.ready and (broker.directory / RUNNING).exists(), "the other has not touched them"
-    same = run("--memory", "--listen", "127.0.0.1:0", "--ready-file", broker.ready_file)
-    assert same.returncode == 2 and f"is that of process {broker.ready['pid']}" in same.stderr
+    same = run("--detach", "--memory", "--listen", "127.0.0.1:0", "--ready-file", broker.ready_file)
+    said = f"kbroker: --ready-file {broker.ready_file} is that of process {broker.ready['pid']}"
+    assert same.returncode == 2 and same.stderr.startswith(said)
 
 
 @pytest.mark.slow
@@ -164,6 +165,8 @@ def test_a_start_that_fails_is_an_event_where_the_log_is_json(broker: Detached) 
     told = json.loads(failed.stderr.splitlines()[-1])
     assert (told["event"], told["status"], told["level"]) == ("start_failed", 2, "error")
     assert "is in use by" in told["reason"]
+    mistaken = json.loads(run("--override", "num.partitionz=1", "--log-format", "json").stderr)
+    assert mistaken["event"] == "start_failed" and "did you mean num.partitions?" in mistaken["reason"]
 
 
 @pytest.mark.slow

@@ -12,13 +12,14 @@ import click
 
 from kbroker.cli.broker.layout import BROKERS_MAX, refuse_several
 from kbroker.cli.broker.logs import LEVELS
-from kbroker.cli.broker.service.options import Flags, Ties, service_options
+from kbroker.cli.broker.service.options import Flags, service_options
 from kbroker.cli.errors import EXIT_FAILED, Failed, Misconfigured
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from kbroker.cli.broker.seed.wishes import Wish
+    from kbroker.cli.broker.supervised import Starter
     from kbroker.config import BrokerConfig, Derive
 
 _EPILOG = """\b
@@ -138,14 +139,23 @@ def start(
     if memory and data_dir:
         raise click.UsageError("--memory and --data-dir exclude each other")
     given = config_flags(data_dir, coordination, http_port, http_host)
-    wishes = _wishes(topics, seed)
-    config = configured(file, overrides, listens, advertises, given)
-    if service.detach:
-        return service.run_detached("" if memory else config.data_dir)
-    set_up(log_level, log_format, node_id=config.node_id if supervised else None)
+    set_up(log_level, log_format)
     plain = log_format == "json"
+    starter = service.starter(supervised)
 
-    def run(ties: Ties) -> int:
+    def run() -> int:
+        wishes = _wishes(topics, seed)
+        config = configured(file, overrides, listens, advertises, given)
+        if service.detach:
+            return service.run_detached("" if memory else config.data_dir)
+        ties = service.ties(starter)
+        if supervised:
+            set_up(log_level, log_format, node_id=config.node_id)
+        elif _is_container():
+            from kbroker.cli.broker.container import Testcontainers, check
+
+            check(config, os.environ)
+            ties = ties._replace(others=(Testcontainers(),))
         if brokers > 1:
             from kbroker.cli.broker.supervisor import Orders, supervise
 
@@ -159,17 +169,7 @@ def start(
             refuse_several(config.data_dir)
         return serve(config, wishes=wishes, memory=memory, plain=plain, ties=ties, supervised=supervised)
 
-    if supervised:
-        from kbroker.cli.broker.supervised import Starter
-
-        return _told(run, Ties(starter=Starter()), is_json=False)
-    ties = service.ties()
-    if _is_container():
-        from kbroker.cli.broker.container import Testcontainers, check
-
-        check(config, os.environ)
-        ties = ties._replace(others=(Testcontainers(),))
-    return _told(run, ties, is_json=plain)
+    return _told(run, starter, is_json=plain and not service.detach, in_words=not supervised)
 
 
 def _completed(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
@@ -178,23 +178,24 @@ def _completed(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
     return BROKER_SETTING.shell_complete(ctx, param, incomplete)
 
 
-def _told(run: Callable[[Ties], int], ties: Ties, *, is_json: bool) -> int:
-    """Run it; a start that fails is told to who has started this process, and where the log is JSON, there."""
+def _told(run: Callable[[], int], starter: Starter | None, *, is_json: bool, in_words: bool) -> int:
+    """Run it; a start that fails is told to who has started this process, and on stderr: as an event where the log is
+    JSON, else in words; but for one of several brokers, as its supervisor tells of it."""
     log = logging.getLogger("kbroker")
     try:
-        return run(ties)
+        return run()
     except Failed as error:
-        if ties.starter is not None:
-            ties.starter.tell_failed(error.message)
-        if is_json:
+        if starter is not None:
+            starter.tell_failed(error.message)
+        if in_words and not is_json:
+            raise
+        if in_words:
             from kbroker.events import START_FAILED, tell
 
             tell(log, START_FAILED, reason=error.message, status=error.exit_code)
-        elif ties.starter is None or ties.log_file is not None:
-            raise
         return error.exit_code
     except Exception:
-        if ties.starter is None:
+        if starter is None:
             raise
         log.critical("the broker failed", exc_info=True)
         return EXIT_FAILED

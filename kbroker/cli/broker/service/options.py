@@ -87,13 +87,16 @@ class Flags(NamedTuple):
         if self.with_parent not in (None, ANY_PARENT) and not str(self.with_parent).isdecimal():
             raise click.UsageError(f"--exit-with-parent {self.with_parent!r} is not the number of a process")
 
-    def ties(self) -> Ties:
-        """Those of this process. Raises Misconfigured."""
-        starter = None
-        if self.detached is not None:
-            from kbroker.cli.broker.supervised import Starter
+    def starter(self, supervised: int | None) -> Starter | None:
+        """Whom this process tells how its start goes, if anybody. supervised: as `start` has it."""
+        if self.detached is None and supervised is None:
+            return None
+        from kbroker.cli.broker.supervised import Starter
 
-            starter = Starter(until_ready=True)
+        return Starter(until_ready=self.detached is not None)
+
+    def ties(self, starter: Starter | None) -> Ties:
+        """Those of this process. Raises Misconfigured."""
         return tied(self.ready_file, self.with_parent, starter, self.detached)
 
     def run_detached(self, data_dir: str) -> int:
