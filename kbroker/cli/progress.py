@@ -36,6 +36,12 @@ class Progress:
         sys.stderr.write(ERASE + self.line(done, now - self._began) + (f"  {more}" if more else ""))
         sys.stderr.flush()
 
+    def clear(self) -> None:
+        """Make room for somebody else's line."""
+        if self._shown and self._next > self._began + REDRAW_S:
+            sys.stderr.write(ERASE)
+            sys.stderr.flush()
+
     def line(self, done: int, seconds: float) -> str:
         """What is written when so much is done after so many seconds."""
         rate = done / seconds if seconds > 0 else 0
@@ -49,6 +55,4 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._shown and self._next > self._began + REDRAW_S:
-            sys.stderr.write(ERASE)
-            sys.stderr.flush()
+        self.clear()

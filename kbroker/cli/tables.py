@@ -68,8 +68,9 @@ def bytes_text(count: int | None) -> str | None:
 
 
 def format_option(command: Any) -> Any:
-    """The --format option of commands that print something."""
+    """The -o and --format of commands that print something."""
     return click.option(
+        "-o",
         "--format",
         "style",
         type=click.Choice(["table", "json"]),

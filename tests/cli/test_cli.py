@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -28,6 +29,20 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, 
     return found
 
 
+def leaves(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from leaves(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+LEAVES = list(leaves(cli))
+
+
 @pytest.mark.parametrize("path", commands(cli), ids=" ".join)
 def test_help(path: tuple[str, ...]) -> None:
     result = CliRunner().invoke(cli, [*path, "--help"])
@@ -47,6 +62,17 @@ def test_short_help_says_what_the_command_says(group_name: str) -> None:
         assert command is not None
         first_line = (command.help or "").splitlines()[0]
         assert first_line.split()[0] in text
+
+
+def test_who_shows_a_table_shows_it_to_programs_by_the_same_option() -> None:
+    """-o and --format: json, whatever the command; topic consume, whose -o is an offset, writes records."""
+    for path, command in LEAVES:
+        options = {name: each for each in command.params for name in each.opts}
+        if "--format" in options:
+            assert options["--format"] is options["-o"], path
+            assert isinstance(options["-o"].type, click.Choice) and "json" in options["-o"].type.choices, path
+        else:
+            assert "-o" not in options or path == ("topic", "consume"), path
 
 
 def test_no_command_is_start() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 import tracemalloc
@@ -14,6 +15,7 @@ from click.testing import CliRunner, Result
 from kafka_wire.primitives import crc32c
 from kafka_wire.records import ControlType, Record, assign, build_batch, control_batch, headers, read_header
 from kbroker.cli import cli
+from kbroker.cli.progress import Progress
 from kbroker.env import DirectoryLocked
 from kbroker.env.features import Features
 from kbroker.env.real import real_env
@@ -65,6 +67,40 @@ def test_dump(partition: Path) -> None:
     assert lines[1] == "  offset 0  time 2023-11-14T22:13:20.000Z  key 'k'  value 'a'  headers h='x'"
     assert "codec zstd" in lines[3]
     assert len(lines) == 5
+
+
+def test_dump_for_programs(partition: Path) -> None:
+    """An object a line, in Kafka's terms; records in that of their batch; damage too."""
+    first, second = map(json.loads, invoke("dump", segment(partition), "--records", "-o", "json").stdout.splitlines())
+    assert (first["base_offset"], first["last_offset"], first["count"], first["problem"]) == (0, 1, 2, None)
+    assert second["compression"] == "zstd" and second["position"] == first["size"]
+    assert first["records"][0] == {
+        "offset": 0, "timestamp": 1_700_000_000_000, "key": "k", "value": "a", "headers": [["h", "x"]]
+    }  # fmt: skip
+    segment(partition).write_bytes(batch(0, b"\xff", b"b")[:-1])
+    damaged = invoke("dump", segment(partition), "--records", "--format", "json")
+    assert damaged.exit_code == 1 and json.loads(damaged.stdout)["problem"].startswith("torn")
+    segment(partition).write_bytes(batch(0, b"\xff"))
+    (told,) = map(json.loads, invoke("dump", segment(partition), "--records", "-o", "json").stdout.splitlines())
+    assert told["records"][0]["value"] == {"base64": "/w=="}
+
+
+def test_verify_for_programs(partition: Path) -> None:
+    whole = json.loads(invoke("verify", partition, "-o", "json").stdout)
+    assert whole == {"partitions": 1, "segments": 2, "batches": 3, "bytes": whole["bytes"], "problems": []}
+    segment(partition, 3).write_bytes(batch(3, b"d")[:-1])
+    result = invoke("verify", partition, "-o", "json")
+    (problem,) = json.loads(result.stdout)["problems"]
+    assert result.exit_code == 1
+    assert problem["file"] == f"{3:020}.log" and "torn" in problem["problem"]
+
+
+def test_verify_counts_every_byte_for_who_waits(partition: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(Progress, "at", lambda self, done: told.append(done))
+    assert invoke("verify", partition).exit_code == 0
+    sizes = [segment(partition, base).stat().st_size for base in (0, 3)]
+    assert told == sorted(told) and told[-1] == sum(sizes) and len(told) == 3
 
 
 def test_verify_tells_of_a_gap_between_segments(partition: Path) -> None:

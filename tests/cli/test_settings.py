@@ -33,6 +33,19 @@ def test_docs() -> None:
     assert "(broker, INT)" in both
 
 
+def test_docs_for_programs() -> None:
+    (told,) = json.loads(invoke("docs", "retention.ms", "-o", "json").stdout)
+    assert (told["name"], told["scope"], told["type"], told["default"]) == (
+        "retention.ms",
+        "TOPIC",
+        "LONG",
+        "604800000",
+    )
+    assert told["synonyms"] == ["log.retention.ms", "log.retention.minutes", "log.retention.hours"] and told["dynamic"]
+    everything = {(each["scope"], each["name"]): each for each in json.loads(invoke("docs", "-o", "json").stdout)}
+    assert len(everything) > 300 and not everything["BROKER", "node.id"]["dynamic"]
+
+
 def test_docs_of_what_is_not_there() -> None:
     result = invoke("docs", "num.partition")
     assert result.exit_code == 2

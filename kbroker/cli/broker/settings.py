@@ -21,6 +21,7 @@ from kbroker.cli.tables import format_option, json_text, plural, table, visible
 
 if TYPE_CHECKING:
     from kbroker.config import BrokerConfig
+    from kbroker.config.keys import ConfigKey
 
 config = LazyGroup(
     name="config",
@@ -39,22 +40,42 @@ config = LazyGroup(
 
 @click.command()
 @click.argument("name", type=CONFIG, metavar="[NAME]", required=False)
-def docs(name: str | None) -> None:
+@format_option
+def docs(name: str | None, style: str) -> None:
     """Explain the config NAME, of topics, brokers or groups; without a name, list them all."""
     from kbroker.config.keys import Scope, default_text
     from kbroker.config.table import TABLE, did_you_mean
 
     if name is None:
-        rows = [
-            (key.name, scope.name.lower(), default_text(key)) for scope, keys in TABLE.items() for key in keys.values()
-        ]
-        click.echo(table(("NAME", "OF", "DEFAULT"), rows))
-        return
-    found = [TABLE[scope][name] for scope in Scope if name in TABLE[scope]]
-    if not found:
+        found = [(key, scope) for scope, keys in TABLE.items() for key in keys.values()]
+    else:
+        found = [(TABLE[scope][name], scope) for scope in Scope if name in TABLE[scope]]
+    if name is not None and not found:
         close = did_you_mean(Scope.BROKER, name) or did_you_mean(Scope.TOPIC, name) or did_you_mean(Scope.GROUP, name)
         raise Misconfigured(f"unknown config {name}" + (f", did you mean {close}?" if close else ""))
-    click.echo("\n\n".join(_explain(key) for key in found))
+    if style == "json":
+        click.echo(json_text([_documented(key) for key, _ in found]))
+    elif name is None:
+        click.echo(table(("NAME", "OF", "DEFAULT"), [(k.name, of.name.lower(), default_text(k)) for k, of in found]))
+    else:
+        click.echo("\n\n".join(_explain(key) for key, _ in found))
+
+
+def _documented(key: ConfigKey) -> dict[str, object]:
+    from kbroker.config import format_value
+    from kbroker.config.docs import documentation
+    from kbroker.config.keys import Scope, Update, expected
+
+    return {
+        "name": key.name,
+        "scope": key.scope.name,
+        "type": key.type.name,
+        "default": format_value(key.default),
+        "accepts": expected(key),
+        "synonyms": [synonym.name for synonym in key.synonyms],
+        "dynamic": key.scope is not Scope.BROKER or key.update is not Update.READ_ONLY,
+        "documentation": documentation(key),
+    }
 
 
 @click.command()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from kafka_wire.records import BatchHeader
 from kbroker.cli.log_files.segments import Problems
@@ -48,13 +49,18 @@ def blocks(path: Path) -> Iterator[Piece]:
     return (piece for piece in read_blocks(path.read_bytes()) if piece is not None)
 
 
-def lines(path: Path) -> Iterator[str]:
-    """A line for each stretch. May raise OSError."""
+def stretches(path: Path) -> Iterator[dict[str, Any]]:
+    """Each stretch of a file: offsets, where it is, and which tags are there, `said` in words. May raise OSError."""
     base_offset = int(path.stem)
     for piece in blocks(path):
         for n in range(len(piece)):
-            numbers = piece.numbers_of(n)
-            said = ", ".join([_WORDS.get(each, str(each)) for each in sorted(numbers)]) or "none"
-            first, last = base_offset + piece.offset_of(n), base_offset + piece.nexts[n] - 1
+            numbers = sorted(piece.numbers_of(n))
             begin = piece.begin_of(n)
-            yield f"offsets {first}-{last}  position {begin}  size {piece.ends[n] - begin}  tags {said}"
+            yield {
+                "first_offset": base_offset + piece.offset_of(n),
+                "last_offset": base_offset + piece.nexts[n] - 1,
+                "position": begin,
+                "size": piece.ends[n] - begin,
+                "tags": [_WORDS.get(each, each) for each in numbers],
+                "said": ", ".join([_WORDS.get(each, str(each)) for each in numbers]) or "none",
+            }
