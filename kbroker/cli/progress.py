@@ -14,7 +14,7 @@ ERASE = "\r\x1b[K"
 
 
 class Progress:
-    """A line such as `43%  1.2 GB of 2.8 GB  48.1 MB/s  12 s left`, gone when the block ends.
+    """A line such as `43%  1.2 of 2.8 GB  48.1 MB/s  12 s left`, gone when the block ends.
 
     total: how much there is to do, None where nobody knows. text: a number of it in words, such as `bytes_text`.
     """
@@ -45,12 +45,15 @@ class Progress:
     def line(self, done: int, seconds: float) -> str:
         """What is written when so much is done after so many seconds."""
         rate = done / seconds if seconds > 0 else 0
-        parts = [self._text(done) or "", f"{self._text(int(rate))}/s"]
-        if self._total:
-            left = f"{span(int(1000 * (self._total - done) / rate))} left" if rate and done < self._total else ""
-            parts[0] = f"{min(100, 100 * done // self._total):3d}%  {parts[0]} of {self._text(self._total)}"
-            parts += [left] if left else []
-        return "  ".join(parts)
+        said, speed = self._text(done) or "", f"{self._text(int(rate))}/s"
+        if not self._total:
+            return f"{said}  {speed}"
+        number, _, unit = said.rpartition(" ")
+        total = self._text(self._total) or ""
+        said = number if total.endswith(f" {unit}") else said  # "3 of 8 records"
+        left_s = (self._total - done) / rate if rate else 0
+        parts = [f"{min(100, 100 * done // self._total):3d}%", f"{said} of {total}", speed]
+        return "  ".join([*parts, f"{span(int(1000 * left_s))} left"] if left_s >= 1 else parts)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -19,8 +19,8 @@ class Terminal(io.StringIO):
 
 def test_what_it_says() -> None:
     bar = Progress(4_000_000, bytes_text)
-    assert bar.line(1_000_000, 2.0) == " 25%  1.0 MB of 4.0 MB  500.0 KB/s  6 s left"
-    assert bar.line(4_000_000, 2.0) == "100%  4.0 MB of 4.0 MB  2.0 MB/s"
+    assert bar.line(1_000_000, 2.0) == " 25%  1.0 of 4.0 MB  500.0 KB/s  6 s left"
+    assert bar.line(4_000_000, 2.0) == "100%  4.0 of 4.0 MB  2.0 MB/s"
     assert bar.line(0, 0.0) == "  0%  0 B of 4.0 MB  0 B/s"
     assert Progress(None, bytes_text).line(1000, 1.0) == "1.0 KB  1.0 KB/s"
 
