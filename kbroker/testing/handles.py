@@ -12,28 +12,71 @@ Each call blocks until it is done, and any thread may make it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime, timedelta
 from typing import Any
 
-from kafka_wire.errors import KafkaError
+import trio
+
+from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.testing.control.kafka import Group, Kafka, Topic
+from kbroker.testing.control.links import Links, check, persist
 from kbroker.testing.control.remote import Clock, Faults, Requests
 from kbroker.testing.embedded.backends import Embedded
+from kbroker.testing.embedded.cluster import Cluster
 from kbroker.testing.embedded.portal import BrokerGone, Uncontrollable
 
 REPORTED_REQUESTS = 100  # the latest, with a test that failed
 REPORTED_LINES = 100
+WAIT_S = 15.0  # for a leader: as long as the session of a broker that died, and some more
 
 
-class KBroker:
+class Asked(ABC):
+    """What any Kafka can be asked for by its protocol."""
+
+    def __init__(self) -> None:
+        self.kafka = Kafka(lambda: self.bootstrap_servers)
+
+    @property
+    @abstractmethod
+    def bootstrap_servers(self) -> str:
+        """What a client's setting of that name takes: "127.0.0.1:54321"."""
+
+    def create_topic(
+        self,
+        name: str,
+        partitions: int = 1,
+        *,
+        config: Mapping[str, Any] | None = None,
+        replication_factor: int = -1,
+    ) -> Topic:
+        """Create a topic, which can be written to when this returns. See Kafka.create_topic for what it raises."""
+        return self.kafka.create_topic(name, partitions, config=config, replication_factor=replication_factor)
+
+    def topic(self, name: str) -> Topic:
+        """A topic, to read or wait for what is in it."""
+        return self.kafka.topic(name)
+
+    def group(self, group_id: str) -> Group:
+        """A consumer group, to look at or wait for."""
+        return self.kafka.group(group_id)
+
+    def client_config(self, client: str, role: str | None = None, *, fast: bool = True) -> dict[str, Any]:
+        """Settings for a client library ("kafka-python", "confluent", "aiokafka", "java"), for a role of it
+        ("producer", "consumer", "admin"): where the broker is and, if fast, times that suit tests."""
+        return self.kafka.client_config(client, role, fast=fast)
+
+
+class KBroker(Asked):
     """A broker in a test's hands."""
 
     def __init__(self, embedded: Embedded) -> None:
+        super().__init__()
         self.embedded = embedded
         self.faults = Faults(embedded)
         self.clock = Clock(embedded)
-        self.kafka = Kafka(lambda: self.bootstrap_servers)
         self._theirs: tuple[set[str], set[str]] | None = None  # topics and groups of an external Kafka
 
     @property
@@ -61,23 +104,6 @@ class KBroker:
     def failure(self) -> str:
         """Why it ended by itself; "" where it did not."""
         return self.embedded.failure
-
-    def create_topic(self, name: str, partitions: int = 1, *, config: Mapping[str, Any] | None = None) -> Topic:
-        """Create a topic, which can be written to when this returns. See Kafka.create_topic for what it raises."""
-        return self.kafka.create_topic(name, partitions, config=config)
-
-    def topic(self, name: str) -> Topic:
-        """A topic, to read or wait for what is in it."""
-        return self.kafka.topic(name)
-
-    def group(self, group_id: str) -> Group:
-        """A consumer group, to look at or wait for."""
-        return self.kafka.group(group_id)
-
-    def client_config(self, client: str, role: str | None = None, *, fast: bool = True) -> dict[str, Any]:
-        """Settings for a client library ("kafka-python", "confluent", "aiokafka", "java"), for a role of it
-        ("producer", "consumer", "admin"): where the broker is and, if fast, times that suit tests."""
-        return self.kafka.client_config(client, role, fast=fast)
 
     def requests(self, api: str | None = None, *, client_id: str | None = None, topic: str | None = None) -> Requests:
         """What clients have asked since the test began: of an API ("Produce"), of a client, about a topic."""
@@ -162,3 +188,77 @@ class KBroker:
         """End it for good."""
         self.kafka.close()
         self.embedded.close()
+
+
+class KBrokerCluster(Asked):
+    """Several brokers in a test's hands. What is done to one of them is done to `leader(...)`, or to `brokers[id]`."""
+
+    def __init__(self, cluster: Cluster, topics: Mapping[str, int] | None = None) -> None:
+        """topics: name -> partitions, to be created."""
+        super().__init__()
+        self.cluster = cluster
+        self.brokers = {id: KBroker(member) for id, member in cluster.members.items()}
+        self.clock = ClusterClock([broker.clock for broker in self.brokers.values()])
+        for name, partitions in (topics or {}).items():
+            self.create_topic(name, partitions)
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """The addresses of all, separated by commas."""
+        return ",".join(broker.bootstrap_servers for broker in self.brokers.values())
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Host and port of each."""
+        return [broker.address for broker in self.brokers.values()]
+
+    def leader(self, topic: str, partition: int = 0) -> KBroker:
+        """The broker that leads a partition, once there is one that runs. Raises LookupError for no such partition."""
+        running = {id for id, broker in self.brokers.items() if broker.is_running}
+
+        async def find(links: Links) -> int:
+            told = (await links.metadata(topic)).topics[0]
+            check(told.error_code, f"there is no topic {topic}")
+            leaders: dict[int, int] = {each.partition_index: each.leader_id for each in told.partitions}
+            if partition not in leaders:
+                raise LookupError(f"{topic} has partitions 0 to {len(leaders) - 1}, not {partition}")
+            if leaders[partition] not in running:
+                raise KafkaError(ErrorCode.LEADER_NOT_AVAILABLE, f"nobody leads {topic}-{partition}")
+            return leaders[partition]
+
+        return self.brokers[self.kafka.run(lambda links: persist(lambda: find(links), trio.current_time() + WAIT_S))]
+
+    def problems(self) -> list[str]:
+        """What a test that has passed did not see, a line each."""
+        return [f"broker {id}: {line}" for id, broker in self.brokers.items() for line in broker.problems()]
+
+    def sections(self) -> list[tuple[str, str]]:
+        """What to show with a test that failed: titles and texts. Brokers in one thread share a log."""
+        found = [section for broker in self.brokers.values() for section in broker.sections()]
+        return list({text: (title, text) for title, text in reversed(found)}.values())[::-1]
+
+    def close(self) -> None:
+        """End them for good."""
+        self.kafka.close()
+        for broker in self.brokers.values():
+            broker.kafka.close()
+        self.cluster.close()
+
+
+class ClusterClock:
+    """The data time of several brokers, moved together. See Clock."""
+
+    def __init__(self, clocks: Sequence[Clock]) -> None:
+        self._clocks = clocks
+
+    def now(self) -> datetime:
+        """The first broker's; the others' are some milliseconds from it."""
+        return self._clocks[0].now()
+
+    def advance(self, span: str | float | timedelta, *, liveness: bool = False) -> datetime:
+        """Move it forward."""
+        return [clock.advance(span, liveness=liveness) for clock in self._clocks][0]
+
+    def advance_to(self, moment: datetime | int, *, liveness: bool = False) -> datetime:
+        """Move it to a moment."""
+        return [clock.advance_to(moment, liveness=liveness) for clock in self._clocks][0]

@@ -25,13 +25,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 if TYPE_CHECKING:
-    from kbroker.testing.handles import KBroker
+    from kbroker.testing.handles import KBroker, KBrokerCluster
 
 BACKENDS = ("thread", "process")
 MARKER = "kbroker(topics={NAME: PARTITIONS}, config={NAME: VALUE}, brokers=N): what the broker of this test is to have"
 MARKER_WORDS = ("topics", "config", "brokers")
 ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):(\d{1,5})")
 BROKERS = 3  # of a cluster, if the marker says nothing
+BROKERS_MAX = 16
 SETTINGS = {
     "backend": ("thread", "where brokers run: in a thread of this process (in memory), or in a process of their own"),
     "external": (
@@ -41,7 +42,7 @@ SETTINGS = {
     "host": ("127.0.0.1", "the address brokers listen on"),
     "port": ("0", "the port of the session's broker; 0: any that is free"),
 }
-_used = pytest.StashKey[list["KBroker"]]()  # by a test, in the order in which it asked for them
+_used = pytest.StashKey[list["KBroker | KBrokerCluster"]]()  # by a test, in the order in which it asked for them
 
 
 # -- options -----------------------------------------------------------------------------------------------------------
@@ -118,6 +119,8 @@ def wish_of(item: pytest.Item) -> Wish:
         topics.update(marker.kwargs.get("topics", {}))
         config.update(texts(marker.kwargs.get("config", {})))
         brokers = marker.kwargs.get("brokers", brokers)
+    if not isinstance(brokers, int) or not 1 <= brokers <= BROKERS_MAX:
+        pytest.fail(f"a cluster has 1 to {BROKERS_MAX} brokers, not {brokers!r}", pytrace=False)
     return Wish(topics, config, brokers)
 
 
@@ -172,18 +175,52 @@ def kbroker(
 
 
 @pytest.fixture
+def kbroker_cluster(request: pytest.FixtureRequest, kbroker_config: Mapping[str, Any]) -> Iterator[KBrokerCluster]:
+    """Several brokers of this test's own: three, or as many as its marker says."""
+    wish = wish_of(request.node)
+    config = {"default.replication.factor": str(min(3, wish.brokers)), **texts(kbroker_config), **wish.config}
+    cluster = _make_cluster(request.config, wish.brokers, config, wish.topics)
+    request.node.stash.setdefault(_used, []).append(cluster)
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
 def akbroker() -> None:
     """A broker in trio: pytest_trio_plugin.py has it, where pytest-trio is installed."""
     pytest.fail("the fixture akbroker is for tests in trio: pip install pytest-trio", pytrace=False)
+
+
+def _make_cluster(
+    config: pytest.Config, brokers: int, wanted: Mapping[str, str], topics: Mapping[str, int]
+) -> KBrokerCluster:
+    from kbroker.testing.embedded.cluster import make_cluster
+    from kbroker.testing.embedded.portal import Uncontrollable
+    from kbroker.testing.handles import KBrokerCluster
+
+    if external := setting(config, "external"):
+        raise Uncontrollable(f"the Kafka at {external} is external: it is not ours to have {brokers} brokers")
+    with _told_plainly():
+        cluster = make_cluster(
+            setting(config, "backend"), brokers, setting(config, "host"), {**_ini_config(config), **wanted}
+        )
+    try:
+        return KBrokerCluster(cluster, topics)
+    except BaseException:
+        cluster.close()
+        raise
+
+
+def _ini_config(config: pytest.Config) -> dict[str, str]:
+    lines = [line.partition("=") for line in config.getini("kbroker_config")]
+    return {name.strip(): value.strip() for name, _, value in lines}
 
 
 def _make(config: pytest.Config, *, backend: str = "", port: int = 0, **wanted: Any) -> KBroker:
     from kbroker.testing.embedded.backends import make_embedded
     from kbroker.testing.handles import KBroker
 
-    lines = [line.partition("=") for line in config.getini("kbroker_config")]
-    base = {name.strip(): value.strip() for name, _, value in lines}
-    wanted["config"] = {**base, **texts(wanted.get("config") or {})}
+    wanted["config"] = {**_ini_config(config), **texts(wanted.get("config") or {})}
     backend = backend or setting(config, "backend")
     if external := setting(config, "external"):
         backend = f"external {external}"

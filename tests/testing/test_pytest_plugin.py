@@ -93,6 +93,50 @@ def test_make_kbroker_makes_brokers_that_stay(pytester: pytest.Pytester) -> None
     run(pytester, source, passed=2)
 
 
+def test_a_cluster_is_a_tests_own_and_its_leaders_can_be_killed(pytester: pytest.Pytester) -> None:
+    source = """
+        @pytest.mark.kbroker(topics={"t": 3}, config={"min.insync.replicas": 2})
+        def test_failover(kbroker_cluster):
+            leader = kbroker_cluster.leader("t", 1)
+            leader.kill()
+            other = kbroker_cluster.leader("t", 1)
+            assert other is not leader
+            assert other.is_running
+            kbroker_cluster.clock.advance("30m")
+            assert abs(other.clock.now() - leader.clock.now()).total_seconds() < 60
+            leader.start()
+            with pytest.raises(LookupError, match="partitions 0 to 2, not 3"):
+                kbroker_cluster.leader("t", 3)
+        @pytest.mark.kbroker(brokers=2)
+        def test_next(kbroker_cluster):
+            assert list(kbroker_cluster.brokers) == [1, 2]
+            assert kbroker_cluster.kafka.topics() == []
+            kbroker_cluster.brokers[2].faults.close("Fetch")
+        @pytest.mark.kbroker(brokers=2)
+        def test_alone(kbroker_cluster): kbroker_cluster.brokers[1].pause()
+        @pytest.mark.kbroker(brokers="two")
+        def test_refused(kbroker_cluster): pass
+    """
+    out = run(pytester, source, passed=1, failed=1, skipped=1, errors=1)
+    assert "broker 2: faults.close" in out
+    assert "one of several brokers in a thread cannot stand still alone: --kbroker-backend=process" in out
+    assert "a cluster has 1 to 16 brokers, not 'two'" in out
+
+
+@pytest.mark.slow
+def test_a_cluster_of_processes(pytester: pytest.Pytester) -> None:
+    source = """
+        @pytest.mark.kbroker(topics={"t": 1}, brokers=2)
+        def test_it(kbroker_cluster):
+            assert len(kbroker_cluster.topic("t").wait_for(0)) == 0
+            write(kbroker_cluster.leader("t").address, b"a")
+            kbroker_cluster.brokers[1].pause()
+            kbroker_cluster.brokers[1].resume()
+            assert [record.value for record in kbroker_cluster.topic("t").wait_for(1)] == [b"a"]
+    """
+    run(pytester, source, "--kbroker-backend=process", passed=1)
+
+
 # -- what a test did not see ------------------------------------------------------------------------------------------
 
 

@@ -54,12 +54,17 @@ class Child:
             await trio.sleep_forever()
 
     async def renew(
-        self, directory: str, config: dict[str, str], topics: dict[str, int], saved: dict[str, Any] | None
+        self,
+        directory: str,
+        config: dict[str, str],
+        topics: dict[str, int],
+        saved: dict[str, Any] | None,
+        brokers_min: int,
     ) -> None:
-        """Another broker, on the data of a directory; what the one before had is removed. saved: of the controls."""
+        """Another broker, on the data of a directory; what the one before had is removed. See Host."""
         await self._host.kill()
         before, self._current = self._current, directory
-        await self._host.renew(config, topics, saved)
+        await self._host.renew(config, topics, saved, brokers_min)
         if before not in ("", directory):
             self._nursery.start_soon(trio.to_thread.run_sync, partial(remove, self._directory / before))
 

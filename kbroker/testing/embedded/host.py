@@ -44,15 +44,16 @@ class EmbeddedMachine(Protocol):
     clock: SteeredClock
     life: Life
 
-    @property
-    def store(self) -> CoordinationStore | None:
-        """The coordination store; None for the one that the configuration names."""
+    way: CoordinationStore | None  # to the coordination store; None: to the one that the configuration names
 
     def env(self) -> Env:
         """The world of a new process."""
 
     def kill(self) -> None:
         """End its process."""
+
+    async def forget(self) -> None:
+        """Have others know that it has ended."""
 
 
 class Host:
@@ -90,13 +91,15 @@ class Host:
         config: Mapping[str, str] | None = None,
         topics: Mapping[str, int] | None = None,
         saved: Mapping[str, Any] | None = None,
+        brokers_min: int = 1,
     ) -> None:
         """End the broker and forget its machine; start one on a new machine.
 
         config: beside the host's own. topics: name -> partitions, to be there from the start. saved: of the controls of
-        an earlier process. A broker that was prepared with the same wishes is the one.
+        an earlier process. brokers_min: so many of its cluster are to live before it is ready. A broker that was
+        prepared with the same wishes is the one.
         """
-        wish = _Wish(dict(config or {}), dict(topics or {}), saved)
+        wish = _Wish(dict(config or {}), dict(topics or {}), saved, brokers_min)
         prepared, self._prepared = self._prepared, None
         if prepared is not None:
             await prepared.done.wait()
@@ -108,7 +111,7 @@ class Host:
 
     def prepare(self, config: Mapping[str, str] | None = None) -> None:
         """Begin to `renew`, and do not wait for it: what is likely to be asked for next."""
-        self._prepared = prepared = _Prepared(_Wish(dict(config or {}), {}, None))
+        self._prepared = prepared = _Prepared(_Wish(dict(config or {}), {}, None, 1))
         self._nursery.start_soon(self._prepare, prepared)
 
     async def _prepare(self, prepared: _Prepared) -> None:
@@ -127,15 +130,15 @@ class Host:
         self.controls = Controls(machine.clock)
         if wish.saved is not None:
             self.controls.restore(wish.saved)
-        await self._start(wish.topics)
+        await self._start(wish.topics, wish.brokers_min)
 
     async def start(self) -> None:
         """Start a broker on the machine, and wait until it serves. Nothing to do where it runs."""
         async with self._turn:
             if not self.is_running:
-                await self._start({})
+                await self._start({}, brokers_min=1)
 
-    async def _start(self, topics: Mapping[str, int]) -> None:
+    async def _start(self, topics: Mapping[str, int], brokers_min: int) -> None:
         assert self.machine is not None and self.controls is not None, "there is no machine before `renew`"
         settings = self._settings()
         self.failure = ""
@@ -146,8 +149,9 @@ class Host:
             run_broker,
             self.machine.env(),
             settings,
-            store=self.machine.store,
+            store=self.machine.way,
             topics=topics.items(),
+            brokers_min=brokers_min,
             on_ready=life.on_ready,
             apis=self.controls.apis(),
         )
@@ -173,6 +177,7 @@ class Host:
         if self.is_running and self._life is not None and self.machine is not None:
             self.machine.kill()
             await self._life.ended.wait()
+            await self.machine.forget()
 
     def call(self, method: str, args: Any, kwargs: Any) -> Any:
         """Call a method of the controls by name."""
@@ -208,6 +213,7 @@ class _Wish(NamedTuple):
     config: dict[str, str]
     topics: dict[str, int]
     saved: Mapping[str, Any] | None
+    brokers_min: int
 
 
 class _Prepared:

@@ -51,8 +51,10 @@ class ProcessBroker:
         port: int = 0,
         config: Mapping[str, str] | None = None,
         topics: Mapping[str, int] | None = None,
+        brokers_min: int = 1,
     ) -> None:
         """Start it. port 0: any. config: Kafka's names, for every broker that will be here. topics: name -> partitions.
+        brokers_min: of its cluster, so many are to live before it is ready.
 
         Raises CannotStart.
         """
@@ -65,11 +67,11 @@ class ProcessBroker:
         self._stack.callback(take_lock(str(Path(self.directory) / LOCK), Features.detect()).release)
         self._child: _Child | None = None
         self._renewals = 0
-        self._wish: tuple[dict[str, str], dict[str, int]] = {}, {}
+        self._config_now: dict[str, str] = {}  # of the latest `renew`, beside config
         self._saved: Any = None  # the controls' state, when it was last asked for
         self._between: Between | None = None  # the controls, from a kill to the next start
         try:
-            self.renew(topics=topics)
+            self._renew({}, dict(topics or {}), brokers_min)
         except BaseException:
             self.close()
             raise
@@ -110,7 +112,8 @@ class ProcessBroker:
         if self._child is not None and self._child.is_alive:
             self._child.ask("start", timeout_s=START_S)
         else:
-            self._open(self._wish[0], {}, self._between.save() if self._between is not None else self._saved)
+            saved = self._between.save() if self._between is not None else self._saved
+            self._open(self._config_now, {}, saved, brokers_min=1)
 
     def stop(self) -> None:
         """Stop it cleanly. Its process goes on, without a broker."""
@@ -143,15 +146,18 @@ class ProcessBroker:
 
     def renew(self, config: Mapping[str, str] | None = None, topics: Mapping[str, int] | None = None) -> None:
         """Another broker, without anything of this one; in the same process, where that lives."""
+        self._renew(dict(config or {}), dict(topics or {}), brokers_min=1)
+
+    def _renew(self, config: dict[str, str], topics: dict[str, int], brokers_min: int) -> None:
         self.resume()
         self._renewals += 1
-        self._wish = dict(config or {}), dict(topics or {})
+        self._config_now = config
         self._lines.clear()
         if self._child is not None and self._child.is_alive:
-            self._child.ask("renew", str(self._renewals), *self._wish, None, timeout_s=START_S)
+            self._child.ask("renew", str(self._renewals), config, topics, None, 1, timeout_s=START_S)
         else:
             remove(Path(self.directory) / str(self._renewals - 1))
-            self._open(*self._wish, None)
+            self._open(config, topics, None, brokers_min)
 
     def prepare(self, config: Mapping[str, str] | None = None) -> None:
         """Nothing to do: who wants brokers quickly has them in a thread."""
@@ -162,13 +168,13 @@ class ProcessBroker:
         self._port.close()
         self._stack.close()
 
-    def _open(self, config: dict[str, str], topics: dict[str, int], saved: Any) -> None:
+    def _open(self, config: dict[str, str], topics: dict[str, int], saved: Any, brokers_min: int) -> None:
         """A new process, with a broker on the data of the latest `renew`."""
         self._end_child()
         self._between = None
         self._port.make_room()
         self._child = child = _Child([*self.address, self.directory, self._config], self._lines)
-        child.ask("renew", str(self._renewals), config, topics, saved, timeout_s=START_S)
+        child.ask("renew", str(self._renewals), config, topics, saved, brokers_min, timeout_s=START_S)
 
     def _end_child(self) -> None:
         if self._child is not None:

@@ -22,47 +22,24 @@ from kbroker.testing.embedded.lines import Lines, thread_log
 from kbroker.testing.embedded.loop import LoopThread
 from kbroker.testing.embedded.machines import MemoryMachine
 from kbroker.testing.embedded.port import Port
-from kbroker.testing.embedded.portal import CALL_S, BrokerGone
+from kbroker.testing.embedded.portal import CALL_S, BrokerGone, Uncontrollable
 
 START_S = 30.0
 
 
-class ThreadBroker:
-    """An Embedded. It is its own Portal: its controls are in the same process."""
+class InThread:
+    """A broker in a loop, which may have others. It is its own Portal: its controls are in the same process."""
 
-    def __init__(
-        self,
-        *,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        config: Mapping[str, str] | None = None,
-        topics: Mapping[str, int] | None = None,
-    ) -> None:
-        """Start it. port 0: any. config: Kafka's names, for every broker that will be here. topics: name -> partitions.
-
-        Raises CannotStart.
-        """
+    def __init__(self, loop: LoopThread, host: Host, lines: Lines) -> None:
         self.is_ours = True
-        self._pid = os.getpid()
-        self._port = Port(host, port)
-        self._config = dict(config or {})
-        self._lines = Lines()
-        self._resume: threading.Event | None = None
-        self._loop, self._host = self._open()
-        try:
-            self.renew(topics=topics)
-        except BaseException:
-            self.close()
-            raise
-
-    def _open(self) -> tuple[LoopThread, Host]:
-        loop = LoopThread(f"the broker on port {self._port.number}")
-        return loop, loop.call(Host, loop.nursery, self._port, self._config, MemoryMachine)
+        self._loop = loop
+        self._host = host
+        self._lines = lines
 
     @property
     def address(self) -> tuple[str, int]:
         """Where clients connect."""
-        return self._port.host, self._port.number
+        return self._host.port.host, self._host.port.number
 
     @property
     def is_running(self) -> bool:
@@ -70,23 +47,16 @@ class ThreadBroker:
         return self._loop.is_alive and self._host.is_running
 
     @property
-    def is_paused(self) -> bool:
-        """Whether it is."""
-        return self._resume is not None
-
-    @property
     def failure(self) -> str:
         """Why it ended by itself; "" where it did not."""
         return self._host.failure if self._loop.is_alive else "its thread has ended"
 
     def log_lines(self) -> list[str]:
-        """What it logged since `renew`, oldest first; the latest 2,000 lines."""
+        """What was logged in its loop, oldest first; the latest 2,000 lines."""
         return self._lines.all()
 
     def call(self, method: str, *args: Any, timeout_s: float = CALL_S, **kwargs: Any) -> Any:
-        """Call a method of its controls; see Portal. It need not run, but it must not be paused."""
-        if self.is_paused:
-            raise BrokerGone("the broker is paused: resume() it first")
+        """Call a method of its controls; see Portal. It need not run."""
         return self._loop.call(self._host.call, method, args, kwargs, timeout_s=timeout_s)
 
     def start(self) -> None:
@@ -103,6 +73,60 @@ class ThreadBroker:
         """End it as kill -9 does: connections break, and what it had written is there at the next start."""
         self.resume()
         self._loop.call(self._host.kill)
+
+    def pause(self) -> None:
+        """Refused."""
+        raise Uncontrollable("one of several brokers in a thread cannot stand still alone: --kbroker-backend=process")
+
+    def resume(self) -> None:
+        """Let it go on. Nothing to do where it was not paused."""
+
+    def renew(self, config: Mapping[str, str] | None = None, topics: Mapping[str, int] | None = None) -> None:
+        """Refused: it has no data of its own."""
+        raise Uncontrollable("one of several brokers cannot be replaced by another one")
+
+    def prepare(self, config: Mapping[str, str] | None = None) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Whoever has the loop does that."""
+
+
+class ThreadBroker(InThread):
+    """An Embedded with a loop of its own."""
+
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        config: Mapping[str, str] | None = None,
+        topics: Mapping[str, int] | None = None,
+    ) -> None:
+        """Start it. port 0: any. config: Kafka's names, for every broker that will be here. topics: name -> partitions.
+
+        Raises CannotStart.
+        """
+        self._pid = os.getpid()
+        self._port = Port(host, port)
+        self._config = dict(config or {})
+        self._resume: threading.Event | None = None
+        super().__init__(*self._open(), Lines())
+        try:
+            self.renew(topics=topics)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> tuple[LoopThread, Host]:
+        loop = LoopThread(f"the broker on port {self._port.number}")
+        return loop, loop.call(Host, loop.nursery, self._port, self._config, MemoryMachine)
+
+    def call(self, method: str, *args: Any, timeout_s: float = CALL_S, **kwargs: Any) -> Any:
+        """The same, unless it is paused."""
+        if self._resume is not None:
+            raise BrokerGone("the broker is paused: resume() it first")
+        return super().call(method, *args, timeout_s=timeout_s, **kwargs)
 
     def pause(self) -> None:
         """Stop its thread, as SIGSTOP or a long garbage collection does: it accepts, and does not answer."""
