@@ -12,8 +12,10 @@ import time
 
 import pytest
 import trio
+from click.testing import CliRunner
 
 from kafka_wire.messages.metadata import MetadataRequest
+from kbroker.cli import cli
 from kbroker.env.features import Features
 from kbroker.env.real_net import RealNet
 from kbroker.testing.client import connect
@@ -102,6 +104,24 @@ def test_the_build_sends_what_it_copies_and_no_more() -> None:
     ignored = (DOCKER / "Dockerfile.dockerignore").read_text(encoding="utf-8").split("\n")
     assert "*" in ignored
     assert {line[1:] for line in ignored if line.startswith("!")} == wanted
+
+
+def commands_of_the_pages() -> list[str]:
+    """What compose files and pods in the pages start a broker with."""
+    how_to = DOCKER.parents[1] / "how-to"
+    text = "".join((how_to / name).read_text(encoding="utf-8") for name in ("docker.md", "listeners.md"))
+    return re.findall(r"(?:command|args): \[(start,[^\]]*)\]", text)
+
+
+@pytest.mark.parametrize("command", commands_of_the_pages())
+def test_what_the_pages_start_a_broker_with_is_accepted(command: str) -> None:
+    words = [word.strip().strip('"') for word in command.split(",")]
+    options = words[1:]
+    for option in ("--topic", "--brokers"):  # of `start` alone
+        if option in options:
+            del options[options.index(option) : options.index(option) + 2]
+    shown = CliRunner().invoke(cli, ["config", "show", *options])
+    assert shown.exit_code == 0, shown.stderr
 
 
 # -- compose ----------------------------------------------------------------------------------------------------------
