@@ -10,7 +10,7 @@
     lazy.py      commands imported when they are called        tables.py   aligned text and JSON    times.py   durations
     shell.py     `completion`, `version`                       progress.py how far a long command is
     names.py     names that a shell completes                  presence.py a broker that is lost, and back
-    quirks.py    what kafka-python leaves to be desired
+    quirks.py    what kafka-python leaves to be desired        servers.py  where brokers are: the option, addresses
 
 Exit codes: 0 done, 1 failed, 2 used or configured wrongly (also: port or data directory taken), 3 no broker reached,
 130 interrupted. A broker stopped by CTRL+C or SIGTERM has done what it was told: 0.

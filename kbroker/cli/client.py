@@ -15,12 +15,12 @@ import click
 from kbroker.cli.errors import Failed, Misconfigured, Unreachable
 from kbroker.cli.presence import Presence
 from kbroker.cli.quirks import lend_codecs, producer_class, with_nulls
+from kbroker.cli.servers import located, servers_option
 
 CONNECT_TIMEOUT_S = 3.0
 ANSWER_TIMEOUT_MS = 10_000
 GONE_TIMEOUT_MS = 500  # to say goodbye to a broker that is not there
 RETRIES = {"reconnect_backoff_ms": 50, "reconnect_backoff_max_ms": 1000}  # a broker that is back is soon noticed
-_DEFAULT_PORT = 9092
 
 # Names of the Java client and librdkafka whose kafka-python name is not simply the same with underscores.
 _RENAMED = {
@@ -45,18 +45,7 @@ class Connection(NamedTuple):
 def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """-b, -X and --command-config; the command gets a `connection`."""
 
-    @click.option(
-        "-b",
-        "--bootstrap-server",
-        "--bootstrap-servers",
-        "--brokers",
-        "servers",
-        metavar="HOST:PORT,...",
-        envvar=["KBROKER_BROKERS", "KAFKA_BOOTSTRAP_SERVERS"],
-        default="localhost:9092",
-        show_default=True,
-        help="Where brokers are. Else $KBROKER_BROKERS, $KAFKA_BOOTSTRAP_SERVERS.",
-    )
+    @servers_option
     @click.option(
         "-X",
         "settings",
@@ -250,13 +239,8 @@ def _knock(servers: Sequence[str]) -> None:
     """Find out at once whether anybody listens: kafka-python would go on trying for a long time."""
     problems = []
     for server in servers:
-        host, _, port = server.rpartition(":") if ":" in server and not server.endswith("]") else (server, "", "")
         try:
-            address = (host.strip("[]"), int(port or _DEFAULT_PORT))
-        except ValueError:
-            raise click.UsageError(f"{server!r} is not HOST:PORT") from None
-        try:
-            socket.create_connection(address, timeout=CONNECT_TIMEOUT_S).close()
+            socket.create_connection(located(server), timeout=CONNECT_TIMEOUT_S).close()
             return
         except OSError as error:
             problems.append(f"{server}: {error.strerror or error}")

@@ -11,10 +11,10 @@ import click
 
 from kbroker.cli.broker.service.asking import Answer, ask
 from kbroker.cli.errors import Unreachable
+from kbroker.cli.servers import located, servers_option
 from kbroker.cli.tables import format_option, json_text
 from kbroker.cli.times import DurationType
 
-DEFAULT_PORT = 9092
 TIMEOUT_S, WAIT_S = 3.0, 60.0
 RETRY_S = 0.1
 
@@ -22,18 +22,7 @@ RETRY_S = 0.1
 @click.command(
     epilog="\b\nStatus 0: a broker answers. 3: none does; or, with --advertised, not all can be reached from here."
 )
-@click.option(
-    "-b",
-    "--bootstrap-server",
-    "--bootstrap-servers",
-    "--brokers",
-    "servers",
-    metavar="HOST:PORT,...",
-    envvar=["KBROKER_BROKERS", "KAFKA_BOOTSTRAP_SERVERS"],
-    default=lambda: _told_by_ready_file() or "localhost:9092",
-    show_default="localhost:9092",
-    help="Where brokers are; one that answers is enough. Else $KBROKER_BROKERS, $KAFKA_BOOTSTRAP_SERVERS.",
-)
+@servers_option
 @click.option("-w", "--wait", is_flag=True, help="Wait until one answers.")
 @click.option(
     "--advertised", is_flag=True, help="Try also, as a client would, the addresses that brokers tell clients."
@@ -66,14 +55,6 @@ def _told_by_ready_file() -> str | None:
 
     path = os.environ.get("KBROKER_READY_FILE")
     return bootstrap_servers(Path(path)) if path else None
-
-
-def located(server: str) -> tuple[str, int]:
-    """ "h:1", "h" (port 9092), "[::1]:5". Raises UsageError."""
-    host, colon, port = server.rpartition(":") if ":" in server and not server.endswith("]") else (server, "", "")
-    if (colon and not port.isdecimal()) or not host or int(port or 0) > 65535 or (":" in host and host[:1] != "["):
-        raise click.UsageError(f"{server!r} is not HOST:PORT")
-    return host.strip("[]"), int(port or DEFAULT_PORT)
 
 
 def _first(addresses: Sequence[tuple[str, int]], until: float, wait: bool) -> Answer:
