@@ -83,6 +83,19 @@ def test_round_trip(broker: str, tmp_path: Path) -> None:
     assert "exported 52 records" in done(broker, "export", "-f", "copy", str(second))
 
 
+def test_who_imports_what_retention_will_take_is_told(broker: str, tmp_path: Path) -> None:
+    done(broker, "create", "old", "-c", "retention.ms=-1")
+    write(broker, "old", 0, [Record(0, 1_700_000_000_000, b"k", b"v")])
+    done(broker, "export", "old", str(tmp_path / "old"))
+    assert run(broker, "import", str(tmp_path / "old"), "old-copy", "--create").stderr == ""
+    done(broker, "create", "short", "-c", "retention.ms=2d")
+    said = run(broker, "import", str(tmp_path / "old"), "short").stderr
+    assert said == (
+        "kbroker: short deletes records older than 2 d, and some of these are: "
+        "kbroker topic alter short -c retention.ms=-1 keeps them\n"
+    )
+
+
 def test_through_a_pipe(broker: str) -> None:
     done(broker, "create", "piped")
     write(broker, "piped", 0, RECORDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, BinaryIO
 import click
 
 from kbroker.cli.client import Connection, admin, check_code, connection_options
+from kbroker.cli.cluster import reads
 from kbroker.cli.errors import Failed
 from kbroker.cli.names import TOPIC
 from kbroker.cli.progress import Progress
@@ -19,8 +21,10 @@ from kbroker.cli.topics import offsets
 from kbroker.cli.topics.archive.batches import Packed, split
 from kbroker.cli.topics.archive.form import Damaged, Reader
 from kbroker.cli.topics.archive.wire import Passing, Producer, Topic
+from kbroker.cli.topics.overview import POLICY, RETENTION_MS, short_span
 
 TOPIC_ALREADY_EXISTS = 36
+NEVER = 1 << 63
 
 
 @click.command("import")
@@ -76,9 +80,11 @@ def _restore(topic: Topic, reader: Reader, skip: Mapping[int, int], file: str, *
     left = dict(skip)
     total = sum(span.end - span.first for span in reader.topic.partitions)
     skipped = sum(skip.values())
+    oldest = NEVER
     try:
         with Progress(total, lambda count: plural(count, "record")) as progress:
             for stored in reader.batches():
+                oldest = min(oldest, stored.header.max_timestamp)
                 for packed in _after(stored.batch, stored.header, left, stored.partition):
                     producer.add(stored.partition, packed)
                 progress.at(skipped + sum(producer.written.values()))
@@ -87,7 +93,21 @@ def _restore(topic: Topic, reader: Reader, skip: Mapping[int, int], file: str, *
         _tell_how_far(topic, producer, file, error, resumable=resumable)
         raise
     done = plural(sum(producer.written.values()), "record")
-    click.echo(f"imported {done} into {topic.name}" + (f", after {skipped} that were there" if skipped else ""))
+    there = f", after {skipped} that were there" if skipped else ""
+    click.echo(f"imported {done} into {topic.name}{there}")
+    _warn_of_retention(topic, oldest)
+
+
+def _warn_of_retention(topic: Topic, oldest: int) -> None:
+    """A topic deletes by the time of its records, however new they are in it. oldest: the latest time of a batch, ms."""
+    told = reads.configs(topic.client, [topic.name], (POLICY, RETENTION_MS)).get(topic.name, {})
+    limit_ms = int(told.get(RETENTION_MS, -1))
+    if "delete" in told.get(POLICY, "") and limit_ms >= 0 and 0 <= oldest < time.time() * 1000 - limit_ms:
+        click.echo(
+            f"kbroker: {topic.name} deletes records older than {short_span(limit_ms)}, and some of these are: "
+            f"kbroker topic alter {topic.name} -c retention.ms=-1 keeps them",
+            err=True,
+        )
 
 
 def _after(batch: memoryview, header: Any, left: dict[int, int], partition: int) -> Iterator[Packed]:
