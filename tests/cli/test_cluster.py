@@ -126,6 +126,7 @@ def test_info_and_brokers(three: Cluster) -> None:
     assert (info["brokers"], info["fenced_brokers"], info["topics"], info["partitions"]) == (3, 0, 1, 6)
     assert info["replicas"] == 18
     assert info["controller"] in (1, 2, 3)
+    assert info["bytes"] >= 0 and info["free"] > 0
     text = run(three, "info").stdout
     assert "brokers     3 live\n" in text
     rows = told(three, "brokers")

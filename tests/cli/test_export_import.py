@@ -171,6 +171,38 @@ def test_an_import_that_was_broken_off_goes_on_where_it_was(broker: str, tmp_pat
     assert "begun 0 has 10 records, more than the export" in refused.stderr
 
 
+def test_a_broker_that_is_lost_meanwhile(broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked again for a while; then what is certain is told, and how to go on."""
+    from kafka.errors import KafkaConnectionError
+
+    from kbroker.cli.topics.archive import wire
+
+    done(broker, "create", "lost")
+    for _ in range(20):
+        write(broker, "lost", 0, RECORDS)
+    done(broker, "export", "lost", str(tmp_path / "lost"))
+    real, sent = bridge.send_all, 0
+
+    def send_all(client: Any, asked: Any) -> Any:
+        nonlocal sent
+        sent += 1
+        return real(client, asked) if sent <= 1 else [KafkaConnectionError("gone") for _ in asked]
+
+    monkeypatch.setattr(wire, "RETRY_S", 0.3)
+    monkeypatch.setattr(wire, "TELL_S", 0.1)
+    monkeypatch.setattr(wire, "IN_FLIGHT", 1)
+    monkeypatch.setattr(bridge, "send_all", send_all)
+    result = run(broker, "import", str(tmp_path / "lost"), "lost-copy", "--create")
+    monkeypatch.setattr(bridge, "send_all", real)
+    told, how_far, why = result.stderr.splitlines()
+    assert result.exit_code == 3
+    assert told.endswith("gone: tried again for 0.3 s") and "gone" in why
+    count = int(how_far.split()[2])
+    assert 0 < count < 100 and "--resume goes on there, if nobody else writes to lost-copy" in how_far
+    said = done(broker, "import", str(tmp_path / "lost"), "lost-copy", "--resume")
+    assert said == f"imported {100 - count} records into lost-copy, after {count} that were there\n"
+
+
 def test_a_damaged_file_tells_the_place_and_what_was_imported(broker: str, tmp_path: Path) -> None:
     done(broker, "create", "broken", "-p", "2")
     for partition in (0, 1):

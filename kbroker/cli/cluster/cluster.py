@@ -45,10 +45,13 @@ class Load(NamedTuple):
 @format_option
 @connection_options
 def info(connection: Connection, style: str) -> None:
-    """Show the cluster in a few lines: its id, its controller, how many brokers, topics and partitions."""
+    """Show the cluster in a few lines: its id, its controller, how many brokers, topics and partitions, its data."""
     with admin(connection) as client:
         found, partitions = reads.members(client), reads.partitions(client)
         problems = health.look(client)
+        usages = reads.usages(client, [broker.id for broker in found.live]).values()
+    size = sum(sum(usage.sizes.values()) for usage in usages) if usages else None
+    free = min((usage.free for usage in usages if usage.free is not None), default=None)
     counts = {
         "cluster_id": found.cluster_id,
         "controller": found.controller,
@@ -57,6 +60,8 @@ def info(connection: Connection, style: str) -> None:
         "topics": len({each.topic for each in partitions}),
         "partitions": len(partitions),
         "replicas": sum(len(each.replicas) for each in partitions),
+        "bytes": size,
+        "free": free,
         "healthy": not problems,
     }
     if style == "json":
@@ -64,11 +69,14 @@ def info(connection: Connection, style: str) -> None:
         return
     fenced = f", {len(found.fenced)} fenced" if found.fenced else ""
     state = "nothing is wrong" if not problems else f"{health.summary(problems)} (kbroker cluster health)"
+    left = bytes_text(free) or "unknown"
+    data = f"{bytes_text(size) or 'unknown'} in all replicas; free, where it is least: {left}"
     lines = [
         ("cluster", found.cluster_id),
         ("controller", "none" if found.controller < 0 else f"broker {found.controller}"),
         ("brokers", f"{len(found.live)} live{fenced}"),
         ("topics", f"{counts['topics']} with {plural(len(partitions), 'partition')}, {counts['replicas']} replicas"),
+        ("data", data),
         ("health", state),
     ]
     click.echo("\n".join(f"{name:12}{text}" for name, text in lines))

@@ -89,7 +89,7 @@ def _restore(topic: Topic, reader: Reader, skip: Mapping[int, int], file: str, *
                     producer.add(stored.partition, packed)
                 progress.at(skipped + sum(producer.written.values()))
             producer.flush()
-    except (Failed, Damaged, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
         _tell_how_far(topic, producer, file, error, resumable=resumable)
         raise
     done = plural(sum(producer.written.values()), "record")
@@ -99,7 +99,7 @@ def _restore(topic: Topic, reader: Reader, skip: Mapping[int, int], file: str, *
 
 
 def _warn_of_retention(topic: Topic, oldest: int) -> None:
-    """A topic deletes by the time of its records, however new they are in it. oldest: the latest time of a batch, ms."""
+    """A topic deletes by the time of its records, not of their import. oldest: the latest time of a batch, ms."""
     told = reads.configs(topic.client, [topic.name], (POLICY, RETENTION_MS)).get(topic.name, {})
     limit_ms = int(told.get(RETENTION_MS, -1))
     if "delete" in told.get(POLICY, "") and limit_ms >= 0 and 0 <= oldest < time.time() * 1000 - limit_ms:

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+import click
+
 from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode
 from kafka_wire.records import HEADER_SIZE, assign, set_producer
@@ -21,7 +23,7 @@ from kbroker.cli.topics.archive.batches import Packed, split
 FETCH_BYTES = 8 << 20
 FETCH_WAIT_MS = 500
 IN_FLIGHT = 5  # a broker remembers the last five batches of a producer
-RETRY_S, PAUSE_S = 30.0, 0.1
+RETRY_S, TELL_S, PAUSE_S = 30.0, 2.0, 0.1
 SEQUENCE_MASK = 0x7FFFFFFF
 ALL_IN_SYNC = -1
 
@@ -66,13 +68,17 @@ class Topic:
         """Ask again, after a look at who leads, while what is wrong may pass."""
         from kafka.errors import KafkaConnectionError, KafkaTimeoutError, NodeNotReadyError
 
-        give_up = time.monotonic() + RETRY_S
+        began, is_told = time.monotonic(), False
         while True:
             try:
                 return ask()
             except (Passing, KafkaConnectionError, NodeNotReadyError, KafkaTimeoutError) as error:
-                if time.monotonic() > give_up:
+                waited_s = time.monotonic() - began
+                if waited_s > RETRY_S:
                     raise Failed(f"{self.name}: {error}") if isinstance(error, Passing) else error from None
+                if waited_s > TELL_S and not is_told:
+                    click.echo(f"kbroker: {error}: tried again for {RETRY_S:g} s", err=True)
+                    is_told = True
             time.sleep(PAUSE_S)
             try:
                 self._refresh()
