@@ -22,6 +22,7 @@ from tools.reference.differences import differences  # noqa: E402
 from tools.reference.errors import errors  # noqa: E402
 from tools.reference.events import events  # noqa: E402
 from tools.reference.limits import limits  # noqa: E402
+from tools.reference.metrics import metrics  # noqa: E402
 
 PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/configuration.md": configuration,
@@ -30,6 +31,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/errors.md": errors,
     "docs/reference/limits.md": limits,
     "docs/reference/events.md": events,
+    "docs/reference/metrics.md": metrics,
 }
 
 

@@ -183,8 +183,7 @@ class Connection:
 
     def _checked(self, event: h11.Request) -> Request:
         """What is asked for. Raises Refused."""
-        if event.method not in (b"GET", b"HEAD"):
-            raise Refused(405, "this server is read-only: GET and HEAD")
+        _check_method(event)
         for name, value in event.headers:
             if name == b"host" and not self._server.hosts.admits(value.decode("ascii", "replace")):
                 raise Refused(
@@ -257,4 +256,11 @@ def _check(event: h11.Request) -> None:
         raise Refused(505, "this server speaks HTTP/1.1")
     for name, value in event.headers:
         if name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
-            raise Refused(400 if event.method in (b"GET", b"HEAD") else 405, "requests have no body here")
+            _check_method(event)
+            raise Refused(400, "requests have no body here")
+
+
+def _check_method(event: h11.Request) -> None:
+    """Raise Refused for what is not asking."""
+    if event.method not in (b"GET", b"HEAD"):
+        raise Refused(405, "this server is read-only: GET and HEAD")

@@ -24,6 +24,7 @@ import pytest
 from tests.docs.pages import ROOT, Block
 
 PORT, PORTS = 9092, 3  # of a page's broker, or of as many
+HTTP_PORT = 9644  # of metrics; the test has it behind the others
 SECONDS_MAX = 60
 CLIENTS = ("confluent_kafka", "aiokafka")  # which have an environment of their own under .compat, made by `make compat`
 GO_MODULES = {"github.com/twmb/franz-go": "franz_go", "github.com/IBM/sarama": "sarama"}
@@ -54,7 +55,7 @@ class Reader:
         code = block.code
         for n in range(PORTS):
             code = re.sub(rf"(localhost|127\.0\.0\.1):{PORT + n}\b", f"127.0.0.1:{self.port + n}", code)
-        return code
+        return re.sub(rf"\b{HTTP_PORT}\b", str(self.port + PORTS), code)
 
     def run(self, block: Block) -> str:
         """What it prints. Raises Lacking, or AssertionError if it fails."""
@@ -74,6 +75,7 @@ class Reader:
     def normal(self, text: str) -> str:
         """With the page's address, which need not be said, in place of the broker's, which must be."""
         text = text.replace("\r\n", "\n").replace(f" -b {self.address}", "")
+        text = re.sub(rf"(localhost|127\.0\.0\.1):({HTTP_PORT}|{self.port + PORTS})\b", f"localhost:{HTTP_PORT}", text)
         for n in range(PORTS):
             text = re.sub(rf"(localhost|127\.0\.0\.1):({PORT + n}|{self.port + n})\b", f"localhost:{PORT + n}", text)
         return text

@@ -125,10 +125,10 @@ def test_blocks_that_are_not_run_only_become_fewer(page: str) -> None:
 
 
 def free_address() -> str:
-    """With the next ports free as well, for a cluster."""
+    """With the next ports free as well, for a cluster and for HTTP."""
     while True:
         with ExitStack() as open_ones:
-            probes = [open_ones.enter_context(socket.socket()) for _ in range(PORTS)]
+            probes = [open_ones.enter_context(socket.socket()) for _ in range(PORTS + 1)]
             probes[0].bind(("127.0.0.1", 0))
             port = probes[0].getsockname()[1]
             try:

@@ -134,6 +134,15 @@ LIMITS: dict[str, list[tuple[str, str, str]]] = {
             "it reads on when they are acknowledged",
         ),
     ],
+    "HTTP": [
+        ("connections", "kbroker.http.server:CONNECTIONS_MAX", "the one that was idle longest is closed"),
+        ("bytes of a request", "kbroker.http.server:HEAD_MAX", "431, and closed"),
+        ("headers of a request", "kbroker.http.server:LINES_MAX", "431, and closed"),
+        ("seconds of a request, from its first byte", "kbroker.http.server:READ_S", "408, and closed"),
+        ("seconds of an answer, until it is read", "kbroker.http.server:ANSWER_S", "closed"),
+        ("seconds between two requests", "kbroker.http.server:IDLE_S", "closed"),
+        ("rows of a page of /api/v1", "kbroker.http.api.listing:LIMIT_MAX", "400; `next` says where to go on"),
+    ],
 }
 
 
