@@ -244,4 +244,6 @@ def _knock(servers: Sequence[str]) -> None:
             return
         except OSError as error:
             problems.append(f"{server}: {error.strerror or error}")
-    raise Unreachable(f"no broker at {'; '.join(problems)}. Start one with: kbroker")
+    from kbroker.cli.broker.banner import own_command
+
+    raise Unreachable(f"no broker at {'; '.join(problems)}. Start one with: {own_command()}")

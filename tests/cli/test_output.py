@@ -6,11 +6,12 @@ import io
 import json
 import logging
 import sys
+from pathlib import Path
 
 import pytest
 
 from kbroker.cli.broker import logs
-from kbroker.cli.broker.banner import banner, seconds_since_start
+from kbroker.cli.broker.banner import banner, own_command, seconds_since_start
 from kbroker.cli.broker.serve import why
 from kbroker.cli.errors import Failed
 from kbroker.cli.tables import json_text, plural, table, visible_lines
@@ -113,6 +114,31 @@ def test_banner(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "-b localhost:19092 demo" in banner("node 1", "d", ["[::]:19092"], "ready")
     monkeypatch.delenv("NO_COLOR")
     assert "\x1b[1m" in banner("node 1", "d", ["127.0.0.1:9092"], "ready")
+
+
+def test_the_banner_names_a_command_that_the_shell_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `make run`, `kbroker` is in .venv/bin, and that is not on the PATH."""
+    program = tmp_path / ".venv" / "bin" / "kbroker"
+    program.parent.mkdir(parents=True)
+    program.touch(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    assert own_command() == ".venv/bin/kbroker"
+    assert "try        echo hi | .venv/bin/kbroker topic produce demo\n" in banner(
+        "n", "d", ["127.0.0.1:9092"], "ready"
+    )
+    several = banner("n", "d", ["127.0.0.1:1"], "ready", ["cluster info"])
+    assert "\n             .venv/bin/kbroker cluster info -b 127.0.0.1:1\n" in several
+    monkeypatch.setenv("PATH", f"/nonexistent:{program.parent}")
+    assert own_command() == "kbroker"
+    another = tmp_path / "kbroker"  # comes first on the PATH, and is not this one
+    another.touch(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{program.parent}")
+    assert own_command() == ".venv/bin/kbroker"
+    monkeypatch.setattr(sys, "argv", ["/somewhere/kbroker/__main__.py"])
+    monkeypatch.setattr(sys, "executable", str(program.parent / "python"))
+    assert own_command() == ".venv/bin/python -m kbroker"
 
 
 def test_why_is_one_line_or_nothing() -> None:

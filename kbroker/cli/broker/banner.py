@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Sequence
 
@@ -15,13 +16,14 @@ _IMPORTED_AT = time.monotonic()
 def banner(
     who: str, place: str, addresses: Sequence[str], took: str, further: Sequence[str] = (), url: str = ""
 ) -> str:
-    """The lines. who: "node 1"; place: the data directory in words; further: commands to try besides the first.
+    """The lines. who: "node 1"; place: the data directory in words; further: commands of ours to try besides the first.
 
     url: of metrics and health.
     """
     bold, plain = ("", "") if "NO_COLOR" in os.environ else ("\x1b[1m", "\x1b[0m")
     option = bootstrap_option(addresses)
-    tries = [f"echo hi | kbroker topic produce{option} demo", *(f"{command}{option}" for command in further)]
+    own = own_command()
+    tries = [f"echo hi | {own} topic produce{option} demo", *(f"{own} {command}{option}" for command in further)]
     lines = [
         f"{bold}kbroker {__version__}{plain}, {who}",
         f"  data       {place}",
@@ -32,6 +34,27 @@ def banner(
         f"{bold}{took}{plain} (CTRL+C to quit)",
     ]
     return "\n".join(lines)
+
+
+def own_command() -> str:
+    """How this program is called here: "kbroker" if the shell finds it by that name, else with its path."""
+    called = sys.argv[0]
+    if called.endswith(os.path.join("kbroker", "__main__.py")):
+        return f"{_shown(sys.executable)} -m kbroker"
+    if os.path.basename(called) != "kbroker":  # within another program
+        return "kbroker"
+    on_path = [os.path.join(place, "kbroker") for place in os.environ.get("PATH", "").split(os.pathsep)]
+    first = next((path for path in on_path if os.access(path, os.X_OK)), None)
+    return "kbroker" if first and os.path.realpath(first) == os.path.realpath(called) else _shown(called)
+
+
+def _shown(path: str) -> str:
+    """A path from where we are, if that is shorter: a virtual environment is mostly near."""
+    try:
+        relative = os.path.relpath(path)
+    except OSError:  # where we are has been removed
+        return path
+    return min(relative if os.sep in relative else os.path.join(os.curdir, relative), path, key=len)
 
 
 def bootstrap_option(addresses: Sequence[str]) -> str:

@@ -394,7 +394,7 @@ class _Supervisor:
         seconds = seconds_since_start()
         if is_terminal(sys.stderr) and not self._orders.plain:
             took = f"ready in {seconds:.2f} s"
-            click.echo(banner(who, self._place, addresses, took, ["kbroker cluster info"]), err=True)
+            click.echo(banner(who, self._place, addresses, took, ["cluster info"]), err=True)
             return
         place, pids = self._place, {each.id: each.process.pid for each in self._brokers if each.process}
         about = {"version": __version__, "who": who, "data_dir": place, "pid": os.getpid()}

@@ -43,9 +43,14 @@ class Problem(NamedTuple):
 @click.command()
 @click.option("-w", "--wait", is_flag=True, help="Wait until nothing is wrong.")
 @click.option(
-    "--timeout", "timeout_ms", type=DurationType(), default="60s", show_default=True, help="How long, with --wait."
+    "--timeout",
+    "timeout_ms",
+    type=DurationType(),
+    default="60s",
+    show_default=True,
+    help="How long to wait, with --wait.",
 )
-@click.option("--live", type=click.IntRange(1), metavar="N", help="It is wrong if fewer brokers than these live.")
+@click.option("--live", type=click.IntRange(1), metavar="N", help="Count it as wrong when fewer than N brokers live.")
 @format_option
 @connection_options
 def health(connection: Connection, wait: bool, timeout_ms: int, live: int | None, style: str) -> None:

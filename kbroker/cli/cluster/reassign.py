@@ -67,11 +67,22 @@ class IdsType(click.ParamType[tuple[int, ...]]):
 @click.argument("topics", nargs=-1, type=PartitionsType(), metavar="[TOPIC[:PARTITION,...]]...")
 @click.option("--to", "to", type=IdsType(), metavar="ID,...", help="The brokers to spread over.")
 @click.option("--from-broker", "leaving", type=IdsType(), metavar="ID,...", help="The brokers to move away from.")
-@click.option("--replication-factor", "factor", type=click.IntRange(1), help="With --to: how many replicas each.")
+@click.option(
+    "--replication-factor",
+    "factor",
+    type=click.IntRange(1),
+    metavar="N",
+    help="How many replicas each partition is to have; with --to.",
+)
 @click.option("--throttle", "rate", type=RateType(), metavar="BYTES", help="At most so many bytes a second: 50MB.")
 @click.option("--dry-run", is_flag=True, help="Only show what would move.")
 @click.option("--no-wait", is_flag=True, help="Begin, and do not wait for the end.")
-@click.option("--timeout", "timeout_ms", type=DurationType(), help="Wait no longer; it goes on.  [default: no limit]")
+@click.option(
+    "--timeout",
+    "timeout_ms",
+    type=DurationType(),
+    help="Wait no longer than this; the moving goes on.  [default: no limit]",
+)
 @click.option("--status", "status", is_flag=True, help="Show what is under way; end the throttle when nothing is.")
 @click.option("--cancel", "cancel", is_flag=True, help="Stop what is under way, of all topics or of these.")
 @format_option

@@ -37,14 +37,18 @@ delay = LazyGroup(
 
 _where = click.argument("where", type=PartitionsType(), metavar="TOPIC[:PARTITION,...]")
 _key = click.option("-k", "--key", help="Only records of this key.")
-_ids = click.option("--id", "ids", type=click.IntRange(0), multiple=True, help="The record of this id. Repeatable.")
+_ids = click.option(
+    "--id", "ids", type=click.IntRange(0), metavar="N", multiple=True, help="The record of this id. Repeatable."
+)
 
 
 @click.command("list")
 @_where
 @_key
-@click.option("-n", "--num", type=click.IntRange(1), default=100, show_default=True, help="At most so many records.")
-@click.option("-a", "--all", "everything", is_flag=True, help="All records.")
+@click.option(
+    "-n", "--num", type=click.IntRange(1), metavar="N", default=100, show_default=True, help="At most so many records."
+)
+@click.option("-a", "--all", "everything", is_flag=True, help="All of them, however many.")
 @format_option
 @connection_options
 def list_pending(

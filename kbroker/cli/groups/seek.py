@@ -93,7 +93,7 @@ def parse_target(text: str) -> Target:
     metavar="TOPIC[:PARTITION,...]",
     help="Only of these. Repeatable.  [default: all it has committed offsets for]",
 )
-@click.option("--new", is_flag=True, help="The group may not exist yet; with --topic.")
+@click.option("--new", is_flag=True, help="Make the group where there is none yet; needs --topic.")
 @click.option("--execute", is_flag=True, help="Carry it out, not only show the plan.")
 @format_option
 @connection_options

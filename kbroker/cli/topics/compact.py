@@ -21,7 +21,13 @@ HEADINGS = ("PARTITION", "RECORDS", "AFTER", "BYTES", "AFTER", "TOMBSTONES", "SE
 @click.command()
 @click.argument("name", type=TOPIC, metavar="TOPIC")
 @click.option(
-    "-p", "--partition", "numbers", type=click.IntRange(0), multiple=True, help="Only this partition. Repeatable."
+    "-p",
+    "--partition",
+    "numbers",
+    type=click.IntRange(0),
+    metavar="N",
+    multiple=True,
+    help="Only this partition. Repeatable.",
 )
 @format_option
 @connection_options

@@ -45,10 +45,18 @@ topic = LazyGroup(
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="TOPIC...")
 @click.option(
-    "-p", "--partitions", type=click.IntRange(1), help="How many partitions.  [default: the broker's num.partitions]"
+    "-p",
+    "--partitions",
+    type=click.IntRange(1),
+    metavar="N",
+    help="How many partitions.  [default: the broker's num.partitions]",
 )
 @click.option(
-    "-r", "--replicas", type=click.IntRange(1), help="How many replicas of each.  [default: default.replication.factor]"
+    "-r",
+    "--replicas",
+    type=click.IntRange(1),
+    metavar="N",
+    help="How many replicas of each.  [default: default.replication.factor]",
 )
 @click.option(
     "-c",
@@ -66,8 +74,14 @@ topic = LazyGroup(
 )
 @click.option("--tags", metavar="TAG,TAG", help="Only records with one of these tags in their header kbroker-tags.")
 @click.option("--filter", "expression", metavar="EXPRESSION", help="Only records that this matches: docs/filtering.md.")
-@click.option("--lag", "lag_ms", type=DurationType(), metavar="DURATION", help="Everything so much later: 5m, 1h.")
-@click.option("--mode", type=click.Choice(("exact", "prune")), help="prune: whole batches in which some may match.")
+@click.option(
+    "--lag", "lag_ms", type=DurationType(), metavar="DURATION", help="Show each record this much later: 5m, 1h."
+)
+@click.option(
+    "--mode",
+    type=click.Choice(("exact", "prune")),
+    help="exact: the records that match, no others; prune: whole batches that may have some.  [default: exact]",
+)
 @click.option("--if-not-exists", is_flag=True, help="Do not fail if a topic exists.")
 @format_option
 @connection_options
@@ -145,7 +159,9 @@ def describe(connection: Connection, names: Sequence[str], all_configs: bool, st
     multiple=True,
     help="Go back to the default. Repeatable.",
 )
-@click.option("-p", "--partitions", type=click.IntRange(1), help="The new number of partitions; it can only grow.")
+@click.option(
+    "-p", "--partitions", type=click.IntRange(1), metavar="N", help="The new number of partitions; it can only grow."
+)
 @connection_options
 def alter(
     connection: Connection, name: str, configs: Sequence[str], removed: Sequence[str], partitions: int | None

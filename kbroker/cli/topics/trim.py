@@ -39,7 +39,13 @@ class Step(NamedTuple):
 @click.command()
 @click.argument("name", type=TOPIC, metavar="TOPIC")
 @click.option(
-    "-p", "--partition", "numbers", type=click.IntRange(0), multiple=True, help="Only this partition. Repeatable."
+    "-p",
+    "--partition",
+    "numbers",
+    type=click.IntRange(0),
+    metavar="N",
+    multiple=True,
+    help="Only this partition. Repeatable.",
 )
 @click.option(
     "--before",

@@ -127,9 +127,9 @@ def hanging(
 
 @click.command("abort")
 @click.argument("where", type=PartitionsType(), metavar="TOPIC:PARTITION")
-@click.option("--start", "start_offset", type=int, metavar="OFFSET", help="The one that begins at this offset.")
-@click.option("--producer-id", type=int, metavar="ID", help="The one of this producer.")
-@click.option("--force", is_flag=True, help="Also if its coordinator has not given it up.")
+@click.option("--start", "start_offset", type=int, metavar="OFFSET", help="The transaction that begins at this offset.")
+@click.option("--producer-id", type=int, metavar="ID", help="The transaction of this producer.")
+@click.option("--force", is_flag=True, help="Even if its coordinator may still end it itself.")
 @connection_options
 def abort_one(
     connection: Connection,

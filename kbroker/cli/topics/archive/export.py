@@ -36,7 +36,13 @@ VIEW_KEYS = "kbroker.view."
 @click.argument("name", type=TOPIC, metavar="TOPIC")
 @click.argument("file", metavar="FILE|-")
 @click.option(
-    "-p", "--partition", "numbers", type=click.IntRange(0), multiple=True, help="Only this partition. Repeatable."
+    "-p",
+    "--partition",
+    "numbers",
+    type=click.IntRange(0),
+    metavar="N",
+    multiple=True,
+    help="Only this partition. Repeatable.",
 )
 @click.option(
     "--read-uncommitted", is_flag=True, help="What transactions have aborted or not ended yet, too, as if committed."

@@ -35,7 +35,8 @@ NEVER = 1 << 63
     "-r",
     "--replicas",
     type=click.IntRange(1),
-    help="With --create: how many of each.  [default: default.replication.factor]",
+    metavar="N",
+    help="How many replicas each partition has; with --create.  [default: default.replication.factor]",
 )
 @click.option("--resume", is_flag=True, help="Go on with an import that was broken off: skip what TOPIC has.")
 @click.option("--check", is_flag=True, help="Only read FILE, and tell whether it is whole.")
