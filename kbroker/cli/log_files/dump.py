@@ -36,7 +36,7 @@ CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 def dump(file: Path, records: bool, style: str) -> None:
     """Show the batches of a segment FILE (*.log), a line each. Exit status 1 when one is damaged.
 
-    Of a *.txnindex: the transactions that were aborted; of a *.tags: the numbers of the tags that are where. With
+    Of a *.txnindex, the transactions that were aborted; of a *.tags, which batches have which tags, by number. With
     --format json each line is an object; records are in that of their batch.
     """
     if file.suffix == ".txnindex":
