@@ -200,7 +200,7 @@ def hint_at_units(name: str, text: str) -> str:
 def _from_env(env: Mapping[str, str], prefix: str, warnings: list[str]) -> dict[str, Setting]:
     settings: dict[str, Setting] = {}
     for variable in sorted(env):
-        if not variable.startswith(prefix) or variable in NOT_CONFIG:
+        if not variable.startswith(prefix) or not may_be_config(variable, env[variable]):
             continue
         if prefix == "KAFKA_" and variable.startswith("KAFKA_CFG_"):
             continue
@@ -216,6 +216,16 @@ def _from_env(env: Mapping[str, str], prefix: str, warnings: list[str]) -> dict[
         else:
             warnings.extend(_env_warning(variable, name, prefix))
     return settings
+
+
+def may_be_config(variable: str, text: str) -> bool:
+    """Whether a variable of these names could be meant for a broker. Kubernetes makes up some for each service, of
+    which one may be called kafka, kbroker or kbroker-http: KAFKA_PORT=tcp://10.0.0.9:9092, KAFKA_SERVICE_HOST=10.0.0.9.
+    """
+    return variable not in NOT_CONFIG and not _SERVICE.search(variable) and not text.startswith(("tcp://", "udp://"))
+
+
+_SERVICE = re.compile(r"_SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
 
 
 def env_name(text: str) -> str:

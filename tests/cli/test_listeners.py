@@ -195,6 +195,16 @@ def test_a_flag_and_the_override_it_is_short_for_exclude_each_other(flag: str, v
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "203.0.113.7"])
+def test_an_address_that_this_machine_does_not_have_is_told_in_one_line(host: str) -> None:
+    command = [sys.executable, "-m", "kbroker", "--memory", "--listen", "A=127.0.0.1:0", "--listen", f"B={host}:9"]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"kbroker: cannot listen on {host}:9: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
 def test_each_listener_tells_its_own_address_to_those_who_came_by_it() -> None:
     """And where none is advertised, the address of the connection."""
     options = ("--listen", "INSIDE=0.0.0.0:0", "--listen", "OUTSIDE=127.0.0.1:0", "--advertise", "OUTSIDE=out.test:1")

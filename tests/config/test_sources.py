@@ -65,6 +65,30 @@ def test_error_names_the_variable() -> None:
         load(env={"KAFKA_NUM_PARTITIONS": "x"})
 
 
+def test_variables_that_kubernetes_makes_up_for_services_are_no_config() -> None:
+    """Of services called kafka, kbroker-http and kafka-connect."""
+    env = {
+        "KAFKA_PORT": "tcp://10.0.0.9:9092",
+        "KAFKA_PORT_9092_TCP_ADDR": "10.0.0.9",
+        "KAFKA_SERVICE_HOST": "10.0.0.9",
+        "KAFKA_CONNECT_SERVICE_PORT_HTTP": "8083",
+        "KBROKER_SERVICE_PORT": "9092",
+        "KBROKER_HTTP_PORT": "tcp://10.0.0.8:80",
+    }
+    config = load(env=env)
+    assert not config.warnings
+    assert not config.is_set("kbroker.http.port")
+    assert load(env={"KBROKER_HTTP_PORT": "80"}).get_int("kbroker.http.port") == 80
+
+
+def test_the_prefix_of_another_image_goes_before_the_shorter_one() -> None:
+    env = {"KAFKA_CFG_NUM_PARTITIONS": "3", "KAFKA_NUM_PARTITIONS": "4", "KAFKA_CFG_NUM_PARTITION": "5"}
+    config = load(env=env)
+    assert config.get_int("num.partitions") == 3
+    assert config.origin("num.partitions") == "KAFKA_CFG_NUM_PARTITIONS"
+    assert "did you mean KAFKA_CFG_NUM_PARTITIONS?" in config.warnings[0]
+
+
 def test_own_names_in_the_environment() -> None:
     assert load(env={"KBROKER_DATA_DIR": "/d"}).data_dir == "/d"
     assert load(env={"KBROKER_KBROKER_DATA_DIR": "/d"}).data_dir == "/d"

@@ -19,7 +19,7 @@ from kbroker.cli.errors import Misconfigured
 from kbroker.config import TABLE, BrokerConfig, Scope
 from kbroker.config.checks import parse_listener, parse_protocol_map
 from kbroker.config.keys import split_list
-from kbroker.config.sources import NOT_CONFIG, env_name
+from kbroker.config.sources import env_name, may_be_config
 from kbroker.config.table import did_you_mean
 
 DATA_DIR = "/var/lib/kafka/data"
@@ -79,7 +79,9 @@ def _refuse_alone(config: BrokerConfig) -> None:
 def _unknown_variables(environment: Mapping[str, str]) -> Iterator[str]:
     """A line for each KAFKA_* variable that does nothing, save those that `load` tells of."""
     for variable in sorted(environment):
-        if not variable.startswith("KAFKA_") or variable in NOT_CONFIG or variable.startswith(_OTHERS):
+        if not variable.startswith("KAFKA_") or variable.startswith(_OTHERS):
+            continue
+        if not may_be_config(variable, environment[variable]):
             continue
         name = env_name(variable.removeprefix("KAFKA_CFG_").removeprefix("KAFKA_"))
         instead = next((text for prefix, text in _INSTEAD.items() if variable.startswith(prefix)), None)
