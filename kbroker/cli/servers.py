@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
 DEFAULT_PORT = 9092
+USUAL = "localhost:9092"
 
 
 def servers_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -20,8 +23,8 @@ def servers_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "servers",
         metavar="HOST:PORT,...",
         envvar=["KBROKER_BROKERS", "KAFKA_BOOTSTRAP_SERVERS"],
-        default="localhost:9092",
-        show_default=True,
+        default=lambda: _told_by_ready_file() or USUAL,
+        show_default=USUAL,
         help="Where brokers are. Else $KBROKER_BROKERS, $KAFKA_BOOTSTRAP_SERVERS.",
     )(command)
 
@@ -32,3 +35,13 @@ def located(server: str) -> tuple[str, int]:
     if (colon and not port.isdecimal()) or not host or int(port or 0) > 65535 or (":" in host and host[:1] != "["):
         raise click.UsageError(f"{server!r} is not HOST:PORT")
     return host.strip("[]"), int(port or DEFAULT_PORT)
+
+
+def _told_by_ready_file() -> str | None:
+    """Where the broker of this environment is: in a container, whose health is asked for, it may have any port."""
+    path = os.environ.get("KBROKER_READY_FILE")
+    if not path:
+        return None
+    from kbroker.cli.broker.service.ready_file import bootstrap_servers
+
+    return bootstrap_servers(Path(path))

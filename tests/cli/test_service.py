@@ -120,6 +120,8 @@ def test_ping_says_which_broker_answers(broker: Detached) -> None:
     assert done.stdout == f"{address} answers: node 1 of cluster {broker.ready['cluster_id']}, 1 broker\n"
     told = json.loads(kbroker("ping", "-w", "-b", f"127.0.0.1:1,{address}", "--format", "json").stdout)
     assert (told["node"], told["brokers"], told["controller"]) == (1, {"1": address}, 1)
+    within = kbroker("ping", KBROKER_READY_FILE=str(broker.ready_file))  # as in a container
+    assert within.stdout == done.stdout
 
 
 @pytest.mark.slow

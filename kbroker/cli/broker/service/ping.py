@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
 
@@ -47,14 +45,6 @@ def ping(servers: str, wait: bool, advertised: bool, timeout_ms: int | None, sty
     fields = {**answer.fields(), "advertised": [each._asdict() for each in told]}
     click.echo(json_text(fields) if style == "json" else "\n".join(map(str, (answer, *told))))
     check(told)
-
-
-def _told_by_ready_file() -> str | None:
-    """Where the broker of this environment is: in a container, whose health is asked for, it may have any port."""
-    from kbroker.cli.broker.service.ready_file import bootstrap_servers
-
-    path = os.environ.get("KBROKER_READY_FILE")
-    return bootstrap_servers(Path(path)) if path else None
 
 
 def _first(addresses: Sequence[tuple[str, int]], until: float, wait: bool) -> Answer:
