@@ -48,7 +48,7 @@ cli = LazyGroup(
         "ping": ("kbroker.cli.broker.service.ping:ping", "Ask whether a broker answers."),
         "topic": (
             "kbroker.cli.topics.topic:topic",
-            "Create, list, describe, alter and delete topics; produce and consume.",
+            "Create, list, describe, alter, trim, export and delete topics; produce and consume.",
         ),
         "group": (
             "kbroker.cli.groups.group:group",
@@ -72,7 +72,10 @@ cli = LazyGroup(
         ),
         "feature": ("kbroker.cli.features.feature:feature", "Show and change the feature levels of a cluster."),
         "log": ("kbroker.cli.log_files.log:log", "Look into a broker's log files, without a broker."),
-        "config": ("kbroker.cli.broker.settings:config", "Explain and check configuration."),
+        "config": (
+            "kbroker.cli.broker.settings:config",
+            "Explain, check, show and change the configuration of brokers.",
+        ),
         "completion": ("kbroker.cli.shell:completion", "Print a completion script for your shell."),
         "version": ("kbroker.cli.shell:version", "Print the version."),
     },

@@ -237,6 +237,19 @@ def test_mistakes_are_told(broker: str, tmp_path: Path) -> None:
     assert "kbroker topic alter single -p 2" in run(broker, "import", str(file), "single").stderr
 
 
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_a_batch_that_no_file_could_have_is_refused(
+    size: int, broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kbroker.cli.topics.archive import form
+
+    done(broker, "create", "vast", "--if-not-exists")
+    write(broker, "vast", 0, [Record(0, NOW, None, bytes(size))])
+    monkeypatch.setattr(form, "BATCH_BYTES_MAX", 50)
+    result = run(broker, "export", "vast", str(tmp_path / "vast"))
+    assert "vast 0: the batch at offset 0 is too large for a file" in result.stderr and not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_leaves_no_file_that_looks_whole(
     broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

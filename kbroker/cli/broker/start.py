@@ -81,7 +81,7 @@ directory in use.
     shell_complete=lambda *so_far: _completed(*so_far),
     metavar="NAME=VALUE",
     multiple=True,
-    help="Set a config. Repeatable.",
+    help="Set a config: log.retention.ms=7d. Repeatable.",
 )
 @click.option(
     "--topic",

@@ -23,7 +23,7 @@ _ERROR_PREFIX = r"^\[Error \d+\] \w+: "  # kafka-python's, before what the broke
 
 topic = LazyGroup(
     name="topic",
-    help="Create, list, describe, alter, compact and delete topics; produce and consume.",
+    help="Create, list, describe, alter, trim, export, import and delete topics; produce and consume.",
     commands_at={
         "create": ("kbroker.cli.topics.topic:create", "Create topics."),
         "list": ("kbroker.cli.topics.overview:list_topics", "List topics, with what is in them."),

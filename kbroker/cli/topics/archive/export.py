@@ -125,7 +125,7 @@ def _configs(topic: Topic) -> dict[str, str]:
 
 def _export(topic: Topic, span: Span, isolation: int, writer: Writer, progress: Any) -> None:
     """One partition: fetch until its end, as it was, is reached."""
-    gatherer = Gatherer(span.first, span.end)
+    gatherer, place = Gatherer(span.first, span.end), f"{topic.name} {span.partition}"
     position, moved_at = span.first, time.monotonic()
     while position < span.end:
         told = fetch(topic, span.partition, position, isolation)
@@ -133,7 +133,7 @@ def _export(topic: Topic, span: Span, isolation: int, writer: Writer, progress: 
             position = gatherer.next_offset = _first_left(topic, span, position)
             continue
         before = position
-        for packed, reached in _gathered(told, gatherer, f"{topic.name} {span.partition}"):
+        for packed, reached in _gathered(told, gatherer, place):
             position = reached
             if packed is not None:
                 writer.batch(span.partition, packed)
@@ -145,6 +145,7 @@ def _export(topic: Topic, span: Span, isolation: int, writer: Writer, progress: 
             )
         progress(position - span.first)
     for packed in gatherer.rest():
+        _check_size(packed, place)
         writer.batch(span.partition, packed)
 
 
@@ -161,10 +162,17 @@ def _gathered(told: Any, gatherer: Gatherer, place: str) -> Iterator[tuple[batch
                 raise Failed(f"{place}: records of format {header.magic}, of before Kafka 0.11, are not exported")
             if batches.wanted(header, data[pos : pos + header.size], aborted):
                 for packed in gatherer.add(data, pos, header):
+                    _check_size(packed, place)
                     yield packed, header.next_offset
             yield None, header.next_offset
     except KafkaError as error:
         raise Failed(f"{place}: {error.message}") from None
+
+
+def _check_size(packed: batches.Packed, place: str) -> None:
+    if len(packed.batch) > form.BATCH_BYTES_MAX:
+        offset, size = packed.header.base_offset, bytes_text(len(packed.batch))
+        raise Failed(f"{place}: the batch at offset {offset} is too large for a file: {size}")
 
 
 def _first_left(topic: Topic, span: Span, position: int) -> int:

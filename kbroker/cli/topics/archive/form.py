@@ -27,6 +27,7 @@ FIRST_LINE = b"kbroker topic export 1\n"
 TOPIC, BATCHES, END = b"T", b"B", b"E"
 FRAME_BYTES = 1 << 20  # about; a larger batch has a frame of its own
 FRAME_BYTES_MAX = 256 << 20
+BATCH_BYTES_MAX = FRAME_BYTES_MAX - 64
 WORTH_IT = 0.9  # compressed to less than that
 
 _HEAD = struct.Struct(">II")
