@@ -189,12 +189,20 @@ def described(brokers: Cluster, topic: str) -> Any:
 
 
 @pytest.mark.slow
-def test_brokers_that_are_started_together_are_one_cluster(tmp_path: Path) -> None:
+def test_brokers_that_are_started_together_are_one_cluster(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what a seed says, which one of them writes, for all: what is in the environment all could see."""
+    seed = tmp_path_factory.mktemp("seed") / "seed.jsonl"
+    seed.write_text("".join(f'{{"topic": "t", "value": {n}, "partition": {n}}}\n' for n in range(4)))
+    monkeypatch.setitem(ENVIRONMENT, "KBROKER_SEED", str(seed))
     with cluster("--brokers", "3", "--data-dir", str(tmp_path), "--topic", "t:4") as brokers:
         assert len(set(brokers.addresses())) == 3
         partitions = described(brokers, "t")["partitions"]
         assert [sorted(each["replicas"]) for each in partitions] == [[1, 2, 3]] * 4
         assert {each["leader"] for each in partitions} == {1, 2, 3}
+        assert [each["next"] for each in partitions] == [1] * 4
+        assert brokers.said.count("seed: ") == 1
         brokers.process.send_signal(signal.SIGTERM)  # twice, as from `timeout`: one signal
         assert brokers.end() == 0
         assert not any(map(is_alive, brokers.pids().values()))

@@ -304,6 +304,9 @@ class _Supervisor:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env={
+                name: value for name, value in os.environ.items() if name != "KBROKER_SEED"
+            },  # for the first, if at all
             process_group=0,  # the terminal signals this process alone, and this process the brokers
         )
         threading.Thread(target=self._listen, args=(broker, broker.process), daemon=True).start()
