@@ -2,7 +2,9 @@
 
 in the broker's loop                                  in the test
     controls    Controls: one broker's                    remote   Faults, Clock, Requests, over a portal
-    faults      which requests something happens to       spans    "30m", seconds, timedelta
+    words       how a test says what is to happen         spans    "30m", seconds, timedelta
+    faults      which requests it happens to
+    striking    what happens to them
     answers     answers that carry an error
     topics      which topics a request is about           kafka    Kafka: topics, records, groups, by its protocol
     asked       the same, of a fetch session              links    connections to brokers

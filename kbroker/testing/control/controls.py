@@ -26,6 +26,7 @@ from kbroker.testing.control.asked import topic_names
 from kbroker.testing.control.faults import FaultBook, api_key
 from kbroker.testing.control.journal import Journal, Row
 from kbroker.testing.control.spans import MOMENT_MS_MAX, as_moment
+from kbroker.testing.control.striking import strike
 
 HISTORY_MAX = 1000  # of what a test did, for the report of one that failed
 
@@ -52,7 +53,7 @@ class Controls:
         self.journal.note(row)
         fault = self.faults.match(api.key, request, context)
         if fault is not None:
-            return self.faults.carry_out(fault, api, request, context, row)
+            return strike(fault, api, request, context, row, self.faults.over)
         try:
             answer = api.handle(request, context)
         except CloseConnection as reason:

@@ -4,111 +4,31 @@
     delay            carried out, answered later
     lose_request     not carried out, never answered
     lose_response    carried out, never answered
-    close            not carried out (or carried out), and hung up on
+    close            not carried out, and hung up on          close_after   carried out, and hung up on
 
-A request is hit by at most one fault, the first that was set and is not used up. What is never answered is as if the
-network lost it: the connection stays, silent, until the client gives up on it. Brokers among themselves are not hit.
+A request is hit by at most one fault, the first that was set and is not used up. How, says striking.py.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
-from copy import copy
 from difflib import get_close_matches
 from functools import partial
-from types import CoroutineType
 from typing import Any, ClassVar
 
 import trio
 
 from kafka_wire.api import APIS, OWN_KEY_MIN, ApiKey
 from kafka_wire.errors import ErrorCode
-from kafka_wire.messages.metadata import MetadataRequest, MetadataRequestTopic
 from kbroker.api.context import Context
-from kbroker.api.registry import Api, CloseConnection, load
-from kbroker.awaited import Awaited
-from kbroker.testing.control.answers import error_answer, merge, places, topic_errors
+from kbroker.api.registry import load
+from kbroker.testing.control.answers import error_answer, places
 from kbroker.testing.control.asked import topic_name, whole
-from kbroker.testing.control.journal import Row
 from kbroker.testing.control.topics import can_name_topics, names_topics, split
-from kbroker.turns import Later, then
+from kbroker.testing.control.words import FaultWords
 
 TIMES_MAX = 1_000_000
 DELAY_MS_MAX = 600_000
 FAULTS_MAX = 10_000
-SILENCE_S = 600.0  # then it hangs up; no client waits so long
-
-# Codes of a whole Fetch. All others are a partition's, also where no topic was named: there clients look for them.
-FETCH_CODES = {
-    ErrorCode.FETCH_SESSION_ID_NOT_FOUND, ErrorCode.INVALID_FETCH_SESSION_EPOCH, ErrorCode.FETCH_SESSION_TOPIC_ID_ERROR,
-    ErrorCode.INCONSISTENT_CLUSTER_ID, ErrorCode.UNSUPPORTED_VERSION, ErrorCode.INVALID_REQUEST,
-}  # fmt: skip
-METADATA_CODES = {ErrorCode.REBOOTSTRAP_REQUIRED}  # of a whole Metadata (KIP-1102); else it would name no brokers
-
-
-class FaultWords(ABC):
-    """How a test says what is to happen. `times`: how many requests it hits, None for every one; `topic`, `client_id`:
-    only requests about that topic, of that client.
-
-    All raise ValueError for an API or a code that is not there, for bounds out of range, and where the answers of an
-    API have no place for such an error.
-    """
-
-    def error(
-        self,
-        api: str,
-        code: str,
-        *,
-        topic: str | None = None,
-        partition: int | None = None,
-        times: int | None = 1,
-        client_id: str | None = None,
-    ) -> None:
-        """Answer by an error: `error("Produce", "NOT_LEADER_OR_FOLLOWER", topic="orders", times=2)`.
-
-        Nothing of the request is carried out; with a topic, nothing of that topic, and the rest is served truly. The
-        code stands where Apache Kafka puts it. Metadata is answered truly but for the code of each topic, and Fetch but
-        for that of each partition, as no client looks for it elsewhere.
-        """
-        self._add("error", api, code=code, topic=topic, partition=partition, times=times, client_id=client_id)
-
-    def delay(
-        self, api: str, ms: int, *, topic: str | None = None, times: int | None = 1, client_id: str | None = None
-    ) -> None:
-        """Answer so many milliseconds later. What is asked is carried out at once; later requests of the connection are
-        answered after it."""
-        self._add("delay", api, ms=ms, topic=topic, times=times, client_id=client_id)
-
-    def lose_request(
-        self, api: str, *, topic: str | None = None, times: int | None = 1, client_id: str | None = None
-    ) -> None:
-        """As if it had been lost on its way: it is not carried out, and neither it nor what comes after it on that
-        connection is answered. The client notices when its request timeout is over."""
-        self._add("lose_request", api, topic=topic, times=times, client_id=client_id)
-
-    def lose_response(
-        self, api: str, *, topic: str | None = None, times: int | None = 1, client_id: str | None = None
-    ) -> None:
-        """Carry it out and lose the answer, as `lose_request` loses requests."""
-        self._add("lose_response", api, topic=topic, times=times, client_id=client_id)
-
-    def close(
-        self,
-        api: str,
-        *,
-        carried_out: bool = False,
-        topic: str | None = None,
-        times: int | None = 1,
-        client_id: str | None = None,
-    ) -> None:
-        """Hang up instead of answering; the client notices at once. carried_out: it is, before that."""
-        kind = "close_after" if carried_out else "close"
-        self._add(kind, api, topic=topic, times=times, client_id=client_id)
-
-    @abstractmethod
-    def _add(self, kind: str, api: str, **values: Any) -> None:
-        """A fault is set. Raises ValueError."""
 
 
 class Fault:
@@ -173,6 +93,18 @@ class Fault:
         """Whether it has hit what it was to hit; of one for all requests, whether it has hit any."""
         return self.hits >= (self.times or 1)
 
+    def see(self) -> None:
+        """A request of its API has come."""
+        self.seen += 1
+
+    def hit(self) -> None:
+        """A request is hit."""
+        self.hits += 1
+
+    def spare(self) -> None:
+        """It was not: the answer had no place for the error, so it waits for the next."""
+        self.hits -= 1
+
     def wants(self, context: Context, topic: Any, partition: int | None) -> bool:
         """Whether it is for a topic of a request (name or id), or for a partition of it."""
         if self.topic is not None and topic_name(topic, context.services) != self.topic:
@@ -213,6 +145,11 @@ class Fault:
         came = f"no {name} request came" if not self.seen else f"of {name} requests there came {self.seen}"
         return f"{self} hit {hits}{wished}: {came}" if not self.is_done else f"{self} hit {hits}"
 
+    def over_again(self, hits: int, seen: int) -> Fault:
+        """The same, which has hit so many already."""
+        self.hits, self.seen = hits, seen
+        return self
+
     def plain(self) -> dict[str, Any]:
         """As plain values."""
         return {
@@ -227,14 +164,13 @@ class FaultBook(FaultWords):
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []  # in the order in which they were set
-        self._over = trio.Event()  # rings when connections that are silent are to be hung up on
+        self.over = trio.Event()  # rings when connections that are silent are to be hung up on
 
-    def _add(self, kind: str, api: str, **values: Any) -> None:
+    def add(self, kind: str, api: str, **values: Any) -> None:
+        """Set a fault, behind those that are there."""
         if len(self.faults) >= FAULTS_MAX:
             raise ValueError(f"there are {FAULTS_MAX} faults already")
         self.faults.append(Fault(kind, api, **values))
-
-    add = _add
 
     def unfired(self) -> list[str]:
         """Of each fault that has not hit what it was to hit, what it did hit."""
@@ -243,7 +179,7 @@ class FaultBook(FaultWords):
     def clear(self) -> None:
         """Forget all faults, and hang up on those whose answers are lost."""
         self.faults.clear()
-        over, self._over = self._over, trio.Event()
+        over, self.over = self.over, trio.Event()
         over.set()
 
     def plain(self) -> list[dict[str, Any]]:
@@ -255,153 +191,24 @@ class FaultBook(FaultWords):
         for each in saved:
             values = dict(each)
             hits, seen = values.pop("hits"), values.pop("seen")
-            fault = Fault(values.pop("kind"), values.pop("api"), **values)
-            fault.hits, fault.seen = hits, seen
-            self.faults.append(fault)
+            self.faults.append(Fault(values.pop("kind"), values.pop("api"), **values).over_again(hits, seen))
 
     def match(self, key: ApiKey, request: Any, context: Context) -> Fault | None:
         """The fault that hits a request; it counts as hit."""
         found: Fault | None = None
         for fault in self.faults:
             if fault.key is key and fault.is_armed:
-                fault.seen += 1
+                fault.see()
                 if found is None and fault.fits(request, context):
                     found = fault
         if found is not None:
-            found.hits += 1
+            found.hit()
         return found
-
-    def carry_out(self, fault: Fault, api: Api, request: Any, context: Context, row: Row) -> Any:
-        """Answer a request that a fault hits, as a handler does."""
-        match fault.kind:
-            case "error":
-                row.fate = f"answered {fault.code.name} by a fault"
-                return self._accuse(fault, api, request, context, row)
-            case "delay":
-                row.fate = f"answered {fault.ms} ms late by a fault"
-                return after(api.handle(request, context), partial(_late, fault.ms))
-            case "lose_request":
-                row.fate = "lost by a fault"
-                return None if _wants_no_answer(request) else _silence(api, self._over)
-            case "lose_response":
-                row.fate = "carried out, and the answer lost by a fault"
-                over = self._over
-                return after(api.handle(request, context), lambda answer: _silence(api, over))
-            case "close_after":
-                row.fate = "carried out, then hung up by a fault"
-                return after(api.handle(request, context), lambda answer: _hang_up(api))
-        row.fate = "hung up by a fault"
-        return _hang_up(api)
-
-    def _accuse(self, fault: Fault, api: Api, request: Any, context: Context, row: Row) -> Any:
-        key, version = fault.key, context.version
-        if _wants_no_answer(request):
-            raise CloseConnection("a test's fault: the request failed, and nobody waits for its answer")
-        if key is ApiKey.FETCH and (fault.topic is not None or fault.code not in FETCH_CODES):
-            return self._accuse_fetch(fault, api, request, context, row)
-        if key is ApiKey.METADATA and (fault.topic is not None or fault.code not in METADATA_CODES):
-            return self._accuse_metadata(fault, api, request, context, row)
-        if fault.topic is None:
-            return error_answer(request, key, version, fault.code)
-        rest, picked = split(request, version, partial(fault.wants, context))
-        errors = topic_errors(picked, key, version, fault.code, at_partitions=fault.partition is not None)
-        if not names_topics(rest, version):
-            return errors
-        return after(api.handle(rest, context), lambda answer: _merged(answer, errors, key, version))
-
-    def _accuse_fetch(self, fault: Fault, api: Api, request: Any, context: Context, row: Row) -> Any:
-        """Read truly, so that the session goes on, but at once; then put the error in the place of what was read."""
-        key, version = fault.key, context.version
-        _, picked = split(whole(request, key, context), version, partial(fault.wants, context))
-        quick = copy(request)
-        quick.max_wait_ms = quick.min_bytes = 0
-
-        def accuse(answer: Any) -> Any:
-            if answer.error_code or picked is None:  # there is no such session, or it is empty
-                return _spare(fault, row, answer)
-            errors = topic_errors(picked, key, version, fault.code, at_partitions=True)
-            return _merged(answer, errors, key, version)
-
-        return after(api.handle(quick, context), accuse)
-
-    def _accuse_metadata(self, fault: Fault, api: Api, request: Any, context: Context, row: Row) -> Any:
-        """Describe brokers and other topics truly."""
-        key, version = fault.key, context.version
-        rest, picked = split(request, version, partial(fault.wants, context))
-
-        def accuse(answer: Any) -> Any:
-            accused = picked
-            if accused is None:
-                told = [each for each in answer.topics if fault.wants(context, each.name or each.topic_id, None)]
-                named = [MetadataRequestTopic(name=each.name, topic_id=each.topic_id) for each in told]
-                accused = MetadataRequest(topics=named)
-                if not named:
-                    return _spare(fault, row, answer)
-            return _merged(answer, topic_errors(accused, key, version, fault.code, at_partitions=False), key, version)
-
-        handled = request if picked is None or (version == 0 and not rest.topics) else rest
-        return after(api.handle(handled, context), accuse)
 
 
 def asks_all(request: Any, version: int) -> bool:
     """Whether a Metadata request is about all topics."""
     return request.topics is None or (version == 0 and not request.topics)
-
-
-def _spare(fault: Fault, row: Row, answer: Any) -> Any:
-    """The answer has no place for the error: the fault waits for the next."""
-    fault.hits -= 1
-    row.fate = "answered"
-    return answer
-
-
-def _merged(answer: Any, errors: Any, key: ApiKey, version: int) -> Any:
-    merge(answer, errors, key, version)
-    return answer
-
-
-def _wants_no_answer(request: Any) -> bool:
-    return getattr(request, "acks", None) == 0
-
-
-def _late(ms: int, answer: Any) -> Coroutine[Any, Any, Any]:
-    async def late() -> Any:
-        await trio.sleep(ms / 1000)
-        return answer
-
-    return late()
-
-
-async def _silence(api: Api, over: trio.Event) -> None:
-    """No answer, and none behind it."""
-    with trio.move_on_after(SILENCE_S):
-        await over.wait()
-    _hang_up(api)
-
-
-def _hang_up(api: Api) -> Any:
-    raise CloseConnection(f"a test's fault: no answer to {APIS[api.key].name}")
-
-
-def after(answer: Any, step: Callable[[Any], Any]) -> Any:
-    """`step(answer)` once what a handler returned is there; it may be no answer (None), which stays none."""
-    if isinstance(answer, CoroutineType | Awaited):
-        return then(_arrive(Later(answer.wait() if isinstance(answer, Awaited) else answer)), partial(_step, step))
-    return _step(step, answer)
-
-
-def _step(step: Callable[[Any], Any], answer: Any) -> Any:
-    return None if answer is None else step(answer)
-
-
-async def _arrive(later: Later) -> Any:
-    answer = await later
-    while isinstance(answer, CoroutineType | Awaited):
-        answer = await (answer.wait() if isinstance(answer, Awaited) else answer)
-    return answer
-
-
-# -- what tests write -------------------------------------------------------------------------------------------------
 
 
 def api_key(name: str) -> ApiKey:

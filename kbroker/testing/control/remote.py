@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from kbroker.testing.control.faults import FaultWords
 from kbroker.testing.control.spans import as_moment, moment_ms, span_ms
+from kbroker.testing.control.words import FaultWords
 from kbroker.testing.embedded.portal import Portal
 
 
@@ -17,7 +17,8 @@ class Faults(FaultWords):
     def __init__(self, portal: Portal) -> None:
         self._portal = portal
 
-    def _add(self, kind: str, api: str, **values: Any) -> None:
+    def add(self, kind: str, api: str, **values: Any) -> None:
+        """Set a fault, behind those that are there."""
         self._portal.call("add_fault", kind, api, values)
 
     def clear(self) -> None:

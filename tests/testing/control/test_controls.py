@@ -22,7 +22,7 @@ from kafka_wire.messages.produce_fetch import PartitionProduceData, ProduceReque
 from kbroker.testing.broker import Machine, MemoryBroker, memory_broker
 from kbroker.testing.control import CONTROL_CLIENT_ID
 from kbroker.testing.control.controls import Controls
-from kbroker.testing.control.faults import SILENCE_S
+from kbroker.testing.control.striking import SILENCE_S
 from tests.api.test_fetch import fetch_request, shape, values
 from tests.api.test_produce import batch, produce, produce_request
 
@@ -263,6 +263,17 @@ async def test_hanging_up(carried_out: bool) -> None:
         with pytest.raises(trio.EndOfChannel):
             await client.receive_frame()
         assert values(await other.call(fetch_request({("t", 0): 0}), 12)) == ([b"a"] if carried_out else [])
+
+
+async def test_who_wants_no_answer_is_hung_up_on_too() -> None:
+    async with controlled() as (broker, controls), broker.client() as client, broker.client() as other:
+        controls.faults.lose_request("Produce")
+        controls.faults.close("Produce", carried_out=True)
+        await client.send(produce_request(batch(b"lost"), acks=0), 9)
+        await client.send(produce_request(batch(b"kept"), acks=0), 9)
+        with pytest.raises(trio.EndOfChannel):
+            await client.receive_frame()
+        assert values(await other.call(fetch_request({("t", 0): 0}), 12)) == [b"kept"]
 
 
 async def test_a_long_poll_can_be_lost() -> None:
