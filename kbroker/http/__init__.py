@@ -7,6 +7,7 @@
     paths.py      what is to be had, and who answers it
     metrics/      what Prometheus scrapes
     api/          topics, groups and brokers as JSON
+    offsets.py    where partitions begin and end, also those that other brokers lead
     health.py     whether the broker lives, and whether it serves
 
 A broker that is not asked for it imports none of this.

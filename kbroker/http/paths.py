@@ -61,7 +61,7 @@ class Paths:
             case ("topics",):
                 return await topics.topics(services, request)
             case ("topics", name):
-                return topics.topic(services, name, request)
+                return await topics.topic(services, name, request)
             case ("groups",):
                 return await groups.groups(services, request)
             case ("groups", name):

@@ -64,6 +64,19 @@ def test_port_0_stays_0() -> None:
     assert [each.listeners["PLAINTEXT"][1] for each in plans] == [0, 0]
 
 
+def test_ports_of_http_count_up_too() -> None:
+    def ports(port: str) -> list[str | None]:
+        return [each.overrides.get("kbroker.http.port") for each in plan(load(flags={"kbroker.http.port": port}), 3)]
+
+    assert ports("9644") == ["9644", "9645", "9646"]
+    assert ports("0") == ["0", "0", "0"]
+    assert ports("-1") == [None, None, None]
+    with pytest.raises(
+        Misconfigured, match="for each listener and for HTTP, and those from 9092 and from 9094 overlap"
+    ):
+        ports("9094")
+
+
 @pytest.mark.parametrize(
     ("listeners", "why"),
     [

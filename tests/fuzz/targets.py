@@ -7,6 +7,7 @@
     compressed  the payload of each codec, and bombs
     varints     the two kinds of varint
     filters     expressions of the filter language, and records to match
+    http        what a client of the HTTP server may send on one connection
 
 Each has `seeds()`: valid inputs, made by code. `mutated()` breaks one for tests that have no fuzzer at hand.
 """
@@ -14,11 +15,16 @@ Each has `seeds()`: valid inputs, made by code. `mutated()` breaks one for tests
 from __future__ import annotations
 
 import json
+import logging
 import random
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import trio
+from trio.testing import MockClock
 
 from kafka_wire import api, codegen, frames
 from kafka_wire import compression as codecs
@@ -29,6 +35,8 @@ from kafka_wire.schema import Field, layout
 from kbroker.config.topic import TopicConfig
 from kbroker.filters import TAGS_HEADER, FilterSyntaxError, parse, tags_of
 from kbroker.log.content.validation import Rules
+from tests.http.tools import PORT as HTTP_PORT
+from tests.http.tools import echo, receive, serving
 
 BOUND = 64 * 1024  # what a payload may hold
 THEIRS = {
@@ -387,6 +395,43 @@ def seed_filters() -> Iterator[bytes]:
         yield text.encode()
 
 
+# http ---------------------------------------------------------------------------------------------------------------
+
+
+def fuzz_http(data: bytes) -> None:
+    """Every byte that comes back is of a whole answer, and the server does not fail; the first byte cuts the rest."""
+    trio.run(_http_connection, data[1:], 1 + (data[0] if data else 0), clock=MockClock(autojump_threshold=0))
+
+
+async def _http_connection(sent: bytes, piece: int) -> None:
+    failures: list[logging.LogRecord] = []
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = failures.append  # type: ignore[method-assign]
+    logging.getLogger("kbroker.http").addHandler(handler)
+    try:
+        async with serving(echo) as (net, _):
+            stream = await net.connect("localhost", HTTP_PORT)
+            answered = b""
+            with suppress(trio.BrokenResourceError):
+                for at in range(0, len(sent), piece):
+                    await stream.send((sent[at : at + piece],))
+                while received := await receive(stream):
+                    answered += received
+    finally:
+        logging.getLogger("kbroker.http").removeHandler(handler)
+    assert not failures, failures[0].getMessage()
+    assert not answered or answered.startswith(b"HTTP/1.1 "), answered[:100]
+
+
+def seed_http() -> Iterator[bytes]:
+    get = b"GET /a?b=c HTTP/1.1\r\nHost: localhost\r\n"
+    yield b"\xff" + get + b"\r\n"
+    yield b"\x05" + get + b"\r\n" + get + b"Connection: close\r\n\r\n"
+    yield b"\xff" + get.replace(b"GET", b"HEAD") + b"Content-Length: 0\r\n\r\n"
+    yield b"\xff" + get.replace(b"GET", b"POST") + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    yield b"\xff" + get.replace(b"1.1", b"1.0") + b"Connection: keep-alive\r\nUpgrade: h2c\r\n\r\n"
+
+
 TARGETS = {
     "frames": Target(fuzz_frames, seed_frames, 80_000),
     "messages": Target(fuzz_messages, seed_messages, 4096),
@@ -395,6 +440,7 @@ TARGETS = {
     "compressed": Target(fuzz_compressed, seed_compressed, 4096),
     "varints": Target(fuzz_varints, seed_varints, 16),
     "filters": Target(fuzz_filters, seed_filters, 300),
+    "http": Target(fuzz_http, seed_http, 4096),
 }
 
 

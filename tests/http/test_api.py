@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, get_type_hints
 from urllib.parse import quote
 
 import pytest
+from trio.testing import MockClock
 
-from kafka_wire.errors import ErrorCode
 from kbroker.cli.groups import overview as group_overview
 from kbroker.cli.groups.group import Position
 from kbroker.cli.groups.timeline import METRIC
 from kbroker.cli.topics import overview as topic_overview
 from kbroker.groups.storage.records import OffsetCommitValue
 from kbroker.http.api.listing import page
+from kbroker.http.api.topics import topic, topics
+from kbroker.http.messages import Answer, Request
+from kbroker.testing.broker import memory_cluster
 from kbroker.turns import advance, at_once
 from tests.api.group_tools import commit, find, join, sync
 from tests.api.test_groups_admin import JOIN, beat
-from tests.api.test_groups_timeline import gives, rejoin, says
+from tests.api.test_groups_timeline import gives, says
 from tests.api.test_produce import batch, produce
 from tests.api.test_topics import create
-from tests.http.tools import Told, told_broker
-from tests.server.loop_meter import LINES_MAX, LoopMeter
+from tests.http.test_metrics import Scrapes
+from tests.http.tools import metered, stand_still, told_broker
+from tests.server.loop_meter import LINES_MAX
 
 
 async def test_brokers_are_told_with_what_they_carry() -> None:
@@ -94,14 +99,33 @@ async def test_a_topic_is_told_with_its_partitions() -> None:
     }  # fmt: skip
 
 
-async def test_what_others_lead_is_not_guessed() -> None:
-    async with told_broker({"t": 1}) as told, told.broker.client() as client:
-        assert (await produce(client, batch(b"a"))).error_code == 0
-        told.services.partitions["t", 0].resign()
-        (row,) = (await told.json("/api/v1/topics"))["topics"]
-        (partition,) = (await told.json("/api/v1/topics/t"))["partitions"]
-    assert (row["records"], row["bytes"]) == (None, None)
-    assert (partition["first"], partition["next"]) == (None, None)
+async def test_what_others_lead_is_asked_of_them_and_not_guessed(autojump_clock: MockClock) -> None:
+    scrapes = Scrapes()
+    async with memory_cluster(2, topics={"t": 2}, beside=scrapes.beside) as cluster:
+        led = {each.leader: each.index for each in scrapes.services[1].image.topics["t"].partitions}
+        assert set(led) == {1, 2}
+        for leader, index in led.items():
+            async with cluster.client(leader) as client:
+                assert (await produce(client, batch(b"a", b"b"), index=index)).error_code == 0
+        request = Request((), {})
+
+        async def told() -> tuple[Any, Any]:
+            all_of_them = await topics(scrapes.services[1], request)
+            one = await topic(scrapes.services[1], "t", request)
+            return _json(all_of_them)["topics"][0], _json(one)["partitions"]
+
+        row, partitions = await told()
+        assert (row["records"], row["bytes"]) == (4, None)  # of what has no replica here nobody is asked the size
+        assert [each["next"] for each in partitions] == [2, 2]
+        cluster.network.cut("b1", "b2")
+        row, partitions = await told()
+        assert row["records"] is None
+        assert partitions[led[2]]["next"] is None and partitions[led[1]]["next"] == 2
+
+
+def _json(answer: Answer) -> Any:
+    assert not isinstance(answer.body, bytes)
+    return json.loads(b"".join(answer.body))
 
 
 # -- groups -----------------------------------------------------------------------------------------------------------
@@ -173,13 +197,7 @@ async def test_what_is_no_group_here_is_told_why() -> None:
 
 async def test_rebalances_are_told_as_group_describe_does() -> None:
     async with told_broker({"t": 2}) as told, told.broker.client() as one, told.broker.client() as two:
-        await find(one, "g")
-        a = await join(one, "g", protocols=says())
-        await sync(one, "g", a, {a.member_id: gives(0, 1)})
-        joined = await rejoin(told.broker, {"b": (two, "", ()), "a": (one, a.member_id, ())})
-        told.broker.clock.jump_liveness(3)
-        given = {a.member_id: gives(0), joined["b"].member_id: gives(1)}
-        assert (await sync(one, "g", joined["a"], given)).error_code == ErrorCode.NONE
+        await stand_still(told, one, two)
         found = await told.json("/api/v1/groups/g/rebalances")
     assert [each["generation"] for each in found["rebalances"]] == [2, 1]  # newest first
     assert found["rebalances"][0]["partitions_moved"] == 1
@@ -200,11 +218,4 @@ async def test_large_groups_are_told_in_turns() -> None:
         for path in ("/api/v1/groups/g?limit=1000", "/api/v1/groups", "/api/v1/groups/g/rebalances"):
             meter, found = await metered(told, path)
             assert meter.worst <= LINES_MAX // 2, meter.report()
-            assert found["next"] == 1000 if "limit" in path else True
-
-
-async def metered(told: Told, path: str) -> tuple[LoopMeter, Any]:
-    meter = LoopMeter()
-    with meter.running():
-        found = await told.json(path)
-    return meter, found
+            assert found.json["next"] == 1000 if "limit" in path else found.json

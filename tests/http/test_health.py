@@ -15,11 +15,13 @@ import trio.testing
 from kbroker.config import BrokerConfig
 from kbroker.http.beside import http_server
 from kbroker.http.health import Life
+from kbroker.http.metrics.internals import RECOVERING
 from kbroker.log.opening import run_some
 from kbroker.server.broker import Ready, run_broker
 from kbroker.server.identity import StartFailed
 from kbroker.testing.broker import Machine, memory_broker
 from tests.api.test_produce import batch, produce
+from tests.http.exposition import parse
 from tests.http.tools import PORT, Reply, StillProcess, connected
 
 T = TypeVar("T")
@@ -64,6 +66,8 @@ async def test_readiness_follows_the_broker_from_start_to_end() -> None:
             run = partial(run_broker, slow, CONFIG, store=machine.store, on_ready=on_ready, beside=http.attach)
             nursery.start_soon(run)
             assert await readiness(503) == {"status": "starting", "detail": "opening logs: 0 of 1 partitions done"}
+            page = parse((await ask(machine, "/metrics")).body)  # there is one at any moment
+            assert page.value("kafka_server_kafkaserver_brokerstate") == RECOVERING
             may_open.set()
             await ready.wait()
             assert await readiness(200) == {"status": "ready"}

@@ -9,22 +9,11 @@ from trio.testing import wait_all_tasks_blocked
 from kbroker.groups.storage.records import OffsetCommitValue
 from tests.api.group_tools import commit, find
 from tests.http.exposition import parse
-from tests.http.tools import GET, PORT, Reply, Told, connected, told_broker
+from tests.http.tools import GET, PORT, metered, told_broker
 from tests.server.loop_meter import LINES_MAX, LoopMeter
 
 PARTITIONS = 5000
 LINES_A_MS = 10_000  # of Python
-
-
-async def metered(told: Told, path: str) -> tuple[LoopMeter, Reply]:
-    """What answering takes."""
-    meter = LoopMeter()
-    async with connected(told.broker.env.net, PORT) as client:
-        await client.get("/healthz")
-        with meter.running():
-            reply = await client.get(path)
-    assert reply.status == 200
-    return meter, reply
 
 
 @pytest.mark.slow
@@ -36,6 +25,7 @@ async def test_5000_partitions_take_50_ms_in_turns_of_less_than_5() -> None:
     assert meter.worst <= LINES_MAX // 3, meter.report()
 
 
+@pytest.mark.slow
 async def test_thousands_of_offsets_are_gone_through_in_turns() -> None:
     """2,000 groups of 5 partitions each, and one of 10,000 offsets."""
     async with told_broker({"t": 5}) as told, told.broker.client() as client:

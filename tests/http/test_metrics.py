@@ -29,15 +29,14 @@ from kbroker.server.broker import Beside
 from kbroker.testing.broker import MemoryCluster, memory_cluster
 from kbroker.testing.client import BareClient
 from kbroker.testing.clock import EPOCH_MS
-from tests.api.group_tools import commit, find, join, sync
+from tests.api.group_tools import commit, find, join
 from tests.api.test_compaction import compact, compacted_topic
 from tests.api.test_fetch import fetch_request, values
-from tests.api.test_groups_timeline import gives, rejoin, says
 from tests.api.test_produce import batch, produce
 from tests.api.test_topics import call_delete, create
 from tests.delay import tools as delay
 from tests.http.exposition import Page, parse
-from tests.http.tools import PORT, StillProcess, connected, told_broker
+from tests.http.tools import PORT, StillProcess, connected, stand_still, told_broker
 from tests.log.content.test_scrubber import bad
 
 T = "kafka_server_brokertopicmetrics_"
@@ -421,13 +420,7 @@ async def test_lag_is_told_of_partitions_that_other_brokers_lead(autojump_clock:
 
 async def test_partitions_without_an_owner_are_told_as_the_command_line_does() -> None:
     async with told_broker({"t": 2}) as told, told.broker.client() as one, told.broker.client() as two:
-        await find(one, "g")
-        a = await join(one, "g", protocols=says())
-        await sync(one, "g", a, {a.member_id: gives(0, 1)})
-        joined = await rejoin(told.broker, {"b": (two, "", ()), "a": (one, a.member_id, ())})
-        told.broker.clock.jump_liveness(3)
-        given = {a.member_id: gives(0), joined["b"].member_id: gives(1)}
-        assert (await sync(one, "g", joined["a"], given)).error_code == 0
+        await stand_still(told, one, two)
         page = await told.metrics()
     for partition in range(2):
         assert page.value(UNOWNED.name, group="g", topic="t", partition=partition) == pytest.approx(3, abs=0.5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import h11
 import pytest
@@ -11,30 +10,12 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from kbroker.http.messages import Answer, Request
 from kbroker.http.server import ANSWER_S, CONNECTIONS_MAX, HEAD_MAX, IDLE_S, LINES_MAX, READ_S
-from tests.http.tools import GET, PORT, connected, raw, receive, serving
+from tests.http.tools import GET, PIECE, PIECES, PORT, connected, echo, raw, receive, serving
 from tests.server.loop_meter import LINES_MAX as LOOP_LINES_MAX
 from tests.server.loop_meter import LoopMeter
 
 VERSIONS = [b"HTTP/1.1", b"HTTP/1.0"]
-PIECES, PIECE = 2000, b"x" * 1000
-
-
-async def echo(request: Request) -> Answer:
-    """What was asked for; /long in pieces; /broken as a bug would."""
-    if request.path == ("long",):
-        return Answer(iter([PIECE] * PIECES))
-    if request.path == ("broken",):
-        raise AssertionError("a bug")
-    if request.path == ("midway",):
-        return Answer(_fails_midway())
-    return Answer(f"{request.path} {dict(request.query)}".encode())
-
-
-def _fails_midway() -> Iterator[bytes]:
-    yield PIECE
-    raise AssertionError("a bug midway")
 
 
 # -- answers ----------------------------------------------------------------------------------------------------------

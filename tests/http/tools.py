@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -19,11 +19,32 @@ from kbroker.http.hosts import Hosts
 from kbroker.http.messages import Answer, Request
 from kbroker.http.server import Server
 from kbroker.testing.broker import Life, Machine, MemoryBroker
+from kbroker.testing.client import BareClient
 from kbroker.testing.net import MemoryNet, MemoryNetwork
+from tests.api.group_tools import find, join, sync
+from tests.api.test_groups_timeline import gives, rejoin, says
 from tests.http.exposition import Page, parse
+from tests.server.loop_meter import LoopMeter
 
 PORT = 9644
+PIECES, PIECE = 2000, b"x" * 1000
 GET = b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+async def echo(request: Request) -> Answer:
+    """What was asked for; /long in pieces; /broken as a bug would."""
+    if request.path == ("long",):
+        return Answer(iter([PIECE] * PIECES))
+    if request.path == ("broken",):
+        raise AssertionError("a bug")
+    if request.path == ("midway",):
+        return Answer(_fails_midway())
+    return Answer(f"{request.path} {dict(request.query)}".encode())
+
+
+def _fails_midway() -> Iterator[bytes]:
+    yield PIECE
+    raise AssertionError("a bug midway")
 
 
 class Reply:
@@ -161,6 +182,28 @@ class Told:
         told = await self.get(path)
         assert told.status == status, told.text
         return told.json
+
+
+async def metered(told: Told, path: str) -> tuple[LoopMeter, Reply]:
+    """What answering takes of the event loop, and the answer."""
+    meter = LoopMeter()
+    async with connected(told.broker.env.net, PORT) as client:
+        await client.get("/healthz")
+        with meter.running():
+            reply = await client.get(path)
+    assert reply.status == 200
+    return meter, reply
+
+
+async def stand_still(told: Told, one: BareClient, two: BareClient) -> None:
+    """Group g: both partitions of t have no owner for three seconds, and one of them another one then."""
+    await find(one, "g")
+    a = await join(one, "g", protocols=says())
+    await sync(one, "g", a, {a.member_id: gives(0, 1)})
+    joined = await rejoin(told.broker, {"b": (two, "", ()), "a": (one, a.member_id, ())})
+    told.broker.clock.jump_liveness(3)
+    given = {a.member_id: gives(0), joined["b"].member_id: gives(1)}
+    assert (await sync(one, "g", joined["a"], given)).error_code == 0
 
 
 @asynccontextmanager

@@ -4,6 +4,6 @@
     brokers.py   /brokers             topics.py    /topics, /topics/NAME
     groups.py    /groups, /groups/NAME, /groups/NAME/rebalances
 
-A broker tells what it knows: of partitions that others lead it does not know the offsets (null), and of groups it tells
-those that it coordinates.
+A broker tells what it knows, or learns from those that lead, within a second; what it does not is null. Of groups it
+tells those that it coordinates.
 """

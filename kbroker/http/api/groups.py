@@ -19,8 +19,8 @@ from kbroker.groups.timeline_json import METRIC, rebalance_json, unowned_json
 from kbroker.groups.timeline_views import add_timeline
 from kbroker.http.api.listing import Row, Rows, document, limit_of, page
 from kbroker.http.messages import Answer, Refused, Request, shown
-from kbroker.http.metrics.ends import Ends, Key, ends_of
 from kbroker.http.metrics.groups import lag_of
+from kbroker.http.offsets import Key, Offsets, ends_of
 from kbroker.turns import Effort, Work, finish, rest
 
 PASSED_MAX = 10_000_000
@@ -55,7 +55,7 @@ def _offsets(shard: GroupShard, name: str) -> Work[dict[Key, int]]:
     return found
 
 
-def _row(services: Services, group: Group, offsets: dict[Key, int], ends: Ends) -> Row:
+def _row(services: Services, group: Group, offsets: dict[Key, int], ends: Offsets) -> Row:
     """One line of `kbroker group list`."""
     listed = group.listing()
     lags = [lag for key, offset in offsets.items() if (lag := lag_of(offset, ends.get(key))) is not None]

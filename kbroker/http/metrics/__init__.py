@@ -5,7 +5,6 @@
     page.py         the whole page, piece by piece
     partitions.py   of partitions, replicas and the cluster       traffic.py    of requests, connections, topics
     groups.py       of consumer groups                            internals.py  of kbroker's own, and its process
-    ends.py         where partitions end that other brokers lead
 
 Nothing is gathered before somebody asks. A page is made of the owners' state in turns, so what it tells is of a few
 milliseconds, not of one moment. Sums over brokers are right: what all of them know is told by one. A partition's

@@ -14,8 +14,8 @@ from kbroker.api.context import Services
 from kbroker.groups.group import Group
 from kbroker.groups.shard import GroupShard
 from kbroker.http.metrics import table
-from kbroker.http.metrics.ends import Ends, Key
 from kbroker.http.metrics.text import escaped, family, labelled, lines, single
+from kbroker.http.offsets import Key, Offsets
 from kbroker.turns import Work
 
 GROUPS_AT_ONCE = 32
@@ -59,7 +59,7 @@ def read_partitions(services: Services) -> Work[set[Key]]:
     return found
 
 
-def groups(services: Services, ends: Ends) -> Iterator[bytes]:
+def groups(services: Services, ends: Offsets) -> Iterator[bytes]:
     """Of all groups coordinated here. ends: of the partitions they read, as far as known."""
     yield from _of_groups(services)
     yield from lines(table.GROUP_OFFSET, (f"{_label(each)} {each.offset}" for each in _positions(services)))
@@ -94,13 +94,13 @@ def lag_of(offset: int, end: int | None) -> int | None:
     return None if end is None else max(0, end - offset)
 
 
-def _lags(services: Services, ends: Ends) -> Iterator[str]:
+def _lags(services: Services, ends: Offsets) -> Iterator[str]:
     for each in _positions(services):
         lag = lag_of(each.offset, ends.get((each.topic, each.partition)))
         yield "" if lag is None else f"{_label(each)} {lag}"
 
 
-def _sums(services: Services, ends: Ends | None) -> Iterator[str]:
+def _sums(services: Services, ends: Offsets | None) -> Iterator[str]:
     """Sums over a group's partitions of a topic: of offsets, or where ends are given, of lags that are known."""
     current: tuple[str, str] | None = None
     total: int | None = None

@@ -9,7 +9,7 @@ from kbroker.api.context import Services
 from kbroker.delay.schedule import NEVER
 from kbroker.env import Usage
 from kbroker.http.metrics import table
-from kbroker.http.metrics.text import family, labelled, lines, number, single
+from kbroker.http.metrics.text import family, labelled, lines, number, single, singles
 
 PARTITIONS_AT_ONCE = 200
 STARTING, RECOVERING, RUNNING, LEAVING = 1, 2, 3, 6  # Kafka's BrokerState
@@ -24,15 +24,19 @@ def internals(services: Services, state: int, volume: tuple[int, int] | None) ->
     yield from _delayed(services)
     yield from _views(services)
     scrubber, cleaner = services.logs.scrubber, services.logs.cleaner
-    yield single(table.SCRUBBED, scrubber.batches)
-    yield single(table.SCRUBBER_BAD, sum(bad.batches for bad in scrubber.bad.values()))
-    yield single(table.COMPACTIONS, cleaner.passes)
-    yield single(table.COMPACTION_READ, cleaner.bytes_read)
-    yield single(table.COMPACTION_WRITTEN, cleaner.bytes_written)
-    yield single(table.UNCLEANABLE, sum(left.until is None for left in cleaner.left.values()))
-    if volume is not None:
-        yield single(table.DISK_FREE, volume[0])
-        yield single(table.DISK_SIZE, volume[1])
+    free, size = volume or (None, None)
+    yield from singles(
+        (
+            (table.SCRUBBED, scrubber.batches),
+            (table.SCRUBBER_BAD, sum(bad.batches for bad in scrubber.bad.values())),
+            (table.COMPACTIONS, cleaner.passes),
+            (table.COMPACTION_READ, cleaner.bytes_read),
+            (table.COMPACTION_WRITTEN, cleaner.bytes_written),
+            (table.UNCLEANABLE, sum(left.until is None for left in cleaner.left.values())),
+            (table.DISK_FREE, free),
+            (table.DISK_SIZE, size),
+        )
+    )
 
 
 def _delayed(services: Services) -> Iterator[bytes]:
@@ -64,7 +68,7 @@ def _views(services: Services) -> Iterator[bytes]:
 
 def process(usage: Usage) -> Iterator[bytes]:
     """Of the process, as far as the system tells."""
-    for metric, value in (
+    used = (
         (table.CPU, usage.cpu_s),
         (table.RESIDENT, usage.resident_bytes),
         (table.VIRTUAL, usage.virtual_bytes),
@@ -74,8 +78,7 @@ def process(usage: Usage) -> Iterator[bytes]:
         (table.THREADS, usage.threads),
         (table.DISK_READ, usage.read_bytes),
         (table.DISK_WRITTEN, usage.written_bytes),
-    ):
-        if value is not None:
-            yield single(metric, value)
+    )
+    yield from singles(used)
     labels = [labelled(table.GC_COLLECTIONS, generation) for generation in range(len(usage.collections))]
     yield from family(table.GC_COLLECTIONS, labels, usage.collections)

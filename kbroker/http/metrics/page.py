@@ -10,12 +10,12 @@ from kbroker.api.context import Services
 from kbroker.env import Process, Usage
 from kbroker.http.health import Life
 from kbroker.http.metrics import table
-from kbroker.http.metrics.ends import Ends, ends_of
 from kbroker.http.metrics.groups import groups, read_partitions
 from kbroker.http.metrics.internals import LEAVING, RECOVERING, RUNNING, STARTING, internals, process
 from kbroker.http.metrics.partitions import partitions
 from kbroker.http.metrics.text import single
 from kbroker.http.metrics.traffic import traffic
+from kbroker.http.offsets import Offsets, ends_of
 from kbroker.turns import finish
 
 WINDOW_S = 30.0  # over which the loop's idle share is told, or a little more
@@ -48,7 +48,7 @@ class Metrics:
         http_requests: int,
         usage: Usage,
         volume: tuple[int, int] | None,
-        ends: Ends,
+        ends: Offsets,
         idle: float,
     ) -> Iterator[bytes]:
         yield from internals(services, self._state(services), volume)

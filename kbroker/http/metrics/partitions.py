@@ -9,7 +9,7 @@ from kbroker.api.context import Services
 from kbroker.cluster.image import NO_LEADER, ClusterImage
 from kbroker.http.metrics import table
 from kbroker.http.metrics.table import Metric
-from kbroker.http.metrics.text import family, labelled, lines, single
+from kbroker.http.metrics.text import family, labelled, lines, single, singles
 from kbroker.replication import isr
 from kbroker.replication.partition import Partition
 from kbroker.turns import Effort
@@ -106,7 +106,7 @@ def partitions(services: Services) -> Iterator[bytes]:
     for columns in (held.all, held.led, held.led_or_offline):
         yield from columns.pieces()
     updates = replicas.isr_updates
-    for metric, value in (
+    counted = (
         (table.PARTITION_COUNT, len(held.all.rows)),
         (table.LEADER_COUNT, held.leaders),
         (table.UNDER_REPLICATED_COUNT, held.under_replicated),
@@ -119,8 +119,8 @@ def partitions(services: Services) -> Iterator[bytes]:
         (table.ISR_EXPANDS, updates.expands),
         (table.FAILED_ISR_UPDATES, updates.failures),
         (table.UNCLEAN_ELECTIONS, replicas.unclean_elections),
-    ):
-        yield single(metric, value)
+    )
+    yield from singles(counted)
     yield from lines(table.ELECTIONS, [f"_count {replicas.elections}"])
 
 
@@ -143,7 +143,7 @@ def _cluster(image: ClusterImage, led_or_offline: Columns, is_controller: bool) 
             elif partition.leader != partition.replicas[0]:
                 unpreferred += 1
     fenced = sum(id not in image.brokers for id in image.registrations)
-    for metric, value in (
+    counted = (
         (table.ACTIVE_CONTROLLER, 1),
         (table.OFFLINE_PARTITIONS, offline),
         (table.GLOBAL_TOPICS, len(counts)),
@@ -151,8 +151,8 @@ def _cluster(image: ClusterImage, led_or_offline: Columns, is_controller: bool) 
         (table.PREFERRED_IMBALANCE, unpreferred),
         (table.ACTIVE_BROKERS, len(image.brokers)),
         (table.FENCED_BROKERS, fenced),
-    ):
-        yield single(metric, value if is_controller else 0)
+    )
+    yield from singles((metric, value if is_controller else 0) for metric, value in counted)
     if is_controller:
         yield from family(table.TOPIC_PARTITIONS, labels, counts)
         yield single(table.BROKERS, len(image.brokers))

@@ -30,6 +30,13 @@ def single(metric: Metric, value: float) -> bytes:
     return f"{metric.head}{metric.name} {number(value)}\n".encode()
 
 
+def singles(rows: Iterable[tuple[Metric, float | None]]) -> Iterator[bytes]:
+    """Several of them; None: not known, and left out."""
+    for metric, value in rows:
+        if value is not None:
+            yield single(metric, value)
+
+
 def number(value: float) -> str:
     """A value: whole numbers without a point."""
     return str(int(value)) if value == int(value) else repr(float(value))
