@@ -69,6 +69,11 @@ LISTENING = Event(
     "With `ready`: who this is, and where it listens.",
     more=("pid",),
 )
+ADVERTISED = Event(
+    "advertised",
+    "clients are told {addresses}",
+    "With `listening`, where clients are told other addresses than those: of several listeners each with its name.",
+)
 READY = Event(
     "ready",
     "ready in {seconds:.2f} s",

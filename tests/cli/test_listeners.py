@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from kafka_wire.messages.metadata import MetadataRequest
 from kbroker.cli import cli
+from kbroker.cli.broker.banner import advertised_texts
 from kbroker.cli.broker.listeners import host_and_port, listener_configs, plain_protocols
 from kbroker.cli.broker.supervisor import plan
 from kbroker.config import BrokerConfig, ConfigError, load
@@ -192,6 +193,14 @@ def test_a_flag_and_the_override_it_is_short_for_exclude_each_other(flag: str, v
     result = CliRunner().invoke(cli, ["start", flag, value, "--override", f"{config}={value}"])
     assert result.exit_code == 2
     assert f"{flag} and --override {config} exclude each other" in result.stderr
+
+
+def test_what_clients_are_told_is_said_where_it_is_not_where_the_broker_listens() -> None:
+    bound = {"A": ("::", 1), "B": ("127.0.0.1", 2), "C": ("::", 3)}
+    told = {"A": ("h", 1), "B": ("127.0.0.1", 2), "C": ("", 3)}
+    assert advertised_texts(bound, told) == ["h:1 (A)"]
+    assert advertised_texts({"A": ("::", 1)}, {"A": ("::1", 9)}) == ["[::1]:9"]
+    assert advertised_texts({"A": ("::", 1)}, {"A": ("", 9)}) == []
 
 
 @pytest.mark.slow

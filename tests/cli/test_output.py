@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -110,6 +111,8 @@ def test_banner(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[-1] == "ready in 0.21 s (CTRL+C to quit)"
     assert "  try        echo hi | kbroker topic produce demo" in lines
     assert "in memory: lost on exit" in lines[1]
+    others = banner("n", "d", ["[::]:9092"], "ready", advertised=["localhost:9092"])
+    assert "\n  advertised localhost:9092\n" in others
     assert "-b 127.0.0.1:19092 demo" in banner("node 1", "d", ["127.0.0.1:19092"], "ready")
     assert "-b localhost:19092 demo" in banner("node 1", "d", ["[::]:19092"], "ready")
     monkeypatch.delenv("NO_COLOR")
@@ -147,7 +150,8 @@ def test_why_is_one_line_or_nothing() -> None:
     )
     locked = ExceptionGroup("", [DirectoryLocked("d", "process 7")])
     assert why(locked) == "the data directory is in use by process 7. Another directory: kbroker --data-dir DIR"
-    assert why(PermissionError(13, "Permission denied", "/x")) == "cannot use /x: Permission denied"
+    denied = f"cannot use /x: Permission denied (to user {os.geteuid()})"
+    assert why(PermissionError(13, "Permission denied", "/x")) == denied
     assert why(OSError(28, "No space left on device")) == "cannot use the data directory: No space left on device"
     assert why(KeyError("bug")) is None
 

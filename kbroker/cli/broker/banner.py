@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from kbroker import __version__
 
@@ -14,11 +14,17 @@ _IMPORTED_AT = time.monotonic()
 
 
 def banner(
-    who: str, place: str, addresses: Sequence[str], took: str, further: Sequence[str] = (), url: str = ""
+    who: str,
+    place: str,
+    addresses: Sequence[str],
+    took: str,
+    further: Sequence[str] = (),
+    url: str = "",
+    advertised: Sequence[str] = (),
 ) -> str:
     """The lines. who: "node 1"; place: the data directory in words; further: commands of ours to try besides the first.
 
-    url: of metrics and health.
+    url: of metrics and health. advertised: what clients are told, where that is not where it listens.
     """
     bold, plain = ("", "") if "NO_COLOR" in os.environ else ("\x1b[1m", "\x1b[0m")
     option = bootstrap_option(addresses)
@@ -28,12 +34,22 @@ def banner(
         f"{bold}kbroker {__version__}{plain}, {who}",
         f"  data       {place}",
         f"  listening  {', '.join(addresses)}",
+        *([f"  advertised {', '.join(advertised)}"] if advertised else []),
         *([f"  metrics    {url}metrics"] if url else []),
         f"  try        {tries[0]}",
         *(f"             {command}" for command in tries[1:]),
         f"{bold}{took}{plain} (CTRL+C to quit)",
     ]
     return "\n".join(lines)
+
+
+def advertised_texts(bound: Mapping[str, tuple[str, int]], told: Mapping[str, tuple[str, int]]) -> list[str]:
+    """The addresses that clients are told which are not those bound; of several listeners each with its name.
+
+    told: host "" is the address by which a client came, of which there is nothing to say.
+    """
+    others = {name: address_text(*address) for name, address in told.items() if address[0] and address != bound[name]}
+    return [f"{address} ({name})" if len(bound) > 1 else address for name, address in others.items()]
 
 
 def own_command() -> str:

@@ -19,7 +19,7 @@ import click
 import trio
 
 from kbroker import __version__, events
-from kbroker.cli.broker.banner import address_of, address_text, banner, near, seconds_since_start
+from kbroker.cli.broker.banner import address_of, address_text, advertised_texts, banner, near, seconds_since_start
 from kbroker.cli.broker.layout import unusable
 from kbroker.cli.broker.logs import is_terminal
 from kbroker.cli.broker.service.life import LastWord, Life, RunningFile
@@ -244,12 +244,15 @@ class _Process:
 
     def _say_where(self, ready: Ready, addresses: list[str], seconds: float, url: str) -> None:
         """To people on a terminal, or in the log. url: of HTTP, "" where that is not served."""
+        advertised = advertised_texts(ready.listeners, ready.advertised)
         if self.banner:
             who, took = f"node {ready.node_id}", f"ready in {seconds:.2f} s"
-            click.echo(banner(who, self.place, addresses, took, url=url), err=True)
+            click.echo(banner(who, self.place, addresses, took, url=url, advertised=advertised), err=True)
             return
         about = {"version": __version__, "pid": os.getpid(), "node": ready.node_id, "data_dir": self.place}
         tell(log, events.LISTENING, listeners=addresses, **about)
+        if advertised:
+            tell(log, events.ADVERTISED, addresses=advertised)
         tell(log, events.READY, seconds=seconds, listeners=addresses, cluster_id=ready.cluster_id, **about)
 
 
