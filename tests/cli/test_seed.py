@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka.partitioner.default import murmur2 as of_kafka_python
+from trio.testing import MockClock
 
 from kafka_wire.messages.produce_fetch import FetchPartition, FetchRequest, FetchTopic
 from kafka_wire.records import headers, read_records
@@ -262,7 +263,7 @@ async def test_each_record_goes_to_the_broker_that_leads() -> None:
         assert await planted(cluster.brokers[2], [Wish("t", records=records)]) == 0
 
 
-async def test_what_cannot_be_written_ends_the_start() -> None:
+async def test_what_cannot_be_written_ends_the_start(autojump_clock: MockClock) -> None:
     async with memory_broker(topics={"t": 1}) as broker:
         with pytest.raises(StartFailed, match="topic t has 1 partitions, a record is for 3"):
             await planted(broker, [Wish("t", records=[Record(None, b"", partition=3)])])
