@@ -22,6 +22,7 @@ from kbroker.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNREACHABLE, 
 from kbroker.cli.names import NameType
 from tests.cli import forked
 from tests.cli.process import broker_process
+from tests.cli.test_cli import LEAVES as COMMANDS
 
 Path_ = tuple[str, ...]
 
@@ -69,19 +70,7 @@ READS_FIRST = {"topic import"}  # a file, before it asks a broker
 DONE_ONCE = {"group offset-delete"}  # and then there is nothing left to do
 
 
-def leaves(group: click.Group = cli, path: Path_ = ()) -> Iterator[tuple[Path_, click.Command]]:
-    """Every command of the tree."""
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None
-        if isinstance(command, click.Group):
-            yield from leaves(command, (*path, name))
-        else:
-            yield (*path, name), command
-
-
-LEAVES = dict(leaves())
+LEAVES = dict(COMMANDS)
 CLIENTS = [
     path
     for path, command in LEAVES.items()
@@ -115,7 +104,7 @@ def shell(address: str) -> Iterator[forked.Commands]:
     with forked.commands(KBROKER_BROKERS=address) as found:
         assert found.run("topic", "create", "compacted", "-c", "cleanup.policy=compact").code == 0
         assert found.run("topic", "produce", "t", "-p", "0", stdin=b"a\nb\n").code == 0
-        assert found.run("topic", "consume", "t", "-g", "g", "-n", "2").out == "a\nb\n"
+        assert found.run("topic", "consume", "t", "-g", "g", "-n", "2") == (0, "a\nb\n", "")
         yield found
 
 
