@@ -32,10 +32,13 @@ class Presence:
         """See who has been lost, and who is back; costs next to nothing."""
         brokers = {each.node_id: each for each in self._client.cluster.brokers()} if self._client else {}
         for node_id, broker in brokers.items():
-            if node_id not in self._lost and self._client.connection_delay(node_id) > 0:  # in vain, and will try again
+            connections = (node_id, f"coordinator-{node_id}")  # that of a group's coordinator is one of its own
+            is_there = any(map(self._client.connected, connections))
+            is_tried_again = any(self._client.connection_delay(each) > 0 for each in connections)  # it was in vain
+            if node_id not in self._lost and is_tried_again and not is_there:
                 self._lost[node_id] = visible(f"{broker.host}:{broker.port}")
                 _say(f"lost the broker at {self._lost[node_id]}; trying again until it is back")
-            elif node_id in self._lost and self._client.connected(node_id):
+            elif node_id in self._lost and is_there:
                 _say(f"the broker at {self._lost.pop(node_id)} is back")
         for node_id in self._lost.keys() - brokers.keys():
             _say(f"going on without the broker at {self._lost.pop(node_id)}")

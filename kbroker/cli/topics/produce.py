@@ -136,7 +136,8 @@ def produce(
             with Progress(None if at_terminal else _input_bytes(files), bytes_text) as progress:
                 for each in given:
                     written.add(each, to.send(client, each))
-                    progress.at(written.bytes_read, plural(written.count, "record"))
+                    if not at_terminal:  # who types sees what is written
+                        progress.at(written.bytes_read, plural(written.count, "record"))
                 written.finish()
     except (Failed, KeyboardInterrupt):
         written.take_what_is_there()
