@@ -55,6 +55,10 @@ class Asked(ABC):
         """Create a topic, which can be written to when this returns. See Kafka.create_topic for what it raises."""
         return self.kafka.create_topic(name, partitions, config=config, replication_factor=replication_factor)
 
+    def topics(self) -> list[str]:
+        """The names of all topics but Kafka's internal ones."""
+        return self.kafka.topics()
+
     def topic(self, name: str) -> Topic:
         """A topic, to read or wait for what is in it."""
         return self.kafka.topic(name)

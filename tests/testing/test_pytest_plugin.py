@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -360,6 +361,14 @@ def test_a_run_that_is_killed_leaves_neither_process_nor_directory(pytester: pyt
         process.kill()
     pid, directory = line.partition("PID ")[2].split()
     assert wait_until(lambda: not is_alive(int(pid)) and not Path(directory).exists())
+
+
+@pytest.mark.slow
+def test_the_example_project_is_green_and_jumps_half_an_hour(pytester: pytest.Pytester) -> None:
+    project = pytester.path / "project"
+    shutil.copytree(ROOT / "docs/examples/pytest-project", project)
+    result = pytester.run(sys.executable, "-m", "pytest", "--rootdir", project, "-c", project / "pyproject.toml", *PLUGIN)
+    result.assert_outcomes(passed=4)
 
 
 def test_it_is_announced_to_pytest() -> None:
