@@ -143,8 +143,15 @@ def make_kbroker(request: pytest.FixtureRequest) -> Iterator[Callable[..., KBrok
     """Make a broker that stays as it is until the session ends: make_kbroker(config={...}, topics={...}, port=0)."""
     made: list[KBroker] = []
 
-    def make(**wanted: Any) -> KBroker:
-        made.append(_make(request.config, **wanted))
+    def make(
+        *,
+        config: Mapping[str, Any] | None = None,
+        topics: Mapping[str, int] | None = None,
+        port: int = 0,
+        backend: str = "",
+    ) -> KBroker:
+        _refuse_external(request.config, "it is not ours to make another one")
+        made.append(_make(request.config, backend, port, config or {}, topics or {}))
         return made[-1]
 
     yield make
@@ -155,7 +162,7 @@ def make_kbroker(request: pytest.FixtureRequest) -> Iterator[Callable[..., KBrok
 @pytest.fixture(scope="session")
 def _kbroker_of_session(request: pytest.FixtureRequest) -> Iterator[KBroker]:
     """The port of the session, with what is behind it."""
-    broker = _make(request.config, port=int(setting(request.config, "port")))
+    broker = _make(request.config, "", int(setting(request.config, "port")), {}, {})
     yield broker
     broker.close()
 
@@ -166,6 +173,8 @@ def kbroker(
 ) -> Iterator[KBroker]:
     """A broker of this test's own, as new."""
     wish, base = wish_of(request.node), texts(kbroker_config)
+    if setting(request.config, "external"):
+        base = {}  # it is configured by whoever has it
     broker = _kbroker_of_session
     with _told_plainly():
         broker.renew({**base, **wish.config}, wish.topics)
@@ -195,11 +204,9 @@ def _make_cluster(
     config: pytest.Config, brokers: int, wanted: Mapping[str, str], topics: Mapping[str, int]
 ) -> KBrokerCluster:
     from kbroker.testing.embedded.cluster import make_cluster
-    from kbroker.testing.embedded.portal import Uncontrollable
     from kbroker.testing.handles import KBrokerCluster
 
-    if external := setting(config, "external"):
-        raise Uncontrollable(f"the Kafka at {external} is external: it is not ours to have {brokers} brokers")
+    _refuse_external(config, f"it is not ours to have {brokers} brokers")
     with _told_plainly():
         cluster = make_cluster(
             setting(config, "backend"), brokers, setting(config, "host"), {**_ini_config(config), **wanted}
@@ -211,21 +218,30 @@ def _make_cluster(
         raise
 
 
+def _refuse_external(config: pytest.Config, why: str) -> None:
+    if external := setting(config, "external"):
+        from kbroker.testing.embedded.portal import Uncontrollable
+
+        raise Uncontrollable(f"the Kafka at {external} is external: {why}")
+
+
 def _ini_config(config: pytest.Config) -> dict[str, str]:
     lines = [line.partition("=") for line in config.getini("kbroker_config")]
     return {name.strip(): value.strip() for name, _, value in lines}
 
 
-def _make(config: pytest.Config, *, backend: str = "", port: int = 0, **wanted: Any) -> KBroker:
+def _make(
+    settings: pytest.Config, backend: str, port: int, config: Mapping[str, Any], topics: Mapping[str, int]
+) -> KBroker:
     from kbroker.testing.embedded.backends import make_embedded
     from kbroker.testing.handles import KBroker
 
-    wanted["config"] = {**_ini_config(config), **texts(wanted.get("config") or {})}
-    backend = backend or setting(config, "backend")
-    if external := setting(config, "external"):
+    if external := setting(settings, "external"):
         backend = f"external {external}"
+    wanted = {**_ini_config(settings), **texts(config)}
+    host = setting(settings, "host")
     with _told_plainly():
-        return KBroker(make_embedded(backend, setting(config, "host"), port, **wanted))
+        return KBroker(make_embedded(backend or setting(settings, "backend"), host, port, wanted, topics))
 
 
 class _told_plainly:

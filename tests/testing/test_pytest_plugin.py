@@ -85,7 +85,7 @@ def test_make_kbroker_makes_brokers_that_stay(pytester: pytest.Pytester) -> None
     source = """
         @pytest.fixture(scope="module")
         def mine(make_kbroker):
-            return make_kbroker(topics={"t": 1})
+            return make_kbroker(topics={"t": 1}, config={"num.partitions": 2}, port=0)
         def test_a(mine): write(mine.address, b"a")
         def test_b(mine, kbroker):
             assert read(mine.address) == [b"a"]
@@ -272,6 +272,10 @@ def test_on_an_external_kafka_tests_that_steer_it_are_skipped_and_say_why(pytest
         def test_kill(kbroker): kbroker.kill()
         @pytest.mark.kbroker(config={"num.partitions": 2})
         def test_config(kbroker): pass
+        @pytest.fixture(scope="session")
+        def kbroker_config(): return {"num.partitions": 2}
+        def test_another(make_kbroker): make_kbroker()
+        def test_cluster(kbroker_cluster): pass
         @pytest.fixture
         def late(kbroker): kbroker.clock.advance("1h")
         def test_late(late): pass
@@ -279,7 +283,7 @@ def test_on_an_external_kafka_tests_that_steer_it_are_skipped_and_say_why(pytest
     external = KBroker(ThreadBroker(topics={"theirs": 1}))
     try:
         address = external.bootstrap_servers
-        out = run(pytester, source, f"--kbroker-external={address}", passed=2, skipped=4)
+        out = run(pytester, source, f"--kbroker-external={address}", passed=2, skipped=6)
         assert external.kafka.topics() == ["theirs"]
     finally:
         external.close()
@@ -367,7 +371,9 @@ def test_a_run_that_is_killed_leaves_neither_process_nor_directory(pytester: pyt
 def test_the_example_project_is_green_and_jumps_half_an_hour(pytester: pytest.Pytester) -> None:
     project = pytester.path / "project"
     shutil.copytree(ROOT / "docs/examples/pytest-project", project)
-    result = pytester.run(sys.executable, "-m", "pytest", "--rootdir", project, "-c", project / "pyproject.toml", *PLUGIN)
+    result = pytester.run(
+        sys.executable, "-m", "pytest", "--rootdir", project, "-c", project / "pyproject.toml", *PLUGIN
+    )
     result.assert_outcomes(passed=4)
 
 
