@@ -60,14 +60,15 @@ def first_ones(items: Sequence[T]) -> tuple[Sequence[T], int]:
 
 STARTING = Event(
     "starting",
-    "kbroker {version} starts as process {pid}, node {node}, data {data_dir}",
-    "A broker's process begins. Told where the log is JSON.",
+    "kbroker {version} starts as process {pid}, node {node}, data {place}",
+    "A broker's process begins. Told where the log is JSON. `place`: where data is, in words.",
+    more=("data_dir",),
 )
 LISTENING = Event(
     "listening",
-    "kbroker {version}, node {node}, data {data_dir}, listening on {listeners}",
+    "kbroker {version}, node {node}, data {place}, listening on {listeners}",
     "With `ready`: who this is, and where it listens.",
-    more=("pid",),
+    more=("pid", "data_dir"),
 )
 ADVERTISED = Event(
     "advertised",
@@ -102,9 +103,9 @@ START_FAILED = Event(
 
 BROKERS_LISTENING = Event(
     "brokers_listening",
-    "kbroker {version}, {who}, data {data_dir}, listening on {listeners}",
+    "kbroker {version}, {who}, data {place}, listening on {listeners}",
     "With `brokers_ready`: of `start --brokers`.",
-    more=("pid",),
+    more=("pid", "data_dir"),
 )
 BROKERS_PROCESSES = Event("brokers_processes", "broker {processes}", "Which broker is which process.", more=("pids",))
 BROKERS_READY = Event("brokers_ready", "ready in {seconds:.2f} s", "All brokers serve.", more=("listeners", "pid"))

@@ -144,6 +144,7 @@ def test_json_lines_have_fields(broker: Detached) -> None:
     assert ready["listeners"] == [broker.ready["bootstrap_servers"]]
     assert ready["data_dir"] == str(broker.directory) and ready["message"].startswith("ready in ")
     assert broker.events("starting")[0]["pid"] == broker.events("listening")[0]["pid"] == pid
+    assert broker.events("starting")[0]["data_dir"] == str(broker.directory)
 
 
 @pytest.mark.slow

@@ -78,11 +78,10 @@ def serve(
     for warning in () if supervised else config.warnings:
         log.warning("%s", warning)
     with directory(config, memory) as (data_dir, place):
-        about = {"node": config.node_id, "who": f"node {config.node_id}", "data_dir": os.path.abspath(data_dir)}
-        life = ties.begin(RunningFile(data_dir), **about)
+        about = {"node": config.node_id, "data_dir": os.path.abspath(data_dir)}
+        life = ties.begin(RunningFile(data_dir), who=f"node {config.node_id}", **about)
         if plain:
-            about = {"version": __version__, "pid": os.getpid(), "node": config.node_id, "data_dir": place}
-            tell(log, events.STARTING, **about)
+            tell(log, events.STARTING, version=__version__, pid=os.getpid(), place=place, **about)
         process = _Process(
             config, data_dir, place, life, ties, supervised, banner=is_terminal(sys.stderr) and not plain
         )  # fmt: skip
@@ -249,8 +248,9 @@ class _Process:
             who, took = f"node {ready.node_id}", f"ready in {seconds:.2f} s"
             click.echo(banner(who, self.place, addresses, took, url=url, advertised=advertised), err=True)
             return
-        about = {"version": __version__, "pid": os.getpid(), "node": ready.node_id, "data_dir": self.place}
-        tell(log, events.LISTENING, listeners=addresses, **about)
+        data_dir = os.path.abspath(self.data_dir)
+        about = {"version": __version__, "pid": os.getpid(), "node": ready.node_id, "data_dir": data_dir}
+        tell(log, events.LISTENING, listeners=addresses, place=self.place, **about)
         if advertised:
             tell(log, events.ADVERTISED, addresses=advertised)
         tell(log, events.READY, seconds=seconds, listeners=addresses, cluster_id=ready.cluster_id, **about)

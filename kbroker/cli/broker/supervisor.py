@@ -399,9 +399,9 @@ class _Supervisor:
             took = f"ready in {seconds:.2f} s"
             click.echo(banner(who, self._place, addresses, took, ["cluster info"]), err=True)
             return
-        place, pids = self._place, {each.id: each.process.pid for each in self._brokers if each.process}
-        about = {"version": __version__, "who": who, "data_dir": place, "pid": os.getpid()}
-        tell(log, events.BROKERS_LISTENING, listeners=addresses, **about)
+        pids = {each.id: each.process.pid for each in self._brokers if each.process}
+        about = {"version": __version__, "who": who, "data_dir": os.path.abspath(self._data_dir), "pid": os.getpid()}
+        tell(log, events.BROKERS_LISTENING, listeners=addresses, place=self._place, **about)
         processes = [f"{node} is process {pid}" for node, pid in pids.items()]
         tell(log, events.BROKERS_PROCESSES, processes=processes, pids=pids)
         tell(log, events.BROKERS_READY, seconds=seconds, listeners=addresses, pid=os.getpid())
