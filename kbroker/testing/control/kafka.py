@@ -11,6 +11,7 @@ It has a loop in a thread of its own, begun when it is first needed; so it works
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -41,6 +42,7 @@ class Kafka:
 
     def __init__(self, bootstrap: Callable[[], str]) -> None:
         self._bootstrap = bootstrap
+        self._lock = threading.Lock()  # over what is begun when it is first needed
         self._loop: LoopThread | None = None
         self._links: Links | None = None
 
@@ -138,7 +140,8 @@ class Kafka:
 
     def close(self) -> None:
         """Disconnect, and end the thread; idempotent. What is asked afterwards begins anew."""
-        loop, links, self._loop, self._links = self._loop, self._links, None, None
+        with self._lock:
+            loop, links, self._loop, self._links = self._loop, self._links, None, None
         if loop is not None and links is not None:
             if loop.is_alive:
                 loop.call(links.close)
@@ -146,10 +149,12 @@ class Kafka:
 
     def run(self, ask: Callable[[Links], Awaitable[T]], timeout_s: float = DO_S) -> T:
         """Run ask(links) in the loop; what it returns or raises."""
-        if self._loop is None or not self._loop.is_alive:
-            self._loop = LoopThread("kbroker testing: asking Kafka")
-            self._links = Links(self._bootstrap, RealNet(Features.detect(), Descriptors(reserve=0)))
-        result: T = self._loop.call(ask, self._links, timeout_s=timeout_s + DO_S)
+        with self._lock:
+            if self._loop is None or not self._loop.is_alive:
+                self._loop = LoopThread("kbroker testing: asking Kafka")
+                self._links = Links(self._bootstrap, RealNet(Features.detect(), Descriptors(reserve=0)))
+            loop, links = self._loop, self._links
+        result: T = loop.call(ask, links, timeout_s=timeout_s + DO_S)
         return result
 
 

@@ -10,6 +10,8 @@ from kbroker.testing.control.spans import as_moment, moment_ms, span_ms
 from kbroker.testing.control.words import FaultWords
 from kbroker.testing.embedded.portal import Portal
 
+SHOWN_MAX = 50  # requests, to people
+
 
 class Faults(FaultWords):
     """What is to happen to requests; see FaultWords. A test whose faults have not all hit has failed."""
@@ -106,7 +108,9 @@ class Requests:
         return iter(self._rows)
 
     def __repr__(self) -> str:
+        latest = self._rows[-SHOWN_MAX:]
         lines = [
-            f"  {each.client_id}: {each.api} v{each.version} {','.join(each.topics)}: {each.fate}" for each in self
+            f"  {each.client_id}: {each.api} v{each.version} {','.join(each.topics)}: {each.fate}" for each in latest
         ]
-        return "\n".join([f"{len(lines)} requests:", *lines])
+        left_out = [f"  ... {len(self) - SHOWN_MAX} earlier"] if len(self) > SHOWN_MAX else []
+        return "\n".join([f"{len(self)} requests:", *left_out, *lines])

@@ -7,6 +7,7 @@ such, and config resources of a topic. What a fetch session forgets, nobody asks
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from copy import copy
 from functools import cache
 from typing import Any, NamedTuple
@@ -165,16 +166,23 @@ def _topic_of(element: Any, spot: _Spot) -> Any:
     return getattr(element, spot.topic_id) if spot.topic_id is not None else ""
 
 
-def topics_of(request: Any, version: int) -> list[Any]:
-    """The topics that a request names, by name or by id, each once and in order."""
+class _Enough(Exception):
+    """No more topics are asked for."""
+
+
+def topics_of(request: Any, version: int, most: int | None = None) -> list[Any]:
+    """The topics that a request names, by name or by id, each once and in order. most: no more of them."""
     found: dict[Any, None] = {}
 
     def note(topic: Any, partition: int | None) -> bool:
         if topic and topic != NO_ID:
             found[topic] = None
+        if len(found) == most:
+            raise _Enough
         return False
 
-    split(request, version, note)
+    with suppress(_Enough):
+        split(request, version, note)
     return list(found)
 
 
@@ -187,4 +195,4 @@ def can_name_topics(key: ApiKey, version: int) -> bool:
 
 def names_topics(request: Any, version: int) -> bool:
     """Whether a request names any topic."""
-    return bool(topics_of(request, version))
+    return bool(topics_of(request, version, 1))
