@@ -125,6 +125,47 @@ def test_only_what_is_committed(broker: str, tmp_path: Path) -> None:
     done(broker, "import", str(file), "paid-copy", "--create")
 
 
+def test_a_compacted_topic_has_gaps_and_its_copy_has_none(broker: str, tmp_path: Path) -> None:
+    done(broker, "create", "users", "-c", "cleanup.policy=compact")
+    write(broker, "users", 0, [Record(0, NOW + n, b"%d" % (n % 3), b"%d" % n) for n in range(30)])
+    write(broker, "users", 0, [Record(0, NOW, b"last", b"")])
+    done(broker, "compact", "users")
+    done(broker, "export", "users", str(tmp_path / "users"))
+    left = contents(tmp_path / "users")[0]
+    assert [(record.key, record.value) for record in left] == [
+        (b"0", b"27"),
+        (b"1", b"28"),
+        (b"2", b"29"),
+        (b"last", b""),
+    ]
+    assert "imported 4 records" in done(broker, "import", str(tmp_path / "users"), "users-copy", "--create")
+    done(broker, "export", "users-copy", str(tmp_path / "again"))
+    assert contents(tmp_path / "again") == {0: left}
+
+
+def test_times_of_append_become_the_times_of_the_records(broker: str, tmp_path: Path) -> None:
+    done(broker, "create", "stamped", "-c", "message.timestamp.type=LogAppendTime")
+    write(broker, "stamped", 0, RECORDS)
+    done(broker, "export", "stamped", str(tmp_path / "stamped"))
+    (at,) = {record.timestamp for record in contents(tmp_path / "stamped")[0]}
+    assert at >= NOW + 1000
+    done(broker, "create", "plain")
+    done(broker, "import", str(tmp_path / "stamped"), "plain")
+    done(broker, "export", "plain", str(tmp_path / "plain"))
+    assert contents(tmp_path / "plain") == contents(tmp_path / "stamped")
+
+
+def test_of_a_view_what_it_shows(broker: str, tmp_path: Path) -> None:
+    done(broker, "create", "all")
+    for tag in (b"eu", b"us", b"eu"):
+        write(broker, "all", 0, [Record(0, NOW, tag, b"", (("kbroker-tags", tag),))] * 2)
+    done(broker, "create", "all.eu", "--view-of", "all", "--tags", "eu")
+    done(broker, "export", "all.eu", str(tmp_path / "eu"))
+    assert [record.key for record in contents(tmp_path / "eu")[0]] == [b"eu"] * 4
+    assert "imported 4 records into eu" in done(broker, "import", str(tmp_path / "eu"), "eu", "--create")
+    assert "read-only view" in run(broker, "import", str(tmp_path / "eu")).stderr
+
+
 def test_one_that_begins_in_the_middle_of_a_batch(broker: str, tmp_path: Path) -> None:
     from kafka import TopicPartition
 
