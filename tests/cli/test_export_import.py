@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -94,6 +95,17 @@ def test_who_imports_what_retention_will_take_is_told(broker: str, tmp_path: Pat
         "kbroker: short deletes records older than 2 d, and some of these are: "
         "kbroker topic alter short -c retention.ms=-1 keeps them\n"
     )
+
+
+def test_the_new_topic_may_have_other_configs(broker: str, tmp_path: Path) -> None:
+    """So that what another broker does not know, or what would delete the records, is no obstacle."""
+    done(broker, "create", "set", "-c", "retention.ms=1h", "-c", "segment.bytes=64MiB")
+    done(broker, "export", "set", str(tmp_path / "set"))
+    done(broker, "import", str(tmp_path / "set"), "changed", "--create", "-c", "retention.ms=-1", "-d", "segment.bytes")
+    shown = json.loads(done(broker, "describe", "changed", "-o", "json"))[0]["configs"]
+    assert {name: each["value"] for name, each in shown.items()} == {"retention.ms": "-1"}
+    refused = run(broker, "import", str(tmp_path / "set"), "changed", "-c", "retention.ms=-1")
+    assert refused.exit_code == 2 and "for the topic that --create makes" in refused.stderr
 
 
 def test_through_a_pipe(broker: str) -> None:

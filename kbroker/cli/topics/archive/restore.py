@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,7 +14,7 @@ import click
 from kbroker.cli.client import Connection, admin, check_code, connection_options
 from kbroker.cli.cluster import reads
 from kbroker.cli.errors import Failed
-from kbroker.cli.names import TOPIC
+from kbroker.cli.names import TOPIC, TOPIC_CONFIG, TOPIC_SETTING
 from kbroker.cli.progress import Progress
 from kbroker.cli.tables import bytes_text, plural
 from kbroker.cli.topics import offsets
@@ -22,6 +22,7 @@ from kbroker.cli.topics.archive.batches import Packed, split
 from kbroker.cli.topics.archive.form import Damaged, Reader
 from kbroker.cli.topics.archive.wire import Passing, Producer, Topic
 from kbroker.cli.topics.overview import POLICY, RETENTION_MS, short_span
+from kbroker.cli.topics.topic import topic_configs
 
 TOPIC_ALREADY_EXISTS = 36
 NEVER = 1 << 63
@@ -38,6 +39,22 @@ NEVER = 1 << 63
     metavar="N",
     help="How many replicas each partition has; with --create.  [default: default.replication.factor]",
 )
+@click.option(
+    "-c",
+    "--config",
+    "pairs",
+    type=TOPIC_SETTING,
+    multiple=True,
+    help="With --create: set a config beside, or in place of, those it had: retention.ms=-1. Repeatable.",
+)
+@click.option(
+    "-d",
+    "--delete-config",
+    "removed",
+    type=TOPIC_CONFIG,
+    multiple=True,
+    help="With --create: leave it out. Repeatable.",
+)
 @click.option("--resume", is_flag=True, help="Go on with an import that was broken off: skip what TOPIC has.")
 @click.option("--check", is_flag=True, help="Only read FILE, and tell whether it is whole.")
 @connection_options
@@ -47,6 +64,8 @@ def import_topic(
     name: str | None,
     create: bool,
     replicas: int | None,
+    pairs: Sequence[str],
+    removed: Sequence[str],
     resume: bool,
     check: bool,
 ) -> None:
@@ -59,6 +78,9 @@ def import_topic(
       kbroker topic import orders.kbe --create
       kbroker topic import orders.kbe orders-of-yesterday --create
     """
+    if (replicas or pairs or removed) and not create:
+        raise click.UsageError("-r, -c and -d are for the topic that --create makes")
+    changes = topic_configs(pairs)
     with _told(file), _input(file) as source:
         reader = Reader(source)
         if check:
@@ -67,7 +89,8 @@ def import_topic(
         name = name or reader.topic.topic
         with admin(connection) as client:
             if create:
-                _create(client, name, reader, replicas)
+                had = {key: value for key, value in reader.topic.configs.items() if key not in removed}
+                _create(client, name, len(reader.topic.partitions), replicas, {**had, **changes})
             topic = Topic(client, name)
             _check_partitions(topic, reader)
             held = _held(topic) if resume or not create else {}
@@ -135,12 +158,8 @@ def _tell_how_far(topic: Topic, producer: Producer, file: str, error: BaseExcept
     click.echo(f"kbroker: {text}", err=True)
 
 
-def _create(client: Any, name: str, reader: Reader, replicas: int | None) -> None:
-    wanted = {
-        "num_partitions": len(reader.topic.partitions),
-        "replication_factor": replicas or -1,
-        "configs": dict(reader.topic.configs),
-    }
+def _create(client: Any, name: str, partitions: int, replicas: int | None, configs: Mapping[str, str]) -> None:
+    wanted = {"num_partitions": partitions, "replication_factor": replicas or -1, "configs": dict(configs)}
     result = client.create_topics({name: wanted}, raise_errors=False)["topics"][0]
     if result["error_code"] == TOPIC_ALREADY_EXISTS:
         raise Failed(f"topic {name} exists: without --create, the records are appended to it")
