@@ -40,7 +40,7 @@ def leaves(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tup
             yield (*path, name), command
 
 
-COMMANDS = list(leaves(cli))
+LEAVES = list(leaves(cli))
 
 
 @pytest.mark.parametrize("path", commands(cli), ids=" ".join)
@@ -66,7 +66,7 @@ def test_short_help_says_what_the_command_says(group_name: str) -> None:
 
 def test_who_shows_a_table_shows_it_to_programs_by_the_same_option() -> None:
     """-o and --format: json, whatever the command; topic consume, whose -o is an offset, writes records."""
-    for path, command in COMMANDS:
+    for path, command in LEAVES:
         options = {name: each for each in command.params for name in each.opts}
         if "--format" in options:
             assert options["--format"] is options["-o"], path
