@@ -168,6 +168,22 @@ async def test_a_group_is_told_with_members_and_lag(name: str) -> None:
     assert set(get_type_hints(Position)) <= set(first)
 
 
+async def test_the_partitions_of_a_group_come_in_pages() -> None:
+    async with told_broker({"t": 5, "u": 2}) as told, told.broker.client() as client:
+        await find(client, "g")
+        for topic_name, count in (("u", 2), ("t", 5)):
+            for index in range(count):
+                assert await commit(client, "g", 1, topic=topic_name, index=index) == 0
+        found, after = list[tuple[str, int]](), ""
+        while after is not None:
+            part = await told.json(f"/api/v1/groups/g?limit=3{after and f'&after={after}'}")
+            found += [(each["topic"], each["partition"]) for each in part["partitions"]]
+            after = part["next"]
+        assert found == [("t", index) for index in range(5)] + [("u", 0), ("u", 1)]
+        for wrong in ("t", ":1", "t:x", "t:-1", "t:" + "9" * 20):
+            await told.json(f"/api/v1/groups/g?after={wrong}", 400)
+
+
 async def test_a_group_of_the_consumer_protocol_is_told_too() -> None:
     async with told_broker({"t": 2}) as told, told.broker.client() as client:
         await find(client, "g")
@@ -218,4 +234,4 @@ async def test_large_groups_are_told_in_turns() -> None:
         for path in ("/api/v1/groups/g?limit=1000", "/api/v1/groups", "/api/v1/groups/g/rebalances"):
             meter, found = await metered(told, path)
             assert meter.worst <= LINES_MAX // 2, meter.report()
-            assert found.json["next"] == 1000 if "limit" in path else found.json
+            assert found.json["next"] == "t:999" if "limit" in path else found.json

@@ -1,11 +1,12 @@
 """/api/v1/groups: the groups coordinated here; /groups/NAME: one; /groups/NAME/rebalances: its timeline.
 
-Query: limit, after (the last name of the page before; of one group's partitions how many to pass over).
+Query: limit, after (the last name of the page before; of one group's partitions the last one, TOPIC:PARTITION).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import chain
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.consumer_groups import DescribedConsumerGroup, DescribedConsumerGroupMember
@@ -23,7 +24,6 @@ from kbroker.http.metrics.groups import lag_of
 from kbroker.http.offsets import Key, Offsets, ends_of
 from kbroker.turns import Effort, Work, finish, rest
 
-PASSED_MAX = 10_000_000
 PARTITIONS_MAX = 1000  # of one member that are named
 STEPS_A_ROW = 4  # of what is small in a row: to make it and to write it takes some 4 us
 LATER = (ErrorCode.COORDINATOR_LOAD_IN_PROGRESS, ErrorCode.COORDINATOR_NOT_AVAILABLE)
@@ -39,33 +39,54 @@ async def groups(services: Services, request: Request) -> Answer:
         for shard in shards:
             if (found := shard.groups.get(name)) is not None:
                 read[found] = await finish(_offsets(shard, name))
-    ends = await ends_of(services, {key for offsets in read.values() for key in offsets})
-    rows = [_row(services, found, offsets, ends) for found, offsets in read.items()]
+    keys = chain.from_iterable(read.values())
+    ends = await ends_of(services, await finish(_distinct(keys)))
+    rows = [_row(services, found, await finish(_lag(offsets, ends))) for found, offsets in read.items()]
     return document({"told_by": services.node_id, "groups": iter(rows), "next": following})
 
 
 def _offsets(shard: GroupShard, name: str) -> Work[dict[Key, int]]:
     """What a group has committed, by partition."""
     found, effort = dict[Key, int](), Effort()
-    for topic, partitions in sorted(shard.offsets.topics(name).items()):
-        for partition, value in sorted(partitions.items()):
+    for topic, partitions in list(shard.offsets.topics(name).items()):
+        for partition, value in list(partitions.items()):
             found[topic, partition] = value.offset
             if effort.spent():
                 yield
     return found
 
 
-def _row(services: Services, group: Group, offsets: dict[Key, int], ends: Offsets) -> Row:
+def _distinct(keys: Iterable[Key]) -> Work[set[Key]]:
+    found, effort = set[Key](), Effort()
+    for key in keys:
+        found.add(key)
+        if effort.spent():
+            yield
+    return found
+
+
+def _lag(offsets: Mapping[Key, int], ends: Offsets) -> Work[int | None]:
+    """Of all partitions whose end is known; None: of none of them."""
+    total, effort = None if offsets else 0, Effort()
+    for key, offset in offsets.items():
+        lag = lag_of(offset, ends.get(key))
+        if lag is not None:
+            total = (total or 0) + lag
+        if effort.spent():
+            yield
+    return total
+
+
+def _row(services: Services, group: Group, lag: int | None) -> Row:
     """One line of `kbroker group list`."""
     listed = group.listing()
-    lags = [lag for key, offset in offsets.items() if (lag := lag_of(offset, ends.get(key))) is not None]
     return {
         "name": listed.group_id,
         "type": listed.group_type,
         "state": listed.group_state,
         "protocol_type": listed.protocol_type,
         "members": group.size,
-        "lag": sum(lags) if lags or not offsets else None,
+        "lag": lag,
         "coordinator": services.node_id,
     }
 
@@ -86,14 +107,13 @@ def _found(services: Services, name: str) -> tuple[GroupShard, Group]:
 async def group(services: Services, name: str, request: Request) -> Answer:
     """One group: its members, and a page of its partitions. Raises Refused."""
     shard, found = _found(services, name)
-    limit, passed = limit_of(request), request.number("after", 0, 0, PASSED_MAX)
+    limit, after = limit_of(request), _after(request)
     described = await finish(_described(found))
     owners = await finish(_owners(described))
     offsets = await finish(_offsets(shard, name))
-    keys = sorted({*offsets, *owners})
-    some = keys[passed : passed + limit]
+    keys = await finish(_distinct(chain(offsets, owners)))
+    some, following = await finish(page(keys, after, limit))
     ends = await ends_of(services, keys)
-    lag = sum(lag_of(offset, ends.get(key)) or 0 for key, offset in offsets.items())
     listed = found.listing()
     fields = {
         "name": name,
@@ -102,12 +122,23 @@ async def group(services: Services, name: str, request: Request) -> Answer:
         "protocol": described.protocol_data if isinstance(described, DescribedGroup) else described.assignor_name,
         "epoch": None if isinstance(described, DescribedGroup) else described.group_epoch,
         "coordinator": services.node_id,
-        "lag": lag,
+        "lag": await finish(_lag(offsets, ends)),
         "members": _members(described),
         "partitions": (_position(key, offsets.get(key), ends.get(key), owners.get(key)) for key in some),
-        "next": passed + limit if passed + limit < len(keys) else None,
+        "next": None if following is None else f"{following[0]}:{following[1]}",
     }
     return document(fields)
+
+
+def _after(request: Request) -> Key | None:
+    """TOPIC:PARTITION: the last partition of the page before. Raises Refused."""
+    text = request.query.get("after")
+    if text is None:
+        return None
+    topic, _, partition = text.rpartition(":")
+    if not topic or not (partition.isascii() and partition.isdecimal() and len(partition) < 10):
+        raise Refused(400, f"after={shown(text)} is not TOPIC:PARTITION")
+    return topic, int(partition)
 
 
 def _position(key: Key, committed: int | None, end: int | None, member: str | None) -> Row:

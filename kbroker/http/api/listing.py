@@ -10,15 +10,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from kbroker.http.messages import JSON, Answer, Request
 from kbroker.turns import Work
 
 LIMIT, LIMIT_MAX = 100, 1000
 ROWS_A_PIECE = 8
-NAMES_AT_ONCE = 500  # some 100 us
+KEYS_AT_ONCE = 500  # some 100 us
 
+K = TypeVar("K", str, tuple[str, int])
 Row: TypeAlias = Mapping[str, Any]
 Rows: TypeAlias = "Iterator[Row | None]"  # None: no row, but a pause for work that was done
 
@@ -64,12 +65,16 @@ def _text(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def page(names: Iterable[str], after: str | None, limit: int) -> Work[tuple[list[str], str | None]]:
-    """Of names those of one page, in order, and what the next page comes after; None: it is the last."""
-    least, rest = list[str](), iter(names)
-    while some := list(islice(rest, NAMES_AT_ONCE)):
-        least = sorted([*least, *(name for name in some if after is None or name > after)])[: limit + 1]
+def page(keys: Iterable[K], after: K | None, limit: int) -> Work[tuple[list[K], K | None]]:
+    """Of keys those of one page, in order, and what the next page comes after; None: it is the last."""
+    least: list[K] = []
+    rest = iter(keys)
+    while True:
+        some: list[K] = list(islice(rest, KEYS_AT_ONCE))
+        if not some:
+            break
+        least = sorted([*least, *(key for key in some if after is None or key > after)])[: limit + 1]
         yield
         yield
-    some = least[:limit]
-    return some, some[-1] if len(least) > limit else None
+    shown = least[:limit]
+    return shown, shown[-1] if len(least) > limit else None
