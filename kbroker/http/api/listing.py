@@ -19,7 +19,7 @@ LIMIT, LIMIT_MAX = 100, 1000
 ROWS_A_PIECE = 8
 KEYS_AT_ONCE = 500  # some 100 us
 
-K = TypeVar("K", str, tuple[str, int])
+K = TypeVar("K")
 Row: TypeAlias = Mapping[str, Any]
 Rows: TypeAlias = "Iterator[Row | None]"  # None: no row, but a pause for work that was done
 
@@ -67,14 +67,14 @@ def _text(value: object) -> str:
 
 def page(keys: Iterable[K], after: K | None, limit: int) -> Work[tuple[list[K], K | None]]:
     """Of keys those of one page, in order, and what the next page comes after; None: it is the last."""
-    least: list[K] = []
-    rest = iter(keys)
+    least: list[Any] = []  # K, which can be compared
+    rest: Iterator[Any] = iter(keys)
     while True:
-        some: list[K] = list(islice(rest, KEYS_AT_ONCE))
+        some = list(islice(rest, KEYS_AT_ONCE))
         if not some:
             break
         least = sorted([*least, *(key for key in some if after is None or key > after)])[: limit + 1]
         yield
         yield
-    shown = least[:limit]
+    shown: list[K] = least[:limit]
     return shown, shown[-1] if len(least) > limit else None
