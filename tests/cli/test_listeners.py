@@ -3,65 +3,23 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import click
 import pytest
-import trio
 from click.testing import CliRunner
 
-from kafka_wire.messages.metadata import MetadataRequest
 from kbroker.cli import cli
 from kbroker.cli.broker.banner import advertised_texts
 from kbroker.cli.broker.listeners import host_and_port, listener_configs, plain_protocols
 from kbroker.cli.broker.supervisor import plan
 from kbroker.config import BrokerConfig, ConfigError, load
 from kbroker.config.checks import parse_protocol_map
-from kbroker.env.features import Features
-from kbroker.env.real_net import RealNet
-from kbroker.testing.client import connect
+from tests.cli.process import started, told_by
 from tests.server.process import ENVIRONMENT
 
 MAP = "listener.security.protocol.map"
-
-
-@contextmanager
-def started(*arguments: str) -> Iterator[list[str]]:
-    """The addresses on which `kbroker` listens."""
-    command = [sys.executable, "-m", "kbroker", *arguments, "--log-format", "json"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
-    try:
-        assert process.stderr is not None
-        said = ""
-        for line in process.stderr:
-            said += line
-            if "ready in " in line:
-                break
-        found = re.search(r"listening on ([^\"]+)\"", said)
-        assert found, said
-        threading.Thread(target=process.stderr.read, daemon=True).start()  # a pipe nobody reads stops its writer
-        yield found[1].split(", ")
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
-
-
-def told_by(address: str) -> str:
-    """Where the broker says that it is."""
-    host, _, port = address.rpartition(":")
-
-    async def ask() -> str:
-        with trio.fail_after(10):
-            async with connect(RealNet(Features.detect()), host, int(port)) as client:
-                answer = await client.call(MetadataRequest(topics=[]), version=12)
-        return f"{answer.brokers[0].host}:{answer.brokers[0].port}"
-
-    return trio.run(ask)
 
 
 def configured(listens: list[str], advertises: list[str], file: dict[str, str] | None = None) -> BrokerConfig:

@@ -11,14 +11,10 @@ import subprocess
 import time
 
 import pytest
-import trio
 from click.testing import CliRunner
 
-from kafka_wire.messages.metadata import MetadataRequest
 from kbroker.cli import cli
-from kbroker.env.features import Features
-from kbroker.env.real_net import RealNet
-from kbroker.testing.client import connect
+from tests.cli.process import told_by
 from tests.docs.compose_files import SERVICES, Service
 from tests.docs.container import DOCKER, HOSTNAME, Container, container, image, instructions, why_not
 
@@ -35,14 +31,7 @@ def namespaces() -> None:
 
 def told(made: Container, port: int) -> str:
     """Where the broker says that it is, to one who came by this port."""
-
-    async def ask() -> str:
-        with trio.fail_after(10):
-            async with connect(RealNet(Features.detect()), "127.0.0.1", port) as client:
-                answer = await client.call(MetadataRequest(topics=[]), version=12)
-        return f"{answer.brokers[0].host}:{answer.brokers[0].port}"
-
-    return made.inside(lambda: trio.run(ask))
+    return made.inside(lambda: told_by(f"127.0.0.1:{port}"))
 
 
 def round_trip(made: Container, server: str) -> bytes:
@@ -376,6 +365,22 @@ def test_as_the_first_process_it_heeds_signals() -> None:
         made.signal(signal.SIGTERM)
         assert made.wait(15) == 0
     assert "SIGTERM" in made.log
+
+
+@needs_namespaces
+@pytest.mark.slow
+def test_several_brokers_in_one_container_are_reached_by_both_kinds_of_clients() -> None:
+    with container(["start", "--brokers", "2"]) as made:
+        made.wait_for(READY)
+        for first in (9092, 19092):
+            asked = made.run(["kbroker", "ping", "--advertised", "-b", f"localhost:{first + 1}", "--format", "json"])
+            brokers = json.loads(asked.stdout)["advertised"]
+            assert [(each["address"].rpartition(":")[2], each["problem"]) for each in brokers] == [
+                (str(first), None),
+                (str(first + 1), None),
+            ]
+        made.signal(signal.SIGTERM)
+        assert made.wait(30) == 0
 
 
 @needs_namespaces
