@@ -1,7 +1,7 @@
 """What a broker's log tells: the events, each with its name, its sentence for people and its fields for programs.
 
     tell(log, TOPIC_CREATED, topic="orders", partitions=3, ...)
-    for people      topic orders created: 3 partitions, replication factor 1, for client "app" at 127.0.0.1:50302
+    for people      topic orders created, partitions 3, replication factor 1, by client app at 127.0.0.1:50302
     --log-format json    {..., "event": "topic_created", "topic": "orders", "partitions": 3, ...}
 
 One table makes both, and docs/reference/events.md, so that none of them says anything else than the others. A sentence
@@ -128,7 +128,7 @@ BROKERS_STOPPED = Event("brokers_stopped", "all brokers have stopped", "The end 
 
 TOPIC_CREATED = Event(
     "topic_created",
-    "topic {topic} created: {partitions} partitions, replication factor {replication_factor}, {why}",
+    "topic {topic} created, partitions {partitions}, replication factor {replication_factor}, {why}",
     "A topic is there. `how`: `asked` (CreateTopics), `auto` (a client asked about it in Metadata), `internal`.",
     more=("how", "client_id", "client", "configs"),
 )

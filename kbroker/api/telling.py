@@ -54,7 +54,8 @@ class ConfigChanges:
 
 def tell_created(topics: Sequence[TopicImage], context: Context, how: str) -> None:
     """Topics are there. how: ASKED, or AUTO where a client asked about them only."""
-    by = _by(context) if how == ASKED else f"as it was asked for in passing, {_by(context)}"
+    whom = _whom(context)
+    why = f"by {whom}" if how == ASKED else f"as {whom} asked about it (auto.create.topics.enable)"
     told, left = first_ones(topics)
     for topic in told:
         tell(
@@ -65,7 +66,7 @@ def tell_created(topics: Sequence[TopicImage], context: Context, how: str) -> No
             replication_factor=len(topic.partitions[0].replicas) if topic.partitions else 0,
             configs={name: _shown(Scope.TOPIC, name, value) for name, value in topic.configs.items()},
             how=how,
-            why=by,
+            why=why,
             **_who(context),
         )
     _tell_left(left, "topics created")
@@ -97,9 +98,13 @@ def _who(context: Context) -> dict[str, Any]:
 
 
 def _by(context: Context) -> str:
+    return f"by {_whom(context)}"
+
+
+def _whom(context: Context) -> str:
     """In words."""
     who = _who(context)
-    return f"by client {who['client_id']} at {who['client']}" if who["client_id"] else f"by a client at {who['client']}"
+    return f"client {who['client_id']} at {who['client']}" if who["client_id"] else f"a client at {who['client']}"
 
 
 def _shown(scope: Scope, name: str, value: str | None) -> str | None:

@@ -24,8 +24,7 @@ def servers_option(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="HOST:PORT,...",
         envvar=["KBROKER_BROKERS", "KAFKA_BOOTSTRAP_SERVERS"],
         default=lambda: _told_by_ready_file() or USUAL,
-        show_default=USUAL,
-        help="Where brokers are. Else $KBROKER_BROKERS, $KAFKA_BOOTSTRAP_SERVERS.",
+        help=f"Where brokers are. Else $KBROKER_BROKERS, $KAFKA_BOOTSTRAP_SERVERS.  [default: {USUAL}]",
     )(command)
 
 

@@ -62,9 +62,11 @@ async def test_topics_that_are_made_grown_and_deleted(caplog: pytest.LogCaptureF
     assert (asked["topic"], asked["partitions"], asked["how"], asked["client_id"]) == ("orders", 3, "asked", "bare")
     assert asked["configs"] == {"retention.ms": "5"} and "(librdkafka 2.3)" in asked["client"]
     assert asked["message"] == (
-        f"topic orders created: 3 partitions, replication factor 1, by client bare at {asked['client']}"
+        f"topic orders created, partitions 3, replication factor 1, by client bare at {asked['client']}"
     )
-    assert (auto["topic"], auto["how"]) == ("found", "auto") and "in passing, by client bare at" in auto["message"]
+    assert (auto["topic"], auto["how"]) == ("found", "auto") and "asked about it (auto.create.topics.enable)" in auto[
+        "message"
+    ]
     assert (internal["topic"], internal["how"]) == ("__consumer_offsets", "internal")
     assert [each["topic"] for each in told(caplog, "topic_deleted")] == ["orders"]
 
