@@ -4,7 +4,7 @@
     thread      ThreadBroker: in memory, ready in milliseconds; another one for each test
     process     ProcessBroker: killed and stopped by the system; what runs there: child; when nothing does: between
     external    a Kafka that is not ours
-    cluster     several of them
+    cluster     several in a thread; process_cluster: each in a process
 
     host        the broker's lives, in the loop it runs in
     machines    what outlives them: disk, clock, store

@@ -9,12 +9,8 @@ In a thread they share the loop, so one of them cannot stand still alone (pause)
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 import trio
@@ -26,7 +22,6 @@ from kbroker.testing.embedded.lines import Lines, thread_log
 from kbroker.testing.embedded.loop import LoopThread
 from kbroker.testing.embedded.machines import MemberMachine, real_time
 from kbroker.testing.embedded.port import Port
-from kbroker.testing.embedded.process import ProcessBroker
 from kbroker.testing.embedded.thread import START_S, InThread
 from kbroker.testing.world import only_cause
 
@@ -93,34 +88,10 @@ class ThreadCluster:
             port.close()
 
 
-class ProcessCluster:
-    """A Cluster of processes, which share a file of SQLite."""
-
-    def __init__(self, size: int, host: str, config: Mapping[str, str]) -> None:
-        """Start them. Raises CannotStart."""
-        self._stack = ExitStack()
-        self.members: dict[int, Embedded] = {}
-        try:
-            directory = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="kbroker-cluster-"))
-            store = f"sqlite:{Path(directory) / 'coord.db'}"
-            own = [{**config, "node.id": str(id), "kbroker.coordination": store} for id in range(1, size + 1)]
-            with ThreadPoolExecutor(size) as pool:  # each waits for the others
-                started = [pool.submit(ProcessBroker, host=host, config=each, brokers_min=size) for each in own]
-            for id, broker in enumerate(started, 1):
-                if broker.exception() is None:
-                    self.members[id] = broker.result()
-                    self._stack.callback(self.members[id].close)
-            for broker in started:
-                broker.result()
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """End them."""
-        self._stack.close()
-
-
 def make_cluster(backend: str, size: int, host: str, config: Mapping[str, str]) -> Cluster:
     """Start brokers 1 .. size. Raises CannotStart."""
-    return (ProcessCluster if backend == "process" else ThreadCluster)(size, host, config)
+    if backend == "process":
+        from kbroker.testing.embedded.process_cluster import ProcessCluster
+
+        return ProcessCluster(size, host, config)
+    return ThreadCluster(size, host, config)

@@ -11,12 +11,10 @@ import logging
 import threading
 from collections import deque
 
-from kbroker.cli.broker.logs import FileFormatter
-
 LINES_MAX = 2000
 LINE_LENGTH_MAX = 4000
 
-_FORMAT = FileFormatter()
+_FORMAT = logging.Formatter("%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
 
 
 class Lines:

@@ -1,0 +1,136 @@
+"""How quick the pytest plugin is: `python compat/perf/pytest_plugin.py`. Every figure is of a fresh process.
+
+ready          from the first import to a session's broker that serves, in a thread; in a process
+namespace      what a test waits for its own broker: as the plugin does it, while the test before ends
+100 tests      each produces and consumes, with kafka-python and with the client of kbroker.testing
+unused         what the plugin costs a pytest run that does not use it: modules, and instructions where perf is there
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNS = 7
+READY = """
+import time
+before = time.perf_counter()
+from kbroker.testing.embedded.backends import make_embedded
+broker = make_embedded({backend!r}, "127.0.0.1", 0, {{}})
+print((time.perf_counter() - before) * 1000)
+broker.close()
+"""
+NAMESPACE = """
+import time
+from kbroker.testing.embedded.backends import make_embedded
+broker = make_embedded("thread", "127.0.0.1", 0, {})
+waits, whole = [], []
+for _ in range(200):
+    before = time.perf_counter()
+    broker.prepare({})
+    time.sleep(0.005)  # pytest tells of the test before, and comes to the next one
+    since = time.perf_counter()
+    broker.renew()
+    waits.append((time.perf_counter() - since) * 1000)
+for _ in range(200):
+    since = time.perf_counter()
+    broker.renew()
+    whole.append((time.perf_counter() - since) * 1000)
+print(sorted(waits)[100], sorted(whole)[100])
+broker.close()
+"""
+TESTS = """
+import pytest, trio
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka_wire.records import build_batch
+from tests.testing.embedded.tools import read, write
+
+@pytest.mark.kbroker(topics={"t": 1})
+@pytest.mark.parametrize("number", range(100))
+def test_kafka_python(kbroker, number):
+    producer = KafkaProducer(bootstrap_servers=kbroker.bootstrap_servers)
+    producer.send("t", b"%d" % number).get(timeout=10)
+    producer.close()
+    consumer = KafkaConsumer(bootstrap_servers=kbroker.bootstrap_servers, auto_offset_reset="earliest")
+    consumer.assign([TopicPartition("t", 0)])
+    assert next(consumer).value == b"%d" % number
+    consumer.close()
+
+@pytest.mark.kbroker(topics={"t": 1})
+@pytest.mark.parametrize("number", range(100))
+def test_group(kbroker, number):
+    producer = KafkaProducer(bootstrap_servers=kbroker.bootstrap_servers)
+    producer.send("t", b"%d" % number).get(timeout=10)
+    producer.close()
+    servers = kbroker.bootstrap_servers
+    consumer = KafkaConsumer("t", bootstrap_servers=servers, auto_offset_reset="earliest", group_id="g")
+    assert next(consumer).value == b"%d" % number
+    consumer.close()
+
+@pytest.mark.kbroker(topics={"t": 1})
+@pytest.mark.parametrize("number", range(100))
+def test_confluent(kbroker, number):
+    from confluent_kafka import Consumer, Producer
+    producer = Producer({"bootstrap.servers": kbroker.bootstrap_servers, "linger.ms": 0})
+    producer.produce("t", b"%d" % number)
+    assert producer.flush(10) == 0
+    group = {"group.id": "g", "auto.offset.reset": "earliest"}
+    consumer = Consumer({"bootstrap.servers": kbroker.bootstrap_servers, **group})
+    consumer.subscribe(["t"])
+    assert consumer.poll(10).value() == b"%d" % number
+    consumer.close()
+
+@pytest.mark.kbroker(topics={"t": 1})
+@pytest.mark.parametrize("number", range(100))
+def test_bare(kbroker, number):
+    write(kbroker.address, b"%d" % number)
+    assert read(kbroker.address) == [b"%d" % number]
+"""
+
+
+def python(code: str) -> list[float]:
+    """The numbers that a program prints."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [float(word) for word in done.stdout.split()]
+
+
+def ready(backend: str) -> str:
+    """The median and the best of some runs."""
+    times = [python(READY.format(backend=backend))[0] for _ in range(RUNS)]
+    return f"{statistics.median(times):.0f} ms (best {min(times):.0f})"
+
+
+def hundred(which: str, directory: Path) -> str:
+    """The time that pytest takes for a hundred tests, all of it, and the time of the tests."""
+    (directory / "test_it.py").write_text(TESTS, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "ignore", "-k", which, "--rootdir", str(directory), "."]
+    before = time.perf_counter()
+    done = subprocess.run(
+        command, cwd=directory, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'protocol'}"}, capture_output=True, text=True
+    )
+    assert "100 passed" in done.stdout, done.stdout
+    return f"{time.perf_counter() - before:.1f} s"
+
+
+def main() -> None:
+    """Print a table."""
+    print(f"ready, thread       {ready('thread')}")
+    print(f"ready, process      {ready('process')}")
+    waits, whole = python(NAMESPACE)
+    print(f"namespace           {waits:.2f} ms of waiting; {whole:.2f} ms when not prepared")
+    clients = {"bare": "bare client", "kafka_python": "kafka-python", "group": "kafka-python in a group"}
+    if importlib.util.find_spec("confluent_kafka"):
+        clients["confluent"] = "confluent-kafka in a group"
+    with tempfile.TemporaryDirectory() as directory:
+        for which, name in clients.items():
+            print(f"100 tests           {hundred(which, Path(directory))} {name}")
+
+
+if __name__ == "__main__":
+    main()
