@@ -256,6 +256,36 @@ def test_a_broker_that_is_lost_meanwhile(broker: str, tmp_path: Path, monkeypatc
     assert said == f"imported {100 - count} records into lost-copy, after {count} that were there\n"
 
 
+def test_what_passes_does_not_end_an_import(broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that is lost, a broker that nobody has heard of yet: each record is there once."""
+    from kafka.errors import RequestTimedOutError, UnknownBrokerIdError
+
+    from kbroker.cli.topics.archive import wire
+
+    done(broker, "create", "rough")
+    for _ in range(20):
+        write(broker, "rough", 0, RECORDS)
+    done(broker, "export", "rough", str(tmp_path / "rough"))
+    real, sent = bridge.send_all, 0
+
+    def send_all(client: Any, asked: Any) -> Any:
+        nonlocal sent
+        sent += 1
+        if sent == 2:
+            raise UnknownBrokerIdError("7")
+        answers = real(client, asked)  # was done
+        return [RequestTimedOutError("lost") for _ in answers] if sent in (1, 4) else answers
+
+    monkeypatch.setattr(wire, "IN_FLIGHT", 2)
+    monkeypatch.setattr(wire, "PAUSE_S", 0.001)
+    monkeypatch.setattr(bridge, "send_all", send_all)
+    said = run(broker, "import", str(tmp_path / "rough"), "rough-copy", "--create")
+    monkeypatch.setattr(bridge, "send_all", real)
+    assert (said.stdout, said.stderr) == ("imported 100 records into rough-copy\n", "")
+    done(broker, "export", "rough-copy", str(tmp_path / "again"))
+    assert contents(tmp_path / "again") == contents(tmp_path / "rough") and sent > 5
+
+
 def test_a_damaged_file_tells_the_place_and_what_was_imported(broker: str, tmp_path: Path) -> None:
     done(broker, "create", "broken", "-p", "2")
     for partition in (0, 1):

@@ -73,19 +73,32 @@ def _exchanged(client: Any, asked: Sequence[Asked]) -> list[Any]:
     from kafka.errors import KafkaError
 
     async def exchange() -> list[Any]:
-        futures = [
-            client._manager.send(_Request(each.request, response_class(each.key), each.key, each.version), each.node_id)
-            for each in asked
-        ]
+        sent = [_sent(client, each) for each in asked]
         answers: list[Any] = []
-        for future in futures:
+        for future in sent:
             try:
-                answers.append(await future)
+                answers.append(future if isinstance(future, KafkaError) else await future)
             except KafkaError as error:
                 answers.append(error)
         return answers
 
     return client._manager.run(exchange)  # type: ignore[no-any-return]
+
+
+def _sent(client: Any, asked: Asked) -> Any:
+    """The answer to come, or why there will be none."""
+    from kafka.errors import KafkaError
+
+    request = _Request(asked.request, response_class(asked.key), asked.key, asked.version)
+    try:
+        return client._manager.send(request, asked.node_id)
+    except KafkaError as error:  # such as a broker that it has not heard of
+        return error
+
+
+def learn_brokers(client: Any) -> None:
+    """Have kafka-python ask who the brokers are: it does by itself every five minutes. Raises its errors."""
+    client._manager.run(client._manager.cluster.refresh_metadata)
 
 
 class _Request:

@@ -66,13 +66,13 @@ class Topic:
 
     def patiently(self, ask: Callable[[], T]) -> T:
         """Ask again, after a look at who leads, while what is wrong may pass."""
-        from kafka.errors import KafkaConnectionError, KafkaTimeoutError, NodeNotReadyError
+        from kafka.errors import RetriableError, UnknownBrokerIdError
 
         began, is_told = time.monotonic(), False
         while True:
             try:
                 return ask()
-            except (Passing, KafkaConnectionError, NodeNotReadyError, KafkaTimeoutError) as error:
+            except (Passing, RetriableError, UnknownBrokerIdError) as error:
                 waited_s = time.monotonic() - began
                 if waited_s > RETRY_S:
                     raise Failed(f"{self.name}: {error}") if isinstance(error, Passing) else error from None
@@ -81,8 +81,9 @@ class Topic:
                     is_told = True
             time.sleep(PAUSE_S)
             try:
+                bridge.learn_brokers(self.client)
                 self._refresh()
-            except (KafkaConnectionError, NodeNotReadyError, KafkaTimeoutError):
+            except (RetriableError, UnknownBrokerIdError):
                 continue
 
     def leader(self, partition: int) -> int:
