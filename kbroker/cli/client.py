@@ -14,25 +14,14 @@ import click
 
 from kbroker.cli.errors import Failed, Misconfigured, Unreachable
 from kbroker.cli.presence import Presence
-from kbroker.cli.quirks import lend_codecs, producer_class, with_nulls
+from kbroker.cli.properties import client_properties
+from kbroker.cli.quirks import keep_threads_quiet, lend_codecs, producer_class, with_nulls
 from kbroker.cli.servers import located, servers_option
 
 CONNECT_TIMEOUT_S = 3.0
 ANSWER_TIMEOUT_MS = 10_000
 GONE_TIMEOUT_MS = 500  # to say goodbye to a broker that is not there
 RETRIES = {"reconnect_backoff_ms": 50, "reconnect_backoff_max_ms": 1000}  # a broker that is back is soon noticed
-
-# Names of the Java client and librdkafka whose kafka-python name is not simply the same with underscores.
-_RENAMED = {
-    "sasl.mechanisms": "sasl_mechanism",
-    "sasl.username": "sasl_plain_username",
-    "sasl.password": "sasl_plain_password",
-    "ssl.ca.location": "ssl_cafile",
-    "ssl.certificate.location": "ssl_certfile",
-    "ssl.key.location": "ssl_keyfile",
-    "ssl.key.password": "ssl_password",
-}
-_FILES = {"ssl_cafile", "ssl_certfile", "ssl_keyfile", "ssl_crlfile"}
 
 
 class Connection(NamedTuple):
@@ -61,7 +50,7 @@ def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def wrapped(*args: Any, servers: str, settings: Sequence[str], command_config: Path | None, **rest: Any) -> Any:
         addresses = tuple(part.strip() for part in servers.split(",") if part.strip())
-        connection = Connection(addresses, _properties(settings, command_config))
+        connection = Connection(addresses, client_properties(settings, command_config))
         return command(*args, connection=connection, **rest)
 
     return wrapped
@@ -131,36 +120,6 @@ def check_code(code: int, what: str, message: str | None = None) -> None:
         raise Failed(f"{what}: {error_text(code, message)}")
 
 
-def _properties(settings: Sequence[str], file: Path | None) -> dict[str, Any]:
-    from kbroker.config import read_properties
-
-    named: dict[str, str] = {}
-    if file is not None:
-        try:
-            named.update(read_properties(file.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise Misconfigured(f"cannot read {file}: {error.strerror}") from None
-    for text in settings:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise click.UsageError(f"-X {text!r} is not NAME=VALUE")
-        named[name.strip()] = value.strip()
-    properties = {_RENAMED.get(name, name.replace(".", "_")): _typed(value) for name, value in named.items()}
-    for name in _FILES & properties.keys():  # kafka-python would take one that is not there for a broker that is not
-        if not Path(str(properties[name])).is_file():
-            raise Misconfigured(f"{name}: there is no file {properties[name]}")
-    return properties
-
-
-def _typed(text: str) -> Any:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        return int(text)
-    except ValueError:
-        return text
-
-
 def _settings(connection: Connection, **settings: Any) -> dict[str, Any]:
     return {
         "bootstrap_servers": list(connection.servers),
@@ -176,6 +135,7 @@ def _clear_errors(connection: Connection) -> Iterator[None]:
     import kafka.errors as errors
 
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters comes as an exception
+    keep_threads_quiet()
     lend_codecs()
     if not any(name in connection.properties for name in ("proxy_url", "socks5_proxy")):
         _knock(connection.servers)

@@ -1,4 +1,4 @@
-"""What kafka-python leaves to be desired, lent to it: codecs it has only with further packages, and nulls.
+"""What kafka-python leaves to be desired, lent to it: codecs it has only with further packages, nulls, quiet threads.
 
 A record of Kafka's may have neither key nor value, and a header may be null. kafka-python encodes both, but refuses
 them before that: `NULL` is None once it has looked, `header` makes a header whose value it does not look at.
@@ -7,6 +7,7 @@ them before that: `NULL` is None once it has looked, `header` makes a header who
 from __future__ import annotations
 
 import functools
+import threading
 from typing import Any
 
 BATCH_BYTES_MAX = 1 << 30  # decompressed
@@ -25,6 +26,22 @@ def lend_codecs() -> None:
             setattr(kafka.codec, name, "kafka_wire")  # has_<name>() asks whether this is None
             setattr(batches, f"{name}_encode", functools.partial(compress, number))
             setattr(batches, f"{name}_decode", functools.partial(decompress, number, max_bytes=BATCH_BYTES_MAX))
+
+
+def keep_threads_quiet() -> None:
+    """Its threads end in tracebacks; who waits for them is given the same error, and tells it."""
+    if threading.excepthook is _quiet:
+        return
+    _told_before.append(threading.excepthook)
+    threading.excepthook = _quiet
+
+
+_told_before: list[Any] = []
+
+
+def _quiet(args: threading.ExceptHookArgs) -> None:
+    if args.thread is None or not args.thread.name.startswith("kafka-"):
+        _told_before[-1](args)
 
 
 def with_nulls() -> dict[str, Any]:

@@ -20,6 +20,8 @@ from click.testing import CliRunner
 from kbroker.cli import cli
 from kbroker.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNREACHABLE, EXIT_USAGE
 from kbroker.cli.names import NameType
+from kbroker.cli.properties import client_properties
+from kbroker.cli.quirks import keep_threads_quiet
 from tests.cli import forked
 from tests.cli.process import broker_process
 from tests.cli.test_cli import LEAVES as COMMANDS
@@ -241,6 +243,54 @@ def test_what_does_not_exist(line: str, culprit: str, address: str, monkeypatch:
     assert done.exit_code in (EXIT_FAILED, EXIT_USAGE)
     assert culprit in done.stderr.splitlines()[-1]
     assert len(done.stderr.splitlines()) == 1 or done.stderr.startswith("Usage: ")
+
+
+@pytest.mark.parametrize(
+    ("setting", "culprit"),
+    [
+        ("acks=2", "acks: '2' is none of all, -1, 0, 1"),
+        ("fetch.min.bytes=x", "fetch.min.bytes: 'x' is no number from 0 on"),
+        ("heartbeat.interval.ms=-1", "heartbeat.interval.ms: '-1' is no number"),
+        ("bootstrap_timeout_ms=1e3", "bootstrap_timeout_ms: '1e3' is no number"),
+        ("enable.idempotence=maybe", "enable.idempotence: 'maybe' is none of true, false"),
+        ("ssl.ca.location=/nosuch", "ssl.ca.location: there is no file /nosuch"),
+        ("key_serializer=x", "key_serializer cannot be set here"),
+        ("partitioner=x", "partitioner cannot be set here"),
+    ],
+)
+def test_a_client_property_that_is_none(setting: str, culprit: str) -> None:
+    """Before anything is asked of a broker: kafka-python takes all of these, and hangs or falls over them."""
+    for line in ("topic list", "topic produce t", "topic consume t"):
+        done = CliRunner().invoke(cli, [*line.split(), "-b", "127.0.0.1:1", "-X", setting])
+        assert (done.exit_code, done.stderr[: len(culprit) + 9]) == (EXIT_USAGE, f"kbroker: {culprit}")
+
+
+def test_threads_of_kafka_python_end_quietly_and_ours_do_not(capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[str] = []
+    before = threading.excepthook
+    try:
+        threading.excepthook = lambda args: told.append(str(args.exc_value))
+        keep_threads_quiet()
+        for name in ("kafka-io-x", "ours"):
+            thread = threading.Thread(target=int, args=[name], name=name)
+            thread.start()
+            thread.join()
+    finally:
+        threading.excepthook = before
+    assert len(told) == 1 and "ours" in told[0]
+    assert capsys.readouterr().err == ""
+
+
+def test_client_properties_are_what_they_look_like_to_kafka_python(tmp_path: Path) -> None:
+    file = tmp_path / "client.properties"
+    file.write_text("sasl.password=1234\nsecurity.protocol=SASL_PLAINTEXT\nfetch.max.bytes=5\n")
+    assert client_properties(["client.id=-1", "check_crcs=False", "fetch.max.bytes=6"], file) == {
+        "sasl_plain_password": "1234",
+        "security_protocol": "SASL_PLAINTEXT",
+        "fetch_max_bytes": 6,
+        "client_id": "-1",
+        "check_crcs": False,
+    }
 
 
 def test_of_several_names_those_that_are_good_are_done(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
