@@ -102,7 +102,7 @@ def stop(data_dir: str | None, file: Path | None, memory: bool, timeout_ms: int,
         if not kill:
             raise Failed(
                 f"{process.name} has not stopped within {timeout_ms / 1000:g} s: {visible(str(doing))}. "
-                "Wait on: kbroker stop; end it at once: kbroker stop --kill"
+                "The same command waits on; --kill ends it at once"
             )
         process.signal(signal.SIGKILL)
         if not process.wait(KILLED_WITHIN_S):
@@ -259,10 +259,10 @@ def _about(found: Found) -> dict[str, Any]:
 
 
 def _text(about: Mapping[str, Any]) -> str:
-    who = ", ".join(str(about[name]) for name in ("who",) if name in about)
+    what = f"kbroker {about['version']}, {about['who']}" if "who" in about else "a process"  # not known yet
     doing = f": {about['doing']}" if about.get("doing") else ""
     up = f", up {span(int(about['uptime_s'] * 1000))}" if "uptime_s" in about else ""
-    lines = [f"kbroker {about.get('version', '')}{', ' * bool(who)}{who}: {about['state']}{doing}".replace(" :", ":")]
+    lines = [f"{what}: {about['state']}{doing}"]
     lines.append(f"  process    {about['pid'] or 'not known yet'}{up}")
     lines.append(f"  data       {about['data_dir']}")
     if about.get("listeners"):
