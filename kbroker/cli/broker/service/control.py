@@ -186,7 +186,7 @@ def _proven(found: Found) -> int:
         time.sleep(LOOK_S)  # it may just be writing who it is
         again = _find(found.data_dir)
         if again is None:
-            raise Failed(f"{process_name(found.pid or 0)} has let go of {found.data_dir} just now")
+            raise Unreachable(f"no broker runs on {found.data_dir} any more")
         found = again
     pid, identity = found.holder.pid, found.holder.identity
     if found.holder.is_proven or (pid is not None and not identity and not os.path.exists("/proc/self/stat")):
