@@ -91,6 +91,7 @@ class Links:
         self._bootstrap = bootstrap
         self._net = net
         self._links: dict[Address, Link] = {}
+        self._connecting = trio.Lock()
         self._brokers: dict[int, Address] = {}
 
     async def ask(self, request: Any, node: int | None = None) -> Any:
@@ -135,12 +136,16 @@ class Links:
         raise NoBroker(f"no broker at {self._bootstrap()}: {_text(failure)}") from failure
 
     async def _link(self, address: Address) -> Link:
-        link = self._links.get(address)
-        if link is not None and not link.is_broken:
+        async with self._connecting:
+            link = self._links.get(address)
+            if link is None or link.is_broken:
+                if link is not None:
+                    del self._links[address]
+                    await link.close()
+                link = self._links[address] = await self._connect(address)
             return link
-        if link is not None:
-            del self._links[address]
-            await link.close()
+
+    async def _connect(self, address: Address) -> Link:
         with trio.move_on_after(CONNECT_S):
             link = Link(BareClient(await self._net.connect(*address), CONTROL_CLIENT_ID))
             try:
@@ -150,7 +155,6 @@ class Links:
                 await link.close()
                 raise
             link.versions = {each.api_key: (each.min_version, each.max_version) for each in told.api_keys}
-            self._links[address] = link
             return link
         raise NoBroker(f"no connection to {address[0]}:{address[1]} within {CONNECT_S:g} s")
 

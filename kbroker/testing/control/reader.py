@@ -18,7 +18,7 @@ from kbroker.testing.control.reading import Record, brief, read
 
 EARLIEST, LATEST = -2, -1
 READ_COMMITTED = 1
-RECORDS_MAX = 100_000  # of one topic, held at once
+RECORDS_MAX, HELD_MAX = 100_000, 512 << 20  # of one topic, held at once: records, bytes
 BYTES_MAX = 16 << 20  # of one answer
 WAIT_MS = 250  # of one long poll; a topic that is moved or deleted meanwhile is noticed after it
 PASSED_S = 0.5  # what passes by has so long, where nothing is waited for
@@ -33,6 +33,7 @@ class Reader:
         self._links = links
         self._topic = topic
         self.records: dict[int, list[Record]] = defaultdict(list)  # by partition
+        self._held = 0  # bytes of what was read
         self._positions: dict[int, int] = {}
         self._leaders: dict[int, int] = {}
 
@@ -128,8 +129,10 @@ class Reader:
         fetched = read(self._topic, data, self._positions[index])
         self._positions[index] = fetched.next_offset
         self.records[index] += fetched.records
-        if self.count > RECORDS_MAX:
-            raise ValueError(f"topic {self._topic} has more than {RECORDS_MAX:,} records: too many to be held at once")
+        self._held += sum(len(each.key or b"") + len(each.value or b"") for each in fetched.records)
+        if self.count > RECORDS_MAX or self._held > HELD_MAX:
+            much = f"{RECORDS_MAX:,} records, or {HELD_MAX >> 20} MiB"
+            raise ValueError(f"topic {self._topic} has more than {much}: too much to be held at once")
 
     async def describe(self) -> str:
         """What was seen, for who waited in vain."""

@@ -11,6 +11,7 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer
 
 from kafka_wire.errors import ErrorCode, KafkaError
+from kbroker.testing.control import reader
 from kbroker.testing.control.clients import FAST, client_config
 from kbroker.testing.control.kafka import Kafka
 from kbroker.testing.control.links import NoBroker, addresses
@@ -232,3 +233,13 @@ def test_settings_by_each_library_s_own_names() -> None:
         client_config("sarama", "b:1")
     with pytest.raises(ValueError, match="a client is a producer, consumer or admin, not 'both'"):
         client_config("java", "b:1", "both")
+
+
+def test_a_topic_that_is_too_much_to_be_held_is_refused(
+    kafka: Kafka, producer: KafkaProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kafka.create_topic("orders")
+    producer.send("orders", b"x" * 1000).get(timeout=5)
+    monkeypatch.setattr(reader, "HELD_MAX", 999)
+    with pytest.raises(ValueError, match="topic orders has more than 100,000 records, or 0 MiB"):
+        kafka.topic("orders").records()
