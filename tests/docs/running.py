@@ -1,7 +1,7 @@
 """Carrying out the blocks of a page as its reader would, against a broker that is not at the page's address.
 
-Each page has a directory of its own. A page that starts a broker has a port of its own, too, which the broker takes
-because the environment says so; what the page's blocks ask for is found there.
+Each page has a directory of its own. A page that starts a broker has ports of its own, too; the broker takes the first
+of them because the environment says so, and what the page's blocks ask for is found there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ import pytest
 
 from tests.docs.pages import ROOT, Block
 
-PORT, PORTS = 9092, 3  # of a page's broker, or of as many
+PORT, BROKERS = 9092, 3  # of a page's broker, or of as many
+HTTP_PORT = 9644  # of a page's broker
+PORTS = BROKERS + 1
 HTTP_PORT = 9644  # of metrics; the test has it behind the others
 SECONDS_MAX = 60
 CLIENTS = ("confluent_kafka", "aiokafka")  # which have an environment of their own under .compat, made by `make compat`
@@ -52,10 +54,10 @@ class Reader:
 
     def code(self, block: Block) -> str:
         """With the broker's address in place of the page's."""
-        code = block.code
-        for n in range(PORTS):
+        code = re.sub(rf"\b{HTTP_PORT}\b", str(self.port + BROKERS), block.code)
+        for n in range(BROKERS):
             code = re.sub(rf"(localhost|127\.0\.0\.1):{PORT + n}\b", f"127.0.0.1:{self.port + n}", code)
-        return re.sub(rf"\b{HTTP_PORT}\b", str(self.port + PORTS), code)
+        return code
 
     def run(self, block: Block) -> str:
         """What it prints. Raises Lacking, or AssertionError if it fails."""
@@ -76,8 +78,9 @@ class Reader:
         """With the page's address, which need not be said, in place of the broker's, which must be."""
         text = text.replace("\r\n", "\n").replace(f" -b {self.address}", "")
         text = re.sub(rf"(localhost|127\.0\.0\.1):({HTTP_PORT}|{self.port + PORTS})\b", f"localhost:{HTTP_PORT}", text)
-        for n in range(PORTS):
-            text = re.sub(rf"(localhost|127\.0\.0\.1):({PORT + n}|{self.port + n})\b", f"localhost:{PORT + n}", text)
+        pairs = {**{PORT + n: self.port + n for n in range(BROKERS)}, HTTP_PORT: self.port + BROKERS}
+        for theirs, ours in pairs.items():
+            text = re.sub(rf"(localhost|127\.0\.0\.1):({theirs}|{ours})\b", f"localhost:{theirs}", text)
         return text
 
     def write(self, block: Block) -> None:

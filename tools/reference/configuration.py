@@ -32,7 +32,8 @@ A broker takes its configuration from, the closest first:
 
 A name that nobody knows is an error in a file or flag, and a warning in a `KBROKER_*` variable. In a `KAFKA_*` variable
 it is a warning where it looks like a misspelling of one that is known (`KAFKA_NUM_PARTITION`); any other is passed over
-in silence, for Kafka's tools and images have variables of that kind too.
+in silence, for Kafka's tools have variables of that kind too. In a container (`KBROKER_CONTAINER=1`) every one that
+means nothing is a warning.
 """
 
 
