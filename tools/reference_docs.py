@@ -17,6 +17,7 @@ for source in (ROOT, ROOT / "protocol"):
     sys.path.insert(0, str(source))
 
 from tools.reference.apis import apis  # noqa: E402
+from tools.reference.cli import cli  # noqa: E402
 from tools.reference.configuration import configuration  # noqa: E402
 from tools.reference.differences import differences  # noqa: E402
 from tools.reference.errors import errors  # noqa: E402
@@ -27,6 +28,7 @@ from tools.reference.metrics import metrics  # noqa: E402
 PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/configuration.md": configuration,
     "docs/reference/apis.md": apis,
+    "docs/reference/cli.md": cli,
     "docs/reference/differences.md": differences,
     "docs/reference/errors.md": errors,
     "docs/reference/limits.md": limits,
