@@ -77,7 +77,8 @@ class Topic:
                 if waited_s > RETRY_S:
                     raise Failed(f"{self.name}: {error}") if isinstance(error, Passing) else error from None
                 if waited_s > TELL_S and not is_told:
-                    click.echo(f"kbroker: {error}: tried again for {RETRY_S:g} s", err=True)
+                    why = error if isinstance(error, Passing) else "a broker does not answer"
+                    click.echo(f"kbroker: {why}: tried again for {RETRY_S:g} s", err=True)
                     is_told = True
             time.sleep(PAUSE_S)
             try:
