@@ -13,6 +13,13 @@ LOGGER = logging.getLogger("kbroker")
 ELSEWHERE = 1  # no thread's id
 
 
+@pytest.fixture(autouse=True)
+def levels(caplog: pytest.LogCaptureFixture) -> None:
+    """As in a program that has set none, whatever other tests have."""
+    caplog.set_level(logging.NOTSET, "kbroker")
+    caplog.set_level(logging.WARNING)
+
+
 def test_the_latest_lines_are_kept() -> None:
     lines = Lines()
     for number in range(LINES_MAX + 1):
