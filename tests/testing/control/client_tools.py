@@ -21,12 +21,14 @@ Headers = Sequence[tuple[str, bytes]]
 
 def library(name: str) -> None:
     """Have a client library that can be imported: installed here, or where `make compat` has put it. Else skip."""
-    if importlib.util.find_spec(name) is None:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:  # a folder of that name, as there is in compat, is no library
         python = f"python{sys.version_info[0]}.{sys.version_info[1]}"
         found = sorted(ROOT.glob(f".compat/{name}/env-????????/lib/{python}/site-packages"))
         if not found:
             pytest.skip(f"no {name} here: make compat fetches it")
         sys.path.append(str(found[-1]))
+        sys.modules.pop(name, None)
         importlib.invalidate_caches()
 
 
