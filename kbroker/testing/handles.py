@@ -28,6 +28,8 @@ from kbroker.testing.embedded.backends import Embedded
 from kbroker.testing.embedded.cluster import Cluster
 from kbroker.testing.embedded.portal import BrokerGone, Uncontrollable
 
+__tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
+
 REPORTED_REQUESTS = 100  # the latest, with a test that failed
 REPORTED_LINES = 100
 WAIT_S = 15.0  # for a leader: as long as the session of a broker that died, and some more

@@ -264,7 +264,6 @@ class _told_plainly:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """Fail a test that has passed though its fault never came, or its broker died."""
-    __tracebackhide__ = True
     yield
     for broker in item.stash.get(_used, ()):
         if problems := broker.problems():

@@ -28,6 +28,8 @@ from kbroker.testing.control.journal import Journal, Row
 from kbroker.testing.control.spans import MOMENT_MS_MAX, as_moment
 from kbroker.testing.control.striking import strike
 
+__tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
+
 HISTORY_MAX = 1000  # of what a test did, for the report of one that failed
 
 

@@ -26,6 +26,8 @@ from kbroker.testing.control.asked import topic_name, whole
 from kbroker.testing.control.topics import can_name_topics, names_topics, split
 from kbroker.testing.control.words import FaultWords
 
+__tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
+
 TIMES_MAX = 1_000_000
 DELAY_MS_MAX = 600_000
 FAULTS_MAX = 10_000

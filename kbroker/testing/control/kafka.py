@@ -31,6 +31,8 @@ from kbroker.testing.control.reader import Reader
 from kbroker.testing.control.reading import Record
 from kbroker.testing.embedded.loop import LoopThread
 
+__tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
+
 WAIT_S = 5.0  # where a test says nothing else
 DO_S = 10.0  # what has to be done, not waited for
 WAIT_S_MAX = 3600.0

@@ -10,6 +10,8 @@ from kbroker.testing.control.spans import as_moment, moment_ms, span_ms
 from kbroker.testing.control.words import FaultWords
 from kbroker.testing.embedded.portal import Portal
 
+__tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
+
 SHOWN_MAX = 50  # requests, to people
 
 

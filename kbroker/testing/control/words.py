@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+__tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
+
 
 class FaultWords(ABC):
     """How a test says what is to happen. `times`: how many requests it hits, None for every one; `topic`, `client_id`:

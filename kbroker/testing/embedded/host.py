@@ -32,6 +32,8 @@ from kbroker.testing.embedded.port import Port
 from kbroker.testing.embedded.portal import CannotStart
 from kbroker.testing.world import only_cause
 
+__tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
+
 # What differs from Kafka's defaults: an internal topic of fifty partitions is nothing that a test wants to wait for.
 TEST_CONFIG = {"offsets.topic.num.partitions": "4", "transaction.state.log.num.partitions": "4"}
 

@@ -23,6 +23,8 @@ import trio
 from kbroker.testing.embedded.forks import check_owner
 from kbroker.testing.embedded.portal import CALL_S, BrokerGone
 
+__tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
+
 START_S = 30.0
 GRACE_S = 5.0  # a loop that has not answered so long after the deadline of a call does not turn
 
@@ -65,11 +67,12 @@ class LoopThread:
         except trio.RunFinishedError:
             raise BrokerGone(f"{self.name} has been closed") from None
         try:
-            return future.result(timeout_s + GRACE_S)
+            error = future.exception(timeout_s + GRACE_S)
         except LateError:
-            if future.done():
-                raise  # of the function's own
             raise TimeoutError(f"{self.name} did not answer within {timeout_s + GRACE_S:g} s: is it paused?") from None
+        if error is not None:
+            raise error
+        return future.result()
 
     def close(self) -> None:
         """End all that runs there, and the thread; idempotent."""

@@ -33,6 +33,8 @@ from kbroker.testing.embedded.lines import Lines
 from kbroker.testing.embedded.port import Port
 from kbroker.testing.embedded.portal import CALL_S, BrokerGone, Uncontrollable, told
 
+__tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
+
 if TYPE_CHECKING:
     from kbroker.testing.embedded.between import Between
 
@@ -244,11 +246,12 @@ class _Child:
                 self._process.stdin.write(json.dumps(order).encode() + b"\n")
                 self._process.stdin.flush()
         try:
-            return future.result(timeout_s + GRACE_S)
+            error = future.exception(timeout_s + GRACE_S)
         except LateError:
-            if future.done():
-                raise
             raise TimeoutError(f"the broker's process did not answer within {timeout_s + GRACE_S:g} s") from None
+        if error is not None:
+            raise error
+        return future.result()
 
     def state(self) -> tuple[bool, str]:
         """Whether there is a broker, and why not, where it ended by itself."""

@@ -24,6 +24,8 @@ from kbroker.testing.embedded.machines import MemoryMachine
 from kbroker.testing.embedded.port import Port
 from kbroker.testing.embedded.portal import CALL_S, BrokerGone, Uncontrollable
 
+__tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
+
 START_S = 30.0
 
 
