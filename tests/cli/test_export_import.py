@@ -118,6 +118,25 @@ def test_through_a_pipe(broker: str) -> None:
     assert result.stdout == "imported 5 records into piped-copy\n"
 
 
+def test_a_device_or_a_pipe_is_written_to_and_a_link_stays_one(broker: str, tmp_path: Path) -> None:
+    """Nothing takes their place: whoever may write to /dev may lose /dev/null."""
+    write(broker, "t", 0, RECORDS)
+    done(broker, "export", "t", str(tmp_path / "file"))
+    os.mkfifo(tmp_path / "pipe")
+    reading = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        done(broker, "export", "t", str(tmp_path / "pipe"))
+        assert os.read(reading, 1 << 16)[:8] == (tmp_path / "file").read_bytes()[:8]
+        assert (tmp_path / "pipe").is_fifo()
+    finally:
+        os.close(reading)
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    before = (tmp_path / "file").stat().st_ino
+    done(broker, "export", "t", str(tmp_path / "link"), "-f")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").stat().st_ino != before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]
+
+
 def test_only_what_is_committed(broker: str, tmp_path: Path) -> None:
     done(broker, "create", "paid")
     with producer(Connection((broker,), {}), transactional_id="till") as client:

@@ -94,6 +94,19 @@ def test_a_ready_file_that_is_no_ready_file_is_left_alone(content: str, tmp_path
         ReadyFile(path)  # nothing is lost
 
 
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_ready_file_that_is_no_file_is_left_alone(is_link: bool, tmp_path: Path) -> None:
+    """/dev/null has nothing in it either."""
+    path = tmp_path / "device"
+    os.mkfifo(path)
+    if is_link:
+        path = tmp_path / "link"
+        path.symlink_to(tmp_path / "device")
+    with pytest.raises(Misconfigured, match="is there, and is no file: left alone"):
+        ReadyFile(path)
+    assert path.is_fifo() and path.is_symlink() == is_link
+
+
 def test_a_ready_file_of_a_broker_that_is_gone_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text(json.dumps({"pid": os.getpid(), "identity": f"boot/ns/{os.getpid()}/1"}))  # another's now

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class ReadyFile:
 
     def __init__(self, path: Path) -> None:
         """Raises Misconfigured where it cannot be written, or is somebody else's."""
-        self._path = path
+        self._path = path = Path(os.path.realpath(path))  # a link stays one: /dev/stdout is one
         self._identity = process_identity(os.getpid())
         self._is_there = False
         _clear(path)
@@ -62,8 +63,14 @@ def bootstrap_servers(path: Path) -> str | None:
 
 
 def _clear(path: Path) -> None:
-    """Remove what a broker has left that is gone. Raises Misconfigured."""
+    """Remove what a broker has left that is gone. Raises Misconfigured.
+
+    Nothing is read that is no file: a pipe would be waited for, and /dev/null, as good as empty, replaced.
+    """
     try:
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise Misconfigured(f"--ready-file {path} is there, and is no file: left alone")
         with open(path, encoding="utf-8") as file:
             found = json.loads(file.read(CONTENT_BYTES_MAX) or "{}")
         pid, identity = found.get("pid"), found.get("identity")

@@ -191,22 +191,36 @@ def _first_left(topic: Topic, span: Span, position: int) -> int:
 
 @contextmanager
 def _output(file: str, *, force: bool) -> Iterator[BinaryIO]:
-    """Where to write. A file is written beside its place, and takes it when all went well."""
+    """Where to write. A file is written beside its place, and takes it when all went well; not that of a link, nor of
+    a device or a pipe: these are written to."""
     if file == "-":
         if sys.stdout.isatty():
             raise click.UsageError("an export is not for a terminal: name a FILE, or pipe it somewhere")
         yield sys.stdout.buffer
         return
-    path, partial = Path(file), Path(f"{file}.{os.getpid()}.partial")
-    if path.exists() and not force:
-        raise Failed(f"{file} exists (-f writes over it)")
+    path = Path(file)
+    try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            with open(path, "wb") as out:
+                yield out
+            return
+        if path.exists() and not force:
+            raise Failed(f"{file} exists (-f writes over it)")
+        with _replacement(Path(os.path.realpath(path))) as out:
+            yield out
+    except OSError as error:
+        raise Failed(f"cannot write {file}: {error.strerror or error}") from None
+
+
+@contextmanager
+def _replacement(path: Path) -> Iterator[BinaryIO]:
+    """A file beside a path that takes its place at the end, if that is reached."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with open(partial, "xb") as out:
             yield out
             out.flush()
             os.fsync(out.fileno())
         os.replace(partial, path)
-    except OSError as error:
-        raise Failed(f"cannot write {file}: {error.strerror or error}") from None
     finally:
         partial.unlink(missing_ok=True)
