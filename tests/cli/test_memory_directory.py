@@ -43,3 +43,27 @@ def test_stale_directories_go_and_live_ones_stay(tmp_path: Path) -> None:
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == [f"{memory.PREFIX}live", f"{memory.PREFIX}young", "of somebody else"]
     lock.release()
+
+
+def test_what_others_have_put_there_is_neither_believed_nor_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock that is a link would have this user's file cut to nothing; a link for a directory, its target removed."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "file").write_text("precious")
+    (tmp_path / f"{memory.PREFIX}link").symlink_to(mine)
+    theirs = tmp_path / f"{memory.PREFIX}theirs"
+    theirs.mkdir()
+    (theirs / LOCK).symlink_to(mine / "file")
+    os.utime(theirs, (0, 0))
+    os.utime(tmp_path / f"{memory.PREFIX}link", (0, 0), follow_symlinks=False)
+    me = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+    memory.remove_stale(tmp_path, 2_000_000_000.0)
+    assert memory.directories(tmp_path) == []
+    monkeypatch.setattr(os, "geteuid", lambda: me)
+    assert theirs in memory.directories(tmp_path)
+    assert tmp_path / f"{memory.PREFIX}link" not in memory.directories(tmp_path)
+    assert (mine / "file").read_text() == "precious" and [each.name for each in mine.iterdir()] == ["file"]
+    assert theirs.is_dir()

@@ -2,13 +2,15 @@
 
 Linux has a file system in memory at /dev/shm. Elsewhere, and where that is small (64 MiB in many containers), it is an
 ordinary temporary directory, and the broker says so. A broker that was killed leaves its directory behind; the next
-`--memory` broker removes those that are old enough and that nobody holds the lock of.
+`--memory` broker of that user removes those that are old enough and that nobody holds the lock of. Anybody can put
+anything there: what another user made is neither believed nor touched.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -35,19 +37,29 @@ def memory_directory(shared: Path = SHARED_MEMORY) -> Iterator[tuple[str, str]]:
 
 
 def directories(shared: Path = SHARED_MEMORY) -> list[Path]:
-    """Those of all brokers in memory, of whatever user, that can be looked into."""
-    found = (each for place in (shared, Path(tempfile.gettempdir())) for each in place.glob(PREFIX + "*"))
-    return sorted(each for each in found if os.access(each, os.R_OK))
+    """Those of all brokers in memory of this user."""
+    found = {each for place in (shared, Path(tempfile.gettempdir())) for each in place.glob(PREFIX + "*")}
+    return sorted(each for each in found if _is_ours(each))
 
 
 def remove_stale(shared: Path, now_s: float) -> None:
     """Remove what killed brokers left: directories of ours, not young, whose lock is free."""
     for directory in shared.glob(PREFIX + "*"):
         try:
-            if now_s - directory.stat().st_mtime >= STALE_AFTER_S and _is_free(directory):
+            is_old = now_s - directory.lstat().st_mtime >= STALE_AFTER_S
+            if is_old and _is_ours(directory) and _is_free(directory):
                 shutil.rmtree(directory)
         except OSError:
             continue  # somebody else's, or gone already
+
+
+def _is_ours(directory: Path) -> bool:
+    """Whether this user made it, as a directory: not a link, and with nothing in it that leads elsewhere."""
+    try:
+        found = directory.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and (not hasattr(os, "geteuid") or found.st_uid == os.geteuid())
 
 
 def _is_free(directory: Path) -> bool:
