@@ -162,6 +162,19 @@ def test_a_start_that_fails_tells_why_where_it_was_asked_for(broker: Detached, t
 
 
 @pytest.mark.slow
+def test_what_lies_in_the_working_directory_is_not_run_and_a_failed_start_leaves_no_log(
+    broker: Detached, tmp_path: Path
+) -> None:
+    (tmp_path / "queue.py").write_text("raise SystemExit('the one of the working directory')")
+    command = [sys.executable, "-P", "-m", "kbroker", "start", "--memory", "--detach"]
+    command += ["--ready-file", str(broker.ready_file)]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    begun = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert begun.stderr.startswith(f"kbroker: --ready-file {broker.ready_file} is that of process")
+    assert [path.name for path in tmp_path.iterdir()] == ["queue.py"]
+
+
+@pytest.mark.slow
 def test_a_start_that_fails_is_an_event_where_the_log_is_json(broker: Detached) -> None:
     failed = run("--memory", "--listen", broker.ready["bootstrap_servers"], "--log-format", "json")
     assert failed.returncode == 2

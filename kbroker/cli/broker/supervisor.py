@@ -31,6 +31,7 @@ from typing import Any, NamedTuple, TypeAlias
 import click
 
 from kbroker import __version__, events
+from kbroker.cli.broker.again import program
 from kbroker.cli.broker.banner import address_of, address_text, banner, near, seconds_since_start
 from kbroker.cli.broker.layout import LOCK, STORE_FILE, directory_of, named, refuse_others, unusable
 from kbroker.cli.broker.listeners import MAP
@@ -317,7 +318,7 @@ class _Supervisor:
         if part.advertised:
             settings["advertised.listeners"] = _text(part.advertised)
         settings["kbroker.data.dir"] = directory_of(self._data_dir, broker.id)
-        command = [sys.executable, "-m", "kbroker", "start", *orders.options]
+        command = [*program(), "start", *orders.options]
         command += [f"--override={name}={value}" for name, value in settings.items()]
         brokers_min = 1 if self._announced else orders.brokers  # at first they wait for each other
         command += ["--supervised", str(brokers_min)]

@@ -20,6 +20,7 @@ from typing import IO, Any, NamedTuple
 
 import click
 
+from kbroker.cli.broker.again import program
 from kbroker.cli.errors import EXIT_USAGE, Failed, Misconfigured
 
 LOG = "kbroker.log"
@@ -39,7 +40,7 @@ class Detachment(NamedTuple):
 def detach(arguments: Sequence[str], wish: Detachment) -> int:
     """Start `kbroker` with these arguments (the process's own), and tell of it. Raises Failed, Misconfigured."""
     log_file = _log_file(wish)
-    command = [sys.executable, "-m", "kbroker", *_passed_on(arguments), "--detached", str(log_file)]
+    command = [*program(), *_passed_on(arguments), "--detached", str(log_file)]
     with _opened(log_file) as log:
         begin = log.tell()
         process = subprocess.Popen(
@@ -57,6 +58,10 @@ def detach(arguments: Sequence[str], wish: Detachment) -> int:
         record = _wait_ready(process, wish.wait_s, log_file, begin)
     except KeyboardInterrupt:
         process.terminate()
+        raise
+    except Failed as error:
+        if process.poll() is not None and _is_temporary(wish) and str(log_file) not in error.message:
+            os.remove(log_file)  # nobody is told of it
         raise
     _say(record, log_file, wish.data_dir)
     return 0
@@ -78,11 +83,16 @@ def _passed_on(arguments: Sequence[str]) -> list[str]:
 def _log_file(wish: Detachment) -> Path:
     if wish.log_file is not None:
         return wish.log_file.absolute()
-    if wish.data_dir:
+    if not _is_temporary(wish):
         return Path(wish.data_dir).absolute() / LOG
     handle, name = tempfile.mkstemp(prefix="kbroker-", suffix=".log")
     os.close(handle)
     return Path(name)
+
+
+def _is_temporary(wish: Detachment) -> bool:
+    """Whether the log is a file of a name that we chose."""
+    return wish.log_file is None and not wish.data_dir
 
 
 def _opened(path: Path) -> IO[bytes]:
