@@ -308,8 +308,12 @@ class _Child:
     def _read_answers(self) -> None:
         assert self._process.stdout is not None
         for line in iter(self._process.stdout.readline, b""):
-            answer = json.loads(line)
-            future = self._asked.pop(answer["id"])
+            try:
+                answer = json.loads(line)
+                future = self._asked.pop(answer["id"])
+            except (ValueError, KeyError, TypeError):  # what a sitecustomize prints, say
+                self._lines.add(line.decode(errors="replace"))
+                continue
             if "error" in answer:
                 future.set_exception(told(*answer["error"]))
             else:

@@ -280,3 +280,15 @@ def wait_until(holds: Callable[[], bool]) -> bool:
     while not holds() and time.monotonic() < deadline:
         select.select([], [], [], 0.01)
     return holds()
+
+
+def test_what_an_environment_has_every_python_print_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('hello')\nprint('[]')\nprint('{\"id\": 0}', flush=True)")
+    monkeypatch.syspath_prepend(tmp_path)
+    broker = ProcessBroker()
+    try:
+        assert broker.is_running and broker.log_lines()[0].endswith("hello")
+    finally:
+        broker.close()
