@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -94,6 +95,18 @@ def test_crc32c_agrees_with_crcmod(data: bytes) -> None:
 def test_crc32c_has_the_value_of_rfc_3720() -> None:
     assert primitives.crc32c(bytes(32)) == 0x8A9136AA
     assert primitives.crc32c(bytes(range(32))) == 0x46DD794E
+
+
+def test_of_the_wheel_only_the_extension_is_loaded_and_the_package_may_be_imported_later() -> None:
+    script = """
+import subprocess
+import sys
+from kafka_wire import primitives
+assert primitives.crc32c(bytes(32)) == 0x8A9136AA and "crc32c" not in sys.modules and "argparse" not in sys.modules
+import crc32c
+assert crc32c.crc32c is primitives.crc32c
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
 
 
 @pytest.fixture
