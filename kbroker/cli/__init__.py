@@ -11,7 +11,7 @@
     shell.py     `completion`, `version`                       progress.py how far a long command is
     names.py     names that a shell completes                  presence.py a broker that is lost, and back
     quirks.py    what kafka-python leaves to be desired        servers.py  where brokers are: the option, addresses
-    properties.py  -X and --command-config
+    properties.py  -X and --command-config                   consent.py   the question before records are lost
 
 Exit codes: 0 done, 1 failed, 2 used or configured wrongly (also: port or data directory taken), 3 no broker reached,
 130 interrupted. A broker stopped by CTRL+C or SIGTERM has done what it was told: 0.

@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-RIGHT_ALIGNED = (int, float)
+
+class Quantity(str):
+    """A number with its unit: stands in a table as a number does."""
+
+    __slots__ = ()
+
+
+RIGHT_ALIGNED = (int, float, Quantity)
 
 # What a terminal takes for a command, or does not show as it is: control characters, and those that turn the direction
 # of writing. Names of groups, members and transactions are whatever a client made them.
@@ -56,7 +63,7 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("" if count == 1 else "es" if noun.endswith("ch") else "s")
 
 
-def bytes_text(count: int | None) -> str | None:
+def bytes_text(count: int | None) -> Quantity | None:
     """ "812 B", "1.4 KB", "37.0 GB"; None for an unknown number."""
     if count is None:
         return None
@@ -64,7 +71,7 @@ def bytes_text(count: int | None) -> str | None:
     while size >= 1000 and len(units) > 1:
         size /= 1000
         units.pop(0)
-    return f"{count} B" if count < 1000 else f"{size:.1f} {units[0]}"
+    return Quantity(f"{count} B" if count < 1000 else f"{size:.1f} {units[0]}")
 
 
 def format_option(command: Any) -> Any:

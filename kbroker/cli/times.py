@@ -8,7 +8,10 @@ from typing import Any
 
 import click
 
+from kbroker.cli.tables import Quantity
+
 SECONDS_BELOW = 10**11  # a number below is seconds since the epoch, above milliseconds
+_SPANS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -63,13 +66,10 @@ def moment(time_ms: int) -> str:
     return datetime.fromtimestamp(time_ms / 1000).astimezone().isoformat(sep=" ", timespec="seconds")
 
 
-def span(duration_ms: int) -> str:
-    """ "12 s", "3 min 20 s", "2 h 5 min", "4 d 1 h"."""
+def span(duration_ms: int) -> Quantity:
+    """ "12 s", "3 min 20 s", "2 h 5 min", "4 d 1 h": the two largest units; "7 d" where the second has none."""
     seconds = max(0, duration_ms) // 1000
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    if seconds < 86400:
-        return f"{seconds // 3600} h {seconds % 3600 // 60} min"
-    return f"{seconds // 86400} d {seconds % 86400 // 3600} h"
+    size, unit = next((each for each in _SPANS if each[0] <= seconds), _SPANS[-1])
+    whole, rest = divmod(seconds, size)
+    smaller = next(((rest // one, name) for one, name in _SPANS if one < size), (0, ""))
+    return Quantity(f"{whole} {unit}" + (f" {smaller[0]} {smaller[1]}" if smaller[0] else ""))

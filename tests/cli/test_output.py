@@ -15,7 +15,8 @@ from kbroker.cli.broker import logs
 from kbroker.cli.broker.banner import banner, own_command, seconds_since_start
 from kbroker.cli.broker.serve import why
 from kbroker.cli.errors import Failed
-from kbroker.cli.tables import json_text, plural, table, visible_lines
+from kbroker.cli.tables import bytes_text, json_text, plural, table, visible_lines
+from kbroker.cli.times import span
 from kbroker.env import AddressInUse, DirectoryLocked
 
 
@@ -26,6 +27,15 @@ def test_table() -> None:
         "a            1  1,2",
         "long name",
         "c          100",
+    ]
+
+
+def test_quantities_stand_to_the_right_as_numbers_do() -> None:
+    text = table(("SIZE", "AGE"), [(bytes_text(812), span(7 * 86_400_000)), (bytes_text(37 * 10**9), None)])
+    assert text.splitlines() == [
+        "   SIZE  AGE",
+        "  812 B  7 d",
+        "37.0 GB",
     ]
 
 

@@ -128,7 +128,11 @@ def test_trim_shows_asks_and_deletes(broker: str) -> None:
     done(broker, "topic", "create", "long", "-p", "2")
     done(broker, "topic", "produce", "long", "-p", "1", input="a\n" * 10)
     asked = run(broker, "topic", "trim", "long", "--keep", "4", input="n\n")
-    assert asked.exit_code != 0 and "Delete 6 records of long?" in asked.stderr
+    assert asked.exit_code == 1 and "Delete 6 records of long?" in asked.stderr
+    unasked = run(broker, "topic", "trim", "long", "--keep", "4", input="")
+    assert unasked.exit_code == 1 and unasked.stderr.endswith(
+        "\nkbroker: nobody is there to answer; nothing was done. If you mean it: --yes\n"
+    )
     assert asked.stdout.splitlines()[2].split() == ["1", "0", "10", "6", "6"]
     assert "deleted 6 records of long" in done(broker, "topic", "trim", "long", "--keep", "4", "--yes")
     again = run(broker, "topic", "trim", "long", "--keep", "4")

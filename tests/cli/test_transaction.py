@@ -52,8 +52,8 @@ def test_what_is_no_duration(text: str) -> None:
 
 
 def test_spans_and_moments() -> None:
-    spans = [span(ms) for ms in (-5, 0, 59_999, 200_000, 2 * HOUR_MS + 300_000, 97 * HOUR_MS)]
-    assert spans == ["0 s", "0 s", "59 s", "3 min 20 s", "2 h 5 min", "4 d 1 h"]
+    spans = [span(ms) for ms in (-5, 0, 59_999, 200_000, 2 * HOUR_MS + 300_000, 97 * HOUR_MS, 168 * HOUR_MS)]
+    assert spans == ["0 s", "0 s", "59 s", "3 min 20 s", "2 h 5 min", "4 d 1 h", "7 d"]
     assert moment(-1) == ""
     assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d", moment(1_795_860_791_453))
 

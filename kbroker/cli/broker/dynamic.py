@@ -139,17 +139,15 @@ def _alter(client: Any, resource: str, changes: dict[str, str | None], whose: st
     )
     from kbroker.config import Scope
 
-    key = ApiKey.INCREMENTAL_ALTER_CONFIGS
-    version = bridge.supported_version(client, key)
-    if version is None:
-        raise Failed("this broker does not have INCREMENTAL_ALTER_CONFIGS")
     configs = [
         IncrementalAlterableConfig(name=name, config_operation=DELETE if value is None else SET, value=value)
         for name, value in changes.items()
     ]
     asked = IncrementalAlterConfigsResource(resource_type=Scope.BROKER, resource_name=resource, configs=configs)
     request = IncrementalAlterConfigsRequest(resources=[asked], validate_only=False)
-    told = bridge.send(client, int(resource) if resource else None, request, key, version).responses[0]
+    told = bridge.send(
+        client, int(resource) if resource else None, request, ApiKey.INCREMENTAL_ALTER_CONFIGS
+    ).responses[0]
     check_code(told.error_code, whose, told.error_message)
 
 
@@ -160,13 +158,9 @@ def _described(client: Any, broker: int | None, live: Sequence[int]) -> list[Any
 
     if broker is not None:
         _check_there(broker, live)
-    key = ApiKey.DESCRIBE_CONFIGS
-    version = bridge.supported_version(client, key)
-    if version is None:
-        raise Failed("this broker does not have DESCRIBE_CONFIGS")
     name = ALL if broker is None else str(broker)
     resource = DescribeConfigsResource(resource_type=Scope.BROKER, resource_name=name, configuration_keys=None)
-    told = bridge.send(client, broker, DescribeConfigsRequest(resources=[resource]), key, version).results[0]
+    told = bridge.send(client, broker, DescribeConfigsRequest(resources=[resource]), ApiKey.DESCRIBE_CONFIGS).results[0]
     check_code(told.error_code, f"broker {name}" if name else "all brokers", told.error_message)
     return list(told.configs)
 

@@ -10,6 +10,7 @@ import click
 from kbroker.cli.client import Connection, admin, connection_options
 from kbroker.cli.cluster import health, reads
 from kbroker.cli.cluster.reads import Broker, Members, Partition, TopicPartition, Usage
+from kbroker.cli.consent import ask, yes_option
 from kbroker.cli.errors import Failed
 from kbroker.cli.groups.group import PartitionsType, chosen, place
 from kbroker.cli.lazy import LazyGroup
@@ -132,7 +133,7 @@ def _load(broker: Broker, partitions: Sequence[Partition], usage: Usage | None) 
 @click.command("elect-leaders")
 @click.argument("topics", nargs=-1, type=PartitionsType(), metavar="[TOPIC[:PARTITION,...]]...")
 @click.option("--unclean", is_flag=True, help="Where nobody leads, have any replica that lives: records may be lost.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @format_option
 @connection_options
 def elect_leaders(
@@ -149,7 +150,7 @@ def elect_leaders(
     if unclean and not topics:
         raise click.UsageError("--unclean loses records: name the topics it is for")
     if unclean and not yes:
-        click.confirm("Records that only dead replicas have are lost. Go on?", abort=True, err=True)
+        ask("Records that only dead replicas have are lost. Go on?")
     with admin(connection) as client:
         wanted = _named(client, topics) if topics else None
         outcomes = reads.elect(client, wanted, unclean=unclean)

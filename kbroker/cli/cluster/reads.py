@@ -10,6 +10,8 @@ from kafka_wire.api import ApiKey
 from kbroker.cli.client import check_code, error_text
 from kbroker.cli.errors import Failed
 from kbroker.cli.groups import bridge
+from kbroker.config import Scope
+from kbroker.config.views import VIEW_SOURCE
 
 TopicPartition: TypeAlias = tuple[str, int]
 NOBODY = -1
@@ -109,10 +111,9 @@ def partitions(client: Any, topics: Sequence[str] | None = None, *, with_views: 
     """
     from kafka_wire.messages.metadata import MetadataRequest, MetadataRequestTopic
 
-    version = _version(client, ApiKey.METADATA)
     asked = None if topics is None else [MetadataRequestTopic(name=name) for name in dict.fromkeys(topics)]
     request = MetadataRequest(topics=asked, allow_auto_topic_creation=False)
-    told = _ask(client, request, ApiKey.METADATA, version)
+    told = _ask(client, request, ApiKey.METADATA)
     for topic in told.topics:
         check_code(topic.error_code, topic.name or "a topic")
     found = [
@@ -128,7 +129,7 @@ def partitions(client: Any, topics: Sequence[str] | None = None, *, with_views: 
         for each in topic.partitions
     ]
     if topics is None and not with_views:
-        told = configs(client, {each.topic for each in found}, ["kbroker.view.source"])
+        told = configs(client, {each.topic for each in found}, [VIEW_SOURCE])
         found = [each for each in found if not told.get(each.topic)]
     return sorted(found)
 
@@ -144,13 +145,12 @@ def configs(client: Any, topics: Iterable[str], keys: Sequence[str]) -> dict[str
     from kafka_wire.messages.configs import DescribeConfigsRequest, DescribeConfigsResource
 
     names, found = sorted(set(topics)), dict[str, dict[str, str]]()
-    version = _version(client, ApiKey.DESCRIBE_CONFIGS)
     for start in range(0, len(names), TOPICS_AT_ONCE):
         resources = [
-            DescribeConfigsResource(resource_type=2, resource_name=name, configuration_keys=list(keys))
+            DescribeConfigsResource(resource_type=Scope.TOPIC, resource_name=name, configuration_keys=list(keys))
             for name in names[start : start + TOPICS_AT_ONCE]
         ]
-        told = _ask(client, DescribeConfigsRequest(resources=resources), ApiKey.DESCRIBE_CONFIGS, version)
+        told = _ask(client, DescribeConfigsRequest(resources=resources), ApiKey.DESCRIBE_CONFIGS)
         for result in told.results:
             found[result.resource_name] = {each.name: each.value for each in result.configs if each.value}
     return found
@@ -160,9 +160,8 @@ def moves(client: Any) -> list[Move]:
     """The reassignments that are under way, in order."""
     from kafka_wire.messages.admin import ListPartitionReassignmentsRequest
 
-    version = _version(client, ApiKey.LIST_PARTITION_REASSIGNMENTS)
     request = ListPartitionReassignmentsRequest(timeout_ms=ANY_TIMEOUT_MS, topics=None)
-    told = _ask(client, request, ApiKey.LIST_PARTITION_REASSIGNMENTS, version)
+    told = _ask(client, request, ApiKey.LIST_PARTITION_REASSIGNMENTS)
     check_code(told.error_code, "reassignments were not listed", told.error_message)
     return sorted(
         Move(
@@ -222,7 +221,7 @@ def elect(client: Any, wanted: Sequence[TopicPartition] | None, *, unclean: bool
     from kafka_wire.errors import ErrorCode
     from kafka_wire.messages.admin import ElectLeadersRequest, ElectLeadersTopic
 
-    version = _version(client, ApiKey.ELECT_LEADERS)
+    version = bridge.version_of(client, ApiKey.ELECT_LEADERS)
     if unclean and version < 1:
         raise Failed("this broker holds no unclean elections (KIP-460)")
     by_topic: dict[str, list[int]] = {}
@@ -250,14 +249,13 @@ def reassign(client: Any, targets: Mapping[TopicPartition, tuple[int, ...] | Non
         ReassignableTopic,
     )
 
-    version = _version(client, ApiKey.ALTER_PARTITION_REASSIGNMENTS)
     by_topic: dict[str, list[ReassignablePartition]] = {}
     for (topic, index), replicas in targets.items():
         wanted = ReassignablePartition(partition_index=index, replicas=None if replicas is None else list(replicas))
         by_topic.setdefault(topic, []).append(wanted)
     topics = [ReassignableTopic(name=topic, partitions=wanted) for topic, wanted in by_topic.items()]
     request = AlterPartitionReassignmentsRequest(timeout_ms=ANY_TIMEOUT_MS, topics=topics)
-    told = bridge.send(client, None, request, ApiKey.ALTER_PARTITION_REASSIGNMENTS, version)
+    told = bridge.send(client, None, request, ApiKey.ALTER_PARTITION_REASSIGNMENTS)
     check_code(told.error_code, "nothing was reassigned", told.error_message)
     return {
         (topic.name, each.partition_index): error_text(each.error_code, each.error_message) if each.error_code else None
@@ -270,13 +268,12 @@ def unregister(client: Any, broker_id: int) -> None:
     """Have the cluster forget a broker. Raises Failed."""
     from kafka_wire.messages.admin import UnregisterBrokerRequest
 
-    version = _version(client, ApiKey.UNREGISTER_BROKER)
     request = UnregisterBrokerRequest(broker_id=broker_id)
-    told = bridge.send(client, None, request, ApiKey.UNREGISTER_BROKER, version)
+    told = bridge.send(client, None, request, ApiKey.UNREGISTER_BROKER)
     check_code(told.error_code, f"broker {broker_id}", told.error_message)
 
 
-def _ask(client: Any, request: object, key: ApiKey, version: int) -> Any:
+def _ask(client: Any, request: object, key: ApiKey, version: int | None = None) -> Any:
     """What any broker answers to a question. One that died a moment ago may be asked first: then another is."""
     from kafka.errors import KafkaConnectionError, NodeNotReadyError
 
@@ -288,10 +285,3 @@ def _ask(client: Any, request: object, key: ApiKey, version: int) -> Any:
                 raise
         time.sleep(RETRY_S)
     raise AssertionError
-
-
-def _version(client: Any, key: ApiKey) -> int:
-    version = bridge.supported_version(client, key)
-    if version is None:
-        raise Failed(f"this broker does not have {key.name}")
-    return version

@@ -77,7 +77,6 @@ def _alter(client: Any, changes: Mapping[tuple[int, str], Mapping[str, str | Non
         IncrementalAlterConfigsResource,
     )
 
-    version = bridge.supported_version(client, ApiKey.INCREMENTAL_ALTER_CONFIGS) or 0
     by_broker: dict[int | None, list[IncrementalAlterConfigsResource]] = {}
     for (kind, name), settings in changes.items():
         configs = [
@@ -88,6 +87,6 @@ def _alter(client: Any, changes: Mapping[tuple[int, str], Mapping[str, str | Non
         by_broker.setdefault(int(name) if kind == BROKER else None, []).append(resource)
     for broker_id, resources in by_broker.items():
         request = IncrementalAlterConfigsRequest(resources=resources, validate_only=False)
-        told = bridge.send(client, broker_id, request, ApiKey.INCREMENTAL_ALTER_CONFIGS, version)
+        told = bridge.send(client, broker_id, request, ApiKey.INCREMENTAL_ALTER_CONFIGS)
         for response in told.responses:
             check_code(response.error_code, f"the throttle of {response.resource_name}", response.error_message)

@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from kafka_wire.api import APIS, request_header_version, response_class, response_header_version
+from kafka_wire.api import APIS, ApiKey, request_header_version, response_class, response_header_version
 from kafka_wire.codegen import decode, encode
 from kafka_wire.errors import ProtocolError
 from kafka_wire.primitives import read_uvarint
+from kbroker.cli.errors import Failed
 
 IN_FLIGHT_MAX = 5  # for a broker: kafka-python refuses more, or forgets them
 NULL = b"\xff\xff"
@@ -30,11 +31,22 @@ def supported_version(client: Any, key: int) -> int | None:
     return version if version >= max(known[0], APIS[key].version_min) else None
 
 
-def send(client: Any, node_id: Any, request: object, key: int, version: int) -> Any:
+def version_of(client: Any, key: ApiKey) -> int:
+    """The same. Raises Failed when the broker does not have the API."""
+    version = supported_version(client, key)
+    if version is None:
+        raise Failed(f"this broker does not have {key.name}")
+    return version
+
+
+def send(client: Any, node_id: Any, request: object, key: ApiKey, version: int | None = None) -> Any:
     """Send a request to a broker, by an admin client's connections; returns the response, a message of kafka_wire.
 
-    Raises kafka-python's errors: no connection, no answer in time.
+    version: None for the latest. Raises Failed when the broker does not have the API, kafka-python's errors: no
+    connection, no answer in time.
     """
+    if version is None:
+        version = version_of(client, key)
 
     async def exchange() -> Any:
         return await client._manager.send(_Request(request, response_class(key), key, version), node_id=node_id)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from kbroker.cli.log_files.small_files import Walked
 
 META = "meta.properties"  # which every broker's directory has
-CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 
 log = LazyGroup(
     name="log",

@@ -8,27 +8,20 @@ from typing import Any
 import click
 
 from kafka_wire.api import ApiKey
-from kbroker.cli.client import ANSWER_TIMEOUT_MS, Connection, admin, check_code, connection_options, error_text
+from kbroker.cli.client import ANSWER_TIMEOUT_MS, Connection, admin, connection_options, error_text
 from kbroker.cli.errors import Failed
 from kbroker.cli.names import TOPIC
 from kbroker.cli.tables import bytes_text, format_option, json_text, table
+from kbroker.cli.topics.partitions import leaders, partition_option
 
 VERSION = 0  # of CompactLog
 WAIT_MS = ANSWER_TIMEOUT_MS // 2
-HEADINGS = ("PARTITION", "RECORDS", "AFTER", "BYTES", "AFTER", "TOMBSTONES", "SECONDS")
+HEADINGS = ("PARTITION", "RECORDS", "AFTER", "SIZE", "AFTER", "TOMBSTONES", "SECONDS")
 
 
 @click.command()
 @click.argument("name", type=TOPIC, metavar="TOPIC")
-@click.option(
-    "-p",
-    "--partition",
-    "numbers",
-    type=click.IntRange(0),
-    metavar="N",
-    multiple=True,
-    help="Only this partition. Repeatable.",
-)
+@partition_option
 @format_option
 @connection_options
 def compact(connection: Connection, name: str, numbers: Sequence[int], style: str) -> None:
@@ -39,7 +32,7 @@ def compact(connection: Connection, name: str, numbers: Sequence[int], style: st
     """
     done, problems = [], []
     with admin(connection) as client:
-        for number, leader in _leaders(client, name, numbers).items():
+        for (_, number), leader in leaders(client, name, numbers).items():
             try:
                 done.append(_compacted(client, name, number, leader))
             except Failed as error:
@@ -50,16 +43,6 @@ def compact(connection: Connection, name: str, numbers: Sequence[int], style: st
         click.echo(table(HEADINGS, [_row(each) for each in done]))
     if problems:
         raise Failed("; ".join(problems))
-
-
-def _leaders(client: Any, name: str, numbers: Sequence[int]) -> dict[int, int]:
-    """Who leads which of a topic's partitions. Raises Failed."""
-    (found,) = client.describe_topics([name])
-    check_code(found["error_code"], name)
-    leaders = {each["partition_index"]: each["leader_id"] for each in found["partitions"]}
-    if absent := sorted(set(numbers) - leaders.keys()):
-        raise Failed(f"{name} has no partition {absent[0]}: it has {len(leaders)}")
-    return {number: leaders[number] for number in sorted(set(numbers) or leaders)}
 
 
 def _compacted(client: Any, name: str, number: int, leader: int) -> dict[str, Any]:
@@ -93,7 +76,7 @@ def _compacted(client: Any, name: str, number: int, leader: int) -> dict[str, An
 
 def _row(done: Mapping[str, Any]) -> tuple[object, ...]:
     before, after = (bytes_text(done[name]) for name in ("bytes_before", "bytes_after"))
-    seconds = f"{done['seconds']:.1f}"
+    seconds = round(done["seconds"], 1)
     return (
         done["partition"], done["records_before"], done["records_after"], before, after, done["tombstones"], seconds
     )  # fmt: skip

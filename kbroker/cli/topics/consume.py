@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import click
 
 from kbroker.cli.client import Connection, connection_options, consumer
-from kbroker.cli.errors import Failed
 from kbroker.cli.names import GROUP, TOPIC
 from kbroker.cli.presence import Presence
 from kbroker.cli.topics.formats import Output, Shown
+from kbroker.cli.topics.partitions import check_there
 from kbroker.cli.topics.reading import (
     Start,
     Topics,
@@ -212,9 +212,8 @@ class Reader(NamedTuple):
         found = []
         for topic in topics:
             known = self.client.partitions_for_topic(topic) or set()
-            missing = sorted((self.only or set()) - known)
-            if missing and self.topics.pattern is None:
-                raise Failed(f"topic {topic} has no partition {missing[0]}: it has 0 to {max(known)}")
+            if self.topics.pattern is None:
+                check_there(topic, self.only or (), known)
             found += [
                 TopicPartition(topic, number) for number in sorted(known if self.only is None else known & self.only)
             ]

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from kafka_wire.api import ApiKey
 from kbroker.cli.client import ANSWER_TIMEOUT_MS
-from kbroker.cli.errors import Failed
+from kbroker.cli.cluster.reads import NOBODY, TopicPartition
 from kbroker.cli.groups import bridge
-
-TopicPartition: TypeAlias = tuple[str, int]
 
 EARLIEST, LATEST = -2, -1
 READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 PARTITIONS_AT_ONCE = 5000  # in one request
-NOBODY = -1
 
 
 class Ends(NamedTuple):
@@ -42,9 +39,7 @@ def offsets(
     """The first offset at or after a time in ms, -1 where there is none; EARLIEST and LATEST have their own meaning."""
     from kafka_wire.messages.offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
 
-    version = bridge.supported_version(client, ApiKey.LIST_OFFSETS)
-    if version is None:
-        raise Failed("this broker does not have LIST_OFFSETS")
+    version = bridge.version_of(client, ApiKey.LIST_OFFSETS)
     asked = []
     for node, keys in by_leader(leaders).items():
         for start in range(0, len(keys), PARTITIONS_AT_ONCE):

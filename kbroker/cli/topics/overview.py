@@ -17,9 +17,10 @@ from kbroker.cli.cluster.reads import Partition, TopicPartition
 from kbroker.cli.tables import bytes_text, format_option, json_text, table
 from kbroker.cli.times import span
 from kbroker.cli.topics import offsets
+from kbroker.config.views import VIEW_FILTER, VIEW_SOURCE, VIEW_TAGS
 
 POLICY, RETENTION_MS, RETENTION_BYTES = "cleanup.policy", "retention.ms", "retention.bytes"
-VIEW_SOURCE, VIEW_PARTS = "kbroker.view.source", ("kbroker.view.tags", "kbroker.view.filter")
+VIEW_PARTS = (VIEW_TAGS, VIEW_FILTER)
 KEYS = (POLICY, RETENTION_MS, RETENTION_BYTES, VIEW_SOURCE, *VIEW_PARTS)
 HEADINGS = ("NAME", "PARTITIONS", "REPLICAS", "RECORDS", "SIZE", "POLICY", "VIEW OF")
 
@@ -116,16 +117,7 @@ def _policy(row: Row) -> str:
     if "delete" in words[0]:
         has_time = row.retention_ms is not None and row.retention_ms >= 0
         has_size = row.retention_bytes is not None and row.retention_bytes >= 0
-        words += [short_span(row.retention_ms or 0)] if has_time else []
+        words += [span(row.retention_ms or 0)] if has_time else []
         words += [bytes_text(row.retention_bytes) or ""] if has_size else []
         words += [] if has_time or has_size else ["never"]
     return " ".join(words)
-
-
-def short_span(duration_ms: int) -> str:
-    """As `span`, without the parts that are none: "7 d", not "7 d 0 h"."""
-    return " ".join(f"{count} {unit}" for count, unit in _pairs(span(duration_ms).split()) if count != "0") or "0 s"
-
-
-def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
-    return list(zip(words[::2], words[1::2], strict=True))

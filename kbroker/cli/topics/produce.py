@@ -24,6 +24,7 @@ from kbroker.cli.tables import bytes_text, format_option, json_text, plural
 from kbroker.cli.times import DurationType, MomentType, moment, span
 from kbroker.cli.topics.formats import Input, KeyAndValue, from_json, parse_header, unescaped
 from kbroker.cli.topics.given import RECORD_BYTES_MAX, Given, from_files, from_lines, standard_input
+from kbroker.cli.topics.partitions import check_there
 
 UNDER_WAY_MAX = 10_000  # records sent and not yet acknowledged
 UNDER_WAY_BYTES_MAX = 32 << 20
@@ -236,7 +237,8 @@ class _Sending(NamedTuple):
             known = client.partitions_for(self.topic)
         except KafkaTimeoutError:
             raise Failed(f"topic {self.topic} does not exist, and is not made: kbroker topic create") from None
-        self._check_partition(self.partition, known)
+        if self.partition is not None:
+            check_there(self.topic, [self.partition], known)
 
     def send(self, client: Any, given: Given) -> Any:
         """A future. Raises Failed."""
@@ -245,7 +247,7 @@ class _Sending(NamedTuple):
         value = None if self.tombstone and not record.value else record.value
         partition = record.partition if self.same_partition else self.partition
         if self.same_partition and partition is not None:
-            self._check_partition(partition, client.partitions_for(self.topic), f"{given.place}: ")
+            check_there(self.topic, [partition], client.partitions_for(self.topic), f"{given.place}: ")
         return client.send(
             self.topic,
             NULL if value is None else value,
@@ -254,10 +256,6 @@ class _Sending(NamedTuple):
             partition=partition,
             timestamp_ms=record.timestamp_ms,
         )
-
-    def _check_partition(self, number: int | None, known: set[int], place: str = "") -> None:
-        if number is not None and number not in known:
-            raise Failed(f"{place}topic {self.topic} has no partition {number}: it has 0 to {max(known)}")
 
 
 class _Written:

@@ -9,16 +9,16 @@ from typing import Any
 
 import click
 
+from kafka_wire.errors import ErrorCode
 from kbroker.cli.client import Connection, admin, check_code, connection_options, error_text
 from kbroker.cli.errors import Failed
 from kbroker.cli.lazy import LazyGroup
 from kbroker.cli.names import TOPIC, TOPIC_CONFIG, TOPIC_SETTING
 from kbroker.cli.tables import format_option, json_text, plural, table
 from kbroker.cli.times import DurationType
+from kbroker.cli.topics import offsets
+from kbroker.config.views import VIEW_FILTER, VIEW_KEYS, VIEW_SOURCE, VIEW_TAGS
 
-TOPIC_ALREADY_EXISTS = 36
-UNKNOWN_TOPIC_OR_PARTITION = 3
-VIEW_KEYS, SOURCE = "kbroker.view.", "kbroker.view.source"
 _ERROR_PREFIX = r"^\[Error \d+\] \w+: "  # kafka-python's, before what the broker said
 
 topic = LazyGroup(
@@ -111,7 +111,7 @@ def create(
     }
     with admin(connection) as client:
         answer = client.create_topics(dict.fromkeys(names, wanted), raise_errors=False)
-    fine = {0, TOPIC_ALREADY_EXISTS} if if_not_exists else {0}
+    fine = {0, ErrorCode.TOPIC_ALREADY_EXISTS} if if_not_exists else {0}
     problems = [each for each in answer["topics"] if each["error_code"] not in fine]
     there = [each for each in answer["topics"] if each["error_code"] in fine]
     if style == "json":
@@ -196,7 +196,7 @@ def delete(connection: Connection, names: Sequence[str], if_exists: bool, intern
         if not internal:
             _check_not_internal(client, names)
         answer = client.delete_topics(list(names), raise_errors=False)
-    fine = {0, UNKNOWN_TOPIC_OR_PARTITION} if if_exists else {0}
+    fine = {0, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION} if if_exists else {0}
     for result in answer["topics"]:
         if not result["error_code"]:
             click.echo(f"deleted {result['name']}")
@@ -254,14 +254,13 @@ def _alter_configs(client: Any, name: str, changes: Mapping[str, tuple[str, str 
 
 
 def _description(client: Any, found: Mapping[str, Any], all_configs: bool) -> dict[str, Any]:
-    from kafka import TopicPartition
     from kafka.admin import ConfigResource
 
     name = found["name"]
-    first, end = _ends(client, found)
+    ends = offsets.ends(client, {(name, each["partition_index"]): each["leader_id"] for each in found["partitions"]})
     partitions = []
     for each in sorted(found["partitions"], key=lambda p: int(p["partition_index"])):
-        key = TopicPartition(name, each["partition_index"])
+        first, end = ends.get((name, each["partition_index"]), (None, None))
         partitions.append(
             {
                 "partition": each["partition_index"],
@@ -269,13 +268,13 @@ def _description(client: Any, found: Mapping[str, Any], all_configs: bool) -> di
                 "epoch": each.get("leader_epoch"),
                 "replicas": each["replica_nodes"],
                 "isr": each["isr_nodes"],
-                "first": first[key].offset if key in first else None,
-                "next": end[key].offset if key in end else None,
+                "first": first,
+                "next": end,
             }
         )
     answer = client.describe_configs([ConfigResource("TOPIC", name)], config_filter="ALL")
     told = answer["topic"][name]
-    view_of = told.get(SOURCE, {}).get("value") or None
+    view_of = told.get(VIEW_SOURCE, {}).get("value") or None
     configs = {
         key: {"value": value["value"], "source": value["config_source"]}
         for key, value in sorted(told.items())
@@ -286,31 +285,11 @@ def _description(client: Any, found: Mapping[str, Any], all_configs: bool) -> di
     return {"name": name, "id": id, "view_of": view_of, "partitions": partitions, "configs": configs}
 
 
-def _ends(client: Any, found: Mapping[str, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
-    """Where partitions begin and end. Of those whose leader does not answer nothing: the rest is worth telling."""
-    from kafka import TopicPartition
-    from kafka.errors import KafkaError
-
-    led: dict[int, list[Any]] = {}
-    for each in found["partitions"]:
-        if each["leader_id"] >= 0:
-            led.setdefault(each["leader_id"], []).append(TopicPartition(found["name"], each["partition_index"]))
-    first: dict[Any, Any] = {}
-    end: dict[Any, Any] = {}
-    for keys in led.values():
-        try:
-            first.update(client.list_partition_offsets(dict.fromkeys(keys, -2)))
-            end.update(client.list_partition_offsets(dict.fromkeys(keys, -1)))
-        except KafkaError:
-            continue
-    return first, end
-
-
 def _as_text(shown: Mapping[str, Any]) -> str:
     partitions = shown["partitions"]
     view = f"view of {shown['view_of']}, " if shown["view_of"] else ""
     head = f"{shown['name']}: {view}{plural(len(partitions), 'partition')}"
-    is_part = not {f"{VIEW_KEYS}tags", f"{VIEW_KEYS}filter"}.isdisjoint(shown["configs"])  # how many is not known
+    is_part = not {VIEW_TAGS, VIEW_FILTER}.isdisjoint(shown["configs"])  # how many is not known
     headings = ("PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR", "FIRST", "NEXT", "RECORDS")
     rows = []
     for each in partitions:

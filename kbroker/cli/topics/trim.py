@@ -10,7 +10,7 @@ import click
 from kafka_wire.api import ApiKey
 from kafka_wire.messages.topics import DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic
 from kbroker.cli.client import ANSWER_TIMEOUT_MS, Connection, admin, connection_options, error_text
-from kbroker.cli.cluster import reads
+from kbroker.cli.consent import ask, yes_option
 from kbroker.cli.errors import Failed
 from kbroker.cli.groups import bridge
 from kbroker.cli.groups.seek import Target, TargetType
@@ -18,6 +18,7 @@ from kbroker.cli.names import TOPIC
 from kbroker.cli.tables import format_option, json_text, plural, table
 from kbroker.cli.topics import offsets
 from kbroker.cli.topics.offsets import Ends
+from kbroker.cli.topics.partitions import leaders, partition_option
 
 HEADINGS = ("PARTITION", "FIRST", "NEXT", "NEW FIRST", "DELETED")
 
@@ -38,15 +39,7 @@ class Step(NamedTuple):
 
 @click.command()
 @click.argument("name", type=TOPIC, metavar="TOPIC")
-@click.option(
-    "-p",
-    "--partition",
-    "numbers",
-    type=click.IntRange(0),
-    metavar="N",
-    multiple=True,
-    help="Only this partition. Repeatable.",
-)
+@partition_option
 @click.option(
     "--before",
     type=TargetType(),
@@ -55,7 +48,7 @@ class Step(NamedTuple):
     "2026-11-22T12:00:00.",
 )
 @click.option("--keep", type=click.IntRange(0), metavar="N", help="All but the last N of each partition.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @format_option
 @connection_options
 def trim(
@@ -79,40 +72,30 @@ def trim(
     if before is not None and before.base in ("current", "start"):
         raise click.UsageError("--before takes an offset, end or a time")
     with admin(connection) as client:
-        leaders = _leaders(client, name, numbers)
-        steps = _plan(client, leaders, before, keep or 0)
+        led = leaders(client, name, numbers)
+        steps = _plan(client, led, before, keep or 0)
         going = [step for step in steps if step.deleted]
         _show(name, steps, style)
         if not going:
             return
         count = plural(sum(step.deleted for step in going), "record")
         if not yes:
-            click.confirm(f"Delete {count} of {name}?", abort=True, err=True)
-        problems = _delete(client, name, going, leaders)
+            ask(f"Delete {count} of {name}?")
+        problems = _delete(client, name, going, led)
     if problems:
         raise Failed("\n".join(problems))
     click.echo(f"deleted {count} of {name}", err=style == "json")
 
 
-def _leaders(client: Any, name: str, numbers: Sequence[int]) -> dict[tuple[str, int], int]:
-    there = reads.partitions(client, [name])
-    missing = sorted(set(numbers) - {each.partition for each in there})
-    if missing:
-        raise Failed(f"topic {name} has no partition {missing[0]}: it has 0 to {len(there) - 1}")
-    return {each.key: each.leader for each in there if not numbers or each.partition in numbers}
-
-
-def _plan(client: Any, leaders: Mapping[tuple[str, int], int], before: Target | None, keep: int) -> list[Step]:
-    ends = offsets.ends(client, leaders)
-    missing = sorted(index for _, index in leaders.keys() - ends.keys())
+def _plan(client: Any, led: Mapping[tuple[str, int], int], before: Target | None, keep: int) -> list[Step]:
+    ends = offsets.ends(client, led)
+    missing = sorted(index for _, index in led.keys() - ends.keys())
     if missing:
         raise Failed(f"the leader of partition {missing[0]} does not answer")
     at_time = {}
     if before is not None and before.base == "time":
-        at_time = offsets.offsets(client, leaders, before.number)
-    return [
-        Step(key[1], *ends[key], _new_first(ends[key], before, keep, at_time.get(key, -1))) for key in sorted(leaders)
-    ]
+        at_time = offsets.offsets(client, led, before.number)
+    return [Step(key[1], *ends[key], _new_first(ends[key], before, keep, at_time.get(key, -1))) for key in led]
 
 
 def _new_first(ends: Ends, before: Target | None, keep: int, at_time: int) -> int:
@@ -135,15 +118,13 @@ def _show(name: str, steps: Sequence[Step], style: str) -> None:
         click.echo("nothing to delete", err=True)
 
 
-def _delete(client: Any, name: str, steps: Sequence[Step], leaders: Mapping[tuple[str, int], int]) -> list[str]:
+def _delete(client: Any, name: str, steps: Sequence[Step], led: Mapping[tuple[str, int], int]) -> list[str]:
     """Delete; what went wrong, a line for each partition."""
     key = ApiKey.DELETE_RECORDS
-    version = bridge.supported_version(client, key)
-    if version is None:
-        raise Failed("this broker does not have DELETE_RECORDS")
+    version = bridge.version_of(client, key)
     new = {step.partition: step.new_first for step in steps}
     asked, places = [], []
-    for node, keys in offsets.by_leader({(name, index): leaders[name, index] for index in new}).items():
+    for node, keys in offsets.by_leader({(name, index): led[name, index] for index in new}).items():
         wanted = [DeleteRecordsPartition(partition_index=index, offset=new[index]) for _, index in keys]
         topics = [DeleteRecordsTopic(name=name, partitions=wanted)]
         asked.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,24 +26,16 @@ from kbroker.cli.topics import offsets
 from kbroker.cli.topics.archive import batches, form
 from kbroker.cli.topics.archive.batches import Gatherer
 from kbroker.cli.topics.archive.form import Span, Writer
-from kbroker.cli.topics.archive.wire import RETRY_S, Passing, Topic, fetch
+from kbroker.cli.topics.archive.wire import RETRY_S, Topic, fetch
+from kbroker.cli.topics.partitions import check_there, partition_option
 from kbroker.config import Scope, Source
-
-VIEW_KEYS = "kbroker.view."
+from kbroker.config.views import VIEW_KEYS
 
 
 @click.command("export")
 @click.argument("name", type=TOPIC, metavar="TOPIC")
 @click.argument("file", metavar="FILE|-")
-@click.option(
-    "-p",
-    "--partition",
-    "numbers",
-    type=click.IntRange(0),
-    metavar="N",
-    multiple=True,
-    help="Only this partition. Repeatable.",
-)
+@partition_option
 @click.option(
     "--read-uncommitted", is_flag=True, help="What transactions have aborted or not ended yet, too, as if committed."
 )
@@ -83,21 +75,11 @@ def _records(count: int) -> str:
 
 def _described(topic: Topic, isolation: int, numbers: Sequence[int]) -> form.Topic:
     """What is to be exported: each partition up to its end as of now."""
-    missing = sorted(set(numbers) - set(topic.leaders))
-    if missing:
-        raise Failed(f"topic {topic.name} has no partition {missing[0]}: it has 0 to {max(topic.leaders)}")
+    check_there(topic.name, numbers, topic.leaders)
 
-    def ends() -> Mapping[offsets.TopicPartition, offsets.Ends]:
-        leaders = {(topic.name, index): topic.leader(index) for index in topic.leaders}
-        found = offsets.ends(topic.client, leaders, isolation)
-        if len(found) < len(leaders):
-            raise Passing("not all leaders tell where their partitions end")
-        return found
-
-    found = topic.patiently(ends)
+    found = topic.of_all(lambda leaders: offsets.ends(topic.client, leaders, isolation))
     spans = tuple(
-        Span(index, *(found[topic.name, index] if not numbers or index in numbers else (0, 0)))
-        for index in sorted(topic.leaders)
+        Span(index, *(found[index] if not numbers or index in numbers else (0, 0))) for index in sorted(topic.leaders)
     )
     return form.Topic(
         topic.name,
@@ -113,8 +95,8 @@ def _described(topic: Topic, isolation: int, numbers: Sequence[int]) -> form.Top
 def _configs(topic: Topic) -> dict[str, str]:
     """The configs that were set for the topic; of a view not those that make it one."""
     resource = DescribeConfigsResource(resource_type=Scope.TOPIC, resource_name=topic.name, configuration_keys=None)
-    request, key = DescribeConfigsRequest(resources=[resource]), ApiKey.DESCRIBE_CONFIGS
-    told = topic.patiently(lambda: bridge.send(topic.client, None, request, key, topic.version(key))).results[0]
+    request = DescribeConfigsRequest(resources=[resource])
+    told = topic.patiently(lambda: bridge.send(topic.client, None, request, ApiKey.DESCRIBE_CONFIGS)).results[0]
     check_code(told.error_code, f"configs of {topic.name}", told.error_message)
     return {
         each.name: each.value

@@ -11,20 +11,21 @@ from typing import Any, BinaryIO
 
 import click
 
+from kafka_wire.errors import ErrorCode
 from kbroker.cli.client import Connection, admin, check_code, connection_options
 from kbroker.cli.cluster import reads
 from kbroker.cli.errors import Failed
 from kbroker.cli.names import TOPIC, TOPIC_CONFIG, TOPIC_SETTING
 from kbroker.cli.progress import Progress
 from kbroker.cli.tables import bytes_text, plural
+from kbroker.cli.times import span
 from kbroker.cli.topics import offsets
 from kbroker.cli.topics.archive.batches import Packed, split
 from kbroker.cli.topics.archive.form import Damaged, Reader
-from kbroker.cli.topics.archive.wire import Passing, Producer, Topic
-from kbroker.cli.topics.overview import POLICY, RETENTION_MS, short_span
+from kbroker.cli.topics.archive.wire import Producer, Topic
+from kbroker.cli.topics.overview import POLICY, RETENTION_MS
 from kbroker.cli.topics.topic import topic_configs
 
-TOPIC_ALREADY_EXISTS = 36
 NEVER = 1 << 63
 
 
@@ -102,7 +103,7 @@ def import_topic(
 def _restore(topic: Topic, reader: Reader, skip: Mapping[int, int], file: str, *, resumable: bool) -> None:
     producer = Producer(topic)
     left = dict(skip)
-    total = sum(span.end - span.first for span in reader.topic.partitions)
+    total = sum(each.end - each.first for each in reader.topic.partitions)
     skipped = sum(skip.values())
     oldest = NEVER
     try:
@@ -128,7 +129,7 @@ def _warn_of_retention(topic: Topic, oldest: int) -> None:
     limit_ms = int(told.get(RETENTION_MS, -1))
     if "delete" in told.get(POLICY, "") and limit_ms >= 0 and 0 <= oldest < time.time() * 1000 - limit_ms:
         click.echo(
-            f"kbroker: {topic.name} deletes records older than {short_span(limit_ms)}, and some of these are: "
+            f"kbroker: {topic.name} deletes records older than {span(limit_ms)}, and some of these are: "
             f"kbroker topic alter {topic.name} -c retention.ms=-1 keeps them",
             err=True,
         )
@@ -161,7 +162,7 @@ def _tell_how_far(topic: Topic, producer: Producer, file: str, error: BaseExcept
 def _create(client: Any, name: str, partitions: int, replicas: int | None, configs: Mapping[str, str]) -> None:
     wanted = {"num_partitions": partitions, "replication_factor": replicas or -1, "configs": dict(configs)}
     result = client.create_topics({name: wanted}, raise_errors=False)["topics"][0]
-    if result["error_code"] == TOPIC_ALREADY_EXISTS:
+    if result["error_code"] == ErrorCode.TOPIC_ALREADY_EXISTS:
         raise Failed(f"topic {name} exists: without --create, the records are appended to it")
     check_code(result["error_code"], name, result["error_message"])
 
@@ -177,22 +178,14 @@ def _check_partitions(topic: Topic, reader: Reader) -> None:
 
 def _held(topic: Topic) -> dict[int, int]:
     """How many records were ever written to each partition, where nothing but records was."""
-
-    def ends() -> dict[int, int]:
-        leaders = {(topic.name, index): topic.leader(index) for index in topic.leaders}
-        found = offsets.offsets(topic.client, leaders, offsets.LATEST)
-        if len(found) < len(leaders):
-            raise Passing("not all leaders tell where their partitions end")
-        return {index: end for (_, index), end in found.items()}
-
-    return topic.patiently(ends)
+    return topic.of_all(lambda leaders: offsets.offsets(topic.client, leaders, offsets.LATEST))
 
 
 def _check_resumable(held: Mapping[int, int], reader: Reader, name: str) -> None:
-    for span in reader.topic.partitions:
-        if held.get(span.partition, 0) > span.end - span.first:
+    for each in reader.topic.partitions:
+        if held.get(each.partition, 0) > each.end - each.first:
             raise Failed(
-                f"{name} {span.partition} has {held[span.partition]} records, more than the export: "
+                f"{name} {each.partition} has {held[each.partition]} records, more than the export: "
                 "it is not the beginning of this import"
             )
 

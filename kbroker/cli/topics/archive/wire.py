@@ -7,7 +7,7 @@ hundreds. What passes by itself (a leader that moves, a connection that is lost)
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import click
@@ -16,6 +16,7 @@ from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode
 from kafka_wire.records import HEADER_SIZE, assign, set_producer
 from kbroker.cli.client import ANSWER_TIMEOUT_MS, check_code, error_text
+from kbroker.cli.cluster.reads import TopicPartition
 from kbroker.cli.errors import Failed
 from kbroker.cli.groups import bridge
 from kbroker.cli.topics.archive.batches import Packed, split
@@ -27,24 +28,9 @@ RETRY_S, TELL_S, PAUSE_S = 30.0, 2.0, 0.1
 SEQUENCE_MASK = 0x7FFFFFFF
 ALL_IN_SYNC = -1
 
-_PASSING = frozenset(
-    {
-        ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,  # if the topic is gone, the next look at the metadata says so
-        ErrorCode.UNKNOWN_TOPIC_ID,
-        ErrorCode.LEADER_NOT_AVAILABLE,
-        ErrorCode.NOT_LEADER_OR_FOLLOWER,
-        ErrorCode.REQUEST_TIMED_OUT,
-        ErrorCode.REPLICA_NOT_AVAILABLE,
-        ErrorCode.NOT_ENOUGH_REPLICAS,
-        ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
-        ErrorCode.KAFKA_STORAGE_ERROR,
-        ErrorCode.FENCED_LEADER_EPOCH,
-        ErrorCode.UNKNOWN_LEADER_EPOCH,
-        ErrorCode.OFFSET_NOT_AVAILABLE,
-        ErrorCode.COORDINATOR_LOAD_IN_PROGRESS,
-        ErrorCode.COORDINATOR_NOT_AVAILABLE,
-    }
-)
+_PASSING = frozenset(code for code in ErrorCode if code.retriable) - {
+    ErrorCode.CORRUPT_MESSAGE,  # a log that is damaged stays so
+}
 
 T = TypeVar("T")
 
@@ -94,18 +80,23 @@ class Topic:
             raise Passing(f"nobody leads partition {partition}")
         return node
 
-    def version(self, key: ApiKey) -> int:
-        """The version of an API to use. Raises Failed."""
-        version = bridge.supported_version(self.client, key)
-        if version is None:
-            raise Failed(f"this broker does not have {key.name}")
-        return version
+    def of_all(self, ask: Callable[[Mapping[TopicPartition, int]], Mapping[TopicPartition, T]]) -> dict[int, T]:
+        """What is asked of the leaders of all partitions, once all have answered: by partition. Raises Failed."""
+
+        def whole() -> dict[int, T]:
+            leaders = {(self.name, index): self.leader(index) for index in self.leaders}
+            found = ask(leaders)
+            if len(found) < len(leaders):
+                raise Passing("not all leaders tell where their partitions end")
+            return {index: told for (_, index), told in found.items()}
+
+        return self.patiently(whole)
 
     def _refresh(self) -> None:
         from kafka_wire.messages.metadata import MetadataRequest, MetadataRequestTopic
 
         request = MetadataRequest(topics=[MetadataRequestTopic(name=self.name)], allow_auto_topic_creation=False)
-        answer = bridge.send(self.client, None, request, ApiKey.METADATA, self.version(ApiKey.METADATA))
+        answer = bridge.send(self.client, None, request, ApiKey.METADATA)
         told, self.cluster_id = answer.topics[0], answer.cluster_id or ""
         if told.error_code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION:
             raise Failed(f"topic {self.name} {'was deleted' if self.leaders else 'does not exist'}")
@@ -122,7 +113,6 @@ def fetch(topic: Topic, partition: int, offset: int, isolation: int) -> Any:
     """What is in a partition from an offset on: an answer without an error, or with OFFSET_OUT_OF_RANGE."""
     from kafka_wire.messages.produce_fetch import FetchPartition, FetchRequest, FetchTopic
 
-    version = topic.version(ApiKey.FETCH)
     wanted = FetchPartition(partition=partition, fetch_offset=offset, partition_max_bytes=FETCH_BYTES)
     request = FetchRequest(
         max_wait_ms=FETCH_WAIT_MS,
@@ -133,7 +123,7 @@ def fetch(topic: Topic, partition: int, offset: int, isolation: int) -> Any:
     )
 
     def ask() -> Any:
-        told = bridge.send(topic.client, topic.leader(partition), request, ApiKey.FETCH, version)
+        told = bridge.send(topic.client, topic.leader(partition), request, ApiKey.FETCH)
         code = told.error_code or told.responses[0].partitions[0].error_code
         if code in _PASSING:
             raise Passing(error_text(code))
@@ -162,11 +152,10 @@ class Producer:
         self._topic = topic
         self._sequences: dict[int, int] = {}
         self._waiting: list[Sent] = []
-        key = ApiKey.INIT_PRODUCER_ID
         request = InitProducerIdRequest(transactional_id=None, transaction_timeout_ms=ANSWER_TIMEOUT_MS)
 
         def ask() -> Any:
-            told = bridge.send(topic.client, None, request, key, topic.version(key))
+            told = bridge.send(topic.client, None, request, ApiKey.INIT_PRODUCER_ID)
             if told.error_code in _PASSING:
                 raise Passing(error_text(told.error_code))
             check_code(told.error_code, "no producer id was given")
@@ -191,7 +180,7 @@ class Producer:
     def _send(self) -> None:
         """Send the first that wait. Those that were not appended go on waiting, in their order."""
         now, later = self._waiting[:IN_FLIGHT], self._waiting[IN_FLIGHT:]
-        version = self._topic.version(ApiKey.PRODUCE)
+        version = bridge.version_of(self._topic.client, ApiKey.PRODUCE)
         asked = [
             bridge.Asked(self._topic.leader(sent.partition), self._request(sent), ApiKey.PRODUCE, version)
             for sent in now
