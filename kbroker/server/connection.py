@@ -154,10 +154,13 @@ class Connection:
         """Handle frames that have arrived whole, as far as a step goes. True when there may be more to be handled."""
         try:
             return self.failure is None and self._handle()
+        except ProtocolError as error:
+            self.failure = error
+            if error.answer:
+                self._put((error.answer,))
+            return False
         except Exception as error:
             self.failure = error
-            if answer := getattr(error, "answer", b""):  # of who speaks something else (kafka_wire/foreign.py)
-                self._put((answer,))
             return False
         finally:
             self.frames.settle()

@@ -308,3 +308,8 @@ class KafkaError(Exception):
 
 class ProtocolError(Exception):
     """Bytes that are not the protocol. The connection they came from is closed."""
+
+    def __init__(self, text: str, answer: bytes = b"") -> None:
+        """answer: what is sent before that, where the client is known to understand it."""
+        super().__init__(text)
+        self.answer = answer

@@ -19,27 +19,20 @@ HTTP_ANSWER = (
 )
 
 
-class NotKafka(ProtocolError):
-    """Another protocol."""
-
-    def __init__(self, text: str, answer: bytes = b"") -> None:
-        """answer: what its client understands; the connection is closed after it."""
-        super().__init__(text)
-        self.answer = answer
-
-
-def foreign(head: bytes) -> NotKafka | None:
+def foreign(head: bytes) -> ProtocolError | None:
     """What bytes are that begin no frame that may be. head: four of them, and what follows."""
     if head.startswith(HTTP_METHODS):
         line = _first_line(head)
-        return NotKafka(
+        return ProtocolError(
             f"it sent an HTTP request ({line}), and this is a port for Kafka: kbroker serves HTTP at --http-port",
             HTTP_ANSWER,
         )
     if head[0] == TLS_HANDSHAKE and head[1] == TLS_MAJOR:
-        return NotKafka("it sent a TLS handshake, and this listener is not encrypted: set security.protocol=PLAINTEXT")
+        return ProtocolError(
+            "it sent a TLS handshake, and this listener is not encrypted: set security.protocol=PLAINTEXT"
+        )
     if all(0x20 <= byte < 0x7F for byte in head[:4]):
-        return NotKafka(f"it sent text ({_first_line(head)}), and this is a port for Kafka")
+        return ProtocolError(f"it sent text ({_first_line(head)}), and this is a port for Kafka")
     return None
 
 

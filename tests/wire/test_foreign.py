@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from kafka_wire.errors import ProtocolError
-from kafka_wire.foreign import NotKafka
 from kafka_wire.frames import FrameBuffer
 
 KINDS = {
@@ -31,8 +30,7 @@ def test_what_is_no_frame_is_called_by_its_name(head: bytes) -> None:
         frames.next_frame()
     assert KINDS[head] in str(refusal.value)
     is_http = "HTTP" in str(refusal.value)
-    answer = refusal.value.answer if isinstance(refusal.value, NotKafka) else b""
-    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n") == is_http
+    assert refusal.value.answer.startswith(b"HTTP/1.1 400 Bad Request\r\n") == is_http
 
 
 def test_a_frame_whose_size_reads_like_text_is_one_where_such_sizes_are_allowed() -> None:
