@@ -165,11 +165,14 @@ class KBroker(Asked):
                 self.kafka.delete_groups([group])
 
     def problems(self) -> list[str]:
-        """What a test that has passed did not see, a line each."""
+        """What a test that has passed did not see, a line each. Faults are told once, and gone then."""
         self.resume()
         if self.failure:
             return [f"the broker died during the test: {self.failure}"]
-        return self._told("unfired")
+        unfired = self._told("unfired")
+        if unfired:
+            self._told("clear_faults")
+        return unfired
 
     def sections(self) -> list[tuple[str, str]]:
         """What to show with a test that failed: titles and texts."""

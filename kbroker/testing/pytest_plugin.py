@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -43,6 +45,7 @@ SETTINGS = {
     "port": ("0", "the port of the session's broker; 0: any that is free"),
 }
 _used = pytest.StashKey[list["KBroker | KBrokerCluster"]]()  # by a test, in the order in which it asked for them
+_made = pytest.StashKey[list["KBroker"]]()  # by make_kbroker, in a session
 
 
 # -- options -----------------------------------------------------------------------------------------------------------
@@ -141,7 +144,7 @@ def kbroker_config() -> Mapping[str, Any]:
 @pytest.fixture(scope="session")
 def make_kbroker(request: pytest.FixtureRequest) -> Iterator[Callable[..., KBroker]]:
     """Make a broker that stays as it is until the session ends: make_kbroker(config={...}, topics={...}, port=0)."""
-    made: list[KBroker] = []
+    made = request.config.stash[_made] = []
 
     def make(
         *,
@@ -155,8 +158,8 @@ def make_kbroker(request: pytest.FixtureRequest) -> Iterator[Callable[..., KBrok
         return made[-1]
 
     yield make
-    for broker in made:
-        broker.close()
+    while made:
+        made.pop().close()
 
 
 @pytest.fixture(scope="session")
@@ -244,18 +247,16 @@ def _make(
         return KBroker(make_embedded(backend or setting(settings, "backend"), host, port, wanted, topics))
 
 
-class _told_plainly:
+@contextmanager
+def _told_plainly() -> Iterator[None]:
     """A broker that cannot start is told in one line; it is no fault of the code that pytest would show."""
+    from kbroker.testing.embedded.portal import CannotStart
 
-    def __enter__(self) -> None:
-        """Nothing."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        from kbroker.testing.embedded.portal import CannotStart
-
-        if isinstance(error, CannotStart):
-            hint = "; leave kbroker_port at 0 where several run at once" if "in use" in str(error) else ""
-            raise pytest.fail.Exception(f"the broker does not start: {error}{hint}", pytrace=False) from None
+    try:
+        yield
+    except CannotStart as error:
+        hint = "; leave kbroker_port at 0 where several run at once" if "in use" in str(error) else ""
+        raise pytest.fail.Exception(f"the broker does not start: {error}{hint}", pytrace=False) from None
 
 
 # -- what a test did not see -------------------------------------------------------------------------------------------
@@ -265,7 +266,7 @@ class _told_plainly:
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """Fail a test that has passed though its fault never came, or its broker died."""
     yield
-    for broker in item.stash.get(_used, ()):
+    for broker in _brokers_of(item):
         if problems := broker.problems():
             pytest.fail("\n".join(problems), pytrace=False)
 
@@ -276,13 +277,25 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A test that its kind of broker cannot serve is skipped. One that failed is shown with what its brokers tell."""
     error = call.excinfo.value if call.excinfo is not None else None
-    if type(error).__name__ == "Uncontrollable":  # of kbroker.testing.embedded.portal, where anybody has imported that
+    if _is_uncontrollable(error):
         call.excinfo = pytest.ExceptionInfo.from_exception(_raised(pytest.skip.Exception(str(error))))
     report = yield
     if report.failed:
-        for broker in item.stash.get(_used, ()):
+        for broker in _brokers_of(item):
             report.sections += broker.sections()
     return report
+
+
+def _brokers_of(item: pytest.Item) -> list[KBroker | KBrokerCluster]:
+    """Those that a test has used, or may have."""
+    made = item.config.stash.get(_made, []) if "make_kbroker" in getattr(item, "fixturenames", ()) else []
+    return [*made, *item.stash.get(_used, [])]
+
+
+def _is_uncontrollable(error: BaseException | None) -> bool:
+    """Whether it is ours of that name; where nobody has imported it, it is not."""
+    portal = sys.modules.get("kbroker.testing.embedded.portal")
+    return portal is not None and isinstance(error, portal.Uncontrollable)
 
 
 def _raised(error: BaseException) -> BaseException:

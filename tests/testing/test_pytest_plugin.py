@@ -94,6 +94,27 @@ def test_make_kbroker_makes_brokers_that_stay(pytester: pytest.Pytester) -> None
     run(pytester, source, passed=2)
 
 
+def test_a_fault_of_a_broker_that_stays_fails_its_own_test_and_no_other(pytester: pytest.Pytester) -> None:
+    source = """
+        @pytest.fixture(scope="module")
+        def mine(make_kbroker):
+            return make_kbroker(topics={"t": 1})
+        def test_a(mine): mine.faults.error("Produce", "NOT_LEADER_OR_FOLLOWER", topic="t")
+        def test_b(mine): write(mine.address, b"b")
+        def test_c(): pass
+    """
+    out = run(pytester, source, passed=2, failed=1)
+    assert 'faults.error("Produce", "NOT_LEADER_OR_FOLLOWER", topic="t") hit no request: no Produce request came' in out
+
+
+def test_only_our_own_refusal_is_a_skip(pytester: pytest.Pytester) -> None:
+    source = """
+        class Uncontrollable(Exception): pass
+        def test_theirs(kbroker): raise Uncontrollable("theirs")
+    """
+    run(pytester, source, failed=1)
+
+
 def test_a_cluster_is_a_tests_own_and_its_leaders_can_be_killed(pytester: pytest.Pytester) -> None:
     source = """
         @pytest.mark.kbroker(topics={"t": 3}, config={"min.insync.replicas": 2})
