@@ -66,7 +66,8 @@ class Child:
         before, self._current = self._current, directory
         await self._host.renew(config, topics, saved, brokers_min)
         if before not in ("", directory):
-            self._nursery.start_soon(trio.to_thread.run_sync, partial(remove, self._directory / before))
+            old = self._directory / before
+            self._nursery.start_soon(trio.to_thread.run_sync, partial(shutil.rmtree, old, ignore_errors=True))
 
     async def start(self) -> None:
         """See Host."""
@@ -115,11 +116,6 @@ def tell(answer: dict[str, Any]) -> None:
         pass  # it has gone
 
 
-def remove(directory: Path) -> None:
-    """Remove a directory with all that is in it, as far as that is possible."""
-    shutil.rmtree(directory, ignore_errors=True)
-
-
 def main() -> None:
     """Be the child. The parent's terminal does not end it, its pipe does."""
     if hasattr(signal, "SIGHUP"):
@@ -130,7 +126,7 @@ def main() -> None:
     try:
         trio.run(Child(host, port, directory, config).run)
     finally:
-        remove(Path(directory))
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 START_S = 60.0
 END_S = 10.0
+SAVE_S = 5.0  # for the controls' state, before a kill
 GRACE_S = 5.0
 
 
@@ -126,7 +127,8 @@ class ProcessBroker:
     def kill(self) -> None:
         """End its process by SIGKILL. What it had written is there at the next start, and so are its controls."""
         if self._child is not None and self._child.is_alive and not self._child.is_paused:
-            self._saved = self._child.ask("call", "save", [], {})
+            with suppress(BrokerGone, TimeoutError):  # it dies already, or hangs: all the more
+                self._saved = self._child.ask("call", "save", [], {}, timeout_s=SAVE_S)
         if self._child is not None:
             from kbroker.testing.embedded.between import Between
 
@@ -154,11 +156,12 @@ class ProcessBroker:
         self.resume()
         self._renewals += 1
         self._config_now = config
+        self._saved = None
         self._lines.clear()
         if self._child is not None and self._child.is_alive:
             self._child.ask("renew", str(self._renewals), config, topics, None, 1, timeout_s=START_S)
         else:
-            remove(Path(self.directory) / str(self._renewals - 1))
+            shutil.rmtree(Path(self.directory) / str(self._renewals - 1), ignore_errors=True)
             self._open(config, topics, None, brokers_min)
 
     def prepare(self, config: Mapping[str, str] | None = None) -> None:
@@ -189,11 +192,6 @@ class ProcessBroker:
         if self._child.is_paused and not or_paused:
             raise BrokerGone("the broker is paused: resume() it first")
         return self._child
-
-
-def remove(directory: Path) -> None:
-    """Remove a directory with all that is in it, as far as that is possible."""
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 class _Child:

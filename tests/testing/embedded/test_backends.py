@@ -20,7 +20,7 @@ import pytest
 import trio
 
 from kbroker.server.broker import run_broker
-from kbroker.testing.embedded import host
+from kbroker.testing.embedded import host, process
 from kbroker.testing.embedded.backends import Embedded, make_embedded
 from kbroker.testing.embedded.portal import BrokerGone, CannotStart
 from kbroker.testing.embedded.process import ProcessBroker
@@ -244,6 +244,26 @@ def test_a_process_that_dies_says_how_and_the_next_broker_starts() -> None:
     finally:
         broker.close()
     assert not Path(broker.directory).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_a_process_that_hangs_is_killed_and_the_next_broker_knows_nothing_of_tests_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process, "SAVE_S", 0.1)
+    monkeypatch.setattr(process, "GRACE_S", 0.1)
+    broker = ProcessBroker()
+    try:
+        broker.call("advance", 3_600_000)
+        broker.kill()  # in the test before
+        broker.renew()
+        os.kill(broker.pid, signal.SIGSTOP)  # by nobody that the broker knows of
+        broker.kill()
+        broker.start()
+        assert broker.call("now_ms") < (time.time() + 60) * 1000
+    finally:
+        broker.close()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
