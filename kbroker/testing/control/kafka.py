@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import trio
@@ -117,7 +118,7 @@ class Kafka:
             until = trio.current_time() + DO_S
             found: set[str] = set()
             for broker in (await persist(links.metadata, until)).brokers:
-                told = await persist(lambda node=broker.node_id: links.ask(ListGroupsRequest(), node), until)  # type: ignore[misc]
+                told = await persist(partial(links.ask, ListGroupsRequest(), broker.node_id), until)
                 check(told.error_code)
                 found |= {each.group_id for each in told.groups}
             return sorted(found)
@@ -129,7 +130,7 @@ class Kafka:
 
         async def delete(links: Links) -> None:
             for group_id in ids:
-                node = await persist(lambda: links.coordinator(group_id), trio.current_time() + DO_S)  # noqa: B023
+                node = await persist(partial(links.coordinator, group_id), trio.current_time() + DO_S)
                 told = (await links.ask(DeleteGroupsRequest(groups_names=[group_id]), node)).results[0]
                 if told.error_code != ErrorCode.GROUP_ID_NOT_FOUND:
                     check(told.error_code, f"group {group_id} cannot be deleted")
@@ -218,7 +219,6 @@ class Group:
         self._kafka = kafka
         self.group_id = group_id
 
-    @property
     def state(self) -> str:
         """Kafka's word: "Stable", "Empty", "PreparingRebalance" ...; "Dead" where there is no such group."""
         return self._now().state

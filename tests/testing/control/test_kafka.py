@@ -113,7 +113,7 @@ def test_what_no_topic_can_be_is_a_mistake_of_the_test(kafka: Kafka) -> None:
 def test_a_group_is_waited_for_and_its_lag_told(kafka: Kafka, producer: KafkaProducer) -> None:
     kafka.create_topic("orders", partitions=2)
     group = kafka.group("app")
-    assert (group.state, group.members(), group.lag()) == ("Dead", [], 0)
+    assert (group.state(), group.members(), group.lag()) == ("Dead", [], 0)
     for n in range(4):
         producer.send("orders", b"%d" % n, partition=n % 2)
     kafka.topic("orders").wait_for(4)
