@@ -10,6 +10,7 @@ in the broker's loop                                  in the test
     asked       the same, of a fetch session              links    connections to brokers
     journal     the requests that came                    reader   a topic's records (reading: from bytes)
                                                           groups   a group's members and lag
+                                                          offsets  where partitions begin and end
                                                           clients  settings for client libraries
 
 Nothing here imports a client library. In tests of the broker itself: `memory_broker(controls=...)`.

@@ -9,12 +9,11 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.consumer_groups import ConsumerGroupDescribeRequest
 from kafka_wire.messages.group_admin import DescribeGroupsRequest
 from kafka_wire.messages.group_offsets import OffsetFetchRequest
-from kafka_wire.messages.offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
 from kbroker.groups.consumer_protocol import PROTOCOL_TYPE, read_assignment, read_subscription
 from kbroker.testing.control.links import Links, check
+from kbroker.testing.control.offsets import EARLIEST, LATEST, topic_offsets
 
 Partition = tuple[str, int]  # topic, index
-EARLIEST, LATEST = -2, -1
 UNKNOWN = {ErrorCode.GROUP_ID_NOT_FOUND, ErrorCode.UNSUPPORTED_VERSION}
 
 
@@ -131,19 +130,11 @@ async def lag(links: Links, group_id: str) -> dict[Partition, int]:
         if told.error_code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION:
             continue
         check(told.error_code)
-        for partition in told.partitions:
-            key = topic, partition.partition_index
-            if key in committed or key in owned:
-                end = await _offset(links, key, LATEST, partition.leader_id)
-                done = committed[key] if key in committed else await _offset(links, key, EARLIEST, partition.leader_id)
-                found[key] = max(end - done, 0)
+        leaders = {each.partition_index: each.leader_id for each in told.partitions}
+        read = {index: leader for index, leader in leaders.items() if (topic, index) in owned | committed.keys()}
+        new = {index: leader for index, leader in read.items() if (topic, index) not in committed}
+        starts = await topic_offsets(links, topic, new, EARLIEST)
+        for index, end in (await topic_offsets(links, topic, read, LATEST)).items():
+            done = committed[topic, index] if (topic, index) in committed else starts[index]
+            found[topic, index] = max(end - done, 0)
     return found
-
-
-async def _offset(links: Links, partition: Partition, timestamp: int, leader: int) -> int:
-    topic, index = partition
-    wanted = [ListOffsetsPartition(partition_index=index, timestamp=timestamp)]
-    request = ListOffsetsRequest(replica_id=-1, topics=[ListOffsetsTopic(name=topic, partitions=wanted)])
-    told = (await links.ask(request, leader)).topics[0].partitions[0]
-    check(told.error_code)
-    return int(told.offset)

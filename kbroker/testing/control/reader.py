@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 import trio
 
-from kafka_wire.errors import ErrorCode, KafkaError
-from kafka_wire.messages.offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
+from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.produce_fetch import FetchPartition, FetchRequest, FetchTopic
 from kbroker.testing.control.links import Links, check, persist
+from kbroker.testing.control.offsets import EARLIEST, LATEST, READ_COMMITTED, by_leader, topic_offsets
 from kbroker.testing.control.reading import Record, brief, read
 
-EARLIEST, LATEST = -2, -1
-READ_COMMITTED = 1
 RECORDS_MAX, HELD_MAX = 100_000, 512 << 20  # of one topic, held at once: records, bytes
 BYTES_MAX = 16 << 20  # of one answer
 WAIT_MS = 250  # of one long poll; a topic that is moved or deleted meanwhile is noticed after it
@@ -74,36 +71,20 @@ class Reader:
         for index, offset in (await self._offsets(EARLIEST)).items():
             self._positions.setdefault(index, offset)
 
-    async def _offsets(self, timestamp: int) -> dict[int, int]:
-        found: dict[int, int] = {}
-        for leader, indexes in self._by_leader():
-            wanted = [ListOffsetsPartition(partition_index=each, timestamp=timestamp) for each in indexes]
-            topics = [ListOffsetsTopic(name=self._topic, partitions=wanted)]
-            request = ListOffsetsRequest(replica_id=-1, isolation_level=READ_COMMITTED, topics=topics)
-            for told in (await self._links.ask(request, leader)).topics[0].partitions:
-                check(told.error_code)
-                found[told.partition_index] = told.offset
-        return found
-
-    def _by_leader(self) -> Iterable[tuple[int, list[int]]]:
-        led: dict[int, list[int]] = defaultdict(list)
-        for index, leader in self._leaders.items():
-            if leader < 0:
-                raise KafkaError(ErrorCode.LEADER_NOT_AVAILABLE, f"{self._topic}-{index} has no leader")
-            led[leader].append(index)
-        return led.items()
+    async def _offsets(self, which: int) -> dict[int, int]:
+        return await topic_offsets(self._links, self._topic, self._leaders, which, READ_COMMITTED)
 
     async def _fetch(self, wait_ms: int) -> None:
         """Read on in all partitions. wait_ms: for something to come, in all."""
-        by_leader = list(self._by_leader())
-        for leader, indexes in by_leader:
+        led = by_leader(self._topic, self._leaders)
+        for leader, indexes in led.items():
             wanted = [
                 FetchPartition(partition=each, fetch_offset=self._positions[each], partition_max_bytes=BYTES_MAX)
                 for each in indexes
             ]
             answer = await self._links.ask(
                 FetchRequest(
-                    max_wait_ms=wait_ms // len(by_leader),
+                    max_wait_ms=wait_ms // len(led),
                     min_bytes=1,
                     max_bytes=BYTES_MAX,
                     isolation_level=READ_COMMITTED,
