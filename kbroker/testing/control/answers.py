@@ -33,7 +33,7 @@ _NOTHING = {
 }  # fmt: skip
 
 
-class Links(NamedTuple):
+class Pairing(NamedTuple):
     """How the elements of an array of the answer come from an array of the request."""
 
     array: Field  # of the answer
@@ -49,7 +49,7 @@ class Mirror(NamedTuple):
     message: str | None
     keys: tuple[tuple[str, str | None], ...]  # (its field, the request's; None: the element itself, a plain value)
     is_topic: bool
-    arrays: tuple[Links, ...]  # those that lead to codes
+    arrays: tuple[Pairing, ...]  # those that lead to codes
 
 
 def error_answer(request: Any, key: ApiKey, version: int, code: ErrorCode) -> Any | None:
@@ -63,9 +63,9 @@ def error_answer(request: Any, key: ApiKey, version: int, code: ErrorCode) -> An
         _accuse(answer, mirror, code)
     placed = mirror.code is not None
     if not placed or key in _BOTH:
-        for links in mirror.arrays:
-            made = [_mirrored(links.item, element, code) for element in _elements(request, links.source)]
-            setattr(answer, links.array.name, made)
+        for pairing in mirror.arrays:
+            made = [_mirrored(pairing.item, element, code) for element in _elements(request, pairing.source)]
+            setattr(answer, pairing.array.name, made)
             placed = placed or bool(made)
     if key is ApiKey.JOIN_GROUP and version >= 7:
         answer.protocol_name = None
@@ -81,9 +81,9 @@ def topic_errors(picked: Any, key: ApiKey, version: int, code: ErrorCode, *, at_
     where both have a place for it."""
     mirror = mirror_of(key, version)
     answer = mirror.cls()
-    for links in mirror.arrays:
-        elements = _elements(picked, links.source)
-        setattr(answer, links.array.name, [_mirrored(links.item, each, code, at_partitions) for each in elements])
+    for pairing in mirror.arrays:
+        elements = _elements(picked, pairing.source)
+        setattr(answer, pairing.array.name, [_mirrored(pairing.item, each, code, at_partitions) for each in elements])
     return answer
 
 
@@ -100,9 +100,9 @@ def _mirrored(mirror: Mirror, element: Any, code: ErrorCode, at_partitions: bool
         deeper = deeper and (at_partitions or mirror.code is None)
     if mirror.code is not None and not deeper:
         _accuse(made, mirror, code)
-    for links in mirror.arrays if deeper else ():
-        elements = _elements(element, links.source)
-        setattr(made, links.array.name, [_mirrored(links.item, each, code, at_partitions) for each in elements])
+    for pairing in mirror.arrays if deeper else ():
+        elements = _elements(element, pairing.source)
+        setattr(made, pairing.array.name, [_mirrored(pairing.item, each, code, at_partitions) for each in elements])
     return made
 
 
@@ -138,15 +138,15 @@ def places(key: ApiKey, version: int) -> tuple[bool, bool, bool]:
     topic = partition = False
     while arrays:
         each = arrays.pop()
-        below = each.is_topic and any(_has_code(links.item) for links in each.arrays)
+        below = each.is_topic and any(_has_code(pairing.item) for pairing in each.arrays)
         topic = topic or (each.is_topic and _has_code(each))
         partition = partition or below
-        arrays += [links.item for links in each.arrays]
+        arrays += [pairing.item for pairing in each.arrays]
     return _has_code(mirror), topic, partition
 
 
 def _has_code(mirror: Mirror) -> bool:
-    return mirror.code is not None or any(_has_code(links.item) for links in mirror.arrays)
+    return mirror.code is not None or any(_has_code(pairing.item) for pairing in mirror.arrays)
 
 
 def _mirror(cls: type, source: type | None, version: int) -> Mirror:
@@ -160,11 +160,11 @@ def _mirror(cls: type, source: type | None, version: int) -> Mirror:
         keys,
         bool({TOPIC, TOPIC_ID} & {role(name) for name, _ in keys}) or "resource_type" in dict(keys),
         tuple(
-            links
+            pairing
             for each in fields.values()
             if each.kind == "array" and source is not None and _bears_code(each.item, version)
-            for links in [_links(each, source, version)]
-            if links is not None
+            for pairing in [_pairing(each, source, version)]
+            if pairing is not None
         ),
     )
 
@@ -177,7 +177,7 @@ def _key_pairs(fields: dict[str, Field], source: type | None, version: int) -> t
     return tuple((name, asked[role(name)]) for name in named if role(name) in asked)
 
 
-def _links(array: Field, source: type, version: int) -> Links | None:
+def _pairing(array: Field, source: type, version: int) -> Pairing | None:
     """Where the elements of an array of the answer come from: the array of that name, else the only one whose elements
     have the same keys, which may lie in another (AlterReplicaLogDirs: directories, their topics)."""
     arrays = [each for each in layout(source).fields if each.has(version) and each.kind == "array"]
@@ -193,7 +193,7 @@ def _links(array: Field, source: type, version: int) -> Links | None:
         assert isinstance(array.item, type)
         mirror = _mirror(array.item, item if isinstance(item, type) else None, version)
         if mirror.keys and _fits(mirror, item, path[-1]):
-            return Links(array, path, mirror)
+            return Pairing(array, path, mirror)
     return None
 
 
@@ -221,8 +221,8 @@ def merge(answer: Any, errors: Any, key: ApiKey, version: int) -> None:
 
 
 def _merge(answer: Any, errors: Any, mirror: Mirror) -> None:
-    for links in mirror.arrays:
-        name, item = links.array.name, links.item
+    for pairing in mirror.arrays:
+        name, item = pairing.array.name, pairing.item
         there = list(getattr(answer, name) or ())
         for each in getattr(errors, name):
             twin = next((other for other in there if _is_same(other, each, item)), None)
@@ -257,6 +257,8 @@ def codes_in(answer: Any, key: ApiKey, version: int) -> list[int]:
         each, its = places.pop()
         if its.code is not None and getattr(each, its.code):
             found[int(getattr(each, its.code))] = None
-        for links in its.arrays:
-            places += [(element, links.item) for element in (getattr(each, links.array.name) or ())[:CODES_LOOKED_AT]]
+        for pairing in its.arrays:
+            places += [
+                (element, pairing.item) for element in (getattr(each, pairing.array.name) or ())[:CODES_LOOKED_AT]
+            ]
     return list(found)
