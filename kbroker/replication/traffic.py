@@ -7,7 +7,6 @@ BrokerTopicMetrics say what counts as what.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
 
 from kafka_wire.errors import ErrorCode
 
@@ -24,8 +23,6 @@ EXPECTED_OF_FETCH = frozenset(
      ErrorCode.OFFSET_NOT_AVAILABLE, ErrorCode.INCONSISTENT_TOPIC_ID, ErrorCode.KAFKA_STORAGE_ERROR}
 )  # fmt: skip
 REJECTED = (ErrorCode.MESSAGE_TOO_LARGE, ErrorCode.RECORD_LIST_TOO_LARGE)
-
-Counts: TypeAlias = "tuple[int, ...]"
 
 
 class TopicTraffic:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -19,7 +19,6 @@ from kafka_wire.records import read_header
 from kbroker.api.context import Services
 from kbroker.http.health import Life
 from kbroker.http.messages import Refused, Request
-from kbroker.http.metrics import traffic as traffic_module
 from kbroker.http.metrics.page import WINDOW_S, Metrics
 from kbroker.http.metrics.table import COUNTER, METRICS, UNOWNED
 from kbroker.http.paths import Paths
@@ -555,13 +554,6 @@ async def test_head_of_metrics_has_no_body() -> None:
 def test_every_counter_is_named_as_one() -> None:
     for metric in METRICS.values():
         assert (metric.kind == COUNTER) == metric.name.endswith("_total"), metric.name
-
-
-def test_apis_are_named_as_kafka_names_them() -> None:
-    names: Callable[[int], str] = traffic_module.api_name
-    assert [names(key) for key in (0, 1, 2, 18, 68)] == [
-        "Produce", "Fetch", "ListOffsets", "ApiVersions", "ConsumerGroupHeartbeat"
-    ]  # fmt: skip
 
 
 async def test_a_scrape_goes_over_one_connection_again_and_again() -> None:

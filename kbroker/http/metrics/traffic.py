@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import accumulate
 
-from kafka_wire.api import ApiKey, request_class
+from kafka_wire.api import APIS
 from kbroker.api.context import Services
-from kbroker.api.registry import TIMES, Tally
+from kbroker.api.tallies import TIMES, Tally
 from kbroker.http.metrics import table
 from kbroker.http.metrics.text import family, labelled, lines, number, single
 from kbroker.replication.traffic import TopicTraffic
@@ -52,11 +52,11 @@ def _topics(services: Services) -> Iterator[bytes]:
 
 def _requests(services: Services) -> Iterator[bytes]:
     tallies = sorted(services.tallies.requests.items())
-    labels = [labelled(table.REQUESTS, api_name(pair >> 16), pair & 0xFFFF) for pair, _ in tallies]
+    labels = [labelled(table.REQUESTS, APIS[pair >> 16].name, pair & 0xFFFF) for pair, _ in tallies]
     yield from family(table.REQUESTS, labels, [tally.requests for _, tally in tallies])
     by_api: dict[str, list[Tally]] = {}
     for pair, tally in tallies:
-        by_api.setdefault(labelled(table.REQUEST_TIMES, api_name(pair >> 16)), []).append(tally)
+        by_api.setdefault(labelled(table.REQUEST_TIMES, APIS[pair >> 16].name), []).append(tally)
     yield from lines(table.REQUEST_TIMES, _times(by_api))
     yield from lines(table.REQUEST_SECONDS, _classes(by_api))
 
@@ -75,11 +75,6 @@ def _classes(by_api: dict[str, list[Tally]]) -> Iterator[str]:
         yield f'_bucket{label[:-1]},le="+Inf"}} {up_to[-1]}'
         yield f"_sum{label} {number(sum(each.seconds for each in tallies))}"
         yield f"_count{label} {up_to[-1]}"
-
-
-def api_name(key: int) -> str:
-    """As Kafka has it: ListOffsets."""
-    return request_class(ApiKey(key)).__name__.removesuffix("Request")
 
 
 def _connections(services: Services) -> Iterator[bytes]:
