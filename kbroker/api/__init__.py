@@ -3,6 +3,7 @@
 registry.py    which handlers there are        context.py   what a handler is given: Services, Peer, Context
 addresses.py   how a client reaches a broker            leaders.py   whom to ask instead of this one
 brokers.py     how this broker asks itself and others   telling.py   what clients have changed, for the log
+tallies.py     what connections count, for metrics
 
 produce.py            whose transactions produce_transactions.py judges, transaction_verification.py asks about
 fetch.py, with its sessions (fetch_sessions.py) and its waiting (fetch_waits.py); read_replicas.py says who else has it

@@ -14,7 +14,7 @@ import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.api.fetch_sessions import FetchSessions
-from kbroker.api.registry import Tallies
+from kbroker.api.tallies import Tallies
 from kbroker.cluster.admin import Admin
 from kbroker.cluster.changes.views import check_no_view
 from kbroker.cluster.image import ClusterImage

@@ -37,7 +37,8 @@ from kafka_wire.frames import (
 from kafka_wire.source import SLICE
 from kbroker.api.context import NO_BROKER, Context, Peer, Services
 from kbroker.api.metadata import unsupported_version
-from kbroker.api.registry import Route, RouteTable, Tally
+from kbroker.api.registry import Route, RouteTable
+from kbroker.api.tallies import Tally
 from kbroker.awaited import Awaited
 from kbroker.env import FileSlice
 from kbroker.server.complaints import Unsupported

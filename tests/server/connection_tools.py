@@ -16,7 +16,8 @@ from kafka_wire.frames import Scratch, request_header
 from kafka_wire.messages.groups import HeartbeatRequest, HeartbeatResponse
 from kafka_wire.messages.metadata import MetadataRequest, MetadataResponse, MetadataResponseBroker
 from kbroker.api.context import Peer
-from kbroker.api.registry import Api, Routes, Tallies
+from kbroker.api.registry import Api, Routes
+from kbroker.api.tallies import Tallies
 from kbroker.awaited import Awaited
 from kbroker.config import BrokerConfig
 from kbroker.server.connection import Connection
