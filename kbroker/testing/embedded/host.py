@@ -105,9 +105,9 @@ class Host:
         prepared, self._prepared = self._prepared, None
         if prepared is not None:
             await prepared.done.wait()
-            if prepared.wish == wish and self.is_running and self.controls is not None:
-                self.controls.reset()  # clients that were left over may have been there already
-                return
+            is_as_wished = prepared.wish == wish and self.is_running
+            if is_as_wished and self.controls is not None and not len(self.controls.journal):
+                return  # and no client that was left over has been there already
         async with self._turn:
             await self._renew(wish)
 

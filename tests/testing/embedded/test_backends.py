@@ -19,13 +19,14 @@ from typing import Any
 import pytest
 import trio
 
+from kafka_wire.messages.metadata import MetadataRequest, MetadataRequestTopic
 from kbroker.server.broker import run_broker
 from kbroker.testing.embedded import host, process
 from kbroker.testing.embedded.backends import Embedded, make_embedded
 from kbroker.testing.embedded.portal import BrokerGone, CannotStart
 from kbroker.testing.embedded.process import ProcessBroker
 from kbroker.testing.embedded.thread import ThreadBroker
-from tests.testing.embedded.tools import read, topics, write
+from tests.testing.embedded.tools import read, talk, topics, write
 
 TOPIC = {"t": 1}
 
@@ -199,6 +200,18 @@ def test_what_was_prepared_is_as_new_and_has_what_is_asked_for(in_thread: Thread
     with pytest.raises(CannotStart, match="num.partitions"):
         in_thread.renew({"num.partitions": "none"})
     in_thread.renew()
+
+
+def test_what_was_prepared_is_not_used_where_a_client_that_was_left_over_has_been(in_thread: ThreadBroker) -> None:
+    in_thread.kill()
+    in_thread.prepare()
+    while refuses(in_thread.address):
+        pass
+    request = MetadataRequest(topics=[MetadataRequestTopic(name="left")], allow_auto_topic_creation=True)
+    talk(in_thread.address, lambda client: client.call(request, 12))
+    assert topics(in_thread.address) == {"left": 1}
+    in_thread.renew()
+    assert topics(in_thread.address) == {}
 
 
 def test_a_broker_that_fails_says_why_and_the_next_one_starts(
