@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from kbroker.config.consistent import check_consistent
 from kbroker.config.keys import ConfigError, Scope, parse
-from kbroker.config.sources import exact_text, flatten_toml, hint_at_units, load, property_lines
+from kbroker.config.sources import exact_text, flatten_toml, hint_at_units, load, parse_toml, property_lines
 from kbroker.config.table import TABLE, find, is_ignored
 from kbroker.config.values import BrokerConfig
 
@@ -44,8 +44,8 @@ def review(text: str, file_name: str) -> Reviewed:
     is_toml = file_name.lower().endswith(".toml")
     if is_toml:
         try:
-            tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+            parse_toml(text)
+        except ValueError as error:
             return Reviewed((broken_toml(str(error)),), 0)
     lines = list(_toml_lines(text) if is_toml else (_Line(*each) for each in property_lines(text)))
     findings, good = list[Finding](), dict[str, str]()

@@ -91,13 +91,22 @@ def read_file(text: str, name: str) -> dict[str, str]:
 
 def read_toml(text: str, name: str = "the file") -> dict[str, str]:
     """TOML: dotted or quoted keys, tables; a list becomes a comma-separated text. Raises ConfigError."""
+    try:
+        tree = parse_toml(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} is not TOML: {error}") from None
+    return {path: exact_text(path, value) for path, value in flatten_toml(tree)}
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """What a file says. Raises ValueError for what is none, and for what tomllib cannot read: brackets in thousands of
+    brackets, a number of thousands of digits."""
     import tomllib  # most brokers start without a TOML file
 
     try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{name} is not TOML: {error}") from None
-    return {path: exact_text(path, value) for path, value in flatten_toml(tree)}
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("a value is nested too deeply") from None
 
 
 def exact_text(name: str, text: str) -> str:

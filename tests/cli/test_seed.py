@@ -128,6 +128,9 @@ def test_a_record_without_a_topic_that_is_described(tmp_path: Path) -> None:
     ("text", "name", "mistakes"),
     [
         ("x = = 1", "s.toml", ["1: not TOML: Invalid value (column 5)"]),
+        ("x = " + "[" * 10_000, "s.toml", ["1: not TOML: a value is nested too deeply"]),
+        ("x = " + "1" * 5_000, "s.toml", ["1: not TOML: Exceeds the limit"]),
+        ('[[topic]]\nname = "a"\npart', "s.toml", ["3: not TOML: Expected '=' after a key"]),
         ("[topic]\nname = 'a'", "s.toml", ["1: topics are [[topic]], each with a name"]),
         ("[[topics]]\nname = 'a'", "s.toml", ["1: topics is not known here: topics are [[topic]]"]),
         (
@@ -163,6 +166,8 @@ def test_a_record_without_a_topic_that_is_described(tmp_path: Path) -> None:
                     '{"topic": "y", "value": 1, "partition": 3}',
                     '{"topic": "z", "partitions": true}',
                     "[" * 100_000,
+                    r'{"topic": "x", "value": "\ud800"}',
+                    r'{"topic": "x", "value": 1, "headers": {"\ud800": "a"}}',
                 ]
             ),
             "s.jsonl",
@@ -182,6 +187,8 @@ def test_a_record_without_a_topic_that_is_described(tmp_path: Path) -> None:
                 "14: there is no partition 3: topic y has 3",
                 "15: partitions: true is not a whole number",
                 "16: not JSON",
+                "17: value: half of a character",
+                "18: headers: a name is not text",
             ],
         ),
     ],

@@ -124,6 +124,7 @@ x = 1
             ],
         ),
         ("k.toml", "a = 1\nx = = 3", ["2: not TOML: Invalid value (column 5)"]),
+        ("k.toml", "x = " + "[" * 10_000, [" not TOML: a value is nested too deeply"]),
         ("k.toml", 'x = """', [" not TOML: Unterminated string (at end of document)"]),
         (
             "k.toml",

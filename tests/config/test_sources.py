@@ -123,7 +123,15 @@ def test_toml() -> None:
     assert read_file("num.partitions = 3", "x.conf") == {"num.partitions": "3"}
 
 
-@pytest.mark.parametrize(("text", "message"), [("a = ", "f.toml is not TOML"), ("a = 1979-05-27", "expected text")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a = ", "f.toml is not TOML"),
+        ("a = 1979-05-27", "expected text"),
+        ("a = " + "[" * 10_000, "f.toml is not TOML: a value is nested too deeply"),
+        ("a = " + "1" * 5_000, "f.toml is not TOML: Exceeds the limit"),
+    ],
+)
 def test_bad_toml(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read_toml(text, "f.toml")

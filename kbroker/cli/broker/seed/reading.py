@@ -131,15 +131,16 @@ def _read_json(text: str, reader: _Reader) -> None:
 
 
 def _read_toml(text: str, reader: _Reader) -> None:
-    import tomllib
+    from kbroker.config.sources import parse_toml
 
     try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        tree = parse_toml(text)
+    except ValueError as error:
         from kbroker.config.review import broken_toml
 
         found = broken_toml(str(error))
-        reader.mistakes.append(Mistake(found.line, found.text))
+        line = found.line or (len(text.splitlines()) if "end of document" in found.text else 1)
+        reader.mistakes.append(Mistake(line, found.text))
         return
     lines = _Lines(text)
     for key in tree.keys() - {"topic"}:
@@ -229,8 +230,12 @@ def _record(told: Mapping[str, Any]) -> Record:
 
 
 def _bytes(value: object, what: str) -> bytes | None:
-    if value is None or isinstance(value, str):
-        return None if value is None else value.encode()
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if not _is_text(value):
+            raise ValueError(f"{what}: half of a character (\\uD800 to \\uDFFF) is not text")
+        return value.encode()
     if isinstance(value, dict) and value.keys() == {"base64"}:
         try:
             return b64decode(value["base64"], validate=True)
@@ -250,7 +255,7 @@ def _headers(told: object) -> Headers:
         pairs = list(zip(told[::2], told[1::2], strict=True))
     else:
         raise ValueError("headers: expected names and values")
-    if not all(isinstance(name, str) for name, _ in pairs):
+    if not all(isinstance(name, str) and _is_text(name) for name, _ in pairs):
         raise ValueError("headers: a name is not text")
     return tuple((name, _bytes(value, f"header {name}")) for name, value in pairs)
 
@@ -266,6 +271,11 @@ def _timestamp(told: object) -> int | None:
     if told is None or _is_whole(told, 0, TIMESTAMP_MAX):
         return told  # type: ignore[return-value]
     raise ValueError(f"timestamp: {told!r} is no time: milliseconds since the epoch, or 2026-11-28T18:30:00Z")
+
+
+def _is_text(value: str) -> bool:
+    """JSON can say half of a surrogate pair, which UTF-8 cannot."""
+    return not any("\ud800" <= each <= "\udfff" for each in value)
 
 
 def _is_whole(value: object, low: int, high: int) -> bool:
