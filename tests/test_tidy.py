@@ -79,7 +79,7 @@ LONGER_FILES: dict[str, int] = {}
 LONGER_FUNCTIONS: dict[str, int] = {}
 PUBLIC_ALL_THE_SAME = {"_replace", "_asdict", "_fields", "_make", "_exit", "_value_"}  # of the standard library
 LIBRARY_INTERNALS = {  # module -> what it uses though its library keeps it to itself
-    "kbroker.cli.groups.bridge": {"_manager"},  # kafka-python sends no request it does not declare
+    "kbroker.cli.client.bridge": {"_manager"},  # kafka-python sends no request it does not declare
     "kbroker.cli.groups.reads": {"_manager", "_coordinators", "_find_coordinator_id"},
     "kbroker.testing.scheduler": {"_run", "_r"},  # trio's only randomness, to be seeded
     "kafka_wire.compression": {"_Decompress"},  # the type of a zlib object, for mypy

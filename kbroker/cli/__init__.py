@@ -3,15 +3,13 @@
     broker/      `start`: flags to a BrokerConfig; the process: env, signals, banner, log lines; `config docs|check`;
                  broker/service/: `stop`, `status`, `ping`, and how a broker hangs together with what started it
     topics/      `topic ...`, produce and consume among them
-    groups/      `group ...`; bridge.py: requests that kafka-python does not have
-    transactions/, delays/, features/, cluster/    `transaction ...`, `delay ...`, `feature ...`, `cluster ...`
+    groups/, transactions/, delays/, features/, cluster/    `group ...`, `transaction ...` and so on
     log_files/   `log ...`: segment files                     coordination/    `coord ...`: coordination stores
-    client.py    connecting with kafka-python                  errors.py   how a command fails; exit codes
-    lazy.py      commands imported when they are called        tables.py   aligned text and JSON    times.py   durations
-    shell.py     `completion`, `version`                       progress.py how far a long command is
-    names.py     names that a shell completes                  presence.py a broker that is lost, and back
-    quirks.py    what kafka-python leaves to be desired        servers.py  where brokers are: the option, addresses
-    properties.py  -X and --command-config                   consent.py   the question before records are lost
+    client/      speaking with brokers, as a client           errors.py   how a command fails; exit codes
+    lazy.py      commands imported when they are called       names.py    names that a shell completes
+    tables.py    aligned text and JSON                        times.py    moments and durations
+    consent.py   the question before records are lost         progress.py how far a long command is
+    shell.py     `completion`, `version`
 
 Exit codes: 0 done, 1 failed, 2 used or configured wrongly (also: port or data directory taken), 3 no broker reached,
 130 interrupted. A broker stopped by CTRL+C or SIGTERM has done what it was told: 0.

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import shlex
 import socket
-import struct
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from kafka_wire.api import ApiKey
+from kbroker.cli.client.plain import call
+from kbroker.cli.client.servers import USUAL, addresses
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 ANSWER_S = 0.3
-ANSWER_BYTES_MAX = 16 << 20
 NAMES_MAX = 1000
 METADATA_VERSION, LIST_GROUPS_VERSION = 1, 1
-_DEFAULT_PORT = 9092
+CLIENT_ID = "kbroker-completion"
 
 Servers = Sequence[tuple[str, int]]
 
@@ -88,7 +90,7 @@ def _in_time(ask: Callable[[Servers], list[str]], ctx: click.Context) -> list[st
 
     def run() -> None:
         try:
-            found.extend(ask(_addresses(ctx.params.get("servers") or "localhost")))
+            found.extend(ask(addresses(ctx.params.get("servers") or USUAL)))
         except Exception:  # whatever it is, this is not the moment to tell it
             pass
 
@@ -98,17 +100,12 @@ def _in_time(ask: Callable[[Servers], list[str]], ctx: click.Context) -> list[st
     return [] if thread.is_alive() else found
 
 
-def _addresses(servers: str) -> Servers:
-    parts = [part.strip().rpartition(":") for part in servers.split(",") if part.strip()]
-    return [(host.strip("[]"), int(port)) if host else (port, _DEFAULT_PORT) for host, _, port in parts]
-
-
 def _groups(servers: Servers) -> list[str]:
     from kafka_wire.messages.group_admin import ListGroupsRequest
 
     found: list[str] = []
     for broker in _metadata(servers).brokers:
-        answer = _ask([(broker.host, broker.port)], ListGroupsRequest(), LIST_GROUPS_VERSION)
+        answer = _ask([(broker.host, broker.port)], ApiKey.LIST_GROUPS, LIST_GROUPS_VERSION, ListGroupsRequest())
         found += [each.group_id for each in answer.groups]
     return found
 
@@ -116,28 +113,16 @@ def _groups(servers: Servers) -> list[str]:
 def _metadata(servers: Servers) -> Any:
     from kafka_wire.messages.metadata import MetadataRequest
 
-    return _ask(servers, MetadataRequest(topics=None), METADATA_VERSION)
+    return _ask(servers, ApiKey.METADATA, METADATA_VERSION, MetadataRequest(topics=None))
 
 
-def _ask(servers: Servers, request: Any, version: int) -> Any:
-    """A request to the first that takes it. Raises OSError, ProtocolError, ValueError."""
-    from kafka_wire.api import response_class
-    from kafka_wire.codegen import decode, encode
-    from kafka_wire.schema import layout
-
-    key = layout(type(request)).key
-    assert key is not None
-    body = struct.pack(">hhih", key, version, 0, -1) + encode(request, version)
+def _ask(servers: Servers, key: ApiKey, version: int, request: object) -> Any:
+    """Put to the first that takes it. Raises OSError, EOFError, ProtocolError."""
     for server in servers:
         try:
             connection = socket.create_connection(server, timeout=ANSWER_S)
         except OSError:
             continue
         with connection:
-            connection.sendall(struct.pack(">i", len(body)) + body)
-            stream = connection.makefile("rb")
-            (size,) = struct.unpack(">i", stream.read(4))
-            if not 4 <= size <= ANSWER_BYTES_MAX:
-                raise ValueError("no answer of Kafka's")
-            return decode(response_class(key), version, stream.read(size), 4)
+            return call(connection, key, version, request, CLIENT_ID)
     raise OSError("nobody there")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from kbroker.cli.presence import Presence
+from kbroker.cli.client.presence import Presence
 from kbroker.cli.topics.consume import Reader, seek
 from kbroker.cli.topics.formats import Shown
 from kbroker.cli.topics.reading import Start, limited, parse_start, parse_topics

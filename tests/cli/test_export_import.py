@@ -17,8 +17,8 @@ from kafka_wire.api import ApiKey
 from kafka_wire.messages.produce_fetch import PartitionProduceData, ProduceRequest, TopicProduceData
 from kafka_wire.records import Record, build_batch, read_records
 from kbroker.cli import cli
-from kbroker.cli.client import Connection, admin, producer
-from kbroker.cli.groups import bridge
+from kbroker.cli.client import bridge
+from kbroker.cli.client.connecting import Connection, admin, producer
 from kbroker.cli.topics.archive.form import Reader
 from tests.cli.process import broker_process
 

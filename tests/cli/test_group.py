@@ -30,8 +30,9 @@ from kafka_wire.messages.consumer_groups import (
 from kafka_wire.messages.group_admin import DescribedGroup, DescribedGroupMember, DescribeGroupsResponse
 from kafka_wire.messages.internal import ConsumerProtocolAssignment, ConsumerProtocolTopicPartitions
 from kbroker.cli import cli
+from kbroker.cli.client import bridge
+from kbroker.cli.client.presence import Presence
 from kbroker.cli.errors import Failed
-from kbroker.cli.groups import bridge
 from kbroker.cli.groups import reads as group_reads
 from kbroker.cli.groups.group import (
     PartitionsType,
@@ -45,7 +46,6 @@ from kbroker.cli.groups.group import (
 )
 from kbroker.cli.groups.reads import Described, Member
 from kbroker.cli.groups.seek import Step, Target, check_idle, parse_target, plan
-from kbroker.cli.presence import Presence
 from kbroker.cli.topics import consume_group
 from kbroker.cli.topics.formats import Output, Shown
 from tests.cli.process import broker_process

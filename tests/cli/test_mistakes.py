@@ -18,10 +18,10 @@ import pytest
 from click.testing import CliRunner
 
 from kbroker.cli import cli
+from kbroker.cli.client.properties import client_properties
+from kbroker.cli.client.quirks import keep_threads_quiet
 from kbroker.cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNREACHABLE, EXIT_USAGE
 from kbroker.cli.names import NameType
-from kbroker.cli.properties import client_properties
-from kbroker.cli.quirks import keep_threads_quiet
 from tests.cli import forked
 from tests.cli.process import broker_process
 from tests.cli.test_cli import LEAVES as COMMANDS

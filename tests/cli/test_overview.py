@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kbroker.cli import cli
-from kbroker.cli.client import Connection, consumer
+from kbroker.cli.client.connecting import Connection, consumer
 from kbroker.cli.groups.overview import _lag
 from kbroker.cli.groups.seek import Target
 from kbroker.cli.topics.offsets import Ends, by_leader

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import click
 
 from kafka_wire.api import ApiKey
-from kbroker.cli.client import Connection, admin, check_code, connection_options
+from kbroker.cli.client import bridge
+from kbroker.cli.client.connecting import Connection, admin, check_code, connection_options
 from kbroker.cli.cluster import reads
 from kbroker.cli.errors import Failed
-from kbroker.cli.groups import bridge
 from kbroker.cli.names import BROKER_SETTING
 from kbroker.cli.tables import format_option, json_text, table
 

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from kbroker.cli.broker.dynamic import HIDDEN, Setting, running
 from kbroker.cli.broker.start import CONFIG_OPTIONS, config_flags, configured, read_text, start
-from kbroker.cli.client import Connection, connection_options
+from kbroker.cli.client.connecting import Connection, connection_options
 from kbroker.cli.errors import Misconfigured
 from kbroker.cli.lazy import LazyGroup
 from kbroker.cli.names import CONFIG

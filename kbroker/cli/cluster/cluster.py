@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from kbroker.cli.client import Connection, admin, connection_options
+from kbroker.cli.client.connecting import Connection, admin, connection_options
 from kbroker.cli.cluster import health, reads
 from kbroker.cli.cluster.reads import Broker, Members, Partition, TopicPartition, Usage
 from kbroker.cli.consent import ask, yes_option

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from kbroker.cli.client import Connection, admin, connection_options
+from kbroker.cli.client.connecting import Connection, admin, connection_options
 from kbroker.cli.cluster import reads
 from kbroker.cli.cluster.reads import Members, Partition, TopicPartition
 from kbroker.cli.errors import Failed, Unreachable

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from kafka_wire.api import ApiKey
-from kbroker.cli.client import check_code, error_text
+from kbroker.cli.client import bridge
+from kbroker.cli.client.connecting import check_code, error_text
 from kbroker.cli.errors import Failed
-from kbroker.cli.groups import bridge
 from kbroker.config import Scope
 from kbroker.config.views import VIEW_SOURCE
 

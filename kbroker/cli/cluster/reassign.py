@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from kbroker.cli.broker.logs import is_terminal
-from kbroker.cli.client import Connection, admin, connection_options
+from kbroker.cli.client.connecting import Connection, admin, connection_options
 from kbroker.cli.cluster import reads
 from kbroker.cli.cluster.plan import Impossible, Targets, drained, spread
 from kbroker.cli.cluster.reads import Broker, Members, Move, Partition, TopicPartition

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kafka_wire.api import ApiKey
-from kbroker.cli.client import check_code
+from kbroker.cli.client import bridge
+from kbroker.cli.client.connecting import check_code
 from kbroker.cli.cluster.reads import Partition, TopicPartition
-from kbroker.cli.groups import bridge
 
 TOPIC, BROKER = 2, 4
 SET, DELETE = 0, 1

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from kbroker.cli.client import Connection, admin, connection_options, producer
+from kbroker.cli.client.connecting import Connection, admin, connection_options, producer
 from kbroker.cli.delays.reads import Pending, check_delays, delays, leaders, pending
 from kbroker.cli.errors import Failed
 from kbroker.cli.groups.group import PartitionsType

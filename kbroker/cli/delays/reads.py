@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kafka_wire.api import ApiKey
-from kbroker.cli.client import check_code
+from kbroker.cli.client import bridge
+from kbroker.cli.client.connecting import check_code
 from kbroker.cli.errors import Failed
-from kbroker.cli.groups import bridge
 
 ENABLE = "kbroker.delay.enable"
 PAGE = 500  # records asked for at a time

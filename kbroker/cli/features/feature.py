@@ -11,9 +11,9 @@ from kafka_wire.api import ApiKey
 from kafka_wire.messages.admin import FeatureUpdateKey, UpdateFeaturesRequest
 from kafka_wire.messages.metadata import ApiVersionsRequest
 from kbroker import __version__
-from kbroker.cli.client import Connection, admin, check_code, connection_options
+from kbroker.cli.client import bridge
+from kbroker.cli.client.connecting import Connection, admin, check_code, connection_options
 from kbroker.cli.errors import Failed
-from kbroker.cli.groups import bridge
 from kbroker.cli.lazy import LazyGroup
 from kbroker.cli.tables import format_option, json_text, table
 

@@ -1,5 +1,5 @@
 """`group ...`: overview.py, all of them; group.py, what one is, and deleting it; seek.py, moving it; timeline.py,
 its rebalances.
 
-reads.py is what those know of a group, bridge.py sends what kafka-python has no class for.
+reads.py is what those know of a group.
 """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from kbroker.cli.client import Connection, admin, connection_options, error_text
+from kbroker.cli.client.connecting import Connection, admin, connection_options, error_text
 from kbroker.cli.errors import Failed
 from kbroker.cli.groups import timeline as group_timeline
 from kbroker.cli.groups.reads import (

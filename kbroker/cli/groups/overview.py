@@ -16,10 +16,10 @@ from kafka_wire.api import ApiKey
 from kafka_wire.messages.consumer_groups import ConsumerGroupDescribeRequest
 from kafka_wire.messages.group_admin import DescribeGroupsRequest, ListGroupsRequest
 from kafka_wire.messages.group_offsets import OffsetFetchRequest, OffsetFetchRequestGroup
-from kbroker.cli.client import ANSWER_TIMEOUT_MS, Connection, admin, connection_options, error_text
+from kbroker.cli.client import bridge
+from kbroker.cli.client.bridge import Asked
+from kbroker.cli.client.connecting import ANSWER_TIMEOUT_MS, Connection, admin, connection_options, error_text
 from kbroker.cli.cluster import reads as cluster
-from kbroker.cli.groups import bridge
-from kbroker.cli.groups.bridge import Asked
 from kbroker.cli.groups.reads import COORDINATOR_MOVING, RETRY_S, TopicPartition
 from kbroker.cli.tables import format_option, json_text, table
 from kbroker.cli.topics import offsets

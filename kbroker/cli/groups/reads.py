@@ -1,7 +1,7 @@
 """What the group commands know of a group: its members, what it has committed, where its partitions begin and end.
 
 A classic group is described by DescribeGroups, a KIP-848 group by ConsumerGroupDescribe; each says GROUP_ID_NOT_FOUND
-of the other's. Both are asked with kafka_wire's messages (see bridge.py): kafka-python does not have the second, and of
+of the other's. Both are asked with kafka_wire's messages (bridge.py): kafka-python does not have the second, and of
 the first it keeps no error code.
 """
 
@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from kafka_wire.api import ApiKey
-from kbroker.cli.client import ANSWER_TIMEOUT_MS, check_code
+from kbroker.cli.client import bridge
+from kbroker.cli.client.connecting import ANSWER_TIMEOUT_MS, check_code
 from kbroker.cli.errors import Failed
-from kbroker.cli.groups import bridge
 from kbroker.cli.groups.timeline import Told, read
 from kbroker.cli.topics.offsets import Ends
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from kbroker.cli.client import Connection, admin, connection_options
+from kbroker.cli.client.connecting import Connection, admin, connection_options
 from kbroker.cli.errors import Failed
 from kbroker.cli.groups.group import PartitionsType, check_partitions, chosen, members_of, place
 from kbroker.cli.groups.reads import (

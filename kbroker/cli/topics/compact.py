@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from kafka_wire.api import ApiKey
-from kbroker.cli.client import ANSWER_TIMEOUT_MS, Connection, admin, connection_options, error_text
+from kbroker.cli.client.connecting import ANSWER_TIMEOUT_MS, Connection, admin, connection_options, error_text
 from kbroker.cli.errors import Failed
 from kbroker.cli.names import TOPIC
 from kbroker.cli.tables import bytes_text, format_option, json_text, table
@@ -48,7 +48,7 @@ def compact(connection: Connection, name: str, numbers: Sequence[int], style: st
 def _compacted(client: Any, name: str, number: int, leader: int) -> dict[str, Any]:
     """What became of one partition. Waits for as long as it takes. Raises Failed."""
     from kafka_wire.messages.compaction import CompactLogRequest
-    from kbroker.cli.groups import bridge
+    from kbroker.cli.client import bridge
 
     if leader < 0:
         raise Failed(f"partition {number}: it has no leader at present")

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import click
 
-from kbroker.cli.client import Connection, connection_options, consumer
+from kbroker.cli.client.connecting import Connection, connection_options, consumer
+from kbroker.cli.client.presence import Presence
 from kbroker.cli.names import GROUP, TOPIC
-from kbroker.cli.presence import Presence
 from kbroker.cli.topics.formats import Output, Shown
 from kbroker.cli.topics.partitions import check_there
 from kbroker.cli.topics.reading import (

@@ -16,9 +16,9 @@ from typing import Any
 
 import click
 
-from kbroker.cli.client import Connection, consumer
+from kbroker.cli.client.connecting import Connection, consumer
+from kbroker.cli.client.presence import Presence
 from kbroker.cli.errors import Failed
-from kbroker.cli.presence import Presence
 from kbroker.cli.topics.formats import Output, Shown
 from kbroker.cli.topics.reading import POLL_MS, Matches, Start, Topics, limited, polled, shown, write_record
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from kafka_wire.api import ApiKey
-from kbroker.cli.client import ANSWER_TIMEOUT_MS
+from kbroker.cli.client import bridge
+from kbroker.cli.client.connecting import ANSWER_TIMEOUT_MS
 from kbroker.cli.cluster.reads import NOBODY, TopicPartition
-from kbroker.cli.groups import bridge
 
 EARLIEST, LATEST = -2, -1
 READ_UNCOMMITTED, READ_COMMITTED = 0, 1

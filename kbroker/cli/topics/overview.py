@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from kbroker.cli.client import Connection, admin, connection_options
+from kbroker.cli.client.connecting import Connection, admin, connection_options
 from kbroker.cli.cluster import reads
 from kbroker.cli.cluster.reads import Partition, TopicPartition
 from kbroker.cli.tables import bytes_text, format_option, json_text, table

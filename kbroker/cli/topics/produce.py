@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import click
 
-from kbroker.cli.client import Connection, admin, connection_options, error_text, producer
+from kbroker.cli.client.connecting import Connection, admin, connection_options, error_text, producer
+from kbroker.cli.client.presence import Presence
+from kbroker.cli.client.quirks import NULL, header
 from kbroker.cli.delays.reads import check_delays
 from kbroker.cli.errors import Failed
 from kbroker.cli.names import TOPIC
-from kbroker.cli.presence import Presence
 from kbroker.cli.progress import Progress
-from kbroker.cli.quirks import NULL, header
 from kbroker.cli.tables import bytes_text, format_option, json_text, plural
 from kbroker.cli.times import DurationType, MomentType, moment, span
 from kbroker.cli.topics.formats import Input, KeyAndValue, from_json, parse_header, unescaped

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import click
 
+from kbroker.cli.client.presence import Presence
 from kbroker.cli.errors import Failed
-from kbroker.cli.presence import Presence
 from kbroker.cli.times import time_ms
 from kbroker.cli.topics.formats import Output, Shown, json_line
 from kbroker.filters import Expression

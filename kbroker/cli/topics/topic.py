@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from kafka_wire.errors import ErrorCode
-from kbroker.cli.client import Connection, admin, check_code, connection_options, error_text
+from kbroker.cli.client.connecting import Connection, admin, check_code, connection_options, error_text
 from kbroker.cli.errors import Failed
 from kbroker.cli.lazy import LazyGroup
 from kbroker.cli.names import TOPIC, TOPIC_CONFIG, TOPIC_SETTING

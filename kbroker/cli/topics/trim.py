@@ -9,10 +9,10 @@ import click
 
 from kafka_wire.api import ApiKey
 from kafka_wire.messages.topics import DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic
-from kbroker.cli.client import ANSWER_TIMEOUT_MS, Connection, admin, connection_options, error_text
+from kbroker.cli.client import bridge
+from kbroker.cli.client.connecting import ANSWER_TIMEOUT_MS, Connection, admin, connection_options, error_text
 from kbroker.cli.consent import ask, yes_option
 from kbroker.cli.errors import Failed
-from kbroker.cli.groups import bridge
 from kbroker.cli.groups.seek import Target, TargetType
 from kbroker.cli.names import TOPIC
 from kbroker.cli.tables import format_option, json_text, plural, table

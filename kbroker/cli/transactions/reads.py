@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode
+from kbroker.cli.client import bridge
 from kbroker.cli.errors import Failed
-from kbroker.cli.groups import bridge
 from kbroker.cli.groups.reads import TopicPartition, patiently
 
 PARTITIONS_AT_ONCE = 500  # in a request, as Kafka's tool

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from kbroker.cli.client import Connection, admin, connection_options
+from kbroker.cli.client.connecting import Connection, admin, connection_options
 from kbroker.cli.errors import Failed
 from kbroker.cli.groups.group import PartitionsType, chosen, place
 from kbroker.cli.groups.reads import TopicPartition, existing

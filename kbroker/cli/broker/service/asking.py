@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 from kafka_wire.api import ApiKey
 from kafka_wire.errors import ProtocolError
+from kbroker.cli.client.plain import call
 from kbroker.cli.errors import Unreachable
 from kbroker.cli.tables import plural, visible
 
 ATTEMPT_S = 3.0  # who has not answered by then is asked again, where there is time
-ANSWER_BYTES_MAX = 16 << 20
 METADATA_VERSION = 9  # with cluster id and controller; an older broker is asked in what it has
 CLIENT_ID = "kbroker-ping"
 
@@ -68,41 +68,15 @@ def _ask(connection: socket.socket, text: str, began: float) -> Answer:
 
     with suppress(OSError):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    versions = _call(connection, ApiKey.API_VERSIONS, 0, ApiVersionsRequest())
+    versions = call(connection, ApiKey.API_VERSIONS, 0, ApiVersionsRequest(), CLIENT_ID)
     highest = next((each.max_version for each in versions.api_keys if each.api_key == ApiKey.METADATA), None)
     if versions.error_code or highest is None:
         raise ProtocolError("no Metadata")
-    metadata = _call(connection, ApiKey.METADATA, min(METADATA_VERSION, highest), MetadataRequest(topics=[]))
+    request, version = MetadataRequest(topics=[]), min(METADATA_VERSION, highest)
+    metadata = call(connection, ApiKey.METADATA, version, request, CLIENT_ID)
     brokers = {each.node_id: f"{each.host}:{each.port}" for each in metadata.brokers}
     peers = {connection.getpeername()[:2], (text.rpartition(":")[0].strip("[]"), connection.getpeername()[1])}
     found = [each.node_id for each in metadata.brokers if (each.host, each.port) in peers or len(brokers) == 1]
     controller = metadata.controller_id if metadata.controller_id >= 0 else None
     took_ms = (time.monotonic() - began) * 1000
     return Answer(text, found[0] if len(found) == 1 else None, metadata.cluster_id, brokers, controller, took_ms)
-
-
-def _call(connection: socket.socket, key: ApiKey, version: int, request: object) -> Any:
-    """One request and its response."""
-    from kafka_wire.api import response_class
-    from kafka_wire.codegen import decode, encode
-    from kafka_wire.frames import read_response_header, request_parts
-
-    connection.sendall(b"".join(request_parts(key, version, 1, CLIENT_ID, [encode(request, version)])))
-    (size,) = struct.unpack(">i", _receive(connection, 4))
-    if not 0 < size <= ANSWER_BYTES_MAX:
-        raise ProtocolError(f"an answer of {size} bytes")
-    frame = _receive(connection, size)
-    correlation_id, body = read_response_header(frame, key, version)
-    if correlation_id != 1:
-        raise ProtocolError("the answer is to another request")
-    return decode(response_class(key), version, frame, body)
-
-
-def _receive(connection: socket.socket, size: int) -> bytes:
-    received = bytearray()
-    while len(received) < size:
-        chunk = connection.recv(min(65536, size - len(received)))
-        if not chunk:
-            raise EOFError
-        received += chunk
-    return bytes(received)

@@ -278,7 +278,7 @@ def _text(about: Mapping[str, Any]) -> str:
 def _tell_of_address(address: str, style: str) -> None:
     from kbroker.cli.broker.service.asking import ask
     from kbroker.cli.broker.service.ping import TIMEOUT_S
-    from kbroker.cli.servers import located
+    from kbroker.cli.client.servers import located
 
     answer = ask(located(address), time.monotonic() + TIMEOUT_S)
     click.echo(json_text({"state": READY, **answer.fields()}) if style == "json" else answer)

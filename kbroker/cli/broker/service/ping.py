@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import click
 
 from kbroker.cli.broker.service.asking import Answer, ask
+from kbroker.cli.client.servers import addresses, servers_option
 from kbroker.cli.errors import Unreachable
-from kbroker.cli.servers import located, servers_option
 from kbroker.cli.tables import format_option, json_text
 from kbroker.cli.times import DurationType
 
@@ -31,11 +31,11 @@ RETRY_S = 0.1
 @format_option
 def ping(servers: str, wait: bool, advertised: bool, timeout_ms: int | None, style: str) -> None:
     """Ask whether a broker answers, and which."""
-    addresses = [located(part.strip()) for part in servers.split(",") if part.strip()]
-    if not addresses:
+    asked = addresses(servers)
+    if not asked:
         raise click.UsageError("-b names no broker")
     seconds = timeout_ms / 1000 if timeout_ms is not None else WAIT_S if wait else TIMEOUT_S
-    answer = _first(addresses, time.monotonic() + seconds, wait)
+    answer = _first(asked, time.monotonic() + seconds, wait)
     if not advertised:
         click.echo(json_text(answer.fields()) if style == "json" else answer)
         return
@@ -47,11 +47,11 @@ def ping(servers: str, wait: bool, advertised: bool, timeout_ms: int | None, sty
     check(told)
 
 
-def _first(addresses: Sequence[tuple[str, int]], until: float, wait: bool) -> Answer:
+def _first(asked: Sequence[tuple[str, int]], until: float, wait: bool) -> Answer:
     """The first that answers. Raises Unreachable with what each said at last."""
     while True:
         problems = []
-        for address in addresses:
+        for address in asked:
             try:
                 return ask(address, until)
             except Unreachable as error:

@@ -16,9 +16,9 @@ from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.configs import DescribeConfigsRequest, DescribeConfigsResource
 from kafka_wire.records import headers
-from kbroker.cli.client import Connection, admin, check_code, connection_options
+from kbroker.cli.client import bridge
+from kbroker.cli.client.connecting import Connection, admin, check_code, connection_options
 from kbroker.cli.errors import Failed
-from kbroker.cli.groups import bridge
 from kbroker.cli.names import TOPIC
 from kbroker.cli.progress import Progress
 from kbroker.cli.tables import bytes_text, plural

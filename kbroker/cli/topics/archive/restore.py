@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import click
 
 from kafka_wire.errors import ErrorCode
-from kbroker.cli.client import Connection, admin, check_code, connection_options
+from kbroker.cli.client.connecting import Connection, admin, check_code, connection_options
 from kbroker.cli.cluster import reads
 from kbroker.cli.errors import Failed
 from kbroker.cli.names import TOPIC, TOPIC_CONFIG, TOPIC_SETTING

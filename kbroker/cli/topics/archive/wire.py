@@ -15,10 +15,10 @@ import click
 from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode
 from kafka_wire.records import HEADER_SIZE, assign, set_producer
-from kbroker.cli.client import ANSWER_TIMEOUT_MS, check_code, error_text
+from kbroker.cli.client import bridge
+from kbroker.cli.client.connecting import ANSWER_TIMEOUT_MS, check_code, error_text
 from kbroker.cli.cluster.reads import TopicPartition
 from kbroker.cli.errors import Failed
-from kbroker.cli.groups import bridge
 from kbroker.cli.topics.archive.batches import Packed, split
 
 FETCH_BYTES = 8 << 20

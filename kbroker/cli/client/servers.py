@@ -28,6 +28,11 @@ def servers_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def addresses(servers: str) -> list[tuple[str, int]]:
+    """Each of a text with commas. Raises UsageError."""
+    return [located(part.strip()) for part in servers.split(",") if part.strip()]
+
+
 def located(server: str) -> tuple[str, int]:
     """ "h:1", "h" (port 9092), "[::1]:5". Raises UsageError."""
     host, colon, port = server.rpartition(":") if ":" in server and not server.endswith("]") else (server, "", "")

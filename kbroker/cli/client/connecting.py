@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import click
 
+from kbroker.cli.client.presence import Presence
+from kbroker.cli.client.properties import client_properties
+from kbroker.cli.client.quirks import keep_threads_quiet, lend_codecs, producer_class, with_nulls
+from kbroker.cli.client.servers import located, servers_option
 from kbroker.cli.errors import Failed, Misconfigured, Unreachable
-from kbroker.cli.presence import Presence
-from kbroker.cli.properties import client_properties
-from kbroker.cli.quirks import keep_threads_quiet, lend_codecs, producer_class, with_nulls
-from kbroker.cli.servers import located, servers_option
 
 CONNECT_TIMEOUT_S = 3.0
 ANSWER_TIMEOUT_MS = 10_000
