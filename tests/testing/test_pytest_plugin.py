@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -386,6 +387,30 @@ def test_a_run_that_is_killed_leaves_neither_process_nor_directory(pytester: pyt
         process.kill()
     pid, directory = line.partition("PID ")[2].split()
     assert wait_until(lambda: not is_alive(int(pid)) and not Path(directory).exists())
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_leaves_nothing_of_a_cluster(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import sys
+        def test_it(kbroker_cluster, capfd):
+            with capfd.disabled():
+                print("HERE", flush=True)
+            sys.stdin.read()
+        """
+    )
+    place = pytester.mkdir("temporary")
+    command = [sys.executable, "-m", "pytest", "--kbroker-backend=process", "-s", *PLUGIN]
+    environment = {**os.environ, "TMPDIR": str(place)}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert any("HERE" in line for line in process.stdout)
+        assert list(place.glob("kbroker-cluster-*"))
+        process.kill()
+    assert wait_until(lambda: not list(place.glob("kbroker-*")))
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@
     stderr    the broker's log
 
 Orders are carried out at the same time, each as soon as it comes. At the end of stdin, which comes also when the parent
-is killed, the broker is ended, the directory removed, and the process gone.
+is killed, the broker is ended, its directories are removed, and the process is gone.
 """
 
 from __future__ import annotations
@@ -122,11 +122,12 @@ def main() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     set_up("info", "auto", sys.stderr)
-    host, port, directory, config = json.loads(sys.argv[1])
+    host, port, directories, config = json.loads(sys.argv[1])
     try:
-        trio.run(Child(host, port, directory, config).run)
+        trio.run(Child(host, port, directories[0], config).run)
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        for directory in directories:  # also what others share: their parent has gone, too
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":

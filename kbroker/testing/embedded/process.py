@@ -55,15 +55,18 @@ class ProcessBroker:
         config: Mapping[str, str] | None = None,
         topics: Mapping[str, int] | None = None,
         brokers_min: int = 1,
+        shared: str = "",
     ) -> None:
         """Start it. port 0: any. config: Kafka's names, for every broker that will be here. topics: name -> partitions.
-        brokers_min: of its cluster, so many are to live before it is ready.
+        brokers_min: of its cluster, so many are to live before it is ready. shared: its cluster's
+        directory, which is removed with its own where this process is killed.
 
         Raises CannotStart.
         """
         self.is_ours = True
         self._port = Port(host, port)
         self._config = dict(config or {})
+        self._shared = [shared] if shared else []
         self._lines = Lines()
         self._stack = ExitStack()
         self.directory = self._stack.enter_context(memory_directory())[0]
@@ -178,7 +181,7 @@ class ProcessBroker:
         self._end_child()
         self._between = None
         self._port.make_room()
-        self._child = child = _Child([*self.address, self.directory, self._config], self._lines)
+        self._child = child = _Child([*self.address, [self.directory, *self._shared], self._config], self._lines)
         child.ask("renew", str(self._renewals), config, topics, saved, brokers_min, timeout_s=START_S)
 
     def _end_child(self) -> None:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from kbroker.testing.embedded.backends import Embedded
@@ -24,7 +25,8 @@ class ProcessCluster:
             store = f"sqlite:{Path(directory) / 'coord.db'}"
             own = [{**config, "node.id": str(id), "kbroker.coordination": store} for id in range(1, size + 1)]
             with ThreadPoolExecutor(size) as pool:  # each waits for the others
-                started = [pool.submit(ProcessBroker, host=host, config=each, brokers_min=size) for each in own]
+                make = partial(ProcessBroker, host=host, brokers_min=size, shared=directory)
+                started = [pool.submit(make, config=each) for each in own]
             for id, broker in enumerate(started, 1):
                 if broker.exception() is None:
                     self.members[id] = broker.result()
