@@ -16,7 +16,7 @@ from kbroker.replication.partition import Partition
 from kbroker.replication.sessions import ReplicaSessions
 
 LOOK_S = 0.02
-LOOKED_AT_A_TURN = 256
+LOOKED_AT_A_TURN = 128
 
 
 async def wait_started(
@@ -29,21 +29,23 @@ async def wait_started(
 
     A partition that is not led here any more is not waited for. The caller bounds the wait.
     """
-    waiting = await _behind(partitions, is_alive)
-    while waiting:
-        for partition, _ in waiting:
-            sessions.tell_start(partition.follower_ids, (partition.topic_id, partition.index), clock.liveness())
+    waiting = partitions
+    while waiting := await _tell_those_behind(waiting, is_alive, sessions, clock):
         await clock.sleep(LOOK_S)
-        waiting = await _behind(waiting, is_alive)
 
 
-async def _behind(
-    partitions: Collection[tuple[Partition, int]], is_alive: Callable[[int], bool]
+async def _tell_those_behind(
+    partitions: Collection[tuple[Partition, int]],
+    is_alive: Callable[[int], bool],
+    sessions: ReplicaSessions,
+    clock: Clock,
 ) -> list[tuple[Partition, int]]:
+    """Those that have such a replica; their followers are told."""
     found = []
     for number, (partition, offset) in enumerate(partitions, start=1):
         if partition.leading and partition.low_watermark(is_alive) < offset:
             found.append((partition, offset))
+            sessions.tell_start(partition.follower_ids, (partition.topic_id, partition.index), clock.liveness())
         if not number % LOOKED_AT_A_TURN:
             await trio.lowlevel.checkpoint()
     return found

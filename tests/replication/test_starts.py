@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +19,10 @@ from kafka_wire.messages.topics import (
     DeleteRecordsTopic,
 )
 from kbroker.replication.manager import ReplicaManager
+from kbroker.replication.starts import LOOKED_AT_A_TURN, wait_started
 from kbroker.testing.broker import MemoryCluster, memory_cluster
 from kbroker.testing.client import BareClient
+from kbroker.testing.clock import SteeredClock
 from tests.api.test_produce import batch, produce
 from tests.delay.test_delivery import leading
 
@@ -69,6 +72,22 @@ async def test_L8_what_is_deleted_is_deleted_everywhere_when_that_is_said(
         assert starts(cluster, managers) == [7, 7, 7]
         assert trio.current_time() - begun_s < 0.3
         assert (await delete(client, 3)).low_watermark == 7
+
+
+async def test_followers_of_many_partitions_are_told_in_turns(autojump_clock: MockClock) -> None:
+    told: list[int] = []
+    partition: Any = SimpleNamespace(
+        leading=True, low_watermark=lambda is_alive: 0, follower_ids=(2,), topic_id=b"", index=0
+    )
+    sessions: Any = SimpleNamespace(tell_start=lambda ids, key, now_s: told.append(key[1]))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_started, [(partition, 1)] * 1000, lambda id: True, sessions, SteeredClock())
+        most = 0
+        while (before := len(told)) < 1000:
+            await trio.lowlevel.checkpoint()
+            most = max(most, len(told) - before)
+        nursery.cancel_scope.cancel()
+    assert most <= 2 * LOOKED_AT_A_TURN  # trio may give one of them two turns in a row
 
 
 async def test_L8_a_follower_that_cannot_be_reached_holds_that_up_until_it_is_dead(
