@@ -21,7 +21,7 @@ from kbroker.server.broker import host_port
 from kbroker.server.identity import StartFailed
 
 
-class Beside:
+class HttpServer:
     """The server, as who runs the broker sees it."""
 
     def __init__(self, address: tuple[str, int], life: Life, metrics: Metrics) -> None:
@@ -44,7 +44,7 @@ class Beside:
 
 
 @asynccontextmanager
-async def http_server(env: Env, config: BrokerConfig, process: Process) -> AsyncIterator[Beside]:
+async def http_server(env: Env, config: BrokerConfig, process: Process) -> AsyncIterator[HttpServer]:
     """Serve HTTP as `kbroker.http.*` say, while the block runs. Raises StartFailed."""
     host, port = config.get_str("kbroker.http.host"), config.get_int("kbroker.http.port")
     try:
@@ -65,7 +65,7 @@ async def http_server(env: Env, config: BrokerConfig, process: Process) -> Async
 
         nursery.start_soon(run)
         try:
-            yield Beside(listener.address, life, metrics)
+            yield HttpServer(listener.address, life, metrics)
         finally:
             scope.cancel()
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from kbroker.api.context import Services
     from kbroker.cli.broker.seed.wishes import Wish
     from kbroker.env import Env
-    from kbroker.http.beside import Beside
+    from kbroker.http.beside import HttpServer
 
 GC_THRESHOLDS = (20_000, 20, 50)  # a broker makes few cycles; Python's 700 would go through its state all the time
 
@@ -213,7 +213,7 @@ class _Process:
         records = await plant(wishes, env.net, env.clock, *address_of(address))
         tell(log, events.SEEDED, records=records, topics=sum(bool(each.records) for each in wishes))
 
-    def _http(self, env: Env) -> AbstractAsyncContextManager[Beside | None]:
+    def _http(self, env: Env) -> AbstractAsyncContextManager[HttpServer | None]:
         """The HTTP server, where it is asked for."""
         if self.config.get_int("kbroker.http.port") < 0:
             return nullcontext()
@@ -222,7 +222,7 @@ class _Process:
 
         return http_server(env, self.config, RealProcess())
 
-    def _say_ready(self, ready: Ready, http: Beside | None) -> None:
+    def _say_ready(self, ready: Ready, http: HttpServer | None) -> None:
         self.ready = True
         gc.freeze()  # what is there now stays: no collection need look at it again
         gc.set_threshold(*GC_THRESHOLDS)
