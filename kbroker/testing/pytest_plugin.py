@@ -129,7 +129,9 @@ def wish_of(item: pytest.Item) -> Wish:
 
 def texts(config: Mapping[str, Any]) -> dict[str, str]:
     """Values as Kafka writes them."""
-    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in config.items()}
+    from kbroker.config import format_value
+
+    return {name: str(format_value(value)) for name, value in config.items()}
 
 
 # -- fixtures ----------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import trio
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.group_admin import DeleteGroupsRequest, ListGroupsRequest
 from kafka_wire.messages.topics import CreatableTopic, CreatableTopicConfig, CreateTopicsRequest, DeleteTopicsRequest
+from kbroker.config import format_value
 from kbroker.env.descriptors import Descriptors
 from kbroker.env.features import Features
 from kbroker.env.real_net import RealNet
@@ -62,7 +63,7 @@ class Kafka:
         Raises ValueError for what no topic can be (a name, a number, a config), KafkaError for other refusals
         (TOPIC_ALREADY_EXISTS), ConnectionError where there is no broker.
         """
-        configs = [CreatableTopicConfig(name=key, value=_text(value)) for key, value in (config or {}).items()]
+        configs = [CreatableTopicConfig(name=key, value=format_value(value)) for key, value in (config or {}).items()]
         wish = CreatableTopic(
             name=name, num_partitions=partitions, replication_factor=replication_factor, assignments=[], configs=configs
         )
@@ -304,11 +305,6 @@ async def _see_leaders(links: Links, topic: str) -> None:
     check(told.error_code)
     for partition in told.partitions:
         check(partition.error_code)
-
-
-def _text(value: Any) -> str:
-    """As Kafka writes a config's value."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _seconds(timeout: float) -> float:

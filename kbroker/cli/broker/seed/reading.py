@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, TypeVar
 from kafka_wire.records import Headers
 from kbroker.cli.broker.seed.wishes import Record, Wish, check_name, configs_of
 from kbroker.cli.times import time_ms
+from kbroker.config import format_value
 
 OF_TOPICS = ("name", "partitions", "replication_factor", "config")
 OF_RECORDS = ("partition", "key", "value", "headers", "timestamp")
@@ -213,7 +214,7 @@ def _pairs(configs: object) -> Iterator[str]:
     for name, value in configs.items():
         if isinstance(value, dict | list) or value is None:
             raise ValueError(f"config {name}: expected text, a number, true or false")
-        yield f"{name}={str(value).lower() if isinstance(value, bool) else value}"
+        yield f"{name}={format_value(value)}"
 
 
 def _record(told: Mapping[str, Any]) -> Record:
