@@ -122,6 +122,7 @@ from kafka_wire.messages.transactions import (
 )
 from kafka_wire.records import build_batch
 from kbroker.api.registry import load
+from kbroker.cli.broker.serve import import_the_rest
 from kbroker.cluster.peers.introductions import introduce
 from kbroker.server import connection
 from kbroker.testing.broker import Machine, MemoryBroker, memory_broker
@@ -537,6 +538,12 @@ ROWS = [
     Row("DescribeQuorum, many topics", 2, lambda: DescribeQuorumRequest(topics=[DescribeQuorumTopic(
         topic_name=name, partitions=[DescribeQuorumPartition(partition_index=0)]) for name in names()])),
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def everything_imported() -> None:
+    """As a broker has it before its clients come."""
+    import_the_rest()
 
 
 @asynccontextmanager
