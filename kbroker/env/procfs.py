@@ -34,6 +34,15 @@ def process_identity(pid: int) -> str:
         return ""
 
 
+def process_descriptor(pid: int) -> int | None:
+    """A descriptor of that very process, which stays its own when the pid is given away; readable once it has ended.
+    None: on another system, an older kernel, in a sandbox; or there is no such process."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
+
+
 def is_of_here(identity: str) -> bool:
     """Whether a process of that identity, if it is one, can be seen from here: neither another machine's nor another
     container's."""

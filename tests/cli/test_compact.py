@@ -42,7 +42,7 @@ def test_it_shows_what_it_did(broker: str) -> None:
     ("arguments", "said"),
     [
         (("t",), "INVALID_CONFIG: t is not compacted: its cleanup.policy is delete."),
-        (("absent",), "UNKNOWN_TOPIC_OR_PARTITION"),
+        (("absent",), "topic absent does not exist"),
         (("t", "-p", "7"), "topic t has no partition 7: it has 0 to 1"),
     ],
 )

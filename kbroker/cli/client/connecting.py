@@ -120,6 +120,22 @@ def check_code(code: int, what: str, message: str | None = None) -> None:
         raise Failed(f"{what}: {error_text(code, message)}")
 
 
+def topic_problem(name: str, code: int, message: str | None = None) -> str:
+    """What is wrong with a topic; that there is none of that name, in the same words everywhere."""
+    from kafka_wire.errors import ErrorCode
+
+    missing = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+    if code == missing and message in (None, missing.text):
+        return f"topic {name} does not exist"
+    return f"{name or 'an empty name'}: {error_text(code, message)}"
+
+
+def check_topic(code: int, name: str, message: str | None = None) -> None:
+    """Failed, when what is told of a topic is an error."""
+    if code:
+        raise Failed(topic_problem(name, code, message))
+
+
 def _settings(connection: Connection, **settings: Any) -> dict[str, Any]:
     return {
         "bootstrap_servers": list(connection.servers),

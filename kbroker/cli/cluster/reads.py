@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from kafka_wire.api import ApiKey
 from kbroker.cli.client import bridge
-from kbroker.cli.client.connecting import check_code, error_text
+from kbroker.cli.client.connecting import check_code, check_topic, error_text
 from kbroker.cli.errors import Failed
 from kbroker.config import Scope
 from kbroker.config.views import VIEW_SOURCE
@@ -115,7 +115,7 @@ def partitions(client: Any, topics: Sequence[str] | None = None, *, with_views: 
     request = MetadataRequest(topics=asked, allow_auto_topic_creation=False)
     told = _ask(client, request, ApiKey.METADATA)
     for topic in told.topics:
-        check_code(topic.error_code, topic.name or "a topic")
+        check_topic(topic.error_code, topic.name or "")
     found = [
         Partition(
             topic.name,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from kafka_wire.api import ApiKey
 from kbroker.cli.client import bridge
-from kbroker.cli.client.connecting import check_code
+from kbroker.cli.client.connecting import check_code, check_topic
 from kbroker.cli.errors import Failed
 
 ENABLE = "kbroker.delay.enable"
@@ -34,7 +34,7 @@ def delays(client: Any, topic: str) -> bool:
     answer = client.describe_configs([ConfigResource("TOPIC", topic)], config_filter="ALL")
     config = answer["topic"][topic].get(ENABLE)
     if config is None:
-        check_code(client.describe_topics([topic])[0]["error_code"], topic)
+        check_topic(client.describe_topics([topic])[0]["error_code"], topic)
         raise Failed("this broker has no delayed delivery: it is not kbroker")
     return str(config["value"]) == "true"
 
@@ -48,7 +48,7 @@ def check_delays(client: Any, topic: str) -> None:
 def leaders(client: Any, topic: str, numbers: Sequence[int] | None) -> dict[int, int]:
     """Who leads each of the partitions asked for; None: of all that has a leader. Raises Failed."""
     (found,) = client.describe_topics([topic])
-    check_code(found["error_code"], topic)
+    check_topic(found["error_code"], topic)
     known = {each["partition_index"]: each["leader_id"] for each in found["partitions"]}
     absent = sorted(set(numbers or ()) - set(known))
     if absent:

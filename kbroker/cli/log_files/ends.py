@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kbroker.cli.broker.layout import META
 from kbroker.cli.log_files.segments import batches, opened, segment_paths
 from kbroker.cli.log_files.small_files import is_partition, topic_id_of
 from kbroker.cluster.keys import id_bytes, id_text
 from kbroker.cluster.stores.adopting import LogEnd
 from kbroker.config import read_properties
 
-META = "meta.properties"
 CLUSTER_ID = "kbroker.cluster.id"
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kbroker.cli.broker.layout import LOCK, META, brokers_in
 from kbroker.cli.errors import Failed
 from kbroker.cli.lazy import LazyGroup
 from kbroker.cli.progress import Progress
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from kbroker.cli.log_files.segments import Problem
     from kbroker.cli.log_files.small_files import Walked
 
-META = "meta.properties"  # which every broker's directory has
 
 log = LazyGroup(
     name="log",
@@ -136,7 +136,7 @@ def ends(directory: Path, style: str) -> None:
 
 def _is_data_directory(directory: Path) -> bool:
     """Whether a broker, or several of `kbroker start --brokers`, have been here: they may have no topics yet."""
-    return any(path.exists() for path in (directory / META, *directory.glob(f"broker-*/{META}")))
+    return (directory / META).exists() or bool(brokers_in(str(directory)))
 
 
 def _verify_all(
@@ -193,7 +193,7 @@ def held(directory: Path) -> Iterator[str]:
     from kbroker.env.features import Features
     from kbroker.env.real_lock import take_lock
 
-    paths = [each / ".lock" for each in (directory, directory.parent) if (each / ".lock").exists()]
+    paths = [each / LOCK for each in (directory, directory.parent) if (each / LOCK).exists()]
     if not paths:
         yield ""
         return

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from kafka_wire.errors import ErrorCode
-from kbroker.cli.client.connecting import Connection, admin, check_code, connection_options, error_text
+from kbroker.cli.client.connecting import Connection, admin, check_code, check_topic, connection_options, topic_problem
 from kbroker.cli.errors import Failed
 from kbroker.cli.lazy import LazyGroup
 from kbroker.cli.names import TOPIC, TOPIC_CONFIG, TOPIC_SETTING
@@ -213,10 +213,7 @@ def _created(result: Mapping[str, Any], source: str | None) -> str:
 
 def _check_all(results: Sequence[Mapping[str, Any]]) -> None:
     """Failed, when there are answers that carry an error, each with its name; what went well has been told before."""
-    problems = [
-        f"{each['name'] or 'an empty name'}: {error_text(each['error_code'], each.get('error_message'))}"
-        for each in results
-    ]
+    problems = [topic_problem(each["name"], each["error_code"], each.get("error_message")) for each in results]
     if problems:
         raise Failed("; ".join([*(problem.removesuffix(".") for problem in problems[:-1]), problems[-1]]))
 
@@ -230,13 +227,14 @@ def _check_not_internal(client: Any, names: Sequence[str]) -> None:
 
 
 def _check_known(client: Any, name: str, configs: Sequence[str]) -> None:
-    """Failed, when one of these is no config of topics: brokers say yes, as nothing is to be removed."""
+    """Failed, when there is no such topic, or one of these is no config of topics: brokers say yes, as nothing is to be
+    removed."""
     from kafka.admin import ConfigResource
 
+    (found,) = client.describe_topics([name])
+    check_topic(found["error_code"], name)
     if not configs:
         return
-    (found,) = client.describe_topics([name])
-    check_code(found["error_code"], name)
     known = client.describe_configs([ConfigResource("TOPIC", name)], config_filter="ALL")["topic"][name]
     for config in configs:
         if config not in known:
@@ -289,7 +287,8 @@ def _as_text(shown: Mapping[str, Any]) -> str:
     partitions = shown["partitions"]
     view = f"view of {shown['view_of']}, " if shown["view_of"] else ""
     head = f"{shown['name']}: {view}{plural(len(partitions), 'partition')}"
-    is_part = not {VIEW_TAGS, VIEW_FILTER}.isdisjoint(shown["configs"])  # how many is not known
+    parts = [shown["configs"].get(key) for key in (VIEW_TAGS, VIEW_FILTER)]
+    is_part = any(part and part["value"] for part in parts)  # how many is not known
     headings = ("PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR", "FIRST", "NEXT", "RECORDS")
     rows = []
     for each in partitions:

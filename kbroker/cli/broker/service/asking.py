@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from kafka_wire.api import ApiKey
 from kafka_wire.errors import ProtocolError
+from kbroker.cli.broker.banner import address_text
 from kbroker.cli.client.plain import call
 from kbroker.cli.errors import Unreachable
 from kbroker.cli.tables import plural, visible
@@ -46,7 +47,7 @@ class Answer(NamedTuple):
 
 def ask(address: tuple[str, int], until: float) -> Answer:
     """What the broker there says. until: time.monotonic(). Raises Unreachable."""
-    text = f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
+    text = address_text(*address)
     began = time.monotonic()
     seconds = max(0.001, min(ATTEMPT_S, until - began))
     try:

@@ -24,7 +24,7 @@ from kbroker.cli.errors import EXIT_FAILED, EXIT_UNREACHABLE, Failed, Misconfigu
 from kbroker.cli.tables import format_option, json_text, visible
 from kbroker.cli.times import DurationType, span
 from kbroker.env.features import Features
-from kbroker.env.procfs import is_of_here, process_name
+from kbroker.env.procfs import is_of_here, process_descriptor, process_name
 from kbroker.env.real_lock import LockHolder, is_alive, lock_holder
 
 STOP_WITHIN_MS = 90_000  # brokers that are started together have a minute
@@ -142,7 +142,7 @@ class _Process:
         self._found = found
         self.pid = _proven(found)
         self.name = process_name(self.pid)
-        self._fd = _descriptor(self.pid)
+        self._fd = process_descriptor(self.pid)
         # The descriptor is of whoever had the pid when it was made: is it still who holds the lock?
         if _proven(_find(found.data_dir) or found) != self.pid:
             raise Failed(f"the data directory {found.data_dir} has changed hands just now: try again")
@@ -204,13 +204,6 @@ def _says_who_it_is(found: Found) -> bool:
         time.sleep(LOOK_S)
         found = _find(found.data_dir) or found
     return bool(found.record)
-
-
-def _descriptor(pid: int) -> int | None:
-    try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):  # another system, an older kernel, a sandbox; or it has ended
-        return None
 
 
 def _find(directory: str) -> Found | None:

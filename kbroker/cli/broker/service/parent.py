@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kbroker.cli.errors import Misconfigured
+from kbroker.env.procfs import process_descriptor
 
 LOOK_S = 0.25
 ADOPTERS = ("systemd", "launchd")  # take over those whose parent has gone, and never end before them
@@ -28,7 +29,7 @@ class Parent:
         if sys.platform == "win32":
             raise Misconfigured("--exit-with-parent: not on Windows, where nobody is told whose child a process is")
         self.pid = os.getppid()
-        self._fd = _descriptor(self.pid)
+        self._fd = process_descriptor(self.pid)
         if expected is not None and self.pid != expected or os.getppid() != self.pid:
             raise Misconfigured(f"--exit-with-parent: process {expected or self.pid} has gone, or is not the parent")
         if expected is None and _adopts(self.pid):
@@ -50,13 +51,6 @@ class Parent:
             on_end()
 
         threading.Thread(target=wait_for_end, name="parent", daemon=True).start()
-
-
-def _descriptor(pid: int) -> int | None:
-    try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):  # another system, an older kernel, a sandbox
-        return None
 
 
 def _adopts(pid: int) -> bool:

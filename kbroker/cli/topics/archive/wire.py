@@ -16,7 +16,7 @@ from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode
 from kafka_wire.records import HEADER_SIZE, assign, set_producer
 from kbroker.cli.client import bridge
-from kbroker.cli.client.connecting import ANSWER_TIMEOUT_MS, check_code, error_text
+from kbroker.cli.client.connecting import ANSWER_TIMEOUT_MS, check_code, check_topic, error_text
 from kbroker.cli.cluster.reads import TopicPartition
 from kbroker.cli.errors import Failed
 from kbroker.cli.topics.archive.batches import Packed, split
@@ -102,7 +102,7 @@ class Topic:
             raise Failed(f"topic {self.name} {'was deleted' if self.leaders else 'does not exist'}")
         if told.error_code == ErrorCode.LEADER_NOT_AVAILABLE and self.leaders:
             return
-        check_code(told.error_code, self.name)
+        check_topic(told.error_code, self.name)
         if self.leaders and told.topic_id != self.id:
             raise Failed(f"topic {self.name} was deleted and made anew")
         self.id = told.topic_id
