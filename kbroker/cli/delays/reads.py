@@ -9,6 +9,7 @@ from kafka_wire.api import ApiKey
 from kbroker.cli.client import bridge
 from kbroker.cli.client.connecting import check_code, check_topic
 from kbroker.cli.errors import Failed
+from kbroker.cli.topics import partitions
 
 ENABLE = "kbroker.delay.enable"
 PAGE = 500  # records asked for at a time
@@ -46,15 +47,9 @@ def check_delays(client: Any, topic: str) -> None:
 
 
 def leaders(client: Any, topic: str, numbers: Sequence[int] | None) -> dict[int, int]:
-    """Who leads each of the partitions asked for; None: of all that has a leader. Raises Failed."""
-    (found,) = client.describe_topics([topic])
-    check_topic(found["error_code"], topic)
-    known = {each["partition_index"]: each["leader_id"] for each in found["partitions"]}
-    absent = sorted(set(numbers or ()) - set(known))
-    if absent:
-        raise Failed(f"partition {topic}:{','.join(map(str, absent))} does not exist")
-    led = {number: known[number] for number in sorted(numbers or known) if known[number] >= 0}
-    without = sorted(set(numbers or known) - set(led))
+    """Who leads each of the partitions asked for; None: of all. Raises Failed, also where nobody leads one."""
+    led = {number: node for (_, number), node in partitions.leaders(client, topic, numbers or ()).items()}
+    without = [number for number, node in led.items() if node < 0]
     if without:
         raise Failed(f"partition {topic}:{','.join(map(str, without))} has no leader")
     return led
