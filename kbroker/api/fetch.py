@@ -46,6 +46,7 @@ from kbroker.api.read_replicas import NO_REPLICA, is_rack_aware, preferred
 from kbroker.api.registry import handles
 from kbroker.api.replica_fetch import replica_fetch
 from kbroker.awaited import Awaited
+from kbroker.cluster.image import TopicImage
 from kbroker.env import Buffer, FileSlice
 from kbroker.log.cold import ATTEMPTS, NotInMemory
 from kbroker.log.derived.epochs import NO_EPOCH
@@ -465,10 +466,13 @@ class FetchJob:
 
     def _name_leader(self, key: PartitionKey, data: FetchPartitionData) -> None:
         """Say who leads the partition, and where that broker is reached (KIP-951)."""
-        image = self.services.image
-        topic = image.topics_by_id.get(key[0]) if isinstance(key[0], bytes) else image.topics.get(key[0])
         nodes = self.answer.node_endpoints if self.claimed_id < 0 else []  # brokers know where others are
-        data.current_leader = current_leader(topic, key[1], self.context, nodes)
+        data.current_leader = current_leader(self._topic(key[0]), key[1], self.context, nodes)
+
+    def _topic(self, name: str | bytes) -> TopicImage | None:
+        """Of that name or id."""
+        image = self.services.image
+        return image.topics_by_id.get(name) if isinstance(name, bytes) else image.topics.get(name)
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
@@ -548,9 +552,8 @@ class FetchJob:
 
     def _traffic(self, name: str | bytes) -> TopicTraffic | None:
         """Of a topic that there is."""
-        image, of = self.services.image, self.services.replicas.traffic.of
-        topic = image.topics_by_id.get(name) if isinstance(name, bytes) else image.topics.get(name)
-        return None if topic is None else of(topic.name)
+        topic = self._topic(name)
+        return None if topic is None else self.services.replicas.traffic.of(topic.name)
 
     def _put(self, rows: Iterable[Row]) -> None:
         """Add to the answer what the client does not know. Neighbours of one topic share an entry, as in Kafka."""
