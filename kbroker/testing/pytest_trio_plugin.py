@@ -11,16 +11,19 @@ passes at once. Clients are `akbroker.client()`: real ones have sockets, which a
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_trio
 
 from kbroker.testing.pytest_plugin import texts, wish_of
 
+if TYPE_CHECKING:
+    from kbroker.testing.broker import MemoryBroker
+
 
 @pytest_trio.trio_fixture  # type: ignore[untyped-decorator]
-async def akbroker(request: pytest.FixtureRequest, kbroker_config: Mapping[str, Any]) -> AsyncIterator[Any]:
+async def akbroker(request: pytest.FixtureRequest, kbroker_config: Mapping[str, Any]) -> AsyncIterator[MemoryBroker]:
     """A MemoryBroker (kbroker.testing.broker) of this test's own."""
     from kbroker.testing.broker import memory_broker
 
