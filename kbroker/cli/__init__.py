@@ -47,7 +47,7 @@ cli = LazyGroup(
         "ping": ("kbroker.cli.broker.service.ping:ping", "Ask whether a broker answers."),
         "topic": (
             "kbroker.cli.topics.topic:topic",
-            "Create, list, describe, alter, trim, export and delete topics; produce and consume.",
+            "Create, list, describe, alter, trim, export, import and delete topics; produce and consume.",
         ),
         "group": (
             "kbroker.cli.groups.group:group",

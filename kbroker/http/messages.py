@@ -57,13 +57,14 @@ def json_answer(value: Any, status: int = 200) -> Answer:
 def parse_target(target: bytes) -> Request:
     """A request's target. Raises Refused for what is no path of this server.
 
-    Segments are decoded one by one: a group's name may hold a slash, written %2F.
+    Slashes at the beginning are one: whoever has an address that ends in one puts it before the path. Segments are
+    decoded one by one: a group's name may hold a slash, written %2F.
     """
     if not target.startswith(b"/"):
         raise Refused(400, "the target of a request is a path, such as /metrics")
     raw, _, query = target.decode("ascii", "replace").partition("?")
     try:
-        path = tuple(unquote(segment, errors="strict") for segment in raw[1:].split("/"))
+        path = tuple(unquote(segment, errors="strict") for segment in raw.lstrip("/").split("/"))
         fields = dict(parse_qsl(query, keep_blank_values=True, max_num_fields=FIELDS_MAX, errors="strict"))
     except (UnicodeDecodeError, ValueError):
         raise Refused(400, "the path or the query is not in UTF-8, or there is too much of it") from None

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from kbroker.cli import cli
 from kbroker.cli.cluster.health import (
     FENCED,
+    FULL,
     NO_CONTROLLER,
     OFFLINE,
     TOO_FEW,
@@ -36,6 +37,12 @@ def members(live: int, *, fenced: int = 0, controller: int = 1) -> Members:
 
 def partition(*isr: int, leader: int = 1) -> Partition:
     return Partition("t", 0, leader, (1, 2, 3), isr)
+
+
+def test_a_full_disk_is_told_with_its_broker() -> None:
+    [found] = problems(members(2), [partition(1, 2, 3)], {}, {}, full=[2])
+    assert (found.kind, found.broker) == (FULL, 2)
+    assert summary([found]) == "1 full disk"
 
 
 @pytest.mark.parametrize(

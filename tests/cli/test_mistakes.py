@@ -328,3 +328,20 @@ def test_a_directory_without_logs_is_not_verified(tmp_path: Path) -> None:
     assert str(tmp_path) in done.stderr
     (tmp_path / "meta.properties").write_text("")  # a broker without topics
     assert CliRunner().invoke(cli, ["log", "verify", str(tmp_path)]).exit_code == 0
+
+
+@pytest.mark.parametrize("line", ["start --port 1", "start --host h", "--port 1"])
+def test_who_asks_for_a_port_is_shown_where_to_listen(line: str) -> None:
+    done = CliRunner().invoke(cli, line.split())
+    assert done.exit_code == 2 and "where to listen is --listen HOST:PORT" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", ["topic produce new -X max.block.ms=1000", "topic list"])
+def test_an_advertised_address_that_leads_nowhere_is_named(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """kafka-python says that there is no topic, or that the broker was lost: neither is true."""
+    with broker_process("--advertise", "kafka.invalid:9092") as address:
+        monkeypatch.setenv("KBROKER_BROKERS", address)
+        done = CliRunner().invoke(cli, line.split(), input="x\n")
+    assert done.exit_code == EXIT_UNREACHABLE
+    assert f"{address} answers, but clients are told kafka.invalid:9092 for node 1" in done.stderr

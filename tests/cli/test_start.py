@@ -238,7 +238,10 @@ def test_nobody_there() -> None:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     result = kbroker(address, "list")
     assert result.exit_code == 3
-    assert result.stderr == f"kbroker: no broker at {address}: Connection refused. Start one with: kbroker\n"
+    assert (
+        result.stderr
+        == f"kbroker: no broker at {address}: Connection refused. Is one running there? Another place: -b HOST:PORT\n"
+    )
 
 
 @pytest.mark.slow

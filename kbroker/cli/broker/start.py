@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kbroker.cli.broker.supervised import Starter
     from kbroker.config import BrokerConfig, Derive
 
-_EPILOG = """\b
+_EPILOG = """
 Precedence: flag > KBROKER_* > KAFKA_* > file > default. Names are Kafka's: NUM_PARTITIONS in the environment is
 num.partitions. `kbroker config docs` lists them. CTRL+C or SIGTERM stops the broker cleanly, with exit status 0; a
 second one at once, with 130; `kbroker stop` does the same from elsewhere. Status 2: bad configuration, port or data
@@ -30,7 +30,20 @@ directory in use.
 """
 
 
-@click.command(epilog=_EPILOG)
+class _Start(click.Command):
+    """Where to listen is one option, --listen; servers of other kinds have two, and click would mean those of HTTP."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's, with a hint for who asks for --port or --host."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.option_name in ("--port", "--host", "--bind"):
+                ctx.fail(f"no option {error.option_name!r}: where to listen is --listen HOST:PORT")
+            raise
+
+
+@click.command(cls=_Start, epilog=_EPILOG)
 @click.option(
     "-c",
     "--config",

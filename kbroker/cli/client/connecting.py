@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import click
 from kbroker.cli.client.presence import Presence
 from kbroker.cli.client.properties import client_properties
 from kbroker.cli.client.quirks import keep_threads_quiet, lend_codecs, producer_class, with_nulls
-from kbroker.cli.client.servers import located, servers_option
+from kbroker.cli.client.servers import USUAL, located, servers_option
 from kbroker.cli.errors import Failed, Misconfigured, Unreachable
 
 CONNECT_TIMEOUT_S = 3.0
@@ -136,6 +137,25 @@ def check_topic(code: int, name: str, message: str | None = None) -> None:
         raise Failed(topic_problem(name, code, message))
 
 
+def check_advertised(connection: Connection) -> None:
+    """Unreachable, which names the address, when a server answers and sends clients where nobody can be reached.
+
+    For when something has failed: kafka-python then says of the topic, or of the server, what is true of that address.
+    """
+    from kbroker.cli.broker.service.asking import ask
+    from kbroker.cli.broker.service.reach import reach
+
+    for server in connection.servers:
+        try:
+            answer = ask(located(server), time.monotonic() + CONNECT_TIMEOUT_S)
+        except Unreachable:
+            continue
+        told = reach(answer, CONNECT_TIMEOUT_S)
+        if told and all(each.problem for each in told):
+            raise Unreachable(f"{server} answers, but {told[0]} (--advertise of kbroker start, advertised.listeners)")
+        return
+
+
 def _settings(connection: Connection, **settings: Any) -> dict[str, Any]:
     return {
         "bootstrap_servers": list(connection.servers),
@@ -158,6 +178,7 @@ def _clear_errors(connection: Connection) -> Iterator[None]:
     try:
         yield
     except (errors.KafkaConnectionError, errors.NodeNotReadyError, errors.MetadataEmptyBrokerList) as error:
+        check_advertised(connection)
         raise Unreachable(f"lost {', '.join(connection.servers)}: {error}") from None
     except errors.KafkaTimeoutError as error:
         raise Failed(f"no answer in time: {error}") from None
@@ -220,6 +241,12 @@ def _knock(servers: Sequence[str]) -> None:
             return
         except OSError as error:
             problems.append(f"{server}: {error.strerror or error}")
+    raise Unreachable(f"no broker at {'; '.join(problems)}. {_where_else(servers)}")
+
+
+def _where_else(servers: Sequence[str]) -> str:
+    if list(servers) != [USUAL]:
+        return "Is one running there? Another place: -b HOST:PORT"
     from kbroker.cli.broker.banner import own_command
 
-    raise Unreachable(f"no broker at {'; '.join(problems)}. Start one with: {own_command()}")
+    return f"Start one with: {own_command()}, or say where it is: -b HOST:PORT"

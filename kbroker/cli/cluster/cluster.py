@@ -53,6 +53,7 @@ def info(connection: Connection, style: str) -> None:
         usages = reads.usages(client, [broker.id for broker in found.live]).values()
     size = sum(sum(usage.sizes.values()) for usage in usages) if usages else None
     free = min((usage.free for usage in usages if usage.free is not None), default=None)
+    replicas = sum(len(each.replicas) for each in partitions)
     counts = {
         "cluster_id": found.cluster_id,
         "controller": found.controller,
@@ -60,7 +61,7 @@ def info(connection: Connection, style: str) -> None:
         "fenced_brokers": len(found.fenced),
         "topics": len({each.topic for each in partitions}),
         "partitions": len(partitions),
-        "replicas": sum(len(each.replicas) for each in partitions),
+        "replicas": replicas,
         "bytes": size,
         "free": free,
         "healthy": not problems,
@@ -76,7 +77,7 @@ def info(connection: Connection, style: str) -> None:
         ("cluster", found.cluster_id),
         ("controller", "none" if found.controller < 0 else f"broker {found.controller}"),
         ("brokers", f"{len(found.live)} live{fenced}"),
-        ("topics", f"{counts['topics']} with {plural(len(partitions), 'partition')}, {counts['replicas']} replicas"),
+        ("topics", f"{counts['topics']} with {plural(len(partitions), 'partition')}, {plural(replicas, 'replica')}"),
         ("data", data),
         ("health", state),
     ]

@@ -18,13 +18,15 @@ from kbroker.cli.times import DurationType
 
 ROWS_MAX = 20  # of problems that are shown to people
 LOOK_AGAIN_S = 0.3
+FREE_BYTES_MIN = 1 << 20  # a disk with less has no room for a batch of the usual message.max.bytes
 
 OFFLINE, UNDER_MIN_ISR, UNDER_REPLICATED = "offline", "under min isr", "under-replicated"
-FENCED, NO_CONTROLLER, TOO_FEW = "fenced", "no controller", "too few"
+FENCED, NO_CONTROLLER, TOO_FEW, FULL = "fenced", "no controller", "too few", "full disk"
 _WORDS = {  # in the order in which they are bad
     TOO_FEW: "fewer brokers than are asked for",
     NO_CONTROLLER: "no controller",
     OFFLINE: "offline partition",
+    FULL: "full disk",
     UNDER_MIN_ISR: "partition under min.insync.replicas",
     UNDER_REPLICATED: "under-replicated partition",
     FENCED: "fenced broker",
@@ -57,7 +59,7 @@ def health(connection: Connection, wait: bool, timeout_ms: int, live: int | None
     """Tell what is wrong; exit status 1 if anything is.
 
     A partition is offline without a leader, under min.insync.replicas when acks=all is refused, under-replicated when
-    a replica is not in sync. A fenced broker is registered and not there.
+    a replica is not in sync. A fenced broker is registered and not there. A full disk has less than 1 MB left.
     """
     deadline = time.monotonic() + timeout_ms / 1000
     while True:
@@ -86,7 +88,9 @@ def look(client: Any, live_min: int = 0) -> list[Problem]:
     partitions = reads.partitions(client)
     behind = {each.topic for each in partitions if each.leader < 0 or len(each.isr) < len(each.replicas)}
     joining = {each.key: len(each.adding) for each in reads.moves(client)} if behind else {}
-    return problems(reads.members(client), partitions, reads.min_isr(client, behind), joining, live_min)
+    members = reads.members(client)
+    full = reads.full_disks(client, [broker.id for broker in members.live], FREE_BYTES_MIN)
+    return problems(members, partitions, reads.min_isr(client, behind), joining, live_min, full)
 
 
 def problems(
@@ -95,13 +99,14 @@ def problems(
     min_isr: Mapping[str, int],
     joining: Mapping[TopicPartition, int],
     live_min: int = 0,
+    full: Sequence[int] = (),
 ) -> list[Problem]:
     """What is wrong, the worst first.
 
     min_isr: at least of the topics that have replicas out of sync. joining: how many replicas a reassignment adds to a
-    partition; those are not missed yet.
+    partition; those are not missed yet. full: the brokers whose disks are.
     """
-    found = list(_of_brokers(members, live_min))
+    found = [*_of_brokers(members, live_min), *(Problem(FULL, broker=broker) for broker in full)]
     for each in partitions:
         factor = len(each.replicas) - joining.get(each.key, 0)
         wanted = min(min_isr.get(each.topic, 1), factor)

@@ -176,15 +176,24 @@ def moves(client: Any) -> list[Move]:
     )
 
 
-def usages(client: Any, brokers: Sequence[int]) -> dict[int, Usage]:
-    """What the partitions of these brokers take on their disks, of those that tell: one may have died a moment ago."""
+def full_disks(client: Any, brokers: Sequence[int], free_min: int) -> list[int]:
+    """Those of the brokers whose disks have fewer bytes left."""
+    found = usages(client, brokers, [])
+    return [broker for broker, usage in found.items() if usage.free is not None and usage.free < free_min]
+
+
+def usages(client: Any, brokers: Sequence[int], topics: list[Any] | None = None) -> dict[int, Usage]:
+    """What the partitions of these brokers take on their disks, of those that tell: one may have died a moment ago.
+
+    topics: of which topics; None: of all.
+    """
     from kafka_wire.messages.topics import DescribeLogDirsRequest
 
     key = ApiKey.DESCRIBE_LOG_DIRS
     version = bridge.supported_version(client, key)
     if version is None:
         return {}
-    request = DescribeLogDirsRequest(topics=None)
+    request = DescribeLogDirsRequest(topics=topics)
     told = bridge.send_all(client, [bridge.Asked(broker, request, key, version) for broker in brokers])
     found = {broker: _usage(answer) for broker, answer in zip(brokers, told, strict=True)}
     return {broker: usage for broker, usage in found.items() if usage is not None}

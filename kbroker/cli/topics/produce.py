@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from kbroker.cli.client.connecting import Connection, admin, connection_options, error_text, producer
+from kbroker.cli.client.connecting import Connection, admin, check_advertised, connection_options, error_text, producer
 from kbroker.cli.client.presence import Presence
 from kbroker.cli.client.quirks import NULL, header
 from kbroker.cli.delays.reads import check_delays
@@ -28,6 +29,7 @@ from kbroker.cli.topics.partitions import check_there
 
 UNDER_WAY_MAX = 10_000  # records sent and not yet acknowledged
 UNDER_WAY_BYTES_MAX = 32 << 20
+SILENT_S = 5.0  # a record that is not acknowledged for so long is told of
 LOOK_S = 0.2  # how often we see whether the broker is there, while it does not answer
 DELIVERY_TIMEOUT_MS = 120_000  # kafka-python's
 
@@ -131,7 +133,7 @@ def produce(
     to = _Sending(topic, key, common, partition, same_partition, tombstone)
     try:
         with producer(connection, presence, **_settings(acks, compression, at_terminal)) as client:
-            to.check(client)
+            to.check(client, connection)
             if written.each:
                 click.echo("each line is a record; CTRL+D ends", err=True)
             with Progress(None if at_terminal else _input_bytes(files), bytes_text) as progress:
@@ -229,13 +231,14 @@ class _Sending(NamedTuple):
     same_partition: bool
     tombstone: bool
 
-    def check(self, client: Any) -> None:
+    def check(self, client: Any, connection: Connection) -> None:
         """Failed, unless the topic is there, or was made just now, and has the partition."""
         from kafka.errors import KafkaTimeoutError
 
         try:
             known = client.partitions_for(self.topic)
         except KafkaTimeoutError:
+            check_advertised(connection)
             raise Failed(f"topic {self.topic} does not exist, and is not made: kbroker topic create") from None
         if self.partition is not None:
             check_there(self.topic, [self.partition], known)
@@ -270,6 +273,7 @@ class _Written:
         self._presence = presence
         self._under_way: deque[tuple[str, int, Any]] = deque()  # place, bytes, future
         self._bytes_under_way = 0
+        self._is_delay_told = False
 
     def add(self, given: Given, future: Any) -> None:
         """Sent; waits while too much is under way. Raises Failed, which names the place."""
@@ -305,6 +309,15 @@ class _Written:
         places = [self._place(partition, *ends) for partition, (*ends, _) in sorted(self.partitions.items())]
         return f"wrote {plural(self.count, 'record')} to {self.topic}" + (f": {'; '.join(places)}" if places else "")
 
+    def _tell_delay(self, place: str) -> None:
+        """Once: kafka-python tries again what the broker refuses for now, and is silent about it."""
+        if not self._is_delay_told:
+            self._is_delay_told = True
+            text = (
+                f"{place} is not acknowledged yet, trying on; the broker's log and kbroker cluster health may say why"
+            )
+            click.echo(f"kbroker: {text}", err=True)
+
     def _is_much(self) -> bool:
         return len(self._under_way) > UNDER_WAY_MAX or self._bytes_under_way > UNDER_WAY_BYTES_MAX
 
@@ -312,10 +325,13 @@ class _Written:
         import kafka.errors as errors
 
         place, size, future = self._under_way[0]
+        since = time.monotonic()
         while not future.is_done:
             with suppress(errors.KafkaError):  # why it failed is told below
                 future.get(timeout=LOOK_S)
             self._presence.look()
+            if time.monotonic() - since > SILENT_S and not self._presence.is_lost:
+                self._tell_delay(place)
         self._under_way.popleft()
         self._bytes_under_way -= size
         self.bytes_read += size

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from kafka_wire.errors import ErrorCode
-from kbroker.cli.client.connecting import Connection, admin, check_code, check_topic, connection_options, topic_problem
+from kbroker.cli.client.connecting import Connection, admin, check_topic, connection_options, topic_problem
 from kbroker.cli.errors import Failed
 from kbroker.cli.lazy import LazyGroup
 from kbroker.cli.names import TOPIC, TOPIC_CONFIG, TOPIC_SETTING
@@ -178,7 +178,7 @@ def alter(
         if partitions is not None:
             answer = client.create_partitions({name: partitions}, raise_errors=False)
             for result in answer.results:
-                check_code(result.error_code, name, result.error_message)
+                check_topic(result.error_code, name, result.error_message)
     done = [*(f"{key}={value}" for key, (_, value) in changes.items() if value is not None)]
     done += [f"{key} back to its default" for key in removed]
     done += [plural(partitions, "partition")] if partitions is not None else []
