@@ -10,6 +10,7 @@ import click
 
 from kbroker.cli.tables import Quantity
 
+TIME_MS_MAX = 2**63 - 1  # of Kafka's protocol
 SECONDS_BELOW = 10**11  # a number below is seconds since the epoch, above milliseconds
 _SPANS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -51,6 +52,8 @@ def time_ms(text: str) -> int:
     milliseconds since the epoch. Raises ValueError."""
     if text.isdecimal():
         number = int(text)
+        if number > TIME_MS_MAX:
+            raise ValueError(f"{text!r} is beyond all times")
         return number * 1000 if number < SECONDS_BELOW else number
     now = datetime.now().astimezone()
     if ago := re.fullmatch(r"-(\d{1,12})(ms|s|m|h|d)", text):

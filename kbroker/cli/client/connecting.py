@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -188,6 +189,8 @@ def _clear_errors(connection: Connection) -> Iterator[None]:
         raise Misconfigured(f"{', '.join(map(str, error.args))} (see -X and --command-config)") from None
     except errors.KafkaError as error:
         raise Failed(str(error)) from None
+    except struct.error:
+        raise Failed("a number that was given is larger than Kafka's protocol has room for") from None
     except Exception as error:
         if not _is_raised_in_kafka_python(error):
             raise

@@ -24,6 +24,9 @@ LOOK_AGAIN_S = 0.5  # for topics that are not there yet
 INTERNAL = "__"  # so begin the names of the brokers' own topics; an expression has to say so if it means them
 
 
+OFFSET_MAX = 2**63 - 1
+
+
 class Start(NamedTuple):
     """Where to begin: base "start", "end", "at" (an offset) or "time", and a number."""
 
@@ -111,6 +114,8 @@ def parse_start(text: str) -> Start:
     if text[:1].isdecimal() and not text.isdecimal():  # a date
         return Start("time", time_ms(text))
     number = int(text)
+    if abs(number) > OFFSET_MAX:
+        raise ValueError(f"{text!r} is beyond all offsets")
     return Start("start" if text[0] == "+" else "end" if number < 0 or text[0] == "-" else "at", number)
 
 
