@@ -133,7 +133,9 @@ class Links:
                 return await self._link((host, port))
             except BROKEN as error:
                 failure = error
-        raise NoBroker(f"no broker at {self._bootstrap()}: {_text(failure)}") from failure
+        raise NoBroker(
+            f"no broker at {self._bootstrap()}: {_text(failure)}"
+        ) from None  # whose text is told, not all of trio
 
     async def _link(self, address: Address) -> Link:
         async with self._connecting:
