@@ -65,9 +65,10 @@ def test_topics_with_what_is_in_them(broker: str) -> None:
     assert (rows["orders.eu"]["view_of"], rows["orders.eu"]["records"]) == ("orders", None)
     lines = done(broker, "topic", "list").splitlines()
     assert lines[0].split() == ["NAME", "PARTITIONS", "REPLICAS", "RECORDS", "SIZE", "POLICY", "VIEW", "OF"]
-    assert lines[1].split() == ["orders", "3", "1", "3", str(size), "B", "delete", "1", "h"]
-    assert done(broker, "topic", "list", "--names") == "orders\norders.eu\nt\n"
-    assert json.loads(done(broker, "topic", "list", "--names", "--format", "json")) == ["orders", "orders.eu", "t"]
+    assert ["orders", "3", "1", "3", str(size), "B", "delete", "1", "h"] in [line.split() for line in lines]
+    names = done(broker, "topic", "list", "--names").splitlines()
+    assert names == sorted(names) and {"orders", "orders.eu", "t"} <= {*names}  # and those of other tests
+    assert json.loads(done(broker, "topic", "list", "--names", "--format", "json")) == names
     done(broker, "topic", "delete", "orders.eu", "orders")
 
 
@@ -78,10 +79,9 @@ def test_groups_with_members_and_lag(broker: str) -> None:
     done(broker, "topic", "produce", "t", "-p", "0", input="a\nb\nc\n")
     with consumer(Connection((broker,), {}), group_id="billing") as client:
         client.commit({TopicPartition("t", 0): OffsetAndMetadata(1, "", -1)})
-    with consumer(Connection((broker,), {}), group_id="live") as client:
+    with consumer(Connection((broker,), {}), group_id="live", auto_offset_reset="earliest") as client:
         client.subscribe(["t"])
-        while not client.assignment():
-            client.poll(timeout_ms=50)
+        assert client.poll(timeout_ms=20_000)  # in one go: kafka-python may lose what it was given amid a join
         rows = json.loads(done(broker, "group", "list", "--format", "json"))
         table = done(broker, "group", "list").splitlines()
     assert [(row["name"], row["state"], row["members"], row["lag"]) for row in rows] == [
