@@ -117,8 +117,8 @@ class Delays:
         clock = self.env.clock
         ahead_s = clock.data_ms() / 1000 - clock.liveness()
         while True:
-            await clock.sleep_data(LOOK_S)
+            is_set = await clock.sleep_data(LOOK_S)
             before, ahead_s = ahead_s, clock.data_ms() / 1000 - clock.liveness()
-            if abs(ahead_s - before) > JUMP_S:
+            if is_set or abs(ahead_s - before) > JUMP_S:
                 for each in self._delayers.values():
                     each.delayer.wake()

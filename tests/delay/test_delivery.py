@@ -52,6 +52,16 @@ async def test_a_clock_that_is_set_forward_is_noticed(autojump_clock: object) ->
         assert await wait_for(client, 1, 1)
 
 
+async def test_a_clock_that_is_set_forward_in_small_steps_is_noticed(autojump_clock: object) -> None:
+    async with memory_broker() as broker, broker.client() as client:
+        await create(client)
+        await send(client, after(MINUTE_MS, b"later"))
+        await trio.sleep(10)
+        for _ in range(MINUTE_MS // 50):
+            await broker.clock.advance_data(50)
+        assert await wait_for(client, 1, 1)
+
+
 async def test_what_is_due_is_delivered_in_order_of_due_time_and_arrival(autojump_clock: object) -> None:
     async with memory_broker() as broker, broker.client() as client:
         await create(client)
