@@ -1,7 +1,8 @@
 """One broker: what it is made of, in which order that comes up, and how it goes down.
 
     up:   listeners bound (clients queue) ─▶ data directory locked ─▶ store open ─▶ registered, leaderships taken in a
-          new epoch ─▶ topics asked for at start created ─▶ accepting, while logs are opened ─▶ ready
+          new epoch ─▶ topics asked for at start created ─▶ accepting, while logs are opened ─▶ shown by the others,
+          so that whom a client asks makes no difference ─▶ ready
     down: what others can lead is handed over, while clients are served on ─▶ the nursery is cancelled (connections,
           then duties) ─▶ logs closed clean ─▶ session given back
 
@@ -28,6 +29,7 @@ from kbroker.cluster.changes.features import FeatureTooNew
 from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.image import ClusterImage
 from kbroker.cluster.joining import BrokerIdentity, BrokerIdInUse, Moved, OtherCluster
+from kbroker.cluster.peers.applying import wait_for_others
 from kbroker.cluster.peers.links import Links
 from kbroker.cluster.producer_ids import ProducerIds
 from kbroker.cluster.registration import Registration
@@ -61,6 +63,7 @@ from kbroker.views.views import Views
 
 BROKERS_WAIT_S = 60.0
 LOOK_AGAIN_S = 0.02
+SHOWN_WAIT_S = 1.0  # for others to show this broker; a SQLite store looks twice a second for who shares it
 LEAVE_S = 10.0  # a stop does not wait longer for others to take over
 LINGER_S = 0.3  # how long clients are told where to go instead
 ANSWER_BYTES_MAX = 128 << 20  # of answers that are made and not read by their clients, all connections together
@@ -191,6 +194,8 @@ class Broker:
                 nursery.start_soon(Server(name, listener, services, apis, requests, answers, porter).run)
             await services.replicas.wait_open()
             await _wait_brokers(brokers_min, services)
+            with trio.move_on_after(SHOWN_WAIT_S):  # one that stands still holds nobody up for longer
+                await wait_for_others(services.registration, services.brokers)
             bound = {name: listener.address for name, listener in self.listeners.items()}
             on_ready(Ready(services.image.cluster_id, self.config.node_id, bound, self.advertised()))
 
