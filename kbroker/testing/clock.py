@@ -99,6 +99,7 @@ class SteeredClock:
         self._asleep: set[trio.lowlevel.Task] = set()
         self._awake: set[trio.lowlevel.Task] = set()  # rung for, and not back yet
         self._settled = trio.Event()
+        self._turn = trio.Lock()  # of who advances it
 
     def data_ms(self) -> int:
         """Milliseconds since the epoch."""
@@ -144,9 +145,10 @@ class SteeredClock:
         """Move data time forward, with those who depend on it: they look once more before, and once after. Returns when
         they have, or have taken so long that nobody waits for them."""
         assert ms >= 0, "data time is advanced forward"
-        await self._ring()
-        self.jump_data(ms)
-        await self._ring()
+        async with self._turn:
+            await self._ring()
+            self.jump_data(ms)
+            await self._ring()
 
     async def _ring(self) -> None:
         """Ring for all who sleep, and wait until they sleep again."""

@@ -123,6 +123,21 @@ async def test_advancing_does_not_wait_for_long_for_who_does_not_come_back(
     assert slow.seen == [(101_000, True)]
 
 
+async def test_who_advances_at_the_same_time_takes_turns(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    clock = SteeredClock(origin=trio.current_time())
+    looker = Looker(clock)
+    nursery.start_soon(looker.run)
+    await trio.testing.wait_all_tasks_blocked()
+    began = trio.current_time()
+    async with trio.open_nursery() as advancing:
+        advancing.start_soon(clock.advance_data, 1000)
+        advancing.start_soon(clock.advance_data, 1000)
+    assert trio.current_time() == began  # nobody was waited for in vain
+    assert looker.seen == [(0, True), (1000, True), (1000, True), (2000, True)]
+
+
 async def test_a_fast_clock_sleeps_shorter(autojump_clock: trio.testing.MockClock) -> None:
     clock = SteeredClock(origin=trio.current_time(), drift=2.0)
     began = trio.current_time()
