@@ -68,18 +68,7 @@ class Kafka:
             name=name, num_partitions=partitions, replication_factor=replication_factor, assignments=[], configs=configs
         )
 
-        async def create(links: Links) -> None:
-            until = trio.current_time() + DO_S
-            answer = await persist(
-                lambda: links.ask(CreateTopicsRequest(topics=[wish], timeout_ms=int(DO_S * 1000))), until
-            )
-            told = answer.topics[0]
-            if told.error_code in MISTAKES:
-                raise ValueError(f"topic {name!r} cannot be created: {told.error_message}")
-            check(told.error_code, f"topic {name} cannot be created: {told.error_message}")
-            await persist(lambda: _see_leaders(links, name), until)
-
-        self.run(create)
+        self.run(lambda links: _create(links, wish))
         return self.topic(name)
 
     def topic(self, name: str) -> Topic:
@@ -297,6 +286,30 @@ class Group:
 
 async def _persist(do: Callable[[], Awaitable[T]]) -> T:
     return await persist(do, trio.current_time() + DO_S)
+
+
+async def _create(links: Links, wish: CreatableTopic) -> None:
+    """Create a topic, and see to it that it can be written to.
+
+    An attempt whose answer is lost may have done it: then the next one finds a topic that was not there before.
+    """
+    name, until = wish.name, trio.current_time() + DO_S
+    request = CreateTopicsRequest(topics=[wish], timeout_ms=int(DO_S * 1000))
+    before = (await persist(lambda: links.metadata(name), until)).topics[0]
+    attempts = 0
+
+    async def attempt() -> Any:
+        nonlocal attempts
+        attempts += 1
+        return await links.ask(request)
+
+    told = (await persist(attempt, until)).topics[0]
+    if told.error_code in MISTAKES:
+        raise ValueError(f"topic {name!r} cannot be created: {told.error_message}")
+    was_absent = before.error_code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+    if not (told.error_code == ErrorCode.TOPIC_ALREADY_EXISTS and attempts > 1 and was_absent):
+        check(told.error_code, f"topic {name} cannot be created: {told.error_message}")
+    await persist(lambda: _see_leaders(links, name), until)
 
 
 async def _see_leaders(links: Links, topic: str) -> None:

@@ -15,6 +15,8 @@ from kbroker.testing.control.links import Links, check, persist
 from kbroker.testing.control.offsets import EARLIEST, LATEST, READ_COMMITTED, by_leader, topic_offsets
 from kbroker.testing.control.reading import Record, brief, read
 
+__tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
+
 RECORDS_MAX, HELD_MAX = 100_000, 512 << 20  # of one topic, held at once: records, bytes
 BYTES_MAX = 16 << 20  # of one answer
 WAIT_MS = 250  # of one long poll; a topic that is moved or deleted meanwhile is noticed after it
@@ -123,7 +125,10 @@ class Reader:
             records = "no record" if not self.count else "1 record" if self.count == 1 else f"{self.count} records"
             return f"topic {self._topic} has {records}" + (f" ({', '.join(shown + more)})" if shown else "")
         with trio.move_on_after(DESCRIBE_S) as late:
-            names = sorted(each.name for each in (await self._links.metadata()).topics if not each.is_internal)
+            told = await persist(self._links.metadata, math.inf)
         if late.cancelled_caught:
             return "no broker has answered"
+        names = sorted(each.name for each in told.topics if not each.is_internal)
+        if self._topic in names:
+            return f"topic {self._topic} has not been read"
         return f"there is no topic {self._topic} (there {'are' if names else 'is'} {', '.join(names[:10]) or 'none'})"

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import trio
 from kafka import KafkaConsumer, KafkaProducer
 
 from kafka_wire.errors import ErrorCode, KafkaError
+from kafka_wire.messages.topics import CreateTopicsRequest
 from kbroker.testing.control import reader
 from kbroker.testing.control.clients import FAST, client_config
 from kbroker.testing.control.kafka import Kafka
-from kbroker.testing.control.links import NoBroker, addresses
+from kbroker.testing.control.links import Links, NoBroker, addresses
 from kbroker.testing.embedded.thread import ThreadBroker
 
 
@@ -108,6 +110,25 @@ def test_what_no_topic_can_be_is_a_mistake_of_the_test(kafka: Kafka) -> None:
     assert refused.value.code is ErrorCode.TOPIC_ALREADY_EXISTS
     kafka.delete_topics(["orders", "nowhere"])
     assert kafka.topics() == []
+
+
+def test_a_topic_is_created_once_though_the_answer_is_lost(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask, lost = Links.ask, list[str]()
+
+    async def lose_the_first_answer(links: Links, request: Any, node: int | None = None) -> Any:
+        answer = await ask(links, request, node)
+        if isinstance(request, CreateTopicsRequest) and request.topics[0].name not in lost:
+            lost.append(request.topics[0].name)
+            raise trio.BrokenResourceError
+        return answer
+
+    kafka.create_topic("there")
+    monkeypatch.setattr(Links, "ask", lose_the_first_answer)
+    kafka.create_topic("orders", partitions=2)
+    with pytest.raises(KafkaError, match="TOPIC_ALREADY_EXISTS"):
+        kafka.create_topic("there")
+    assert lost == ["orders", "there"]
+    assert kafka.topics() == ["orders", "there"]
 
 
 def test_a_group_is_waited_for_and_its_lag_told(kafka: Kafka, producer: KafkaProducer) -> None:
