@@ -16,17 +16,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.testing.control.kafka import Group, Kafka, Topic
-from kbroker.testing.control.links import Links, check, persist
-from kbroker.testing.control.remote import Clock, Faults, Requests
+from kbroker.testing.control.links import Links, NoBroker, check, persist
+from kbroker.testing.control.reading import Record
+from kbroker.testing.control.remote import Clock, Faults, Request, Requests
 from kbroker.testing.embedded.backends import Embedded
-from kbroker.testing.embedded.cluster import Cluster
 from kbroker.testing.embedded.portal import BrokerGone, Uncontrollable
+
+if TYPE_CHECKING:
+    from kbroker.testing.embedded.cluster import Cluster  # has all of a broker, which one in a process has there
+
+# What tests name: types to annotate with, exceptions to catch.
+__all__ = [
+    "BrokerGone", "Clock", "ClusterClock", "Faults", "Group", "KBroker", "KBrokerCluster", "KafkaError", "MakeKBroker",
+    "NoBroker", "Record", "Request", "Requests", "Topic", "Uncontrollable",
+]  # fmt: skip
 
 __tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
 
@@ -197,6 +206,24 @@ class KBroker(Asked):
         """End it for good."""
         self.kafka.close()
         self.embedded.close()
+
+
+class MakeKBroker(Protocol):
+    """What the fixture `make_kbroker` gives."""
+
+    def __call__(
+        self,
+        *,
+        config: Mapping[str, Any] | None = None,
+        topics: Mapping[str, int] | None = None,
+        port: int = 0,
+        backend: str = "",
+    ) -> KBroker:
+        """Make a broker that stays as it is until the session ends.
+
+        config: Kafka's configs. topics: name -> partitions. port 0: any. backend: "thread" or "process"; "" for that of
+        the session. Raises ValueError for another one; a broker that cannot start fails the test.
+        """
 
 
 class KBrokerCluster(Asked):

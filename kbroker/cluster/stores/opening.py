@@ -14,7 +14,6 @@ from pathlib import PurePath
 
 from kbroker.cluster.keys import CLUSTER, Keys
 from kbroker.cluster.store import CoordinationStore, Unavailable, Unreachable
-from kbroker.cluster.stores.sqlite import open_sqlite
 from kbroker.config import BrokerConfig, StoreAddress
 from kbroker.env import Env, Tls
 
@@ -85,6 +84,8 @@ async def open_store(
 def _sqlite(
     address: StoreAddress, env: Env, if_missing: StoreMissing | None
 ) -> AbstractAsyncContextManager[CoordinationStore]:
+    from kbroker.cluster.stores.sqlite import open_sqlite  # here: who has another store does without
+
     disk, name = env.disk, OWN_FILE
     if address.path:
         path = PurePath(address.path)
