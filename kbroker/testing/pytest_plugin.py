@@ -20,14 +20,14 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 if TYPE_CHECKING:
-    from kbroker.testing.handles import KBroker, KBrokerCluster
+    from kbroker.testing.handles import KBroker, KBrokerCluster, MakeKBroker
 
 BACKENDS = ("thread", "process")
 MARKER = "kbroker(topics={NAME: PARTITIONS}, config={NAME: VALUE}, brokers=N): what the broker of this test is to have"
@@ -144,7 +144,7 @@ def kbroker_config() -> Mapping[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def make_kbroker(request: pytest.FixtureRequest) -> Iterator[Callable[..., KBroker]]:
+def make_kbroker(request: pytest.FixtureRequest) -> Iterator[MakeKBroker]:
     """Make a broker that stays as it is until the session ends: make_kbroker(config={...}, topics={...}, port=0)."""
     made = request.config.stash[_made] = []
 
@@ -155,7 +155,10 @@ def make_kbroker(request: pytest.FixtureRequest) -> Iterator[Callable[..., KBrok
         port: int = 0,
         backend: str = "",
     ) -> KBroker:
+        __tracebackhide__ = True
         _refuse_external(request.config, "it is not ours to make another one")
+        if backend not in ("", *BACKENDS):
+            raise ValueError(f"a backend is {' or '.join(BACKENDS)}, not {backend!r}")
         made.append(_make(request.config, backend, port, config or {}, topics or {}))
         return made[-1]
 

@@ -197,6 +197,37 @@ def test_a_broker_that_dies_fails_the_test_in_plain_words_and_the_next_one_has_a
     assert out.count("kbroker: the broker died during the test (") == 2
 
 
+def test_who_makes_a_mistake_is_shown_the_line_of_the_test_and_none_of_ours(pytester: pytest.Pytester) -> None:
+    mistakes = {
+        'kbroker.faults.error("Prod", "NOT_LEADER_OR_FOLLOWER")': "ValueError: there is no API 'Prod'",
+        'kbroker.faults.error("Produce", "NOT_LEADER")': "ValueError: there is no error code 'NOT_LEADER'",
+        'kbroker.faults.delay("Produce", ms=-1)': "ValueError: ms is between",
+        'kbroker.requests("Prod")': "ValueError: there is no API 'Prod'",
+        'kbroker.create_topic("t", partitions=0)': "ValueError: topic 't' cannot be created",
+        'kbroker.create_topic("there")': "KafkaError: TOPIC_ALREADY_EXISTS",
+        'kbroker.topic("there").wait_for(1, timeout=0)': "TimeoutError: topic there has not been read",
+        'kbroker.topic("t").records()': "LookupError: there is no topic t",
+        'kbroker.group("g").wait_stable(1, timeout=0)': "TimeoutError: no broker answered",
+        'kbroker.group("g").wait_lag(timeout=0)': "TimeoutError: group g has not answered",
+        'kbroker.clock.advance("soon")': "ValueError: 'soon' is no length of time",
+        "kbroker.clock.advance_to(5)": "ValueError: the clock cannot go back",
+        'kbroker.client_config("x")': "ValueError: there are no settings",
+        "(kbroker.pause(), kbroker.clock.now())": "BrokerGone: the broker is paused",
+        "(kbroker.kill(), kbroker.topics())": "NoBroker: no broker at",
+        'make_kbroker(backend="x")': "ValueError: a backend is thread or process, not 'x'",
+    }
+    source = "".join(
+        f"""
+        @pytest.mark.kbroker(topics={{"there": 1}})
+        def test_{number}(kbroker, make_kbroker): {mistake}
+        """
+        for number, mistake in enumerate(mistakes)
+    )
+    told = run(pytester, source, "--show-capture=no", failed=len(mistakes))
+    assert [expected for expected in mistakes.values() if expected not in told] == []
+    assert not [line for line in told.splitlines() if ".py:" in line and "test_who" not in line]
+
+
 def test_a_failed_test_is_shown_with_log_requests_and_what_was_done(pytester: pytest.Pytester) -> None:
     source = """
         import socket

@@ -9,6 +9,8 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Any
 
+__tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
+
 ALIASES = {
     "kafka-python": "kafka-python", "kafka_python": "kafka-python", "kafka": "kafka-python",
     "confluent": "confluent", "confluent-kafka": "confluent", "confluent_kafka": "confluent", "librdkafka": "confluent",

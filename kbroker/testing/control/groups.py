@@ -13,6 +13,8 @@ from kbroker.groups.consumer_protocol import PROTOCOL_TYPE, read_assignment, rea
 from kbroker.testing.control.links import Links, check
 from kbroker.testing.control.offsets import EARLIEST, LATEST, topic_offsets
 
+__tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
+
 Partition = tuple[str, int]  # topic, index
 UNKNOWN = {ErrorCode.GROUP_ID_NOT_FOUND, ErrorCode.UNSUPPORTED_VERSION}
 

@@ -25,6 +25,8 @@ from kbroker.env import Net
 from kbroker.testing.client import BareClient
 from kbroker.testing.control import CONTROL_CLIENT_ID
 
+__tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
+
 CONNECT_S = 5.0
 ANSWER_S = 10.0
 REFUSED_S = 0.5  # connections are refused for so long: nobody comes back
@@ -42,7 +44,7 @@ Address = tuple[str, int]
 
 
 class NoBroker(ConnectionError):
-    """Nobody answers where a broker ought to be."""
+    """Nobody answers where a broker ought to be. The text says why; what trio raised is not shown behind it."""
 
 
 class Link:
@@ -133,9 +135,7 @@ class Links:
                 return await self._link((host, port))
             except BROKEN as error:
                 failure = error
-        raise NoBroker(
-            f"no broker at {self._bootstrap()}: {_text(failure)}"
-        ) from None  # whose text is told, not all of trio
+        raise NoBroker(f"no broker at {self._bootstrap()}: {_text(failure)}") from None
 
     async def _link(self, address: Address) -> Link:
         async with self._connecting:
@@ -196,7 +196,7 @@ async def persist(do: Callable[[], Awaitable[T]], until: float) -> T:
                 raise
         except BROKEN as error:
             if trio.current_time() >= until:
-                raise NoBroker(f"the connection to the broker broke: {_text(error)}") from error
+                raise NoBroker(f"the connection to the broker broke: {_text(error)}") from None
         await trio.sleep(AGAIN_S)
 
 

@@ -9,6 +9,8 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
 from kbroker.testing.control.links import Links, check
 
+__tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
+
 EARLIEST, LATEST = -2, -1
 READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 

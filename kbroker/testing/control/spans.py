@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 
+__tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
+
 UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 SPAN_MS_MAX = 36_525 * UNITS_MS["d"]  # a hundred years; beyond, some client cannot read the time
 MOMENT_MS_MAX = 253_370_764_800_000  # the year 9999, the last that a datetime has

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from kbroker.testing.embedded.portal import Portal
 
+__tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
+
 
 class Embedded(Portal, Protocol):
     """A broker in a thread, in a process, or external. Each method blocks until it is done; any thread may call it.

@@ -13,6 +13,8 @@ import trio
 from kbroker.testing.control.controls import Controls
 from kbroker.testing.embedded.machines import real_time
 
+__tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
+
 
 class Between:
     """saved: of the controls of the process that is gone; None for new ones."""

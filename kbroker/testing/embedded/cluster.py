@@ -25,6 +25,8 @@ from kbroker.testing.embedded.port import Port
 from kbroker.testing.embedded.thread import START_S, InThread
 from kbroker.testing.world import only_cause
 
+__tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
+
 
 class Cluster(Protocol):
     """Brokers by id: 1, 2 …"""

@@ -10,6 +10,8 @@ from typing import Any
 
 from kbroker.testing.embedded.portal import CALL_S, CannotStart, Uncontrollable
 
+__tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
+
 
 class ExternalKafka:
     """An Embedded that can do little."""

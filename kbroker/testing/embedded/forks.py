@@ -12,6 +12,8 @@ from typing import Protocol
 
 from kbroker.testing.embedded.portal import BrokerGone
 
+__tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
+
 
 class Inherited(Protocol):
     """Something with a descriptor."""

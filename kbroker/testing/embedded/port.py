@@ -21,6 +21,8 @@ from kbroker.env.procfs import port_holder
 from kbroker.testing.embedded.forks import let_go_in_children
 from kbroker.testing.embedded.portal import CannotStart
 
+__tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
+
 CAN_SHARE = sys.platform == "linux"  # two bound sockets, as long as only one listens
 
 

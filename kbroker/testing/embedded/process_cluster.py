@@ -12,6 +12,8 @@ from pathlib import Path
 from kbroker.testing.embedded.backends import Embedded
 from kbroker.testing.embedded.process import ProcessBroker
 
+__tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
+
 
 class ProcessCluster:
     """A Cluster of processes, which share a file of SQLite."""
