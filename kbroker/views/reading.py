@@ -193,6 +193,8 @@ class FilteredReader:
                     return self._nothing(log, offset, min(base_offset, bound), bound)
                 return Scanned(parts, after, length, False)
             if length + len(data) > bytes_max and (parts or not at_least_one):
+                if parts:
+                    self._split(offset, result, len(parts), after, length)
                 return Scanned(parts, after, length, True)
             parts.append(data)
             length, after = length + len(data), next_offset
@@ -200,6 +202,13 @@ class FilteredReader:
         if end > after:
             parts.append(skip_marker(log, end - 1))
         return Scanned(parts, end, length, end < bound)
+
+    def _split(self, offset: int, result: Result, count: int, after: int, length: int) -> None:
+        """Only so many pieces of a result fit: keep the others for who asks on from there."""
+        first = result._replace(after=after, pieces=result.pieces[:count], size=length, is_partial=True)
+        self.results.put(self, offset, first)
+        others = result._replace(pieces=result.pieces[count:], size=result.size - length)
+        self.results.put(self, after, others)
 
     def _slices(
         self, log: PartitionLog, offset: int, plan: Plan, bytes_max: int, bound: int, at_least_one: bool, now: bool

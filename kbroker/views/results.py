@@ -2,7 +2,8 @@
 others who read the same view at the same place.
 
 A result says that everything from `offset` to below `after` was looked at, and that `pieces` are all that matches. One
-without pieces is worth keeping, too: who waits for records there need not look at the same ones again.
+without pieces is worth keeping, too: who waits for records there need not look at the same ones again. One of which
+only a part fits in an answer is two from then on: who asks for little at a time finds the rest where he goes on.
 """
 
 from __future__ import annotations

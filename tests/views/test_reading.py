@@ -365,6 +365,16 @@ def test_readers_of_the_same_view_share_what_was_found() -> None:
     assert content(by.read(log, 0, MOST, log.end.value, True, True)) == content(first)  # no worker is needed
 
 
+def test_what_does_not_fit_in_an_answer_is_not_looked_at_again(meter: Meter) -> None:
+    log, results = tagged_log(), Results()
+    for _ in range(200):
+        append_batch(log, "eu", "us")
+    wanted, meter.bytes = expected(log), 0
+    assert consume(reader(results=results), log, bytes_max=20_000) == wanted
+    assert meter.bytes < 2 * log.size
+    assert results.size < log.size + results.count * COST, "nothing is kept twice"
+
+
 def test_what_came_since_is_looked_at_alone(meter: Meter) -> None:
     log, by = tagged_log(kbroker_tags_enable=False), reader()
     for _ in range(20):
