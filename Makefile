@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help run test test-fast test-pythons test-etcd check fix compat compat-cluster compat-odd compat-streams compat-filtering compat-tools compat-suites test-eos test-faults simulate bench bench-codec fuzz docs wheel clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/run.stamp  ## start a broker
 	$(BIN)/kbroker start $(ARGS)

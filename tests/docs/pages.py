@@ -38,13 +38,7 @@ class Block(NamedTuple):
     what: str = ""  # the rest of the mark: a reason, a file's name
 
 
-def blocks(page: str) -> list[Block]:
-    """What of docs/`page` is carried out, in order."""
-    found = all_blocks((DOCS / page).read_text(encoding="utf-8"))
-    return [block for block in found if block.language in ("sh", "python") and not block.mark]
-
-
-def all_blocks(text: str) -> list[Block]:
+def blocks(text: str) -> list[Block]:
     """The blocks of code of a page, and whatever else a mark makes a file."""
     fences = list(_FENCE.finditer(text))
     found = []

@@ -6,6 +6,7 @@ of them because the environment says so, and what the page's blocks ask for is f
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pty
 import re
@@ -19,16 +20,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from tests.docs.pages import ROOT, Block
 
 PORT, BROKERS = 9092, 3  # of a page's broker, or of as many
-HTTP_PORT = 9644  # of a page's broker
-PORTS = BROKERS + 1
 HTTP_PORT = 9644  # of metrics; the test has it behind the others
+PORTS = BROKERS + 1  # of a page, one after the other
 SECONDS_MAX = 60
-CLIENTS = ("confluent_kafka", "aiokafka")  # which have an environment of their own under .compat, made by `make compat`
+CLIENTS = ("confluent_kafka", "aiokafka")  # in this environment, or in one of their own that `make compat` has made
 GO_MODULES = {"github.com/twmb/franz-go": "franz_go", "github.com/IBM/sarama": "sarama"}
 STARTS = re.compile(r"^(kbroker( start\b.*)?|make run)$", re.MULTILINE)
 
@@ -77,7 +75,6 @@ class Reader:
     def normal(self, text: str) -> str:
         """With the page's address, which need not be said, in place of the broker's, which must be."""
         text = text.replace("\r\n", "\n").replace(f" -b {self.address}", "")
-        text = re.sub(rf"(localhost|127\.0\.0\.1):({HTTP_PORT}|{self.port + PORTS})\b", f"localhost:{HTTP_PORT}", text)
         pairs = {**{PORT + n: self.port + n for n in range(BROKERS)}, HTTP_PORT: self.port + BROKERS}
         for theirs, ours in pairs.items():
             text = re.sub(rf"(localhost|127\.0\.0\.1):({theirs}|{ours})\b", f"localhost:{theirs}", text)
@@ -130,8 +127,10 @@ class Reader:
 
     def go(self, code: str) -> list[str]:
         folder = next((folder for module, folder in GO_MODULES.items() if module in code), "")
-        if not shutil.which("go") or not (ROOT / ".compat" / folder).exists():
-            raise Lacking(f"no Go, or no {folder}: make compat fetches that")
+        if not shutil.which("go"):
+            raise Lacking("no Go")
+        if not (ROOT / ".compat" / folder).exists():
+            raise Lacking(f"no {folder}: make compat fetches that")
         room = Path(tempfile.mkdtemp(dir=self.directory))
         (room / "main.go").write_text(code, encoding="utf-8")
         if not folder:  # nothing but the standard library
@@ -162,7 +161,7 @@ class Reader:
 def python_of(code: str) -> str:
     """The interpreter that has the client of a block."""
     for client in CLIENTS:
-        if f"from {client} " in code or f"import {client}" in code:
+        if re.search(rf"^(from|import) {client}\b", code, re.MULTILINE) and not is_installed(client):
             found = sorted(ROOT.glob(f".compat/{client}/env-????????/bin/python"))
             if not found:
                 raise Lacking(f"no {client} here: make compat fetches it")
@@ -170,12 +169,10 @@ def python_of(code: str) -> str:
     return sys.executable
 
 
-def run(block: Block, address: str) -> str:
-    """What a block prints that needs nothing but a broker."""
-    try:
-        return Reader(ROOT, address).run(block)
-    except Lacking as lacking:
-        pytest.skip(str(lacking))
+def is_installed(library: str) -> bool:
+    """Here, and not just a folder of that name."""
+    spec = importlib.util.find_spec(library)
+    return spec is not None and spec.origin is not None
 
 
 def starts_a_broker(page: list[Block]) -> bool:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.process import broker_process
-from tests.docs.pages import DOCS, Block
-from tests.docs.running import run
+from tests.docs.pages import DOCS, ROOT, Block
+from tests.docs.running import Reader
 
 LOAD = """
 kbroker topic create plain keyed -p 2
@@ -36,7 +36,7 @@ def names() -> Iterator[re.Pattern[str]]:
 def test_a_file_that_a_broker_makes_is_on_the_page(tmp_path: Path) -> None:
     found = set[str]()
     with broker_process("--data-dir", str(tmp_path)) as address:
-        run(Block(0, "sh", LOAD), address)
+        Reader(ROOT, address).run(Block(0, "sh", LOAD))
         found |= {path.name for path in tmp_path.rglob("*") if path.is_file()}
     found |= {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert {"coord.db", "meta.properties", "boot-id", "schedule"} <= found

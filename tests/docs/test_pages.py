@@ -1,43 +1,34 @@
 """Pages are true: a reader who carries one out from top to bottom sees what it says.
 
-Every block of code of the README and of docs/how-to/ is carried out, or says why not; NOT_RUN_MAX only shrinks. The
-marks by which a page says so are those of `pages.py`.
+Every block of code of the README, of docs/ and of docs/how-to/ is carried out, or says why not; NOT_RUN_MAX only
+shrinks. The marks by which a page says so are those of `pages.py`. Each page has a broker of its own.
 """
 
 from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.cli.process import broker_process
-from tests.docs.pages import BROKER, CODE, DOCS, FILE, NOT_RUN, ROOT, Block, all_blocks, blocks
-from tests.docs.running import PORTS, Lacking, Reader, is_as_said, run, starts_a_broker
+from tests.docs.pages import BROKER, CODE, DOCS, FILE, NOT_RUN, ROOT, Block, blocks
+from tests.docs.running import PORTS, Lacking, Reader, is_as_said, starts_a_broker
 
-STORIES: dict[str, Callable[[Any], list[str]]] = {
-    "delayed-delivery.md": sorted,  # of three partitions, as the page says
-    "views.md": list,
-}
-ELSEWHERE = (
-    "clusters.md",
-    "coordination.md",
-    "etcd.md",
-    "recovery.md",
-)  # how-to pages that were there before the folder
 PAGES = {
-    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for path in (ROOT / "README.md", *(DOCS / name for name in ELSEWHERE), *sorted((DOCS / "how-to").glob("*.md")))
+    str(path.relative_to(ROOT)): text
+    for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted((DOCS / "how-to").glob("*.md")))
+    if blocks(text := path.read_text(encoding="utf-8"))
 }
 NOT_RUN_MAX = {  # blocks of a page that nobody carries out
     "docs/how-to/docker.md": 2,
     "README.md": 1,
     "docs/clusters.md": 6,
     "docs/etcd.md": 4,
+    "docs/exactly-once.md": 1,
     "docs/recovery.md": 2,
     "docs/how-to/go.md": 2,
     "docs/how-to/move-from-kafka.md": 1,
@@ -48,33 +39,15 @@ UNFENCED = re.compile(r"\n\n    (?=(kbroker|make|pip|docker|python3?|curl|\S*bin
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", STORIES)
-def test_a_story_carried_out_prints_what_it_says(page: str) -> None:
-    arranged = STORIES[page]
-    with broker_process() as address:
-        for block in blocks(page):
-            printed = [line.rstrip() for line in run(block, address).splitlines()]
-            if block.expected is not None:
-                assert arranged(printed) == arranged(block.expected.splitlines()), f"line {block.line} of the page"
-
-
-@pytest.fixture(scope="module")
-def shared_broker() -> Iterator[str]:
-    """For all pages that start none."""
-    with broker_process() as address:
-        yield address
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_carried_out_prints_what_it_says(page: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    ahead = [block for block in all_blocks(PAGES[page]) if block.mark != NOT_RUN]
-    own = starts_a_broker(ahead)
-    reader = Reader(tmp_path, free_address() if own else request.getfixturevalue("shared_broker"))
-    try:
-        lacking = carry_out(ahead, reader)
-    finally:
-        reader.end_what_is_left()
+def test_a_page_carried_out_prints_what_it_says(page: str, tmp_path: Path) -> None:
+    ahead = [block for block in blocks(PAGES[page]) if block.mark != NOT_RUN]
+    with nullcontext(free_address()) if starts_a_broker(ahead) else broker_process() as address:
+        reader = Reader(tmp_path, address)
+        try:
+            lacking = carry_out(ahead, reader)
+        finally:
+            reader.end_what_is_left()
     if lacking:
         pytest.skip("; ".join(sorted(lacking)))  # all the rest has been carried out
 
@@ -107,7 +80,7 @@ def test_every_block_of_a_page_is_known_to_be_code_or_not(page: str) -> None:
 
 def not_run() -> Iterator[tuple[str, Block]]:
     for page, text in PAGES.items():
-        yield from ((page, block) for block in all_blocks(text) if block.mark == NOT_RUN)
+        yield from ((page, block) for block in blocks(text) if block.mark == NOT_RUN)
 
 
 @pytest.mark.parametrize("reason", sorted({block.what for _, block in not_run()}))
@@ -128,7 +101,7 @@ def free_address() -> str:
     """With the next ports free as well, for a cluster and for HTTP."""
     while True:
         with ExitStack() as open_ones:
-            probes = [open_ones.enter_context(socket.socket()) for _ in range(PORTS + 1)]
+            probes = [open_ones.enter_context(socket.socket()) for _ in range(PORTS)]
             probes[0].bind(("127.0.0.1", 0))
             port = probes[0].getsockname()[1]
             try:

@@ -1,16 +1,12 @@
-"""docs/retention.md is true: it is carried out from top to bottom, with a broker started as the page says."""
+"""The configs in the tables of docs/retention.md have an effect."""
 
 from __future__ import annotations
 
 import re
 
-import pytest
-
 from kbroker.config import Scope
 from kbroker.config.table import find
-from tests.cli.process import broker_process
-from tests.docs.pages import DOCS, blocks
-from tests.docs.running import run
+from tests.docs.pages import DOCS
 
 PAGE = "retention.md"
 
@@ -24,10 +20,3 @@ def test_every_config_of_the_tables_is_one() -> None:
             assert find(Scope.TOPIC, topic.strip("`")).effect, topic
         if broker:
             assert find(Scope.BROKER, broker.strip("`")).effect, broker
-
-
-@pytest.mark.slow
-def test_the_page_carried_out_prints_what_it_says() -> None:
-    with broker_process("--override", "log.retention.check.interval.ms=1000") as address:
-        for block in blocks(PAGE):
-            assert run(block, address) == block.expected, f"line {block.line} of the page"
