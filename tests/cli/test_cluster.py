@@ -193,7 +193,7 @@ def test_partitions_are_moved_off_a_broker_and_spread_again(three: Cluster) -> N
         (["reassign"], 2, "say one of"),
         (["reassign", "--to", "1"], 2, "--to needs the topics"),
         (["reassign", "t", "--to", "1,9"], 1, "broker 9 is not there; those that are: 1, 2, 3"),
-        (["reassign", "t:77", "--to", "1"], 1, "partition t 77 does not exist"),
+        (["reassign", "t:77", "--to", "1"], 1, "topic t has no partition 77: it has 0 to 5"),
         (["reassign", "no", "--to", "1"], 1, "topic no does not exist"),
         (["reassign", "v", "--to", "1,2", "--replication-factor", "2"], 1, "v is a read-only view of t"),
         (["reassign", "t", "--to", "1,2"], 1, "needs 3 brokers for its replicas, and there are: 1, 2"),

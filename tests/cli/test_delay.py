@@ -82,18 +82,18 @@ def test_pages_of_partitions_are_put_together_in_the_order_in_which_they_are_due
         return ListDelayedResponse(pending=4, records=records, next_due_ms=following[0], next_id=following[1])
 
     monkeypatch.setattr(reads, "bridge", SimpleNamespace(send=send))
-    found, total = pending(None, "t", {0: 1, 1: 2}, most=3)
+    found, total = pending(None, {("t", 0): 1, ("t", 1): 2}, most=3)
     assert ([each.due_ms for each in found], total) == ([10, 20, 30], 8)
     assert asked == [(0, -1), (0, 30), (1, -1), (1, 40)]
-    found, _ = pending(None, "t", {0: 1, 1: 2})
+    found, _ = pending(None, {("t", 0): 1, ("t", 1): 2})
     assert [each.due_ms for each in found] == sorted(dues[0] + dues[1])
 
 
 def test_an_error_of_a_leader_is_told(monkeypatch: Any) -> None:
     refused = SimpleNamespace(send=lambda *_: ListDelayedResponse(error_code=14, error_message="It is being read."))
     monkeypatch.setattr(reads, "bridge", refused)
-    with pytest.raises(Failed, match="t:0: COORDINATOR_LOAD_IN_PROGRESS: It is being read."):
-        pending(None, "t", {0: 1})
+    with pytest.raises(Failed, match="t 0: COORDINATOR_LOAD_IN_PROGRESS: It is being read."):
+        pending(None, {("t", 0): 1})
 
 
 def test_the_table_says_when_and_in_how_long() -> None:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -29,25 +28,25 @@ from kafka_wire.messages.consumer_groups import (
 )
 from kafka_wire.messages.group_admin import DescribedGroup, DescribedGroupMember, DescribeGroupsResponse
 from kafka_wire.messages.internal import ConsumerProtocolAssignment, ConsumerProtocolTopicPartitions
+from kafka_wire.messages.metadata import MetadataResponse, MetadataResponsePartition, MetadataResponseTopic
 from kbroker.cli import cli
 from kbroker.cli.client import bridge
 from kbroker.cli.client.presence import Presence
 from kbroker.cli.errors import Failed
 from kbroker.cli.groups import reads as group_reads
 from kbroker.cli.groups.group import (
-    PartitionsType,
     Position,
     _as_json,
     _headline,
     _lag_table,
     _member_table,
     check_partitions,
-    chosen,
 )
 from kbroker.cli.groups.reads import Described, Member
 from kbroker.cli.groups.seek import Step, Target, check_idle, parse_target, plan
 from kbroker.cli.topics import consume_group
 from kbroker.cli.topics.formats import Output, Shown
+from kbroker.cli.topics.offsets import Ends
 from tests.cli.process import broker_process
 from tests.server.process import ENVIRONMENT
 
@@ -72,17 +71,6 @@ def test_parse_target(text: str, target: Target) -> None:
 def test_not_a_target(text: str) -> None:
     with pytest.raises(ValueError):
         parse_target(text)
-
-
-def test_partitions() -> None:
-    convert = PartitionsType().convert
-    assert convert("t", None, None) == ("t", None)
-    assert convert("t:2,0", None, None) == ("t", (0, 2))
-    for text in ("", ":1", "t:", "t:x", "t:-1"):
-        with pytest.raises(click.UsageError):
-            convert(text, None, None)
-    there = {"t": [("t", 0), ("t", 1)], "u": [("u", 0)]}
-    assert chosen([("u", None), ("t", (1,)), ("u", (0,))], there) == [("t", 1), ("u", 0)]
 
 
 @pytest.mark.parametrize(
@@ -110,26 +98,6 @@ def test_a_member_does_not_choose_its_offsets(arguments: list[str]) -> None:
     assert "kbroker group seek" in result.stderr
 
 
-class Found(NamedTuple):
-    offset: int
-
-
-class FakeAdmin:
-    """Two partitions of topic t, offsets 10 to 19; nothing is older than time 5 but everything after it is at 15."""
-
-    def list_partition_offsets(self, wanted: dict[Any, int]) -> dict[Any, Found]:
-        answers = {-2: 10, -1: 20}
-        return {key: Found(answers.get(time, 15 if time <= 5 else -1)) for key, time in wanted.items()}
-
-    def describe_topics(self, names: list[str]) -> list[dict[str, Any]]:
-        led = [{"partition_index": 0, "leader_id": 1}, {"partition_index": 1, "leader_id": 1}]
-        dead = {"partition_index": 2, "leader_id": -1}
-        return [
-            {"name": name, "error_code": 0 if name == "t" else 3, "partitions": [*led, dead] if name == "t" else []}
-            for name in names
-        ]
-
-
 @pytest.mark.parametrize(
     ("target", "new"),
     [
@@ -146,18 +114,27 @@ class FakeAdmin:
     ],
 )
 def test_plan_stays_within_the_log(target: Target, new: int) -> None:
-    assert plan(FakeAdmin(), "g", target, [("t", 0)], {("t", 0): 15}) == [Step("t", 0, 10, 20, 15, new)]
+    times = {("t", 0): 15} if target.number == 5 else {}  # of time 6 there is nothing any more
+    assert plan("g", target, {("t", 0): Ends(10, 20)}, times, {("t", 0): 15}) == [Step("t", 0, 10, 20, 15, new)]
 
 
 def test_plan_from_nowhere() -> None:
-    assert plan(FakeAdmin(), "g", Target("end"), [("t", 0)], {}) == [Step("t", 0, 10, 20, None, 20)]
+    ends = {("t", 0): Ends(10, 20)}
+    assert plan("g", Target("end"), ends, {}, {}) == [Step("t", 0, 10, 20, None, 20)]
     with pytest.raises(Failed, match="g has committed nothing for t 0"):
-        plan(FakeAdmin(), "g", Target("current", 1), [("t", 0)], {})
+        plan("g", Target("current", 1), ends, {}, {})
 
 
 def test_partitions_without_a_leader_and_topics_that_are_gone_are_left_out() -> None:
-    assert group_reads.existing(FakeAdmin(), ["t", "gone", "t"]) == {"t": [("t", 0), ("t", 1)]}
-    assert group_reads.existing(FakeAdmin(), []) == {}
+    led = [MetadataResponsePartition(partition_index=index, leader_id=leader) for index, leader in ((0, 1), (1, -1))]
+    topics = [
+        MetadataResponseTopic(name="t", partitions=led),
+        MetadataResponseTopic(name="gone", error_code=3),
+    ]
+    client = FakeClient({3: MetadataResponse(topics=topics)}, {3: (0, 12)})
+    assert group_reads.led(client, [("t", 1), ("t", 0), ("t", 7), ("gone", 0)]) == {("t", 0): 1}
+    assert {each.name for each in client._manager.sent[0].topics} == {"t", "gone"}
+    assert group_reads.led(client, []) == {} and len(client._manager.sent) == 1
 
 
 ALICE = Member("alice-1", None, "alice", "10.0.0.1", (("t", 0),))
@@ -206,13 +183,13 @@ def test_description() -> None:
     assert _as_json(LIVE._replace(members=None), [])["members"] is None
 
 
-def test_the_same_error_is_told_once() -> None:
+def test_errors_of_partitions_are_told() -> None:
     class Key(NamedTuple):
         topic: str
         partition: int
 
-    errors = {Key("t", n): SimpleNamespace(errno=code) for n, code in enumerate((0, 86, 86, 25))}
-    with pytest.raises(Failed, match=r"^g: t 1, t 2: GROUP_SUBSCRIBED_TO_TOPIC: [^;]*; t 3: UNKNOWN_MEMBER_ID: "):
+    errors = {Key("t", n): SimpleNamespace(errno=code) for n, code in enumerate((0, 86, 86))}
+    with pytest.raises(Failed, match=r"^g: t 1, t 2: GROUP_SUBSCRIBED_TO_TOPIC: "):
         check_partitions("g", errors)
     check_partitions("g", {Key("t", 0): SimpleNamespace(errno=0)})
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 
 from kbroker.cli.client.connecting import Connection, admin, connection_options
 from kbroker.cli.cluster import health, reads
-from kbroker.cli.cluster.reads import Broker, Members, Partition, TopicPartition, Usage
+from kbroker.cli.cluster.reads import Broker, Members, Partition, Usage
 from kbroker.cli.consent import ask, yes_option
 from kbroker.cli.errors import Failed
-from kbroker.cli.groups.group import PartitionsType, chosen, place
 from kbroker.cli.lazy import LazyGroup
 from kbroker.cli.tables import bytes_text, format_option, json_text, plural, table
+from kbroker.cli.topics.partitions import Chosen, PartitionsType, check_all, partitions, places
 
 cluster = LazyGroup(
     name="cluster",
@@ -139,7 +139,7 @@ def _load(broker: Broker, partitions: Sequence[Partition], usage: Usage | None) 
 @connection_options
 def elect_leaders(
     connection: Connection,
-    topics: Sequence[tuple[str, tuple[int, ...] | None]],
+    topics: Sequence[Chosen],
     unclean: bool,
     yes: bool,
     style: str,
@@ -153,19 +153,17 @@ def elect_leaders(
     if unclean and not yes:
         ask("Records that only dead replicas have are lost. Go on?")
     with admin(connection) as client:
-        wanted = _named(client, topics) if topics else None
+        wanted = [each.key for each in partitions(client, topics)] if topics else None
         outcomes = reads.elect(client, wanted, unclean=unclean)
     held = [key for key, reason in outcomes.items() if reason is None]
-    refused = {key: reason for key, reason in outcomes.items() if reason is not None}
     if style == "json":
         rows = [{"topic": topic, "partition": index, "error": why} for (topic, index), why in outcomes.items()]
         click.echo(json_text(rows))
     elif held:
         click.echo(f"{plural(len(held), 'election')} held: {places(held)}")
-    elif not refused:
+    elif not outcomes:
         click.echo("nothing to do: everything is led as it should be", err=True)
-    if refused:
-        raise Failed("\n".join(f"{place(key)}: {reason}" for key, reason in refused.items()))
+    check_all(outcomes)
 
 
 @click.command()
@@ -183,16 +181,3 @@ def unregister(connection: Connection, broker_id: int, force: bool) -> None:
             )
         reads.unregister(client, broker_id)
     click.echo(f"forgot broker {broker_id}")
-
-
-def _named(client: Any, topics: Sequence[tuple[str, tuple[int, ...] | None]]) -> list[TopicPartition]:
-    by_topic: dict[str, list[TopicPartition]] = {}
-    for each in reads.partitions(client, [name for name, _ in topics]):
-        by_topic.setdefault(each.topic, []).append(each.key)
-    return chosen(topics, by_topic)
-
-
-def places(keys: Sequence[TopicPartition]) -> str:
-    """ "orders 3, orders 5", as many as are read."""
-    shown = ", ".join(place(key) for key in keys[: health.ROWS_MAX])
-    return shown + (f" and {len(keys) - health.ROWS_MAX} more" if len(keys) > health.ROWS_MAX else "")

@@ -104,10 +104,13 @@ def members(client: Any) -> Members:
     return Members(told.cluster_id, told.controller_id, tuple(sorted(brokers)))
 
 
-def partitions(client: Any, topics: Sequence[str] | None = None, *, with_views: bool = False) -> list[Partition]:
+def partitions(
+    client: Any, topics: Iterable[str] | None = None, *, with_views: bool = False, if_there: bool = False
+) -> list[Partition]:
     """Partitions in order, of these topics, or of all but views, which have none of their own.
 
-    with_views: as others see them, with the partitions of their sources. Raises Failed for a topic that is not there.
+    with_views: as others see them, with the partitions of their sources. if_there: topics that are gone are left out;
+    else Failed is raised.
     """
     from kafka_wire.messages.metadata import MetadataRequest, MetadataRequestTopic
 
@@ -115,7 +118,8 @@ def partitions(client: Any, topics: Sequence[str] | None = None, *, with_views: 
     request = MetadataRequest(topics=asked, allow_auto_topic_creation=False)
     told = _ask(client, request, ApiKey.METADATA)
     for topic in told.topics:
-        check_topic(topic.error_code, topic.name or "")
+        if not if_there:
+            check_topic(topic.error_code, topic.name or "")
     found = [
         Partition(
             topic.name,

@@ -14,12 +14,12 @@ from kbroker.cli.broker.logs import is_terminal
 from kbroker.cli.client.connecting import Connection, admin, connection_options
 from kbroker.cli.cluster import reads
 from kbroker.cli.cluster.plan import Impossible, Targets, drained, spread
-from kbroker.cli.cluster.reads import Broker, Members, Move, Partition, TopicPartition
+from kbroker.cli.cluster.reads import Broker, Members, Move, Partition
 from kbroker.cli.cluster.throttle import release, throttle, throttled_topics
 from kbroker.cli.errors import Failed
-from kbroker.cli.groups.group import PartitionsType, chosen, place
 from kbroker.cli.tables import bytes_text, format_option, json_text, plural, table
 from kbroker.cli.times import DurationType
+from kbroker.cli.topics.partitions import Chosen, PartitionsType, check_all, partitions
 
 LOOK_AGAIN_S = 0.5
 TELL_S = 10.0  # between two lines of progress in a file
@@ -89,7 +89,7 @@ class IdsType(click.ParamType[tuple[int, ...]]):
 @connection_options
 def reassign(
     connection: Connection,
-    topics: Sequence[tuple[str, tuple[int, ...] | None]],
+    topics: Sequence[Chosen],
     to: tuple[int, ...] | None,
     leaving: tuple[int, ...] | None,
     factor: int | None,
@@ -130,33 +130,24 @@ def reassign(
 
 def _planned(
     client: Any,
-    topics: Sequence[tuple[str, tuple[int, ...] | None]],
+    topics: Sequence[Chosen],
     to: tuple[int, ...] | None,
     leaving: tuple[int, ...] | None,
     factor: int | None,
 ) -> tuple[list[Partition], Targets]:
     """The partitions that move, and the replicas they are to have."""
     members = reads.members(client)
-    partitions = reads.partitions(client, [name for name, _ in topics] or None)
-    if topics:
-        by_topic: dict[str, list[TopicPartition]] = {}
-        for each in partitions:
-            by_topic.setdefault(each.topic, []).append(each.key)
-        wanted = set(chosen(topics, by_topic))
-        missing = wanted - {each.key for each in partitions}
-        if missing:
-            raise Failed(f"partition {place(min(missing))} does not exist")
-        partitions = [each for each in partitions if each.key in wanted]
+    there = partitions(client, topics) if topics else reads.partitions(client)
     try:
         if to is not None:
-            targets = spread(partitions, _live(members, to), factor)
+            targets = spread(there, _live(members, to), factor)
         else:
             assert leaving is not None
-            targets = drained(partitions, leaving, members.live)
+            targets = drained(there, leaving, members.live)
     except Impossible as error:
         hint = "" if leaving is None else "; fewer replicas: reassign TOPIC --to ID,... --replication-factor N"
         raise Failed(f"{error}{hint}") from None
-    return [each for each in partitions if each.key in targets], targets
+    return [each for each in there if each.key in targets], targets
 
 
 def _live(members: Members, ids: Sequence[int]) -> list[Broker]:
@@ -196,11 +187,9 @@ def _begin(client: Any, moving: Sequence[Partition], targets: Targets, rate: int
     if rate is not None:
         throttle(client, rate, moving, targets, [broker.id for broker in reads.members(client).live])
     outcomes = reads.reassign(client, targets)
-    refused = {key: reason for key, reason in outcomes.items() if reason is not None}
-    if refused:
-        if rate is not None and len(refused) == len(targets):
-            _release(client)
-        raise Failed("\n".join(f"{place(key)}: {reason}" for key, reason in refused.items()))
+    if rate is not None and all(outcomes.get(key) is not None for key in targets):
+        _release(client)
+    check_all(outcomes)
 
 
 def _wait(
@@ -250,14 +239,14 @@ class _Progress:
 
 def _copied(client: Any, left: Sequence[Move]) -> tuple[int, int]:
     """Bytes that the new replicas have, and are to have."""
-    partitions = {each.key: each for each in reads.partitions(client, sorted({move.topic for move in left}))}
-    leaders = {partitions[move.key].leader for move in left if move.key in partitions}
+    there = {each.key: each for each in reads.partitions(client, sorted({move.topic for move in left}))}
+    leaders = {there[move.key].leader for move in left if move.key in there}
     asked = {id for id in {*leaders, *(id for move in left for id in move.adding)} if id >= 0}
     live = {broker.id for broker in reads.members(client).live}
     sizes = {id: usage.sizes for id, usage in reads.usages(client, sorted(asked & live)).items()}
     copied = total = 0
     for move in left:
-        leader = partitions[move.key].leader if move.key in partitions else reads.NOBODY
+        leader = there[move.key].leader if move.key in there else reads.NOBODY
         whole = sizes.get(leader, {}).get(move.key, 0)
         total += whole * len(move.adding)
         copied += sum(min(whole, sizes.get(id, {}).get(move.key, 0)) for id in move.adding)
@@ -288,18 +277,11 @@ def _show_status(client: Any, style: str) -> None:
         _release(client)
 
 
-def _cancel(client: Any, topics: Sequence[tuple[str, tuple[int, ...] | None]]) -> None:
-    wanted = dict(topics)
-    stopped = [
-        move.key
-        for move in reads.moves(client)
-        if not topics or (move.topic in wanted and move.partition in (wanted[move.topic] or (move.partition,)))
-    ]
+def _cancel(client: Any, topics: Sequence[Chosen]) -> None:
+    named = {each.key for each in partitions(client, topics)} if topics else None
+    stopped = [move.key for move in reads.moves(client) if named is None or move.key in named]
     if stopped:
-        outcomes = reads.reassign(client, dict.fromkeys(stopped))
-        refused = {key: reason for key, reason in outcomes.items() if reason is not None}
-        if refused:
-            raise Failed("\n".join(f"{place(key)}: {reason}" for key, reason in refused.items()))
+        check_all(reads.reassign(client, dict.fromkeys(stopped)))
     if not reads.moves(client):
         _release(client)
     click.echo(

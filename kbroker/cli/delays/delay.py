@@ -12,12 +12,12 @@ from typing import Any
 import click
 
 from kbroker.cli.client.connecting import Connection, admin, connection_options, producer
-from kbroker.cli.delays.reads import Pending, check_delays, delays, leaders, pending
+from kbroker.cli.delays.reads import Pending, check_delays, delays, pending
 from kbroker.cli.errors import Failed
-from kbroker.cli.groups.group import PartitionsType
 from kbroker.cli.lazy import LazyGroup
 from kbroker.cli.tables import format_option, json_text, plural, table
 from kbroker.cli.times import moment, span
+from kbroker.cli.topics.partitions import Chosen, PartitionsType, leaders, place
 
 CANCEL, NOW = "kbroker-delay-cancel", "kbroker-delay-now"
 IDS_AT_ONCE = 1000  # in a record
@@ -53,7 +53,7 @@ _ids = click.option(
 @connection_options
 def list_pending(
     connection: Connection,
-    where: tuple[str, tuple[int, ...] | None],
+    where: Chosen,
     key: str | None,
     num: int,
     everything: bool,
@@ -63,11 +63,9 @@ def list_pending(
 
     The id is the offset a record had when it came. What is delivered carries it in header kbroker-delay-id.
     """
-    topic, numbers = where
     with admin(connection) as client:
-        delays(client, topic)
-        led = leaders(client, topic, numbers)
-        found, total = pending(client, topic, led, key=_bytes(key), most=None if everything else num)
+        delays(client, where[0])
+        found, total = pending(client, leaders(client, where), key=_bytes(key), most=None if everything else num)
     if style == "json":
         click.echo(json_text([_as_json(each) for each in found]))
         return
@@ -84,9 +82,7 @@ def list_pending(
 @_key
 @_ids
 @connection_options
-def cancel(
-    connection: Connection, where: tuple[str, tuple[int, ...] | None], key: str | None, ids: Sequence[int]
-) -> None:
+def cancel(connection: Connection, where: Chosen, key: str | None, ids: Sequence[int]) -> None:
     """Give up pending records: they are delivered to nobody.
 
     \b
@@ -102,9 +98,7 @@ def cancel(
 @_key
 @_ids
 @connection_options
-def deliver_now(
-    connection: Connection, where: tuple[str, tuple[int, ...] | None], key: str | None, ids: Sequence[int]
-) -> None:
+def deliver_now(connection: Connection, where: Chosen, key: str | None, ids: Sequence[int]) -> None:
     """Deliver pending records at once.
 
     \b
@@ -117,26 +111,26 @@ def deliver_now(
 
 def _told(
     connection: Connection,
-    where: tuple[str, tuple[int, ...] | None],
+    where: Chosen,
     key: str | None,
     ids: Sequence[int],
     header: str,
 ) -> int:
     """Tell partitions, in a record with this header, what to do with what is pending. Returns how many there were."""
-    topic, numbers = where
+    topic, _ = where
     if (key is None) == (not ids):
         raise click.UsageError("say which records: --key KEY, or --id ID (see kbroker delay list)")
     with admin(connection) as client:
         check_delays(client, topic)
-        led = leaders(client, topic, numbers)
+        led = leaders(client, where)
         if ids and len(led) != 1:
             raise click.UsageError(f"ids count in one partition: name it, as in {topic}:0")
-        found, _ = pending(client, topic, led, key=_bytes(key))
+        found, _ = pending(client, led, key=_bytes(key))
     if ids:
         found = [each for each in found if each.id in ids]
         absent = sorted(set(ids) - {each.id for each in found})
         if absent:
-            raise Failed(f"no record of id {', '.join(map(str, absent))} is pending in {topic}:{next(iter(led))}")
+            raise Failed(f"no record of id {', '.join(map(str, absent))} is pending in {place(next(iter(led)))}")
     elif not found:
         raise Failed(f"no record of key {key!r} is pending in {topic}")
     _send(connection, topic, sorted({each.partition for each in found}), _bytes(key), ids, header)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from kafka_wire.api import ApiKey
 from kbroker.cli.client import bridge
 from kbroker.cli.client.connecting import check_code, check_topic
+from kbroker.cli.cluster.reads import TopicPartition
 from kbroker.cli.errors import Failed
-from kbroker.cli.topics import partitions
+from kbroker.cli.topics.partitions import check_led, place
 
 ENABLE = "kbroker.delay.enable"
 PAGE = 500  # records asked for at a time
@@ -46,26 +47,18 @@ def check_delays(client: Any, topic: str) -> None:
         raise Failed(f"{topic} does not delay: kbroker topic alter {topic} -c {ENABLE}=true")
 
 
-def leaders(client: Any, topic: str, numbers: Sequence[int] | None) -> dict[int, int]:
-    """Who leads each of the partitions asked for; None: of all. Raises Failed, also where nobody leads one."""
-    led = {number: node for (_, number), node in partitions.leaders(client, topic, numbers or ()).items()}
-    without = [number for number, node in led.items() if node < 0]
-    if without:
-        raise Failed(f"partition {topic}:{','.join(map(str, without))} has no leader")
-    return led
-
-
 def pending(
-    client: Any, topic: str, led: Mapping[int, int], *, key: bytes | None = None, most: int | None = None
+    client: Any, led: Mapping[TopicPartition, int], *, key: bytes | None = None, most: int | None = None
 ) -> tuple[list[Pending], int]:
     """What is pending, in the order in which it is due, up to so many; and about how many there are in all.
 
-    led: partitions, with who leads them. key: only of this one.
+    led: partitions, with who leads them. key: only of this one. Raises Failed, also where nobody leads one.
     """
+    check_led(led)
     found: list[Pending] = []
     total = 0
-    for number, leader in led.items():
-        rows, count = _of_partition(client, topic, number, leader, key, most)
+    for partition, leader in led.items():
+        rows, count = _of_partition(client, partition, leader, key, most)
         found += rows
         total += count
     found.sort(key=lambda each: (not each.is_hurried, each.due_ms, each.partition, each.id))
@@ -73,10 +66,11 @@ def pending(
 
 
 def _of_partition(
-    client: Any, topic: str, number: int, leader: int, key: bytes | None, most: int | None
+    client: Any, partition: TopicPartition, leader: int, key: bytes | None, most: int | None
 ) -> tuple[list[Pending], int]:
     from kafka_wire.messages.delays import ListDelayedRequest
 
+    topic, number = partition
     found: list[Pending] = []
     after = (-1, -1)
     while True:
@@ -85,7 +79,7 @@ def _of_partition(
             topic_name=topic, partition_index=number, after_due_ms=after[0], after_id=after[1], limit=limit, key=key
         )
         answer = bridge.send(client, leader, request, ApiKey.LIST_DELAYED, VERSION)
-        check_code(answer.error_code, f"{topic}:{number}", answer.error_message)
+        check_code(answer.error_code, place(partition), answer.error_message)
         found += [_pending(number, each) for each in answer.records]
         after = (answer.next_due_ms, answer.next_id)
         if after == (-1, -1) or len(found) == most:

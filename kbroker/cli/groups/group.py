@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
 from kbroker.cli.client.connecting import Connection, admin, connection_options, error_text
+from kbroker.cli.cluster.reads import TopicPartition
 from kbroker.cli.errors import Failed
 from kbroker.cli.groups import timeline as group_timeline
 from kbroker.cli.groups.reads import (
@@ -17,21 +18,18 @@ from kbroker.cli.groups.reads import (
     GROUP_ID_NOT_FOUND,
     Described,
     Member,
-    TopicPartition,
     committed,
     described,
-    ends_of,
-    existing,
+    led,
     patiently,
 )
 from kbroker.cli.lazy import LazyGroup
-from kbroker.cli.names import GROUP, completions, topics
+from kbroker.cli.names import GROUP
 from kbroker.cli.tables import format_option, json_text, plural, table, visible, visible_lines
 from kbroker.cli.times import moment, span
+from kbroker.cli.topics import offsets
+from kbroker.cli.topics.partitions import Chosen, PartitionsType, check_all, place
 from kbroker.cli.transactions.reads import Holder, holders
-
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
 
 group = LazyGroup(
     name="group",
@@ -49,31 +47,6 @@ group = LazyGroup(
 
 
 NOBODY: Mapping[TopicPartition, Holder] = MappingProxyType({})
-
-
-class PartitionsType(click.ParamType[tuple[str, tuple[int, ...] | None]]):
-    """TOPIC or TOPIC:N,N...: a topic, and which of its partitions (None: all)."""
-
-    name = "topic"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, tuple[int, ...] | None]:
-        """The pair; a usage error when it is none."""
-        if isinstance(value, tuple):
-            return value
-        topic, colon, numbers = str(value).partition(":")  # a topic's name has no colon
-        try:
-            partitions = tuple(sorted({int(number) for number in numbers.split(",")})) if colon else None
-        except ValueError:
-            partitions = (-1,)
-        if not topic or (partitions and partitions[0] < 0):
-            self.fail(f"{value!r} is not TOPIC or TOPIC:PARTITION,PARTITION...", param, ctx)
-        return topic, partitions
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-        """Topics; the partitions behind the colon are up to people."""
-        return completions(topics(ctx), incomplete)
 
 
 class Position(NamedTuple):
@@ -169,19 +142,20 @@ def delete(connection: Connection, names: Sequence[str]) -> None:
     help="The topics whose offsets go. Repeatable.",
 )
 @connection_options
-def offset_delete(connection: Connection, name: str, topics: Sequence[tuple[str, tuple[int, ...] | None]]) -> None:
+def offset_delete(connection: Connection, name: str, topics: Sequence[Chosen]) -> None:
     """Delete a group's offsets of some topics. Not while a member is subscribed to them."""
     from kafka import TopicPartition as Key
 
     with admin(connection) as client:
         _known(client, name)
-        offsets = committed(client, name)
-        wanted = chosen(topics, {topic: [key for key in offsets if key[0] == topic] for topic, _ in topics})
-        missing = [place(key) for key in wanted if key not in offsets]
+        had = committed(client, name)
+        wanted = {(topic, number) for topic, named in topics for number in named}
+        wanted |= {key for key in had if (key[0], ()) in topics}
+        missing = [place(key) for key in sorted(wanted) if key not in had]
         missing += [topic for topic, _ in topics if topic not in {key[0] for key in wanted}]
         if missing:
             raise Failed(f"{name} has committed nothing for {', '.join(missing)}")
-        keys = [Key(*key) for key in wanted]
+        keys = [Key(*key) for key in sorted(wanted)]
         answer = patiently(client, lambda: client.delete_group_offsets(name, keys))
     done = sum(not error.errno for error in answer.values())
     if done:
@@ -192,42 +166,23 @@ def offset_delete(connection: Connection, name: str, topics: Sequence[tuple[str,
 def positions(client: Any, found: Described) -> list[Position]:
     """How far a group is in every partition it has committed an offset of, or has a member for."""
     owner = {partition: member for member in found.members or () for partition in member.partitions}
-    offsets = committed(client, found.name)
-    partitions = sorted({*offsets, *owner})
-    there = {p for each in existing(client, (topic for topic, _ in partitions)).values() for p in each}
-    ends = ends_of(client, [partition for partition in partitions if partition in there])
+    had = committed(client, found.name)
+    partitions = sorted({*had, *owner})
+    ends = offsets.offsets(client, led(client, partitions), offsets.LATEST)
     rows = []
     for partition in partitions:
-        offset = offsets.get(partition)
-        end = ends[partition].end if partition in ends else None
+        offset, end = had.get(partition), ends.get(partition)
         lag = max(end - offset, 0) if end is not None and offset is not None else None
         rows.append(Position(*partition, offset, end, lag, owner.get(partition)))
     return rows
 
 
-def chosen(
-    topics: Sequence[tuple[str, tuple[int, ...] | None]], partitions: Mapping[str, Sequence[TopicPartition]]
-) -> list[TopicPartition]:
-    """The partitions --topic means, given those of each topic."""
-    wanted: set[TopicPartition] = set()
-    for topic, numbers in topics:
-        wanted.update(partitions[topic] if numbers is None else ((topic, number) for number in numbers))
-    return sorted(wanted)
-
-
 def check_partitions(name: str, answer: Mapping[Any, Any]) -> None:
-    """Failed, when some partitions were answered with an error; the same error is told once."""
-    refused: dict[int, list[str]] = {}
-    for key, error in sorted(answer.items()):
-        if error.errno:
-            refused.setdefault(error.errno, []).append(place((key.topic, key.partition)))
-    if refused:
-        raise Failed(f"{name}: " + "; ".join(f"{', '.join(at)}: {error_text(code)}" for code, at in refused.items()))
-
-
-def place(partition: TopicPartition) -> str:
-    """A partition for people: "orders 3"."""
-    return f"{partition[0]} {partition[1]}"
+    """Failed, when some partitions were answered with an error."""
+    check_all(
+        {(key.topic, key.partition): error_text(error.errno) if error.errno else None for key, error in answer.items()},
+        f"{name}: ",
+    )
 
 
 def members_of(found: Described) -> str:

@@ -20,7 +20,8 @@ from kbroker.cli.client import bridge
 from kbroker.cli.client.bridge import Asked
 from kbroker.cli.client.connecting import ANSWER_TIMEOUT_MS, Connection, admin, connection_options, error_text
 from kbroker.cli.cluster import reads as cluster
-from kbroker.cli.groups.reads import COORDINATOR_MOVING, RETRY_S, TopicPartition
+from kbroker.cli.cluster.reads import TopicPartition
+from kbroker.cli.groups.reads import COORDINATOR_MOVING, RETRY_S
 from kbroker.cli.tables import format_option, json_text, table
 from kbroker.cli.topics import offsets
 

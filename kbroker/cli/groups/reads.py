@@ -1,4 +1,4 @@
-"""What the group commands know of a group: its members, what it has committed, where its partitions begin and end.
+"""What the group commands know of a group: its members, what it has committed, who leads its partitions.
 
 A classic group is described by DescribeGroups, a KIP-848 group by ConsumerGroupDescribe; each says GROUP_ID_NOT_FOUND
 of the other's. Both are asked with kafka_wire's messages (bridge.py): kafka-python does not have the second, and of
@@ -8,15 +8,16 @@ the first it keeps no error code.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple, TypeVar
 
 from kafka_wire.api import ApiKey
 from kbroker.cli.client import bridge
 from kbroker.cli.client.connecting import ANSWER_TIMEOUT_MS, check_code
+from kbroker.cli.cluster import reads as cluster
+from kbroker.cli.cluster.reads import TopicPartition
 from kbroker.cli.errors import Failed
 from kbroker.cli.groups.timeline import Told, read
-from kbroker.cli.topics.offsets import Ends
 
 GROUP_ID_NOT_FOUND = 69
 COORDINATOR_MOVING = (14, 15, 16)  # LOAD_IN_PROGRESS, NOT_AVAILABLE, NOT_COORDINATOR: ask again
@@ -25,7 +26,6 @@ CONSUMER = "consumer"  # the protocol type of consumers; Kafka Connect has anoth
 IDLE_STATES = ("Empty", "Dead")  # without members
 
 T = TypeVar("T")
-TopicPartition: TypeAlias = tuple[str, int]
 
 
 class Member(NamedTuple):
@@ -68,30 +68,11 @@ def committed(client: Any, name: str) -> dict[TopicPartition, int]:
     return {(key.topic, key.partition): value.offset for key, value in sorted(answer.items()) if value.offset >= 0}
 
 
-def existing(client: Any, topics: Iterable[str]) -> dict[str, list[TopicPartition]]:
-    """The partitions of those of the topics that exist; those without a leader are left out."""
-    names = sorted(set(topics))
-    found = client.describe_topics(names) if names else []
-    return {
-        each["name"]: [(each["name"], p["partition_index"]) for p in each["partitions"] if p["leader_id"] >= 0]
-        for each in found
-        if not each["error_code"]
-    }
-
-
-def ends_of(client: Any, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Ends]:
-    """Where existing partitions begin and end."""
-    first, end = (offsets_at(client, dict.fromkeys(partitions, timestamp)) for timestamp in (-2, -1))
-    return {partition: Ends(first[partition], end[partition]) for partition in partitions}
-
-
-def offsets_at(client: Any, times: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
-    """The first offset at or after each time (-2 first, -1 end); -1 where there is none."""
-    from kafka import TopicPartition as Key
-
-    wanted = {Key(*partition): time_ms for partition, time_ms in times.items()}
-    answer = client.list_partition_offsets(wanted) if wanted else {}
-    return {(key.topic, key.partition): value.offset for key, value in answer.items()}
+def led(client: Any, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+    """Who leads each of these partitions, in order. Those that nobody leads, or that are gone, are left out."""
+    there = cluster.partitions(client, {topic for topic, _ in partitions}, if_there=True) if partitions else []
+    wanted = set(partitions)
+    return {each.key: each.leader for each in there if each.key in wanted and each.leader != cluster.NOBODY}
 
 
 def patiently(client: Any, ask: Callable[[], T]) -> T:

@@ -11,23 +11,23 @@ from typing import Any, NamedTuple
 import click
 
 from kbroker.cli.client.connecting import Connection, admin, connection_options
+from kbroker.cli.cluster.reads import TopicPartition
 from kbroker.cli.errors import Failed
-from kbroker.cli.groups.group import PartitionsType, check_partitions, chosen, members_of, place
+from kbroker.cli.groups.group import check_partitions, members_of
 from kbroker.cli.groups.reads import (
     COORDINATOR_MOVING,
     IDLE_STATES,
     Described,
-    TopicPartition,
     committed,
     described,
-    ends_of,
-    existing,
-    offsets_at,
+    led,
     patiently,
 )
 from kbroker.cli.names import GROUP
 from kbroker.cli.tables import format_option, json_text, plural, table
+from kbroker.cli.topics import offsets
 from kbroker.cli.topics.offsets import Ends
+from kbroker.cli.topics.partitions import Chosen, PartitionsType, leaders, places
 from kbroker.cli.topics.reading import parse_start
 
 
@@ -101,7 +101,7 @@ def seek(
     connection: Connection,
     name: str,
     target: Target,
-    topics: Sequence[tuple[str, tuple[int, ...] | None]],
+    topics: Sequence[Chosen],
     new: bool,
     execute: bool,
     style: str,
@@ -118,7 +118,10 @@ def seek(
         found = described(client, name)
         check_idle(name, found, new)
         current = committed(client, name) if found else {}
-        steps = plan(client, name, target, _partitions(client, name, topics, current), current)
+        known = _leaders(client, name, topics, current)
+        ends = offsets.all_ends(client, known)
+        times = offsets.offsets(client, known, target.number) if target.base == "time" else {}
+        steps = plan(name, target, ends, times, current)
         if execute:
             _carry_out(client, name, steps)
     if style == "json":
@@ -145,22 +148,19 @@ def check_idle(name: str, found: Described | None, new: bool) -> None:
 
 
 def plan(
-    client: Any,
     name: str,
     target: Target,
-    partitions: Sequence[TopicPartition],
+    ends: Mapping[TopicPartition, Ends],
+    times: Mapping[TopicPartition, int],
     current: Mapping[TopicPartition, int],
 ) -> list[Step]:
-    """Where each partition is and would go; within what the log holds."""
-    unknown = [partition for partition in partitions if partition not in current]
+    """Where each partition is and would go; within what the log holds. times: the first offset of the target's time."""
+    unknown = [partition for partition in ends if partition not in current]
     if target.base == "current" and unknown:
-        raise Failed(f"{name} has committed nothing for {', '.join(map(place, unknown))}: +N and -N count from there")
-    ends = ends_of(client, partitions)
-    times = offsets_at(client, dict.fromkeys(partitions, target.number)) if target.base == "time" else {}
+        raise Failed(f"{name} has committed nothing for {places(unknown)}: +N and -N count from there")
     steps = []
-    for partition in partitions:
+    for partition, (first, end) in ends.items():
         wanted = _wanted(target, ends[partition], current.get(partition), times.get(partition, -1))
-        first, end = ends[partition]
         steps.append(Step(*partition, first, end, current.get(partition), min(max(wanted, first), end)))
     return steps
 
@@ -172,38 +172,29 @@ def _wanted(target: Target, ends: Ends, current: int | None, at_time: int) -> in
     return base + target.number
 
 
-def _partitions(
-    client: Any,
-    name: str,
-    topics: Sequence[tuple[str, tuple[int, ...] | None]],
-    current: Mapping[TopicPartition, int],
-) -> list[TopicPartition]:
-    there = existing(client, [topic for topic, _ in topics] or [topic for topic, _ in current])
-    if not topics:
-        known = [partition for partition in current if partition in there.get(partition[0], ())]
-        left_out = [place(partition) for partition in current if partition not in known]
-        if left_out:
-            click.echo(f"left out, as they have no leader or no longer exist: {', '.join(left_out)}", err=True)
-        if not known:
-            raise Failed(f"{name} has committed nothing yet: say which topics, with --topic")
-        return sorted(known)
-    for topic, numbers in topics:
-        if topic not in there:
-            raise Failed(f"topic {topic} does not exist")
-        missing = [number for number in numbers or () if (topic, number) not in there[topic]]
-        if missing:
-            raise Failed(f"topic {topic} has no partition {missing[0]}, or nobody leads it")
-    return chosen(topics, there)
+def _leaders(
+    client: Any, name: str, topics: Sequence[Chosen], current: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, int]:
+    """The partitions it is about, with who leads each. Raises Failed."""
+    if topics:
+        return leaders(client, *topics)
+    known = led(client, current)
+    left_out = sorted(current.keys() - known.keys())
+    if left_out:
+        click.echo(f"left out, as they have no leader or no longer exist: {places(left_out)}", err=True)
+    if not known:
+        raise Failed(f"{name} has committed nothing yet: say which topics, with --topic")
+    return known
 
 
 def _carry_out(client: Any, name: str, steps: Sequence[Step]) -> None:
     from kafka import TopicPartition as Key
     from kafka.structs import OffsetAndMetadata
 
-    offsets = {Key(step.topic, step.partition): OffsetAndMetadata(step.new, "", -1) for step in steps}
+    wanted = {Key(step.topic, step.partition): OffsetAndMetadata(step.new, "", -1) for step in steps}
 
     def commit() -> dict[Any, Any]:
-        answer = client.alter_group_offsets(name, offsets)
+        answer = client.alter_group_offsets(name, wanted)
         for error in answer.values():
             if error.errno in COORDINATOR_MOVING:
                 raise error

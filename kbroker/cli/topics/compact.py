@@ -9,10 +9,11 @@ import click
 
 from kafka_wire.api import ApiKey
 from kbroker.cli.client.connecting import ANSWER_TIMEOUT_MS, Connection, admin, connection_options, error_text
+from kbroker.cli.cluster.reads import NOBODY, TopicPartition
 from kbroker.cli.errors import Failed
 from kbroker.cli.names import TOPIC
 from kbroker.cli.tables import bytes_text, format_option, json_text, table
-from kbroker.cli.topics.partitions import leaders, partition_option
+from kbroker.cli.topics.partitions import check_all, leaders, partition_option
 
 VERSION = 0  # of CompactLog
 WAIT_MS = ANSWER_TIMEOUT_MS // 2
@@ -30,34 +31,34 @@ def compact(connection: Connection, name: str, numbers: Sequence[int], style: st
     Each partition is compacted on its leader, up to its end as of now. What is younger than min.compaction.lag.ms, or
     behind the beginning of a transaction that is open, stays as it is. It goes on when this command is interrupted.
     """
-    done, problems = [], []
+    done, problems = [], dict[TopicPartition, str]()
     with admin(connection) as client:
-        for (_, number), leader in leaders(client, name, numbers).items():
+        for key, leader in leaders(client, (name, tuple(numbers))).items():
             try:
-                done.append(_compacted(client, name, number, leader))
+                done.append(_compacted(client, key, leader))
             except Failed as error:
-                problems.append(str(error))
+                problems[key] = str(error)
     if style == "json":
         click.echo(json_text(done))
     elif done:
         click.echo(table(HEADINGS, [_row(each) for each in done]))
-    if problems:
-        raise Failed("; ".join(problems))
+    check_all(problems)
 
 
-def _compacted(client: Any, name: str, number: int, leader: int) -> dict[str, Any]:
+def _compacted(client: Any, key: TopicPartition, leader: int) -> dict[str, Any]:
     """What became of one partition. Waits for as long as it takes. Raises Failed."""
     from kafka_wire.messages.compaction import CompactLogRequest
     from kbroker.cli.client import bridge
 
-    if leader < 0:
-        raise Failed(f"partition {number}: it has no leader at present")
+    name, number = key
+    if leader == NOBODY:
+        raise Failed("no leader at present")
     order = -1
     while True:
         request = CompactLogRequest(topic_name=name, partition_index=number, timeout_ms=WAIT_MS, order_id=order)
         answer = bridge.send(client, leader, request, ApiKey.COMPACT_LOG, VERSION)
         if answer.error_code:
-            raise Failed(f"partition {number}: {error_text(answer.error_code, answer.error_message)}")
+            raise Failed(error_text(answer.error_code, answer.error_message))
         order = answer.order_id
         if order < 0:
             return {

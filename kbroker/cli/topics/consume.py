@@ -13,14 +13,13 @@ from kbroker.cli.client.connecting import Connection, connection_options, consum
 from kbroker.cli.client.presence import Presence
 from kbroker.cli.names import GROUP, TOPIC
 from kbroker.cli.topics.formats import Output, Shown
-from kbroker.cli.topics.partitions import check_there
+from kbroker.cli.topics.partitions import check_there, partition_option
 from kbroker.cli.topics.reading import (
     Start,
     Topics,
     everything,
     limited,
     matching,
-    parse_partitions,
     parse_start,
     parse_topics,
     polled,
@@ -83,7 +82,7 @@ class FilterType(click.ParamType[Expression]):
 )
 @click.option("-n", "--count", type=click.IntRange(1), metavar="N", help="Stop after N records.")
 @click.option("-e", "--exit-at-end", is_flag=True, help="Stop at what was the end when it began.")
-@click.option("-p", "--partitions", metavar="N,N...", help="Only these partitions.")
+@partition_option
 @click.option(
     "-g",
     "--group",
@@ -119,7 +118,7 @@ def consume(
     start: Start,
     count: int | None,
     exit_at_end: bool,
-    partitions: str | None,
+    numbers: Sequence[int],
     group: str | None,
     expression: Expression | None,
     pattern: str,
@@ -139,7 +138,6 @@ def consume(
     """
     try:
         write = None if as_json else Output(pattern)
-        only = parse_partitions(partitions)
         wanted = parse_topics(topics, is_regex=regex, wait=wait)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
@@ -148,13 +146,13 @@ def consume(
     if group is not None:
         from kbroker.cli.topics.consume_group import consume_as_member
 
-        if only or start not in (Start("start"), Start("end")):
+        if numbers or start not in (Start("start"), Start("end")):
             raise click.UsageError("with -g: no -p, and -o start or end (to move a group: kbroker group seek)")
         consume_as_member(connection, group, wanted, start, write, count, exit_at_end, isolation, matches)
         return
     presence = Presence()
     with consumer(connection, presence, isolation_level=isolation) as client:
-        reader = Reader(client, presence, wanted, only)
+        reader = Reader(client, presence, wanted, numbers)
         ends = reader.begin(start)
         out = sys.stdout.buffer
         for record, matched in limited(reader.records(ends if exit_at_end else None), count, matches):
@@ -168,7 +166,7 @@ class Reader(NamedTuple):
     client: Any
     presence: Presence
     topics: Topics
-    only: set[int] | None  # partitions; None: all
+    only: Sequence[int]  # partitions; none: all
 
     def begin(self, start: Start) -> dict[Any, int]:
         """Have the partitions, each where it is to begin; returns where they end. Raises Failed."""
@@ -213,10 +211,8 @@ class Reader(NamedTuple):
         for topic in topics:
             known = self.client.partitions_for_topic(topic) or set()
             if self.topics.pattern is None:
-                check_there(topic, self.only or (), known)
-            found += [
-                TopicPartition(topic, number) for number in sorted(known if self.only is None else known & self.only)
-            ]
+                check_there(topic, self.only, known)
+            found += [TopicPartition(topic, number) for number in sorted(known & set(self.only or known))]
         return found
 
 

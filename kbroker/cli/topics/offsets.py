@@ -9,6 +9,7 @@ from kafka_wire.api import ApiKey
 from kbroker.cli.client import bridge
 from kbroker.cli.client.connecting import ANSWER_TIMEOUT_MS
 from kbroker.cli.cluster.reads import NOBODY, TopicPartition
+from kbroker.cli.topics.partitions import check_all, check_led
 
 EARLIEST, LATEST = -2, -1
 READ_UNCOMMITTED, READ_COMMITTED = 0, 1
@@ -31,6 +32,14 @@ def ends(
     first = offsets(client, leaders, EARLIEST, isolation)
     end = offsets(client, leaders, LATEST, isolation)
     return {key: Ends(first[key], end[key]) for key in leaders if key in first and key in end}
+
+
+def all_ends(client: Any, leaders: Mapping[TopicPartition, int]) -> dict[TopicPartition, Ends]:
+    """The same, of all of them. Raises Failed where nobody leads one, or its leader does not tell."""
+    check_led(leaders)
+    found = ends(client, leaders)
+    check_all({key: "its leader does not answer" for key in leaders if key not in found})
+    return found
 
 
 def offsets(

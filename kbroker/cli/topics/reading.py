@@ -94,15 +94,6 @@ def parse_topics(names: Sequence[str], *, is_regex: bool, wait: bool) -> Topics:
     return Topics(names, pattern, wait)
 
 
-def parse_partitions(text: str | None) -> set[int] | None:
-    """ "0,2": which partitions; None: all. Raises ValueError."""
-    if text is None:
-        return None
-    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", text):
-        raise ValueError(f"{text!r} is no list of partitions such as 0 or 0,2")
-    return {int(part) for part in text.split(",")}
-
-
 def parse_start(text: str) -> Start:
     """What -o says. Raises ValueError."""
     if text in ("start", "beginning", "earliest", "oldest"):

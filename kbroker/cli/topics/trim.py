@@ -11,14 +11,14 @@ from kafka_wire.api import ApiKey
 from kafka_wire.messages.topics import DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic
 from kbroker.cli.client import bridge
 from kbroker.cli.client.connecting import ANSWER_TIMEOUT_MS, Connection, admin, connection_options, error_text
+from kbroker.cli.cluster.reads import TopicPartition
 from kbroker.cli.consent import ask, yes_option
-from kbroker.cli.errors import Failed
 from kbroker.cli.groups.seek import Target, TargetType
 from kbroker.cli.names import TOPIC
 from kbroker.cli.tables import format_option, json_text, plural, table
 from kbroker.cli.topics import offsets
 from kbroker.cli.topics.offsets import Ends
-from kbroker.cli.topics.partitions import leaders, partition_option
+from kbroker.cli.topics.partitions import check_all, leaders, partition_option
 
 HEADINGS = ("PARTITION", "FIRST", "NEXT", "NEW FIRST", "DELETED")
 
@@ -72,7 +72,7 @@ def trim(
     if before is not None and before.base in ("current", "start"):
         raise click.UsageError("--before takes an offset, end or a time")
     with admin(connection) as client:
-        led = leaders(client, name, numbers)
+        led = leaders(client, (name, tuple(numbers)))
         steps = _plan(client, led, before, keep or 0)
         going = [step for step in steps if step.deleted]
         _show(name, steps, style)
@@ -81,17 +81,12 @@ def trim(
         count = plural(sum(step.deleted for step in going), "record")
         if not yes:
             ask(f"Delete {count} of {name}?")
-        problems = _delete(client, name, going, led)
-    if problems:
-        raise Failed("\n".join(problems))
+        check_all(_delete(client, name, going, led))
     click.echo(f"deleted {count} of {name}", err=style == "json")
 
 
-def _plan(client: Any, led: Mapping[tuple[str, int], int], before: Target | None, keep: int) -> list[Step]:
-    ends = offsets.ends(client, led)
-    missing = sorted(index for _, index in led.keys() - ends.keys())
-    if missing:
-        raise Failed(f"the leader of partition {missing[0]} does not answer")
+def _plan(client: Any, led: Mapping[TopicPartition, int], before: Target | None, keep: int) -> list[Step]:
+    ends = offsets.all_ends(client, led)
     at_time = {}
     if before is not None and before.base == "time":
         at_time = offsets.offsets(client, led, before.number)
@@ -118,8 +113,10 @@ def _show(name: str, steps: Sequence[Step], style: str) -> None:
         click.echo("nothing to delete", err=True)
 
 
-def _delete(client: Any, name: str, steps: Sequence[Step], led: Mapping[tuple[str, int], int]) -> list[str]:
-    """Delete; what went wrong, a line for each partition."""
+def _delete(
+    client: Any, name: str, steps: Sequence[Step], led: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, str]:
+    """Delete; what went wrong, by partition."""
     key = ApiKey.DELETE_RECORDS
     version = bridge.version_of(client, key)
     new = {step.partition: step.new_first for step in steps}
@@ -131,13 +128,11 @@ def _delete(client: Any, name: str, steps: Sequence[Step], led: Mapping[tuple[st
             bridge.Asked(node, DeleteRecordsRequest(topics=topics, timeout_ms=ANSWER_TIMEOUT_MS), key, version)
         )
         places.append(keys)
-    problems = []
+    problems: dict[TopicPartition, str] = {}
     for keys, answer in zip(places, bridge.send_all(client, asked), strict=True):
         if isinstance(answer, Exception):
-            problems += [f"{name} {index}: {answer}" for _, index in keys]
+            problems |= dict.fromkeys(keys, str(answer))
             continue
         told = [each for topic in answer.topics for each in topic.partitions]
-        problems += [
-            f"{name} {each.partition_index}: {error_text(each.error_code)}" for each in told if each.error_code
-        ]
+        problems |= {(name, each.partition_index): error_text(each.error_code) for each in told if each.error_code}
     return problems

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode
 from kbroker.cli.client import bridge
+from kbroker.cli.cluster.reads import TopicPartition
 from kbroker.cli.errors import Failed
-from kbroker.cli.groups.reads import TopicPartition, patiently
+from kbroker.cli.groups.reads import patiently
 
 PARTITIONS_AT_ONCE = 500  # in a request, as Kafka's tool
 NAMES_AT_ONCE = 500

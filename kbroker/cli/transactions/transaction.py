@@ -9,12 +9,13 @@ from typing import Any
 import click
 
 from kbroker.cli.client.connecting import Connection, admin, connection_options
+from kbroker.cli.cluster import reads as cluster
+from kbroker.cli.cluster.reads import NOBODY, TopicPartition
 from kbroker.cli.errors import Failed
-from kbroker.cli.groups.group import PartitionsType, chosen, place
-from kbroker.cli.groups.reads import TopicPartition, existing
 from kbroker.cli.lazy import LazyGroup
 from kbroker.cli.tables import format_option, json_text, table, visible
 from kbroker.cli.times import DurationType, moment, span
+from kbroker.cli.topics.partitions import Chosen, PartitionsType, check_led, leaders, place
 from kbroker.cli.transactions.reads import Described, Open, abort, coordinated, described, find_hanging, listed, open_in
 from kbroker.transactions.states import BY_NAME
 
@@ -101,22 +102,19 @@ def describe(connection: Connection, names: Sequence[str], style: str) -> None:
 )
 @format_option
 @connection_options
-def hanging(
-    connection: Connection, topics: Sequence[tuple[str, tuple[int, ...] | None]], older_than: int, style: str
-) -> None:
+def hanging(connection: Connection, topics: Sequence[Chosen], older_than: int, style: str) -> None:
     """Find open transactions that nobody will end.
 
     A partition has them open, and no coordinator has that partition in a transaction of that producer. They hold back
     all who read only what is committed, and are ended with `kbroker transaction abort`.
     """
     with admin(connection) as client:
-        names = [name for name, _ in topics] or sorted(client.list_topics())
-        partitions = existing(client, names)
-        absent = sorted({name for name, _ in topics} - set(partitions))
-        if absent:
-            raise Failed(f"topic {', '.join(absent)} does not exist")
-        wanted = chosen(topics or [(name, None) for name in partitions], partitions)
-        found = find_hanging(client, wanted, older_than)
+        if topics:
+            led = leaders(client, *topics)
+            check_led(led)
+        else:
+            led = {each.key: each.leader for each in cluster.partitions(client) if each.leader != NOBODY}
+        found = find_hanging(client, list(led), older_than)
     if style == "json":
         click.echo(json_text([each._asdict() for each in found]))
     elif found:
@@ -133,7 +131,7 @@ def hanging(
 @connection_options
 def abort_one(
     connection: Connection,
-    where: tuple[str, tuple[int, ...] | None],
+    where: Chosen,
     start_offset: int | None,
     producer_id: int | None,
     force: bool,
@@ -144,11 +142,12 @@ def abort_one(
       kbroker transaction abort orders:3 --start 120
     """
     topic, numbers = where
-    if numbers is None or len(numbers) != 1:
+    if len(numbers) != 1:
         raise click.UsageError(f"{topic}: name one partition, as in {topic}:0")
     if start_offset is None and producer_id is None:
         raise click.UsageError("say which transaction: --start OFFSET or --producer-id ID (see find-hanging)")
     with admin(connection) as client:
+        check_led(leaders(client, where))
         one = _chosen(client, (topic, numbers[0]), start_offset, producer_id)
         owner = coordinated(client, [one]).get(one.producer_id)
         if owner is not None and one.place in owner.partitions and not force:
@@ -161,8 +160,6 @@ def abort_one(
 
 
 def _chosen(client: Any, where: TopicPartition, start_offset: int | None, producer_id: int | None) -> Open:
-    if where not in existing(client, [where[0]]).get(where[0], ()):
-        raise Failed(f"partition {place(where)} does not exist")
     found = open_in(client, [where])
     for each in found:
         if start_offset in (None, each.start_offset) and producer_id in (None, each.producer_id):
