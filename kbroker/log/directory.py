@@ -417,7 +417,7 @@ class LogDirectory:
         """Wait until no worker renames files of a log that is not here any more: another may use their names."""
         while self._renaming:
             await self._renaming[-1].wait()
-            self._renaming.pop()
+            self._renaming = [each for each in self._renaming if not each.is_set()]  # several may wait, and more come
 
     def set_aside(self, topic: str, partition: int) -> str:
         """Keep a partition's log, which is not open, for people: under another name, which is returned, so that a new

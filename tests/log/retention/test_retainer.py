@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -171,6 +172,42 @@ async def test_a_topic_that_is_deleted_and_made_anew_meanwhile_loses_nothing() -
     fill(opened(directory), 5)
     world.kill()
     assert len(contents(opened(world.start()))) == 5
+
+
+async def test_nothing_begins_anew_before_all_files_of_logs_that_are_gone_are_renamed() -> None:
+    """Several wait for that, as there are several openers; and another log goes while they do."""
+    world = World()
+    directory = world.start()
+    first, second = HeldUp(directory), HeldUp(directory)
+
+    async def rename(log: PartitionLog, worker: HeldUp) -> None:
+        with suppress(FileNotFoundError):  # its directory has another name by then
+            await log.rename_dropped(worker)
+
+    async with trio.open_nursery() as nursery:
+        for partition, worker in enumerate((first, second)):
+            log = await filled(directory, 10, partition)
+            log.advance_start(9)
+            assert log.drop(10)
+            nursery.start_soon(rename, log, worker)
+            await worker.is_renaming.wait()
+        directory.remove("orders", 0)
+        done: list[int] = []
+
+        async def wait(number: int) -> None:
+            await directory.forget_removed()
+            done.append(number)
+
+        nursery.start_soon(wait, 1)
+        nursery.start_soon(wait, 2)
+        await wait_all_tasks_blocked()
+        directory.remove("orders", 1)
+        first.gate.set()
+        await wait_all_tasks_blocked()
+        assert not done
+        second.gate.set()
+    assert sorted(done) == [1, 2]
+    await directory.close()
 
 
 async def test_a_clean_stop_right_after_a_refused_rename_is_understood() -> None:
