@@ -9,6 +9,7 @@ unused         what the plugin costs a pytest run that does not use it: modules,
 from __future__ import annotations
 
 import importlib.util
+import os
 import statistics
 import subprocess
 import sys
@@ -96,7 +97,8 @@ def test_bare(kbroker, number):
 
 def python(code: str) -> list[float]:
     """The numbers that a program prints."""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}  # as installed
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     return [float(word) for word in done.stdout.split()]
 
 

@@ -54,6 +54,21 @@ async def _offsets_of(services: Services, wanted: Iterable[Key], which: int) -> 
     return found
 
 
+def distinct(keys: Iterable[Key]) -> Work[set[Key]]:
+    """Each of these partitions once."""
+    found, effort = set[Key](), Effort()
+    for key in keys:
+        found.add(key)
+        if effort.spent(2):
+            yield
+    return found
+
+
+def lag_of(offset: int, end: int | None) -> int | None:
+    """Offsets that are not read yet; None: not known. Never negative: a log may have been cut since."""
+    return None if end is None else max(0, end - offset)
+
+
 def _near(
     services: Services, wanted: Iterable[Key], which: int, found: dict[Key, int], elsewhere: dict[int, list[Key]]
 ) -> Work[None]:

@@ -20,8 +20,7 @@ from kbroker.groups.timeline_json import METRIC, rebalance_json, unowned_json
 from kbroker.groups.timeline_views import add_timeline
 from kbroker.http.api.listing import Row, Rows, document, limit_of, page
 from kbroker.http.messages import Answer, Refused, Request, shown
-from kbroker.http.metrics.groups import lag_of
-from kbroker.http.offsets import Key, Offsets, ends_of
+from kbroker.http.offsets import Key, Offsets, distinct, ends_of, lag_of
 from kbroker.turns import Effort, Work, finish, rest
 
 PARTITIONS_MAX = 1000  # of one member that are named
@@ -40,7 +39,7 @@ async def groups(services: Services, request: Request) -> Answer:
             if (found := shard.groups.get(name)) is not None:
                 read[found] = await finish(_offsets(shard, name))
     keys = chain.from_iterable(read.values())
-    ends = await ends_of(services, await finish(_distinct(keys)))
+    ends = await ends_of(services, await finish(distinct(keys)))
     rows = [_row(services, found, await finish(_lag(offsets, ends))) for found, offsets in read.items()]
     return document({"told_by": services.node_id, "groups": iter(rows), "next": following})
 
@@ -53,15 +52,6 @@ def _offsets(shard: GroupShard, name: str) -> Work[dict[Key, int]]:
             found[topic, partition] = value.offset
             if effort.spent():
                 yield
-    return found
-
-
-def _distinct(keys: Iterable[Key]) -> Work[set[Key]]:
-    found, effort = set[Key](), Effort()
-    for key in keys:
-        found.add(key)
-        if effort.spent():
-            yield
     return found
 
 
@@ -111,7 +101,7 @@ async def group(services: Services, name: str, request: Request) -> Answer:
     described = await finish(_described(found))
     owners = await finish(_owners(described))
     offsets = await finish(_offsets(shard, name))
-    keys = await finish(_distinct(chain(offsets, owners)))
+    keys = await finish(distinct(chain(offsets, owners)))
     some, following = await finish(page(keys, after, limit))
     ends = await ends_of(services, keys)
     listed = found.listing()

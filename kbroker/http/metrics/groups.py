@@ -15,7 +15,7 @@ from kbroker.groups.group import Group
 from kbroker.groups.shard import GroupShard
 from kbroker.http.metrics import table
 from kbroker.http.metrics.text import escaped, family, labelled, lines, single
-from kbroker.http.offsets import Key, Offsets
+from kbroker.http.offsets import Key, Offsets, distinct, lag_of
 from kbroker.turns import Work
 
 GROUPS_AT_ONCE = 32
@@ -52,11 +52,7 @@ def _positions(services: Services) -> Iterator[Position]:
 
 def read_partitions(services: Services) -> Work[set[Key]]:
     """All partitions that any group has an offset of."""
-    found, positions = set[Key](), _positions(services)
-    while some := list(islice(positions, OFFSETS_AT_ONCE)):
-        found.update([(each.topic, each.partition) for each in some])
-        yield
-    return found
+    return distinct((each.topic, each.partition) for each in _positions(services))
 
 
 def groups(services: Services, ends: Offsets) -> Iterator[bytes]:
@@ -80,18 +76,13 @@ def _of_groups(services: Services) -> Iterator[bytes]:
             members.append(group.size)
         yield b""
     yield from family(table.GROUP_MEMBERS, labels, members)
-    yield from family(table.GROUPS, [labelled(table.GROUPS, *each) for each in states], list(states.values()))
+    yield from family(table.GROUPS, (labelled(table.GROUPS, *each) for each in states), states.values())
     yield single(table.NUM_GROUPS, len(labels))
     yield single(table.NUM_OFFSETS, sum(shard.offsets.count for shard in _shards(services)))
 
 
 def _label(each: Position) -> str:
     return f'{{consumergroup="{escaped(each.group)}",topic="{each.topic}",partition="{each.partition}"}}'
-
-
-def lag_of(offset: int, end: int | None) -> int | None:
-    """Offsets that are not read yet; None: not known. Never negative: a log may have been cut since."""
-    return None if end is None else max(0, end - offset)
 
 
 def _lags(services: Services, ends: Offsets) -> Iterator[str]:

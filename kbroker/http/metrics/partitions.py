@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from operator import itemgetter
 
 from kbroker.api.context import Services
 from kbroker.cluster.image import NO_LEADER, ClusterImage
 from kbroker.http.metrics import table
 from kbroker.http.metrics.table import Metric
-from kbroker.http.metrics.text import LINES_A_PIECE, family, labelled, lines, single, singles
+from kbroker.http.metrics.text import family, labelled, lines, single, singles
 from kbroker.replication import isr
 from kbroker.replication.partition import Partition
 from kbroker.turns import Effort
@@ -39,11 +40,7 @@ class Columns:
     def pieces(self) -> Iterator[bytes]:
         """Metric by metric."""
         for column, metric in enumerate(self.metrics):
-            yield metric.head.encode()
-            name = metric.name
-            for at in range(0, len(self.rows), LINES_A_PIECE):
-                some = zip(self.labels[at : at + LINES_A_PIECE], self.rows[at : at + LINES_A_PIECE], strict=True)
-                yield "".join([f"{name}{label} {row[column]}\n" for label, row in some]).encode()
+            yield from family(metric, self.labels, map(itemgetter(column), self.rows))
 
 
 class Held:

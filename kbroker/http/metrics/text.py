@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from kbroker.http.metrics.table import Metric
 
@@ -42,12 +43,11 @@ def number(value: float) -> str:
     return str(int(value)) if value == int(value) else repr(float(value))
 
 
-def family(metric: Metric, labels: Sequence[str], values: Sequence[int]) -> Iterator[bytes]:
+def family(metric: Metric, labels: Iterable[str], values: Iterable[int]) -> Iterator[bytes]:
     """All samples of a metric: whole numbers, each with its labels (`labelled`)."""
     yield metric.head.encode()
-    name = metric.name
-    for at in range(0, len(labels), LINES_A_PIECE):
-        some = zip(labels[at : at + LINES_A_PIECE], values[at : at + LINES_A_PIECE], strict=True)
+    name, samples = metric.name, zip(labels, values, strict=True)
+    while some := list(islice(samples, LINES_A_PIECE)):
         yield "".join([f"{name}{label} {value}\n" for label, value in some]).encode()
 
 
