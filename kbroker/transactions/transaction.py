@@ -323,7 +323,7 @@ class Transaction:
     def _prepared(self, state: TransactionState, is_bumped: bool, fresh_id: int | None, now_ms: int) -> Entry:
         """The entry of a transaction that is to end."""
         entry, next_id = self.entry, NO_PRODUCER_ID
-        epoch, last = entry.producer_epoch, entry.last_epoch
+        epoch, last = entry.producer_epoch, NO_EPOCH  # who ends a transaction has heard of its epoch
         if is_bumped:
             if self.is_exhausted:
                 assert fresh_id is not None
@@ -345,7 +345,7 @@ class Transaction:
         prepared = self._prepared(S.PREPARE_ABORT, is_bumped, fresh_id, now_ms)
         if not is_bumped:
             epoch = min(prepared.producer_epoch + 1, EPOCH_MAX)
-            prepared = prepared._replace(producer_epoch=epoch, last_epoch=NO_EPOCH)
+            prepared = prepared._replace(producer_epoch=epoch)
         return self._end(prepared, terms, reply)
 
     def _end(self, prepared: Entry, terms: Terms, reply: Reply | None) -> list[Effect]:

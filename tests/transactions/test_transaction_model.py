@@ -276,6 +276,19 @@ TransactionModel.TestCase.settings = settings(max_examples=60, stateful_step_cou
 TestTransactionModel = TransactionModel.TestCase
 
 
+def test_who_has_ended_a_transaction_asks_no_more_for_the_epoch_it_had() -> None:
+    """A request that comes so late is another's, or a copy's. (Kafka answers it with the epoch of now.)"""
+    state = TransactionModel()
+    state.begin(epoch=0, client=0, server=1)
+    before = state.present
+    state.the_producer_goes_on()
+    assert before is not None and state._init_answer(before) == state.present, "the answer may be lost"
+    state.the_producer_adds({0})
+    state.the_producer_ends(commit=False)
+    state.the_markers_are_written()
+    assert state._init_answer(before) is ErrorCode.PRODUCER_FENCED
+
+
 def test_no_state_is_left_but_by_the_table() -> None:
     """What may follow a decision: its completion, and nothing else."""
     followers = {state: {after for after, before in PREVIOUS.items() if state in before} for state in S}
