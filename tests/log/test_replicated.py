@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+from typing import Any
 
 import pytest
 import trio
@@ -111,14 +112,19 @@ def with_gaps(log: PartitionLog) -> bytes:
     return b"".join(kept)
 
 
+def copied_with_gaps(disk: MemoryDisk, config: dict[str, Any]) -> tuple[PartitionLog, PartitionLog]:
+    """A leader's log, and a follower's, to which what compaction has left of it was copied."""
+    leader, follower = open_log(new_disk()), open_log(disk, **config)
+    fill(leader, 41)
+    follower.append_replicated(with_gaps(leader), leader_epoch=EPOCH, now_ms=NOW)
+    return leader, follower
+
+
 @pytest.mark.parametrize("crash", [Crash.PROCESS, Crash.POWER])
 @pytest.mark.parametrize("missing", [0, 1, 70])
 def test_L9_gaps_that_compaction_left_are_kept_and_are_no_damage(crash: Crash, missing: int) -> None:
-    leader, disk = open_log(new_disk()), new_disk()
-    fill(leader, 41)
-    config = {**CONFIG, "cleanup_policy": ("compact",)}
-    follower = open_log(disk, **config)
-    follower.append_replicated(with_gaps(leader), leader_epoch=EPOCH, now_ms=NOW)
+    disk, config = new_disk(), {**CONFIG, "cleanup_policy": ("compact",)}
+    leader, follower = copied_with_gaps(disk, config)
     expected = [row for row in contents(leader) if row[0] % 3]
     assert contents(follower) == expected and follower.end.value == 41 and len(follower.segments) > 2
     if crash is Crash.PROCESS:
@@ -137,10 +143,8 @@ def test_L9_gaps_that_compaction_left_are_kept_and_are_no_damage(crash: Crash, m
 
 @pytest.mark.parametrize("crash", [Crash.PROCESS, Crash.POWER])
 def test_L4_gaps_are_no_damage_when_the_topic_is_not_compacted_any_more(crash: Crash) -> None:
-    leader, disk = open_log(new_disk()), new_disk()
-    fill(leader, 41)
-    follower = open_log(disk, **CONFIG)
-    follower.append_replicated(with_gaps(leader), leader_epoch=EPOCH, now_ms=NOW)
+    disk = new_disk()
+    leader, follower = copied_with_gaps(disk, CONFIG)
     if crash is Crash.PROCESS:
         disk.kill()
     else:
@@ -153,10 +157,8 @@ def test_L4_gaps_are_no_damage_when_the_topic_is_not_compacted_any_more(crash: C
 
 @pytest.mark.parametrize("crash", [Crash.PROCESS, Crash.ERROR])
 def test_L3_a_note_of_gaps_that_an_earlier_process_left_is_durable_with_the_next_flush(crash: Crash) -> None:
-    leader, disk = open_log(new_disk()), new_disk()
-    fill(leader, 41)
-    follower = open_log(disk, **CONFIG)
-    follower.append_replicated(with_gaps(leader), leader_epoch=EPOCH, now_ms=NOW)
+    disk = new_disk()
+    leader, follower = copied_with_gaps(disk, CONFIG)
     if crash is Crash.PROCESS:
         disk.kill()
     else:

@@ -73,7 +73,7 @@ class Retainer:
         return bool(waiting)
 
     def _interval(self) -> float:
-        return max(self.config().get_int("log.retention.check.interval.ms"), 1) / 1000
+        return self.config().get_int("log.retention.check.interval.ms") / 1000
 
     async def apply(self) -> None:
         """Delete what is too old, too much, or below its log's start; remove what was deleted long enough ago."""
