@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -100,11 +101,13 @@ _SET_UP = """\
 set -e
 place=$1
 mount -t tmpfs tmpfs "$place"
-mkdir "$place/up" "$place/work" "$place/root"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$place/up,workdir=$place/work" "$place/root"
-mount -t proc proc "$place/root/proc"
-mount --rbind /dev "$place/root/dev"
-mount -t tmpfs -o mode=1777 tmpfs "$place/root/tmp"
+cd "$place"
+mkdir up work root
+mount -t overlay overlay -o "lowerdir=/,upperdir=up,workdir=work" root
+cd root
+mount -t proc proc proc
+mount --rbind /dev dev
+mount -t tmpfs -o mode=1777 tmpfs tmp
 hostname "$2"
 shift 2
 exec "$@"
@@ -240,8 +243,7 @@ def container(
 ) -> Iterator[Container]:
     """`docker run`. hosts: names of this container; before: what root does in it first."""
     of = image()
-    place = Path(f"/tmp/kbroker-container-{os.getpid()}-{time.monotonic_ns()}")
-    place.mkdir()
+    place = Path(tempfile.mkdtemp(prefix="kbroker-container-"))
     first = [*(of.entrypoint if entrypoint is None else entrypoint), *(of.command if command is None else command)]
     everything = {**of.environment, **(environment or {})}
     main = shlex.join(_as_user(of.user if user is None else user, of.workdir, everything, first))
