@@ -12,7 +12,7 @@ Everything that runs, runs in the nursery of `run_broker`.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -323,7 +323,7 @@ async def run_broker(
     config: BrokerConfig,
     *,
     store: CoordinationStore | None = None,
-    topics: Iterable[NewTopic | tuple[str, int]] = (),
+    topics: Sequence[NewTopic] = (),
     brokers_min: int = 1,
     on_ready: Callable[[Ready], None] = lambda ready: None,
     hands_over: Callable[[], bool] = lambda: True,
@@ -336,7 +336,7 @@ async def run_broker(
         env: the world; its disk is the data directory.
         config: checked already.
         store: the coordination store; None for the one that the config names (kbroker.coordination).
-        topics: to be there from the start, (name, partitions) or more; present ones are left as they are.
+        topics: to be there from the start; present ones are left as they are.
         brokers_min: so many are to live before topics are created, and before this one is ready.
         on_ready: called once, when clients are served.
         hands_over: asked at the end, whether there is anybody to take over.
@@ -358,8 +358,7 @@ async def run_broker(
             async with _store(env, config, store, home, is_used=logs.has_logs()) as opened:
                 services = broker.assemble(logs, home, opened)
                 served = apis or registry.load()
-                wishes = [NewTopic(*each) if isinstance(each, tuple) else each for each in topics]
-                serve = partial(broker.serve, services, home, wishes, brokers_min, on_ready, served, beside)
+                serve = partial(broker.serve, services, home, topics, brokers_min, on_ready, served, beside)
                 await broker.live(services, hands_over, serve)
         finally:
             with trio.CancelScope(shield=True):

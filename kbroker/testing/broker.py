@@ -29,6 +29,7 @@ import trio
 from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.topics import CreatableTopic, CreateTopicsRequest
 from kbroker.api.registry import Api
+from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.store import CoordinationStore
 from kbroker.cluster.stores.memory import MemoryStore
 from kbroker.config import BrokerConfig
@@ -172,8 +173,8 @@ class MemoryBroker:
         beside: Beside | None = None,
     ) -> None:
         """Be a broker until stopped or killed. apis, beside: as for `run_broker`."""
-        told, on_ready = (topics or {}).items(), self._on_ready
-        serve = partial(run_broker, store=store, topics=told, on_ready=on_ready, beside=beside, apis=apis)
+        wishes, on_ready = [NewTopic(*each) for each in (topics or {}).items()], self._on_ready
+        serve = partial(run_broker, store=store, topics=wishes, on_ready=on_ready, beside=beside, apis=apis)
         try:
             await self.life.live(partial(serve, self.env, settings))
         finally:

@@ -288,9 +288,7 @@ def _passages() -> list[str]:
 
 
 def _as_user(user: int, workdir: str, environment: Mapping[str, str], command: Sequence[str]) -> list[str]:
-    path = environment.get("PATH", "$PATH").replace(
-        "$PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    )
+    path = environment.get("PATH", "$PATH").replace("$PATH", PATH)
     settings = [f"{name}={value}" for name, value in {**environment, "PATH": path}.items()]
     switched = ["setpriv", f"--reuid={user}", "--regid=0", "--clear-groups"]
     return ["env", "-i", "-C", workdir, *settings, *switched, *command]

@@ -15,6 +15,7 @@ import trio
 from kafka_wire.api import ApiKey
 from kafka_wire.messages.produce_fetch import FetchResponse
 from kafka_wire.records import headers, read_records
+from kbroker.cluster.changes.placement import NewTopic
 from kbroker.config import BrokerConfig
 from kbroker.env import Env
 from kbroker.env.features import Features
@@ -42,7 +43,7 @@ async def real_broker(env: Env) -> AsyncIterator[int]:
             served.set()
 
         async def run() -> None:
-            await run_broker(env, config, topics=[("t", 2)], on_ready=on_ready)
+            await run_broker(env, config, topics=[NewTopic("t", 2)], on_ready=on_ready)
 
         nursery.start_soon(run)
         await served.wait()

@@ -23,6 +23,7 @@ from kafka_wire.messages.produce_fetch import (
 )
 from kafka_wire.messages.transactions import InitProducerIdRequest
 from kafka_wire.records import build_batch, headers, read_records
+from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.stores.memory import MemoryStore
 from kbroker.config import BrokerConfig
 from kbroker.env import Env
@@ -215,7 +216,7 @@ def test_L3_recovery_after_a_kill_reads_only_the_tail(monkeypatch: MonkeyPatch, 
         ready = trio.Event()
 
         async def serve(env: Env) -> None:
-            await run_broker(env, config, store=store, topics=[("t", 1)], on_ready=lambda _: ready.set())
+            await run_broker(env, config, store=store, topics=[NewTopic("t", 1)], on_ready=lambda _: ready.set())
 
         node.start(serve)
         await ready.wait()

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 import trio
 
+from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.store import CoordinationStore
 from kbroker.config import BrokerConfig, ConfigError
 from kbroker.env import DirectoryLocked, Env
@@ -152,7 +153,7 @@ class Host:
             self.machine.env(),
             settings,
             store=self.machine.way,
-            topics=topics.items(),
+            topics=[NewTopic(*each) for each in topics.items()],
             brokers_min=brokers_min,
             on_ready=life.on_ready,
             apis=self.controls.apis(),
