@@ -4,6 +4,9 @@
     byte_lock    Windows          the same for one byte far behind the content, so that others can still read the pid
     pid file     neither          the file exists while it is held; one left by a dead process is taken over
 
+With flock the directory itself is locked, too, where its file system can do that. So who removes the file, taking it
+for a stale one, lets nobody else in; and what clears old files away (systemd-tmpfiles) passes the directory by.
+
     4711                                        the process that has it, or had it last
     3f0c.../pid:[4026531836]/4711/8421337       what no other process has (procfs.py); absent where nothing is known
 
@@ -17,6 +20,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from kbroker.env import DirectoryLocked
@@ -29,25 +33,26 @@ else:
     import fcntl
 
 LOCKED_BYTE = 1 << 20
+PIDS = 1 << 31
 LOOKS_MAX = 20  # of others, that a taker may meet one after the other
 LOOK_S = 0.002  # until the next try
-BINARY = getattr(os, "O_BINARY", 0)
+BINARY, NONBLOCK = getattr(os, "O_BINARY", 0), getattr(os, "O_NONBLOCK", 0)
 
 
 class RealLock:
     """A lock that is held until `release` or the end of the process."""
 
-    def __init__(self, fd: int, pid_file: str = "") -> None:
-        self._fd = fd
+    def __init__(self, descriptors: Sequence[int], pid_file: str = "") -> None:
+        """descriptors: to be closed in this order."""
+        self._descriptors = descriptors
         self._pid_file = pid_file
 
     def release(self) -> None:
         """Give it up; idempotent."""
-        fd, self._fd = self._fd, -1
-        if fd < 0:
-            return
-        os.close(fd)
-        if self._pid_file:
+        descriptors, self._descriptors = self._descriptors, ()
+        for fd in descriptors:
+            os.close(fd)
+        if descriptors and self._pid_file:
             os.remove(self._pid_file)
 
 
@@ -63,18 +68,21 @@ class LockHolder(NamedTuple):
         return self.pid is not None and self.identity != "" and process_identity(self.pid) == self.identity
 
 
+NOT_KNOWN = LockHolder(None, "")
+
+
 def lock_holder(path: str, features: Features) -> LockHolder | None:
-    """Who holds the lock of the file at a full path; None: nobody, or there is no such file. May raise OSError."""
+    """Who holds the lock of the file at a full path; None: nobody. May raise OSError."""
     try:
-        fd = os.open(path, (os.O_RDONLY if features.flock else os.O_RDWR) | BINARY)
+        fd = promptly(path, (os.O_RDONLY if features.flock else os.O_RDWR) | BINARY)
     except FileNotFoundError:
-        return None
+        return NOT_KNOWN if _is_directory_held(path, features) else None
     try:
-        if _is_free(fd, path, features):
-            return None
-        return read_holder(path)
+        if not _is_free(fd, path, features):
+            return read_holder(path)
     finally:
         os.close(fd)
+    return NOT_KNOWN if _is_directory_held(path, features) else None
 
 
 def _is_free(fd: int, path: str, features: Features) -> bool:
@@ -88,23 +96,63 @@ def _is_free(fd: int, path: str, features: Features) -> bool:
     return True
 
 
+def _is_directory_held(path: str, features: Features) -> bool:
+    """Whether somebody has the directory and the file not yet, or another one: it was removed, or replaced."""
+    try:
+        RealLock(_lock_directory(path, features, shared=True)).release()
+    except BlockingIOError:
+        return True
+    return False
+
+
 def take_lock(path: str, features: Features) -> RealLock:
     """Lock the file at a full path, creating it; DirectoryLocked when it is held."""
     if not (features.flock or features.byte_lock):
         return _take_pid_file(path)
+    try:
+        directory = _lock_directory(path, features)
+    except BlockingIOError:
+        raise DirectoryLocked(path, _holder(path)) from None
+    try:
+        return RealLock([*directory, _take_file(path, features)])
+    except BaseException:
+        RealLock(directory).release()
+        raise
+
+
+def _lock_directory(path: str, features: Features, *, shared: bool = False) -> list[int]:
+    """Lock the directory that the file is in: a descriptor; none where that cannot be. BlockingIOError: it is held."""
+    if not features.flock:
+        return []
+    try:
+        fd = os.open(os.path.dirname(path) or os.curdir, os.O_RDONLY)
+    except OSError:  # it may be written to, but not read
+        return []
+    try:
+        _flock(fd, shared=True) if shared else _take(fd, features)
+    except OSError as error:
+        os.close(fd)
+        if isinstance(error, BlockingIOError):
+            raise
+        return []
+    return [fd]
+
+
+def _take_file(path: str, features: Features) -> int:
+    """Lock the file, and say in it who has it: a descriptor."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | BINARY, 0o644)
     try:
         _take(fd, features)
+        os.ftruncate(fd, 0)
+        os.lseek(fd, 0, os.SEEK_SET)
+        os.write(fd, _own_text())
     except OSError as error:
         holder = _holder(path)
         os.close(fd)
         if isinstance(error, BlockingIOError | PermissionError):
             raise DirectoryLocked(path, holder) from None
         raise
-    os.ftruncate(fd, 0)
-    os.lseek(fd, 0, os.SEEK_SET)
-    os.write(fd, _own_text())
-    return RealLock(fd)
+    return fd
 
 
 def _take(fd: int, features: Features) -> None:
@@ -149,7 +197,7 @@ def _take_pid_file(path: str) -> RealLock:
             os.remove(path)
         else:
             os.write(fd, _own_text())
-            return RealLock(fd, path)
+            return RealLock([fd], path)
     raise DirectoryLocked(path, _holder(path))
 
 
@@ -163,14 +211,20 @@ def _holder(path: str) -> str:
     return "another process" if pid is None else process_name(pid)
 
 
+def promptly(path: str, flags: int) -> int:
+    """An opener that does not wait for the other end of what is no file, but a pipe."""
+    return os.open(path, flags | NONBLOCK)
+
+
 def read_holder(path: str) -> LockHolder:
     """What the file says; to be believed by who holds the lock, or knows that somebody does."""
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            pid, _, identity = file.read(300).partition("\n")
-        return LockHolder(int(pid), identity.strip())
+        with open(path, encoding="ascii", errors="replace", opener=promptly) as file:
+            text, _, identity = file.read(300).partition("\n")
+        pid = int(text)
     except (OSError, ValueError):  # just released, or not yet written
-        return LockHolder(None, "")
+        return NOT_KNOWN
+    return LockHolder(pid, identity.strip()) if 0 < pid < PIDS else NOT_KNOWN  # others are signalled as groups
 
 
 def is_alive(pid: int) -> bool:

@@ -18,7 +18,7 @@ from kbroker.cli.broker.layout import LOCK
 from kbroker.cli.broker.logs import LINES_A_SECOND, LINES_AT_ONCE, Flood, JsonFormatter
 from kbroker.cli.broker.service import parent
 from kbroker.cli.broker.service.life import LastWord, Life, RunningFile, read_record
-from kbroker.cli.broker.service.ready_file import ReadyFile
+from kbroker.cli.broker.service.ready_file import ReadyFile, bootstrap_servers
 from kbroker.cli.broker.service.systemd import Systemd, systemd_of
 from kbroker.cli.errors import Misconfigured
 from kbroker.env.features import Features
@@ -82,7 +82,20 @@ def test_only_who_holds_the_lock_says_who_runs(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
 
-@pytest.mark.parametrize("content", ["", "not ours", "[]", '{"pid": "x"}', '{"pid": 1}', "\0" * 100])
+@pytest.mark.parametrize("content", ["", "not ours", "[]", '"text"', "[" * 100_000, '{"a": ' * 100_000, "9" * 10_000])
+def test_a_record_that_cannot_be_understood_says_nothing(content: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text(content)
+    assert read_record(tmp_path / "file") == {}
+    assert bootstrap_servers(tmp_path / "file") is None
+
+
+def test_a_pipe_in_the_place_of_a_record_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "file")
+    assert read_record(tmp_path / "file") == {}
+    assert bootstrap_servers(tmp_path / "file") is None
+
+
+@pytest.mark.parametrize("content", ["", "not ours", "[]", '{"pid": "x"}', '{"pid": 1}', "\0" * 100, "[" * 100_000])
 def test_a_ready_file_that_is_no_ready_file_is_left_alone(content: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text(content)

@@ -23,7 +23,7 @@ from kbroker.env.features import Features
 from kbroker.env.procfs import is_of_here, port_holder, process_identity, process_name
 from kbroker.env.real import raise_file_limit, real_env
 from kbroker.env.real_disk import RealDisk
-from kbroker.env.real_lock import lock_holder, take_lock
+from kbroker.env.real_lock import NOT_KNOWN, lock_holder, read_holder, take_lock
 from tests.env.worlds import features_of
 
 HOLD_THE_LOCK = """
@@ -264,6 +264,53 @@ def test_the_lock_names_another_process_and_goes_with_it(tmp_path: Path, missing
         assert not holder.is_proven
     assert lock_holder(str(tmp_path / ".lock"), Features.detect().without(*missing)) is None
     disk.lock(".lock").release()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="directories cannot be locked")
+def test_who_removes_the_file_of_a_lock_lets_nobody_else_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path, features = ".lock", Features.detect()
+    lock = take_lock(path, features)
+    (tmp_path / path).unlink()
+    with pytest.raises(DirectoryLocked):
+        take_lock(str(tmp_path / path), features)
+    assert lock_holder(path, features) == NOT_KNOWN and not (tmp_path / path).exists()
+    (tmp_path / path).write_text(f"{os.getpid()}\n{process_identity(os.getpid())}\n")
+    with pytest.raises(DirectoryLocked):
+        take_lock(path, features)
+    assert lock_holder(path, features) == NOT_KNOWN, "what another file says was believed"
+    lock.release()
+    assert lock_holder(path, features) is None
+    take_lock(path, features).release()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="directories cannot be locked")
+def test_a_lock_that_is_refused_leaves_the_directory_free(tmp_path: Path) -> None:
+    path, features = str(tmp_path / ".lock"), Features.detect()
+    os.mkdir(path)
+    opened = len(os.listdir("/dev/fd"))
+    with pytest.raises(IsADirectoryError):
+        take_lock(path, features)
+    assert len(os.listdir("/dev/fd")) == opened
+    os.rmdir(path)
+    take_lock(path, features).release()
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "0", str(1 << 31), "9" * 300, "\x00"])
+def test_what_is_no_process_holds_no_lock(text: str, tmp_path: Path) -> None:
+    """To signal 0 or -1 would be to signal many."""
+    (tmp_path / ".lock").write_text(f"{text}\n{process_identity(os.getpid())}\n")
+    assert read_holder(str(tmp_path / ".lock")) == NOT_KNOWN
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes are files there")
+def test_a_pipe_in_the_place_of_a_lock_is_not_waited_for(tmp_path: Path) -> None:
+    path = str(tmp_path / ".lock")
+    os.mkfifo(path)
+    assert lock_holder(path, Features.detect()) is None
+    assert read_holder(path) == NOT_KNOWN
+    with pytest.raises(OSError):
+        take_lock(path, Features.detect())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="shared locks")

@@ -31,7 +31,7 @@ from typing import Any, Protocol
 from kbroker import __version__
 from kbroker.cli.broker.layout import LOCK
 from kbroker.env.procfs import process_identity
-from kbroker.env.real_lock import LockHolder, read_holder
+from kbroker.env.real_lock import LockHolder, promptly, read_holder
 
 RUNNING = "running.json"
 RECORD_BYTES_MAX = 1 << 20
@@ -165,9 +165,9 @@ def write_whole(path: Path, content: Mapping[str, Any]) -> None:
 def read_record(path: Path) -> Mapping[str, Any]:
     """What a file says that write_whole has written; {} where there is none that can be understood."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", opener=promptly) as file:
             found = json.loads(file.read(RECORD_BYTES_MAX))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -14,11 +14,9 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from kbroker.cli.broker.service.life import READY, Life, write_whole
+from kbroker.cli.broker.service.life import READY, RECORD_BYTES_MAX, Life, read_record, write_whole
 from kbroker.cli.errors import Misconfigured
 from kbroker.env.procfs import process_identity, process_name
-
-CONTENT_BYTES_MAX = 1 << 20
 
 
 class ReadyFile:
@@ -53,12 +51,7 @@ class ReadyFile:
 
 def bootstrap_servers(path: Path) -> str | None:
     """What the ready file says of where the broker is; None where there is none."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = json.loads(file.read(CONTENT_BYTES_MAX))
-    except (OSError, ValueError):
-        return None
-    servers = found.get("bootstrap_servers") if isinstance(found, dict) else None
+    servers = read_record(path).get("bootstrap_servers")
     return servers if isinstance(servers, str) and servers else None
 
 
@@ -72,13 +65,13 @@ def _clear(path: Path) -> None:
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise Misconfigured(f"--ready-file {path} is there, and is no file: left alone")
         with open(path, encoding="utf-8") as file:
-            found = json.loads(file.read(CONTENT_BYTES_MAX) or "{}")
+            found = json.loads(file.read(RECORD_BYTES_MAX) or "{}")
         pid, identity = found.get("pid"), found.get("identity")
     except FileNotFoundError:
         return
     except OSError as error:
         raise Misconfigured(f"--ready-file {path} cannot be used: {error.strerror}") from None
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         raise Misconfigured(f"--ready-file {path} is there, and is no ready file of a broker: left alone") from None
     if not found:
         return
