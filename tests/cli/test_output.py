@@ -163,6 +163,7 @@ def test_why_is_one_line_or_nothing() -> None:
     denied = f"cannot use /x: Permission denied (to user {os.geteuid()})"
     assert why(PermissionError(13, "Permission denied", "/x")) == denied
     assert why(OSError(28, "No space left on device")) == "cannot use the data directory: No space left on device"
+    assert why(FileExistsError(17, "File exists", "/x")) == "cannot use /x: it is no directory"
     assert why(KeyError("bug")) is None
 
 

@@ -240,7 +240,13 @@ def test_who_is_stopped_is_proven_and_who_hangs_is_told_of_or_killed(tmp_path: P
         assert kbroker("status", "--data-dir", tmp_path).exit_code == 1
         (tmp_path / LOCK).write_text(f"{bystander.pid}\n{process_identity(bystander.pid)}\n")
         reader = kbroker("stop", "--data-dir", tmp_path)
-        assert reader.exit_code == 1 and "does not say that it is a broker" in reader.stderr
+        assert reader.exit_code == 1 and reader.stderr.endswith(
+            f"does not say that it is a broker: it is left alone. If you know that it is one: kill {bystander.pid}\n"
+        )
+        (tmp_path / LOCK).unlink()
+        unknown = kbroker("stop", "--data-dir", tmp_path)
+        assert unknown.exit_code == 1 and "nothing was signalled" in unknown.stderr
+        assert kbroker("status", "--data-dir", tmp_path).exit_code == 1
         assert bystander.poll() is None
     finally:
         lock.release()

@@ -62,8 +62,17 @@ def refuse_others(data_dir: str, ids: Collection[int]) -> None:
 
 def unusable(error: OSError, data_dir: str = "the data directory") -> str:
     """Why a directory cannot be used; where it is a matter of rights, also who would have to have them."""
-    who = f" (to user {os.geteuid()})" if isinstance(error, PermissionError) and hasattr(os, "geteuid") else ""
-    return f"cannot use {error.filename or data_dir}: {error.strerror or error}{who}"
+    what = error.strerror or str(error)
+    if isinstance(error, FileExistsError):
+        what = "it is no directory"  # which was to be made
+    elif isinstance(error, PermissionError) and hasattr(os, "geteuid"):
+        what += f" (to user {os.geteuid()})"
+    return f"cannot use {error.filename or data_dir}: {what}"
+
+
+def in_use(holder: str) -> str:
+    """That another process has a directory, and what to do."""
+    return f"the data directory is in use by {holder}. Another directory: kbroker --data-dir DIR"
 
 
 def named(ids: Collection[int]) -> str:

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,7 +20,7 @@ import trio
 
 from kbroker import __version__, events
 from kbroker.cli.broker.banner import address_of, address_text, advertised_texts, banner, near, seconds_since_start
-from kbroker.cli.broker.layout import unusable
+from kbroker.cli.broker.layout import in_use, unusable
 from kbroker.cli.broker.logs import is_terminal
 from kbroker.cli.broker.service.life import LastWord, Life, RunningFile
 from kbroker.cli.broker.service.options import Ties
@@ -62,49 +62,39 @@ class Ready(Protocol):
 
 def serve(
     config: BrokerConfig,
+    data_dir: str,
+    place: str,
     *,
     wishes: Sequence[Wish],
-    memory: bool,
     plain: bool,
     ties: Ties,
     supervised: int | None = None,
 ) -> int:
     """Run a broker until a signal; returns the exit status. plain: no banner, even on a terminal.
 
-    wishes: topics to create if absent, and their records. ties: to whatever started it. supervised: set
-    where a supervisor did, which speaks for all: so many brokers are to live before this one is ready. Raises
-    Misconfigured when it cannot start.
+    data_dir, place: where data is, as a path and in words. wishes: topics to create if absent, and their records.
+    ties: to whatever started it. supervised: set where a supervisor did, which speaks for all: so many brokers are to
+    live before this one is ready. Raises Misconfigured when it cannot start.
     """
     for warning in () if supervised else config.warnings:
         log.warning("%s", warning)
-    with directory(config, memory) as (data_dir, place):
-        about = {"node": config.node_id, "data_dir": os.path.abspath(data_dir)}
-        life = ties.begin(RunningFile(data_dir), who=f"node {config.node_id}", **about)
-        if plain:
-            tell(log, events.STARTING, version=__version__, pid=os.getpid(), place=place, **about)
-        process = _Process(
-            config, data_dir, place, life, ties, supervised, banner=is_terminal(sys.stderr) and not plain
-        )  # fmt: skip
-        try:
-            trio.run(process.run, wishes)
-        except Exception as error:
-            reason = None if process.ready else why(error)
-            if reason is None:
-                raise  # a bug, or a failure while serving: the traceback is wanted
-            raise (Failed if _may_pass(error) else Misconfigured)(reason) from None
-        finally:
-            life.end()
+    about = {"node": config.node_id, "data_dir": os.path.abspath(data_dir)}
+    life = ties.begin(RunningFile(data_dir), who=f"node {config.node_id}", **about)
+    if plain:
+        tell(log, events.STARTING, version=__version__, pid=os.getpid(), place=place, **about)
+    has_banner = is_terminal(sys.stderr) and not plain
+    process = _Process(config, data_dir, place, life, ties, supervised, banner=has_banner)
+    try:
+        trio.run(process.run, wishes)
+    except Exception as error:
+        reason = None if process.ready else why(error)
+        if reason is None:
+            raise  # a bug, or a failure while serving: the traceback is wanted
+        raise (Failed if _may_pass(error) else Misconfigured)(reason) from None
+    finally:
+        life.end()
     gc.freeze()  # nor need any as the process ends: with thousands of partitions it would take seconds
     return 0
-
-
-def directory(config: BrokerConfig, memory: bool) -> AbstractContextManager[tuple[str, str]]:
-    """Where data is, as a path and in words."""
-    if not memory:
-        return nullcontext((config.data_dir, config.data_dir))
-    from kbroker.cli.broker.memory_directory import memory_directory
-
-    return memory_directory()
 
 
 class _Process:
@@ -276,7 +266,7 @@ def why(error: BaseException) -> str | None:
     if isinstance(error, AddressInUse):
         return f"{error}. Another port: kbroker --listen 127.0.0.1:0"
     if isinstance(error, DirectoryLocked):
-        return f"the data directory is in use by {error.holder}. Another directory: kbroker --data-dir DIR"
+        return in_use(error.holder)
     if isinstance(error, ConfigError | StartFailed):
         return str(error)
     if isinstance(error, OSError):

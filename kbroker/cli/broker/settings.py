@@ -12,9 +12,10 @@ import click
 from click.core import ParameterSource
 
 from kbroker.cli.broker.dynamic import HIDDEN, Setting, running
-from kbroker.cli.broker.start import CONFIG_OPTIONS, config_flags, configured, read_text, start
+from kbroker.cli.broker.start import CONFIG_OPTIONS, config_flags, configured, start
 from kbroker.cli.client.connecting import Connection, connection_options
 from kbroker.cli.errors import Misconfigured
+from kbroker.cli.files import read_text
 from kbroker.cli.lazy import LazyGroup
 from kbroker.cli.names import CONFIG
 from kbroker.cli.tables import format_option, json_text, plural, table, visible

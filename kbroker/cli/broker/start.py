@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from kbroker.cli.broker.layout import BROKERS_MAX, refuse_several
 from kbroker.cli.broker.logs import LEVELS
 from kbroker.cli.broker.service.options import Flags, service_options
 from kbroker.cli.errors import EXIT_FAILED, Failed, Misconfigured
+from kbroker.cli.files import config_option, read_config_file, read_text
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -44,14 +46,7 @@ class _Start(click.Command):
 
 
 @click.command(cls=_Start, epilog=_EPILOG)
-@click.option(
-    "-c",
-    "--config",
-    "file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    envvar="KBROKER_CONFIG",
-    help="Configuration: TOML (*.toml) or Java properties (Kafka's server.properties works).",
-)
+@config_option("Configuration: TOML (*.toml) or Java properties (Kafka's server.properties works).")
 @click.option(
     "--listen",
     "listens",
@@ -175,14 +170,25 @@ def start(
             options = ["--log-level", log_level, "--log-format", log_format, *(["--config", str(file)] if file else [])]
             options += [f"--override={text}" for text in overrides]
             first = [f"--topic={text}" for text in topics] + ([f"--seed={seed}"] if seed else [])
-            return supervise(config, Orders(brokers, options, first, memory, plain, ties))
+            with _directory(config, memory) as (path, place):
+                return supervise(config, Orders(brokers, options, first, path, place, plain, ties))
         from kbroker.cli.broker.serve import serve
 
         if not memory and not supervised:
             refuse_several(config.data_dir)
-        return serve(config, wishes=wishes, memory=memory, plain=plain, ties=ties, supervised=supervised)
+        with _directory(config, memory) as (path, place):
+            return serve(config, path, place, wishes=wishes, plain=plain, ties=ties, supervised=supervised)
 
     return _told(run, starter, is_json=plain and not service.detach, in_words=not supervised)
+
+
+def _directory(config: BrokerConfig, memory: bool) -> AbstractContextManager[tuple[str, str]]:
+    """Where data is, as a path and in words."""
+    if not memory:
+        return nullcontext((config.data_dir, config.data_dir))
+    from kbroker.cli.broker.memory_directory import memory_directory
+
+    return memory_directory()
 
 
 def _completed(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
@@ -323,20 +329,3 @@ def _seeded(file: Path) -> list[Wish]:
         return read_seed(read_text(file), str(file))
     except SeedError as error:
         raise Misconfigured("\n".join(f"{file}:{each.line}: {each.text}" for each in error.mistakes)) from None
-
-
-def read_config_file(file: Path) -> dict[str, str]:
-    """The names and values in a configuration file. Raises Misconfigured, or ConfigError for TOML that is none."""
-    from kbroker.config import read_file
-
-    return read_file(read_text(file), str(file))
-
-
-def read_text(file: Path) -> str:
-    """What is in a file that people write. Raises Misconfigured."""
-    try:
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise Misconfigured(f"cannot read {file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise Misconfigured(f"{file} is not text in UTF-8") from None

@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeAlias
 
 import click
@@ -33,7 +33,7 @@ import click
 from kbroker import __version__, events
 from kbroker.cli.broker.again import program
 from kbroker.cli.broker.banner import address_of, address_text, banner, near, seconds_since_start
-from kbroker.cli.broker.layout import LOCK, STORE_FILE, directory_of, named, refuse_others, unusable
+from kbroker.cli.broker.layout import LOCK, STORE_FILE, directory_of, in_use, named, refuse_others, unusable
 from kbroker.cli.broker.listeners import MAP
 from kbroker.cli.broker.logs import is_terminal
 from kbroker.cli.broker.service.life import READY, STARTING, Life, RunningFile
@@ -60,7 +60,8 @@ class Orders(NamedTuple):
     brokers: int
     options: Sequence[str]  # those of `kbroker start` that every broker is given as they are
     first: Sequence[str]  # those for the first, which sees to them when all are there: --topic, --seed
-    memory: bool
+    data_dir: str  # where all brokers' data is
+    place: str  # the same in words
     plain: bool  # no banner, even on a terminal
     ties: Ties
 
@@ -70,25 +71,15 @@ def supervise(config: BrokerConfig, orders: Orders) -> int:
     for warning in config.warnings:
         log.warning("%s", warning)
     plans = plan(config, orders.brokers)
-    with _directory(config, orders.memory) as (data_dir, place):
-        refuse_others(data_dir, [each.id for each in plans])
-        with _locked(data_dir):
-            who = named([each.id for each in plans])
-            life = orders.ties.begin(RunningFile(data_dir), who=who, data_dir=os.path.abspath(data_dir))
-            life.learn()
-            try:
-                return _Supervisor(orders, plans, config, data_dir, place, life).run()
-            finally:
-                life.end()
-
-
-def _directory(config: BrokerConfig, memory: bool) -> AbstractContextManager[tuple[str, str]]:
-    """Where all brokers' data is, as a path and in words."""
-    if not memory:
-        return nullcontext((config.data_dir, config.data_dir))
-    from kbroker.cli.broker.memory_directory import memory_directory
-
-    return memory_directory()
+    refuse_others(orders.data_dir, [each.id for each in plans])
+    with _locked(orders.data_dir):
+        who = named([each.id for each in plans])
+        life = orders.ties.begin(RunningFile(orders.data_dir), who=who, data_dir=os.path.abspath(orders.data_dir))
+        life.learn()
+        try:
+            return _Supervisor(orders, plans, config, life).run()
+        finally:
+            life.end()
 
 
 class Plan(NamedTuple):
@@ -153,9 +144,7 @@ def _locked(data_dir: str) -> Iterator[None]:
         os.makedirs(data_dir, exist_ok=True)
         lock = take_lock(os.path.join(data_dir, LOCK), Features.detect())
     except DirectoryLocked as error:
-        raise Misconfigured(
-            f"the data directory is in use by {error.holder}. Another directory: kbroker --data-dir DIR"
-        ) from None
+        raise Misconfigured(in_use(error.holder)) from None
     except OSError as error:
         raise Misconfigured(unusable(error, data_dir)) from None
     try:
@@ -216,15 +205,11 @@ class _Broker:
 class _Supervisor:
     """The brokers' processes, from the first start to the last end."""
 
-    def __init__(
-        self, orders: Orders, plans: Sequence[Plan], config: BrokerConfig, data_dir: str, place: str, life: Life
-    ) -> None:
+    def __init__(self, orders: Orders, plans: Sequence[Plan], config: BrokerConfig, life: Life) -> None:
         self._orders = orders
         self._life = life
-        self._data_dir = data_dir
-        self._place = place
         self._brokers = [_Broker(part) for part in plans]
-        shared = f"sqlite:{os.path.join(os.path.abspath(data_dir), STORE_FILE)}"
+        shared = f"sqlite:{os.path.join(os.path.abspath(orders.data_dir), STORE_FILE)}"
         self._store = config.get_str("kbroker.coordination") or shared
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._announced = False  # all have served, and it was said
@@ -317,7 +302,7 @@ class _Supervisor:
         settings = {**part.overrides, "listeners": _text(part.listeners), "kbroker.coordination": self._store}
         if part.advertised:
             settings["advertised.listeners"] = _text(part.advertised)
-        settings["kbroker.data.dir"] = directory_of(self._data_dir, broker.id)
+        settings["kbroker.data.dir"] = directory_of(orders.data_dir, broker.id)
         command = [*program(), "start", *orders.options]
         command += [f"--override={name}={value}" for name, value in settings.items()]
         brokers_min = 1 if self._announced else orders.brokers  # at first they wait for each other
@@ -395,14 +380,15 @@ class _Supervisor:
             bootstrap_servers=[near(address) for address in addresses],
             brokers=[each.record() for each in self._brokers],
         )
-        seconds = seconds_since_start()
-        if is_terminal(sys.stderr) and not self._orders.plain:
+        orders, seconds = self._orders, seconds_since_start()
+        if is_terminal(sys.stderr) and not orders.plain:
             took = f"ready in {seconds:.2f} s"
-            click.echo(banner(who, self._place, addresses, took, ["cluster info"]), err=True)
+            click.echo(banner(who, orders.place, addresses, took, ["cluster info"]), err=True)
             return
         pids = {each.id: each.process.pid for each in self._brokers if each.process}
-        about = {"version": __version__, "who": who, "data_dir": os.path.abspath(self._data_dir), "pid": os.getpid()}
-        tell(log, events.BROKERS_LISTENING, listeners=addresses, place=self._place, **about)
+        data_dir = os.path.abspath(orders.data_dir)
+        about = {"version": __version__, "who": who, "place": orders.place, "data_dir": data_dir, "pid": os.getpid()}
+        tell(log, events.BROKERS_LISTENING, listeners=addresses, **about)
         processes = [f"{node} is process {pid}" for node, pid in pids.items()]
         tell(log, events.BROKERS_PROCESSES, processes=processes, pids=pids)
         tell(log, events.BROKERS_READY, seconds=seconds, listeners=addresses, pid=os.getpid())

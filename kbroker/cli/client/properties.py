@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from kbroker.cli.errors import Misconfigured
+from kbroker.cli.files import read_text
 
 # Names of the Java client and librdkafka whose kafka-python name is not simply the same with underscores.
 _RENAMED = {
@@ -40,12 +41,7 @@ def client_properties(settings: Sequence[str], file: Path | None) -> dict[str, A
 
     named: dict[str, str] = {}
     if file is not None:
-        try:
-            named.update(read_properties(file.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise Misconfigured(f"cannot read {file}: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise Misconfigured(f"{file} is no text in UTF-8") from None
+        named.update(read_properties(read_text(file)))
     for text in settings:
         name, equals, value = text.partition("=")
         if not equals:

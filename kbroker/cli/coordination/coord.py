@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from kbroker.cli.errors import Failed, Misconfigured
+from kbroker.cli.files import config_option, read_config_file
 from kbroker.cli.lazy import LazyGroup
 from kbroker.cli.tables import format_option, json_text, plural, table
 
@@ -38,14 +39,7 @@ A STORE is what kbroker.coordination takes: sqlite:PATH, or etcd://HOST:PORT,HOS
 broker's own is sqlite:DIR/coord.db, in its data directory DIR. How to get into an etcd (kbroker.etcd.*) is read from
 the configuration given with -c, and from KBROKER_ETCD_* in the environment.
 """
-file_option = click.option(
-    "-c",
-    "--config",
-    "file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    envvar="KBROKER_CONFIG",
-    help="A broker's configuration: its kbroker.etcd.* are used.",
-)
+file_option = config_option("A broker's configuration: its kbroker.etcd.* are used.")
 
 
 class StoreType(click.ParamType["StoreAddress"]):
@@ -143,7 +137,6 @@ def with_stores(file: Path | None, addresses: list[StoreAddress], work: Callable
 
 def _configured(file: Path | None) -> BrokerConfig:
     """The configuration as a broker would have it, for what it says of etcd."""
-    from kbroker.cli.broker.start import read_config_file
     from kbroker.config import ConfigError, load
 
     values = read_config_file(file) if file else {}

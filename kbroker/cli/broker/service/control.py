@@ -21,6 +21,7 @@ import click
 from kbroker.cli.broker.layout import LOCK
 from kbroker.cli.broker.service.life import READY, RUNNING, STOPPING, belongs_to, read_record
 from kbroker.cli.errors import EXIT_FAILED, EXIT_UNREACHABLE, Failed, Misconfigured, Unreachable
+from kbroker.cli.files import config_option, read_config_file
 from kbroker.cli.tables import format_option, json_text, visible
 from kbroker.cli.times import DurationType, span
 from kbroker.env.features import Features
@@ -38,14 +39,7 @@ def _where(command: Callable[..., Any]) -> Callable[..., Any]:
     """--data-dir, -c and --memory, as `start` takes them."""
     for option in (
         click.option("--memory", is_flag=True, help="The broker that was started with --memory."),
-        click.option(
-            "-c",
-            "--config",
-            "file",
-            type=click.Path(dir_okay=False, path_type=Path),
-            envvar="KBROKER_CONFIG",
-            help="The configuration that names the directory.",
-        ),
+        config_option("The configuration that names the directory."),
         click.option("--data-dir", metavar="DIR", help="Its data directory.  [default: ./kbroker-data]"),
     ):
         command = option(command)
@@ -147,7 +141,10 @@ class _Process:
         if _proven(_find(found.data_dir) or found) != self.pid:
             raise Failed(f"the data directory {found.data_dir} has changed hands just now: try again")
         if not _says_who_it_is(found):
-            raise Failed(f"{self.name} holds {found.data_dir} and does not say that it is a broker: it is left alone")
+            raise Failed(
+                f"{self.name} holds {found.data_dir} and does not say that it is a broker: it is left alone. "
+                f"If you know that it is one: kill {self.pid}"
+            )
 
     def signal(self, number: signal.Signals) -> str:
         """Send it; the name of the signal."""
@@ -221,7 +218,6 @@ def _directory(data_dir: str | None, file: Path | None, memory: bool) -> str:
         return _memory_directory()
     if data_dir is not None:
         return data_dir
-    from kbroker.cli.broker.start import read_config_file
     from kbroker.config import ConfigError, load
 
     try:

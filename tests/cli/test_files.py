@@ -1,0 +1,42 @@
+"""Files that commands read whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from kbroker.cli import cli, files
+from kbroker.cli.errors import Misconfigured
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["config", "check", "/dev/zero"],
+        ["config", "show", "-c", "/dev/zero"],
+        ["start", "--seed", "/dev/zero"],
+        ["status", "-c", "/dev/zero"],
+        ["coord", "info", "sqlite:none", "-c", "/dev/zero"],
+        ["topic", "list", "--command-config", "/dev/zero"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="a file without end")
+def test_what_has_no_end_is_refused(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "TEXT_CHARACTERS_MAX", 1000)
+    result = CliRunner().invoke(cli, command)
+    assert isinstance(result.exception, Misconfigured) or result.exit_code == 2
+    assert "/dev/zero is too large to be read" in str(result.exception) + result.output
+
+
+def test_what_is_as_large_as_can_be_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "TEXT_CHARACTERS_MAX", 4)
+    file = tmp_path / "file"
+    file.write_text("äöü\n", encoding="utf-8")
+    assert files.read_text(file) == "äöü\n"
+    file.write_bytes(b"\xff")
+    with pytest.raises(Misconfigured, match="file is not text in UTF-8"):
+        files.read_text(file)
