@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import queue
 import socket
 import sys
 import threading
@@ -175,9 +176,9 @@ def test_a_parent_is_watched_where_there_is_no_descriptor_of_it(monkeypatch: pyt
     monkeypatch.setattr(os, "pidfd_open", lambda pid: os.stat("/no/such/call"), raising=False)
     monkeypatch.setattr(os, "getppid", lambda: next(parents))
     monkeypatch.setattr(parent, "LOOK_S", 0.001)
-    ended = threading.Event()
-    parent.Parent(4711).watch(ended.set)
-    assert ended.wait(5)
+    ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+    parent.Parent(4711).watch(ended.put)
+    assert ended.get(timeout=5) == "process 4711, the parent, has ended"
 
 
 @pytest.mark.parametrize(

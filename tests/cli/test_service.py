@@ -76,7 +76,7 @@ class Detached(NamedTuple):
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Detached]:
     """And its end: clean, told, nothing left that says it were there."""
     place = tmp_path_factory.mktemp("service")
-    directory, ready_file = place / "data", place / "ready.json"
+    directory, ready_file = place / "my data", place / "ready.json"
     options = ("--listen", "127.0.0.1:0", "--data-dir", directory, "--ready-file", ready_file, "--log-format", "json")
     begun = run("start", "--detach", *options)
     assert begun.returncode == 0, begun.stderr
@@ -99,7 +99,7 @@ def test_detach_returns_when_the_broker_is_ready_and_says_where(broker: Detached
     ready = broker.ready
     assert told["process"] == str(ready["pid"]) and told["listening"] == ready["bootstrap_servers"]
     assert told["log"] == str(broker.directory / "kbroker.log")
-    assert told["stop"] == f"kbroker stop --data-dir {broker.directory}"
+    assert told["stop"] == f"kbroker stop --data-dir '{broker.directory}'"
     assert os.getsid(ready["pid"]) == ready["pid"], "it has a session of its own"
 
 

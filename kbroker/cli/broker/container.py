@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 
+from kbroker.cli.broker.listeners import MAP
 from kbroker.cli.broker.service.life import READY, Life
 from kbroker.cli.errors import Misconfigured
 from kbroker.config import TABLE, BrokerConfig, Scope
@@ -25,7 +26,6 @@ from kbroker.config.table import did_you_mean
 DATA_DIR = "/var/lib/kafka/data"
 LISTENERS = "PLAINTEXT://:9092,INTERNAL://:19092"
 ADVERTISED = "PLAINTEXT://localhost:9092"
-MAP = "listener.security.protocol.map"
 QUORUM = ("controller.quorum.voters", "controller.quorum.bootstrap.servers")
 
 # Of other programs in the same images, or without a meaning of their own.

@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
@@ -139,13 +139,10 @@ class _Process:
                 self.hands_over = False  # to whom? The others stop, too
                 stop("the supervisor ends")
 
-            def soon(reason: str) -> Callable[[], None]:
-                return lambda: token.run_sync_soon(stop, reason)
-
             # Not trio's own receiver of signals: at its end it would raise again what had come twice.
             Signals(lambda number: token.run_sync_soon(stop, signal_name(number))).watch()
             if self.ties.parent is not None:
-                self.ties.parent.watch(soon(f"process {self.ties.parent.pid}, the parent, has ended"))
+                self.ties.parent.watch(lambda reason: token.run_sync_soon(stop, reason))
             if self.supervised is not None:
                 from kbroker.cli.broker.supervised import watch_stdin
 

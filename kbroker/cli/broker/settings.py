@@ -166,14 +166,13 @@ def _effective(config: BrokerConfig) -> list[Setting]:
     ]
 
 
-def _explain(key: object) -> str:
+def _explain(key: ConfigKey) -> str:
     import textwrap
 
     from kbroker.config.docs import documentation
-    from kbroker.config.keys import ConfigKey, Update, default_text, expected
+    from kbroker.config.keys import Update, default_text, expected
     from kbroker.config.units import unit_of
 
-    assert isinstance(key, ConfigKey)
     lines = [f"{key.name} ({key.scope.name.lower()}, {key.type.name})", ""]
     lines += textwrap.wrap(documentation(key), 90, initial_indent="  ", subsequent_indent="  ")
     lines += ["", f"  default   {default_text(key)}", f"  accepts   {expected(key)}"]

@@ -13,12 +13,24 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from typing import Any
 
 from kbroker.cli.broker.service.life import READY, STARTING, Life
 
 STDIN, STDOUT = 0, 1
+
+
+def told(stdout: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """What a broker tells, to its end, read by who has started it. Lines that are not its words are passed over."""
+    for line in stdout:
+        try:
+            message = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(message, dict):
+            yield message
 
 
 class Starter:

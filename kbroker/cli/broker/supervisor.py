@@ -16,7 +16,6 @@ Owns the processes. Few imports: it lives as long as they do, and its memory cou
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import queue
@@ -39,6 +38,7 @@ from kbroker.cli.broker.logs import is_terminal
 from kbroker.cli.broker.service.life import READY, STARTING, Life, RunningFile
 from kbroker.cli.broker.service.options import Ties
 from kbroker.cli.broker.signals import Signals, signal_name
+from kbroker.cli.broker.supervised import told
 from kbroker.cli.errors import EXIT_USAGE, Failed, Misconfigured
 from kbroker.config import BrokerConfig
 from kbroker.events import tell
@@ -222,7 +222,7 @@ class _Supervisor:
         Signals(lambda number: self._events.put(Asked(signal_name(number))), self._kill).watch()
         parent = self._orders.ties.parent
         if parent is not None:
-            parent.watch(lambda: self._events.put(Asked(f"process {parent.pid}, the parent, has ended")))
+            parent.watch(lambda reason: self._events.put(Asked(reason)))
         try:
             for broker in self._brokers:
                 self._start(broker)
@@ -314,13 +314,8 @@ class _Supervisor:
     def _listen(self, broker: _Broker, process: subprocess.Popen[str]) -> None:
         """In a thread: pass on what the broker tells, and its end."""
         assert process.stdout is not None
-        for line in process.stdout:
-            try:
-                message = json.loads(line)
-            except ValueError:
-                continue  # not the broker's words
-            if isinstance(message, dict):
-                self._events.put(Told(broker, message))
+        for message in told(process.stdout):
+            self._events.put(Told(broker, message))
         self._events.put(Ended(broker, process.wait()))
 
     def _note_ready(self, broker: _Broker, listeners: Listeners) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from kafka_wire.api import ApiKey
 from kafka_wire.errors import ProtocolError
-from kbroker.cli.broker.banner import address_text
+from kbroker.cli.broker.banner import address_of, address_text
 from kbroker.cli.client.plain import call
 from kbroker.cli.errors import Unreachable
 from kbroker.cli.tables import plural, visible
@@ -75,8 +75,8 @@ def _ask(connection: socket.socket, text: str, began: float) -> Answer:
         raise ProtocolError("no Metadata")
     request, version = MetadataRequest(topics=[]), min(METADATA_VERSION, highest)
     metadata = call(connection, ApiKey.METADATA, version, request, CLIENT_ID)
-    brokers = {each.node_id: f"{each.host}:{each.port}" for each in metadata.brokers}
-    peers = {connection.getpeername()[:2], (text.rpartition(":")[0].strip("[]"), connection.getpeername()[1])}
+    brokers = {each.node_id: address_text(each.host, each.port) for each in metadata.brokers}
+    peers = {connection.getpeername()[:2], address_of(text)}
     found = [each.node_id for each in metadata.brokers if (each.host, each.port) in peers or len(brokers) == 1]
     controller = metadata.controller_id if metadata.controller_id >= 0 else None
     took_ms = (time.monotonic() - began) * 1000

@@ -6,9 +6,9 @@ while it starts (supervised.py) is told here, a start that fails with its reason
 
 from __future__ import annotations
 
-import json
 import os
 import queue
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -21,6 +21,7 @@ from typing import IO, Any, NamedTuple
 import click
 
 from kbroker.cli.broker.again import program
+from kbroker.cli.broker.supervised import told
 from kbroker.cli.errors import EXIT_USAGE, Failed, Misconfigured
 
 LOG = "kbroker.log"
@@ -110,12 +111,12 @@ def _opened(path: Path) -> IO[bytes]:
 
 def _wait_ready(process: subprocess.Popen[str], wait_s: float, log_file: Path, begin: int) -> Mapping[str, Any]:
     """What it tells when it is ready. Raises Failed with its reason and status when it is not going to be."""
-    told: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(process, told), daemon=True).start()
+    messages: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(process, messages), daemon=True).start()
     until, doing, reason = time.monotonic() + wait_s, "", ""
     while True:
         try:
-            message = told.get(timeout=max(0.0, until - time.monotonic()))
+            message = messages.get(timeout=max(0.0, until - time.monotonic()))
         except queue.Empty:
             on = f" ({doing})" if doing else ""
             raise Failed(
@@ -133,17 +134,12 @@ def _wait_ready(process: subprocess.Popen[str], wait_s: float, log_file: Path, b
                 raise _failure(process.wait(), reason, log_file, begin)
 
 
-def _listen(process: subprocess.Popen[str], told: queue.SimpleQueue[Mapping[str, Any] | None]) -> None:
+def _listen(process: subprocess.Popen[str], messages: queue.SimpleQueue[Mapping[str, Any] | None]) -> None:
     """In a thread: pass on what it tells, at last None."""
     assert process.stdout is not None
-    for line in process.stdout:
-        try:
-            message = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(message, dict):
-            told.put(message)
-    told.put(None)
+    for message in told(process.stdout):
+        messages.put(message)
+    messages.put(None)
 
 
 def _failure(status: int, reason: str, log_file: Path, begin: int) -> Failed:
@@ -168,4 +164,4 @@ def _stop_command(data_dir: str) -> str:
     """The command that stops the broker of a directory."""
     from kbroker.config import BrokerConfig
 
-    return "kbroker stop" if data_dir == BrokerConfig().data_dir else f"kbroker stop --data-dir {data_dir}"
+    return "kbroker stop" if data_dir == BrokerConfig().data_dir else f"kbroker stop --data-dir {shlex.quote(data_dir)}"

@@ -38,8 +38,8 @@ class Parent:
                 "started this broker has gone, or the option is of no use here"
             )
 
-    def watch(self, on_end: Callable[[], None]) -> None:
-        """Call on_end, from another thread, when it has ended."""
+    def watch(self, on_end: Callable[[str], None]) -> None:
+        """Call on_end, from another thread, when it has ended; with that in words."""
 
         def wait_for_end() -> None:
             if self._fd is not None:
@@ -48,7 +48,7 @@ class Parent:
                 poll.poll()
             while os.getppid() == self.pid:
                 time.sleep(LOOK_S)
-            on_end()
+            on_end(f"process {self.pid}, the parent, has ended")
 
         threading.Thread(target=wait_for_end, name="parent", daemon=True).start()
 

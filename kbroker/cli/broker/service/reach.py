@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+from kbroker.cli.broker.banner import address_of
 from kbroker.cli.broker.service.asking import Answer, ask
 from kbroker.cli.errors import Unreachable
 from kbroker.cli.tables import visible
@@ -34,9 +35,8 @@ def reach(answer: Answer, seconds: float, ask: Callable[[tuple[str, int], float]
     """Each of the brokers' addresses, tried for so long."""
 
     def attempt(node: int, address: str) -> Told:
-        host, _, port = address.rpartition(":")
         try:
-            found = ask((host, int(port)), time.monotonic() + seconds)
+            found = ask(address_of(address), time.monotonic() + seconds)
         except Unreachable as error:
             return Told(node, address, error.message)
         except (ValueError, UnicodeError, OverflowError):
