@@ -31,7 +31,6 @@ QUORUM = ("controller.quorum.voters", "controller.quorum.bootstrap.servers")
 # Of other programs in the same images, or without a meaning of their own.
 _OTHERS = ("KAFKA_CONFLUENT_", "KAFKA_REST_", "KAFKA_ENABLE_KRAFT", "KAFKA_KRAFT_CLUSTER_ID")
 _INSTEAD = {
-    "KAFKA_ADVERTISED_HOST": "say KAFKA_ADVERTISED_LISTENERS=PLAINTEXT://HOST:PORT",
     "KAFKA_ADVERTISED_PORT": "say KAFKA_ADVERTISED_LISTENERS=PLAINTEXT://HOST:PORT",
     "KAFKA_CREATE_TOPICS": "say it in the command: start --topic NAME:PARTITIONS",
     "KAFKA_ZOOKEEPER": "kbroker needs no ZooKeeper; brokers of several containers meet in etcd (kbroker.coordination)",
@@ -84,8 +83,8 @@ def _unknown_variables(environment: Mapping[str, str]) -> Iterator[str]:
         if not may_be_config(variable, environment[variable]):
             continue
         name = env_name(variable.removeprefix("KAFKA_CFG_").removeprefix("KAFKA_"))
-        instead = next((text for prefix, text in _INSTEAD.items() if variable.startswith(prefix)), None)
-        if name not in TABLE[Scope.BROKER] and (instead or not did_you_mean(Scope.BROKER, name)):
+        if name not in TABLE[Scope.BROKER] and not did_you_mean(Scope.BROKER, name):
+            instead = next((text for prefix, text in _INSTEAD.items() if variable.startswith(prefix)), None)
             yield f"environment variable {variable} is ignored: {instead or f'unknown config {name}'}"
 
 
