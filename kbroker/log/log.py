@@ -543,8 +543,8 @@ class PartitionLog(WritableLog):
             segment.make_way()
         new = Segment.in_place_of(old, size)
         try:
-            self._replaced += 1
-            self._deleted += swap.take_place(self.disk, new.stem, [segment.stem for segment in old], self._replaced)
+            self.replaced += 1
+            self._deleted += swap.take_place(self.disk, new.stem, [segment.stem for segment in old], self.replaced)
         except OSError as error:
             raise self.fail(LogOffline(f"{new.path} cannot take its place: {error}")) from error
         self.segments[start : start + count] = [new]

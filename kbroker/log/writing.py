@@ -72,7 +72,7 @@ class WritableLog:
         "size", "offline", "high_watermark", "held_from", "is_created", "_on_due", "_snapshots", "_deleted",
         "_released", "rules", "reading", "rediscovery", "flushes", "unread", "_flushing", "_dirty_since_ms", "_cuts",
         "_unsettled", "_named", "_is_metadata_synced", "is_shared", "_witness", "_cut_to", "_restart_at", "_has_cut",
-        "_settling", "cleaned_to", "horizon_ms", "_cleaning", "_replacing", "_replaced", "_dropped", "renaming",
+        "_settling", "cleaned_to", "horizon_ms", "_cleaning", "_replacing", "replaced", "_dropped", "renaming",
         "may_return", "ahead", "notes_tags", "has_hidden", "gaps_below", "_gaps_synced",
     )  # fmt: skip
 
@@ -136,7 +136,7 @@ class WritableLog:
         self.horizon_ms = LONG_MAX  # when the first tombstone or marker below may go, as far as known
         # While a pass of compaction reads closed segments, so that none is deleted: the truncations before it.
         self._cleaning = NO_PASS
-        self._replaced = 0  # segments that have taken the place of others
+        self.replaced = 0  # segments that have taken the place of others
         self._replacing: trio.Event | None = None  # rings when a segment has taken the place of others; None: none does
         self._named = -1  # base offset of the newest segment whose directory entry is durable
         # an empty log that begins above 0 has yet to make its first segment's name durable

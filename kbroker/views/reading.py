@@ -43,7 +43,7 @@ from kbroker.log.segment import Segment
 from kbroker.replication.reads import Scanned
 from kbroker.replication.visible import Visible, skip_marker
 from kbroker.views.filtering import Filter
-from kbroker.views.results import Found, Result, Results
+from kbroker.views.results import Found, Result, Results, Version, version_of
 
 LOOK_BYTES = 1024 * 1024  # of batches that one look reads
 LOOK_RECORDS = 50_000  # after which it ends, at the end of a batch
@@ -103,11 +103,17 @@ class Plan(NamedTuple):
 class FilteredReader:
     """Reads one partition for one view. Stands in for `log.reading` (kbroker.replication.reads.Reader)."""
 
-    __slots__ = ("selection", "results")
+    __slots__ = ("selection", "results", "_has_ended")
 
     def __init__(self, selection: Selection, results: Results) -> None:
         self.selection = selection
         self.results = results
+        self._has_ended = False
+
+    def end(self) -> None:
+        """Nobody will read through this one any more: keep nothing for it."""
+        self._has_ended = True
+        self.results.forget(self)
 
     def read(
         self, log: PartitionLog, offset: int, bytes_max: int, bound: int, at_least_one: bool, now: bool
@@ -118,7 +124,7 @@ class FilteredReader:
         where a worker has to look first; without it, nothing is told of what nobody has looked at yet.
         Raises CorruptLog, OSError.
         """
-        result = self.results.get(self, offset, log.end)
+        result = self.results.get(self, offset, version_of(log))
         if result is not None and (result.pieces or result.is_partial):
             return self._serve(log, offset, result, bytes_max, bound, at_least_one)
         start = result.after if result is not None else offset
@@ -132,9 +138,8 @@ class FilteredReader:
         if plan.runs:
             if now:
                 look = Look(plan, self.selection, start, bound)
-                raise NotInMemory(
-                    look.run, partial(self._take, log, offset, bound, log.end), cost=min(plan.size, LOOK_BYTES)
-                )
+                take = partial(self._take, log, offset, bound, version_of(log))
+                raise NotInMemory(look.run, take, cost=min(plan.size, LOOK_BYTES))
             return self._nothing(log, offset, start, bound)._replace(is_partial=True)
         self._keep(log, offset, plan.after, bound, [])
         return self._nothing(log, offset, plan.after, bound)
@@ -145,7 +150,7 @@ class FilteredReader:
         What nobody has looked at counts as found, and what the index knows to be of no use does not: that is kept, so
         that who waits while much is appended has only the newest counted again. May raise OSError.
         """
-        result = self.results.get(self, offset, log.end)
+        result = self.results.get(self, offset, version_of(log))
         start = result.after if result is not None else offset
         found = result.size if result is not None else 0
         if start >= bound:
@@ -161,12 +166,12 @@ class FilteredReader:
 
     def _keep(self, log: PartitionLog, offset: int, after: int, bound: int, pieces: Sequence[Found]) -> None:
         size = sum([len(each.data) for each in pieces])
-        self.results.put(self, offset, Result(log.end, after, pieces, size, after < bound))
+        self.results.put(self, offset, Result(version_of(log), after, pieces, size, after < bound))
 
-    def _take(self, log: PartitionLog, offset: int, bound: int, log_end: object, looked: Looked) -> None:
+    def _take(self, log: PartitionLog, offset: int, bound: int, version: Version, looked: Looked) -> None:
         """A worker has looked."""
-        if log.end is not log_end:
-            return  # it was cut meanwhile
+        if self._has_ended or version_of(log) != version:
+            return  # it was cut meanwhile, say
         for segment, tags, learned in looked.learned:
             if segment.tags is tags:
                 for piece in learned.pieces:
@@ -193,8 +198,6 @@ class FilteredReader:
                     return self._nothing(log, offset, min(base_offset, bound), bound)
                 return Scanned(parts, after, length, False)
             if length + len(data) > bytes_max and (parts or not at_least_one):
-                if parts:
-                    self._split(offset, result, len(parts), after, length)
                 return Scanned(parts, after, length, True)
             parts.append(data)
             length, after = length + len(data), next_offset
@@ -202,13 +205,6 @@ class FilteredReader:
         if end > after:
             parts.append(skip_marker(log, end - 1))
         return Scanned(parts, end, length, end < bound)
-
-    def _split(self, offset: int, result: Result, count: int, after: int, length: int) -> None:
-        """Only so many pieces of a result fit: keep the others for who asks on from there."""
-        first = result._replace(after=after, pieces=result.pieces[:count], size=length, is_partial=True)
-        self.results.put(self, offset, first)
-        others = result._replace(pieces=result.pieces[count:], size=result.size - length)
-        self.results.put(self, after, others)
 
     def _slices(
         self, log: PartitionLog, offset: int, plan: Plan, bytes_max: int, bound: int, at_least_one: bool, now: bool

@@ -16,7 +16,7 @@ from kbroker.log.derived.epochs import NO_EPOCH
 from kbroker.log.log import PartitionLog
 from kbroker.replication.doubt import InDoubt
 from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, Partition
-from kbroker.replication.reads import Reader, ReadResult
+from kbroker.replication.reads import ReadResult
 from kbroker.replication.stable import StableOffset
 from kbroker.views.ages import Ages
 from kbroker.views.results import Results
@@ -24,6 +24,7 @@ from kbroker.watermark import Watermark
 
 if TYPE_CHECKING:
     from kbroker.filters import Expression
+    from kbroker.views.reading import FilteredReader
 
 
 class ViewPartition:
@@ -132,6 +133,8 @@ class ViewPartition:
         """The view is no more, or another one: let go of who waits for this one."""
         for watermark in self._waited.values():
             watermark.close(KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION))
+        if self.reader is not None:
+            self.reader.end()
 
     def read(
         self,
@@ -160,7 +163,7 @@ class ViewPartition:
         return ages.end_by(self._now_ms() - self.spec.lag_ms)
 
 
-def _filtered(expression: Expression, is_exact: bool, results: Results) -> Reader:
+def _filtered(expression: Expression, is_exact: bool, results: Results) -> FilteredReader:
     from kbroker.views.reading import FilteredReader, Selection  # only where there are filters
 
     return FilteredReader(Selection(expression, is_exact=is_exact), results)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.configs import DescribeConfigsRequest, DescribeConfigsResource
@@ -38,6 +38,7 @@ from kafka_wire.records import build_batch, headers, read_records
 from kbroker.config.broker_keys import RACK_AWARE_SELECTOR
 from kbroker.testing.broker import memory_broker, memory_cluster
 from kbroker.testing.client import BareClient
+from kbroker.views import results
 from kbroker.views.views import FILE_NAME
 from tests.api.anywhere import anywhere
 from tests.api.group_tools import commit, committed, find
@@ -139,6 +140,24 @@ async def test_a_fetch_that_waits_is_told_when_its_view_is_deleted(
             response = await client.call(fetch_request({("v", 0): 0}, max_wait_ms=20 * MINUTES), 11)
             assert one(response).error_code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
             assert 5 <= trio.current_time() - begun_s < 10
+
+
+async def test_what_was_found_for_a_view_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = results.Results()
+    monkeypatch.setattr(results, "Results", lambda: kept)
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        for name in ("v", "w"):
+            await make_view(client, name, tags="eu")
+        await produce(client, tagged((b"a", b"eu"), (b"b", b"us")))
+        for name in ("v", "w"):
+            assert data(await client.call(fetch_request({(name, 0): 0}), 11)) == [b"a"]
+        assert kept.count == 2
+        assert not await alter(client, 2, "v", "kbroker.view.tags", "us")
+        await wait_all_tasks_blocked()
+        assert kept.count == 1
+        assert not (await call_delete(client, "w")).error_code
+        await wait_all_tasks_blocked()
+        assert (kept.count, kept.size) == (0, 0)
 
 
 async def test_a_fetch_that_waits_goes_on_by_the_filter_that_there_is_now(autojump_clock: MockClock) -> None:

@@ -8,11 +8,12 @@ import pytest
 
 from kafka_wire import records
 from kbroker.config import TopicConfig
+from kbroker.log.cold import NotInMemory
 from kbroker.log.derived.producers import UNVERIFIED
 from kbroker.log.log import PartitionLog
-from tests.log.cleaner.tools import COMPACT, World, compact, orders
+from tests.log.cleaner.tools import COMPACT, World, compact, end_transaction, orders, put
 from tests.log.tools import NOW
-from tests.views.test_reading import EU, consume, expected, reader
+from tests.views.test_reading import EU, MOST, consume, expected, reader
 
 
 def write(log: PartitionLog, random: Random) -> None:
@@ -46,6 +47,31 @@ async def test_a_view_shows_what_matches_of_what_compaction_left(seed: int) -> N
             log.release_idle()
             log.release_idle()
         assert consume(reader(EU), log) == expected(log)
+    consume(exact, log)
     log.roll()
     await compact(directory, log)
-    assert consume(reader(EU), log) == expected(log)
+    for by in (reader(EU), exact):
+        assert consume(by, log) == expected(log)
+
+
+async def test_what_was_found_before_a_compaction_is_not_told_after_it() -> None:
+    directory = World().start()
+    log, by = orders(directory), reader('key = "a"')
+    put(log, (b"a", b"aborted"), producer=1, sequence=0, transactional=True)
+    end_transaction(log, 1, commit=False)
+    put(log, (b"b", b"committed"), producer=1, sequence=1, transactional=True)
+    end_transaction(log, 1, commit=True)
+    put(log, (b"a", b"old"))
+    put(log, (b"a", b"new"))
+    assert [each.value for each in consume(by, log)] == [b"aborted", b"old", b"new"]
+    assert [each.producer_id for each in log.aborted_between(0, log.end.value)] == [1]
+    other = reader('key = "a"')
+    with pytest.raises(NotInMemory) as lacking:
+        other.read(log, 0, MOST, log.end.value, True, True)
+    slow = lacking.value.work()
+    log.roll()
+    await compact(directory, log)
+    assert not log.aborted_between(0, log.end.value), "of what is gone nobody is told that it was aborted"
+    lacking.value.take(slow)
+    for anyone in (by, other):
+        assert [each.value for each in consume(anyone, log)] == [b"new"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,7 +31,7 @@ from kbroker.replication.reads import Scanned
 from kbroker.testing.disk import MemoryDisk
 from kbroker.views import reading
 from kbroker.views.reading import LOOK_BYTES, FilteredReader, Selection
-from kbroker.views.results import COST, Results
+from kbroker.views.results import COST, Found, Results
 from tests.log.tools import NOW, cut_to, new_disk, open_log
 
 EU = 'tags has "eu"'
@@ -371,8 +372,31 @@ def test_what_does_not_fit_in_an_answer_is_not_looked_at_again(meter: Meter) -> 
         append_batch(log, "eu", "us")
     wanted, meter.bytes = expected(log), 0
     assert consume(reader(results=results), log, bytes_max=20_000) == wanted
-    assert meter.bytes < 2 * log.size
-    assert results.size < log.size + results.count * COST, "nothing is kept twice"
+    assert meter.bytes < 1.5 * log.size
+    assert results.count <= 1 + log.size // LOOK_BYTES and results.size < log.size, "nothing is kept twice"
+
+
+@pytest.mark.parametrize("text", [EU, 'key = "k1"'])
+def test_who_asks_for_little_does_not_make_the_answers_of_others_small(text: str) -> None:
+    log, by = tagged_log(), reader(text)
+    for _ in range(100):
+        append_batch(log, "eu", "us", size=10)
+    before = ask(by, log, 0)
+    consume(by, log, bytes_max=1)
+    again = by.read(log, 0, MOST, log.end.value, True, True)
+    assert content(again) == content(before) and again.after == before.after
+
+
+def test_who_begins_in_the_midst_of_what_was_found_has_the_rest_of_it() -> None:
+    log, by, wanted = tagged_log(), reader(), list[Record]()
+    for _ in range(20):
+        append_batch(log, "us", "eu", "us", count=3)
+    wanted = consume(by, log)
+    for offset in range(log.end.value):
+        scanned = by.read(log, offset, MOST, log.end.value, True, True)  # no worker is needed
+        records = [each for _, found in batches(scanned) for each in found if each.offset >= offset]
+        assert [each for each in records if each in wanted] == [each for each in wanted if each.offset >= offset]
+        assert by.available(log, offset, log.end.value, MOST) >= min(scanned.length, 1)
 
 
 def test_what_came_since_is_looked_at_alone(meter: Meter) -> None:
@@ -421,6 +445,33 @@ def test_results_are_bounded() -> None:
     for offset in range(0, 200, 5):
         ask(reader(results=results), log, offset, bound=offset + 5)
     assert results.size <= 50_000 and 0 < results.count <= 50_000 // COST
+
+
+def test_the_bound_of_results_counts_what_many_small_batches_take() -> None:
+    results, log = Results(), tagged_log()
+    for _ in range(2000):
+        append_batch(log, "eu", count=1, size=1)
+    scanned = ask(reader(results=results), log, 0)
+    taken = sum(
+        [sys.getsizeof(piece) + sys.getsizeof(Found(b"", 0, 0)) + 2 * sys.getsizeof(1) for piece in scanned.parts]
+    )
+    assert len(scanned.parts) == 2000 and taken <= results.size < 1.5 * taken
+
+
+def test_of_a_reader_that_has_ended_nothing_is_kept() -> None:
+    results, log = Results(), tagged_log()
+    append_batch(log, "eu")
+    by, other = reader(results=results), reader(results=results)
+    for each in (by, other):
+        ask(each, log, 0)
+    append_batch(log, "eu")
+    with pytest.raises(NotInMemory) as lacking:
+        by.read(log, 5, MOST, 10, True, True)
+    by.end()
+    lacking.value.take(lacking.value.work())
+    assert results.count == 1, "not even what a worker finds later"
+    other.end()
+    assert (results.count, results.size) == (0, 0)
 
 
 # for who waits
