@@ -12,6 +12,9 @@ import io
 import os
 import select
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
@@ -60,6 +63,15 @@ class OutputLost(Failed):
         """The line, on stderr."""
         if not self._reader_has_gone:
             super().show(file)
+
+
+@contextmanager
+def reading(file: Path | str) -> Iterator[None]:
+    """A file that cannot be read ends the command. Raises Failed, which names it."""
+    try:
+        yield
+    except OSError as error:
+        raise Failed(f"cannot read {file}: {error.strerror or error}") from None
 
 
 class _Raw(io.FileIO):

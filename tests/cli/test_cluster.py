@@ -133,7 +133,7 @@ def test_info_and_brokers(three: Cluster) -> None:
     assert (info["brokers"], info["fenced_brokers"], info["topics"], info["partitions"]) == (3, 0, 1, 6)
     assert info["replicas"] == 18
     assert info["controller"] in (1, 2, 3)
-    assert info["bytes"] >= 0 and info["free"] > 0
+    assert info["bytes"] >= 0 and info["free_bytes"] > 0
     text = run(three, "info").stdout
     assert "brokers     3 live\n" in text
     rows = told(three, "brokers")
@@ -141,7 +141,7 @@ def test_info_and_brokers(three: Cluster) -> None:
     assert sum(row["leaders"] for row in rows) == 6
     assert [row["replicas"] for row in rows] == [6, 6, 6]
     assert [row["controller"] for row in rows].count(True) == 1
-    assert all(row["bytes"] >= 0 and row["free"] > 0 for row in rows)
+    assert all(row["bytes"] >= 0 and row["free_bytes"] > 0 for row in rows)
     assert run(three, "brokers").stdout.startswith("ID  ADDRESS")
 
 

@@ -335,6 +335,8 @@ def test_mistakes_are_told(broker: str, tmp_path: Path) -> None:
     for arguments, said in cases:
         result = run(broker, *arguments)
         assert result.exit_code == 1 and said in result.stderr, result.output
+    piped = run(broker, "import", "-", input=b"x\n").stderr
+    assert piped == "kbroker: standard input: at byte 0: this is no file that kbroker topic export wrote\n"
     done(broker, "create", "single")
     assert "kbroker topic alter single -p 2" in run(broker, "import", str(file), "single").stderr
 

@@ -499,7 +499,13 @@ def test_a_group_from_its_first_commit_to_its_deletion(broker: str) -> None:
 
     planned = group("seek", "g", "--to", "start", "-t", "t:0")
     assert "nothing has been changed" in planned.stderr
-    assert json.loads(group("describe", "g", "--format", "json").stdout)[0]["lag"] == 0
+    assert planned.stdout.split()[:7] == ["GROUP", "TOPIC", "PARTITION", "FIRST", "END", "COMMITTED", "NEW"]
+    described = json.loads(group("describe", "g", "--format", "json").stdout)[0]
+    assert described["lag"] == 0
+    (step,) = json.loads(group("seek", "g", "--to", "start", "-t", "t:0", "--format", "json").stdout)["partitions"]
+    assert step.items() & described["partitions"][0].items() == {
+        ("topic", "t"), ("partition", 0), ("end", step["end"]), ("committed", step["end"])
+    }, "the words of describe"  # fmt: skip
     assert group("seek", "g", "--to", "-1", "-t", "t:0", "--execute").stdout.endswith("moved 1 offset of g\n")
     assert consumed(broker, "t", "-g", "g", "-e") == "c\n"
 

@@ -51,6 +51,17 @@ def test_policies(policy: str | None, ms: int | None, size: int | None, text: st
     assert _policy(Row("t", 1, 1, 0, 0, policy, ms, size, None)) == text
 
 
+def test_topics_that_are_made_are_told_in_the_words_of_a_list(broker: str) -> None:
+    """One that was there is not looked at: how many partitions it has is not known."""
+    done(broker, "topic", "create", "there", "-p", "3")
+    told = json.loads(done(broker, "topic", "create", "there", "new", "-p", "2", "--if-not-exists", "--format", "json"))
+    assert sorted(told, key=lambda row: str(row["name"])) == [
+        {"name": "new", "partitions": 2, "replicas": 1},
+        {"name": "there", "partitions": None, "replicas": None},
+    ]
+    done(broker, "topic", "delete", "there", "new")
+
+
 def test_topics_with_what_is_in_them(broker: str) -> None:
     done(broker, "topic", "create", "orders", "-p", "3", "-c", "retention.ms=1h")
     done(broker, "topic", "produce", "orders", input="a\nb\nc\n")
@@ -140,7 +151,7 @@ def test_trim_shows_asks_and_deletes(broker: str) -> None:
     again = run(broker, "topic", "trim", "long", "--keep", "4")
     assert (again.exit_code, again.stderr) == (0, "nothing to delete\n")
     planned = json.loads(done(broker, "topic", "trim", "long", "-p", "1", "--before", "end", "-y", "--format", "json"))
-    assert planned == [{"topic": "long", "partition": 1, "first": 6, "next": 10, "new_first": 10, "deleted": 4}]
+    assert planned == [{"topic": "long", "partition": 1, "first": 6, "end": 10, "new_first": 10, "deleted": 4}]
 
 
 def test_a_unit_that_could_mean_two_things(broker: str) -> None:

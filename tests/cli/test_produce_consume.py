@@ -12,11 +12,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
 
 from kbroker.cli import cli
+from kbroker.cli.errors import Failed
+from kbroker.cli.topics.given import standard_input
 from tests.cli import forked
 from tests.cli.process import broker_process
 from tests.server.process import ENVIRONMENT
@@ -138,6 +141,14 @@ def test_delimiters_keys_and_files(broker: str, topic: str, tmp_path: Path) -> N
     assert missing.exit_code == 1
     assert "wrote 1 record" in missing.stderr
     assert missing.stderr.endswith(f"kbroker: cannot read {tmp_path / 'nosuch'}: No such file or directory\n")
+
+
+def test_a_standard_input_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = os.open(tmp_path, os.O_RDONLY)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(fileno=lambda: directory))
+    with pytest.raises(Failed, match="^cannot read standard input: Is a directory$"):
+        standard_input(lambda: None)()
+    os.close(directory)
 
 
 def test_a_topic_that_is_not_there_and_is_not_made(broker: str) -> None:

@@ -214,7 +214,7 @@ def test_brokers_that_are_started_together_are_one_cluster(
         partitions = described(brokers, "t")["partitions"]
         assert [sorted(each["replicas"]) for each in partitions] == [[1, 2, 3]] * 4
         assert {each["leader"] for each in partitions} == {1, 2, 3}
-        assert [each["next"] for each in partitions] == [1] * 4
+        assert [each["end"] for each in partitions] == [1] * 4
         assert brokers.said.count("seed: ") == 1
         brokers.process.send_signal(signal.SIGTERM)  # twice, as from `timeout`: one signal
         assert brokers.end() == 0

@@ -94,7 +94,7 @@ async def test_a_topic_is_told_with_its_partitions() -> None:
     assert (found["name"], found["view_of"], found["next"], rest["next"]) == ("t", None, 1, None)
     assert [each["partition"] for each in found["partitions"] + rest["partitions"]] == [0, 1, 2]
     assert found["partitions"][1] == {
-        "partition": 1, "leader": 1, "epoch": 0, "replicas": [1], "isr": [1], "first": 0, "next": 1,
+        "partition": 1, "leader": 1, "epoch": 0, "replicas": [1], "isr": [1], "first": 0, "end": 1,
         "bytes": len(batch(b"a")),
     }  # fmt: skip
 
@@ -116,11 +116,11 @@ async def test_what_others_lead_is_asked_of_them_and_not_guessed(autojump_clock:
 
         row, partitions = await told()
         assert (row["records"], row["bytes"]) == (4, None)  # of what has no replica here nobody is asked the size
-        assert [each["next"] for each in partitions] == [2, 2]
+        assert [each["end"] for each in partitions] == [2, 2]
         cluster.network.cut("b1", "b2")
         row, partitions = await told()
         assert row["records"] is None
-        assert partitions[led[2]]["next"] is None and partitions[led[1]]["next"] == 2
+        assert partitions[led[2]]["end"] is None and partitions[led[1]]["end"] == 2
 
 
 def _json(answer: Answer) -> Any:

@@ -14,10 +14,9 @@ from kbroker.cli.cluster import reads
 from kbroker.cli.errors import Failed
 from kbroker.cli.names import BROKER_SETTING
 from kbroker.cli.tables import format_option, json_text, table
+from kbroker.config import Scope
 
 HIDDEN = "(hidden)"
-ALL = ""  # the name of the resource that stands for all brokers
-SET, DELETE = 0, 1
 
 
 class Setting(NamedTuple):
@@ -95,18 +94,17 @@ def set_configs(
     if for_all == (broker_id is not None):
         raise click.UsageError("give --broker N or --all, one of them")
     _check_names(removed)
-    whose = "all brokers" if for_all else f"broker {broker_id}"
+    broker = reads.ALL if for_all else str(broker_id)
     with admin(connection) as client:
         if broker_id is not None:
-            _check_there(broker_id, [broker.id for broker in reads.members(client).live])
-        _alter(client, ALL if for_all else str(broker_id), changes, whose)
-    done = [f"{name} back to its default" if value is None else f"{name}={value}" for name, value in changes.items()]
-    click.echo(f"altered {whose}: {', '.join(done)}")
+            _check_there(broker_id, [each.id for each in reads.members(client).live])
+        reads.alter_configs(client, {(Scope.BROKER, broker): changes})
+    click.echo(f"altered {reads.whose(broker)}: {', '.join(reads.altered(changes))}")
 
 
 def broker_configs(texts: Sequence[str]) -> dict[str, str | None]:
     """NAME=VALUE of broker configs, 7d and 64MiB as the numbers they stand for. Raises a usage error."""
-    from kbroker.config import ConfigError, Scope
+    from kbroker.config import ConfigError
     from kbroker.config.units import exact_pairs
 
     try:
@@ -117,7 +115,7 @@ def broker_configs(texts: Sequence[str]) -> dict[str, str | None]:
 
 def _check_names(removed: Sequence[str]) -> None:
     """A broker takes back what was never set, whatever it is; so that a misspelt name would be said to be done."""
-    from kbroker.config import ConfigError, Scope, find
+    from kbroker.config import ConfigError, find
 
     try:
         for name in removed:
@@ -131,37 +129,16 @@ def _check_there(broker: int, live: Sequence[int]) -> None:
         raise Failed(f"broker {broker} is not there: only {', '.join(map(str, live))}")
 
 
-def _alter(client: Any, resource: str, changes: dict[str, str | None], whose: str) -> None:
-    from kafka_wire.messages.configs import (
-        IncrementalAlterableConfig,
-        IncrementalAlterConfigsRequest,
-        IncrementalAlterConfigsResource,
-    )
-    from kbroker.config import Scope
-
-    configs = [
-        IncrementalAlterableConfig(name=name, config_operation=DELETE if value is None else SET, value=value)
-        for name, value in changes.items()
-    ]
-    asked = IncrementalAlterConfigsResource(resource_type=Scope.BROKER, resource_name=resource, configs=configs)
-    request = IncrementalAlterConfigsRequest(resources=[asked], validate_only=False)
-    told = bridge.send(
-        client, int(resource) if resource else None, request, ApiKey.INCREMENTAL_ALTER_CONFIGS
-    ).responses[0]
-    check_code(told.error_code, whose, told.error_message)
-
-
 def _described(client: Any, broker: int | None, live: Sequence[int]) -> list[Any]:
     """The configs of a broker, as it tells them; None: those for all."""
     from kafka_wire.messages.configs import DescribeConfigsRequest, DescribeConfigsResource
-    from kbroker.config import Scope
 
     if broker is not None:
         _check_there(broker, live)
-    name = ALL if broker is None else str(broker)
+    name = reads.ALL if broker is None else str(broker)
     resource = DescribeConfigsResource(resource_type=Scope.BROKER, resource_name=name, configuration_keys=None)
     told = bridge.send(client, broker, DescribeConfigsRequest(resources=[resource]), ApiKey.DESCRIBE_CONFIGS).results[0]
-    check_code(told.error_code, f"broker {name}" if name else "all brokers", told.error_message)
+    check_code(told.error_code, reads.whose(name), told.error_message)
     return list(told.configs)
 
 

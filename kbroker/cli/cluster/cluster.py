@@ -39,7 +39,7 @@ class Load(NamedTuple):
     replicas: int
     behind: int
     bytes: int | None
-    free: int | None
+    free_bytes: int | None
 
 
 @click.command()
@@ -63,7 +63,7 @@ def info(connection: Connection, style: str) -> None:
         "partitions": len(partitions),
         "replicas": replicas,
         "bytes": size,
-        "free": free,
+        "free_bytes": free,
         "healthy": not problems,
     }
     if style == "json":
@@ -109,7 +109,7 @@ def brokers(connection: Connection, style: str) -> None:
             "fenced" if each.fenced else "controller" if _controls(found, each) else "live",
             *loads[each.id][:3],
             bytes_text(loads[each.id].bytes),
-            bytes_text(loads[each.id].free),
+            bytes_text(loads[each.id].free_bytes),
         )
         for each in found.brokers
     ]

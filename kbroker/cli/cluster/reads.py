@@ -16,6 +16,8 @@ from kbroker.config.views import VIEW_SOURCE
 TopicPartition: TypeAlias = tuple[str, int]
 NOBODY = -1
 FENCED_SINCE = 2  # version of DescribeCluster that tells of brokers that are registered and not there
+ALL = ""  # the name of the resource that stands for all brokers
+SET, DELETE = 0, 1  # a config
 TOPICS_AT_ONCE = 200  # in a request for configs
 ANY_TIMEOUT_MS = 10_000
 ATTEMPTS_MAX, RETRY_S = 10, 0.1
@@ -275,6 +277,44 @@ def reassign(client: Any, targets: Mapping[TopicPartition, tuple[int, ...] | Non
         for topic in told.responses
         for each in topic.partitions
     }
+
+
+def alter_configs(client: Any, changes: Mapping[tuple[Scope, str], Mapping[str, str | None]]) -> None:
+    """Set configs of topics and brokers, by what they are called; None: back to the default. Raises Failed.
+
+    Topics are any broker's business, as is what holds for ALL brokers; a broker's configs are its own.
+    """
+    from kafka_wire.messages.configs import (
+        IncrementalAlterableConfig,
+        IncrementalAlterConfigsRequest,
+        IncrementalAlterConfigsResource,
+    )
+
+    by_broker: dict[int | None, list[IncrementalAlterConfigsResource]] = {}
+    for (scope, name), settings in changes.items():
+        wanted = [
+            IncrementalAlterableConfig(name=key, config_operation=DELETE if value is None else SET, value=value)
+            for key, value in settings.items()
+        ]
+        resource = IncrementalAlterConfigsResource(resource_type=scope, resource_name=name, configs=wanted)
+        by_broker.setdefault(int(name) if scope == Scope.BROKER and name != ALL else None, []).append(resource)
+    for broker_id, resources in by_broker.items():
+        request = IncrementalAlterConfigsRequest(resources=resources, validate_only=False)
+        told = bridge.send(client, broker_id, request, ApiKey.INCREMENTAL_ALTER_CONFIGS)
+        for each in told.responses:
+            if each.resource_type == Scope.TOPIC:
+                check_topic(each.error_code, each.resource_name, each.error_message)
+            check_code(each.error_code, whose(each.resource_name), each.error_message)
+
+
+def altered(changes: Mapping[str, str | None]) -> list[str]:
+    """Changes of configs, for people: "retention.ms=1", "retention.ms back to its default"."""
+    return [f"{name} back to its default" if value is None else f"{name}={value}" for name, value in changes.items()]
+
+
+def whose(broker: str) -> str:
+    """Of which broker configs are, for people. broker: its id, or ALL."""
+    return f"broker {broker}" if broker != ALL else "all brokers"
 
 
 def unregister(client: Any, broker_id: int) -> None:

@@ -45,7 +45,7 @@ class Step(NamedTuple):
     partition: int
     first: int
     end: int
-    current: int | None
+    committed: int | None
     new: int
 
 
@@ -128,7 +128,7 @@ def seek(
         click.echo(json_text({"group": name, "executed": execute, "partitions": [step._asdict() for step in steps]}))
         return
     rows = [(name, *step) for step in steps]
-    click.echo(table(("GROUP", "TOPIC", "PARTITION", "FIRST", "END", "CURRENT", "NEW"), rows))
+    click.echo(table(("GROUP", "TOPIC", "PARTITION", "FIRST", "END", "COMMITTED", "NEW"), rows))
     if execute:
         click.echo(f"moved {plural(len(steps), 'offset')} of {name}")
     else:

@@ -6,7 +6,6 @@ import json
 import sys
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ import click
 
 from kafka_wire.errors import KafkaError
 from kafka_wire.records import read_records
-from kbroker.cli.errors import Failed
+from kbroker.cli.errors import Failed, reading
 from kbroker.cli.log_files.segments import Found, batches, opened
 from kbroker.cli.progress import Progress
 from kbroker.cli.tables import bytes_text, format_option, plural
@@ -57,7 +56,7 @@ _STRETCH = "offsets {first_offset}-{last_offset}  position {position}  size {siz
 
 
 def _rows(file: Path, rows: Iterator[dict[str, Any]], text: str, style: str) -> None:
-    with _told(file):
+    with reading(file):
         for row in rows:
             said = row.pop("said", "")
             click.echo(json.dumps(row) if style == "json" else text.format(**row, said=said))
@@ -66,7 +65,7 @@ def _rows(file: Path, rows: Iterator[dict[str, Any]], text: str, style: str) -> 
 def _dump_segment(file: Path, *, with_records: bool, is_json: bool) -> None:
     damaged = 0
     tell = _as_json if is_json else _as_text
-    with _told(file), opened(file) as view:
+    with reading(file), opened(file) as view:
         total = None if sys.stdout.isatty() else len(view)  # at a terminal the lines tell how far it is
         with Progress(total, bytes_text) as progress:
             for found in batches(view):
@@ -77,14 +76,6 @@ def _dump_segment(file: Path, *, with_records: bool, is_json: bool) -> None:
                     progress.at(found.position)
     if damaged:
         raise Failed(f"{file}: {plural(damaged, 'damaged batch')}")
-
-
-@contextmanager
-def _told(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise Failed(f"cannot read {file}: {error.strerror}") from None
 
 
 # for people ----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from kbroker.cli.errors import Failed
+from kbroker.cli.errors import Failed, reading
 from kbroker.cli.tables import bytes_text, visible
 from kbroker.cli.topics.formats import Parsed
 
@@ -31,12 +31,15 @@ class Given(NamedTuple):
 
 
 def standard_input(idle: Callable[[], None]) -> Callable[[], bytes]:
-    """Reads what is there, as terminals and pipes have it; b"" at the end. While nothing is there, `idle` is called."""
+    """Reads what is there, as terminals and pipes have it; b"" at the end. While nothing is there, `idle` is called.
+    Reading raises Failed.
+    """
 
     def read() -> bytes:
         while not select.select([descriptor], [], [], IDLE_S)[0]:
             idle()
-        return os.read(descriptor, READ_BYTES)
+        with reading("standard input"):
+            return os.read(descriptor, READ_BYTES)
 
     try:
         descriptor = sys.stdin.fileno()
@@ -57,13 +60,11 @@ def from_lines(read: Callable[[], bytes], delimiter: bytes, parse: Callable[[byt
 def from_files(paths: Sequence[Path]) -> Iterator[Given]:
     """A record from each file. Raises Failed."""
     for path in paths:
-        try:
+        with reading(path):
             size = path.stat().st_size
             if size > RECORD_BYTES_MAX:
                 raise Failed(f"{path} has {bytes_text(size)}: a record has {bytes_text(RECORD_BYTES_MAX)} at most")
             content = path.read_bytes()
-        except OSError as error:
-            raise Failed(f"cannot read {path}: {error.strerror}") from None
         yield Given(str(path), Parsed(None, content, ()), len(content))
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -11,15 +10,15 @@ import click
 
 from kafka_wire.errors import ErrorCode
 from kbroker.cli.client.connecting import Connection, admin, check_topic, connection_options, topic_problem
+from kbroker.cli.cluster import reads
 from kbroker.cli.errors import Failed
 from kbroker.cli.lazy import LazyGroup
 from kbroker.cli.names import TOPIC, TOPIC_CONFIG, TOPIC_SETTING
 from kbroker.cli.tables import format_option, json_text, plural, table
 from kbroker.cli.times import DurationType
 from kbroker.cli.topics import offsets
+from kbroker.config import Scope
 from kbroker.config.views import VIEW_FILTER, VIEW_KEYS, VIEW_SOURCE, VIEW_TAGS
-
-_ERROR_PREFIX = r"^\[Error \d+\] \w+: "  # kafka-python's, before what the broker said
 
 topic = LazyGroup(
     name="topic",
@@ -42,6 +41,24 @@ topic = LazyGroup(
 )
 
 
+def replicas_option(text: str) -> Callable[[Any], Any]:
+    """-r of commands that make topics. text: its help."""
+    text += "  [default: default.replication.factor]"
+    return click.option("-r", "--replicas", type=click.IntRange(1), metavar="N", help=text)
+
+
+def configs_option(text: str) -> Callable[[Any], Any]:
+    """-c: a topic's configs, `configs` (see topic_configs). text: its help."""
+    return click.option("-c", "--config", "configs", type=TOPIC_SETTING, multiple=True, help=f"{text} Repeatable.")
+
+
+def removed_option(text: str) -> Callable[[Any], Any]:
+    """-d: names of a topic's configs, `removed`. text: its help."""
+    return click.option(
+        "-d", "--delete-config", "removed", type=TOPIC_CONFIG, multiple=True, help=f"{text} Repeatable."
+    )
+
+
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="TOPIC...")
 @click.option(
@@ -51,21 +68,8 @@ topic = LazyGroup(
     metavar="N",
     help="How many partitions.  [default: the broker's num.partitions]",
 )
-@click.option(
-    "-r",
-    "--replicas",
-    type=click.IntRange(1),
-    metavar="N",
-    help="How many replicas of each.  [default: default.replication.factor]",
-)
-@click.option(
-    "-c",
-    "--config",
-    "configs",
-    type=TOPIC_SETTING,
-    multiple=True,
-    help="A topic config: retention.ms=7d. Repeatable.",
-)
+@replicas_option("How many replicas of each.")
+@configs_option("A topic config: retention.ms=7d.")
 @click.option(
     "--view-of",
     "source",
@@ -115,8 +119,7 @@ def create(
     problems = [each for each in answer["topics"] if each["error_code"] not in fine]
     there = [each for each in answer["topics"] if each["error_code"] in fine]
     if style == "json":
-        shown = ("name", "num_partitions", "replication_factor")
-        click.echo(json_text([{name: result[name] for name in shown} for result in there]))
+        click.echo(json_text([_as_json(result) for result in there]))
     else:
         for result in there:
             click.echo(_created(result, source))
@@ -143,22 +146,8 @@ def describe(connection: Connection, names: Sequence[str], all_configs: bool, st
 
 @click.command()
 @click.argument("name", type=TOPIC, metavar="TOPIC")
-@click.option(
-    "-c",
-    "--config",
-    "configs",
-    type=TOPIC_SETTING,
-    multiple=True,
-    help="Set a config. Repeatable.",
-)
-@click.option(
-    "-d",
-    "--delete-config",
-    "removed",
-    type=TOPIC_CONFIG,
-    multiple=True,
-    help="Go back to the default. Repeatable.",
-)
+@configs_option("Set a config.")
+@removed_option("Go back to the default.")
 @click.option(
     "-p", "--partitions", type=click.IntRange(1), metavar="N", help="The new number of partitions; it can only grow."
 )
@@ -167,20 +156,18 @@ def alter(
     connection: Connection, name: str, configs: Sequence[str], removed: Sequence[str], partitions: int | None
 ) -> None:
     """Change configs, add partitions."""
-    changes: dict[str, tuple[str, str | None]] = {key: ("SET", value) for key, value in topic_configs(configs).items()}
-    changes.update(dict.fromkeys(removed, ("DELETE", None)))
+    changes = {**topic_configs(configs), **dict.fromkeys(removed, None)}
     if not changes and partitions is None:
         raise click.UsageError("nothing to do: give -c, -d or -p")
     with admin(connection) as client:
         _check_known(client, name, removed)
         if changes:
-            _alter_configs(client, name, changes)
+            reads.alter_configs(client, {(Scope.TOPIC, name): changes})
         if partitions is not None:
             answer = client.create_partitions({name: partitions}, raise_errors=False)
             for result in answer.results:
                 check_topic(result.error_code, name, result.error_message)
-    done = [*(f"{key}={value}" for key, (_, value) in changes.items() if value is not None)]
-    done += [f"{key} back to its default" for key in removed]
+    done = reads.altered(changes)
     done += [plural(partitions, "partition")] if partitions is not None else []
     click.echo(f"altered {name}: {', '.join(done)}")
 
@@ -201,6 +188,16 @@ def delete(connection: Connection, names: Sequence[str], if_exists: bool, intern
         if not result["error_code"]:
             click.echo(f"deleted {result['name']}")
     _check_all([each for each in answer["topics"] if each["error_code"] not in fine])
+
+
+def _as_json(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a topic that was there before the broker tells nothing but that."""
+    is_new = not result["error_code"]
+    return {
+        "name": result["name"],
+        "partitions": result["num_partitions"] if is_new else None,
+        "replicas": result["replication_factor"] if is_new else None,
+    }
 
 
 def _created(result: Mapping[str, Any], source: str | None) -> str:
@@ -242,15 +239,6 @@ def _check_known(client: Any, name: str, configs: Sequence[str]) -> None:
             raise Failed(f"{name}: topics have no config {config}" + (f", did you mean {close[0]}?" if close else ""))
 
 
-def _alter_configs(client: Any, name: str, changes: Mapping[str, tuple[str, str | None]]) -> None:
-    from kafka.admin import ConfigResource
-
-    answer = client.alter_configs([ConfigResource("TOPIC", name, dict(changes))], raise_on_unknown=False)
-    result = answer["topic"][name]
-    if result != "OK":
-        raise Failed(f"{name}: {re.sub(_ERROR_PREFIX, '', result)}")
-
-
 def _description(client: Any, found: Mapping[str, Any], all_configs: bool) -> dict[str, Any]:
     from kafka.admin import ConfigResource
 
@@ -267,7 +255,7 @@ def _description(client: Any, found: Mapping[str, Any], all_configs: bool) -> di
                 "replicas": each["replica_nodes"],
                 "isr": each["isr_nodes"],
                 "first": first,
-                "next": end,
+                "end": end,
             }
         )
     answer = client.describe_configs([ConfigResource("TOPIC", name)], config_filter="ALL")
@@ -289,11 +277,11 @@ def _as_text(shown: Mapping[str, Any]) -> str:
     head = f"{shown['name']}: {view}{plural(len(partitions), 'partition')}"
     parts = [shown["configs"].get(key) for key in (VIEW_TAGS, VIEW_FILTER)]
     is_part = any(part and part["value"] for part in parts)  # how many is not known
-    headings = ("PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR", "FIRST", "NEXT", "RECORDS")
+    headings = ("PARTITION", "LEADER", "EPOCH", "REPLICAS", "ISR", "FIRST", "END", "RECORDS")
     rows = []
     for each in partitions:
-        known = each["first"] is not None and each["next"] is not None and not is_part
-        rows.append((*each.values(), each["next"] - each["first"] if known else None))
+        known = each["first"] is not None and each["end"] is not None and not is_part
+        rows.append((*each.values(), each["end"] - each["first"] if known else None))
     text = f"{head}\n{table(headings, rows)}"
     if shown["configs"]:
         configs = [(key, value["value"], value["source"]) for key, value in shown["configs"].items()]
@@ -303,7 +291,7 @@ def _as_text(shown: Mapping[str, Any]) -> str:
 
 def topic_configs(texts: Sequence[str]) -> dict[str, str]:
     """NAME=VALUE of topic configs, 7d and 64MiB as the numbers they stand for. Raises a usage error."""
-    from kbroker.config import ConfigError, Scope
+    from kbroker.config import ConfigError
     from kbroker.config.units import exact_pairs
 
     try:

@@ -20,7 +20,7 @@ from kbroker.cli.topics import offsets
 from kbroker.cli.topics.offsets import Ends
 from kbroker.cli.topics.partitions import check_all, leaders, partition_option
 
-HEADINGS = ("PARTITION", "FIRST", "NEXT", "NEW FIRST", "DELETED")
+HEADINGS = ("PARTITION", "FIRST", "END", "NEW FIRST", "DELETED")
 
 
 class Step(NamedTuple):
@@ -28,7 +28,7 @@ class Step(NamedTuple):
 
     partition: int
     first: int
-    next: int
+    end: int
     new_first: int
 
     @property

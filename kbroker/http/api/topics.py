@@ -100,6 +100,6 @@ def _partition(services: Services, topic: TopicImage, starts: Offsets, ends: Off
         "replicas": list(image.replicas),
         "isr": list(image.isr),
         "first": starts.get((topic.name, image.index)),
-        "next": ends.get((topic.name, image.index)),
+        "end": ends.get((topic.name, image.index)),
         "bytes": held.log.size if held is not None else None,
     }

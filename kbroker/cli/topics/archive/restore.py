@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
 from typing import Any, BinaryIO
 
 import click
@@ -14,8 +13,8 @@ import click
 from kafka_wire.errors import ErrorCode
 from kbroker.cli.client.connecting import Connection, admin, check_code, connection_options
 from kbroker.cli.cluster import reads
-from kbroker.cli.errors import Failed
-from kbroker.cli.names import TOPIC, TOPIC_CONFIG, TOPIC_SETTING
+from kbroker.cli.errors import Failed, reading
+from kbroker.cli.names import TOPIC
 from kbroker.cli.progress import Progress
 from kbroker.cli.tables import bytes_text, plural
 from kbroker.cli.times import span
@@ -24,7 +23,7 @@ from kbroker.cli.topics.archive.batches import Packed, split
 from kbroker.cli.topics.archive.form import Damaged, Reader
 from kbroker.cli.topics.archive.wire import Producer, Topic
 from kbroker.cli.topics.overview import POLICY, RETENTION_MS
-from kbroker.cli.topics.topic import topic_configs
+from kbroker.cli.topics.topic import configs_option, removed_option, replicas_option, topic_configs
 
 NEVER = 1 << 63
 
@@ -33,29 +32,9 @@ NEVER = 1 << 63
 @click.argument("file", metavar="FILE|-")
 @click.argument("name", type=TOPIC, metavar="[TOPIC]", required=False)
 @click.option("--create", is_flag=True, help="Create the topic, with the partitions and configs it had.")
-@click.option(
-    "-r",
-    "--replicas",
-    type=click.IntRange(1),
-    metavar="N",
-    help="How many replicas each partition has; with --create.  [default: default.replication.factor]",
-)
-@click.option(
-    "-c",
-    "--config",
-    "pairs",
-    type=TOPIC_SETTING,
-    multiple=True,
-    help="With --create: set a config beside, or in place of, those it had: retention.ms=-1. Repeatable.",
-)
-@click.option(
-    "-d",
-    "--delete-config",
-    "removed",
-    type=TOPIC_CONFIG,
-    multiple=True,
-    help="With --create: leave it out. Repeatable.",
-)
+@replicas_option("With --create: how many replicas of each partition.")
+@configs_option("With --create: set a config beside, or in place of, those it had: retention.ms=-1.")
+@removed_option("With --create: leave it out.")
 @click.option("--resume", is_flag=True, help="Go on with an import that was broken off: skip what TOPIC has.")
 @click.option("--check", is_flag=True, help="Only read FILE, and tell whether it is whole.")
 @connection_options
@@ -65,7 +44,7 @@ def import_topic(
     name: str | None,
     create: bool,
     replicas: int | None,
-    pairs: Sequence[str],
+    configs: Sequence[str],
     removed: Sequence[str],
     resume: bool,
     check: bool,
@@ -79,10 +58,10 @@ def import_topic(
       kbroker topic import orders.kbe --create
       kbroker topic import orders.kbe orders-of-yesterday --create
     """
-    if (replicas or pairs or removed) and not create:
+    if (replicas or configs or removed) and not create:
         raise click.UsageError("-r, -c and -d are for the topic that --create makes")
-    changes = topic_configs(pairs)
-    with _told(file), _input(file) as source:
+    changes = topic_configs(configs)
+    with _input(file) as source:
         reader = Reader(source)
         if check:
             _check(reader, file)
@@ -199,20 +178,10 @@ def _check(reader: Reader, file: str) -> None:
 
 @contextmanager
 def _input(file: str) -> Iterator[BinaryIO]:
-    if file == "-":
-        yield sys.stdin.buffer
-        return
+    """The file, or standard input. What is wrong with it, or with reading it, ends the command."""
+    name = "standard input" if file == "-" else file
     try:
-        with open(Path(file), "rb") as source:
+        with reading(name), nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as source:
             yield source
-    except OSError as error:
-        raise Failed(f"cannot read {file}: {error.strerror or error}") from None
-
-
-@contextmanager
-def _told(file: str) -> Iterator[None]:
-    """What is wrong with the file, or with reading it, in a line."""
-    try:
-        yield
     except Damaged as error:
-        raise Failed(f"{'standard input' if file == '-' else file}: {error}") from None
+        raise Failed(f"{name}: {error}") from None
