@@ -27,7 +27,8 @@ from tests.server.process import ENVIRONMENT
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[str]:
-    with broker_process("--override", "auto.create.topics.enable=false") as address:
+    overrides = ("auto.create.topics.enable=false", "log.retention.ms=-1")  # records of 2023 stay
+    with broker_process(*(word for each in overrides for word in ("--override", each))) as address:
         yield address
 
 
