@@ -2,7 +2,8 @@
 
 ready          from the first import to a session's broker that serves, in a thread; in a process
 namespace      what a test waits for its own broker: as the plugin does it, while the test before ends
-100 tests      each produces and consumes, with kafka-python and with the client of kbroker.testing
+100 tests      each produces and consumes, with clients of its own: of kafka-python with the settings of `client_config`
+               and with its own, of others, and of kbroker.testing
 unused         what the plugin costs a pytest run that does not use it: modules, and instructions where perf is there
 """
 
@@ -52,27 +53,32 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka_wire.records import build_batch
 from tests.testing.embedded.tools import read, write
 
-@pytest.mark.kbroker(topics={"t": 1})
-@pytest.mark.parametrize("number", range(100))
-def test_kafka_python(kbroker, number):
-    producer = KafkaProducer(bootstrap_servers=kbroker.bootstrap_servers)
+def produce(settings, number):
+    producer = KafkaProducer(**settings)
     producer.send("t", b"%d" % number).get(timeout=10)
     producer.close()
-    consumer = KafkaConsumer(bootstrap_servers=kbroker.bootstrap_servers, auto_offset_reset="earliest")
-    consumer.assign([TopicPartition("t", 0)])
+
+def consume(consumer, number):
     assert next(consumer).value == b"%d" % number
     consumer.close()
 
 @pytest.mark.kbroker(topics={"t": 1})
+@pytest.mark.parametrize("fast", [True, False], ids=["fast", "slow"])
 @pytest.mark.parametrize("number", range(100))
-def test_group(kbroker, number):
-    producer = KafkaProducer(bootstrap_servers=kbroker.bootstrap_servers)
-    producer.send("t", b"%d" % number).get(timeout=10)
-    producer.close()
-    servers = kbroker.bootstrap_servers
-    consumer = KafkaConsumer("t", bootstrap_servers=servers, auto_offset_reset="earliest", group_id="g")
-    assert next(consumer).value == b"%d" % number
-    consumer.close()
+def test_kafka_python(kbroker, number, fast):
+    produce(kbroker.client_config("kafka-python", "producer", fast=fast), number)
+    settings = kbroker.client_config("kafka-python", "consumer", fast=fast)
+    consumer = KafkaConsumer(**settings, auto_offset_reset="earliest")
+    consumer.assign([TopicPartition("t", 0)])
+    consume(consumer, number)
+
+@pytest.mark.kbroker(topics={"t": 1})
+@pytest.mark.parametrize("fast", [True, False], ids=["fast", "slow"])
+@pytest.mark.parametrize("number", range(100))
+def test_group(kbroker, number, fast):
+    produce(kbroker.client_config("kafka-python", "producer", fast=fast), number)
+    settings = kbroker.client_config("kafka-python", "consumer", fast=fast)
+    consume(KafkaConsumer("t", **settings, auto_offset_reset="earliest", group_id="g"), number)
 
 @pytest.mark.kbroker(topics={"t": 1})
 @pytest.mark.parametrize("number", range(100))
@@ -126,7 +132,13 @@ def main() -> None:
     print(f"ready, process      {ready('process')}")
     waits, whole = python(NAMESPACE)
     print(f"namespace           {waits:.2f} ms of waiting; {whole:.2f} ms when not prepared")
-    clients = {"bare": "bare client", "kafka_python": "kafka-python", "group": "kafka-python in a group"}
+    clients = {
+        "bare": "bare client",
+        "kafka_python and fast": "kafka-python, with client_config",
+        "group and fast": "kafka-python in a group, with client_config",
+        "kafka_python and slow": "kafka-python as it is",
+        "group and slow": "kafka-python in a group as it is",
+    }
     if importlib.util.find_spec("confluent_kafka"):
         clients["confluent"] = "confluent-kafka in a group"
     with tempfile.TemporaryDirectory() as directory:

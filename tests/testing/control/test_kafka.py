@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import trio
-from kafka import KafkaConsumer, KafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.topics import CreateTopicsRequest
@@ -254,6 +254,23 @@ def test_settings_by_each_library_s_own_names() -> None:
         client_config("sarama", "b:1")
     with pytest.raises(ValueError, match="a client is a producer, consumer or admin, not 'both'"):
         client_config("java", "b:1", "both")
+
+
+def test_a_new_client_of_kafka_python_does_not_wait_for_its_second_metadata(kafka: Kafka) -> None:
+    def waits(make: Callable[..., Any], client: type, role: str) -> int:
+        made: list[Any] = []
+
+        def note(**settings: Any) -> Any:
+            made.append(make(**settings))
+            return made[0]
+
+        client(**{**kafka.client_config("kafka-python", role), "kafka_client": note}).close()
+        return int(made[0].cluster.config["retry_backoff_ms"])
+
+    theirs = KafkaProducer.DEFAULT_CONFIG["kafka_client"]
+    for client, role in ((KafkaProducer, "producer"), (KafkaConsumer, "consumer"), (KafkaAdminClient, "admin")):
+        assert waits(kafka.client_config("kafka-python", role)["kafka_client"], client, role) == 20
+        assert waits(theirs, client, role) == 100  # where it is 20, `quick_kafka_python` has become needless
 
 
 def test_a_topic_that_is_too_much_to_be_held_is_refused(
