@@ -508,6 +508,7 @@ class FetchJob:
 
     def _listen(self, hearing: Hearing, rows: Iterable[Row]) -> None:
         for key, data, length in rows:
+            data.records = b""  # all is read again then; who waits, maybe for hours, holds nothing
             wanted = self.wanted[key]
             try:
                 partition = self._find(key)

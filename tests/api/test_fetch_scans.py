@@ -104,6 +104,33 @@ async def test_a_long_poll_ends_when_a_match_comes_not_before(
             assert asked["read"] <= 4 * 21 and asked["available"] <= 2 * 21, "no turn of the loop for nothing"
 
 
+async def test_who_waits_holds_no_records(
+    autojump_clock: MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[FetchJob] = []
+    real = FetchJob.wait
+
+    def wait(job: FetchJob) -> Any:
+        jobs.append(job)
+        return real(job)
+
+    monkeypatch.setattr(FetchJob, "wait", wait)
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        with shown(monkeypatch):
+            for _ in range(3):
+                await produce(client, tagged("eu", 100_000))
+            asked = fetch_request({("t", 0): 0}, min_bytes=1 << 20, max_wait_ms=60_000, max_bytes=1 << 21)
+
+            async def look() -> None:
+                await trio.sleep(30)
+                assert [(length > 300_000, data.records) for _, data, length in jobs[0].found] == [(True, b"")]
+                jobs.clear()
+
+            nursery.start_soon(look)
+            assert told(await client.call(asked, 11)) == [(0, [b"eu"] * 3, 3)]
+            assert not jobs
+
+
 @pytest.mark.parametrize("text", [EU, KEY])
 async def test_at_max_wait_a_client_is_told_how_far_it_was(
     text: str, autojump_clock: MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
