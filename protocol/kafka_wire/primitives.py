@@ -106,19 +106,27 @@ def _of_wheel() -> Callable[[Buffer], int]:
     """The wheel's compiled function. ImportError where there is no wheel.
 
     Its package brings a command line, and whatever tells a package's version: 4 MB, and 25 ms to import. So the
-    extension is loaded without the package, unless it is not where it used to be.
+    extension is loaded without the package, unless it is not where, or what, it used to be.
     """
-    name = "crc32c._crc32c"
     if "crc32c" not in sys.modules:
-        package = PathFinder.find_spec("crc32c")
-        spec = PathFinder.find_spec(name, package.submodule_search_locations) if package is not None else None
-        if spec is not None and spec.loader is not None:
-            module = sys.modules[name] = module_from_spec(spec)
-            spec.loader.exec_module(module)
-            return module.crc32c  # type: ignore[no-any-return]
+        try:
+            return _of_extension("crc32c", "crc32c._crc32c")
+        except (ImportError, AttributeError):
+            sys.modules.pop("crc32c._crc32c", None)
     from crc32c import crc32c
 
     return crc32c
+
+
+def _of_extension(package: str, name: str) -> Callable[[Buffer], int]:
+    found = PathFinder.find_spec(package)
+    places = found.submodule_search_locations if found is not None else None
+    spec = PathFinder.find_spec(name, places) if places else None
+    if spec is None or spec.loader is None:
+        raise ImportError(f"there is no {name}")
+    module = sys.modules[name] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.crc32c  # type: ignore[no-any-return]
 
 
 def _crc32c_at_first(data: Buffer) -> int:

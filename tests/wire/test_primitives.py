@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 
 import crcmod.predefined
@@ -107,6 +109,28 @@ import crc32c
 assert crc32c.crc32c is primitives.crc32c
 """
     subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
+
+
+@pytest.mark.parametrize(
+    "extension",
+    ["raise ImportError('made for another machine')", "checksum = None", None],
+    ids=["does not load", "has another name for it", "is somewhere else"],
+)
+def test_where_the_extension_is_not_what_it_used_to_be_the_package_is_asked(
+    tmp_path: Path, extension: str | None
+) -> None:
+    package = tmp_path / "crc32c"
+    package.mkdir()
+    (package / "__init__.py").write_text("def crc32c(data): return 42\n")
+    if extension is not None:
+        (package / "_crc32c.py").write_text(extension)
+    script = """
+import sys
+from kafka_wire import primitives
+assert primitives.crc32c(b"") == 42 and "crc32c" in sys.modules
+"""
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True, env={**os.environ, "PYTHONPATH": path})
 
 
 @pytest.fixture
