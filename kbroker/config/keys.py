@@ -105,6 +105,8 @@ def parse(key: ConfigKey, text: str) -> Value:
     """The typed value of text. Raises ConfigError naming the key, the value and what is allowed."""
     text = text.strip()
     try:
+        if key.scope is Scope.BROKER and "\0" in text:
+            raise Unfit("no path, host or name has a NUL")
         if key.choices and key.type is not ConfigType.LIST and text not in key.choices:
             raise ValueError(text)
         value = _PARSERS.get(key.type, _parse_text)(key, text)

@@ -151,6 +151,7 @@ def _take_file(path: str, features: Features) -> int:
         os.close(fd)
         if isinstance(error, BlockingIOError | PermissionError):
             raise DirectoryLocked(path, holder) from None
+        error.filename = path
         raise
     return fd
 

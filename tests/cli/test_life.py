@@ -90,6 +90,35 @@ def test_a_record_that_cannot_be_understood_says_nothing(content: str, tmp_path:
     assert bootstrap_servers(tmp_path / "file") is None
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {},
+        {"listeners": ["h:1"]},
+        {"listeners": {"PLAINTEXT": 1}},
+        {"started_ms": "yesterday"},
+        {"started_ms": 10**400},
+        {"who": None},
+        {"doing": ["this"]},
+        {"brokers": {"1": {}}},
+        {"brokers": [1]},
+        {"brokers": [{"node": 1, "state": "ready", "pid": 1}]},
+    ],
+    ids=str,
+)
+def test_a_record_that_was_changed_by_hand_says_nothing_of_its_broker(odd: dict[str, object], tmp_path: Path) -> None:
+    lock = take_lock(str(tmp_path / LOCK), Features.detect())
+    life = Life([RunningFile(str(tmp_path))], who="node 1", data_dir=str(tmp_path), started_ms=1)
+    life.become_ready(listeners={"PLAINTEXT": "127.0.0.1:1"})
+    path = tmp_path / "running.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **odd}))
+    told = [CliRunner().invoke(cli, ["status", "--data-dir", str(tmp_path), *style]) for style in ([], ["-o", "json"])]
+    lock.release()
+    assert [result.exit_code for result in told] == ([1, 1] if odd else [0, 0]), told[0].exception
+    assert told[0].stdout.startswith("a process: starting" if odd else "kbroker ")
+    assert json.loads(told[1].stdout)["pid"] == os.getpid()
+
+
 def test_a_pipe_in_the_place_of_a_record_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "file")
     assert read_record(tmp_path / "file") == {}

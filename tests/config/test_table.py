@@ -104,6 +104,9 @@ def test_removed_names_are_not_in_the_table() -> None:
         (Scope.BROKER, "listener.security.protocol.map", "A:TLS", "the protocol PLAINTEXT, SSL"),
         (Scope.BROKER, "authorizer.class.name", "org.example.Authorizer", "kbroker cannot load Java classes"),
         (Scope.BROKER, "log.retention.hours", "0", "at least 1, or -1"),
+        (Scope.BROKER, "kbroker.data.dir", "a\0b", "expected text; no path, host or name has a NUL"),
+        (Scope.BROKER, "log.dirs", "a\0b", "no path, host or name has a NUL"),
+        (Scope.BROKER, "kbroker.coordination", "sqlite:a\0b", "no path, host or name has a NUL"),
         (Scope.GROUP, "share.auto.offset.reset", "by_duration:1h", "by_duration:PT1H30M"),
     ],
 )

@@ -309,8 +309,9 @@ def test_a_pipe_in_the_place_of_a_lock_is_not_waited_for(tmp_path: Path) -> None
     os.mkfifo(path)
     assert lock_holder(path, Features.detect()) is None
     assert read_holder(path) == NOT_KNOWN
-    with pytest.raises(OSError):
+    with pytest.raises(OSError) as refusal:
         take_lock(path, Features.detect())
+    assert refusal.value.filename == path
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="shared locks")

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import click
 
 from kbroker.cli.broker.layout import LOCK
-from kbroker.cli.broker.service.life import READY, RUNNING, STOPPING, belongs_to, read_record
+from kbroker.cli.broker.service.life import READY, RUNNING, STOPPING, belongs_to, is_whole, read_record
 from kbroker.cli.errors import EXIT_FAILED, EXIT_UNREACHABLE, Failed, Misconfigured, Unreachable
 from kbroker.cli.files import config_option, read_config_file
 from kbroker.cli.tables import format_option, json_text, visible
@@ -112,7 +112,7 @@ class Found(NamedTuple):
 
     data_dir: str
     holder: LockHolder
-    record: Mapping[str, Any]  # {}: it has not said anything yet
+    record: Mapping[str, Any]  # {}: it has not said anything yet, or nothing that can be understood
 
     @property
     def pid(self) -> int | None:
@@ -126,7 +126,7 @@ def find(data_dir: str) -> Found | None:
     if holder is None:
         return None
     record = read_record(Path(data_dir) / RUNNING)
-    return Found(data_dir, holder, record if belongs_to(record, holder) else {})
+    return Found(data_dir, holder, record if belongs_to(record, holder) and is_whole(record) else {})
 
 
 class _Process:
@@ -242,7 +242,7 @@ def _about(found: Found) -> dict[str, Any]:
     """All that can be told of it."""
     about: dict[str, Any] = {"state": "starting", "pid": found.pid, "data_dir": found.data_dir, **found.record}
     about.pop("identity", None)
-    if "started_ms" in about:
+    if found.record:
         about["uptime_s"] = round(max(0.0, time.time() - about.pop("started_ms") / 1000), 1)
     return about
 

@@ -175,3 +175,27 @@ def read_record(path: Path) -> Mapping[str, Any]:
 def belongs_to(record: Mapping[str, Any], holder: LockHolder) -> bool:
     """Whether it was written by that process."""
     return (record.get("pid"), record.get("identity")) == holder
+
+
+def is_whole(record: Mapping[str, Any]) -> bool:
+    """Whether it has the form of a Life's record: nobody has changed it by hand."""
+    texts = [record.get(name) for name in ("state", "version", "who", "data_dir")]
+    texts += [record.get(name, "") for name in ("doing", "log_file")]
+    began, brokers = record.get("started_ms"), record.get("brokers", [])
+    return (
+        all(isinstance(text, str) for text in texts)
+        and (isinstance(began, int) and 0 <= began < 1 << 63)
+        and _are_addresses(record.get("listeners", {}))
+        and (isinstance(brokers, list) and all(map(_is_broker, brokers)))
+    )
+
+
+def _is_broker(found: object) -> bool:
+    """Whether it is one of several, as their supervisor tells of it."""
+    return (
+        isinstance(found, dict) and {"node", "state", "pid"} <= found.keys() and _are_addresses(found.get("listeners"))
+    )
+
+
+def _are_addresses(found: object) -> bool:
+    return isinstance(found, dict) and all(isinstance(each, str) for each in found.values())
