@@ -25,7 +25,7 @@ import trio
 T = TypeVar("T")
 
 LINES_MAX = 50_000
-WATCHED_FROM = 5_000  # lines of a step, behind which it is noted whose they are: it doubles the cost of counting
+LOOKED_AT = 64  # of so many lines, it is noted whose one is: of each, it would double the cost of counting
 
 Trace: TypeAlias = Callable[[FrameType, str, Any], Any]
 
@@ -88,7 +88,7 @@ class LoopMeter(trio.abc.Instrument):
             self._counting = counting
 
     def report(self) -> str:
-        """Where the longest step spent its lines, without the first few thousand."""
+        """Where the longest step spent its lines, by those that were looked at."""
         found = (f"  {count:>9,} {code.co_qualname} ({code.co_filename}:{code.co_firstlineno})"
                  for code, count in self._worst_counts.most_common(6))  # fmt: skip
         return f"{self.worst:,} lines in one step of {self._worst_task}\n" + "\n".join(found)
@@ -105,8 +105,8 @@ def _counter(counts: Counter[CodeType]) -> tuple[Trace, Callable[[int], int]]:
         nonlocal lines
         if event == "line":
             lines += 1
-            if lines > WATCHED_FROM:
-                counts[frame.f_code] += 1
+            if not lines % LOOKED_AT:
+                counts[frame.f_code] += LOOKED_AT
         return trace
 
     def count(n: int) -> int:
