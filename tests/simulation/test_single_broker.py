@@ -138,7 +138,12 @@ PLANTED = [
         SLOW,
     ),
     Planted(log_start_not_noted, "log start 0 after", ("kill",)),
-    Planted(any_first_number_accepted, "was answered .*OUT_OF_ORDER_SEQUENCE_NUMBER", ("session", "no_space"), first=3),
+    Planted(
+        any_first_number_accepted,
+        "was answered .*OUT_OF_ORDER_SEQUENCE_NUMBER",
+        ("session", "no_space"),
+        first=13,
+    ),
     Planted(
         repetition_of_what_is_not_flushed_acknowledged,
         "acknowledged after a flush and lost|high watermark .* after .* was acknowledged",
@@ -146,7 +151,7 @@ PLANTED = [
         SLOW,
         first=26,
     ),
-    Planted(a_file_that_two_write_at_once, "was answered .*KAFKA_STORAGE_ERROR", ("reset",), first=3),
+    Planted(a_file_that_two_write_at_once, "was answered .*KAFKA_STORAGE_ERROR", ("reset",), first=18),
 ]
 
 

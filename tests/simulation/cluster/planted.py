@@ -120,7 +120,7 @@ def a_deposed_leader_is_certain_of_itself(patch: MonkeyPatch) -> None:
 
 
 PLANTED = [
-    Planted(truncation_to_the_high_watermark, "R4", ("kill", "pause", "isolate"), first=6),
+    Planted(truncation_to_the_high_watermark, "R4", ("kill", "pause", "isolate"), first=28),
     Planted(a_smaller_isr_counts_before_it_is_written, "R5", ("lost_shrink", "store_cut", "one_way")),
     Planted(producers_known_to_their_leader_only, "duplicate", ("kill", "pause", "isolate")),
     Planted(reads_past_the_high_watermark, "the high watermark is", ("slow", "kill")),

@@ -87,6 +87,7 @@ PLANTED = {
             the_saved_schedule_is_ahead_of_what_it_has_read,
             "is delivered at .* not pending",
             ("kill", "restart", "power_loss"),
+            first=4,
         ),
         Planted(aborted_transactions_count, "is delivered at .* not pending", ("reset", "kill")),
         Planted(cancels_are_forgotten, "is delivered at .* not pending", ("reset",)),
@@ -94,7 +95,7 @@ PLANTED = {
         Planted(some_of_a_batch_stay_behind, "lost, late, or undecided", ("reset",)),
     ],
     cluster_delays: [
-        Planted(forgotten_when_the_leadership_ends, "lost, late, or undecided", ("isolate", "kill", "slow"), first=6),
+        Planted(forgotten_when_the_leadership_ends, "lost, late, or undecided", ("isolate", "kill", "slow"), first=19),
         Planted(delivered_before_all_was_read, "is delivered at .* not pending", ("kill", "restart", "slow"), first=5),
     ],
 }

@@ -148,5 +148,5 @@ PLANTED = [
     Planted(complete_before_the_markers_are_committed, "aborted read", ("fail_over", "marked"), LAGS, first=5),
     Planted(a_quiet_border_ends_the_search_for_aborted_transactions, "aborted read", ("reset",), ALONE),
     Planted(coordinators_do_not_flush, "the readers are not served", ("power_loss",), {"durable": True, **ALONE}),
-    Planted(pending_offsets_lost_at_a_restart, "offset .* after", ("kill", "kill_twice")),
+    Planted(pending_offsets_lost_at_a_restart, "offset .* after", ("kill", "kill_twice"), first=7),
 ]
