@@ -119,6 +119,23 @@ def test_a_record_that_was_changed_by_hand_says_nothing_of_its_broker(odd: dict[
     assert json.loads(told[1].stdout)["pid"] == os.getpid()
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="nothing is known of processes")
+def test_a_broker_whose_lock_was_removed_is_told_of_by_what_it_wrote(tmp_path: Path) -> None:
+    lock = take_lock(str(tmp_path / LOCK), Features.detect())
+    life = Life([RunningFile(str(tmp_path))], who="node 1", data_dir=str(tmp_path), started_ms=1)
+    life.become_ready(listeners={})
+    (tmp_path / LOCK).unlink()
+    status = ["status", "--data-dir", str(tmp_path), "-o", "json"]
+    told = CliRunner().invoke(cli, status)
+    assert (told.exit_code, json.loads(told.stdout)["pid"]) == (0, os.getpid())
+    path = tmp_path / "running.json"
+    path.write_text(path.read_text().replace(f"/{os.getpid()}/", f"/{os.getpid()}/1"))  # one that had the pid before
+    told = CliRunner().invoke(cli, status)
+    assert (told.exit_code, json.loads(told.stdout)["pid"]) == (1, None)
+    lock.release()
+    assert CliRunner().invoke(cli, status).exit_code == 3
+
+
 def test_a_pipe_in_the_place_of_a_record_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "file")
     assert read_record(tmp_path / "file") == {}

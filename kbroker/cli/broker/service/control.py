@@ -19,14 +19,14 @@ from typing import Any, NamedTuple
 import click
 
 from kbroker.cli.broker.layout import LOCK
-from kbroker.cli.broker.service.life import READY, RUNNING, STOPPING, belongs_to, is_whole, read_record
+from kbroker.cli.broker.service.life import READY, RUNNING, STOPPING, is_whole, read_record, writer_of
 from kbroker.cli.errors import EXIT_FAILED, EXIT_UNREACHABLE, Failed, Misconfigured, Unreachable
 from kbroker.cli.files import config_option, read_config_file
 from kbroker.cli.tables import format_option, json_text, visible
 from kbroker.cli.times import DurationType, span
 from kbroker.env.features import Features
 from kbroker.env.procfs import is_of_here, process_descriptor, process_name
-from kbroker.env.real_lock import LockHolder, is_alive, lock_holder
+from kbroker.env.real_lock import NOT_KNOWN, LockHolder, is_alive, lock_holder
 
 STOP_WITHIN_MS = 90_000  # brokers that are started together have a minute
 LOOK_S = 0.02
@@ -126,7 +126,11 @@ def find(data_dir: str) -> Found | None:
     if holder is None:
         return None
     record = read_record(Path(data_dir) / RUNNING)
-    return Found(data_dir, holder, record if belongs_to(record, holder) and is_whole(record) else {})
+    if not is_whole(record):
+        return Found(data_dir, holder, {})
+    if holder == NOT_KNOWN and writer_of(record).is_proven:  # the lock's file was removed while it was held
+        holder = writer_of(record)
+    return Found(data_dir, holder, record if writer_of(record) == holder else {})
 
 
 class _Process:

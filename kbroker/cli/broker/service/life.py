@@ -141,7 +141,7 @@ class RunningFile:
     def tell(self, life: Life) -> None:
         """Write it anew, or remove it."""
         if life.state == ENDED:
-            if self._is_written and belongs_to(read_record(self._path), self._me):
+            if self._is_written and writer_of(read_record(self._path)) == self._me:
                 with suppress(FileNotFoundError):
                     os.remove(self._path)
         elif read_holder(str(self._lock)) == self._me:
@@ -172,19 +172,19 @@ def read_record(path: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def belongs_to(record: Mapping[str, Any], holder: LockHolder) -> bool:
-    """Whether it was written by that process."""
-    return (record.get("pid"), record.get("identity")) == holder
+def writer_of(record: Mapping[str, Any]) -> LockHolder:
+    """The process that wrote it, as far as the record is whole."""
+    return LockHolder(record.get("pid"), record.get("identity", ""))
 
 
 def is_whole(record: Mapping[str, Any]) -> bool:
     """Whether it has the form of a Life's record: nobody has changed it by hand."""
-    texts = [record.get(name) for name in ("state", "version", "who", "data_dir")]
+    texts = [record.get(name) for name in ("state", "version", "who", "data_dir", "identity")]
     texts += [record.get(name, "") for name in ("doing", "log_file")]
-    began, brokers = record.get("started_ms"), record.get("brokers", [])
+    numbers, brokers = [record.get(name) for name in ("pid", "started_ms")], record.get("brokers", [])
     return (
         all(isinstance(text, str) for text in texts)
-        and (isinstance(began, int) and 0 <= began < 1 << 63)
+        and all(isinstance(number, int) and 0 < number < 1 << 63 for number in numbers)
         and _are_addresses(record.get("listeners", {}))
         and (isinstance(brokers, list) and all(map(_is_broker, brokers)))
     )
