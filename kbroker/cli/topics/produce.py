@@ -144,7 +144,7 @@ def produce(
                 written.finish()
     except (Failed, KeyboardInterrupt):
         written.take_what_is_there()
-        if written.count:
+        if written.count or written.unknown:
             click.echo(written.as_text(), err=True)
         raise
     click.echo(json_text(written.as_json()) if style == "json" else written.as_text(), err=style != "json")
@@ -270,6 +270,7 @@ class _Written:
         self.each = each  # at a terminal: tell at once
         self.partitions: dict[int, tuple[int, int, int]] = {}
         self.count = self.bytes_read = 0
+        self.unknown = 0  # were under way when something failed, and may be there
         self._presence = presence
         self._under_way: deque[tuple[str, int, Any]] = deque()  # place, bytes, future
         self._bytes_under_way = 0
@@ -294,10 +295,12 @@ class _Written:
             self._take()
 
     def take_what_is_there(self) -> None:
-        """After a failure: what was acknowledged all the same."""
+        """After a failure: what was acknowledged all the same. Of the rest kafka-python gives up the answers."""
         for _, _, future in self._under_way:
             if future.is_done and not future.exception:
                 self._count(future.value)
+            else:
+                self.unknown += 1
 
     def as_json(self) -> list[dict[str, object]]:
         return [
@@ -307,7 +310,8 @@ class _Written:
 
     def as_text(self) -> str:
         places = [self._place(partition, *ends) for partition, (*ends, _) in sorted(self.partitions.items())]
-        return f"wrote {plural(self.count, 'record')} to {self.topic}" + (f": {'; '.join(places)}" if places else "")
+        text = f"wrote {plural(self.count, 'record')} to {self.topic}" + (f": {'; '.join(places)}" if places else "")
+        return text + (f"; {self.unknown} more may be there" if self.unknown else "")
 
     def _tell_delay(self, place: str) -> None:
         """Once: kafka-python tries again what the broker refuses for now, and is silent about it."""
