@@ -90,6 +90,16 @@ def test_a_record_that_cannot_be_understood_says_nothing(content: str, tmp_path:
     assert bootstrap_servers(tmp_path / "file") is None
 
 
+def test_a_directory_without_a_name_is_the_usual_one_as_for_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lock = take_lock(LOCK, Features.detect())  # of the working directory
+    status = CliRunner().invoke(cli, ["status", "--data-dir", ""])
+    lock.release()
+    assert (status.exit_code, status.stderr) == (3, "kbroker: no broker runs on kbroker-data\n")
+
+
 @pytest.mark.parametrize(
     "odd",
     [

@@ -10,10 +10,10 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import click
 import trio
@@ -34,30 +34,11 @@ if TYPE_CHECKING:
     from kbroker.cli.broker.seed.wishes import Wish
     from kbroker.env import Env
     from kbroker.http.beside import HttpServer
+    from kbroker.server.broker import Ready
 
 GC_THRESHOLDS = (20_000, 20, 50)  # a broker makes few cycles; Python's 700 would go through its state all the time
 
 log = logging.getLogger("kbroker")
-
-
-class Ready(Protocol):
-    """What the broker tells when it serves."""
-
-    @property
-    def cluster_id(self) -> str:
-        """Of which cluster it is part."""
-
-    @property
-    def node_id(self) -> int:
-        """Its number."""
-
-    @property
-    def listeners(self) -> Mapping[str, tuple[str, int]]:
-        """Listener name to the address bound."""
-
-    @property
-    def advertised(self) -> Mapping[str, tuple[str, int]]:
-        """Listener name to the address that clients are told; host "": the one they came in on."""
 
 
 def serve(

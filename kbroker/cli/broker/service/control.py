@@ -28,7 +28,6 @@ from kbroker.env.features import Features
 from kbroker.env.procfs import is_of_here, process_descriptor, process_name
 from kbroker.env.real_lock import NOT_KNOWN, LockHolder, is_alive, lock_holder
 
-STOP_WITHIN_MS = 90_000  # brokers that are started together have a minute
 LOOK_S = 0.02
 SETTLE_S = 0.1  # who has just taken the lock has written its pid by then
 RECORD_S = 1.0  # and has told what it is
@@ -75,7 +74,7 @@ def status(
     "--timeout",
     "timeout_ms",
     type=DurationType(),
-    default="90s",
+    default="90s",  # brokers that are started together have a minute
     show_default=True,
     help="How long to wait for it.",
 )
@@ -220,7 +219,7 @@ def _directory(data_dir: str | None, file: Path | None, memory: bool) -> str:
         if data_dir or file:
             raise click.UsageError("--memory excludes --data-dir and -c")
         return _memory_directory()
-    if data_dir is not None:
+    if data_dir:
         return data_dir
     from kbroker.config import ConfigError, load
 
