@@ -4,7 +4,7 @@
 
 It uses kbroker's own codecs over trio's cheapest way with sockets, so it marks what Python on trio can reach at all: a
 row's CPU beside this one's is the distance to the limit. No groups, sessions, indexes, producers, leaders, limits,
-long polls or recovery. It knows what the load generator sends it: CreateTopics, ListOffsets, Produce, Fetch.
+long polls or recovery. It knows what the load generator sends it: CreateTopics, Metadata, ListOffsets, Produce, Fetch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ from crc32c import crc32c
 
 from kafka_wire.codegen import decode, encode, encode_parts
 from kafka_wire.frames import read_request_header
-from kafka_wire.messages.metadata import ApiVersionsResponse
+from kafka_wire.messages.metadata import (
+    ApiVersionsResponse,
+    MetadataRequest,
+    MetadataResponse,
+    MetadataResponseBroker,
+    MetadataResponsePartition,
+    MetadataResponseTopic,
+)
 from kafka_wire.messages.offsets import (
     ListOffsetsPartitionResponse,
     ListOffsetsRequest,
@@ -100,11 +107,13 @@ class Slice:
 class Bare:
     """The server: logs by topic and partition, and an answer for each API."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, port: int) -> None:
         self.directory = directory
+        self.port = port
         self.logs: dict[tuple[str, int], Log] = {}
         self.answers: dict[int, Callable[[Any, int, int], Any]] = {
-            0: self.produce, 1: self.fetch, 2: self.list_offsets, 18: self.api_versions, 19: self.create_topics,
+            0: self.produce, 1: self.fetch, 2: self.list_offsets, 3: self.metadata, 18: self.api_versions,
+            19: self.create_topics,
         }  # fmt: skip
 
     def answer(self, frame: bytearray) -> list[Any]:
@@ -147,6 +156,19 @@ class Bare:
             partition_index=asked.partition_index, offset=log.end if asked.timestamp == -1 else 0
         )
         return ListOffsetsResponse(topics=[ListOffsetsTopicResponse(name=topic.name, partitions=[row])])
+
+    def metadata(self, frame: bytearray, version: int, body: int) -> MetadataResponse:
+        request = decode(MetadataRequest, version, frame, body)
+        asked = None if request.topics is None else {topic.name for topic in request.topics}
+        topics: dict[str, list[MetadataResponsePartition]] = {}
+        for topic, index in self.logs:
+            if asked is not None and topic not in asked:
+                continue
+            topics.setdefault(topic, []).append(MetadataResponsePartition(partition_index=index, leader_id=1))
+        return MetadataResponse(
+            brokers=[MetadataResponseBroker(node_id=1, host="127.0.0.1", port=self.port)],
+            topics=[MetadataResponseTopic(name=name, partitions=rows) for name, rows in topics.items()],
+        )
 
     def api_versions(self, frame: bytearray, version: int, body: int) -> ApiVersionsResponse:
         return ApiVersionsResponse()
@@ -233,7 +255,7 @@ async def main() -> None:
     host, _, port = options.listen.rpartition(":")
     listeners = await trio.open_tcp_listeners(int(port), host=host)
     print("ready", flush=True)
-    await trio.serve_listeners(Bare(options.dir).serve, listeners)
+    await trio.serve_listeners(Bare(options.dir, int(port)).serve, listeners)
 
 
 if __name__ == "__main__":
