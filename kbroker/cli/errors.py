@@ -12,7 +12,7 @@ import io
 import os
 import select
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -63,6 +63,13 @@ class OutputLost(Failed):
         """The line, on stderr."""
         if not self._reader_has_gone:
             super().show(file)
+
+
+def check_none(problems: Sequence[str]) -> None:
+    """Failed, which tells all of them, when there are problems."""
+    if problems:
+        *others, last = problems
+        raise Failed("; ".join([*(each.removesuffix(".") for each in others), last]))
 
 
 @contextmanager

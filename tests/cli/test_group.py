@@ -26,7 +26,13 @@ from kafka_wire.messages.consumer_groups import (
     DescribedConsumerGroup,
     DescribedConsumerGroupMember,
 )
-from kafka_wire.messages.group_admin import DescribedGroup, DescribedGroupMember, DescribeGroupsResponse
+from kafka_wire.messages.group_admin import (
+    DescribedGroup,
+    DescribedGroupMember,
+    DescribeGroupsResponse,
+    ListedGroup,
+    ListGroupsResponse,
+)
 from kafka_wire.messages.internal import ConsumerProtocolAssignment, ConsumerProtocolTopicPartitions
 from kafka_wire.messages.metadata import MetadataResponse, MetadataResponsePartition, MetadataResponseTopic
 from kbroker.cli import cli
@@ -229,16 +235,14 @@ class FakeClient:
     """An admin client over it; lists one share group."""
 
     def __init__(self, answers: dict[int, object], versions: dict[int, tuple[int, int]]) -> None:
-        self._manager = FakeManager(answers, versions)
+        self._manager = FakeManager({16: LISTED, **answers}, {16: (0, 5), **versions})
 
     async def _find_coordinator_id(self, group: str) -> int:
         return 1
 
-    def list_groups(self) -> list[dict[str, str]]:
-        return [{"group_id": "shared", "group_type": "share", "group_state": "Stable"}]
-
 
 BOTH = {15: (0, 6), 69: (0, 1)}
+LISTED = ListGroupsResponse(groups=[ListedGroup(group_id="shared", group_state="Stable", group_type="share")])
 NOT_FOUND = DescribeGroupsResponse(groups=[DescribedGroup(group_id="g", error_code=69, error_message="no")])
 NOT_FOUND_EITHER = ConsumerGroupDescribeResponse(groups=[DescribedConsumerGroup(group_id="g", error_code=69)])
 
@@ -308,6 +312,14 @@ def test_a_group_that_is_listed_and_not_described() -> None:
     found = group_reads.described(FakeClient({15: NOT_FOUND, 69: NOT_FOUND_EITHER}, BOTH), "shared")
     assert found == Described("shared", "Stable", "share", "", None, None, "1 at h:9092")
     assert group_reads.described(FakeClient({15: NOT_FOUND}, {15: (0, 6)}), "shared") == found
+    old = group_reads.described(FakeClient({15: NOT_FOUND}, {15: (0, 4), 16: (0, 3)}), "shared")
+    assert old is not None and (old.kind, old.state) == ("unknown", "unknown state")
+
+
+def test_a_listing_that_is_refused_is_told() -> None:
+    refused = ListGroupsResponse(error_code=31)
+    with pytest.raises(Failed, match="shared: CLUSTER_AUTHORIZATION_FAILED"):
+        group_reads.described(FakeClient({15: NOT_FOUND, 16: refused}, {15: (0, 6)}), "shared")
 
 
 def test_a_refusal_is_told() -> None:

@@ -76,8 +76,8 @@ def test_what_a_topic_has() -> None:
 
 def test_the_same_reason_is_told_once() -> None:
     check_all({("t", 0): None})
-    with pytest.raises(Failed, match="^g: t 1, t 2: refused; t 3: lost$"):
-        check_all({("t", 2): "refused", ("t", 0): None, ("t", 3): "lost", ("t", 1): "refused"}, "g: ")
+    with pytest.raises(Failed, match=r"^g: t 1, t 2: refused; t 3: lost\.$"):
+        check_all({("t", 2): "refused.", ("t", 0): None, ("t", 3): "lost.", ("t", 1): "refused."}, "g: ")
     with pytest.raises(Failed, match=f"t {SHOWN_MAX - 1} and 5 more: refused$"):
         check_all({("t", number): "refused" for number in range(SHOWN_MAX + 5)})
 

@@ -7,9 +7,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from kafka_wire.api import ApiKey
-from kbroker.cli.client import bridge
-from kbroker.cli.client.connecting import Connection, admin, check_code, connection_options
+from kbroker.cli.client.connecting import Connection, admin, connection_options
 from kbroker.cli.cluster import reads
 from kbroker.cli.errors import Failed
 from kbroker.cli.names import BROKER_SETTING
@@ -131,15 +129,9 @@ def _check_there(broker: int, live: Sequence[int]) -> None:
 
 def _described(client: Any, broker: int | None, live: Sequence[int]) -> list[Any]:
     """The configs of a broker, as it tells them; None: those for all."""
-    from kafka_wire.messages.configs import DescribeConfigsRequest, DescribeConfigsResource
-
     if broker is not None:
         _check_there(broker, live)
-    name = reads.ALL if broker is None else str(broker)
-    resource = DescribeConfigsResource(resource_type=Scope.BROKER, resource_name=name, configuration_keys=None)
-    told = bridge.send(client, broker, DescribeConfigsRequest(resources=[resource]), ApiKey.DESCRIBE_CONFIGS).results[0]
-    check_code(told.error_code, reads.whose(name), told.error_message)
-    return list(told.configs)
+    return reads.described_configs(client, Scope.BROKER, reads.ALL if broker is None else str(broker))
 
 
 def _origin(told: Any) -> str:

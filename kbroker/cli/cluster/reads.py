@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from kafka_wire.api import ApiKey
 from kbroker.cli.client import bridge
-from kbroker.cli.client.connecting import check_code, check_topic, error_text
-from kbroker.cli.errors import Failed
+from kbroker.cli.client.connecting import check_code, check_topic, error_text, topic_problem
+from kbroker.cli.errors import Failed, check_none
 from kbroker.config import Scope
 from kbroker.config.views import VIEW_SOURCE
 
@@ -279,11 +280,20 @@ def reassign(client: Any, targets: Mapping[TopicPartition, tuple[int, ...] | Non
     }
 
 
-def alter_configs(client: Any, changes: Mapping[tuple[Scope, str], Mapping[str, str | None]]) -> None:
-    """Set configs of topics and brokers, by what they are called; None: back to the default. Raises Failed.
+def described_configs(client: Any, scope: Scope, name: str) -> list[Any]:
+    """All configs of a topic or a broker, as DescribeConfigs tells them. Raises Failed."""
+    from kafka_wire.messages.configs import DescribeConfigsRequest, DescribeConfigsResource
 
-    Topics are any broker's business, as is what holds for ALL brokers; a broker's configs are its own.
-    """
+    resource = DescribeConfigsResource(resource_type=scope, resource_name=name, configuration_keys=None)
+    request, node = DescribeConfigsRequest(resources=[resource]), _who_has(scope, name)
+    ask = partial(_ask, client) if node is None else partial(bridge.send, client, node)
+    told = ask(request, ApiKey.DESCRIBE_CONFIGS).results[0]
+    check_none(_config_problems([told]))
+    return list(told.configs)
+
+
+def alter_configs(client: Any, changes: Mapping[tuple[Scope, str], Mapping[str, str | None]]) -> None:
+    """Set configs of topics and brokers, by what they are called; None: back to the default. Raises Failed."""
     from kafka_wire.messages.configs import (
         IncrementalAlterableConfig,
         IncrementalAlterConfigsRequest,
@@ -297,14 +307,29 @@ def alter_configs(client: Any, changes: Mapping[tuple[Scope, str], Mapping[str, 
             for key, value in settings.items()
         ]
         resource = IncrementalAlterConfigsResource(resource_type=scope, resource_name=name, configs=wanted)
-        by_broker.setdefault(int(name) if scope == Scope.BROKER and name != ALL else None, []).append(resource)
+        by_broker.setdefault(_who_has(scope, name), []).append(resource)
+    problems = []
     for broker_id, resources in by_broker.items():
         request = IncrementalAlterConfigsRequest(resources=resources, validate_only=False)
         told = bridge.send(client, broker_id, request, ApiKey.INCREMENTAL_ALTER_CONFIGS)
-        for each in told.responses:
-            if each.resource_type == Scope.TOPIC:
-                check_topic(each.error_code, each.resource_name, each.error_message)
-            check_code(each.error_code, whose(each.resource_name), each.error_message)
+        problems += _config_problems(told.responses)
+    check_none(problems)
+
+
+def _who_has(scope: Scope, name: str) -> int | None:
+    """Topics are any broker's business (None), as is what holds for ALL brokers; a broker's configs are its own."""
+    return int(name) if scope == Scope.BROKER and name != ALL else None
+
+
+def _config_problems(results: Iterable[Any]) -> list[str]:
+    """What is wrong with configs, of those that an answer tells of."""
+    return [
+        topic_problem(each.resource_name, each.error_code, each.error_message)
+        if each.resource_type == Scope.TOPIC
+        else f"{whose(each.resource_name)}: {error_text(each.error_code, each.error_message)}"
+        for each in results
+        if each.error_code
+    ]
 
 
 def altered(changes: Mapping[str, str | None]) -> list[str]:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from kafka_wire.api import ApiKey
 from kbroker.cli.client import bridge
-from kbroker.cli.client.connecting import check_code, check_topic
+from kbroker.cli.client.connecting import check_code
+from kbroker.cli.cluster import reads
 from kbroker.cli.cluster.reads import TopicPartition
 from kbroker.cli.errors import Failed
 from kbroker.cli.topics.partitions import check_led, place
@@ -31,14 +32,11 @@ class Pending(NamedTuple):
 
 def delays(client: Any, topic: str) -> bool:
     """Whether a topic delays what asks for it. Raises Failed where there is no such topic, or the broker never does."""
-    from kafka.admin import ConfigResource
-
-    answer = client.describe_configs([ConfigResource("TOPIC", topic)], config_filter="ALL")
-    config = answer["topic"][topic].get(ENABLE)
-    if config is None:
-        check_topic(client.describe_topics([topic])[0]["error_code"], topic)
+    told = reads.configs(client, [topic], [ENABLE]).get(topic, {})
+    if ENABLE not in told:
+        reads.partitions(client, [topic])
         raise Failed("this broker has no delayed delivery: it is not kbroker")
-    return str(config["value"]) == "true"
+    return told[ENABLE] == "true"
 
 
 def check_delays(client: Any, topic: str) -> None:

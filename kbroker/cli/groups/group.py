@@ -11,7 +11,7 @@ import click
 
 from kbroker.cli.client.connecting import Connection, admin, connection_options, error_text
 from kbroker.cli.cluster.reads import TopicPartition
-from kbroker.cli.errors import Failed
+from kbroker.cli.errors import Failed, check_none
 from kbroker.cli.groups import timeline as group_timeline
 from kbroker.cli.groups.reads import (
     COORDINATOR_MOVING,
@@ -87,8 +87,7 @@ def describe(
         click.echo(json_text([_as_json(*each, held[each[0].name], rebalances=rebalances) for each in shown]))
     else:
         _show(shown, held, lag=lag, members=members, state=state, rebalances=rebalances)
-    if missing := [f"group {name} does not exist" for name, found in groups.items() if found is None]:
-        raise Failed("; ".join(missing))
+    check_none([_problem(name, GROUP_ID_NOT_FOUND) for name, found in groups.items() if found is None])
 
 
 def _show(
@@ -125,8 +124,7 @@ def delete(connection: Connection, names: Sequence[str]) -> None:
                 click.echo(f"deleted {name}")
             else:
                 problems.append(_problem(name, _code(result)))
-    if problems:
-        raise Failed("; ".join(problems))
+    check_none(problems)
 
 
 @click.command("offset-delete")

@@ -59,7 +59,7 @@ def described(client: Any, name: str, *, rebalances: bool = False) -> Described 
     found = patiently(client, lambda: _classic(client, node, name, where, rebalances))
     if found is None:
         found = patiently(client, lambda: _consumer(client, node, name, where, rebalances))
-    return found if found is not None else _listed(client, node, name, where)
+    return found if found is not None else patiently(client, lambda: _listed(client, node, name, where))
 
 
 def committed(client: Any, name: str) -> dict[TopicPartition, int]:
@@ -88,11 +88,6 @@ def patiently(client: Any, ask: Callable[[], T]) -> T:
                 raise
         client._manager.cluster._coordinators.clear()  # kafka-python would ask the same one again
         time.sleep(RETRY_S)
-
-
-def list_groups(client: Any) -> list[dict[str, Any]]:
-    """All groups of the cluster by name: group_id, group_type, group_state, protocol_type, as far as known."""
-    return sorted(patiently(client, client.list_groups), key=lambda each: str(each["group_id"]))
 
 
 def _classic(client: Any, node: Any, name: str, where: str, rebalances: bool) -> Described | None:
@@ -149,11 +144,15 @@ def _consumer(client: Any, node: Any, name: str, where: str, rebalances: bool) -
 
 
 def _listed(client: Any, node: Any, name: str, where: str) -> Described | None:
-    """A group the broker lists and does not describe. Its members stay unknown."""
-    for each in list_groups(client):
-        if each["group_id"] == name:
-            kind = str(each.get("group_type") or "unknown").lower()
-            return Described(name, str(each.get("group_state") or "unknown state"), kind, "", None, None, where)
+    """A group its coordinator lists and does not describe. Its members stay unknown."""
+    from kafka_wire.messages.group_admin import ListGroupsRequest
+
+    told = bridge.send(client, node, ListGroupsRequest(), ApiKey.LIST_GROUPS)
+    _check(told.error_code, name, None)
+    for each in told.groups:
+        if each.group_id == name:
+            kind = each.group_type.lower() or "unknown"
+            return Described(name, each.group_state or "unknown state", kind, "", None, None, where)
     return None
 
 

@@ -10,7 +10,7 @@ import click
 
 from kbroker.cli.cluster import reads
 from kbroker.cli.cluster.reads import Partition, TopicPartition
-from kbroker.cli.errors import Failed
+from kbroker.cli.errors import Failed, check_none
 from kbroker.cli.names import completions, topics
 
 if TYPE_CHECKING:
@@ -123,5 +123,5 @@ def check_all(problems: Mapping[TopicPartition, str | None], what: str = "") -> 
     for key, problem in sorted(problems.items()):
         if problem is not None:
             by_reason.setdefault(problem, []).append(key)
-    if by_reason:
-        raise Failed(what + "; ".join(f"{places(keys)}: {problem}" for problem, keys in by_reason.items()))
+    told = [f"{places(keys)}: {problem}" for problem, keys in by_reason.items()]
+    check_none([what + told[0], *told[1:]] if told else [])

@@ -11,14 +11,16 @@ import click
 from kafka_wire.errors import ErrorCode
 from kbroker.cli.client.connecting import Connection, admin, check_topic, connection_options, topic_problem
 from kbroker.cli.cluster import reads
-from kbroker.cli.errors import Failed
+from kbroker.cli.errors import Failed, check_none
 from kbroker.cli.lazy import LazyGroup
 from kbroker.cli.names import TOPIC, TOPIC_CONFIG, TOPIC_SETTING
 from kbroker.cli.tables import format_option, json_text, plural, table
 from kbroker.cli.times import DurationType
 from kbroker.cli.topics import offsets
-from kbroker.config import Scope
+from kbroker.config import Scope, Source
 from kbroker.config.views import VIEW_FILTER, VIEW_KEYS, VIEW_SOURCE, VIEW_TAGS
+
+SOURCES = {each: f"{each.name}_CONFIG" for each in Source}  # Kafka's words
 
 topic = LazyGroup(
     name="topic",
@@ -210,15 +212,12 @@ def _created(result: Mapping[str, Any], source: str | None) -> str:
 
 def _check_all(results: Sequence[Mapping[str, Any]]) -> None:
     """Failed, when there are answers that carry an error, each with its name; what went well has been told before."""
-    problems = [topic_problem(each["name"], each["error_code"], each.get("error_message")) for each in results]
-    if problems:
-        raise Failed("; ".join([*(problem.removesuffix(".") for problem in problems[:-1]), problems[-1]]))
+    check_none([topic_problem(each["name"], each["error_code"], each.get("error_message")) for each in results])
 
 
 def _check_not_internal(client: Any, names: Sequence[str]) -> None:
     """Failed, before anything is done, when one of the topics is the brokers' own."""
-    found = client.describe_topics(list(names))
-    if kept := sorted(str(each["name"]) for each in found if each["is_internal"] and not each["error_code"]):
+    if kept := sorted({each.topic for each in reads.partitions(client, names, if_there=True) if each.internal}):
         what = "is an internal topic" if len(kept) == 1 else "are internal topics"
         raise Failed(f"{', '.join(kept)} {what} of the brokers; nothing was deleted. If you mean it: --internal")
 
@@ -226,13 +225,8 @@ def _check_not_internal(client: Any, names: Sequence[str]) -> None:
 def _check_known(client: Any, name: str, configs: Sequence[str]) -> None:
     """Failed, when there is no such topic, or one of these is no config of topics: brokers say yes, as nothing is to be
     removed."""
-    from kafka.admin import ConfigResource
-
-    (found,) = client.describe_topics([name])
-    check_topic(found["error_code"], name)
-    if not configs:
-        return
-    known = client.describe_configs([ConfigResource("TOPIC", name)], config_filter="ALL")["topic"][name]
+    reads.partitions(client, [name])
+    known = [each.name for each in reads.described_configs(client, Scope.TOPIC, name)] if configs else []
     for config in configs:
         if config not in known:
             close = get_close_matches(config, known, n=1)
@@ -240,8 +234,6 @@ def _check_known(client: Any, name: str, configs: Sequence[str]) -> None:
 
 
 def _description(client: Any, found: Mapping[str, Any], all_configs: bool) -> dict[str, Any]:
-    from kafka.admin import ConfigResource
-
     name = found["name"]
     ends = offsets.ends(client, {(name, each["partition_index"]): each["leader_id"] for each in found["partitions"]})
     partitions = []
@@ -258,14 +250,12 @@ def _description(client: Any, found: Mapping[str, Any], all_configs: bool) -> di
                 "end": end,
             }
         )
-    answer = client.describe_configs([ConfigResource("TOPIC", name)], config_filter="ALL")
-    told = answer["topic"][name]
-    view_of = told.get(VIEW_SOURCE, {}).get("value") or None
+    told = {each.name: each for each in reads.described_configs(client, Scope.TOPIC, name)}
+    view_of = (told[VIEW_SOURCE].value or None) if VIEW_SOURCE in told else None
     configs = {
-        key: {"value": value["value"], "source": value["config_source"]}
-        for key, value in sorted(told.items())
-        if all_configs
-        or (value["config_source"] == "DYNAMIC_TOPIC_CONFIG" and (not view_of or key.startswith(VIEW_KEYS)))
+        key: {"value": each.value, "source": SOURCES.get(each.config_source, "UNKNOWN")}
+        for key, each in sorted(told.items())
+        if all_configs or (each.config_source == Source.DYNAMIC_TOPIC and (not view_of or key.startswith(VIEW_KEYS)))
     }
     id = str(found.get("topic_id") or "")
     return {"name": name, "id": id, "view_of": view_of, "partitions": partitions, "configs": configs}

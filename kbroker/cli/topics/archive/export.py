@@ -12,12 +12,10 @@ from typing import Any, BinaryIO
 
 import click
 
-from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode, KafkaError
-from kafka_wire.messages.configs import DescribeConfigsRequest, DescribeConfigsResource
 from kafka_wire.records import headers
-from kbroker.cli.client import bridge
-from kbroker.cli.client.connecting import Connection, admin, check_code, connection_options
+from kbroker.cli.client.connecting import Connection, admin, connection_options
+from kbroker.cli.cluster import reads
 from kbroker.cli.errors import Failed
 from kbroker.cli.names import TOPIC
 from kbroker.cli.progress import Progress
@@ -94,13 +92,10 @@ def _described(topic: Topic, isolation: int, numbers: Sequence[int]) -> form.Top
 
 def _configs(topic: Topic) -> dict[str, str]:
     """The configs that were set for the topic; of a view not those that make it one."""
-    resource = DescribeConfigsResource(resource_type=Scope.TOPIC, resource_name=topic.name, configuration_keys=None)
-    request = DescribeConfigsRequest(resources=[resource])
-    told = topic.patiently(lambda: bridge.send(topic.client, None, request, ApiKey.DESCRIBE_CONFIGS)).results[0]
-    check_code(told.error_code, f"configs of {topic.name}", told.error_message)
+    told = topic.patiently(lambda: reads.described_configs(topic.client, Scope.TOPIC, topic.name))
     return {
         each.name: each.value
-        for each in told.configs
+        for each in told
         if each.config_source == Source.DYNAMIC_TOPIC and each.value is not None and not each.name.startswith(VIEW_KEYS)
     }
 
