@@ -34,7 +34,7 @@ from kbroker.cluster.keys import Keys, decode, id_text
 from kbroker.cluster.store import CoordinationStore, Delete, Entry, Guard, Op, Session, Unavailable, load
 from kbroker.cluster.writer import PartitionWriter, Txn, Writer
 from kbroker.config import BrokerConfig
-from kbroker.env import Rng
+from kbroker.env import Rng, address_text
 from kbroker.turns import Work, each, finish_unqueued
 
 ATTEMPTS_MAX = 10
@@ -62,7 +62,7 @@ class BrokerIdInUse(Exception):
     """Another live broker has this id."""
 
     def __init__(self, broker: BrokerImage, ttl_s: float) -> None:
-        where = ", ".join(f"{host}:{port}" for host, port in broker.endpoints.values()) or "an unknown address"
+        where = ", ".join(address_text(*each) for each in broker.endpoints.values()) or "an unknown address"
         super().__init__(
             f"broker id {broker.id} is in use by the broker at {where} (data directory {broker.directory_id}); "
             f"if that one is dead, its registration ends within {ttl_s:g} seconds"

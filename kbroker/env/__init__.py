@@ -273,11 +273,16 @@ class Listener(Protocol):
         """Stop listening."""
 
 
+def address_text(host: str, port: int) -> str:
+    """As in a listener, and as clients are given it: an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class AddressInUse(OSError):
     """The port is taken; holder says by whom where that is known (such as "process 4711 (java)"), else ""."""
 
     def __init__(self, host: str, port: int, holder: str) -> None:
-        super().__init__(f"{host}:{port} is in use" + (f" by {holder}" if holder else ""))
+        super().__init__(f"{address_text(host, port)} is in use" + (f" by {holder}" if holder else ""))
         self.host, self.port, self.holder = host, port, holder
 
 

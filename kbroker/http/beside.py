@@ -11,13 +11,12 @@ import trio
 
 from kbroker.api.context import Services
 from kbroker.config import BrokerConfig
-from kbroker.env import AddressInUse, Env, Process
+from kbroker.env import AddressInUse, Env, Process, address_text
 from kbroker.http.health import Life
 from kbroker.http.hosts import ANY, Hosts
 from kbroker.http.metrics.page import Metrics
 from kbroker.http.paths import Paths
 from kbroker.http.server import Server
-from kbroker.server.broker import host_port
 from kbroker.server.identity import StartFailed
 
 
@@ -52,7 +51,7 @@ async def http_server(env: Env, config: BrokerConfig, process: Process) -> Async
     except AddressInUse as error:
         raise StartFailed(f"{error}. Another port for HTTP: kbroker --http-port 0") from error
     except OSError as error:
-        raise StartFailed(f"cannot serve HTTP on {host_port(host, port)}: {error.strerror or error}") from error
+        raise StartFailed(f"cannot serve HTTP on {address_text(host, port)}: {error.strerror or error}") from error
     life = Life()
     metrics = Metrics(life, process)
     server = Server(listener, Paths(life, metrics).answer, Hosts(own_names(config)), env.clock.data_ms)

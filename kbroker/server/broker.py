@@ -38,7 +38,7 @@ from kbroker.cluster.stores.opening import StoreMissing, open_when_reachable
 from kbroker.config import BrokerConfig
 from kbroker.config.values import WILDCARDS
 from kbroker.delay.delays import Delays
-from kbroker.env import AddressInUse, Env, Listener
+from kbroker.env import AddressInUse, Env, Listener, address_text
 from kbroker.groups.coordinator import OFFSETS_TOPIC, GroupCoordinator
 from kbroker.log.directory import LogDirectory
 from kbroker.replication.manager import Coordinator, ReplicaManager
@@ -100,10 +100,10 @@ class Broker:
             await self.unbind()
             if isinstance(error, AddressInUse):
                 raise
-            raise StartFailed(f"cannot listen on {host_port(host, port)}: {error.strerror or error}") from error
+            raise StartFailed(f"cannot listen on {address_text(host, port)}: {error.strerror or error}") from error
         told = {name: address for name, address in self.advertised().items() if address[0]}
         if len(told) == len(self.listeners):  # else it depends on the connection
-            listed = ",".join(f"{name}://{host_port(*address)}" for name, address in told.items())
+            listed = ",".join(f"{name}://{address_text(*address)}" for name, address in told.items())
             self.config = self.config.with_values({"advertised.listeners": listed}, origin="listeners")
 
     async def unbind(self) -> None:
@@ -265,11 +265,6 @@ def _request_bytes_max(config: BrokerConfig) -> int:
     """`queued.max.request.bytes`, or where that sets no bound, four requests of the largest size."""
     configured = config.get_int("queued.max.request.bytes")
     return configured if configured > 0 else 4 * config.get_int("socket.request.max.bytes")
-
-
-def host_port(host: str, port: int) -> str:
-    """As in a listener: an IPv6 address stands in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def _leave(services: Services) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import trio
 
 from kafka_wire.errors import ErrorCode, KafkaError
+from kbroker.env import address_text
 from kbroker.testing.control.kafka import Group, Kafka, Topic
 from kbroker.testing.control.links import Links, NoBroker, check, persist
 from kbroker.testing.control.reading import Record
@@ -102,8 +103,7 @@ class KBroker(Asked):
     @property
     def bootstrap_servers(self) -> str:
         """What a client's setting of that name takes: "127.0.0.1:54321"."""
-        host, port = self.address
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return address_text(*self.address)
 
     @property
     def is_running(self) -> bool:

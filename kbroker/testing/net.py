@@ -27,7 +27,7 @@ from typing import TypeAlias
 
 import trio
 
-from kbroker.env import AddressInUse, Buffer, FileSlice, RpcChannel, Tls
+from kbroker.env import AddressInUse, Buffer, FileSlice, RpcChannel, Tls, address_text
 from kbroker.testing.clock import JumpClock
 
 Address: TypeAlias = "tuple[str, int]"
@@ -359,7 +359,7 @@ class MemoryNet:
                 stream.hang_up(Mark.RESET)
             raise
         if stream is None:
-            raise ConnectionRefusedError(errno.ECONNREFUSED, f"nobody listens on {host}:{port}")
+            raise ConnectionRefusedError(errno.ECONNREFUSED, f"nobody listens on {address_text(host, port)}")
         return stream
 
     def rpc_channel(self, address: str, tls: Tls | None) -> RpcChannel:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import trio
 
-from kbroker.env import AddressInUse, DirectoryLocked, FileSlice, real_disk, real_net
+from kbroker.env import AddressInUse, DirectoryLocked, FileSlice, address_text, real_disk, real_net
 from kbroker.env.features import Features
 from kbroker.env.procfs import is_of_here, port_holder, process_identity, process_name
 from kbroker.env.real import raise_file_limit, real_env
@@ -241,6 +241,11 @@ def test_closing_waits_for_the_worker_that_reads(
     assert results == [b"abc"]
     with pytest.raises(OSError):
         os.fstat(fd)
+
+
+def test_an_address_of_ipv6_stands_in_brackets() -> None:
+    assert address_text("::1", 9092) == "[::1]:9092" and address_text("localhost", 9092) == "localhost:9092"
+    assert str(AddressInUse("::1", 9092, "process 1")) == "[::1]:9092 is in use by process 1"
 
 
 @pytest.mark.parametrize("missing", [(), ("flock", "byte_lock")])

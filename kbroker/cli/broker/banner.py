@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from kbroker import __version__
+from kbroker.env import address_text
 
 WILDCARDS = ("0.0.0.0:", "[::]:")
 _IMPORTED_AT = time.monotonic()
@@ -81,11 +82,6 @@ def bootstrap_option(addresses: Sequence[str]) -> str:
 def near(address: str) -> str:
     """The address by which a client on this machine comes in, where a broker listens on this one."""
     return f"localhost:{address.rpartition(':')[2]}" if address.startswith(WILDCARDS) else address
-
-
-def address_text(host: str, port: int) -> str:
-    """As a client is given it: an IPv6 address stands in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def address_of(text: str) -> tuple[str, int]:

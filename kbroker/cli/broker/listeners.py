@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import click
 
+from kbroker.env import address_text
+
 PLAINTEXT = "PLAINTEXT"
 NOT_SPOKEN = ("SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MAP = "listener.security.protocol.map"
@@ -27,7 +29,7 @@ class Endpoint(NamedTuple):
     @property
     def address(self) -> str:
         """HOST:PORT, an address of IPv6 in brackets."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return address_text(self.host, self.port)
 
     @property
     def text(self) -> str:

@@ -19,7 +19,7 @@ import click
 import trio
 
 from kbroker import __version__, events
-from kbroker.cli.broker.banner import address_of, address_text, advertised_texts, banner, near, seconds_since_start
+from kbroker.cli.broker.banner import address_of, advertised_texts, banner, near, seconds_since_start
 from kbroker.cli.broker.layout import in_use, unusable
 from kbroker.cli.broker.logs import is_terminal
 from kbroker.cli.broker.service.life import LastWord, Life, RunningFile
@@ -27,6 +27,7 @@ from kbroker.cli.broker.service.options import Ties
 from kbroker.cli.broker.signals import Signals, signal_name
 from kbroker.cli.errors import Failed, Misconfigured
 from kbroker.config import BrokerConfig
+from kbroker.env import address_text
 from kbroker.events import tell
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ import click
 
 from kbroker import __version__, events
 from kbroker.cli.broker.again import program
-from kbroker.cli.broker.banner import address_of, address_text, banner, near, seconds_since_start
+from kbroker.cli.broker.banner import address_of, banner, near, seconds_since_start
 from kbroker.cli.broker.layout import LOCK, STORE_FILE, directory_of, in_use, named, refuse_others, unusable
 from kbroker.cli.broker.listeners import MAP
 from kbroker.cli.broker.logs import is_terminal
@@ -41,6 +41,7 @@ from kbroker.cli.broker.signals import Signals, signal_name
 from kbroker.cli.broker.supervised import told
 from kbroker.cli.errors import EXIT_USAGE, Failed, Misconfigured
 from kbroker.config import BrokerConfig
+from kbroker.env import address_text
 from kbroker.events import tell
 
 PORT_MAX = 65535

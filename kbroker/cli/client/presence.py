@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from kbroker.cli.tables import visible
+from kbroker.env import address_text
 
 
 class Presence:
@@ -36,7 +37,7 @@ class Presence:
             is_there = any(map(self._client.connected, connections))
             is_tried_again = any(self._client.connection_delay(each) > 0 for each in connections)  # it was in vain
             if node_id not in self._lost and is_tried_again and not is_there:
-                self._lost[node_id] = visible(f"{broker.host}:{broker.port}")
+                self._lost[node_id] = visible(address_text(broker.host, broker.port))
                 _say(f"lost the broker at {self._lost[node_id]}; trying again until it is back")
             elif node_id in self._lost and is_there:
                 _say(f"the broker at {self._lost.pop(node_id)} is back")

@@ -15,6 +15,7 @@ from kbroker.cli.errors import Failed
 from kbroker.cli.lazy import LazyGroup
 from kbroker.cli.tables import bytes_text, format_option, json_text, plural, table
 from kbroker.cli.topics.partitions import Chosen, PartitionsType, check_all, partitions, places
+from kbroker.env import address_text
 
 cluster = LazyGroup(
     name="cluster",
@@ -104,7 +105,7 @@ def brokers(connection: Connection, style: str) -> None:
     cells = [
         (
             each.id,
-            f"{each.host}:{each.port}",
+            address_text(each.host, each.port),
             each.rack,
             "fenced" if each.fenced else "controller" if _controls(found, each) else "live",
             *loads[each.id][:3],

@@ -18,6 +18,7 @@ from kbroker.cli.cluster import reads as cluster
 from kbroker.cli.cluster.reads import TopicPartition
 from kbroker.cli.errors import Failed
 from kbroker.cli.groups.timeline import Told, read
+from kbroker.env import address_text
 
 GROUP_ID_NOT_FOUND = 69
 COORDINATOR_MOVING = (14, 15, 16)  # LOAD_IN_PROGRESS, NOT_AVAILABLE, NOT_COORDINATOR: ask again
@@ -172,4 +173,4 @@ def _assigned(assignment: Any) -> tuple[TopicPartition, ...]:
 
 def _address(client: Any, node: Any) -> str:
     broker = client._manager.cluster.broker_metadata(node)
-    return f"{node}" if broker is None else f"{node} at {broker.host}:{broker.port}"
+    return f"{node}" if broker is None else f"{node} at {address_text(broker.host, broker.port)}"

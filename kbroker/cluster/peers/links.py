@@ -34,7 +34,7 @@ from kbroker.cluster.peers.introductions import NONCE_BYTES, Ask, Meeting, intro
 from kbroker.cluster.peers.wire import Question, Wire
 from kbroker.cluster.registration import Registration
 from kbroker.config import BrokerConfig
-from kbroker.env import Env, Stream
+from kbroker.env import Env, Stream, address_text
 from kbroker.turns import answer as in_turns
 
 IN_FLIGHT_MAX = 64  # requests of one link; a broker handles no more of one connection at a time
@@ -178,7 +178,7 @@ class Link:
     async def _connect(self) -> str:
         """Why there is no connection; "" if there is."""
         host, port = self._address
-        why, wire = f"{host}:{port} did not answer within {CONNECT_S:g} s", None
+        why, wire = f"{address_text(host, port)} did not answer within {CONNECT_S:g} s", None
         try:
             with trio.move_on_after(CONNECT_S):
                 stream = await self._house.env.net.connect(host, port)
@@ -191,7 +191,7 @@ class Link:
                     return ""
                 why = wire.failure
         except (OSError, ValueError) as error:  # ValueError: a name that cannot be one of a host
-            why = f"{host}:{port} cannot be reached: {error}"
+            why = f"{address_text(host, port)} cannot be reached: {error}"
         except KafkaError as error:
             why = error.message
         finally:

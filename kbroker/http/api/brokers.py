@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from kbroker.api.context import Services
+from kbroker.env import address_text
 from kbroker.http.api.listing import Row, document
 from kbroker.http.messages import Answer
 from kbroker.turns import Effort, Work, finish
@@ -27,7 +28,7 @@ async def brokers(services: Services) -> Answer:
                 "leaders": leaders[id],
                 "replicas": replicas[id],
                 "controller": id == image.controller_id,
-                "listeners": {name: f"{host}:{port}" for name, (host, port) in broker.endpoints.items()},
+                "listeners": {name: address_text(*address) for name, address in broker.endpoints.items()},
             }
         )
     fields = {"cluster_id": image.cluster_id, "controller": image.controller_id, "told_by": services.node_id}

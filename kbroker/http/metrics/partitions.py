@@ -8,6 +8,7 @@ from operator import itemgetter
 
 from kbroker.api.context import Services
 from kbroker.cluster.image import NO_LEADER, ClusterImage
+from kbroker.env import address_text
 from kbroker.http.metrics import table
 from kbroker.http.metrics.table import Metric
 from kbroker.http.metrics.text import family, labelled, lines, single, singles
@@ -158,5 +159,5 @@ def _cluster(image: ClusterImage, led_or_offline: Columns, is_controller: bool) 
         yield from family(table.TOPIC_PARTITIONS, labels, counts)
         yield single(table.BROKERS, len(image.brokers))
         addresses = {id: next(iter(each.endpoints.values()), ("", 0)) for id, each in image.brokers.items()}
-        infos = [labelled(table.BROKER_INFO, f"{host}:{port}", id) for id, (host, port) in addresses.items()]
+        infos = [labelled(table.BROKER_INFO, address_text(*address), id) for id, address in addresses.items()]
         yield from family(table.BROKER_INFO, infos, list(addresses))

@@ -21,7 +21,7 @@ from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.groups import FindCoordinatorRequest
 from kafka_wire.messages.metadata import ApiVersionsRequest, MetadataRequest, MetadataRequestTopic
 from kafka_wire.schema import layout
-from kbroker.env import Net
+from kbroker.env import Net, address_text
 from kbroker.testing.client import BareClient
 from kbroker.testing.control import CONTROL_CLIENT_ID
 
@@ -158,7 +158,7 @@ class Links:
                 raise
             link.versions = {each.api_key: (each.min_version, each.max_version) for each in told.api_keys}
             return link
-        raise NoBroker(f"no connection to {address[0]}:{address[1]} within {CONNECT_S:g} s")
+        raise NoBroker(f"no connection to {address_text(*address)} within {CONNECT_S:g} s")
 
 
 def addresses(bootstrap: str) -> list[Address]:

@@ -23,8 +23,8 @@ import trio
 from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.store import CoordinationStore
 from kbroker.config import BrokerConfig, ConfigError
-from kbroker.env import DirectoryLocked, Env
-from kbroker.server.broker import Ready, host_port, run_broker
+from kbroker.env import DirectoryLocked, Env, address_text
+from kbroker.server.broker import Ready, run_broker
 from kbroker.server.identity import StartFailed
 from kbroker.testing.broker import Life
 from kbroker.testing.clock import SteeredClock
@@ -203,7 +203,7 @@ class Host:
             self.port.hold()
 
     def _settings(self) -> BrokerConfig:
-        listener = f"PLAINTEXT://{host_port(self.port.host, self.port.number)}"
+        listener = f"PLAINTEXT://{address_text(self.port.host, self.port.number)}"
         try:
             return BrokerConfig().with_values({"listeners": listener, **TEST_CONFIG, **self._config})
         except ConfigError as error:

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 from kafka_wire.api import ApiKey
 from kafka_wire.errors import ProtocolError
-from kbroker.cli.broker.banner import address_of, address_text
+from kbroker.cli.broker.banner import address_of
 from kbroker.cli.client.plain import call
 from kbroker.cli.errors import Unreachable
 from kbroker.cli.tables import plural, visible
+from kbroker.env import address_text
 
 ATTEMPT_S = 3.0  # who has not answered by then is asked again, where there is time
 METADATA_VERSION = 9  # with cluster id and controller; an older broker is asked in what it has
