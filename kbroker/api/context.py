@@ -7,8 +7,7 @@ fetch sessions, and they reach those through here.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import trio
 
@@ -43,8 +42,7 @@ NO_BROKER = -1
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
+class Services(NamedTuple):
     """The broker, as its handlers see it: the owners of its state, and short ways to what is asked for most."""
 
     env: Env
@@ -58,7 +56,7 @@ class Services:
     views: Views
     producer_ids: ProducerIds
     brokers: Brokers  # each other broker, and this one
-    tallies: Tallies = field(default_factory=Tallies)
+    tallies: Tallies
 
     @property
     def admin(self) -> Admin:

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from kbroker.cluster.changes.features import BEFORE, Finalized
 from kbroker.cluster.keys import BROKER_DEFAULT, decode, id_bytes, text_name
@@ -436,8 +436,7 @@ def _features(fields: dict[str, Any], mod_revision: int) -> Finalized:
     return Finalized(MappingProxyType(dict(fields["levels"])), mod_revision)
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
+class Changes(NamedTuple):
     """What distinguishes two images. A topic made anew under its old name is both deleted and created.
 
     Views are topics that have no partitions here.

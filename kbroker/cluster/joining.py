@@ -24,12 +24,12 @@ import logging
 from base64 import b64encode
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from kbroker.cluster.changes.config_changes import MIN_ISR
 from kbroker.cluster.changes.features import ELIGIBLE, INITIAL, SUPPORTED, check_supported
 from kbroker.cluster.elections import Rules, disown, take_up
-from kbroker.cluster.image import NO_LEADER, BrokerImage, ClusterImage, PartitionImage, loaded
+from kbroker.cluster.image import NO_LEADER, NOTHING, BrokerImage, ClusterImage, PartitionImage, loaded
 from kbroker.cluster.keys import Keys, decode, id_text
 from kbroker.cluster.store import CoordinationStore, Delete, Entry, Guard, Op, Session, Unavailable, load
 from kbroker.cluster.writer import PartitionWriter, Txn, Writer
@@ -43,13 +43,12 @@ SECRET_BYTES = 32
 log = logging.getLogger("kbroker.cluster")
 
 
-@dataclass(frozen=True, slots=True)
-class BrokerIdentity:
+class BrokerIdentity(NamedTuple):
     """What a broker tells the cluster about itself."""
 
     id: int
     directory_id: str  # stays with the data directory; the caller holds the directory's lock
-    endpoints: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # listener -> advertised (host, port)
+    endpoints: Mapping[str, tuple[str, int]] = NOTHING  # listener -> advertised (host, port)
     rack: str | None = None
     cluster_id: str = ""  # whose data is in the directory; "": it does not say
     has_logs: bool = False  # there is data in it

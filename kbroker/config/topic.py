@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kbroker.config.keys import LONG_MAX
 
 
-@dataclass(frozen=True, slots=True)
-class TopicConfig:
+class TopicConfig(NamedTuple):
     """Kafka's topic configs, `.` written as `_`, with Kafka 4.3's defaults. What each means: `topic_keys`."""
 
     cleanup_policy: str = "delete"

@@ -13,7 +13,6 @@ It never changes: the `with_` methods return a new one.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -193,7 +192,7 @@ def topic_config(overrides: Mapping[str, str], broker: BrokerConfig) -> TopicCon
     small_segment = values.pop("internal_segment_bytes", None)
     if small_segment is not None:
         values["segment_bytes"] = small_segment
-    return replace(broker.topic_defaults, **values) if values else broker.topic_defaults  # type: ignore[arg-type]
+    return broker.topic_defaults._replace(**values) if values else broker.topic_defaults  # type: ignore[arg-type]
 
 
 def _inherited(key: ConfigKey, broker: BrokerConfig) -> Value:

@@ -12,9 +12,8 @@ A topic without a source is no view. Whether the source can be one is the cluste
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kbroker.config.keys import ConfigError, Value, split_list
 
@@ -31,8 +30,7 @@ TAGS_MAX = 64  # of one view
 TAG_BYTES_MAX = 249  # as a topic's name
 
 
-@dataclass(frozen=True, slots=True)
-class ViewSpec:
+class ViewSpec(NamedTuple):
     """What a view shows of its source."""
 
     source: str  # the topic's name

@@ -14,8 +14,7 @@ The rules the shell keeps:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from kbroker.turns import Work
 
@@ -29,23 +28,20 @@ class StateRecord:
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Store:
+class Store(NamedTuple):
     """Append these to the shard's partition, in one batch if that can be."""
 
     records: tuple[StateRecord | Pair, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """Answer a waiting request with a response of kafka_wire.messages."""
 
     to: Ticket
     response: object
 
 
-@dataclass(frozen=True, slots=True)
-class Compute:
+class Compute(NamedTuple):
     """Do this work, which takes long, in turns; then perform the effects of `then(what it returned, now, now_ms)`.
 
     The core goes on meanwhile, and has to know whether it still wants the result. A shard that closes drops it.
@@ -55,8 +51,7 @@ class Compute:
     then: Callable[[Any, float, int], Iterable[Effect]]
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(NamedTuple):
     """Have something done outside of the shard, once every Store of its core before it is committed.
 
     The shard does it (`Shard.carry_out`); what comes of it is another event, at once or some time later.

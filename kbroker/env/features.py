@@ -11,11 +11,10 @@ import os
 import select
 import socket
 import sys
-from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Features:
+class Features(NamedTuple):
     """One bool per call; in the comment, what is done without it."""
 
     epoll: bool = False  # with eventfd; without, each connection waits by itself
@@ -53,8 +52,8 @@ class Features:
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """All features by name, for tests that switch off one at a time."""
-        return tuple(field.name for field in fields(cls))
+        return cls._fields
 
     def without(self, *names: str) -> Features:
         """The same machine, lacking the named features."""
-        return replace(self, **dict.fromkeys(names, False))
+        return self._replace(**dict.fromkeys(names, False))

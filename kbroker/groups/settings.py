@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from kbroker.config import BrokerConfig
 from kbroker.config.keys import split_list
@@ -12,8 +12,7 @@ from kbroker.config.keys import split_list
 CONSUMER_GROUP_KEYS = ("session.timeout.ms", "heartbeat.interval.ms", "assignment.interval.ms")
 
 
-@dataclass(frozen=True, slots=True)
-class GroupLimits:
+class GroupLimits(NamedTuple):
     """What the broker's configuration says about classic groups."""
 
     session_timeout_min_ms: int = 6_000  # group.min.session.timeout.ms
@@ -23,8 +22,7 @@ class GroupLimits:
     snapshot_bytes_max: int = 1_000_000  # a group's record must fit max.message.bytes of __consumer_offsets
 
 
-@dataclass(frozen=True, slots=True)
-class ConsumerGroupLimits:
+class ConsumerGroupLimits(NamedTuple):
     """What the configuration of broker and group says about groups of the consumer protocol."""
 
     session_timeout_ms: int = 45_000  # (group.)consumer.session.timeout.ms
@@ -48,8 +46,7 @@ class ConsumerGroupLimits:
         return self.migration_policy in ("bidirectional", "downgrade")
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """The limits of both types of groups, from one state of the configs."""
 
     config: BrokerConfig
@@ -66,7 +63,7 @@ class Settings:
                 low, high = (self.config.get_int(f"group.consumer.{end}.{key}") for end in ("min", "max"))
                 changed[key.replace(".", "_")] = min(max(int(own[f"consumer.{key}"]), low), high)
         # All of them are whole numbers.
-        return replace(self, consumer=replace(self.consumer, **changed))  # type: ignore[arg-type]
+        return self._replace(consumer=self.consumer._replace(**changed))  # type: ignore[arg-type]
 
 
 def read_settings(config: BrokerConfig) -> Settings:

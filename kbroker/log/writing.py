@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import trio
@@ -192,7 +191,7 @@ class WritableLog:
         """Take a topic's changed settings."""
         # What is not in a closed segment cannot be compacted in time. (Kafka: LogConfig.maxSegmentMs)
         if config.compacts:
-            config = replace(config, segment_ms=min(config.segment_ms, config.max_compaction_lag_ms))
+            config = config._replace(segment_ms=min(config.segment_ms, config.max_compaction_lag_ms))
         self.config = config
         self.rules = Rules(config, self.directory.rpartition("/")[2])
         self.notes_tags = config.kbroker_tags_enable

@@ -14,8 +14,8 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import trio
 
@@ -25,6 +25,7 @@ from kbroker.api.brokers import ClusterBrokers
 from kbroker.api.context import Services
 from kbroker.api.fetch_sessions import FetchSessions
 from kbroker.api.registry import Api
+from kbroker.api.tallies import Tallies
 from kbroker.cluster.changes.features import FeatureTooNew
 from kbroker.cluster.changes.placement import NewTopic
 from kbroker.cluster.image import ClusterImage
@@ -73,8 +74,7 @@ Beside = Callable[[Services], Awaitable[None]]
 log = logging.getLogger("kbroker")
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(NamedTuple):
     """What a broker tells once it serves."""
 
     cluster_id: str
@@ -244,6 +244,7 @@ class Broker:
             views=views,
             producer_ids=ids,
             brokers=brokers,
+            tallies=Tallies(),
         )
         return services
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
@@ -32,7 +31,7 @@ class Watched(Machine):
         self.works = 0
 
     def env(self) -> Env:
-        return replace(super().env(), offload=self.offload)
+        return super().env()._replace(offload=self.offload)
 
     async def offload(self, work: Callable[[], T]) -> T:
         await trio.lowlevel.checkpoint()

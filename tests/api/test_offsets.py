@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
@@ -157,7 +156,7 @@ class SlowDisk(Machine):
             await trio.sleep(1)
             return await env.offload(work)
 
-        return replace(env, offload=offload)
+        return env._replace(offload=offload)
 
 
 async def test_searches_end_with_the_requests_time(autojump_clock: MockClock) -> None:

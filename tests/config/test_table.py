@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -67,7 +66,7 @@ def test_no_documentation_without_key() -> None:
 
 
 def test_topic_fields_match_table() -> None:
-    fields = {field.name: field.default for field in dataclasses.fields(TopicConfig)}
+    fields = TopicConfig._field_defaults
     assert fields == {key.attribute: key.default for key in TABLE[Scope.TOPIC].values() if not key.internal}
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -554,7 +553,7 @@ async def metered_broker(config: Mapping[str, str] | None = None) -> AsyncIterat
     class MeteredMachine(Machine):
         def env(self) -> Any:
             made = super().env()
-            return replace(made, offload=meter.offload, helper=InlineHelper(made.disk, meter.offload))
+            return made._replace(offload=meter.offload, helper=InlineHelper(made.disk, meter.offload))
 
     async with memory_broker(topics=TOPICS, config=config, machine=MeteredMachine()) as broker:
         yield broker, meter

@@ -7,9 +7,9 @@ tests find what they expect.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from operator import itemgetter
+from typing import NamedTuple
 
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.config.keys import ConfigError, ConfigType, Scope, Value, format_value, split_list
@@ -27,8 +27,7 @@ class ConfigOp(IntEnum):
     SUBTRACT = 3
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigChange:
+class ConfigChange(NamedTuple):
     """A change of one resource's configs: step by step, or (replace) what is not named goes (AlterConfigs)."""
 
     scope: Scope

@@ -12,7 +12,6 @@ every broker can do it. Level 0 is a feature that is not in use.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
 from typing import NamedTuple
@@ -47,8 +46,7 @@ INITIAL: Mapping[str, int] = {name: feature.initial for name, feature in FEATURE
 DISABLED = (0, 0)  # the range of what a broker does not know
 
 
-@dataclass(frozen=True, slots=True)
-class Finalized:
+class Finalized(NamedTuple):
     """The levels of a cluster."""
 
     levels: Mapping[str, int]  # of the features in use

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import zip_longest
+from typing import NamedTuple
 
 from kafka_wire.errors import ErrorCode, KafkaError
-from kbroker.cluster.image import ClusterImage, PartitionImage, TopicImage, unified
+from kbroker.cluster.image import NOTHING, ClusterImage, PartitionImage, TopicImage, unified
 from kbroker.turns import STRIDE, Work, each
 
 TOPIC_NAME_LENGTH_MAX = 249
@@ -24,15 +24,14 @@ _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]+")
 Assignment = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class NewTopic:
+class NewTopic(NamedTuple):
     """A topic that is wished for. -1 means the default; or assignments say (partition, replicas) instead of numbers."""
 
     name: str
     partitions: int = -1
     replication_factor: int = -1
     assignments: Sequence[tuple[int, Sequence[int]]] = ()
-    configs: Mapping[str, str | None] = field(default_factory=dict)
+    configs: Mapping[str, str | None] = NOTHING
 
 
 def check_topic_name(name: str, *taken: Mapping[str, str]) -> None:

@@ -8,13 +8,12 @@ consumer group    ConsumerGroupSnapshot, and of each member ConsumerMemberSnapsh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from kbroker.coordinators.effects import StateRecord
 
 
-@dataclass(frozen=True, slots=True)
-class MemberSnapshot:
+class MemberSnapshot(NamedTuple):
     """One member in GroupMetadataValue."""
 
     member_id: str
@@ -61,8 +60,7 @@ class ConsumerGroupSnapshot(StateRecord):
     metadata_hash: int  # of the subscribed topics' ids and partition counts, signed 64 bits; 0: of none
 
 
-@dataclass(frozen=True, slots=True)
-class ClassicMemberSnapshot:
+class ClassicMemberSnapshot(NamedTuple):
     """What a member of a consumer group said that speaks the classic protocol."""
 
     session_timeout_ms: int

@@ -41,8 +41,7 @@ class Lasts(NamedTuple):
         return dict(zip(self.ids, map(Last, self.data_offsets, self.epochs), strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """All that a pass is told."""
 
     directory: str

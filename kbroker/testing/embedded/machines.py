@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import replace
 
 from kbroker.cluster.store import CoordinationStore
 from kbroker.cluster.stores.memory import MemoryStore
@@ -122,4 +121,4 @@ class DirectoryMachine:
 
     def env(self) -> Env:
         """The world, with a clock to be steered."""
-        return replace(real_env(self.directory, features=FEATURES), clock=self.clock)
+        return real_env(self.directory, features=FEATURES)._replace(clock=self.clock)

@@ -122,7 +122,7 @@ class World:
     def set_limits(self, **limits: Any) -> None:
         """The configs are others."""
         self.limits = ConsumerGroupLimits(**limits)
-        self.group.on_configs_changed(replace(read_settings(BrokerConfig()), consumer=self.limits))
+        self.group.on_configs_changed(read_settings(BrokerConfig())._replace(consumer=self.limits))
 
     def set_topics(self, **topics: int) -> None:
         """Topics are made, grow, or are deleted (0)."""
