@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Coroutine
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kafka_wire.api import ApiKey
 from kafka_wire.errors import ErrorCode, KafkaError
 from kafka_wire.messages.delays import DelayedRecord, ListDelayedRequest, ListDelayedResponse
 from kbroker.api.context import Context, Services
 from kbroker.api.registry import handles
-from kbroker.delay.listing import Listed, listing
-from kbroker.delay.schedule import Damaged
 from kbroker.turns import each, finish
+
+if TYPE_CHECKING:
+    from kbroker.delay.listing import Listed
 
 KEY_SHOWN = 1024  # bytes of a key that are told
 
@@ -28,6 +29,8 @@ def list_delayed(request: ListDelayedRequest, context: Context) -> Coroutine[Any
 
 
 async def _list_delayed(request: ListDelayedRequest, services: Services) -> ListDelayedResponse:
+    from kbroker.delay.schedule import Damaged  # here, and below: most brokers start faster without it
+
     topic, index = request.topic_name, request.partition_index
     try:
         return await _listed(request, services)
@@ -42,6 +45,8 @@ async def _list_delayed(request: ListDelayedRequest, services: Services) -> List
 
 async def _listed(request: ListDelayedRequest, services: Services) -> ListDelayedResponse:
     """Raises KafkaError, Damaged, OSError."""
+    from kbroker.delay.listing import listing
+
     if request.limit < 1:
         raise KafkaError(ErrorCode.INVALID_REQUEST, f"The limit is {request.limit}; it has to be 1 at least.")
     if not services.partition(request.topic_name, request.partition_index).leading:

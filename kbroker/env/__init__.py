@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
@@ -413,7 +414,8 @@ class Helper(Protocol):
         """Let go of what is idle; idempotent."""
 
 
-class Env(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Env:
     """The world, as one argument."""
 
     clock: Clock

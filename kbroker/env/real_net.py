@@ -542,7 +542,8 @@ class RealNet:
         """Families and addresses of a host, IPv4 first: a listener binds one, and most clients try that one first."""
         if not host and flags:
             host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
-        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+        name = host.encode() if host.isascii() else host  # of text Python makes IDNA first, and imports its tables
+        found = await trio.socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=flags)
         found.sort(key=lambda row: row[0] != socket.AF_INET)
         return [(row[0], row[4]) for row in found]  # type: ignore[misc]  # longer tuples for IPv6 go back to bind as they came
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
@@ -31,7 +32,7 @@ class Watched(Machine):
         self.works = 0
 
     def env(self) -> Env:
-        return super().env()._replace(offload=self.offload)
+        return replace(super().env(), offload=self.offload)
 
     async def offload(self, work: Callable[[], T]) -> T:
         await trio.lowlevel.checkpoint()

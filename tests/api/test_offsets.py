@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
@@ -156,7 +157,7 @@ class SlowDisk(Machine):
             await trio.sleep(1)
             return await env.offload(work)
 
-        return env._replace(offload=offload)
+        return replace(env, offload=offload)
 
 
 async def test_searches_end_with_the_requests_time(autojump_clock: MockClock) -> None:

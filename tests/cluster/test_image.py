@@ -22,7 +22,7 @@ def changes(old: ClusterImage, new: ClusterImage) -> Changes:
 
 
 def in_any_order(found: Changes) -> list[list[str]]:
-    return [sorted(map(repr, getattr(found, field))) for field in found.__dataclass_fields__]
+    return [sorted(map(repr, each)) for each in found]
 
 
 def begun(topic_id: bytes, replicas: list[tuple[int, ...]], first: int = 0) -> tuple[PartitionImage, ...]:

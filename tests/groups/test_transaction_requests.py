@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import CoroutineType
 from typing import Any
 
@@ -248,7 +249,7 @@ async def test_B1_a_hundred_thousand_offsets_of_a_transaction_hold_nobody_up() -
     class MeteredMachine(Machine):
         def env(self) -> Any:
             made = super().env()
-            return made._replace(offload=meter.offload, helper=InlineHelper(made.disk, meter.offload))
+            return replace(made, offload=meter.offload, helper=InlineHelper(made.disk, meter.offload))
 
     async with rig(MeteredMachine()) as made, trio.open_nursery() as nursery:
         results: list[int] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -61,7 +62,7 @@ async def test_readiness_follows_the_broker_from_start_to_end() -> None:
             ready.set()
 
         async with trio.open_nursery() as nursery:
-            slow = env._replace(offload=worker)
+            slow = replace(env, offload=worker)
             run = partial(run_broker, slow, CONFIG, store=machine.store, on_ready=on_ready, beside=http.attach)
             nursery.start_soon(run)
             assert await readiness(503) == {"status": "starting", "detail": "opening logs: 0 of 1 partitions done"}

@@ -85,7 +85,7 @@ class Rig:
         self.machine = machine or Machine()
         settings = BrokerConfig().with_values(config)
         env = self.machine.env()
-        self.logs = LogDirectory(env._replace(offload=worker or env.offload), settings)
+        self.logs = LogDirectory(replace(env, offload=worker or env.offload), settings)
         self.logs.open()
         self.audience = Audience()
         self.member = Member()

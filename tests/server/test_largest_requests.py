@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -553,7 +554,7 @@ async def metered_broker(config: Mapping[str, str] | None = None) -> AsyncIterat
     class MeteredMachine(Machine):
         def env(self) -> Any:
             made = super().env()
-            return made._replace(offload=meter.offload, helper=InlineHelper(made.disk, meter.offload))
+            return replace(made, offload=meter.offload, helper=InlineHelper(made.disk, meter.offload))
 
     async with memory_broker(topics=TOPICS, config=config, machine=MeteredMachine()) as broker:
         yield broker, meter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -80,7 +81,7 @@ async def test_clients_are_answered_while_logs_are_opened() -> None:
         nursery.start_soon(
             partial(
                 run_broker,
-                env._replace(offload=worker),
+                replace(env, offload=worker),
                 BrokerConfig().with_values(listeners),
                 store=machine.store,
                 on_ready=lambda told: ready.set(),
@@ -124,7 +125,7 @@ async def test_a_session_lives_through_a_recovery_of_a_minute(
 
     async with trio.open_nursery() as nursery:
         config = BrokerConfig().with_values(listeners)
-        slow = env._replace(offload=slow_disk)
+        slow = replace(env, offload=slow_disk)
         nursery.start_soon(partial(run_broker, slow, config, store=machine.store, on_ready=on_ready))
         await trio.testing.wait_all_tasks_blocked()
         began = trio.current_time()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 
 from kbroker.cluster.store import CoordinationStore
 from kbroker.cluster.stores.memory import MemoryStore
@@ -121,4 +122,4 @@ class DirectoryMachine:
 
     def env(self) -> Env:
         """The world, with a clock to be steered."""
-        return real_env(self.directory, features=FEATURES)._replace(clock=self.clock)
+        return replace(real_env(self.directory, features=FEATURES), clock=self.clock)

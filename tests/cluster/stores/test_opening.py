@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ async def test_a_store_that_does_not_answer_yet_is_waited_for(
         yield MemoryStore(RunClock())
 
     monkeypatch.setattr(opening, "open_store", fake)
-    env = real_env(str(tmp_path))._replace(clock=RunClock())
+    env = replace(real_env(str(tmp_path)), clock=RunClock())
     waiting = open_when_reachable(load({}).store, load({}), env, is_expected=False, patience_s=patience_s)
     if patience_s == 10.0:
         async with waiting as store:
