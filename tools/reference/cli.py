@@ -12,6 +12,7 @@ import click
 from kbroker.cli import cli as root
 from kbroker.cli import errors
 from kbroker.cli.lazy import LazyGroup
+from kbroker.cli.numbers import WholeType
 
 _INTRODUCTION = """\
 # Commands
@@ -34,7 +35,7 @@ _CODES = {
     errors.EXIT_INTERRUPTED: "interrupted by CTRL+C; a broker that was told twice to stop",
 }
 _SHARED = ("--bootstrap-server", "-X", "--command-config")  # of every command that asks a broker
-_NOUNS = {"integer": "N", "float": "N", "path": "PATH", "filename": "FILE", "text": "TEXT", "directory": "DIR"}
+_NOUNS = {"path": "PATH", "filename": "FILE", "text": "TEXT", "directory": "DIR"}
 
 
 def cli() -> str:
@@ -115,8 +116,8 @@ def _row(option: click.Option) -> str:
     names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
     value = "" if option.is_flag or option.count else f" `{_value(option)}`"
     facts = [re.sub(r"\s*\[default: (.+)\]$", r" Default: \1.", option.help or "")]
-    if isinstance(option.type, click.IntRange | click.FloatRange):
-        facts.append(_range(option.type))
+    if isinstance(option.type, WholeType):
+        facts.append(f"{option.type.bounds.capitalize()}.")
     if option.required:
         facts.append("Required.")
     if option.show_default and not option.is_flag and isinstance(option.default, str | int | float | list | tuple):
@@ -124,12 +125,6 @@ def _row(option: click.Option) -> str:
     variables = [option.envvar] if isinstance(option.envvar, str) else option.envvar or ()
     facts += [f"Else `${variable}`." for variable in variables if f"${variable}" not in (option.help or "")]
     return f"| {names}{value} | {_cell(' '.join(filter(None, facts)))} |\n"
-
-
-def _range(type: click.IntRange | click.FloatRange) -> str:
-    if type.max is not None:
-        return f"From {type.min} to {type.max}."
-    return f"At least {type.min}." if type.min is not None else ""
 
 
 def _value(option: click.Option) -> str:

@@ -11,6 +11,7 @@ from kbroker.cli.client.connecting import Connection, admin, connection_options
 from kbroker.cli.cluster import reads
 from kbroker.cli.errors import Failed
 from kbroker.cli.names import BROKER_SETTING
+from kbroker.cli.numbers import WholeType
 from kbroker.cli.tables import format_option, json_text, table
 from kbroker.config import Scope
 
@@ -70,7 +71,7 @@ def list_configs(connection: Connection, style: str) -> None:
 
 @click.command("set")
 @click.argument("pairs", nargs=-1, type=BROKER_SETTING, metavar="NAME=VALUE...")
-@click.option("--broker", "broker_id", type=click.IntRange(0), metavar="N", help="Change this broker's.")
+@click.option("--broker", "broker_id", type=WholeType(0), metavar="N", help="Change this broker's.")
 @click.option("--all", "for_all", is_flag=True, help="Change those of all brokers, those to come among them.")
 @click.option(
     "-d", "--delete-config", "removed", metavar="NAME", multiple=True, help="Undo an earlier set. Repeatable."

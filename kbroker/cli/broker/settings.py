@@ -18,6 +18,7 @@ from kbroker.cli.errors import Misconfigured
 from kbroker.cli.files import read_text
 from kbroker.cli.lazy import LazyGroup
 from kbroker.cli.names import CONFIG
+from kbroker.cli.numbers import WholeType
 from kbroker.cli.tables import format_option, json_text, plural, table, visible
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def check(file: Path, style: str) -> None:
 @click.command()
 @click.option("-a", "--all", "everything", is_flag=True, help="All configs, not only those that were set.")
 @click.option("--origin", "with_origin", is_flag=True, help="Where each value comes from.")
-@click.option("--broker", "broker_id", type=click.IntRange(0), metavar="N", help="With -b: which broker.")
+@click.option("--broker", "broker_id", type=WholeType(0), metavar="N", help="With -b: which broker.")
 @format_option
 @connection_options
 def show(

@@ -16,6 +16,7 @@ from kbroker.cli.broker.logs import LEVELS
 from kbroker.cli.broker.service.options import Flags, service_options
 from kbroker.cli.errors import EXIT_FAILED, Failed, Misconfigured
 from kbroker.cli.files import config_option, read_config_file, read_text
+from kbroker.cli.numbers import WholeType
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -70,7 +71,7 @@ class _Start(click.Command):
 @click.option("--memory", is_flag=True, help="Keep data in memory: everything is lost on exit.")
 @click.option(
     "--brokers",
-    type=click.IntRange(1, BROKERS_MAX),
+    type=WholeType(1, BROKERS_MAX),
     default=1,
     show_default=True,
     metavar="N",
@@ -78,7 +79,7 @@ class _Start(click.Command):
 )
 @click.option(
     "--http-port",
-    type=click.IntRange(0, 65535),
+    type=WholeType(0, 65535),
     metavar="PORT",
     help="Serve metrics, health and a JSON API over HTTP; port 0 picks one.  [default: off]",
 )

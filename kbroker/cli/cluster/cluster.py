@@ -13,6 +13,7 @@ from kbroker.cli.cluster.reads import Broker, Members, Partition, Usage
 from kbroker.cli.consent import ask, yes_option
 from kbroker.cli.errors import Failed
 from kbroker.cli.lazy import LazyGroup
+from kbroker.cli.numbers import WholeType
 from kbroker.cli.tables import bytes_text, format_option, json_text, plural, table
 from kbroker.cli.topics.partitions import Chosen, PartitionsType, check_all, partitions, places
 from kbroker.env import address_text
@@ -168,7 +169,7 @@ def elect_leaders(
 
 
 @click.command()
-@click.argument("broker_id", type=click.IntRange(0), metavar="ID")
+@click.argument("broker_id", type=WholeType(0), metavar="ID")
 @click.option("--force", is_flag=True, help="Even if partitions have replicas there.")
 @connection_options
 def unregister(connection: Connection, broker_id: int, force: bool) -> None:

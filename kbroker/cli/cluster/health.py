@@ -13,6 +13,7 @@ from kbroker.cli.client.connecting import Connection, admin, connection_options
 from kbroker.cli.cluster import reads
 from kbroker.cli.cluster.reads import Members, Partition, TopicPartition
 from kbroker.cli.errors import Failed, Unreachable
+from kbroker.cli.numbers import WholeType
 from kbroker.cli.tables import format_option, json_text, plural, table
 from kbroker.cli.times import DurationType
 
@@ -52,7 +53,7 @@ class Problem(NamedTuple):
     show_default=True,
     help="How long to wait, with --wait.",
 )
-@click.option("--live", type=click.IntRange(1), metavar="N", help="Count it as wrong when fewer than N brokers live.")
+@click.option("--live", type=WholeType(1), metavar="N", help="Count it as wrong when fewer than N brokers live.")
 @format_option
 @connection_options
 def health(connection: Connection, wait: bool, timeout_ms: int, live: int | None, style: str) -> None:

@@ -17,6 +17,7 @@ from kbroker.cli.cluster.plan import Impossible, Targets, drained, spread
 from kbroker.cli.cluster.reads import Broker, Members, Move, Partition
 from kbroker.cli.cluster.throttle import release, throttle, throttled_topics
 from kbroker.cli.errors import Failed
+from kbroker.cli.numbers import WholeType
 from kbroker.cli.tables import bytes_text, format_option, json_text, plural, table
 from kbroker.cli.times import DurationType
 from kbroker.cli.topics.partitions import Chosen, PartitionsType, check_all, partitions
@@ -70,7 +71,7 @@ class IdsType(click.ParamType[tuple[int, ...]]):
 @click.option(
     "--replication-factor",
     "factor",
-    type=click.IntRange(1),
+    type=WholeType(1),
     metavar="N",
     help="How many replicas each partition is to have; with --to.",
 )

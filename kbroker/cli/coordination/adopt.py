@@ -11,6 +11,7 @@ import click
 
 from kbroker.cli.coordination.coord import EPILOG, StoreType, file_option, with_stores
 from kbroker.cli.errors import Failed
+from kbroker.cli.numbers import WholeType
 from kbroker.cli.tables import plural, table
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 @click.argument(
     "sources", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="LOGS..."
 )  # fmt: skip
-@click.option("--lost", "lost", multiple=True, type=int, metavar="ID", help="Go on without the logs of this broker.")
+@click.option(
+    "--lost", "lost", multiple=True, type=WholeType(0), metavar="ID", help="Go on without the logs of this broker."
+)
 @click.option("--dry-run", is_flag=True, help="Only tell what would be done.")
 @file_option
 def adopt_logs(

@@ -15,6 +15,7 @@ from kbroker.cli.client.connecting import Connection, admin, connection_options,
 from kbroker.cli.delays.reads import Pending, check_delays, delays, pending
 from kbroker.cli.errors import Failed
 from kbroker.cli.lazy import LazyGroup
+from kbroker.cli.numbers import WholeType
 from kbroker.cli.tables import format_option, json_text, plural, table
 from kbroker.cli.times import moment, span
 from kbroker.cli.topics.partitions import Chosen, PartitionsType, leaders, place
@@ -38,7 +39,7 @@ delay = LazyGroup(
 _where = click.argument("where", type=PartitionsType(), metavar="TOPIC[:PARTITION,...]")
 _key = click.option("-k", "--key", help="Only records of this key.")
 _ids = click.option(
-    "--id", "ids", type=click.IntRange(0), metavar="N", multiple=True, help="The record of this id. Repeatable."
+    "--id", "ids", type=WholeType(0), metavar="N", multiple=True, help="The record of this id. Repeatable."
 )
 
 
@@ -46,7 +47,7 @@ _ids = click.option(
 @_where
 @_key
 @click.option(
-    "-n", "--num", type=click.IntRange(1), metavar="N", default=100, show_default=True, help="At most so many records."
+    "-n", "--num", type=WholeType(1), metavar="N", default=100, show_default=True, help="At most so many records."
 )
 @click.option("-a", "--all", "everything", is_flag=True, help="All of them, however many.")
 @format_option

@@ -12,6 +12,7 @@ import click
 from kbroker.cli.client.connecting import Connection, connection_options, consumer
 from kbroker.cli.client.presence import Presence
 from kbroker.cli.names import GROUP, TOPIC
+from kbroker.cli.numbers import WholeType
 from kbroker.cli.topics.formats import Output, Shown
 from kbroker.cli.topics.partitions import check_there, partition_option
 from kbroker.cli.topics.reading import (
@@ -80,7 +81,7 @@ class FilterType(click.ParamType[Expression]):
     help="Where to begin: start, end, N, +N (N after the start), -N (N before the end), or a time: @-5m, @18:30, "
     "@2026-11-22T12:00:00, @SECONDS since the epoch.",
 )
-@click.option("-n", "--count", type=click.IntRange(1), metavar="N", help="Stop after N records.")
+@click.option("-n", "--count", type=WholeType(1), metavar="N", help="Stop after N records.")
 @click.option("-e", "--exit-at-end", is_flag=True, help="Stop at what was the end when it began.")
 @partition_option
 @click.option(

@@ -20,6 +20,7 @@ from kbroker.cli.client.quirks import NULL, header
 from kbroker.cli.delays.reads import check_delays
 from kbroker.cli.errors import Failed
 from kbroker.cli.names import TOPIC
+from kbroker.cli.numbers import WholeType
 from kbroker.cli.progress import Progress
 from kbroker.cli.tables import bytes_text, format_option, json_text, plural
 from kbroker.cli.times import DurationType, MomentType, moment, span
@@ -44,7 +45,7 @@ DELIVERY_TIMEOUT_MS = 120_000  # kafka-python's
 @click.option(
     "-p",
     "--partition",
-    type=click.IntRange(0),
+    type=WholeType(0),
     metavar="N",
     help="The partition to write to.  [default: chosen by the key; without a key, they are spread]",
 )

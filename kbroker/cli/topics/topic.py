@@ -14,6 +14,7 @@ from kbroker.cli.cluster import reads
 from kbroker.cli.errors import Failed, check_none
 from kbroker.cli.lazy import LazyGroup
 from kbroker.cli.names import TOPIC, TOPIC_CONFIG, TOPIC_SETTING
+from kbroker.cli.numbers import WholeType
 from kbroker.cli.tables import format_option, json_text, plural, table
 from kbroker.cli.times import DurationType
 from kbroker.cli.topics import offsets
@@ -46,7 +47,7 @@ topic = LazyGroup(
 def replicas_option(text: str) -> Callable[[Any], Any]:
     """-r of commands that make topics. text: its help."""
     text += "  [default: default.replication.factor]"
-    return click.option("-r", "--replicas", type=click.IntRange(1), metavar="N", help=text)
+    return click.option("-r", "--replicas", type=WholeType(1), metavar="N", help=text)
 
 
 def configs_option(text: str) -> Callable[[Any], Any]:
@@ -66,7 +67,7 @@ def removed_option(text: str) -> Callable[[Any], Any]:
 @click.option(
     "-p",
     "--partitions",
-    type=click.IntRange(1),
+    type=WholeType(1),
     metavar="N",
     help="How many partitions.  [default: the broker's num.partitions]",
 )
@@ -151,7 +152,7 @@ def describe(connection: Connection, names: Sequence[str], all_configs: bool, st
 @configs_option("Set a config.")
 @removed_option("Go back to the default.")
 @click.option(
-    "-p", "--partitions", type=click.IntRange(1), metavar="N", help="The new number of partitions; it can only grow."
+    "-p", "--partitions", type=WholeType(1), metavar="N", help="The new number of partitions; it can only grow."
 )
 @connection_options
 def alter(

@@ -15,6 +15,7 @@ from kbroker.cli.cluster.reads import TopicPartition
 from kbroker.cli.consent import ask, yes_option
 from kbroker.cli.groups.seek import Target, TargetType
 from kbroker.cli.names import TOPIC
+from kbroker.cli.numbers import WholeType
 from kbroker.cli.tables import format_option, json_text, plural, table
 from kbroker.cli.topics import offsets
 from kbroker.cli.topics.offsets import Ends
@@ -47,7 +48,7 @@ class Step(NamedTuple):
     help="What is before this offset or time: 1200, end, @1700000000 (seconds or milliseconds since the epoch), "
     "2026-11-22T12:00:00.",
 )
-@click.option("--keep", type=click.IntRange(0), metavar="N", help="All but the last N of each partition.")
+@click.option("--keep", type=WholeType(0), metavar="N", help="All but the last N of each partition.")
 @yes_option
 @format_option
 @connection_options

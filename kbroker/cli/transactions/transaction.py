@@ -13,6 +13,7 @@ from kbroker.cli.cluster import reads as cluster
 from kbroker.cli.cluster.reads import NOBODY, TopicPartition
 from kbroker.cli.errors import Failed
 from kbroker.cli.lazy import LazyGroup
+from kbroker.cli.numbers import WholeType
 from kbroker.cli.tables import format_option, json_text, table, visible
 from kbroker.cli.times import DurationType, moment, span
 from kbroker.cli.topics.partitions import Chosen, PartitionsType, check_led, leaders, place
@@ -40,7 +41,14 @@ transaction = LazyGroup(
 @click.option(
     "--state", "states", type=click.Choice(tuple(BY_NAME)), multiple=True, help="Only in this state. Repeatable."
 )
-@click.option("--producer-id", "producer_ids", type=int, multiple=True, help="Only of this producer. Repeatable.")
+@click.option(
+    "--producer-id",
+    "producer_ids",
+    type=WholeType(0),
+    metavar="ID",
+    multiple=True,
+    help="Only of this producer. Repeatable.",
+)
 @click.option("--longer-than", type=DurationType(), metavar="DURATION", help="Only those that run longer: 90s, 15m.")
 @click.option("--id", "pattern", metavar="REGEX", help="Only ids that match as a whole.")
 @format_option
@@ -125,8 +133,10 @@ def hanging(connection: Connection, topics: Sequence[Chosen], older_than: int, s
 
 @click.command("abort")
 @click.argument("where", type=PartitionsType(), metavar="TOPIC:PARTITION")
-@click.option("--start", "start_offset", type=int, metavar="OFFSET", help="The transaction that begins at this offset.")
-@click.option("--producer-id", type=int, metavar="ID", help="The transaction of this producer.")
+@click.option(
+    "--start", "start_offset", type=WholeType(0), metavar="OFFSET", help="The transaction that begins at this offset."
+)
+@click.option("--producer-id", type=WholeType(0), metavar="ID", help="The transaction of this producer.")
 @click.option("--force", is_flag=True, help="Even if its coordinator may still end it itself.")
 @connection_options
 def abort_one(
