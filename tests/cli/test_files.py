@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from kbroker.cli import cli, files
-from kbroker.cli.errors import Misconfigured
+from kbroker.cli.errors import Failed, Misconfigured
+from kbroker.cli.topics import given
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,7 @@ from kbroker.cli.errors import Misconfigured
         ["start", "--seed", "/dev/zero"],
         ["status", "-c", "/dev/zero"],
         ["coord", "info", "sqlite:none", "-c", "/dev/zero"],
+        ["coord", "adopt-logs", "sqlite:none", "/dev/zero"],
         ["topic", "list", "--command-config", "/dev/zero"],
     ],
     ids=" ".join,
@@ -40,3 +42,16 @@ def test_what_is_as_large_as_can_be_is_read(tmp_path: Path, monkeypatch: pytest.
     file.write_bytes(b"\xff")
     with pytest.raises(Misconfigured, match="file is not text in UTF-8"):
         files.read_text(file)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="a file without end")
+def test_a_record_is_no_larger_than_it_may_be_whatever_its_file_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(given, "RECORD_BYTES_MAX", 1000)
+    whole = tmp_path / "whole"
+    whole.write_bytes(bytes(1000))
+    records = given.from_files([whole, Path("/dev/zero")])
+    assert next(records).record.value == bytes(1000)
+    with pytest.raises(Failed, match="/dev/zero has more than .*, the most a record may have"):
+        next(records)

@@ -11,6 +11,7 @@ import click
 
 from kbroker.cli.coordination.coord import EPILOG, StoreType, file_option, with_stores
 from kbroker.cli.errors import Failed
+from kbroker.cli.files import read_text
 from kbroker.cli.numbers import WholeType
 from kbroker.cli.tables import plural, table
 
@@ -65,12 +66,12 @@ def _read(source: Path) -> Ends:
 
     try:
         if not source.is_dir():
-            return heard(json.loads(source.read_text()))
+            return heard(json.loads(read_text(source)))
         with held(source) as holder:
             if holder:
                 raise Failed(f"{holder} is writing to {source}: stop it first")
             return ends_below(source)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Failed(f"{source} tells of no broker's logs: {error}") from None
 
 
