@@ -390,6 +390,13 @@ def offsets_pending(run: Run, stage: Stage) -> Seen:
     return {"while they are pending": offsets(pending), "commit": fate, "then": offsets(gather(newcomer, 2))}
 
 
+def shared(source: Source, other: Member) -> bool:
+    """Whether each has one of two partitions. `other` has it once the coordinator knows that `source` gave it up, and
+    not before: until then what `source` sends is not stale, though it shows one partition.
+    """
+    return len(source.owned()) == len(other.owned()) == 1
+
+
 def stale_member(identifier: str, protocol: str) -> None:
     @transaction(identifier)
     def carry_out(run: Run, stage: Stage) -> Seen:
@@ -399,7 +406,7 @@ def stale_member(identifier: str, protocol: str) -> None:
         taken = gather(source, 20)
         membership = source.membership()
         other = stage.member(inputs, protocol)
-        check(until(lambda: source.poll(1, 0.5) is not None and len(source.owned()) == 1, 20), "no rebalance")
+        check(until(lambda: source.poll(1, 0.5) is not None and shared(source, other), 20), "no rebalance")
 
         def commit_what_was_taken() -> None:
             writer.begin()
