@@ -1,8 +1,8 @@
 """One broker: what it is made of, in which order that comes up, and how it goes down.
 
     up:   listeners bound (clients queue) ─▶ data directory locked ─▶ store open ─▶ registered, leaderships taken in a
-          new epoch ─▶ topics asked for at start created ─▶ accepting, while logs are opened ─▶ shown by the others,
-          so that whom a client asks makes no difference ─▶ ready
+          new epoch ─▶ topics asked for at start created ─▶ logs opened, or a moment over ─▶ accepting, while the other
+          logs are opened ─▶ shown by the others, so that whom a client asks makes no difference ─▶ ready
     down: what others can lead is handed over, while clients are served on ─▶ the nursery is cancelled (connections,
           then duties) ─▶ logs closed clean ─▶ session given back
 
@@ -64,6 +64,7 @@ from kbroker.views.views import Views
 
 BROKERS_WAIT_S = 60.0
 LOOK_AGAIN_S = 0.02
+OPEN_WAIT_S = 1.0  # clients queue for so long, then what is open is served; kafka-python 2.0.2 does for two seconds
 SHOWN_WAIT_S = 1.0  # for others to show this broker; a SQLite store looks twice a second for who shares it
 LEAVE_S = 10.0  # a stop does not wait longer for others to take over
 LINGER_S = 0.3  # how long clients are told where to go instead
@@ -187,6 +188,9 @@ class Broker:
             if topics:
                 await _wait_brokers(brokers_min, services)
                 await _create(topics, services)
+            # Whoever is refused tries again, but librdkafka sends first what it had ready to follow: the order is lost.
+            with trio.move_on_after(OPEN_WAIT_S):
+                await services.replicas.wait_open()
             requests, answers = RequestMemory(_request_bytes_max(self.config)), AnswerMemory(ANSWER_BYTES_MAX)
             porter = Porter()
             nursery.start_soon(porter.run)

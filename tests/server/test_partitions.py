@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -71,7 +71,39 @@ async def test_L3_an_epoch_the_cluster_has_not_reached_in_a_torn_tail_does_not_s
         assert (sent.error_code, sent.base_offset) == (0, 1)
 
 
-async def test_clients_are_answered_while_logs_are_opened() -> None:
+def opening_in(seconds: float) -> Callable[[Callable[[], T]], Awaitable[T]]:
+    """A worker to whom it takes so long to open logs."""
+
+    async def work_slowly(work: Callable[[], T]) -> T:
+        if getattr(work, "func", None) is run_some:
+            await trio.sleep(seconds)
+        await trio.lowlevel.checkpoint()
+        return work()
+
+    return work_slowly
+
+
+async def test_who_comes_early_is_not_refused_for_logs_that_are_open_in_a_moment(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A producer without idempotence may have sent its next request by the time that it tries the first one again."""
+    machine, listeners = Machine(), {"listeners": "PLAINTEXT://127.0.0.1:9092"}
+    async with memory_broker(topics={"t": 1}, machine=machine) as broker, broker.client() as client:
+        assert (await produce(client, batch(b"a"))).error_code == 0
+    env = machine.env()
+    starting = partial(
+        run_broker, replace(env, offload=opening_in(0.5)), BrokerConfig().with_values(listeners), store=machine.store
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(starting)
+        await trio.testing.wait_all_tasks_blocked()
+        async with connect(env.net, "127.0.0.1", 9092, "early") as client:
+            answers = [await produce(client, batch(value)) for value in (b"b", b"c")]
+        assert [(answer.error_code, answer.base_offset) for answer in answers] == [(0, 1), (0, 2)]
+        nursery.cancel_scope.cancel()
+
+
+async def test_clients_are_answered_while_logs_are_opened(autojump_clock: trio.testing.MockClock) -> None:
     machine, listeners = Machine(), {"listeners": "PLAINTEXT://127.0.0.1:9092"}
     async with memory_broker(topics={"t": 1}, machine=machine) as broker, broker.client() as client:
         assert (await produce(client, batch(b"a"))).error_code == 0
@@ -113,19 +145,12 @@ async def test_a_session_lives_through_a_recovery_of_a_minute(
         assert (await produce(client, batch(b"a"))).error_code == 0
     env, ready = machine.env(), trio.Event()
 
-    async def slow_disk(work: Callable[[], T]) -> T:
-        """A worker to whom it takes a minute to open logs."""
-        if getattr(work, "func", None) is run_some:
-            await trio.sleep(60)
-        await trio.lowlevel.checkpoint()
-        return work()
-
     def on_ready(told: object) -> None:
         ready.set()
 
     async with trio.open_nursery() as nursery:
         config = BrokerConfig().with_values(listeners)
-        slow = replace(env, offload=slow_disk)
+        slow = replace(env, offload=opening_in(60))
         nursery.start_soon(partial(run_broker, slow, config, store=machine.store, on_ready=on_ready))
         await trio.testing.wait_all_tasks_blocked()
         began = trio.current_time()
