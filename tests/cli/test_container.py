@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import pytest
+from click.testing import CliRunner
 
+from kbroker.cli import cli
+from kbroker.cli.broker import container
 from kbroker.cli.broker.container import DATA_DIR, check, defaults
 from kbroker.cli.errors import Misconfigured
 from kbroker.config import BrokerConfig, ConfigError, load
@@ -149,6 +152,13 @@ def test_data_is_where_other_images_have_their_volume_unless_it_is_said() -> Non
     assert configured({}).data_dir == DATA_DIR
     for variable in ("KAFKA_LOG_DIRS", "KAFKA_LOG_DIR", "KBROKER_DATA_DIR"):
         assert configured({variable: "/elsewhere"}).data_dir == "/elsewhere"
+
+
+def test_status_and_stop_look_where_the_broker_of_a_container_has_its_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "DATA_DIR", "/no/such/data")
+    for command in ("status", "stop"):
+        told = CliRunner().invoke(cli, [command], env={"KBROKER_CONTAINER": "1"})
+        assert (told.exit_code, told.stderr) == (3, "kbroker: no broker runs on /no/such/data\n")
 
 
 def test_one_of_several_is_accepted_where_it_is_told_where_they_meet() -> None:

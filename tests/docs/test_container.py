@@ -136,6 +136,7 @@ def test_the_compose_file_serves_this_machine_and_its_containers() -> None:
         assert told(made, 19092) == "kafka:19092"
         healthy = made.run(image().health)
         assert healthy.returncode == 0, healthy.stderr
+        assert "/var/lib/kafka/data" in made.run(["kbroker", "status"]).stdout
         described = made.run([*image().entrypoint, *json.loads(example[1])])
         assert described.stdout.startswith("orders: 3 partitions"), described.stderr
 

@@ -235,15 +235,15 @@ def config_flags(
 
 def configured(
     file: Path | None,
-    overrides: Sequence[str],
-    listens: Sequence[str],
-    advertises: Sequence[str],
-    of_flags: Mapping[str, str | int | None],
+    overrides: Sequence[str] = (),
+    listens: Sequence[str] = (),
+    advertises: Sequence[str] = (),
+    of_flags: Mapping[str, str | int | None] | None = None,
 ) -> BrokerConfig:
     """What a command line, its file and the environment come to. of_flags: as in `_flags`. Raises Misconfigured."""
     from kbroker.config import ConfigError, load
 
-    flags = _flags(overrides, listens, advertises, of_flags)
+    flags = _flags(overrides, listens, advertises, of_flags or {})
     try:
         values = read_config_file(file) if file else {}
         return load(values, os.environ, flags, file_name=str(file), derived=_derived(listens))

@@ -20,8 +20,8 @@ import click
 
 from kbroker.cli.broker.layout import LOCK
 from kbroker.cli.broker.service.life import READY, RUNNING, STOPPING, is_whole, read_record, writer_of
-from kbroker.cli.errors import EXIT_FAILED, EXIT_UNREACHABLE, Failed, Misconfigured, Unreachable
-from kbroker.cli.files import config_option, read_config_file
+from kbroker.cli.errors import EXIT_FAILED, EXIT_UNREACHABLE, Failed, Unreachable
+from kbroker.cli.files import config_option
 from kbroker.cli.tables import format_option, json_text, visible
 from kbroker.cli.times import DurationType, span
 from kbroker.env.features import Features
@@ -221,12 +221,9 @@ def _directory(data_dir: str | None, file: Path | None, memory: bool) -> str:
         return _memory_directory()
     if data_dir:
         return data_dir
-    from kbroker.config import ConfigError, load
+    from kbroker.cli.broker.start import configured
 
-    try:
-        return load(read_config_file(file) if file else {}, os.environ, file_name=str(file)).data_dir
-    except ConfigError as error:
-        raise Misconfigured(str(error)) from None
+    return configured(file).data_dir
 
 
 def _memory_directory() -> str:
