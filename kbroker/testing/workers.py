@@ -12,7 +12,6 @@ run.
 
 from __future__ import annotations
 
-import pickle
 import random
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -85,6 +84,13 @@ class _Thread:
             self._stopped.release()
 
 
+def _copied(value: T) -> T:
+    """As it comes out of another process."""
+    import pickle  # here: a broker of the pytest plugin is ready sooner without it
+
+    return pickle.loads(pickle.dumps(value))  # type: ignore[no-any-return]
+
+
 class InlineHelper:
     """A Helper whose steps are an offload's: in a simulation, of a worker that is parked like any other."""
 
@@ -95,7 +101,7 @@ class InlineHelper:
     @asynccontextmanager
     async def begin(self, work: Callable[..., Iterator[T]], *args: Any) -> AsyncIterator[InlineSteps[T]]:
         """Have work(disk, *args) done. What is passed is copied, as between processes."""
-        steps = work(self._disk, *pickle.loads(pickle.dumps(args)))
+        steps = work(self._disk, *_copied(args))
         try:
             yield InlineSteps(steps, self._offload)
         finally:
@@ -114,7 +120,8 @@ class InlineSteps(Generic[T]):
 
     async def step(self) -> T | None:
         """The next step; None: finished."""
-        return pickle.loads(pickle.dumps(await self._offload(partial(next, self._steps, None))))  # type: ignore[no-any-return]
+        found: T | None = await self._offload(partial(next, self._steps, None))
+        return _copied(found)
 
 
 class Workers:

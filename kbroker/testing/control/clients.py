@@ -6,7 +6,6 @@ one. `fast` bounds that to a few seconds, and makes them try again within some h
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Any
 
 __tracebackhide__ = True  # pytest shows the line of the test, not how we came to what it raises
@@ -91,6 +90,8 @@ def client_config(client: str, bootstrap: str, role: str | None = None, *, fast:
     """
     known = ALIASES.get(client)
     if known is None:
+        from difflib import get_close_matches
+
         close = get_close_matches(str(client).lower(), FAST, n=1)
         hint = f", did you mean {close[0]!r}?" if close else f": there are {', '.join(FAST)}"
         raise ValueError(f"there are no settings for the client {client!r}{hint}")

@@ -11,7 +11,6 @@ A request is hit by at most one fault, the first that was set and is not used up
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from functools import partial
 from typing import Any, ClassVar
 
@@ -232,6 +231,8 @@ def error_code(name: Any) -> ErrorCode:
 
 
 def _meant(name: str, names: Any) -> str:
+    from difflib import get_close_matches
+
     def plain(text: str) -> str:
         return text.replace("_", "").lower()
 
