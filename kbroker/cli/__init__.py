@@ -10,6 +10,7 @@
     tables.py    aligned text and JSON                        times.py    moments and durations
     consent.py   the question before records are lost         progress.py how far a long command is
     shell.py     `completion`, `version`                      numbers.py  whole numbers and their bounds
+    json_records.py  the parts of a record in JSON
 
 Exit codes: 0 done, 1 failed, 2 used or configured wrongly (also: port or data directory taken), 3 no broker reached,
 130 interrupted. A broker stopped by CTRL+C or SIGTERM has done what it was told: 0.

@@ -20,6 +20,7 @@ from kbroker.cli.broker.seed import planting
 from kbroker.cli.broker.seed.planting import murmur2, plant
 from kbroker.cli.broker.seed.reading import SeedError, read_seed
 from kbroker.cli.broker.seed.wishes import Record, Wish, merged, wish
+from kbroker.cli.topics.formats import Shown, json_line
 from kbroker.server.identity import StartFailed
 from kbroker.testing.broker import HOST, MemoryBroker, memory_broker, memory_cluster
 from tests.cli.process import broker_process
@@ -119,6 +120,20 @@ def test_both_forms_say_the_same(text: str, name: str) -> None:
     ]
 
 
+def test_what_consume_and_rpk_write_is_a_seed() -> None:
+    record = Shown("t", 0, 7, -1, None, b"\xff", [("a", b"1"), ("none", None)])  # without a timestamp
+    rpk = '{"topic":"t","value":"v","headers":[{"key":"a","value":"1"}],"timestamp":5,"partition":1,"offset":3}'
+    assert read_seed(json_line(record).decode() + rpk, "x") == [
+        Wish(
+            "t",
+            records=[
+                Record(None, b"\xff", (("a", b"1"), ("none", None)), 0, None),
+                Record(None, b"v", (("a", b"1"),), 1, 5),
+            ],
+        )
+    ]
+
+
 def test_a_record_without_a_topic_that_is_described(tmp_path: Path) -> None:
     lines = ['{"topic": "t", "value": null}', '{"topic": "t", "partitions": 2}', '{"topic": "t", "key": null}']
     assert read_seed("\n".join(lines), "x") == [Wish("t", 2, records=[Record(None, None), Record(None, None)])]
@@ -173,7 +188,7 @@ def test_a_record_without_a_topic_that_is_described(tmp_path: Path) -> None:
             "s.jsonl",
             [
                 "1: not JSON",
-                '2: not {"topic": NAME, ...}',
+                "2: not a JSON object: '3'",
                 "3: not {",
                 "4: a topic needs a name",
                 "5: partitions: 0 is not a whole number, at least 1",
@@ -188,7 +203,7 @@ def test_a_record_without_a_topic_that_is_described(tmp_path: Path) -> None:
                 "15: partitions: true is not a whole number",
                 "16: not JSON",
                 "17: value: half of a character",
-                "18: headers: a name is not text",
+                "18: headers: half of a character",
             ],
         ),
     ],

@@ -23,6 +23,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from kbroker.cli.json_records import as_bytes, as_headers, as_object
+
 _TOKEN = re.compile(
     r"%(?P<field>[a-zA-Z%])(?:\{(?P<encoding>hex|base64|iso|strftime\[[^\]]*\])\})?"
     r"|\\(?:x(?P<byte>[0-9a-fA-F]{2})|(?P<escape>.))"
@@ -172,22 +174,19 @@ def json_line(record: Shown) -> bytes:
 
 def from_json(line: bytes) -> Parsed:
     """Read back what `json_line`, kcat -J or rpk wrote. Raises ValueError, which says what is wrong."""
-    try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        where = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise ValueError(f"is no JSON{where}: {line[:80]!r}") from None
-    if not isinstance(fields, dict):
-        raise ValueError(f"is no JSON object: {line[:80]!r}")
+    fields = as_object(line)
     if unknown := sorted(fields.keys() - _JSON_FIELDS):
-        raise ValueError(f"has an unknown field {unknown[0]!r}; there are {', '.join(sorted(_JSON_FIELDS))}")
-    if "payload" not in fields and "value" not in fields:
-        raise ValueError('has no "payload"; null is a tombstone')
-    value = fields["payload"] if "payload" in fields else fields["value"]
-    timestamp = _json_number(fields, "ts" if "ts" in fields else "timestamp")
-    headers = [(name, _json_bytes(value, "header")) for name, value in _json_headers(fields.get("headers"))]
-    key = _json_bytes(fields.get("key"), "key")
-    return Parsed(key, _json_bytes(value, "payload"), headers, timestamp, _json_number(fields, "partition"))
+        raise ValueError(f"unknown field {unknown[0]!r}; there are {', '.join(sorted(_JSON_FIELDS))}")
+    what = "payload" if "payload" in fields else "value"
+    if what not in fields:
+        raise ValueError('no "payload"; null is a tombstone')
+    return Parsed(
+        as_bytes(fields.get("key"), "key"),
+        as_bytes(fields[what], what),
+        as_headers(fields.get("headers")),
+        _json_number(fields, "ts" if "ts" in fields else "timestamp"),
+        _json_number(fields, "partition"),
+    )
 
 
 _JSON_FIELDS = {
@@ -204,35 +203,12 @@ def _json_text(data: bytes | None) -> object:
         return {"base64": b64encode(data).decode()}
 
 
-def _json_bytes(value: object, what: str) -> bytes | None:
-    if value is None:
-        return None
-    try:
-        if isinstance(value, str):
-            return value.encode()
-        if isinstance(value, dict) and value.keys() == {"base64"}:
-            return b64decode(value["base64"], validate=True)
-    except (ValueError, TypeError):
-        pass
-    raise ValueError(f'has a {what} that is neither text, null nor {{"base64": "..."}}')
-
-
-def _json_headers(headers: Any) -> list[tuple[str, object]]:
-    """kcat: name, value, name, value...; rpk: [{"key": name, "value": value}...]."""
-    items = headers or []
-    if isinstance(items, list) and all(isinstance(each, dict) and each.keys() == {"key", "value"} for each in items):
-        items = [part for each in items for part in (each["key"], each["value"])]
-    if isinstance(items, list) and len(items) % 2 == 0 and all(isinstance(name, str) for name in items[::2]):
-        return list(zip(items[::2], items[1::2], strict=True))
-    raise ValueError('has "headers" that are not ["name", "value", ...]')
-
-
 def _json_number(fields: dict[str, Any], name: str) -> int | None:
     """A number that is not negative; None: there is none. -1 is Kafka's word for that."""
     value = fields.get(name)
     if value is None or (type(value) is int and -1 <= value < 1 << 63):
         return None if value in (None, -1) else value
-    raise ValueError(f"has a {name!r} that is no number")
+    raise ValueError(f"{name}: {value!r} is not a whole number, at least 0")
 
 
 def _headers(text: bytes) -> Headers:

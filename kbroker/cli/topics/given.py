@@ -54,7 +54,7 @@ def from_lines(read: Callable[[], bytes], delimiter: bytes, parse: Callable[[byt
         try:
             yield Given(f"line {number}", parse(line), len(line) + len(delimiter))
         except ValueError as error:
-            raise Failed(f"line {number} {visible(str(error))}") from None
+            raise Failed(f"line {number}: {visible(str(error))}") from None
 
 
 def from_files(paths: Sequence[Path]) -> Iterator[Given]:

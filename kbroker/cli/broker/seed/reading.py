@@ -17,20 +17,19 @@ as its text. Every mistake is told with its line.
 from __future__ import annotations
 
 import json
-from base64 import b64decode
-from binascii import Error as Base64Error
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
-from kafka_wire.records import Headers
 from kbroker.cli.broker.seed.wishes import Record, Wish, check_name, configs_of
+from kbroker.cli.json_records import as_bytes, as_headers, as_object, is_bytes
 from kbroker.cli.times import time_ms
 from kbroker.config import format_value
 
 OF_TOPICS = ("name", "partitions", "replication_factor", "config")
 OF_RECORDS = ("partition", "key", "value", "headers", "timestamp")
 OF_CONSUMED = ("offset", "tstype", "broker")  # of `consume -J`: of no use here
+NO_TIMESTAMP = -1  # Kafka's word, which `consume -J` passes on
 TIMESTAMP_MAX = 2**63 - 1
 
 T = TypeVar("T")
@@ -114,11 +113,11 @@ def _read_json(text: str, reader: _Reader) -> None:
         if not line.strip():
             continue
         try:
-            told = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reader.mistakes.append(Mistake(number, f"not JSON: {error}"))
+            told = as_object(line)
+        except ValueError as error:
+            reader.mistakes.append(Mistake(number, str(error)))
             continue
-        if not isinstance(told, dict) or "topic" not in told:
+        if "topic" not in told:
             reader.mistakes.append(Mistake(number, 'not {"topic": NAME, ...}'))
             continue
         name = told.pop("topic")
@@ -224,44 +223,24 @@ def _record(told: Mapping[str, Any]) -> Record:
     return Record(
         _bytes(told.get("key"), "key"),
         _bytes(told.get("value"), "value"),
-        _headers(told.get("headers") or {}),
+        as_headers(told.get("headers"), _bytes),
         partition,
         _timestamp(told.get("timestamp")),
     )
 
 
-def _bytes(value: object, what: str) -> bytes | None:
-    if value is None:
-        return None
-    if isinstance(value, str):
-        if not _is_text(value):
-            raise ValueError(f"{what}: half of a character (\\uD800 to \\uDFFF) is not text")
-        return value.encode()
-    if isinstance(value, dict) and value.keys() == {"base64"}:
-        try:
-            return b64decode(value["base64"], validate=True)
-        except (Base64Error, ValueError, TypeError):
-            raise ValueError(f"{what}: what base64 says is not Base64") from None
+def _bytes(value: Any, what: str) -> bytes | None:
+    if is_bytes(value):
+        return as_bytes(value, what)
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
     except (TypeError, ValueError):
         raise ValueError(f"{what}: {value!r} is no value of JSON") from None
 
 
-def _headers(told: object) -> Headers:
-    """{"name": "value"}, or as `consume -J` writes them: ["name", "value", ...]."""
-    if isinstance(told, dict):
-        pairs = list(told.items())
-    elif isinstance(told, list) and len(told) % 2 == 0:
-        pairs = list(zip(told[::2], told[1::2], strict=True))
-    else:
-        raise ValueError("headers: expected names and values")
-    if not all(isinstance(name, str) and _is_text(name) for name, _ in pairs):
-        raise ValueError("headers: a name is not text")
-    return tuple((name, _bytes(value, f"header {name}")) for name, value in pairs)
-
-
 def _timestamp(told: object) -> int | None:
+    if told == NO_TIMESTAMP:
+        return None
     if isinstance(told, datetime):
         told = told.isoformat()
     try:
@@ -272,11 +251,6 @@ def _timestamp(told: object) -> int | None:
     if told is None or _is_whole(told, 0, TIMESTAMP_MAX):
         return told  # type: ignore[return-value]
     raise ValueError(f"timestamp: {told!r} is no time: milliseconds since the epoch, or 2026-11-28T18:30:00Z")
-
-
-def _is_text(value: str) -> bool:
-    """JSON can say half of a surrogate pair, which UTF-8 cannot."""
-    return not any("\ud800" <= each <= "\udfff" for each in value)
 
 
 def _is_whole(value: object, low: int, high: int) -> bool:
