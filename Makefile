@@ -1,6 +1,6 @@
 # kbroker: everything a developer does, one word each; `make help` lists them. Needs Python 3.11+ with venv; uv is used
-# when present. PYTHON chooses the interpreter, JOBS how many tests run at once (one a core if not said), ARGS passes
-# arguments on: make test ARGS=tests/log
+# when present. PYTHON chooses the interpreter, JOBS how many tests run at once (if not said, one more than there are
+# cores, for many a test waits for a broker), ARGS passes arguments on: make test ARGS=tests/log
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +9,7 @@ UV := $(shell command -v uv 2>/dev/null)
 INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 PYTEST := $(BIN)/python -m pytest
 SEEDS ?= 0-99
-JOBS ?= auto
+JOBS ?= $(shell echo $$(($$(nproc || getconf _NPROCESSORS_ONLN) + 1)))
 AT_ONCE := -n $(JOBS) --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
