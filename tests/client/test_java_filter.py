@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ from kafka import KafkaProducer
 from tests.cli.process import broker_process
 
 PROJECT = Path(__file__).parents[2] / "docs/examples/java-filter"
+SHORT_LIVED = "-Xshare:auto -XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 UNREACHABLE = ("Could not transfer", "Could not resolve", "could not be resolved", "offline mode")
 
 pytestmark = [
@@ -29,8 +31,11 @@ def test_javas_interceptor_passes_the_same_table_and_lets_commits_be_right(tmp_p
             producer.send("filtered", b"value", partition=0, headers=[("kbroker-tags", tags)])
         producer.close()
         command = ["mvn", "-B", "-f", str(PROJECT / "pom.xml"), f"-Ddirectory={tmp_path}", "test"]
-        command += [f"-Dbootstrap={address}", "-Dtopic=filtered"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
+        command += [f"-Dbootstrap={address}", "-Dtopic=filtered", f"-DargLine={SHORT_LIVED}"]
+        environment = {**os.environ, "MAVEN_OPTS": SHORT_LIVED}
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
+        )
     if done.returncode and any(words in done.stdout for words in UNREACHABLE):
         pytest.skip("Maven cannot fetch what the tests need")
     assert done.returncode == 0, done.stdout
