@@ -22,6 +22,7 @@ partitions reads and answers in turns.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -55,7 +56,7 @@ from kbroker.replication.doubt import InDoubt
 from kbroker.replication.partition import READ_COMMITTED, READ_UNCOMMITTED, Partition
 from kbroker.replication.reads import SCANNED_IN_PART
 from kbroker.replication.traffic import TopicTraffic
-from kbroker.turns import Work, answer, each, finish
+from kbroker.turns import Work, answer, each, finish, one_at_a_time
 
 if TYPE_CHECKING:
     from kbroker.views.view import ViewPartition
@@ -283,7 +284,10 @@ class FetchJob:
         def work() -> list[tuple[Any, OSError | LogOffline | None]]:
             return [_attempt(one.work) for _, one in lacking]
 
-        for (key, one), (result, error) in zip(lacking, await self.services.env.offload(work), strict=True):
+        is_large = any(one.is_large for _, one in lacking)
+        async with one_at_a_time("large looks") if is_large else nullcontext():
+            found = await self.services.env.offload(work)
+        for (key, one), (result, error) in zip(lacking, found, strict=True):
             if error is not None:
                 self.broken[key] = error
             else:

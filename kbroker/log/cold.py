@@ -23,10 +23,22 @@ T = TypeVar("T")
 class NotInMemory(Exception):
     """What was asked for cannot be told without waiting for the disk, and the caller had said not to."""
 
-    def __init__(self, work: Callable[[], Any], then: Callable[[Any], object] | None = None, *, cost: int = 0) -> None:
-        """cost: bytes that the work goes through, where that is more than bringing what will be sent."""
+    def __init__(
+        self,
+        work: Callable[[], Any],
+        then: Callable[[Any], object] | None = None,
+        *,
+        cost: int = 0,
+        is_large: bool = False,
+    ) -> None:
+        """
+        Args:
+            cost: bytes that the work goes through, where that is more than bringing what will be sent.
+            is_large: it takes much memory: one such work at a time in the whole broker.
+        """
         super().__init__("not in memory")
         self.cost = cost
+        self.is_large = is_large
         self.work = work  # for a worker: blocks, changes nothing; may raise LogOffline, OSError
         self.then = then  # takes its result and changes state: on the loop
 

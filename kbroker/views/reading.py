@@ -15,6 +15,7 @@ LOOK in the index is looked at, and the index learns what is there.
 
 Budget: one look reads about a megabyte, one batch at least, and ends early when that had very many records. So a fetch
 costs a bounded piece of work, whatever filter and data are; where that was not all there is, it is answered at once.
+A batch that decompresses to very much ends a look, too, and begins one that is made alone in the whole broker.
 
 What goes back has gaps. Clients go on behind a batch's last offset; so what was looked at and ends without a match ends
 with a skip marker: a control batch of no transaction, which every client passes over, at the last offset looked at. Of
@@ -52,6 +53,7 @@ READ_BYTES = 256 * 1024  # at a time
 STRETCHES_MAX = 16_384  # of the index gone through by one plan
 RUNS_MAX = 256  # separate pieces of the log in one plan
 UNPACKED_MAX = DECOMPRESSED_BYTES_MAX  # of a batch; an exact view leaves out a larger one, which clients do not take
+UNPACKED_SMALL_MAX = BATCH_BYTES_MAX  # of one that is unpacked while others are, by all workers there are
 _ALWAYS = (ANY, LOOK, ABORTS)  # whatever tags are wanted
 
 
@@ -125,7 +127,8 @@ class FilteredReader:
         Raises CorruptLog, OSError.
         """
         result = self.results.get(self, offset, version_of(log))
-        if result is not None and (result.pieces or result.is_partial):
+        is_large = result is not None and result.before_large and not result.pieces
+        if result is not None and not is_large and (result.pieces or result.is_partial):
             return self._serve(log, offset, result, bytes_max, bound, at_least_one)
         start = result.after if result is not None else offset
         if start >= bound:
@@ -137,11 +140,11 @@ class FilteredReader:
             return self._slices(log, offset, known, bytes_max, bound, at_least_one, now)
         if plan.runs:
             if now:
-                look = Look(plan, self.selection, start, bound)
+                look = Look(plan, self.selection, start, bound, UNPACKED_MAX if is_large else UNPACKED_SMALL_MAX)
                 take = partial(self._take, log, offset, bound, version_of(log))
-                raise NotInMemory(look.run, take, cost=min(plan.size, LOOK_BYTES))
+                raise NotInMemory(look.run, take, cost=min(plan.size, LOOK_BYTES), is_large=is_large)
             return self._nothing(log, offset, start, bound)._replace(is_partial=True)
-        self._keep(log, offset, plan.after, bound, [])
+        self._keep(log, offset, plan.after, bound)
         return self._nothing(log, offset, plan.after, bound)
 
     def available(self, log: PartitionLog, offset: int, bound: int, most: int) -> int:
@@ -161,12 +164,14 @@ class FilteredReader:
             return most
         if found or plan.runs or plan.after < bound:
             return min(found + max(plan.size, 1), most)
-        self._keep(log, offset, plan.after, bound, [])
+        self._keep(log, offset, plan.after, bound)
         return 0
 
-    def _keep(self, log: PartitionLog, offset: int, after: int, bound: int, pieces: Sequence[Found]) -> None:
+    def _keep(
+        self, log: PartitionLog, offset: int, after: int, bound: int, pieces: Sequence[Found] = (), large: bool = False
+    ) -> None:
         size = sum([len(each.data) for each in pieces])
-        self.results.put(self, offset, Result(version_of(log), after, pieces, size, after < bound))
+        self.results.put(self, offset, Result(version_of(log), after, pieces, size, after < bound, large))
 
     def _take(self, log: PartitionLog, offset: int, bound: int, version: Version, looked: Looked) -> None:
         """A worker has looked."""
@@ -177,7 +182,7 @@ class FilteredReader:
                 for piece in learned.pieces:
                     tags.learn(piece)
         if self.selection.is_exact:
-            self._keep(log, offset, looked.after, bound, looked.pieces)
+            self._keep(log, offset, looked.after, bound, looked.pieces, looked.before_large)
 
     # what goes back
 
@@ -337,6 +342,7 @@ class Looked(NamedTuple):
     pieces: list[Found]
     after: int
     learned: list[tuple[Segment, TagIndex, TagIndex]]  # of which segment, into what, and what
+    before_large: bool = False  # it ended there
 
 
 class Look(NamedTuple):
@@ -346,9 +352,10 @@ class Look(NamedTuple):
     selection: Selection
     offset: int
     bound: int
+    unpacked_max: int
 
     def run(self) -> Looked:
-        """Look. Blocks. Raises CorruptLog, OSError."""
+        """Look, up to a batch that is larger. Blocks. Raises CorruptLog, OSError."""
         judge, tagger = Filter(self.selection.expression), Tagger(is_bounded=False)
         looked = Looked([], self.plan.after, [])
         bytes_left, records_left = LOOK_BYTES, LOOK_RECORDS
@@ -368,7 +375,10 @@ class Look(NamedTuple):
                 bytes_left -= header.size
                 if header.last_offset < self.offset and learner is None:
                     continue
-                records_left -= self._look_at(batch, header, judge, tagger, learner, position, looked.pieces, run)
+                cost = self._look_at(batch, header, judge, tagger, learner, position, looked.pieces, run)
+                if cost is None:
+                    return looked._replace(after=max(header.base_offset, self.offset), before_large=True)
+                records_left -= cost
         return looked
 
     def _look_at(
@@ -381,9 +391,13 @@ class Look(NamedTuple):
         position: int,
         pieces: list[Found],
         run: Run,
-    ) -> int:
-        """Judge one batch; how many records that was, or was as much work as."""
-        records, size = _records_of(batch, header)
+    ) -> int | None:
+        """Judge one batch; how many records that was, or was as much work as. None: it is too large for this look."""
+        records, size = _records_of(batch, header, self.unpacked_max)
+        is_too_large = records is None and size > self.unpacked_max
+        is_shown = self.selection.is_exact and header.last_offset >= self.offset
+        if is_too_large and is_shown and self.unpacked_max < UNPACKED_MAX:
+            return None
         if learner is not None:
             if header.is_control:
                 numbers = tagger.look_at(batch, header)
@@ -394,23 +408,20 @@ class Look(NamedTuple):
             offset = header.base_offset - run.segment.base_offset
             learner.note(position, header.size, offset, offset + header.last_offset_delta + 1, numbers, header.crc)
         cost = max(header.count, size // RECORD_BYTES)
-        if header.last_offset < self.offset or not self.selection.is_exact:
-            return cost
-        is_too_large = records is None and size > UNPACKED_MAX
-        left = left_of(batch, header, judge, records) if not is_too_large else None
+        left = left_of(batch, header, judge, records) if is_shown and not is_too_large else None
         if left is not None:
             pieces.append(Found(bytes(left), header.base_offset, header.next_offset))
         return cost
 
 
-def _records_of(batch: memoryview, header: BatchHeader) -> tuple[bytes | None, int]:
+def _records_of(batch: memoryview, header: BatchHeader, bytes_max: int) -> tuple[bytes | None, int]:
     """A batch's records, decompressed, None if they cannot be had; how many bytes that is, or were tried."""
     if header.is_control:
         return None, 0
     try:
-        records = payload(batch, max_bytes=UNPACKED_MAX)
+        records = payload(batch, max_bytes=bytes_max)
     except KafkaError as error:
-        return None, UNPACKED_MAX + (error.code is ErrorCode.MESSAGE_TOO_LARGE)
+        return None, bytes_max + (error.code is ErrorCode.MESSAGE_TOO_LARGE)
     return records, len(records)
 
 

@@ -52,6 +52,7 @@ class Result(NamedTuple):
     pieces: Sequence[Found]
     size: int  # bytes of the pieces
     is_partial: bool  # there was more to look at, even then
+    before_large: bool = False  # what comes next is a batch that takes much memory
 
     @property
     def cost(self) -> int:

@@ -20,6 +20,8 @@ from kbroker.filters import parse
 from kbroker.replication.partition import Partition
 from kbroker.testing.broker import memory_broker
 from kbroker.testing.client import BareClient
+from kbroker.turns import one_at_a_time
+from kbroker.views import reading
 from kbroker.views.reading import LOOK_BYTES, FilteredReader, Selection
 from kbroker.views.results import Results
 from tests.api.test_fetch import fetch_request
@@ -65,9 +67,9 @@ def shown(monkeypatch: pytest.MonkeyPatch, text: str = EU, *, is_exact: bool = T
         yield asked
 
 
-def tagged(tag: str, size: int = 100, count: int = 1) -> bytearray:
+def tagged(tag: str, size: int = 100, count: int = 1, compression: int = 0) -> bytearray:
     rows = [(1, tag.encode(), tag.encode() + b"v" * size, (("kbroker-tags", tag.encode()),)) for _ in range(count)]
-    return build_batch(rows)
+    return build_batch(rows, compression=compression)
 
 
 def told(response: FetchResponse) -> list[tuple[int, list[bytes], int]]:
@@ -129,6 +131,28 @@ async def test_who_waits_holds_no_records(
             nursery.start_soon(look)
             assert told(await client.call(asked, 11)) == [(0, [b"eu"] * 3, 3)]
             assert not jobs
+
+
+async def test_what_takes_much_memory_to_look_at_waits_for_its_turn(
+    autojump_clock: MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "UNPACKED_SMALL_MAX", 50_000)
+    async with memory_broker(topics={"t": 1}) as broker, broker.client() as client:
+        await produce(client, tagged("eu"))
+        await produce(client, tagged("eu", 100_000, compression=4))
+        found = []
+
+        async def read_on() -> None:
+            for offset in (0, 1):
+                found.extend(told(await client.call(fetch_request({("t", 0): offset}), 11)))
+
+        with shown(monkeypatch):
+            async with one_at_a_time("large looks"):
+                nursery.start_soon(read_on)
+                await trio.sleep(30)
+                assert found == [(0, [b"eu"], 1)], "what is small does not wait"
+            await trio.sleep(1)
+        assert found[1:] == [(0, [b"eu"], 2)]
 
 
 @pytest.mark.parametrize("text", [EU, KEY])

@@ -17,6 +17,7 @@ from kafka_wire.records import (
     build_batch,
     check_crc,
     headers,
+    payload,
     peek_control,
     read_records,
 )
@@ -320,12 +321,44 @@ def test_a_large_batch_is_judged_like_any_other() -> None:
 def test_an_exact_view_shows_nothing_of_a_batch_that_is_too_large_to_be_judged(
     monkeypatch: pytest.MonkeyPatch, has_index: bool
 ) -> None:
-    monkeypatch.setattr(reading, "UNPACKED_MAX", 50_000)
+    for name in ("UNPACKED_MAX", "UNPACKED_SMALL_MAX"):
+        monkeypatch.setattr(reading, name, 50_000)
     log = tagged_log(kbroker_tags_enable=has_index, kbroker_produce_validate="header")
     append_batch(log, "eu", "us", size=50_000, compression=4)
     append_batch(log, "eu", "us")
     assert [each.offset for each in consume(reader(), log)] == [5, 7, 9]
     assert [each.offset for each in consume(reader(is_exact=False), log)] == list(range(10))
+
+
+@pytest.mark.parametrize("has_index", [False, True])
+def test_of_large_batches_one_look_at_a_time_takes_the_memory(monkeypatch: pytest.MonkeyPatch, has_index: bool) -> None:
+    monkeypatch.setattr(reading, "UNPACKED_SMALL_MAX", 50_000)
+    log = tagged_log(kbroker_produce_validate="header")
+    log.notes_tags = has_index
+    for size in (100, 50_000, 50_000, 100):
+        append_batch(log, "eu", "us", size=size, compression=4)
+    log.notes_tags = True  # without the index they are to be looked at
+    sizes: list[int] = []
+
+    def noted(batch: memoryview, *, max_bytes: int) -> bytes:
+        sizes.append(max_bytes)
+        return payload(batch, max_bytes=max_bytes)
+
+    monkeypatch.setattr(reading, "payload", noted)
+    by, looks, offset = reader(), list[tuple[bool, set[int]]](), 0
+    while offset < log.end.value:
+        try:
+            offset = by.read(log, offset, MOST, log.end.value, True, True).after
+        except NotInMemory as lacking:
+            sizes.clear()
+            lacking.take(lacking.work())
+            looks += [(lacking.is_large, set(sizes))] if lacking.cost else []
+    small, large = (False, {50_000}), (True, {reading.UNPACKED_MAX})
+    assert looks == [small, small, large]
+    assert [each.offset for each in consume(by, log)] == [0, 2, 4, 5, 7, 9, 10, 12, 14, 15, 17, 19]
+    sizes.clear()
+    assert [each.offset for each in consume(reader(is_exact=False), log)] == list(range(20))
+    assert max(sizes, default=0) <= 50_000, "whole batches go, so no large one need be unpacked"
 
 
 def test_what_nobody_knows_is_looked_at_once(meter: Meter) -> None:
