@@ -199,7 +199,7 @@ def test_a_record_without_a_topic_that_is_described(tmp_path: Path) -> None:
                 "10: headers: expected names and values",
                 "11: timestamp: 'yesterday' is no time",
                 "12: partitions is not known here",
-                "14: there is no partition 3: topic y has 3",
+                "14: topic y has no partition 3: it has 0 to 2",
                 "15: partitions: true is not a whole number",
                 "16: not JSON",
                 "17: value: half of a character",
@@ -287,7 +287,7 @@ async def test_each_record_goes_to_the_broker_that_leads() -> None:
 
 async def test_what_cannot_be_written_ends_the_start(autojump_clock: MockClock) -> None:
     async with memory_broker(topics={"t": 1}) as broker:
-        with pytest.raises(StartFailed, match="topic t has 1 partitions, a record is for 3"):
+        with pytest.raises(StartFailed, match="--seed: topic t has no partition 3: it has only 0"):
             await planted(broker, [Wish("t", records=[Record(None, b"", partition=3)])])
         with pytest.raises(StartFailed, match="--seed: t 0: MESSAGE_TOO_LARGE"):
             await planted(broker, [Wish("t", records=[Record(None, bytes(2 << 20))])])

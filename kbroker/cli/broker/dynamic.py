@@ -32,10 +32,11 @@ def running(connection: Connection, broker_id: int | None) -> list[Setting]:
     from kbroker.config import Source
 
     with admin(connection) as client:
-        live = [broker.id for broker in reads.members(client).live]
-        if broker_id is None and len(live) > 1:
-            raise Failed(f"brokers {', '.join(map(str, live))} are there: say which by --broker")
-        configs = _described(client, live[0] if broker_id is None else broker_id, live)
+        members = reads.members(client)
+        if broker_id is None and len(members.live) > 1:
+            raise Failed(f"brokers {', '.join(str(each.id) for each in members.live)} are there: say which by --broker")
+        broker = members.live[0] if broker_id is None else members.one(broker_id)
+        configs = reads.described_configs(client, Scope.BROKER, str(broker.id))
     return [
         Setting(
             each.name, HIDDEN if each.is_sensitive else each.value, _origin(each), each.config_source != Source.DEFAULT
@@ -53,12 +54,11 @@ def list_configs(connection: Connection, style: str) -> None:
 
     rows: list[tuple[str, str, str | None]] = []
     with admin(connection) as client:
-        live = [broker.id for broker in reads.members(client).live]
-        for broker in (None, *live):
-            wanted = Source.DYNAMIC_DEFAULT_BROKER if broker is None else Source.DYNAMIC_BROKER
+        for broker in (reads.ALL, *(str(each.id) for each in reads.members(client).live)):
+            wanted = Source.DYNAMIC_DEFAULT_BROKER if broker == reads.ALL else Source.DYNAMIC_BROKER
             rows += [
-                ("all" if broker is None else str(broker), each.name, HIDDEN if each.is_sensitive else each.value)
-                for each in _described(client, broker, live)
+                (broker or "all", each.name, HIDDEN if each.is_sensitive else each.value)
+                for each in reads.described_configs(client, Scope.BROKER, broker)
                 if each.config_source == wanted
             ]
     if style == "json":
@@ -96,7 +96,7 @@ def set_configs(
     broker = reads.ALL if for_all else str(broker_id)
     with admin(connection) as client:
         if broker_id is not None:
-            _check_there(broker_id, [each.id for each in reads.members(client).live])
+            reads.members(client).one(broker_id)
         reads.alter_configs(client, {(Scope.BROKER, broker): changes})
     click.echo(f"altered {reads.whose(broker)}: {', '.join(reads.altered(changes))}")
 
@@ -121,18 +121,6 @@ def _check_names(removed: Sequence[str]) -> None:
             find(Scope.BROKER, name)
     except ConfigError as error:
         raise Failed(str(error)) from None
-
-
-def _check_there(broker: int, live: Sequence[int]) -> None:
-    if broker not in live:
-        raise Failed(f"broker {broker} is not there: only {', '.join(map(str, live))}")
-
-
-def _described(client: Any, broker: int | None, live: Sequence[int]) -> list[Any]:
-    """The configs of a broker, as it tells them; None: those for all."""
-    if broker is not None:
-        _check_there(broker, live)
-    return reads.described_configs(client, Scope.BROKER, reads.ALL if broker is None else str(broker))
 
 
 def _origin(told: Any) -> str:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from kbroker.cli.cluster.reads import Broker, Partition, TopicPartition
+from kbroker.cli.tables import plural
 
 Targets = dict[TopicPartition, tuple[int, ...]]
 
@@ -54,9 +55,8 @@ def drained(partitions: Sequence[Partition], leaving: Sequence[int], brokers: Se
 def _check(partition: Partition, factor: int, brokers: Sequence[Broker]) -> None:
     if factor > len(brokers):
         there = ", ".join(str(broker.id) for broker in brokers) or "none"
-        raise Impossible(
-            f"{partition.topic} {partition.partition} needs {factor} brokers for its replicas, and there are: {there}"
-        )
+        place = f"{partition.topic} {partition.partition}"
+        raise Impossible(f"{place} needs {plural(factor, 'broker')} for its replicas, and there are: {there}")
 
 
 def _share(total: int, count: int) -> int:

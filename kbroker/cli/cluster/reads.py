@@ -51,6 +51,14 @@ class Members(NamedTuple):
         """Those that are not."""
         return [broker for broker in self.brokers if broker.fenced]
 
+    def one(self, broker_id: int) -> Broker:
+        """A broker that is there. Raises Failed."""
+        for broker in self.live:
+            if broker.id == broker_id:
+                return broker
+        there = ", ".join(str(broker.id) for broker in self.live)
+        raise Failed(f"broker {broker_id} is not there; those that are: {there}")
+
 
 class Partition(NamedTuple):
     """A partition as the cluster has agreed on it."""

@@ -14,7 +14,7 @@ from kbroker.cli.broker.logs import is_terminal
 from kbroker.cli.client.connecting import Connection, admin, connection_options
 from kbroker.cli.cluster import reads
 from kbroker.cli.cluster.plan import Impossible, Targets, drained, spread
-from kbroker.cli.cluster.reads import Broker, Members, Move, Partition
+from kbroker.cli.cluster.reads import Move, Partition
 from kbroker.cli.cluster.throttle import release, throttle, throttled_topics
 from kbroker.cli.errors import Failed
 from kbroker.cli.numbers import WholeType
@@ -141,7 +141,7 @@ def _planned(
     there = partitions(client, topics) if topics else reads.partitions(client)
     try:
         if to is not None:
-            targets = spread(there, _live(members, to), factor)
+            targets = spread(there, [members.one(each) for each in to], factor)
         else:
             assert leaving is not None
             targets = drained(there, leaving, members.live)
@@ -149,15 +149,6 @@ def _planned(
         hint = "" if leaving is None else "; fewer replicas: reassign TOPIC --to ID,... --replication-factor N"
         raise Failed(f"{error}{hint}") from None
     return [each for each in there if each.key in targets], targets
-
-
-def _live(members: Members, ids: Sequence[int]) -> list[Broker]:
-    live = {broker.id: broker for broker in members.live}
-    for broker_id in ids:
-        if broker_id not in live:
-            there = ", ".join(map(str, sorted(live)))
-            raise Failed(f"broker {broker_id} is not there; those that are: {there}")
-    return [live[broker_id] for broker_id in ids]
 
 
 def _show_plan(client: Any, moving: Sequence[Partition], targets: Targets, style: str) -> None:

@@ -97,8 +97,13 @@ def leaders(client: Any, *chosen: Chosen) -> dict[TopicPartition, int]:
 def check_there(topic: str, named: Iterable[int], there: Collection[int], where: str = "") -> None:
     """Failed, unless a topic has these partitions. there: those it has, from 0 on; where: where they were named."""
     if missing := sorted(set(named) - set(there)):
-        has = f"only {min(there)}" if len(there) == 1 else f"0 to {max(there)}" if there else "none"
-        raise Failed(f"{where}topic {topic} has no partition {missing[0]}: it has {has}")
+        raise Failed(where + no_partition(topic, missing[0], there))
+
+
+def no_partition(topic: str, number: int, there: Collection[int]) -> str:
+    """That a topic does not have a partition, in the same words everywhere."""
+    has = f"only {min(there)}" if len(there) == 1 else f"0 to {max(there)}" if there else "none"
+    return f"topic {topic} has no partition {number}: it has {has}"
 
 
 def check_led(leaders: Mapping[TopicPartition, int]) -> None:

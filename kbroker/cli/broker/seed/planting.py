@@ -19,6 +19,7 @@ from kafka_wire.messages.offsets import ListOffsetsPartition, ListOffsetsRequest
 from kafka_wire.messages.produce_fetch import PartitionProduceData, ProduceRequest, TopicProduceData
 from kafka_wire.records import build_batch
 from kbroker.cli.broker.seed.wishes import Record, Wish
+from kbroker.cli.topics.partitions import no_partition
 from kbroker.env import Clock, Net
 from kbroker.server.identity import StartFailed
 from kbroker.testing.client import BareClient, connect
@@ -110,7 +111,7 @@ def _divided(wish: Wish, partitions: int) -> dict[int, list[Record]]:
         else:
             index = next(turn) % partitions
         if index >= partitions:
-            raise StartFailed(f"--seed: topic {wish.name} has {partitions} partitions, a record is for {index}")
+            raise StartFailed(f"--seed: {no_partition(wish.name, index, range(partitions))}")
         divided.setdefault(index, []).append(record)
     return divided
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 from kbroker.cli.broker.seed.wishes import Record, Wish, check_name, configs_of
 from kbroker.cli.json_records import as_bytes, as_headers, as_object, is_bytes
 from kbroker.cli.times import time_ms
+from kbroker.cli.topics.partitions import no_partition
 from kbroker.config import format_value
 
 OF_TOPICS = ("name", "partitions", "replication_factor", "config")
@@ -93,7 +94,7 @@ class _Reader:
             return
         wish = self.wishes.setdefault(name, Wish(name))
         if record.partition is not None and 0 < wish.partitions <= record.partition:
-            self._note(line, f"there is no partition {record.partition}: topic {name} has {wish.partitions}")
+            self._note(line, no_partition(name, record.partition, range(wish.partitions)))
         wish.records.append(record)
 
     def _try(self, line: int, default: T, read: Callable[[], T]) -> T:

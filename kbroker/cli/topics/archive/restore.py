@@ -164,7 +164,7 @@ def _check_resumable(held: Mapping[int, int], reader: Reader, name: str) -> None
     for each in reader.topic.partitions:
         if held.get(each.partition, 0) > each.end - each.first:
             raise Failed(
-                f"{name} {each.partition} has {held[each.partition]} records, more than the export: "
+                f"{name} {each.partition} has {plural(held[each.partition], 'record')}, more than the export: "
                 "it is not the beginning of this import"
             )
 
