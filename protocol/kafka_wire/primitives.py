@@ -5,7 +5,7 @@ zigzag encoded first (0, -1, 1, -2 -> 0, 1, 2, 3). Lengths and tags use the unsi
 signed.
 
 CRC-32C (Castagnoli) guards a record batch. The `crc32c` wheel runs at memory speed; where there is none, crcmod
-answers sixty times slower, and a warning says so.
+answers sixty times slower, if it is there, and a warning says so.
 """
 
 from __future__ import annotations
@@ -94,9 +94,11 @@ def varint(value: int) -> bytes:
 def _find_crc32c() -> Callable[[Buffer], int]:
     try:
         return _of_wheel()
-    except ImportError:
-        import crcmod.predefined
-
+    except ImportError as missing:
+        try:
+            import crcmod.predefined
+        except ImportError:
+            raise missing from None  # that is the one to install
         warnings.warn("no crc32c wheel here: using crcmod, which is about 60 times slower", stacklevel=3)
         slow = crcmod.predefined.mkPredefinedCrcFun("crc-32c")
         return lambda data: int(slow(bytes(data)))

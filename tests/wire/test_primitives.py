@@ -152,3 +152,11 @@ def test_without_the_wheel_crcmod_answers_and_a_warning_says_so_once(no_wheel: M
         warnings.simplefilter("error")
         assert no_wheel.crc32c(b"") == 0
         assert imported_early(bytes(range(32))) == 0x46DD794E
+
+
+def test_where_there_is_neither_the_wheel_is_what_is_missed(
+    no_wheel: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "crcmod.predefined", None)
+    with pytest.raises(ImportError, match="crc32c"):
+        no_wheel.crc32c(b"")
