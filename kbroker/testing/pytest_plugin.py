@@ -11,7 +11,8 @@
     kbroker_config    what all of them are configured with; to be overridden in a conftest.py
     akbroker          a broker in the loop and on the clock of a test in trio (with pytest-trio: pytest_trio_plugin.py)
 
-pytest loads this module at every start, also where nobody uses it: it imports nothing but what pytest has. What a test
+pytest loads this module at every start, also where nobody uses it: it imports nothing but what pytest has. The broker
+is imported as Python does it, not as pytest does with plugins and all that they were installed with. What a test
 did not see is told at its end: a fault that never came, a broker that died. The report of a failed test has its log.
 """
 
@@ -20,8 +21,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -46,6 +49,38 @@ SETTINGS = {
 }
 _used = pytest.StashKey[list["KBroker | KBrokerCluster"]]()  # by a test, in the order in which it asked for them
 _made = pytest.StashKey[list["KBroker"]]()  # by make_kbroker, in a session
+
+
+# -- imports -----------------------------------------------------------------------------------------------------------
+
+
+class PlainImports:
+    """Finds the modules of the broker before pytest does, which would rewrite all their assertions: slower code, half
+    as much time again to import it, and nearly a second where what it compiles is not kept (PYTHONDONTWRITEBYTECODE).
+    """
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None, /
+    ) -> ModuleSpec | None:
+        """See MetaPathFinder. Plugins, and packages that pytest names, it has to find by itself: else it warns."""
+        if name.startswith(("kbroker.", "kafka_wire.")) and ".pytest_" not in name:
+            return PathFinder.find_spec(name, path, target)
+        return None
+
+
+_plain_imports = PlainImports()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests() -> None:
+    """Before any conftest.py imports the broker."""
+    sys.meta_path.insert(0, _plain_imports)
+
+
+def pytest_unconfigure() -> None:
+    """Leave Python as it was."""
+    if _plain_imports in sys.meta_path:
+        sys.meta_path.remove(_plain_imports)
 
 
 # -- options -----------------------------------------------------------------------------------------------------------

@@ -401,6 +401,26 @@ def test_a_run_that_does_not_use_it_imports_almost_nothing_for_it(pytester: pyte
     assert names == ["kbroker", "kbroker.testing", "kbroker.testing.pytest_plugin"]
 
 
+def test_the_broker_is_imported_as_it_is_with_assertions_that_pytest_has_not_rewritten(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makeconftest("import kafka_wire.records, kbroker.turns, kbroker.testing.clock\n")
+    pytester.makepyfile(
+        """
+        import sys
+        def test_it(kbroker):
+            ours = [module for name, module in sys.modules.items() if name.startswith(("kbroker.", "kafka_wire."))]
+            rewritten = {each.__name__ for each in ours if type(each.__loader__).__module__.startswith("_pytest")}
+            assert len(ours) > 200
+            plugins = {"kbroker.testing.pytest_plugin", "kbroker.testing.pytest_trio_plugin"}
+            assert rewritten <= {"kbroker.testing", *plugins}
+        """
+    )
+    (pytester.path / "marks.py").write_text("import pytest\npytest.register_assert_rewrite('kbroker', 'kafka_wire')\n")
+    result = pytester.run(sys.executable, "-m", "pytest", "-W", "error", "-p", "marks", *PLUGIN, "-p", "no:randomly")
+    result.assert_outcomes(passed=1)
+
+
 def test_a_run_that_is_killed_leaves_neither_process_nor_directory(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
