@@ -251,6 +251,9 @@ class Sending {
 }
 
 // The library asks for a producer id when the first transaction begins: `init` begins it, the first `begin` finds it.
+//
+// Of a send to several brokers of which one refuses, it sends again what others are about to take, under new sequence
+// numbers: twice in the log. A new transaction is refused while the one before is ending, so it begins with one partition.
 class Transacting {
   constructor(id, options) {
     this.producer = kafka(options.patience || 30).producer({
@@ -271,12 +274,18 @@ class Transacting {
 
   async begin() {
     if (!this.ahead) this.transaction = await this.producer.transaction();
-    this.ahead = false;
+    this.ahead = this.underWay = false;
   }
 
   async send(topic, messages) {
     const wanted = messages.map(messageOf);
-    return offsetsOf(wanted, await this.transaction.send({ topic, acks: -1, messages: wanted }));
+    const isFirst = this.underWay ? () => false : ({ partition }) => partition === wanted[0].partition;
+    const results = [];
+    for (const some of [wanted.filter(isFirst), wanted.filter((each) => !isFirst(each))]) {
+      if (some.length) results.push(...(await this.transaction.send({ topic, acks: -1, messages: some })));
+    }
+    this.underWay = true;
+    return offsetsOf(wanted, results);
   }
 
   sendOffsets(offsets, consumerGroupId) {
