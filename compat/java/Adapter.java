@@ -83,8 +83,12 @@ public class Adapter {
         OUT.println(GSON.toJson(answer));
     }
 
-    /** Kafka's name of the error, or the library's own where it is no answer of the broker. */
+    /**
+     * Kafka's name of the error, or the library's own where it is no answer of the broker. What the library refuses after
+     * an error has that error as its cause; a commit that comes at once may be told of it either way.
+     */
     static String name(Throwable error) {
+        if (error.getClass() == KafkaException.class && error.getCause() instanceof KafkaException) return name(error.getCause());
         if (error instanceof OffsetOutOfRangeException) return "OFFSET_OUT_OF_RANGE";
         if (error instanceof CommitFailedException) return "CommitFailedException";
         Errors known = Errors.forException(error);
