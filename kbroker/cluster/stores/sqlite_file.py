@@ -51,6 +51,7 @@ T = TypeVar("T")
 Txn: TypeAlias = tuple[Sequence[Guard], Sequence[Op]]
 
 BUSY_S = 5.0  # wait for another process's transaction, at most
+WAL_TRIES_MAX = 20  # as many processes may open a new file at once
 RECENT_MAX = 4_096  # revisions told at once; who is further behind reads the history
 RESERVE_BYTES = 256 * 1024
 
@@ -101,7 +102,7 @@ class SqliteFile:
             raise
 
     def _prepare(self) -> None:
-        self._db.execute("pragma journal_mode = wal")
+        self._turn_to_wal()
         self._db.execute("pragma synchronous = full")
         with self._transaction():
             if not self._is_ours():
@@ -112,6 +113,18 @@ class SqliteFile:
             raise Unavailable(f"it is damaged: {told.splitlines()[-1]}")
         self.id = self._meta("id")
         self._make_reserve()
+
+    def _turn_to_wal(self) -> None:
+        """Two who do that at once, with a new file, would wait for each other: SQLite refuses one without any wait."""
+        for left in reversed(range(WAL_TRIES_MAX)):
+            try:
+                self._db.execute("pragma journal_mode = wal")
+                return
+            except sqlite3.OperationalError as error:
+                if not (left and is_busy(error)):
+                    raise
+            self._db.execute("begin exclusive")  # waits until the other is done
+            self._db.execute("commit")
 
     def foreign(self, boot_id: str) -> dict[int, float]:
         """Sessions that began under another boot, of this machine or not, with their ends.

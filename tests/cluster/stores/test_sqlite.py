@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import trio
@@ -419,6 +419,27 @@ async def test_a_busy_or_broken_file_is_unavailable(tmp_path: Path, clock: HandC
         store._file._db.execute("alter table hidden rename to kv")
         assert (await store.info()).revision == 1
         assert await put(store, b"b", b"1") == 2
+
+
+def test_who_opens_a_new_file_together_with_another_waits_for_it(
+    tmp_path: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, connect = tmp_path / "coord.db", sqlite3.connect
+    path.touch()
+    other = connect(path, isolation_level=None)
+    other.execute("begin")
+    other.execute("select * from sqlite_schema")
+
+    def traced(*args: Any, **options: Any) -> sqlite3.Connection:
+        made = connect(*args, **options)
+        made.set_trace_callback(lambda sql: other.execute("rollback") if sql == "begin exclusive" else None)
+        return made
+
+    monkeypatch.setattr(sqlite3, "connect", traced)
+    file = SqliteFile(str(path), clock, set())
+    assert not other.in_transaction
+    file.close()
+    other.close()
 
 
 async def test_a_file_that_somebody_holds_as_it_is_opened_may_be_waited_for(
