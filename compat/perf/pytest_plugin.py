@@ -1,6 +1,7 @@
 """How quick the pytest plugin is: `python compat/perf/pytest_plugin.py`. Every figure is of a fresh process.
 
 ready          from the first import to a session's broker that serves, in a thread; in a process
+first test     what the first test of a session waits for its fixture: pytest has imported a part of the same already
 namespace      what a test waits for its own broker: as the plugin does it, while the test before ends
 100 tests      each produces and consumes, with clients of its own: of kafka-python with the settings of `client_config`
                and with its own, of others, and of kbroker.testing
@@ -46,6 +47,14 @@ for _ in range(200):
     whole.append((time.perf_counter() - since) * 1000)
 print(sorted(waits)[100], sorted(whole)[100])
 broker.close()
+"""
+FIRST = """
+import time
+
+def test_it(request):
+    before = time.perf_counter()
+    request.getfixturevalue("kbroker")
+    print("waited", (time.perf_counter() - before) * 1000)
 """
 TESTS = """
 import pytest, trio
@@ -110,28 +119,40 @@ def python(code: str) -> list[float]:
 
 def ready(backend: str) -> str:
     """The median and the best of some runs."""
-    times = [python(READY.format(backend=backend))[0] for _ in range(RUNS)]
-    return f"{statistics.median(times):.0f} ms (best {min(times):.0f})"
+    return told([python(READY.format(backend=backend))[0] for _ in range(RUNS)])
+
+
+def first(directory: Path) -> str:
+    """The same for the first test of a session."""
+    lines = [run_pytest(FIRST, directory, "-s").partition("waited ")[2] for _ in range(RUNS)]
+    return told([float(line.split()[0]) for line in lines])
+
+
+def told(times_ms: list[float]) -> str:
+    """Some times in few words."""
+    return f"{statistics.median(times_ms):.0f} ms (best {min(times_ms):.0f})"
 
 
 def hundred(which: str, directory: Path) -> str:
-    """The time that pytest takes for a hundred tests, all of it, and the time of the tests."""
-    (directory / "test_it.py").write_text(TESTS, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-W", "ignore", "-k", which, "--rootdir", str(directory), "."]
+    """The time that pytest takes for a hundred tests, all of it."""
     before = time.perf_counter()
-    done = subprocess.run(
-        command, cwd=directory, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'protocol'}"}, capture_output=True, text=True
-    )
-    assert "100 passed" in done.stdout, done.stdout
+    printed = run_pytest(TESTS, directory, "-W", "ignore", "-k", which)
+    assert "100 passed" in printed, printed
     return f"{time.perf_counter() - before:.1f} s"
+
+
+def run_pytest(tests: str, directory: Path, *options: str) -> str:
+    """What pytest prints when it runs a file of tests."""
+    (directory / "test_it.py").write_text(tests, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", *options, "--rootdir", str(directory), "."]
+    env = {"PYTHONPATH": f"{ROOT}:{ROOT / 'protocol'}"}
+    return subprocess.run(command, cwd=directory, env=env, capture_output=True, text=True).stdout
 
 
 def main() -> None:
     """Print a table."""
     print(f"ready, thread       {ready('thread')}")
     print(f"ready, process      {ready('process')}")
-    waits, whole = python(NAMESPACE)
-    print(f"namespace           {waits:.2f} ms of waiting; {whole:.2f} ms when not prepared")
     clients = {
         "bare": "bare client",
         "kafka_python and fast": "kafka-python, with client_config",
@@ -142,6 +163,9 @@ def main() -> None:
     if importlib.util.find_spec("confluent_kafka"):
         clients["confluent"] = "confluent-kafka in a group"
     with tempfile.TemporaryDirectory() as directory:
+        print(f"first test          {first(Path(directory))}")
+        waits, whole = python(NAMESPACE)
+        print(f"namespace           {waits:.2f} ms of waiting; {whole:.2f} ms when not prepared")
         for which, name in clients.items():
             print(f"100 tests           {hundred(which, Path(directory))} {name}")
 

@@ -38,7 +38,7 @@ def quick_kafka_python(**settings: Any) -> Any:
 FAST: dict[str, dict[str | None, dict[str, Any]]] = {
     "kafka-python": {
         EVERY: {
-            "reconnect_backoff_ms": 20, "reconnect_backoff_max_ms": 200, "retry_backoff_ms": 20,
+            "reconnect_backoff_ms": 20, "reconnect_backoff_max_ms": 200, "retry_backoff_ms": 5,
             "kafka_client": quick_kafka_python,
         },
         "producer": {"request_timeout_ms": 2000, "delivery_timeout_ms": 20_000, "max_block_ms": 10_000},

@@ -269,8 +269,8 @@ def test_a_new_client_of_kafka_python_does_not_wait_for_its_second_metadata(kafk
 
     theirs = KafkaProducer.DEFAULT_CONFIG["kafka_client"]
     for client, role in ((KafkaProducer, "producer"), (KafkaConsumer, "consumer"), (KafkaAdminClient, "admin")):
-        assert waits(kafka.client_config("kafka-python", role)["kafka_client"], client, role) == 20
-        assert waits(theirs, client, role) == 100  # where it is 20, `quick_kafka_python` has become needless
+        assert waits(kafka.client_config("kafka-python", role)["kafka_client"], client, role) == 5
+        assert waits(theirs, client, role) == 100  # where it is 5, `quick_kafka_python` has become needless
 
 
 def test_a_topic_that_is_too_much_to_be_held_is_refused(
