@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from kafka import KafkaProducer
 
 from kbroker.testing.embedded.backends import make_embedded
 from kbroker.testing.handles import KBroker
+from tests.testing.control.client_tools import library
 
 pytestmark = pytest.mark.slow  # clients look again when they think it is time
 PATIENCE_S = 20.0
@@ -32,16 +34,17 @@ def broker(shared: KBroker) -> KBroker:
 
 @contextmanager
 def kafka_python(broker: KBroker) -> Iterator[Send]:
-    library = pytest.importorskip("kafka")
-    producer = library.KafkaProducer(**broker.client_config("kafka-python", "producer"))
+    producer = KafkaProducer(**broker.client_config("kafka-python", "producer"))
     yield lambda value: producer.send("t", value).get(timeout=PATIENCE_S)
     producer.close()
 
 
 @contextmanager
 def confluent(broker: KBroker) -> Iterator[Send]:
-    library = pytest.importorskip("confluent_kafka")
-    producer = library.Producer({**broker.client_config("confluent", "producer"), "enable.idempotence": True})
+    library("confluent_kafka")
+    from confluent_kafka import Producer
+
+    producer = Producer({**broker.client_config("confluent", "producer"), "enable.idempotence": True})
 
     def send(value: bytes) -> None:
         failures: list[Any] = []
@@ -54,11 +57,13 @@ def confluent(broker: KBroker) -> Iterator[Send]:
 
 @contextmanager
 def aiokafka(broker: KBroker) -> Iterator[Send]:
-    library = pytest.importorskip("aiokafka")
+    library("aiokafka")
+    from aiokafka import AIOKafkaProducer
+
     loop = asyncio.new_event_loop()
 
     async def begin() -> Any:
-        producer = library.AIOKafkaProducer(**broker.client_config("aiokafka", "producer"), enable_idempotence=True)
+        producer = AIOKafkaProducer(**broker.client_config("aiokafka", "producer"), enable_idempotence=True)
         await producer.start()
         return producer
 
