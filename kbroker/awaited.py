@@ -10,7 +10,7 @@ own bell rung (server/porter.py), and looks.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from types import CoroutineType
 from typing import Any
 
 import trio
@@ -18,24 +18,24 @@ import trio
 from kbroker.watermark import Bell
 
 
-class Awaited(ABC):
-    """An answer to come. One waits for it at a time."""
+class Awaited:
+    """An answer to come. One waits for it at a time. (No ABC: whether an answer is one is asked for each request.)"""
 
     __slots__ = ("until",)
 
     until: float  # trio's clock: when it is to be looked at, though nothing has rung; each look tells it anew
 
-    @abstractmethod
     def look(self) -> Any:
         """The answer, or a coroutine that goes on with it; None: not yet. Not to be asked again once it is there."""
+        raise NotImplementedError
 
-    @abstractmethod
     def listen(self, bell: Bell) -> None:
         """From now on ring this bell when it is to be looked at; what rang before a look is seen by it."""
+        raise NotImplementedError
 
-    @abstractmethod
     def leave(self) -> None:
         """Ring no more."""
+        raise NotImplementedError
 
     async def wait(self) -> Any:
         """The same for a task: the answer, or a coroutine that goes on with it."""
@@ -48,3 +48,6 @@ class Awaited(ABC):
             finally:
                 self.leave()
         return answer
+
+
+LATER = (CoroutineType, Awaited)  # an answer to come; a union in place of the tuple would be made anew at each look

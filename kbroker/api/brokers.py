@@ -16,7 +16,7 @@ import trio
 from kafka_wire.errors import ErrorCode, KafkaError
 from kbroker.api.context import Context, Peer, Services
 from kbroker.api.registry import APIS
-from kbroker.awaited import Awaited
+from kbroker.awaited import LATER, Awaited
 from kbroker.cluster.peers.links import Links, key_of
 from kbroker.turns import Later, is_long, under_way
 
@@ -64,7 +64,7 @@ async def _arrive(later: Later, timeout_s: float) -> Any:
                 async with under_way(of_broker=True):
                     while is_long(answer):
                         answer = await answer
-            while isinstance(answer, CoroutineType | Awaited):
+            while isinstance(answer, LATER):
                 answer = await (answer if isinstance(answer, CoroutineType) else answer.wait())
             return answer
     except Exception as error:

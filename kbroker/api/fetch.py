@@ -210,7 +210,8 @@ class FetchJob:
         self.claimed_id = _replica_id_of(request)  # of a client that says it is a broker; else negative
         self.isolation = request.isolation_level
         self.only_leader = context.version < RACKS_SINCE
-        self.rack = request.rack_id if not self.only_leader and is_rack_aware(self.services.config) else ""
+        rack = "" if self.only_leader else request.rack_id
+        self.rack = rack if rack and is_rack_aware(self.services.config) else ""
         self.bytes_max = min(request.max_bytes, self.services.config.get_int("fetch.max.bytes"))
         self.bytes_min = min(request.min_bytes, self.bytes_max)
         self.max_wait_ms = request.max_wait_ms

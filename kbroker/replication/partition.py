@@ -663,10 +663,10 @@ class Partition:
         there is something to read (as Kafka), or those of check_leader. A follower, who may be behind, does not know
         of what is above its end: OFFSET_NOT_AVAILABLE.
         """
-        if isolation == LOG_END or not only_leader:
-            self._check_reader(current_leader_epoch, is_consumer=isolation != LOG_END)
-        else:
+        if isolation != LOG_END and (only_leader or self.leading):
             self.check_leader(current_leader_epoch)
+        else:
+            self._check_reader(current_leader_epoch, is_consumer=isolation != LOG_END)
         log, aborted = self.log, None
         end = log.end.value
         if log.hides and through is None and isolation != LOG_END:

@@ -39,7 +39,7 @@ from kbroker.api.context import NO_BROKER, Context, Peer, Services
 from kbroker.api.metadata import unsupported_version
 from kbroker.api.registry import Route, RouteTable
 from kbroker.api.tallies import Tally
-from kbroker.awaited import Awaited
+from kbroker.awaited import LATER, Awaited
 from kbroker.env import FileSlice
 from kbroker.server.complaints import Unsupported
 from kbroker.turns import Work, finish, is_long, under_way
@@ -108,9 +108,9 @@ class Waiting:
                 response = await response
                 while is_long(response):
                     response = await response
-                if not isinstance(response, CoroutineType | Awaited):
+                if not isinstance(response, LATER):
                     return await self._encoded(response)
-        while isinstance(response, CoroutineType | Awaited):
+        while isinstance(response, LATER):
             response = await (response if isinstance(response, CoroutineType) else response.wait())
         return await self._encoded(response)
 
@@ -213,7 +213,7 @@ class Connection:
                 self._wait(Waiting(header, self.peer, later, tally, began, overlaps=False, is_long=True))
                 return
         answer = route.api.handle(request, context)
-        if isinstance(answer, CoroutineType | Awaited):
+        if isinstance(answer, LATER):
             # A broker asks for many of its clients, in no order: none of them waits for another's answer.
             overlaps = route.api.overlaps or self.peer.broker_id != NO_BROKER
             self._wait(Waiting(header, self.peer, answer, tally, began, overlaps=overlaps, is_long=is_long(answer)))

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from copy import copy
 from functools import partial
-from types import CoroutineType
 from typing import Any
 
 import trio
@@ -20,7 +19,7 @@ from kafka_wire.errors import ErrorCode
 from kafka_wire.messages.metadata import MetadataRequest, MetadataRequestTopic
 from kbroker.api.context import Context
 from kbroker.api.registry import Api, CloseConnection
-from kbroker.awaited import Awaited
+from kbroker.awaited import LATER, Awaited
 from kbroker.testing.control.answers import error_answer, merge, topic_errors
 from kbroker.testing.control.asked import whole
 from kbroker.testing.control.faults import Fault
@@ -150,7 +149,7 @@ def _hang_up(api: Api) -> Any:
 
 def after(answer: Any, step: Callable[[Any], Any]) -> Any:
     """`step(answer)` once what a handler returned is there; it may be no answer (None), which stays none."""
-    if isinstance(answer, CoroutineType | Awaited):
+    if isinstance(answer, LATER):
         return then(_arrive(Later(answer.wait() if isinstance(answer, Awaited) else answer)), partial(_step, step))
     return _step(step, answer)
 
@@ -161,6 +160,6 @@ def _step(step: Callable[[Any], Any], answer: Any) -> Any:
 
 async def _arrive(later: Later) -> Any:
     answer = await later
-    while isinstance(answer, CoroutineType | Awaited):
+    while isinstance(answer, LATER):
         answer = await (answer.wait() if isinstance(answer, Awaited) else answer)
     return answer
