@@ -21,6 +21,7 @@ and reads one line of JSON per scenario from its standard output:
 
 from __future__ import annotations
 
+import faulthandler
 import hashlib
 import json
 import os
@@ -421,6 +422,8 @@ def carry_out(identifier: str, run: Run) -> dict[str, Any]:
     thread = threading.Thread(target=body, name=identifier, daemon=True)
     thread.start()
     thread.join(SCENARIO_SECONDS_MAX)
+    if thread.is_alive():  # where it hangs tells the client's fault from the broker's
+        faulthandler.dump_traceback(all_threads=True)
     return dict(outcome, seconds=round(time.monotonic() - began, 2))
 
 

@@ -28,7 +28,11 @@ class ConfluentKafka(Client):
 
     def __init__(self, bootstrap: str) -> None:
         super().__init__(bootstrap)
-        self.admin = AdminClient({"bootstrap.servers": bootstrap})
+        self.admin = self.new_admin()
+
+    def new_admin(self) -> AdminClient:
+        """One that has looked for a group's coordinator before may never find it again after the broker's restart."""
+        return AdminClient({"bootstrap.servers": self.bootstrap})
 
     def cluster(self) -> dict[str, Any]:
         found = wait(self.admin.describe_cluster(request_timeout=SECONDS_MAX))
@@ -166,19 +170,23 @@ class ConfluentKafka(Client):
         return {group.group_id for group in wait(self.admin.list_consumer_groups()).valid}
 
     def describe_group(self, group: str) -> dict[str, Any]:
-        found = wait(self.admin.describe_consumer_groups([group])[group])
+        admin = self.new_admin()
+        found = wait(admin.describe_consumer_groups([group])[group])
         return {"state": found.state.name, "members": len(found.members)}
 
     def delete_group(self, group: str) -> None:
-        wait_all(lambda: self.admin.delete_consumer_groups([group]))
+        admin = self.new_admin()
+        wait_all(lambda: admin.delete_consumer_groups([group]))
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
-        found = wait(self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group])
+        admin = self.new_admin()
+        found = wait(admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group])
         return {place.partition: place.offset for place in found.topic_partitions if place.topic == topic}
 
     def alter_offsets(self, group: str, topic: str, offsets: dict[int, int]) -> None:
         wanted = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, p, o) for p, o in offsets.items()])
-        for place in wait(self.admin.alter_consumer_group_offsets([wanted])[group]).topic_partitions:
+        admin = self.new_admin()
+        for place in wait(admin.alter_consumer_group_offsets([wanted])[group]).topic_partitions:
             refuse(place.error)
 
     def transactor(self, identifier: str, **options: Any) -> Transactor:
