@@ -31,7 +31,7 @@ import trio
 
 EVENTS_MAX = 64
 ROUND_S = 0.002
-STAY_S = 0.0003
+STAY_S = 0.002
 SLOW_S = 0.0005  # a step of this length makes its reader a greedy one
 FAILURE_PAUSE_S = 0.1
 
@@ -110,33 +110,38 @@ class Poller:
 
     async def run(self) -> None:
         """Wait for events and see to them, until cancelled."""
+        goes_on = False
         try:
             while True:
-                if self._fresh or self._greedy:
+                if goes_on:
                     await trio.lowlevel.checkpoint()
                 else:
                     self._asleep = True
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
                     self._asleep = False
                 try:
-                    self._stay()
+                    goes_on = self._stay()
                 except Exception:
+                    goes_on = True
                     log.exception("watching the connections failed")
                     await trio.sleep(FAILURE_PAUSE_S)
         finally:
             self._epoll.close()
             os.close(self._bell)
 
-    def _stay(self) -> None:
-        """Look and call, for STAY_S while there is something: a way back through trio costs as much as a request."""
+    def _stay(self) -> bool:
+        """Look and call, for STAY_S while there is something: a way back through trio costs as much as a request.
+
+        Whether the time was over first.
+        """
         until = self._now() + STAY_S
         while True:
             self._look()
             if not (self._fresh or self._greedy):
-                return
+                return False
             self._round()
             if self._now() >= until:
-                return
+                return True
 
     def _look(self) -> None:
         """Find out who has something new."""
