@@ -231,12 +231,15 @@ class Stream(Protocol):
     def receive_now(self, view: memoryview) -> int | None:
         """Receive what is there into view; None when there is nothing yet, 0 at the end of the stream."""
 
-    def watch(self, step: Callable[[], bool], nursery: trio.Nursery) -> None:
+    def watch(self, step: Callable[[], bool], nursery: trio.Nursery, then: Callable[[], bool] | None = None) -> None:
         """From now on call step whenever there may be something to receive, and again, after others, while it is True.
 
         step receives with `receive_now`; it must not wait, and what it raises is a bug. Called once, before anything
         else. Where a stream has to be watched by a task of its own, that runs in nursery; otherwise a connection that
         waits costs no task.
+
+        then: called after each step, whatever happened, but perhaps after steps of other streams; it says in place of
+        step whether to call again.
         """
 
     def has_hung_up(self) -> bool:

@@ -109,9 +109,9 @@ class RealStream:
             reader.drained = True
         return received
 
-    def watch(self, step: Callable[[], bool], nursery: trio.Nursery) -> None:
-        """From now on call step whenever there may be something to receive, and again while it is True."""
-        self._reader = reader = Reader(step, self.close)
+    def watch(self, step: Callable[[], bool], nursery: trio.Nursery, then: Callable[[], bool] | None = None) -> None:
+        """From now on call step, and then what follows it, whenever there may be something to receive."""
+        self._reader = reader = Reader(step, self.close, then)
         if self._features.epoll:
             Poller.current().register(self._socket.fileno(), reader)
         else:
@@ -327,7 +327,7 @@ class RealStream:
         """Where there is no epoll: watch this stream in a task of its own."""
         while not self._closed:
             reader.drained = False
-            if (not reader.paused and reader.call()) or self._closed:
+            if (not reader.paused and reader.call_all()) or self._closed:
                 await self._yield()
                 continue
             with trio.CancelScope() as self._waiting, suppress(trio.ClosedResourceError):

@@ -4,9 +4,13 @@ trio's own way costs a connection a task, and for each request it waits for: arm
 the attempt to read that found nothing. Here each socket is registered once, edge-triggered, in an epoll of our own, and
 one task waits on that epoll as a whole; when it stirs, the step of each connection that has something is called there.
 
-    socket ─▶ epoll (edge-triggered) ─▶ fresh ─▶ step() ─▶ False, and drained: waits for the next edge
+    socket ─▶ epoll (edge-triggered) ─▶ fresh ─▶ step(), then() ─▶ False, and drained: waits for the next edge
                                    │               └──▶ True, or there may be more in the socket ─▶ greedy ─▶ step() …
-                                   └─▶ greedy, if its last step took long
+                                   └─▶ greedy, if it took long the last time
+
+What follows a step, which sends, comes after the steps of a few others: each send wakes its peer, if that has gone to
+sleep since the last one. Answers in a row wake a process that has several connections once (measured: 7 % of the CPU
+of a small request). Nobody's answer waits for a step that takes long, but for the first such of a reader.
 
 Who asks a little goes before who asks much: in each round all fresh readers are called, and of the greedy ones only as
 many as time remains for, but one at least. A round ends after ROUND_S. Rounds follow each other as long as there is
@@ -32,7 +36,8 @@ import trio
 EVENTS_MAX = 64
 ROUND_S = 0.002
 STAY_S = 0.002
-SLOW_S = 0.0005  # a step of this length makes its reader a greedy one
+SLOW_S = 0.0005  # a step, and what follows it, of this length makes its reader a greedy one
+TOGETHER_MAX = 8  # steps before what follows them
 FAILURE_PAUSE_S = 0.1
 
 log = logging.getLogger("kbroker.net")
@@ -41,10 +46,13 @@ log = logging.getLogger("kbroker.net")
 class Reader:
     """One socket as who watches it knows it."""
 
-    __slots__ = ("step", "give_up", "drained", "hung_up", "paused", "queued", "slow", "closed")
+    __slots__ = ("step", "then", "give_up", "drained", "hung_up", "paused", "queued", "slow", "closed")
 
-    def __init__(self, step: Callable[[], bool], give_up: Callable[[], None]) -> None:
+    def __init__(
+        self, step: Callable[[], bool], give_up: Callable[[], None], then: Callable[[], bool] | None = None
+    ) -> None:
         self.step = step
+        self.then = then  # what may wait for steps of others
         self.give_up = give_up  # closes the connection
         self.drained = False  # nothing to receive until the next edge
         self.hung_up = False  # the peer has: a short receive proves nothing any more
@@ -53,15 +61,20 @@ class Reader:
         self.slow = True  # its last step took long; a crowd of newcomers has to show first that it asks little
         self.closed = False
 
-    def call(self) -> bool:
-        """Call the step. Whether it ought to be called again."""
+    def call(self, what: Callable[[], bool]) -> bool:
+        """Call the step, or what follows it. Whether it ought to be called again."""
         try:
-            again = self.step()
+            again = what()
         except Exception:
             log.exception("closing a connection after a failure of our own")
             self.give_up()
             return False
         return (again or not self.drained) and not self.paused and not self.closed
+
+    def call_all(self) -> bool:
+        """The step and what follows it."""
+        again = self.call(self.step)
+        return again if self.then is None else self.call(self.then)
 
 
 class Poller:
@@ -79,6 +92,7 @@ class Poller:
         self._readers: dict[int, Reader] = {}
         self._fresh: deque[Reader] = deque()  # has something new
         self._greedy: deque[Reader] = deque()  # was called, and has more; or has something new that will take long
+        self._called: list[tuple[Reader, bool, float]] = []  # whose step was: whether again, and how long it took
 
     @classmethod
     def current(cls) -> Poller:
@@ -160,7 +174,7 @@ class Poller:
 
     def _round(self) -> None:
         """Call each fresh reader, then each greedy one, once, for ROUND_S; but one of the greedy in any case."""
-        fresh, greedy = self._fresh, self._greedy
+        fresh, greedy, called = self._fresh, self._greedy, self._called
         turns, owed = len(greedy), True
         now = self._now()
         until = now + ROUND_S
@@ -171,10 +185,28 @@ class Poller:
                 reader = greedy.popleft()
                 turns, owed = turns - 1, False
             else:
-                return
+                break
             reader.queued = False
-            if not reader.paused and not reader.closed and reader.call():
-                reader.queued = True
-                greedy.append(reader)
+            if reader.paused or reader.closed:
+                continue
+            if reader.slow and called:
+                now = self._follow(now)
+            again = reader.call(reader.step)
             before, now = now, self._now()
-            reader.slow = now - before >= SLOW_S
+            called.append((reader, again, now - before))
+            if now - before >= SLOW_S or len(called) == TOGETHER_MAX:
+                now = self._follow(now)
+        self._follow(now)
+
+    def _follow(self, now: float) -> float:
+        """What follows the steps of those that were called. now: what time it is; returns the same."""
+        for reader, again, took in self._called:
+            if reader.then is not None:
+                again = reader.call(reader.then)
+            before, now = now, self._now()
+            reader.slow = took + now - before >= SLOW_S
+            if again and not reader.queued:
+                reader.queued = True
+                self._greedy.append(reader)
+        self._called.clear()
+        return now

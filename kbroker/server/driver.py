@@ -1,6 +1,7 @@
 """Driver: one connection's stream and core (connection.py) put together, with what has to be waited for.
 
-    step       called when something has arrived: receive, handle, send what goes. Never waits, needs no task
+    step       called when something has arrived: receive, handle. Never waits, needs no task
+    answer     called after it, perhaps after other connections' steps: send what goes. Never waits, needs no task
     serve      called when an answer that is awaited (awaited.py) may be there: look, send. Never waits, needs no task
     _attend    a task, only while there is something to wait for: an answer still to come, a peer that has not read
                what it was sent, memory for the rest of a large request. It stays for the next time, until the
@@ -95,28 +96,36 @@ class Driver:
     def start(self) -> None:
         """Begin to serve; or close, where the system cannot watch one more connection."""
         try:
-            self.stream.watch(self.step, self.house.nursery)
+            self.stream.watch(self.step, self.house.nursery, self.answer)
         except OSError as error:
             self._complain(CONNECTION_CLOSED, f"it cannot be watched: {error}")
             self.close()
 
     def step(self) -> bool:
-        """See to what has arrived. True when there is more to be done than one step may."""
+        """See to what has arrived; `answer` follows. True when there is more to be done than one step may."""
         self._steps += 1
-        core, porter = self.core, self.house.porter
-        porter.come()
+        self.house.porter.come()
         try:
             if self._more or self._receive():
-                self._more = core.handle()
-                self._send()
-            if (
-                core.line or self._rest or self._held or self._owed or self._leaving or self._awaited is not None
-                or not core.frames.is_empty or core.failure is not None
-            ):  # fmt: skip
-                self._take_stock()
+                self._more = self.core.handle()
         except Exception as error:
             self._fail(error)
-        porter.serve()
+        return self._more
+
+    def answer(self) -> bool:
+        """Send the answers that are there, and look what is to be done now. True as in `step`."""
+        core = self.core
+        try:
+            if not self._closed:
+                self._send()
+                if (
+                    core.line or self._rest or self._held or self._owed or self._leaving or self._awaited is not None
+                    or not core.frames.is_empty or core.failure is not None
+                ):  # fmt: skip
+                    self._take_stock()
+        except Exception as error:
+            self._fail(error)
+        self.house.porter.serve()
         return self._more and not self._paused
 
     def set(self) -> None:

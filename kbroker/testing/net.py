@@ -160,9 +160,9 @@ class MemoryStream:
             raise trio.BrokenResourceError(f"{self.peer} has reset the connection")
         return 0 if self._in.ended else None
 
-    def watch(self, step: Callable[[], bool], nursery: trio.Nursery) -> None:
-        """From now on call step whenever there may be something to receive, and again while it is True."""
-        nursery.start_soon(self._watch, step)
+    def watch(self, step: Callable[[], bool], nursery: trio.Nursery, then: Callable[[], bool] | None = None) -> None:
+        """From now on call step, and then what follows it, whenever there may be something to receive."""
+        nursery.start_soon(self._watch, step, then)
 
     def has_hung_up(self) -> bool:
         """Whether the peer has ended or broken the connection, and that has arrived."""
@@ -178,10 +178,15 @@ class MemoryStream:
         self._wanted |= again
         self._in.arrived.unpark_all()
 
-    async def _watch(self, step: Callable[[], bool]) -> None:
+    async def _watch(self, step: Callable[[], bool], then: Callable[[], bool] | None) -> None:
         while not self._closed:
-            self._wanted = False
-            again = not self._paused and step()
+            self._wanted = again = False
+            if not self._paused:
+                again = step()
+                if then is not None:
+                    await trio.lowlevel.cancel_shielded_checkpoint()  # others may have a step in between
+                    self._alive()
+                    again = then()
             await trio.lowlevel.checkpoint()
             self._alive()
             arrived = (self._in.buffer or self._in.ended) and not self._paused

@@ -246,6 +246,28 @@ async def test_a_step_that_has_more_to_do_is_called_again(ends: Ends, nursery: t
     assert watcher.calls >= 101
 
 
+async def test_what_follows_a_step_says_whether_to_call_again(ends: Ends, nursery: trio.Nursery) -> None:
+    order: list[str] = []
+
+    def step() -> bool:
+        order.append("step")
+        ends.server.receive_now(memoryview(bytearray(10)))
+        return True
+
+    def then() -> bool:
+        order.append("then")
+        return len(order) < 100
+
+    ends.server.watch(step, nursery, then)
+    await ends.client.send([b"x"])
+    with trio.fail_after(10):
+        while len(order) < 100:
+            await trio.lowlevel.checkpoint()
+    await quiet()
+    assert order[::2] == ["step"] * (len(order) // 2) and order[1::2] == ["then"] * (len(order) // 2)
+    assert len(order) <= 104, "not without end"
+
+
 async def test_a_watched_stream_tells_its_end(ends: Ends, nursery: trio.Nursery) -> None:
     watcher = Watcher(ends.server, nursery)
     await ends.client.send([b"last words"])

@@ -12,7 +12,7 @@ import trio
 
 from kbroker.env.features import Features
 from kbroker.env.real_net import RealStream
-from kbroker.env.real_poller import EVENTS_MAX, ROUND_S, SLOW_S, Poller, Reader
+from kbroker.env.real_poller import EVENTS_MAX, ROUND_S, SLOW_S, TOGETHER_MAX, Poller, Reader
 
 pytestmark = pytest.mark.skipif(not Features.detect().epoll, reason="there is no epoll here, so there is no pump")
 
@@ -214,6 +214,71 @@ async def test_who_took_long_last_time_waits_behind_those_who_did_not() -> None:
     _forget(poller)
 
 
+async def test_what_follows_comes_after_the_steps_of_a_few_others() -> None:
+    order: list[str] = []
+    poller = Poller(lambda: 0.0)
+    for n in range(TOGETHER_MAX + 2):
+        poller.call_soon(_talker(f"{n}", order))
+    poller._round()
+    first, rest = [f"{n}" for n in range(TOGETHER_MAX)], [f"{n}" for n in range(TOGETHER_MAX, TOGETHER_MAX + 2)]
+    assert order == [*first, *[f"{n}!" for n in first], *rest, *[f"{n}!" for n in rest]]
+    _forget(poller)
+
+
+async def test_no_answer_waits_for_a_step_that_takes_long() -> None:
+    now, order = 0.0, list[str]()
+    poller = Poller(lambda: now)
+
+    def tarry() -> None:
+        nonlocal now
+        now += SLOW_S
+
+    quick, slow = [_talker(name, order) for name in "ab"], _talker("S", order, tarry)
+    for told in (["a", "S", "a!", "S!", "b", "b!"], ["a", "b", "a!", "b!", "S", "S!"]):  # at first nobody knows
+        for each in (quick[0], slow, quick[1]):
+            poller.call_soon(each)
+        poller._round()
+        assert order == told
+        order.clear()
+    _forget(poller)
+
+
+async def test_what_follows_takes_long_as_a_step_does() -> None:
+    now, order = 0.0, list[str]()
+    poller = Poller(lambda: now)
+
+    def tarry() -> None:
+        nonlocal now
+        now += SLOW_S
+
+    slow, quick = _talker("S", order, after=tarry), _talker("a", order)
+    for told in (["S", "a", "S!", "a!"], ["a", "a!", "S", "S!"]):
+        for each in (slow, quick):
+            poller.call_soon(each)
+        poller._round()
+        assert order == told
+        order.clear()
+    _forget(poller)
+
+
+async def test_what_follows_is_called_though_the_step_failed_or_closed(caplog: pytest.LogCaptureFixture) -> None:
+    order: list[str] = []
+    poller = Poller(lambda: 0.0)
+
+    def fail() -> None:
+        raise ZeroDivisionError("a bug in a step")
+
+    def close() -> None:
+        closed.closed = True
+
+    failing, closed = _talker("f", order, fail), _talker("c", order, close)
+    for each in (failing, closed):
+        poller.call_soon(each)
+    poller._round()
+    assert order == ["f", "c", "f!", "c!"] and "a bug in a step" in caplog.text
+    _forget(poller)
+
+
 async def test_a_crowd_of_newcomers_waits_behind_who_is_known_to_ask_little(ends: Make) -> None:
     order: list[str] = []
     known = ends()
@@ -303,6 +368,26 @@ async def test_a_failure_of_the_pump_itself_is_logged_and_it_goes_on(
 
 def _reader(name: str, order: list[str]) -> Reader:
     return Reader(lambda: bool(order.append(name) or True), lambda: None)  # type: ignore[func-returns-value]
+
+
+def _talker(
+    name: str, order: list[str], during: Callable[[], None] = lambda: None, after: Callable[[], None] = lambda: None
+) -> Reader:
+    """One whose step is told as its name, and what follows as `name!`; known to ask little."""
+
+    def step() -> bool:
+        order.append(name)
+        during()
+        return True
+
+    def then() -> bool:
+        order.append(f"{name}!")
+        after()
+        return False
+
+    made = Reader(step, lambda: None, then)
+    made.slow, made.drained = False, True
+    return made
 
 
 def _forget(poller: Poller) -> None:

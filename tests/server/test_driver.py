@@ -451,7 +451,8 @@ class TestTasks:
             home.server.look_round(REAPER_INTERVAL_S)
             receive(driver.core, heartbeat(2, "wait"))
             driver._more = True
-            driver.step()  # before the task has noticed
+            driver.step()
+            driver.answer()  # before the task has noticed
             await home.settle()
             handlers.bells[1].set()
             assert await ids(client, 2) == [1, 2]
