@@ -184,8 +184,6 @@ class MemoryStream:
             if not self._paused:
                 again = step()
                 if then is not None:
-                    await trio.lowlevel.cancel_shielded_checkpoint()  # others may have a step in between
-                    self._alive()
                     again = then()
             await trio.lowlevel.checkpoint()
             self._alive()

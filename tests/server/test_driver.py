@@ -166,6 +166,26 @@ async def test_a_look_that_finds_nothing_leaves_a_frame_that_has_begun_as_it_is(
         assert handlers.handled == ["b" * 1000, "a" * 1000]
 
 
+async def test_one_that_is_closed_or_served_before_it_is_answered() -> None:
+    """Other connections' steps come between a step and its answer."""
+    handlers = Handlers()
+    async with house(make_net(MEMORY), handlers.apis()) as home:
+        clients = [await home.client() for _ in range(2)]
+        await home.settle()
+        closed, served = home.server.drivers
+        for driver in (closed, served):
+            receive(driver.core, heartbeat(1))
+            driver._more = True
+            driver.step()
+        closed.close()
+        served.set()
+        home.server.porter.serve()
+        for driver in (closed, served):
+            assert not driver.answer()
+        assert await ids(clients[1], 1) == [1]
+        assert list(home.server.drivers) == [served]
+
+
 @pytest.mark.parametrize("world", WORLDS)
 async def test_B5_of_many_who_do_not_read_some_are_hung_up_on(world: str) -> None:
     handlers = Handlers(answer_size=10_000_000)  # more than any kernel buffers

@@ -147,7 +147,7 @@ async def test_one_that_heads_the_line_without_a_look_is_looked_at() -> None:
         handlers.tide.advance(1)
         assert await ids(client, 2) == [0, 1]
         await home.settle()
-        assert handlers.awaited[1].looks
+        assert handlers.awaited[1].looks == 1
         handlers.tide.advance(2)
         assert await ids(client, 2) == [2, 3]
 
