@@ -131,11 +131,12 @@ class KafkaPython(Producing):
     """kafka-python."""
 
     name_of_client = "kafka-python"
+    settings: Mapping[str, Any] = {}
 
     def open(self) -> None:
         from kafka import KafkaProducer
 
-        self.producer = KafkaProducer(bootstrap_servers=self.servers.split(","))
+        self.producer = KafkaProducer(bootstrap_servers=self.servers.split(","), **self.settings)
 
     def send(self, partition: int, number: int) -> None:
         sent_at = time.time()
@@ -150,6 +151,13 @@ class KafkaPython(Producing):
     def close(self) -> None:
         self.producer.flush(FINISH_SECONDS_MAX)
         self.producer.close(10)
+
+
+class Prompt(KafkaPython):
+    """kafka-python that tries a broker again every second, where by default it waits twice as long each time."""
+
+    name_of_client = "kafka-python with reconnect_backoff_max_ms=1000"
+    settings: Mapping[str, Any] = {"reconnect_backoff_max_ms": 1000}
 
 
 class Java:
@@ -208,7 +216,9 @@ def java_command(program: str) -> list[str]:
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", f"{jars}:{classes}", program]  # fmt: skip
 
 
-PRODUCERS = {"confluent-kafka": Confluent, "kafka-python": KafkaPython, "java": Java, "impatient": Impatient}
+PRODUCERS = {
+    "confluent-kafka": Confluent, "kafka-python": KafkaPython, "java": Java, "impatient": Impatient, "prompt": Prompt,
+}  # fmt: skip
 
 
 class Reader(threading.Thread):
