@@ -62,8 +62,8 @@ def restarts(trial: Trial) -> None:
 def kills(trial: Trial) -> None:
     """kill -9 of the leader at a random moment.
 
-    kafka-python waits twice as long after each failure to connect, up to 30 s: so a broker that was down for six seconds
-    and leads again soon after is left alone by it for six more. The limit is for one that does not.
+    kafka-python waits twice as long after each failure to connect, up to 30 s: so a broker that was down for six
+    seconds and leads again soon after is left alone by it for six more. The limit is for one that does not.
     """
     for _ in range(20 if trial.plan.full else 3):
         time.sleep(trial.chance.uniform(0.0, 0.5))

@@ -238,8 +238,8 @@ class Stream(Protocol):
         else. Where a stream has to be watched by a task of its own, that runs in nursery; otherwise a connection that
         waits costs no task.
 
-        then: called after each step, whatever happened, but perhaps after steps of other streams; it says in place of
-        step whether to call again.
+        then: called after each step, but perhaps after steps of other streams; it says in place of step whether to
+        call again.
         """
 
     def has_hung_up(self) -> bool:

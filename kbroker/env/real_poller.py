@@ -10,10 +10,10 @@ one task waits on that epoll as a whole; when it stirs, the step of each connect
 
 What follows a step, which sends, comes after the steps of a few others: each send wakes its peer, if that has gone to
 sleep since the last one. Answers in a row wake a process that has several connections once (measured: 7 % of the CPU
-of a small request). Nobody's answer waits for a step that takes long, but for the first such of a reader.
+of a small request). Nobody's answer waits for a step of one whose last took long.
 
 Who asks a little goes before who asks much: in each round all fresh readers are called, and of the greedy ones only as
-many as time remains for, but one at least. A round ends after ROUND_S. Rounds follow each other as long as there is
+many as time remains for, but one at least. No step begins after ROUND_S. Rounds follow each other as long as there is
 something, for STAY_S or one round; then other tasks run.
 
 An edge is told once, so each reader remembers whether its socket may hold more (`drained`): a receive that came up
@@ -58,7 +58,7 @@ class Reader:
         self.hung_up = False  # the peer has: a short receive proves nothing any more
         self.paused = False  # nobody wants to be called
         self.queued = False  # in one of the poller's queues
-        self.slow = True  # its last step took long; a crowd of newcomers has to show first that it asks little
+        self.slow = True  # it took long the last time; a crowd of newcomers has to show first that it asks little
         self.closed = False
 
     def call(self, what: Callable[[], bool]) -> bool:
@@ -92,7 +92,7 @@ class Poller:
         self._readers: dict[int, Reader] = {}
         self._fresh: deque[Reader] = deque()  # has something new
         self._greedy: deque[Reader] = deque()  # was called, and has more; or has something new that will take long
-        self._called: list[tuple[Reader, bool, float]] = []  # whose step was: whether again, and how long it took
+        self._called: deque[tuple[Reader, bool, float]] = deque()  # whose step was: whether again, how long it took
 
     @classmethod
     def current(cls) -> Poller:
@@ -151,7 +151,7 @@ class Poller:
         until = self._now() + STAY_S
         while True:
             self._look()
-            if not (self._fresh or self._greedy):
+            if not (self._fresh or self._greedy or self._called):
                 return False
             self._round()
             if self._now() >= until:
@@ -200,7 +200,8 @@ class Poller:
 
     def _follow(self, now: float) -> float:
         """What follows the steps of those that were called. now: what time it is; returns the same."""
-        for reader, again, took in self._called:
+        while self._called:
+            reader, again, took = self._called.popleft()
             if reader.then is not None:
                 again = reader.call(reader.then)
             before, now = now, self._now()
@@ -208,5 +209,4 @@ class Poller:
             if again and not reader.queued:
                 reader.queued = True
                 self._greedy.append(reader)
-        self._called.clear()
         return now

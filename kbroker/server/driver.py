@@ -1,6 +1,6 @@
 """Driver: one connection's stream and core (connection.py) put together, with what has to be waited for.
 
-    step       called when something has arrived: receive, handle. Never waits, needs no task
+    step       called when something has arrived: receive, handle, see to the rest. Never waits, needs no task
     answer     called after it, perhaps after other connections' steps: send what goes. Never waits, needs no task
     serve      called when an answer that is awaited (awaited.py) may be there: look, send. Never waits, needs no task
     _attend    a task, only while there is something to wait for: an answer still to come, a peer that has not read
@@ -71,7 +71,7 @@ class Driver:
 
     __slots__ = (
         "stream", "core", "house", "_more", "_rest", "_held", "_owed", "_paused", "_leaving", "_closed", "_attended",
-        "_scope", "_bell", "_steps", "_progress", "_quiet_s", "_awaited",
+        "_scope", "_bell", "_steps", "_progress", "_quiet_s", "_awaited", "_put_off",
     )  # fmt: skip
 
     def __init__(self, stream: Stream, core: Connection, house: House) -> None:
@@ -79,6 +79,7 @@ class Driver:
         self.core = core
         self.house = house
         self._more = False  # whole frames may be left over from the last step
+        self._put_off = False  # so are answers, which go as they are
         self._rest: Parts = ()  # made, taken, and not sent
         self._held = 0  # bytes noted with house.requests
         self._owed = 0  # bytes noted with house.answers
@@ -102,29 +103,39 @@ class Driver:
             self.close()
 
     def step(self) -> bool:
-        """See to what has arrived; `answer` follows. True when there is more to be done than one step may."""
+        """See to what has arrived; `answer` follows. True when there is more to be done than one step may.
+
+        Answers that go out at once are put off until then, unless anything else is to be seen to.
+        """
         self._steps += 1
+        core = self.core
         self.house.porter.come()
+        self._put_off = False
         try:
-            if self._more or self._receive():
-                self._more = self.core.handle()
+            if has_some := self._more or self._receive():
+                self._more = core.handle()
+            if (
+                core.line or self._rest or self._held or self._owed or self._leaving or self._awaited is not None
+                or not core.frames.is_empty or core.failure is not None
+            ):  # fmt: skip
+                if has_some:
+                    self._send()
+                self._take_stock()
+            else:
+                self._put_off = has_some
         except Exception as error:
             self._fail(error)
-        return self._more
+        return self._more and not self._paused
 
     def answer(self) -> bool:
-        """Send the answers that are there, and look what is to be done now. True as in `step`."""
-        core = self.core
-        try:
-            if not self._closed:
+        """Send what was put off. True as in `step`."""
+        if self._put_off and not self._closed:
+            try:
                 self._send()
-                if (
-                    core.line or self._rest or self._held or self._owed or self._leaving or self._awaited is not None
-                    or not core.frames.is_empty or core.failure is not None
-                ):  # fmt: skip
+                if self._rest:
                     self._take_stock()
-        except Exception as error:
-            self._fail(error)
+            except Exception as error:
+                self._fail(error)
         self.house.porter.serve()
         return self._more and not self._paused
 

@@ -1,12 +1,12 @@
 """The porter: sees to connections whose answer may be there, as something rang for it or its time has come.
 
-    ring ──▶ rung ──┬─ within the step of some connection ─▶ served at its end: a few of them
+    ring ──▶ rung ──┬─ within the step of some connection ─▶ served when that is answered: a few of them
                     └─ else, and the others ─▶ served by the porter's task, in turns
     expect ─▶ an alarm ─▶ its time comes ─▶ rung
 
-So a follower is sent what a producer has just appended in the very step that appended it, and the producer is answered
-in the step in which the last follower says that it has it: no task is woken for either. One for all connections of a
-broker, whatever listener they came in on.
+So a follower is sent what a producer has just appended when the step is over that appended it, and the producer is
+answered after the step in which the last follower says that it has it: no task is woken for either. One for all
+connections of a broker, whatever listener they came in on.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Porter:
             earliest[1].clear()
 
     def come(self) -> None:
-        """A step begins, which may ring: `serve` is called at its end."""
+        """A step begins, which may ring: `serve` is called when it is answered."""
         self._is_near = True
 
     def serve(self) -> None:

@@ -166,6 +166,20 @@ async def test_a_look_that_finds_nothing_leaves_a_frame_that_has_begun_as_it_is(
         assert handlers.handled == ["b" * 1000, "a" * 1000]
 
 
+async def test_what_waits_behind_an_answer_that_comes_before_the_others_are_sent_is_handled() -> None:
+    handlers = Handlers()
+    async with house(make_net(MEMORY), handlers.apis()) as home:
+        client = await home.client()
+        await home.settle()
+        (driver,) = home.server.drivers
+        receive(driver.core, heartbeat(5, "await1") + heartbeat(6, "last"))
+        driver._more = True
+        driver.step()
+        handlers.tide.advance(5)  # in the step of another connection
+        driver.answer()
+        assert await ids(client, 2) == [5, 6]
+
+
 async def test_one_that_is_closed_or_served_before_it_is_answered() -> None:
     """Other connections' steps come between a step and its answer."""
     handlers = Handlers()
