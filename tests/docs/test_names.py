@@ -19,7 +19,7 @@ OTHERS = {
     *("enable.auto.offset.store", "enable.idempotence", "group.id", "group.instance.id", "group.protocol"),
     *("heartbeat.interval.ms", "isolation.level", "linger.ms", "max.poll.interval.ms", "max.request.size"),
     *("processing.guarantee", "replication.factor", "security.protocol", "session.timeout.ms"),
-    *("transaction.timeout.ms", "transactional.id", "delivery.timeout.ms", "reconnect.backoff.ms"),
+    *("transaction.timeout.ms", "transactional.id", "delivery.timeout.ms", "reconnect.backoff.ms", "socket.timeout.ms"),
     *("eligible.leader.replicas.version", "group.version", "metadata.version", "transaction.version"),
     *("cluster.id", "directory.id", "kbroker.cluster.id"),
 }
