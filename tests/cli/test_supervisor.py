@@ -237,16 +237,23 @@ def test_who_stops_with_all_others_stays_in_sync(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_one_that_dies_is_started_again_and_told_of(tmp_path: Path) -> None:
+def test_one_that_dies_is_started_again_and_told_of(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ready file stays as it is: it is for all together, though each could see its name in the environment."""
+    ready = tmp_path_factory.mktemp("ready") / "file"
+    monkeypatch.setitem(ENVIRONMENT, "KBROKER_READY_FILE", str(ready))
     with cluster("--brokers", "2", "--data-dir", str(tmp_path)) as brokers:
         addresses, pids = brokers.addresses(), brokers.pids()
+        assert json.loads(ready.read_text())["pid"] == brokers.process.pid
         os.kill(pids[2], signal.SIGKILL)
         brokers.wait_said("broker 2 is down: killed by SIGKILL; it is started again in 0.5 s")
         assert brokers.wait_said(r'broker 2 serves again on ([^"]+)')[1] == addresses[1]
         os.kill(pids[1], signal.SIGTERM)
         brokers.wait_said("broker 1 is down: it ended with status 0")
         brokers.wait_said("broker 1 serves again")
-        assert brokers.end(signal.SIGINT) == 0
+        assert json.loads(ready.read_text())["pid"] == brokers.process.pid
+        assert brokers.end(signal.SIGINT) == 0 and not ready.exists()
 
 
 @pytest.mark.slow

@@ -49,6 +49,7 @@ DELAY_S, DELAY_S_MAX = 0.5, 30.0  # before a broker that died is started again: 
 STEADY_S = 60.0  # who has served for so long has not died soon
 ATTEMPTS_MAX = 3  # to start, of a broker that never served
 STOP_S = 60.0  # that brokers may take to stop
+NOT_FOR_EACH = ("KBROKER_SEED", "KBROKER_READY_FILE")  # in the environment: for the first, and for all together
 
 log = logging.getLogger("kbroker")
 
@@ -291,9 +292,7 @@ class _Supervisor:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={
-                name: value for name, value in os.environ.items() if name != "KBROKER_SEED"
-            },  # for the first, if at all
+            env={name: value for name, value in os.environ.items() if name not in NOT_FOR_EACH},
             process_group=0,  # the terminal signals this process alone, and this process the brokers
         )
         threading.Thread(target=self._listen, args=(broker, broker.process), daemon=True).start()
