@@ -79,7 +79,7 @@ class Driver:
         self.core = core
         self.house = house
         self._more = False  # whole frames may be left over from the last step
-        self._put_off = False  # so are answers, which go as they are
+        self._put_off = False  # answers may wait for `answer`, and there is nothing else to be seen to
         self._rest: Parts = ()  # made, taken, and not sent
         self._held = 0  # bytes noted with house.requests
         self._owed = 0  # bytes noted with house.answers

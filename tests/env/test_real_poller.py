@@ -12,7 +12,7 @@ import trio
 
 from kbroker.env.features import Features
 from kbroker.env.real_net import RealStream
-from kbroker.env.real_poller import EVENTS_MAX, ROUND_S, SLOW_S, TOGETHER_MAX, Poller, Reader
+from kbroker.env.real_poller import EVENTS_MAX, ROUND_S, SLOW_S, STAY_S, TOGETHER_MAX, Poller, Reader
 
 pytestmark = pytest.mark.skipif(not Features.detect().epoll, reason="there is no epoll here, so there is no pump")
 
@@ -225,7 +225,10 @@ async def test_what_follows_comes_after_the_steps_of_a_few_others() -> None:
     _forget(poller)
 
 
-async def test_no_answer_waits_for_a_step_that_takes_long() -> None:
+@pytest.mark.parametrize(
+    ("part", "at_first"), [("during", ["a", "S", "a!", "S!", "b", "b!"]), ("after", ["a", "S", "b", "a!", "S!", "b!"])]
+)
+async def test_no_answer_waits_for_one_whose_step_or_what_follows_takes_long(part: str, at_first: list[str]) -> None:
     now, order = 0.0, list[str]()
     poller = Poller(lambda: now)
 
@@ -233,8 +236,8 @@ async def test_no_answer_waits_for_a_step_that_takes_long() -> None:
         nonlocal now
         now += SLOW_S
 
-    quick, slow = [_talker(name, order) for name in "ab"], _talker("S", order, tarry)
-    for told in (["a", "S", "a!", "S!", "b", "b!"], ["a", "b", "a!", "b!", "S", "S!"]):  # at first nobody knows
+    quick, slow = [_talker(name, order) for name in "ab"], _talker("S", order, **{part: tarry})
+    for told in (at_first, ["a", "b", "a!", "b!", "S", "S!"]):  # at first nobody knows
         for each in (quick[0], slow, quick[1]):
             poller.call_soon(each)
         poller._round()
@@ -243,21 +246,17 @@ async def test_no_answer_waits_for_a_step_that_takes_long() -> None:
     _forget(poller)
 
 
-async def test_what_follows_takes_long_as_a_step_does() -> None:
-    now, order = 0.0, list[str]()
+async def test_a_stay_tells_whether_its_time_was_over() -> None:
+    now = 0.0
     poller = Poller(lambda: now)
 
     def tarry() -> None:
         nonlocal now
-        now += SLOW_S
+        now += STAY_S
 
-    slow, quick = _talker("S", order, after=tarry), _talker("a", order)
-    for told in (["S", "a", "S!", "a!"], ["a", "a!", "S", "S!"]):
-        for each in (slow, quick):
-            poller.call_soon(each)
-        poller._round()
-        assert order == told
-        order.clear()
+    poller.call_soon(_talker("a", [], tarry))
+    assert poller._stay(), "then there is another look before the task sleeps"
+    assert not poller._stay()
     _forget(poller)
 
 
